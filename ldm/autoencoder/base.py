@@ -1,0 +1,117 @@
+"""What every autoencoder is: image -> raw latent -> image, and the way between raw latents and latents."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Posterior:
+    """A diagonal Gaussian over raw latents, from its moments `(B, 2C, h, w)`: mean, then log-variance.
+
+    Paper: Kingma & Welling, 2014, appendix B, arXiv:1312.6114.
+    """
+
+    def __init__(self, moments: Tensor) -> None:
+        self.moments = moments
+        self.mean, log_variance = moments.float().chunk(2, dim=1)
+        self.log_variance = log_variance.clamp(-30.0, 20.0)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Raw latent `(B, C, h, w)`."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + (0.5 * self.log_variance).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence to the standard normal in nats an image, `(B,)`."""
+        terms = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
+        return 0.5 * terms.flatten(1).sum(1)
+
+
+class Autoencoder(nn.Module, ABC):
+    """Maps images in [-1, 1] to raw latents and back, and raw latents to latents that diffusion sees and back.
+
+    A latent is `(raw - shift) * scale` per channel. Shift and scale are estimated from data at the end of training
+    (`estimate_statistics`) and live in the checkpoint with the number of images they were estimated on.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    statistics_count: Tensor
+
+    def __init__(self, latent_channels: int, factor: int) -> None:
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.factor = factor
+        self.register_buffer("shift", torch.zeros(latent_channels))
+        self.register_buffer("scale", torch.ones(latent_channels))
+        self.register_buffer("statistics_count", torch.zeros((), dtype=torch.long))
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> Posterior:
+        """image `(B, 3, H, W)` in [-1, 1] -> posterior over raw latents `(B, C, H/f, W/f)`."""
+
+    @abstractmethod
+    def decode(self, raw: Tensor) -> Tensor:
+        """Raw latent `(B, C, h, w)` -> image `(B, 3, h*f, w*f)`, about [-1, 1]."""
+
+    @abstractmethod
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last layer, at which the adversarial loss is balanced."""
+
+    def to_latent(self, raw: Tensor) -> Tensor:
+        """Shift and scale a raw latent `(B, C, h, w)` to about zero mean and unit variance per channel."""
+        return (raw - self.shift[:, None, None]) * self.scale[:, None, None]
+
+    def to_raw(self, latent: Tensor) -> Tensor:
+        """The inverse of `to_latent`."""
+        return latent / self.scale[:, None, None] + self.shift[:, None, None]
+
+    def check_side(self, side: int) -> None:
+        """Raise ValueError where the encoder can not divide an image side."""
+        if side % self.factor:
+            below = side - side % self.factor
+            raise ValueError(
+                f"image side {side} is not a multiple of {self.factor}, the factor of this autoencoder; "
+                f"use data.side={below or self.factor} or data.side={below + self.factor}"
+            )
+
+
+class LatentMoments:
+    """Sums from which shift and scale are estimated; `totals` of several processes may be added.
+
+    totals `(2C + 2)` float64: per-channel sum, per-channel sum of squares, number of values a channel, of images.
+    """
+
+    def __init__(self, channels: int, device: torch.device | str = "cpu") -> None:
+        self.channels = channels
+        self.totals = torch.zeros(2 * channels + 2, dtype=torch.float64, device=device)
+
+    def update(self, raw: Tensor) -> None:
+        """Add raw latents `(B, C, h, w)`."""
+        values = raw.double().transpose(0, 1).flatten(1)
+        counts = torch.tensor([values.shape[1], raw.shape[0]], dtype=torch.float64, device=raw.device)
+        self.totals += torch.cat([values.sum(1), values.square().sum(1), counts])
+
+    def store(self, autoencoder: Autoencoder) -> None:
+        """Write shift (mean), scale (1 / standard deviation) and the count of images into the autoencoder."""
+        total, squares, (values, images) = self.totals[:-2].view(2, -1).unbind(0) + (self.totals[-2:],)  # type: ignore[misc]
+        if images < 1:
+            raise ValueError("no latents seen: statistics need at least one image; give a training set that is not empty")
+        mean = total / values
+        deviation = (squares / values - mean.square()).clamp(min=1e-12).sqrt()
+        autoencoder.shift.copy_(mean)
+        autoencoder.scale.copy_(1.0 / deviation)
+        autoencoder.statistics_count.fill_(int(images))
+
+
+@torch.no_grad()
+def latent_moments(autoencoder: Autoencoder, images: Iterable[Tensor]) -> LatentMoments:
+    """Sums over the raw latents, sampled from the posterior, of batches of images `(B, 3, H, W)` in [-1, 1]."""
+    moments = LatentMoments(autoencoder.latent_channels, autoencoder.shift.device)
+    for batch in images:
+        moments.update(autoencoder.encode(batch.to(autoencoder.shift.device)).sample())
+    return moments

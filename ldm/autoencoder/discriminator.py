@@ -1,0 +1,42 @@
+"""The patch discriminator of the autoencoder's adversarial loss."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges overlapping patches of an image: logits `(B, 1, h', w')`, positive for real.
+
+    Batch norm is replaced by group norm, with as many parameters: the verdict on an image then depends on that image
+    alone, not on what shares its batch or its device.
+
+    Paper: Isola et al., 2017, section 3.2.2 and appendix 6.1.2, arXiv:1611.07004.
+    """
+
+    def __init__(self, *, channels: int = 64, layers: int = 3, groups: int = 32) -> None:
+        super().__init__()
+        widths = [channels * min(2**index, 8) for index in range(layers + 1)]
+        stages: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for index in range(1, layers + 1):
+            stride = 2 if index < layers else 1
+            stages += [
+                nn.Conv2d(widths[index - 1], widths[index], 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(groups, widths[index]),
+                nn.LeakyReLU(0.2),
+            ]
+        stages.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        self.stages = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image `(B, 3, H, W)` in [-1, 1] -> logits."""
+        return self.stages(image)
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Loss of the discriminator from its logits. Paper: Lim & Ye, 2017, arXiv:1705.02894, eq. 7."""
+    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())

@@ -1,0 +1,1 @@
+"""Networks (x_t, t, Condition) -> prediction."""

@@ -1,0 +1,17 @@
+"""What every backbone is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from ldm.batch import Condition
+
+
+class Backbone(nn.Module, ABC):
+    """A network that predicts something about the clean latent from a noisy one."""
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> prediction `(B, C, h, w)`."""

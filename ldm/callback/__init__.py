@@ -1,0 +1,1 @@
+"""Lightning: what happens around training steps."""

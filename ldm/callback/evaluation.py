@@ -1,0 +1,138 @@
+"""Generating images for validation captions while training, and measuring them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ldm.callback.pictures import show
+from ldm.metric.base import GenerationMetric
+from ldm.model import LatentDiffusion
+from ldm.sampler.base import Sampler
+from ldm.sampler.guidance import Guidance
+
+if TYPE_CHECKING:
+    from ldm.data.datamodule import CaptionedImages
+
+
+class Evaluation(pl.Callback):
+    """At each validation: images from the averaged weights for validation captions, by all ranks together.
+
+    Image i is made for caption i with seed `seed + i`, whatever the number of ranks, so no noise is used twice.
+    Reference statistics are computed once and cached under a name that says data, transform and extractor.
+
+    metrics      name -> metric
+    num_images   at validations during training, spread evenly over the validation set
+    final_images at the end; None: one for every validation caption
+    batch_size   of sampling, a rank
+    cache        folder for reference statistics
+    sampler      None: the model's own; so for guidance
+    grid         images in the picture
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, GenerationMetric],
+        *,
+        num_images: int,
+        batch_size: int,
+        cache: str | Path,
+        final_images: int | None = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        seed: int = 1_000_000,
+        grid: int = 64,
+    ) -> None:
+        self.metrics = list(metrics.values())
+        self.num_images = num_images
+        self.final_images = final_images
+        self.batch_size = batch_size
+        self.cache = Path(cache)
+        self.sampler = sampler
+        self.guidance = guidance
+        self.seed = seed
+        self.grid = grid
+        self.scores: dict[str, float] = {}
+        self._referred: set[int] = set()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        for index, metric in enumerate(self.metrics):
+            metric.to(pl_module.device)
+            if metric.reference_name is not None and index not in self._referred:
+                self._refer(trainer, metric)
+                self._referred.add(index)
+        wanted = self.final_images if trainer.state.fn == TrainerFn.VALIDATING else self.num_images
+        model = pl_module.model
+        assert isinstance(model, LatentDiffusion)
+        shown = self._generate(trainer, model, wanted)
+        self.scores = {name: value for metric in self.metrics for name, value in metric.compute().items()}
+        for name, value in self.scores.items():
+            pl_module.log(f"eval/{name}", value, rank_zero_only=True)
+        if trainer.is_global_zero:
+            show(trainer, "samples", shown)
+
+    def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
+        """Generate this rank's share and give it to the metrics; returns the first images for the picture."""
+        data: CaptionedImages = trainer.datamodule  # type: ignore[attr-defined]
+        total = len(data.val_images)
+        count = min(wanted or total, total)
+        numbers = range(trainer.global_rank, count, trainer.world_size)
+        shown: list[Tensor] = []
+        with tqdm(total=len(numbers), desc="sampling", unit="image", leave=False, disable=trainer.global_rank > 0) as bar:
+            for start in range(0, len(numbers), self.batch_size):
+                chunk = numbers[start : start + self.batch_size]
+                captions = [data.val_images.caption_of(number * total // count) for number in chunk]
+                images = model.sample(
+                    captions,
+                    seeds=[self.seed + number for number in chunk],
+                    sampler=self.sampler,
+                    guidance=self.guidance,
+                    side=data.side,
+                    batch_size=self.batch_size,
+                )
+                for metric in self.metrics:
+                    metric.update(images.to(model.autoencoder.shift.device), captions)
+                shown.append(images)
+                bar.update(len(chunk))
+        return torch.cat(shown)[: self.grid] if shown else torch.empty(0, 3, data.side, data.side)
+
+    def _refer(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
+        """Give the metric its sums over real images: from the cache, or computed by all ranks and then cached."""
+        data: CaptionedImages = trainer.datamodule  # type: ignore[attr-defined]
+        key = hashlib.sha256(f"{data.fingerprint}/{metric.reference_name}".encode()).hexdigest()[:16]
+        path = self.cache / f"reference-{metric.reference_name}-{key}.safetensors"
+        known = trainer.strategy.broadcast(path.is_file())
+        if known:
+            sums = load_file(path)
+        else:
+            rank, world = trainer.global_rank, trainer.world_size
+            for batch in tqdm(
+                data.images(data.val_images, self.batch_size, rank=rank, world=world),
+                desc=f"reference statistics ({metric.reference_name})",
+                disable=rank > 0,
+                leave=False,
+            ):
+                metric.refer(batch.image.to(trainer.strategy.root_device))
+            sums = {name: trainer.strategy.reduce(part, reduce_op="sum") for name, part in metric.reference().items()}
+            if trainer.is_global_zero:
+                _write(path, sums)
+        zeros = {name: torch.zeros_like(part) for name, part in sums.items()}
+        metric.set_reference(sums if trainer.is_global_zero else zeros)
+
+
+def _write(path: Path, sums: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    save_file({name: part.cpu().contiguous() for name, part in sums.items()}, draft)
+    draft.replace(path)

@@ -1,0 +1,58 @@
+"""Where pictures go: the run folder and the loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger, WandbLogger
+from torch import Tensor
+
+from ldm.batch import Batch
+from ldm.picture import grid
+
+
+def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None = None) -> Path:
+    """Write images `(N, 3, H, W)` as one grid into the stage's folder and to loggers that take pictures."""
+    path = Path(trainer.default_root_dir) / "pictures" / f"{name}-{trainer.global_step:08d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = grid(images, columns=columns)
+    sheet.save(path)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key=name, images=[sheet], step=trainer.global_step)
+    return path
+
+
+def finish_pictures(loggers: Sequence[Logger]) -> None:
+    """End the runs of loggers that would otherwise take the next stage for the same one."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+class Reconstructions(pl.Callback):
+    """At each validation of an autoencoder: images above, their reconstructions below.
+
+    count  number of images
+    """
+
+    def __init__(self, count: int = 16) -> None:
+        self.count = count
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx or not trainer.is_global_zero or trainer.sanity_checking or batch.image is None:
+            return
+        images, reconstructions = batch.image[: self.count].cpu(), outputs[: self.count].cpu()
+        show(trainer, "reconstructions", torch.cat([images, reconstructions]), columns=len(images))

@@ -1,0 +1,128 @@
+"""Save and load complete models: weights and the config that rebuilds them, nothing else needed.
+
+Two kinds of file hold a model: a finished stage, `*.safetensors`, and Lightning's `*.ckpt` of a run that goes on. From
+both, the averaged (EMA) weights are read. Neither is loaded in a way that could execute code from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ldm.autoencoder.base import Autoencoder
+from ldm.config import build_trusted
+from ldm.model import LatentDiffusion
+
+MODEL_FILE = "model.safetensors"
+AUTOENCODER_FILE = "autoencoder.safetensors"
+CONFIG_KEY = "ldm_config"
+WEIGHTS_PREFIX = "model."
+
+
+def save(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Write a model and the config that builds it; the file appears whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, draft, metadata={CONFIG_KEY: json.dumps(config)})
+    draft.replace(path)
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)) -> LatentDiffusion:
+    """The text-to-image model in a checkpoint file, or in a run folder its newest finished one, ready to sample.
+
+    packages  whose classes the file may name; add your own if you trained with them
+    """
+    model = _load(find(path), packages)
+    if not isinstance(model, LatentDiffusion):
+        raise ValueError(
+            f"{path} holds {type(model).__name__}, not a text-to-image model; "
+            "train one on top of it: python train.py experiment=txt2img autoencoder.ckpt=" + str(path)
+        )
+    return model.to(device).eval()
+
+
+def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> tuple[Autoencoder, dict[str, Any]]:
+    """The autoencoder in the checkpoint of a finished stage 1 (or of a whole model) and the config that builds it.
+
+    Raises ValueError where it has no latent statistics yet.
+    """
+    file = find(path, (AUTOENCODER_FILE, MODEL_FILE))
+    config, weights = read(file)
+    model = _rebuild(config, weights, file, packages)
+    if isinstance(model, LatentDiffusion):
+        model, config = model.autoencoder, config["autoencoder"]
+    if not isinstance(model, Autoencoder):
+        raise ValueError(f"{file} holds {type(model).__name__}, not an autoencoder; give the file that stage 1 wrote")
+    if not int(model.statistics_count):
+        raise ValueError(
+            f"the autoencoder in {file} has no latent statistics, so its training has not ended; "
+            f"finish it by the command that began it and give its {AUTOENCODER_FILE}"
+        )
+    return model, config
+
+
+def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
+    """The file itself, or in a folder (a run, a sweep) the newest finished model below it."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"no checkpoint at {path}; give a run folder or a .safetensors or .ckpt file")
+    for name in names:
+        found = sorted(path.rglob(name), key=lambda file: file.stat().st_mtime)
+        if found:
+            return found[-1]
+    unfinished = sorted(path.rglob("*.ckpt"))
+    hint = f"; the run has not ended, but {unfinished[-1]} can be given as it is" if unfinished else ""
+    raise FileNotFoundError(f"no finished checkpoint ({' or '.join(names)}) below {path}{hint}")
+
+
+def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and weights of a checkpoint file, tensors and plain values only."""
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(f"{file} is not a checkpoint that can be loaded safely: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or CONFIG_KEY not in content:
+        raise ValueError(f"{file} is a torch file, but not a checkpoint of this project: it has no {CONFIG_KEY!r}")
+    weights = {
+        name.removeprefix(WEIGHTS_PREFIX): tensor
+        for name, tensor in content["state_dict"].items()
+        if name.startswith(WEIGHTS_PREFIX)
+    }
+    return content[CONFIG_KEY], weights
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata() or {}
+            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a readable safetensors file: {error}; copy it again") from error
+    if CONFIG_KEY not in metadata:
+        raise ValueError(f"{file} holds weights, but not the config of a model of this project ({CONFIG_KEY!r} is missing)")
+    return json.loads(metadata[CONFIG_KEY]), weights
+
+
+def _load(file: Path, packages: Sequence[str]) -> nn.Module:
+    return _rebuild(*read(file), file, packages)
+
+
+def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:
+    model = build_trusted(config, packages)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"weights and config of {file} do not fit together: {error}") from error
+    return model

@@ -1,0 +1,98 @@
+"""A frozen pretrained text encoder from Hugging Face."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+from ldm.batch import Condition
+from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
+
+ENCODERS: dict[str, type] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
+"""Model types of which only a part encodes text; all others are loaded by AutoModel."""
+
+
+class HuggingFaceConditioner(Conditioner):
+    """The last hidden states of any Hugging Face text encoder (CLIP, T5, BERT, ...), never trained.
+
+    Its architecture, weights and tokenizer go into the checkpoint, so that sampling needs neither hub nor folder.
+
+    name        of the model on the hub, or a local folder
+    width       of its hidden states
+    max_tokens  length to which captions are padded or cut
+
+    Paper: Rombach et al., 2022, section 3.3, arXiv:2112.10752; Saharia et al., 2022, section 2.1, arXiv:2205.11487.
+    """
+
+    def __init__(self, name: str, *, width: int, max_tokens: int = 77) -> None:
+        super().__init__(width)
+        self.name = name
+        self.max_tokens = max_tokens
+        self.tokenizer: Tokenizer | None = None
+        self.encoder: nn.Module | None = None
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        if self.encoder is not None:
+            return
+        try:
+            config = AutoConfig.from_pretrained(self.name)
+            encoder_class = ENCODERS.get(config.model_type, AutoModel)
+            encoder = encoder_class.from_pretrained(self.name, dtype=torch.float32, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(self.name, use_fast=True)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"no text encoder {self.name!r}: it is neither a folder on this machine with config, safetensors weights and "
+                f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
+                "set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
+            ) from error
+        self._adopt(encoder)
+        self._adopt_tokenizer(tokenizer.backend_tokenizer, tokenizer.pad_token_id, tokenizer.pad_token)
+
+    def forward(self, captions: Sequence[str]) -> Condition:
+        if self.tokenizer is None or self.encoder is None:
+            raise RuntimeError("this conditioner has no encoder yet; call prepare(captions) or load a checkpoint")
+        encodings = self.tokenizer.encode_batch(list(captions))
+        device = next(self.encoder.parameters()).device
+        ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
+        with torch.no_grad():
+            tokens = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return Condition(tokens=tokens.float(), mask=mask.bool())
+
+    def train(self, mode: bool = True) -> HuggingFaceConditioner:
+        """Stay in evaluation mode: a frozen encoder has no use for dropout."""
+        return super().train(False)
+
+    def get_extra_state(self) -> Tensor:
+        if self.encoder is None or self.tokenizer is None:
+            return text_to_tensor("")
+        config = self.encoder.config.to_dict()  # type: ignore[operator,union-attr]
+        return text_to_tensor(json.dumps({"encoder": config, "tokenizer": self.tokenizer.to_str()}, default=str))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        text = tensor_to_text(state)
+        if text:
+            content = json.loads(text)
+            self.tokenizer = Tokenizer.from_str(content["tokenizer"])
+            if self.encoder is None:
+                config = AutoConfig.for_model(**content["encoder"])
+                encoder_class = ENCODERS.get(config.model_type)
+                self._adopt(encoder_class(config) if encoder_class else AutoModel.from_config(config))
+
+    def _adopt(self, encoder: nn.Module) -> None:
+        found = encoder.config.hidden_size  # type: ignore[union-attr]
+        if found != self.width:
+            raise ValueError(f"the hidden states of {self.name!r} have width {found}; set conditioner.width={found}")
+        self.encoder = encoder.requires_grad_(False).eval()
+
+    def _adopt_tokenizer(self, tokenizer: Tokenizer, pad_id: int | None, pad_token: str | None) -> None:
+        if pad_id is None or pad_token is None:
+            raise ValueError(f"the tokenizer of {self.name!r} has no padding token; choose an encoder that has one")
+        tokenizer.enable_truncation(self.max_tokens)
+        tokenizer.enable_padding(pad_id=pad_id, pad_token=pad_token, length=self.max_tokens)
+        self.tokenizer = tokenizer

@@ -1,0 +1,121 @@
+"""A text transformer trained together with the U-Net, from scratch, as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+
+from ldm.batch import Condition
+from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
+from ldm.nn.attention import Attention
+
+PAD, START, END = "<pad>", "<start>", "<end>"
+
+
+class TransformerConditioner(Conditioner):
+    """Tokens of the caption through a pre-norm transformer encoder with learned positions.
+
+    The tokenizer, a byte-level BPE, is learned from the captions by `prepare` and travels in the state dict.
+
+    width          of the tokens
+    depth          number of layers
+    heads          attention heads, each of `head_width` channels
+    max_tokens     length to which captions are padded or cut
+    vocabulary     most tokens that the tokenizer may learn
+    mask_padding   attend to the caption's own tokens only (the paper attends to padding too)
+
+    Paper: Rombach et al., 2022, section 4.3.1 and appendix E.2.1, arXiv:2112.10752; Sennrich et al., 2016,
+    arXiv:1508.07909.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 1280,
+        depth: int = 32,
+        heads: int = 8,
+        head_width: int = 64,
+        max_tokens: int = 77,
+        vocabulary: int = 30_522,
+        mask_padding: bool = True,
+    ) -> None:
+        super().__init__(width)
+        self.max_tokens = max_tokens
+        self.vocabulary = vocabulary
+        self.mask_padding = mask_padding
+        self.tokenizer: Tokenizer | None = None
+        self.embed = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(max_tokens, width))
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, head_width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.position, std=0.02)
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        if self.tokenizer is None:
+            self.tokenizer = self._ready(learn_tokenizer(captions, self.vocabulary))
+
+    def forward(self, captions: Sequence[str]) -> Condition:
+        if self.tokenizer is None:
+            raise RuntimeError("this conditioner has no tokenizer yet; call prepare(captions) or load a checkpoint")
+        encodings = self.tokenizer.encode_batch(list(captions))
+        device = self.position.device
+        ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device).bool()
+        return self.encode(ids, mask if self.mask_padding else None)
+
+    def encode(self, ids: Tensor, mask: Tensor | None) -> Condition:
+        """ids `(B, L)`, mask `(B, L)` -> Condition with tokens `(B, L, width)`."""
+        x = self.embed(ids) + self.position[: ids.shape[1]]
+        for layer in self.layers:
+            x = layer(x, mask)
+        return Condition(tokens=self.norm(x), mask=mask)
+
+    def get_extra_state(self) -> Tensor:
+        return text_to_tensor("" if self.tokenizer is None else self.tokenizer.to_str())
+
+    def set_extra_state(self, state: Tensor) -> None:
+        text = tensor_to_text(state)
+        self.tokenizer = self._ready(Tokenizer.from_str(text)) if text else None
+
+    def _ready(self, tokenizer: Tokenizer) -> Tokenizer:
+        tokenizer.enable_truncation(self.max_tokens)
+        tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD), pad_token=PAD, length=self.max_tokens)
+        return tokenizer
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward. Paper: Vaswani et al., 2017, section 3.1, arXiv:1706.03762."""
+
+    def __init__(self, width: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.norm_attend = nn.LayerNorm(width)
+        self.attend = Attention(width, heads, head_width=head_width)
+        self.norm_feed = nn.LayerNorm(width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attend(self.norm_attend(x), mask=mask)
+        return x + self.feed(self.norm_feed(x))
+
+
+def learn_tokenizer(captions: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A lower-casing byte-level BPE tokenizer of at most `vocabulary` tokens, the same for the same captions."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(name, tokenizer.token_to_id(name)) for name in (START, END)]
+    )
+    return tokenizer

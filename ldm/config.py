@@ -1,0 +1,141 @@
+"""The Hydra helpers: composing the config tree, building objects from it, errors that help."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def register_resolvers() -> None:
+    """Make `${best_precision:}`, `${remaining_trials:...}` and `${folder_name:...}` known to OmegaConf."""
+    OmegaConf.register_new_resolver("best_precision", best_precision, replace=True)
+    OmegaConf.register_new_resolver("remaining_trials", remaining_trials, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def best_precision() -> str:
+    """bf16 autocast over fp32 weights where the GPU, or without one the CPU, computes in bf16 natively; else fp32."""
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu.get_capabilities().get("avx512_bf16", False) if hasattr(torch.cpu, "get_capabilities") else False
+    return "bf16-mixed" if native else "32-true"
+
+
+def folder_name(overrides: str) -> str:
+    """Overrides of a sweep's run as a name that a folder can have."""
+    return "".join(letter if letter.isalnum() or letter in "=,.+-_" else "-" for letter in overrides)[:200] or "defaults"
+
+
+def remaining_trials(wanted: int, storage: str, study: str) -> int:
+    """How many of the `wanted` trials of an Optuna study on disk are not finished; an interrupted one is run anew."""
+    import optuna
+
+    Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if study not in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
+        return wanted
+    trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+    return max(0, wanted - sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials))
+
+
+def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config `configs/<name>.yaml` with overrides as on the command line."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose(name, overrides=list(overrides))
+
+
+def build(node: Any) -> Any:
+    """The object that a config node describes by `_target_` and arguments."""
+    return instantiate(node, _convert_="all")
+
+
+def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:
+    """As `build`, for a config that came with somebody's file: only classes of these packages are constructed.
+
+    Raises ValueError where the config asks for anything else, before anything is constructed.
+    """
+    for target in _targets(node):
+        module_name, _, name = target.rpartition(".")
+        if module_name.split(".")[0] not in packages:
+            raise ValueError(_untrusted(target, packages))
+        found = getattr(importlib.import_module(module_name), name, None)
+        if not isinstance(found, type) or found.__module__.split(".")[0] not in packages:
+            raise ValueError(_untrusted(target, packages))
+    return build(node)
+
+
+def resolved(node: Any) -> Any:
+    """A config node as plain dicts, lists and values, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> Iterator[str]:
+    """Lines "key: before -> after" for all leaves in which two plain configs differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(key for key in after if key not in before)]:
+            yield from differences(before.get(key), after.get(key), f"{prefix}{key}.")
+    elif before != after:
+        yield f"{prefix[:-1]}: {before} -> {after}"
+
+
+def say_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Let a program end with the message of an error that a user can mend, without a traceback.
+
+    Inside a sweep the error is passed on, so that one bad run does not end the others; HYDRA_FULL_ERROR=1 shows all.
+    """
+
+    @functools.wraps(task)
+    def run(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError) as error:
+            cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+            if HydraConfig.get().mode != RunMode.RUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise cause from None
+            print(f"error: {cause}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+    return run
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the first, under torchrun, SLURM or Lightning's own launcher."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _untrusted(target: str, packages: Sequence[str]) -> str:
+    return (
+        f"this checkpoint asks to construct {target!r}, which is no class of {', '.join(packages)}; "
+        "if you trust the file and the class is yours, name its package: load(path, packages=('ldm', 'mine'))"
+    )

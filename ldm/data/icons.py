@@ -1,0 +1,191 @@
+"""The embedded data set: named icons in colours on backgrounds, "a red heart on a white background".
+
+Real drawings with real names, no download, and the truth about every caption is known: a generated image can be checked
+against the drawing of its caption. Run `python -m ldm.data.icons` to write the shards without training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from fonticon_mdi7 import MDI7
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ldm.data.shards import write_shards
+from ldm.picture import to_tensor
+
+FAMILIAR = (
+    "heart cat dog star tree fish bird home car bus rocket airplane anchor apple bell bicycle bone book bug butterfly "
+    "cactus cake camera candle carrot castle cloud coffee crown cube dolphin duck egg elephant eye feather fire flag "
+    "flower ghost gift hammer horse key kite ladybug leaf lightbulb magnet mushroom owl panda paw penguin piano pizza "
+    "rabbit skull snail snowflake snowman spider trophy umbrella unicorn violin wrench tooth sunglasses tractor"
+).split()
+"""Icons that come first, before all others in alphabetical order."""
+
+SUPERSAMPLING = 4
+
+
+class Drawing(NamedTuple):
+    """What one image shows."""
+
+    icon: str
+    color: str
+    background: str
+
+    @property
+    def caption(self) -> str:
+        """As written into the shards: "a red heart on a white background"."""
+        return f"{_article(self.color)} {self.color} {self.icon} on {_article(self.background)} {self.background} background"
+
+
+class Icons:
+    """All combinations of icon, colour and background, split so that validation holds combinations never trained.
+
+    Every icon, every colour, every background, and every pair of two of them, is in the training split, as long as there
+    are at least two values of each.
+
+    folder             in which the shards lie, in a folder of their own for each choice of the other options
+    count              number of icons, familiar ones first
+    colors             name -> hex code, of the icon
+    backgrounds        name -> hex code
+    side               of the images
+    samples_per_shard  of the tar files
+    val_share          share of the combinations held out
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        count: int,
+        colors: Mapping[str, str],
+        backgrounds: Mapping[str, str],
+        side: int,
+        samples_per_shard: int = 1000,
+        val_share: float = 0.125,
+    ) -> None:
+        self.icons = choose_icons(count)
+        self.colors = dict(colors)
+        self.backgrounds = dict(backgrounds)
+        clash = {code.lower() for code in self.colors.values()} & {code.lower() for code in self.backgrounds.values()}
+        if clash:
+            raise ValueError(f"colours and backgrounds share {sorted(clash)}; an icon would be invisible: change one")
+        self.side = side
+        self.samples_per_shard = samples_per_shard
+        self.train, self.val = split_drawings(
+            [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_share
+        )
+        choice = [self.icons, self.colors, self.backgrounds, side, samples_per_shard, val_share]
+        self.folder = Path(folder) / f"icons-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """Of both splits."""
+        return self.train + self.val
+
+    def write(self) -> Path:
+        """Write the shards, unless they are there; several processes may try at once. Returns their folder."""
+        if not self.folder.is_dir():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".icons-", dir=self.folder.parent))
+            for split, drawings in (("train", self.train), ("val", self.val)):
+                write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
+            try:
+                draft.rename(self.folder)
+            except OSError:  # another process was faster
+                shutil.rmtree(draft)
+        return self.folder
+
+    def images(self, drawings: Sequence[Drawing]) -> Tensor:
+        """The drawings as they are in the shards, `(N, 3, side, side)` in [-1, 1]."""
+        return torch.stack([to_tensor(picture) for picture in self._render(drawings)])
+
+    def _samples(self, split: str, drawings: Sequence[Drawing]) -> Iterator[dict]:
+        pictures = tqdm(self._render(drawings), total=len(drawings), desc=f"drawing {split} icons", unit="image")
+        for index, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
+            data = io.BytesIO()
+            picture.save(data, format="png")
+            record = {"caption": drawing.caption, **drawing._asdict()}
+            yield {
+                "__key__": f"{split}-{index:06d}",
+                "png": data.getvalue(),
+                "txt": drawing.caption.encode(),
+                "json": json.dumps(record).encode(),
+            }
+
+    def _render(self, drawings: Sequence[Drawing]) -> Iterator[Image.Image]:
+        masks: dict[str, Image.Image] = {}
+        for drawing in drawings:
+            if drawing.icon not in masks:
+                masks[drawing.icon] = icon_mask(drawing.icon, self.side)
+            picture = Image.new("RGB", (self.side, self.side), self.backgrounds[drawing.background])
+            picture.paste(self.colors[drawing.color], (0, 0), masks[drawing.icon])
+            yield picture
+
+
+def choose_icons(count: int) -> list[str]:
+    """The first `count` icons with a name of one word. Raises ValueError where there are not so many."""
+    names = [name for name in dir(MDI7) if not name.startswith("_") and "_" not in name]
+    ordered = FAMILIAR + [name for name in sorted(names) if name not in FAMILIAR]
+    if not 1 <= count <= len(ordered):
+        raise ValueError(f"count={count} icons asked for; there are 1 to {len(ordered)} with a name of one word")
+    return ordered[:count]
+
+
+def icon_mask(icon: str, side: int) -> Image.Image:
+    """The icon's coverage, 0 to 255, centred in a square of this side."""
+    large = side * SUPERSAMPLING
+    font = ImageFont.truetype(MDI7.__font_file__, round(large * 0.9))
+    mask = Image.new("L", (large, large), 0)
+    glyph = getattr(MDI7, icon).rpartition(".")[2]
+    ImageDraw.Draw(mask).text((large / 2, large / 2), glyph, fill=255, font=font, anchor="mm")
+    return mask.resize((side, side), Image.Resampling.BOX)
+
+
+def split_drawings(drawings: Sequence[Drawing], val_share: float) -> tuple[list[Drawing], list[Drawing]]:
+    """Hold out a share of the drawings at random, but never the last of any value or of any pair of values."""
+    remaining: dict[tuple, int] = {}
+    for drawing in drawings:
+        for part in _parts(drawing):
+            remaining[part] = remaining.get(part, 0) + 1
+    wanted = round(len(drawings) * val_share)
+    held_out: set[Drawing] = set()
+    for drawing in random.Random(0).sample(drawings, len(drawings)):
+        if len(held_out) == wanted:
+            break
+        if all(remaining[part] > 1 for part in _parts(drawing)):
+            held_out.add(drawing)
+            for part in _parts(drawing):
+                remaining[part] -= 1
+    if not held_out:
+        raise ValueError("nothing can be held out for validation; use at least two icons, colours and backgrounds")
+    return [d for d in drawings if d not in held_out], [d for d in drawings if d in held_out]
+
+
+def _parts(drawing: Drawing) -> list[tuple]:
+    values = list(enumerate(drawing))
+    return [(value,) for value in values] + list(itertools.combinations(values, 2))
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+if __name__ == "__main__":
+    from ldm.config import build, compose
+
+    source = build(compose("train", ["data=icons", *(f"data.source.{option}" for option in sys.argv[1:])]).data.source)
+    print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")

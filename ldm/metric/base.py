@@ -1,0 +1,45 @@
+"""What every metric of generated images is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class GenerationMetric(ABC):
+    """Collects generated images, in shares, on all ranks; gives named numbers at the end, the same on all ranks.
+
+    Where it compares with real images, it keeps sums over them that can be stored and brought back.
+    """
+
+    @property
+    @abstractmethod
+    def reference_name(self) -> str | None:
+        """Names what is kept of real images (extractor and its settings); None: nothing is needed of them."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> None:
+        """Move to a device."""
+
+    @abstractmethod
+    def refer(self, images: Tensor) -> None:
+        """Add real images `(B, 3, H, W)` in [-1, 1]."""
+
+    @abstractmethod
+    def reference(self) -> dict[str, Tensor]:
+        """The sums over the real images of this rank; those of several ranks may be added."""
+
+    @abstractmethod
+    def set_reference(self, sums: dict[str, Tensor]) -> None:
+        """Use these sums over real images: all of them on one rank, zeros on the others."""
+
+    @abstractmethod
+    def update(self, images: Tensor, captions: Sequence[str]) -> None:
+        """Add generated images `(B, 3, H, W)` in [-1, 1] and the captions that they were made for."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Name -> number over all images of all ranks since the last call. Every rank must call it."""

@@ -1,0 +1,80 @@
+"""Does the image show what the caption says? For data whose true drawings are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torchmetrics import SumMetric
+
+from ldm.metric.base import GenerationMetric
+
+
+class Truth(Protocol):
+    """What can be drawn: every drawing a named tuple of parts that knows its caption."""
+
+    @property
+    def drawings(self) -> Sequence[NamedTuple]:
+        """All drawings; each has a `caption`."""
+
+    def images(self, drawings: Sequence) -> Tensor:
+        """The drawings, `(N, 3, H, W)` in [-1, 1]."""
+
+
+class CaptionAccuracy(GenerationMetric):
+    """Share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part."""
+
+    def __init__(self, truth: Truth) -> None:
+        drawings = list(truth.drawings)
+        self.parts: Sequence[str] = drawings[0]._fields
+        self.place = {drawing.caption: index for index, drawing in enumerate(drawings)}  # type: ignore[attr-defined]
+        values = [sorted(set(column)) for column in zip(*drawings, strict=True)]
+        codes = [[column.index(value) for value, column in zip(drawing, values, strict=True)] for drawing in drawings]
+        self.codes = torch.tensor(codes)
+        self.templates = truth.images(drawings).flatten(1)
+        self.sums = [SumMetric() for _ in range(len(self.parts) + 2)]
+
+    @property
+    def reference_name(self) -> None:
+        return None
+
+    def to(self, device: torch.device) -> None:
+        self.templates = self.templates.to(device)
+        self.codes = self.codes.to(device)
+        for metric in self.sums:
+            metric.to(device)
+
+    def refer(self, images: Tensor) -> None:
+        pass
+
+    def reference(self) -> dict[str, Tensor]:
+        return {}
+
+    def set_reference(self, sums: dict[str, Tensor]) -> None:
+        pass
+
+    def update(self, images: Tensor, captions: Sequence[str]) -> None:
+        unknown = [caption for caption in captions if caption not in self.place]
+        if unknown:
+            raise ValueError(f"no drawing has the caption {unknown[0]!r}; measure caption_accuracy on captions of the data set")
+        wanted = self.codes[[self.place[caption] for caption in captions]]
+        right = self.codes[self.nearest(images)] == wanted
+        counts = [right.all(1), *right.unbind(1), torch.ones_like(right[:, 0])]
+        for metric, count in zip(self.sums, counts, strict=True):
+            metric.update(count.float().sum())
+
+    def nearest(self, images: Tensor) -> Tensor:
+        """Index of each image's nearest drawing, `(B,)`. |image - template|^2 without the term common to all."""
+        flat = images.to(self.templates.device).flatten(1)
+        if flat.shape[1] != self.templates.shape[1]:
+            raise ValueError(f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same side")
+        return (self.templates.square().sum(1) - 2 * flat @ self.templates.T).argmin(1)
+
+    def compute(self) -> dict[str, float]:
+        *right, count = (float(metric.compute()) for metric in self.sums)
+        for metric in self.sums:
+            metric.reset()
+        names = ["caption_accuracy", *(f"{part}_accuracy" for part in self.parts)]
+        return {name: value / max(count, 1.0) for name, value in zip(names, right, strict=True)}

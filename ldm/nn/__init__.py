@@ -1,0 +1,1 @@
+"""Layers without ideas: attention, residual blocks, embeddings."""

@@ -1,0 +1,123 @@
+"""Attention over sequences and over maps."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention from `(B, N, width)` to `(B, M, context_width)`, or to itself where no context is given.
+
+    Paper: Vaswani et al., 2017, section 3.2, arXiv:1706.03762.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        head_width: int | None = None,
+        context_width: int | None = None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if head_width is None and width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}; choose heads that divide it")
+        inner = (head_width or width // heads) * heads
+        self.heads = heads
+        self.query = nn.Linear(width, inner, bias=bias)
+        self.key = nn.Linear(context_width or width, inner, bias=bias)
+        self.value = nn.Linear(context_width or width, inner, bias=bias)
+        self.out = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """x `(B, N, width)`, context `(B, M, context_width)`, mask `(B, M)` True where attended -> `(B, N, width)`."""
+        context = x if context is None else context
+        query, key, value = (
+            layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, source in ((self.query, x), (self.key, context), (self.value, context))
+        )
+        bias = None if mask is None else mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class GEGLU(nn.Module):
+    """Gated GELU: `a * gelu(b)` of one projection. Paper: Shazeer, 2020, arXiv:2002.05202."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.project(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: self-attention, cross-attention, gated feed-forward.
+
+    Paper: Rombach et al., 2022, appendix E.2.2, arXiv:2112.10752.
+    """
+
+    def __init__(self, width: int, heads: int, context_width: int) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.attend_self = Attention(width, heads)
+        self.norm_cross = nn.LayerNorm(width)
+        self.attend_cross = Attention(width, heads, context_width=context_width)
+        self.norm_feed = nn.LayerNorm(width)
+        self.feed = nn.Sequential(GEGLU(width, 4 * width), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attend_self(self.norm_self(x))
+        x = x + self.attend_cross(self.norm_cross(x), context, mask)
+        return x + self.feed(self.norm_feed(x))
+
+
+class MapAttention(nn.Module):
+    """Self-attention between all places of a map `(B, C, H, W)`, added to it.
+
+    zero_init  the last projection starts at zero, so that the module starts as the identity
+
+    Paper: Dhariwal & Nichol, 2021, section 3, arXiv:2105.05233.
+    """
+
+    def __init__(
+        self, channels: int, heads: int = 1, *, groups: int = 32, eps: float = 1e-6, zero_init: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.attend = Attention(channels, heads, bias=True)
+        if zero_init:
+            nn.init.zeros_(self.attend.out.weight)
+            nn.init.zeros_(self.attend.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sequence = self.norm(x).flatten(2).transpose(1, 2)
+        return x + self.attend(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class MapTransformer(nn.Module):
+    """Transformer blocks over all places of a map `(B, C, H, W)`, cross-attending to tokens, added to the map.
+
+    The last projection starts at zero, so that the module starts as the identity.
+
+    Paper: Rombach et al., 2022, section 3.3 and appendix E.2.2, arXiv:2112.10752.
+    """
+
+    def __init__(self, channels: int, heads: int, context_width: int, *, depth: int = 1, groups: int = 32) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.into = nn.Linear(channels, channels)
+        self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context_width) for _ in range(depth))
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        sequence = self.into(self.norm(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            sequence = block(sequence, context, mask)
+        return x + self.out(sequence).transpose(1, 2).unflatten(2, x.shape[2:])

@@ -1,0 +1,54 @@
+"""Curves of a run from the metrics in its folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+PANELS = {
+    "autoencoder": {"loss": ("train/reconstruction", "train/adversarial", "train/discriminator"), "PSNR in dB": ("val/psnr",)},
+    "diffusion": {"loss": ("train/loss", "val/loss"), "accuracy": ("_accuracy",), "Fréchet distance": ("frechet", "/fid")},
+}
+"""Stage -> title of a panel -> what the names of its curves contain."""
+
+
+def plot_curves(run: Path, stages: list[str]) -> Path:
+    """Draw the losses and scores of the stages over their steps into `curves.png`; returns its path."""
+    panels = [(stage, title, names) for stage in stages for title, names in PANELS[stage].items()]
+    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    for place, (stage, title, names) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for name, points in read_metrics(run / stage / "logs").items():
+            if any(part in name for part in names):
+                axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name, linewidth=1)
+        axes.set_title(f"{stage}: {title}")
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if title == "loss":
+            axes.set_yscale("log")
+        if axes.lines:
+            axes.legend(fontsize=7)
+    path = run / "curves.png"
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def read_metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Name -> (step, value) in order of steps, from all parts of a run that was interrupted and continued."""
+    curves: dict[str, dict[int, float]] = {}
+    for name, step, value in _rows(folder):
+        curves.setdefault(name, {})[step] = value
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def _rows(folder: Path) -> Iterator[tuple[str, int, float]]:
+    """Older parts first, so that what a continuation measured again replaces what it had measured before."""
+    for file in sorted(folder.glob("*.csv"), key=lambda path: path.stat().st_mtime):
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                for name, value in row.items():
+                    if name not in ("step", "epoch") and value:
+                        yield name, int(row["step"]), float(value)

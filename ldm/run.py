@@ -1,0 +1,221 @@
+"""A run: a folder, the stages trained in it one after the other, and the results."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger
+from rich.console import Console
+from rich.table import Table
+
+from ldm import checkpoint
+from ldm.callback.ema import EMA
+from ldm.callback.pictures import finish_pictures
+from ldm.callback.randomness import StepSeed
+from ldm.config import build, differences, is_rank_zero, resolved
+from ldm.data.datamodule import CaptionedImages
+from ldm.plot import plot_curves
+from ldm.task.autoencoder import AutoencoderTask
+from ldm.task.diffusion import DiffusionTask
+
+log = logging.getLogger(__name__)
+
+FREE_TO_CHANGE = ("trainer", "logger", "paths", "run_dir", "optimized_metric")
+"""What may differ between a run and its continuation: where and how it runs, not what is trained."""
+
+MODEL_FILES = {"autoencoder": checkpoint.AUTOENCODER_FILE, "diffusion": checkpoint.MODEL_FILE}
+
+
+def train(config: DictConfig) -> float | None:
+    """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
+    run = Path(config.run_dir)
+    stages = [name for name in config.task if not (name == "autoencoder" and config.autoencoder.ckpt)]
+    _claim(run, config)
+    todo = [name for name in stages if not (run / MODEL_FILES[name]).is_file()]
+    if todo:
+        _train_stages(todo, config, run)
+    results = {name: json.loads((run / name / "results.json").read_text()) for name in stages}
+    if is_rank_zero():
+        _report(run, results, new=bool(todo))
+    return _score(results, config.optimized_metric)
+
+
+def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
+    """Build everything first, so that whatever is wrong is said before any training; then train."""
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    data: CaptionedImages = build(config.data)
+    tasks = {name: _build_task(name, config, data, run) for name in todo}
+    callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
+    for name in todo:
+        task = tasks[name]
+        if isinstance(task, DiffusionTask) and "autoencoder" in todo:
+            trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE)
+            task.model.autoencoder.load_state_dict(trained.state_dict())
+        _fit(name, config, data, task, callbacks[name], run)
+
+
+def _build_task(name: str, config: DictConfig, data: CaptionedImages, run: Path) -> AutoencoderTask | DiffusionTask:
+    stage = config.task[name]
+    shared = {
+        "optimizer": build(stage.optimizer),
+        "learning_rate": build(stage.learning_rate),
+        "gradient_clip": stage.gradient_clip,
+    }
+    if name == "autoencoder":
+        network = build(config.autoencoder.network)
+        network.check_side(config.data.side)
+        return AutoencoderTask(
+            network,
+            build(stage.loss),
+            config=resolved(config.autoencoder.network),
+            accumulate=stage.accumulate,
+            statistics_batches=stage.statistics_batches,
+            **shared,
+        )
+    file = config.autoencoder.ckpt or run / checkpoint.AUTOENCODER_FILE
+    trained = None
+    if config.autoencoder.ckpt or Path(file).is_file():
+        trained, config.autoencoder.network = checkpoint.load_autoencoder(file)
+    model_config = resolved(config.model)
+    model = build(model_config)
+    if trained is not None:
+        model.autoencoder.load_state_dict(trained.state_dict())
+    model.conditioner.prepare(data.captions(limit=stage.captions_for_vocabulary))
+    return DiffusionTask(model, config=model_config, **shared)
+
+
+def _fit(
+    name: str,
+    config: DictConfig,
+    data: CaptionedImages,
+    task: AutoencoderTask | DiffusionTask,
+    callbacks: list[Callback],
+    run: Path,
+) -> None:
+    stage, folder = config.task[name], run / name
+    options = resolved(config.trainer)
+    if name == "autoencoder" and options["strategy"] == "ddp":
+        options["strategy"] = "ddp_find_unused_parameters_true"  # each backward reaches one of the two networks
+    if name == "diffusion":
+        options["accumulate_grad_batches"] = stage.accumulate
+    last = folder / "checkpoints" / "last.ckpt"
+    loggers = _loggers(config, name, folder)
+    trainer = pl.Trainer(
+        **options,
+        max_steps=stage.steps,
+        max_epochs=-1,
+        val_check_interval=stage.validate_every_n_steps * stage.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        logger=loggers,
+        callbacks=[
+            *callbacks,
+            StepSeed(config.seed),
+            LearningRateMonitor("step"),
+            TQDMProgressBar(refresh_rate=20),
+            EMA(stage.ema_decay),
+            ModelCheckpoint(
+                folder / "checkpoints",
+                filename="last",
+                every_n_train_steps=stage.checkpoint_every_n_steps,
+                save_top_k=1,
+                enable_version_counter=False,
+            ),
+        ],
+    )
+    data.set_batch(stage.batch_size, stage.accumulate, trainer.world_size)
+    begun = last.is_file()
+    log.info("%s %s: %s", "continuing" if begun else "training", name, folder)
+    start = time.monotonic()
+    trainer.fit(task, datamodule=data, ckpt_path=last if begun else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - start
+    scores = trainer.validate(task, datamodule=data, verbose=False)[0]
+    if trainer.is_global_zero:
+        size = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
+        results = {**scores, "steps": trainer.global_step, "trained parameters": size, "seconds": round(seconds, 1)}
+        (folder / "results.json").write_text(json.dumps(results, indent=2))
+        checkpoint.save(run / MODEL_FILES[name], task.model, task.config)
+    trainer.strategy.barrier()
+    finish_pictures(loggers)
+
+
+def _loggers(config: DictConfig, name: str, folder: Path) -> list[Logger]:
+    """CSV always, and those of the config. Metrics that an interrupted run wrote are kept beside the new ones."""
+    metrics = folder / "logs" / "metrics.csv"
+    if metrics.is_file() and is_rank_zero():
+        metrics.rename(metrics.with_name(f"metrics-{len(list(metrics.parent.glob('*.csv')))}.csv"))
+    csv = CSVLogger(folder, name="", version="logs", flush_logs_every_n_steps=10)
+    others = build(config.logger) or {}
+    return [csv, *(logger(name=f"{config.name}-{name}") for logger in others.values())]
+
+
+def _claim(run: Path, config: DictConfig) -> None:
+    """Write the config into the run folder. Raises ValueError where the folder holds a run of something else."""
+    file = run / "config.yaml"
+    wanted = resolved(config)
+    if file.is_file():
+        before = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(before, dict)
+        changed = list(differences(_trained(before), _trained(wanted)))
+        if changed:
+            raise ValueError(
+                f"{run} holds a run with other settings:\n  "
+                + "\n  ".join(changed[:20])
+                + f"\nkeep it and choose another name, like name={config.name}-2, or delete the folder to train anew"
+            )
+    elif is_rank_zero():
+        run.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(".config.yaml")
+        draft.write_text(OmegaConf.to_yaml(OmegaConf.create(wanted)))
+        draft.replace(file)
+
+
+def _trained(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in FREE_TO_CHANGE}
+
+
+def _score(results: dict[str, dict[str, float]], metric: str | None) -> float | None:
+    """The named score of the last stage that has it."""
+    if metric is None:
+        return None
+    for scores in reversed(list(results.values())):
+        for name in (metric, f"eval/{metric}", f"val/{metric}"):
+            if name in scores:
+                return scores[name]
+    known = sorted(name.partition("/")[2] for scores in results.values() for name in scores if "/" in name)
+    raise ValueError(f"optimized_metric={metric} was not measured; choose from {', '.join(known)}")
+
+
+def _report(run: Path, results: dict[str, dict[str, float]], *, new: bool) -> None:
+    """Curves, a table of the results, and the next command to type."""
+    curves = plot_curves(run, list(results))
+    table = Table(title=f"{run}" if new else f"{run}: all is done already")
+    for column in ("stage", "score", "value"):
+        table.add_column(column)
+    for stage, scores in results.items():
+        for name, value in scores.items():
+            table.add_row(stage, name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
+    console = Console()
+    console.print(table)
+    console.print(f"curves: {curves}", soft_wrap=True)
+    folder = shlex.quote(str(run))
+    if "diffusion" in results:
+        command = f'python sample.py ckpt={folder} prompt="a red heart on a white background" n=4 seed=0'
+    else:
+        command = f"python train.py experiment=txt2img autoencoder.ckpt={folder}"
+    console.print(f"next: {command}", soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Lightning: what a training step is."""

@@ -1,0 +1,143 @@
+"""Stage 1: the autoencoder against its discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from ldm.autoencoder.base import Autoencoder, latent_moments
+from ldm.autoencoder.loss import AutoencoderLoss
+from ldm.batch import Batch
+from ldm.checkpoint import CONFIG_KEY
+from ldm.task.optimization import LearningRate
+
+
+class AutoencoderTask(pl.LightningModule):
+    """Two optimisers, stepped by hand: the autoencoder's, then from `loss.start_step` on the discriminator's.
+
+    model               the autoencoder
+    loss                its loss, with the discriminator
+    optimizer           parameters -> optimiser, for each of the two
+    learning_rate       over time, for both
+    config              that builds `model`; goes into checkpoints
+    accumulate          batches an optimiser step
+    gradient_clip       largest gradient norm
+    statistics_batches  batches over which shift and scale of the raw latents are estimated at the end; None: one epoch
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        loss: AutoencoderLoss,
+        *,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        learning_rate: LearningRate,
+        config: dict[str, Any],
+        accumulate: int = 1,
+        gradient_clip: float = 1.0,
+        statistics_batches: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.config = config
+        self.accumulate = accumulate
+        self.gradient_clip = gradient_clip
+        self.statistics_batches = statistics_batches
+        self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean")
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
+        if loss.perceptual is not None:
+            loss.perceptual.requires_grad_(False)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        steps = self.trainer.max_steps
+        optimizers = [self.optimizer(self.model.parameters())]
+        if self.loss.discriminator is not None:
+            optimizers.append(self.optimizer(self.loss.discriminator.parameters()))
+        return optimizers, [self.learning_rate.schedule(optimizer, steps) for optimizer in optimizers]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        image = batch.image
+        assert image is not None
+        step_now = (self.trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.accumulate == 0
+        step = self.global_step
+        posterior, reconstruction = self._autoencoder_step(image, step, step_now)
+        if self.loss.adversarial(step):
+            self._discriminator_step(image, reconstruction, step_now)
+        if step_now:
+            for scheduler in self._schedulers():
+                scheduler.step()
+
+    def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> tuple[Any, Tensor]:
+        if self.loss.discriminator is not None:
+            self.loss.discriminator.requires_grad_(False)
+        posterior = self.model.encode(image)
+        reconstruction = self.model.decode(posterior.sample())
+        parts = self.loss.autoencoder(image, reconstruction, posterior, last_layer=self.model.last_layer(), step=step)
+        self.manual_backward(parts.total / self.accumulate)
+        if step_now:
+            optimizer = self._optimizers()[0]
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts._asdict().items()})
+        self.log("train/loss", parts.total.detach(), prog_bar=True, logger=False)
+        return posterior, reconstruction
+
+    def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step_now: bool) -> None:
+        assert self.loss.discriminator is not None
+        self.loss.discriminator.requires_grad_(True)
+        loss = self.loss.judge(image, reconstruction)
+        self.manual_backward(loss / self.accumulate)
+        if step_now:
+            # The bare optimiser: a step of Lightning's wrapper would be counted, and `global_step` run twice as fast.
+            optimizer = self._optimizers()[1].optimizer
+            nn.utils.clip_grad_norm_(self.loss.discriminator.parameters(), self.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        self.log("train/discriminator", loss.detach())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image = batch.image
+        assert image is not None
+        posterior = self.model.encode(image)
+        reconstruction = self.model.decode(posterior.mean).float().clamp(-1, 1)
+        self.psnr.update(reconstruction, image)
+        self.ssim.update(reconstruction, image)
+        self.log("val/psnr", self.psnr, on_epoch=True, prog_bar=True, batch_size=len(image))
+        self.log("val/ssim", self.ssim, on_epoch=True, batch_size=len(image))
+        self.log("val/kl", posterior.kl().mean(), on_epoch=True, sync_dist=True, batch_size=len(image))
+        return reconstruction
+
+    def on_train_end(self) -> None:
+        """Estimate shift and scale of the raw latents, with the averaged weights, over all ranks."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        batches = data.images(data.train_images, data.batch_size, rank=rank, world=world)
+        images = (batch.image for index, batch in enumerate(batches) if self._counts(index))
+        moments = latent_moments(self.model.eval(), images)
+        moments.totals = self.trainer.strategy.reduce(moments.totals, reduce_op="sum")
+        moments.store(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CONFIG_KEY] = self.config
+
+    def _counts(self, batch_index: int) -> bool:
+        return self.statistics_batches is None or batch_index < self.statistics_batches
+
+    def _optimizers(self) -> list[Any]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _schedulers(self) -> list[Any]:
+        schedulers = self.lr_schedulers()
+        return schedulers if isinstance(schedulers, list) else [schedulers]

@@ -1,0 +1,41 @@
+"""Learning rates over time, the same for both stages."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class LearningRate:
+    """Linear warm-up, then constant, linear or cosine decay to a share of the learning rate.
+
+    warmup_steps  steps from zero to the full rate
+    decay         "constant" (the paper's), "linear" or "cosine"
+    final         share of the rate that is left at the last step, in [0, 1]
+    """
+
+    def __init__(
+        self, *, warmup_steps: int = 0, decay: Literal["constant", "linear", "cosine"] = "constant", final: float = 0.0
+    ) -> None:
+        if decay not in ("constant", "linear", "cosine"):
+            raise ValueError(f"decay is 'constant', 'linear' or 'cosine'; got {decay!r}")
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+        self.final = final
+
+    def share(self, step: int, steps: int) -> float:
+        """Share of the full rate at a step of `steps`, in [0, 1]."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.decay == "constant":
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / max(1, steps - self.warmup_steps))
+        left = 1.0 - done if self.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+        return self.final + (1.0 - self.final) * left
+
+    def schedule(self, optimizer: Optimizer, steps: int) -> LambdaLR:
+        """The torch scheduler, to be stepped once an optimiser step."""
+        return LambdaLR(optimizer, lambda step: self.share(step, steps))

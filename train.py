@@ -1,0 +1,19 @@
+"""Train: `python train.py experiment=txt2img`, or `python train.py --help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from ldm.config import register_resolvers, say_errors
+from ldm.run import train
+
+register_resolvers()
+
+
+@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+@say_errors
+def main(config: DictConfig) -> float | None:
+    return train(config)
+
+
+if __name__ == "__main__":
+    main()
