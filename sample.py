@@ -1,5 +1,6 @@
 """Draw images: `python sample.py ckpt=runs/txt2img prompt="a red heart on a white background"`, or `--help`."""
 
+import os
 from pathlib import Path
 
 import hydra
@@ -16,7 +17,8 @@ register_resolvers()
 @say_errors
 def main(config: DictConfig) -> None:
     wanted = generate.orders(generate.read_prompts(config.prompt, config.prompts), config.n, config.seed)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
     generate.generate(
         checkpoint.load(config.ckpt, device=device),
         wanted,

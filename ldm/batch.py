@@ -50,5 +50,7 @@ class Condition:
 def _cat(parts: list[Tensor | None]) -> Tensor | None:
     given = [part for part in parts if part is not None]
     if given and len(given) != len(parts):
-        raise ValueError("conditions of different kinds: some have this part and some do not; build all by one conditioner")
+        raise ValueError(
+            "conditions of different kinds: some have this part and some do not; build all by one conditioner"
+        )
     return torch.cat(given) if given else None

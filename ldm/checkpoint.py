@@ -35,7 +35,9 @@ def save(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)) -> LatentDiffusion:
+def load(
+    path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
+) -> LatentDiffusion:
     """The text-to-image model in a checkpoint file, or in a run folder its newest finished one, ready to sample.
 
     packages  whose classes the file may name; add your own if you trained with them
@@ -92,7 +94,9 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise ValueError(f"{file} is not a checkpoint that can be loaded safely: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{file} is not a checkpoint that can be loaded safely: {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(content, dict) or CONFIG_KEY not in content:
         raise ValueError(f"{file} is a torch file, but not a checkpoint of this project: it has no {CONFIG_KEY!r}")
     weights = {
@@ -111,7 +115,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}; copy it again") from error
     if CONFIG_KEY not in metadata:
-        raise ValueError(f"{file} holds weights, but not the config of a model of this project ({CONFIG_KEY!r} is missing)")
+        raise ValueError(
+            f"{file} holds weights, but not the config of a model of this project ({CONFIG_KEY!r} is missing)"
+        )
     return json.loads(metadata[CONFIG_KEY]), weights
 
 

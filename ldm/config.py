@@ -25,7 +25,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def register_resolvers() -> None:
-    """Make `${best_precision:}`, `${remaining_trials:...}` and `${folder_name:...}` known to OmegaConf."""
+    """Make our functions known to OmegaConf, for configs to use: `${best_precision:}` and so on."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("best_precision", best_precision, replace=True)
     OmegaConf.register_new_resolver("remaining_trials", remaining_trials, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
@@ -36,13 +37,24 @@ def best_precision() -> str:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = torch.cpu.get_capabilities().get("avx512_bf16", False) if hasattr(torch.cpu, "get_capabilities") else False
+        native = (
+            torch.cpu.get_capabilities().get("avx512_bf16", False) if hasattr(torch.cpu, "get_capabilities") else False
+        )
     return "bf16-mixed" if native else "32-true"
+
+
+def run_folder(runs_dir: str, name: str) -> str:
+    """Where a run writes: a folder of its name, in a sweep one for each job."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return HydraConfig.get().runtime.output_dir
+    return f"{runs_dir}/{name}"
 
 
 def folder_name(overrides: str) -> str:
     """Overrides of a sweep's run as a name that a folder can have."""
-    return "".join(letter if letter.isalnum() or letter in "=,.+-_" else "-" for letter in overrides)[:200] or "defaults"
+    return (
+        "".join(letter if letter.isalnum() or letter in "=,.+-_" else "-" for letter in overrides)[:200] or "defaults"
+    )
 
 
 def remaining_trials(wanted: int, storage: str, study: str) -> int:

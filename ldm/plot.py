@@ -9,8 +9,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 PANELS = {
-    "autoencoder": {"loss": ("train/reconstruction", "train/adversarial", "train/discriminator"), "PSNR in dB": ("val/psnr",)},
-    "diffusion": {"loss": ("train/loss", "val/loss"), "accuracy": ("_accuracy",), "Fréchet distance": ("frechet", "/fid")},
+    "autoencoder": {
+        "loss": ("train/reconstruction", "train/adversarial", "train/discriminator"),
+        "PSNR in dB": ("val/psnr",),
+    },
+    "diffusion": {
+        "loss": ("train/loss", "val/loss"),
+        "accuracy": ("_accuracy",),
+        "Fréchet distance": ("frechet", "/fid"),
+    },
 }
 """Stage -> title of a panel -> what the names of its curves contain."""
 

@@ -29,7 +29,7 @@ from ldm.task.diffusion import DiffusionTask
 
 log = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = ("trainer", "logger", "paths", "run_dir", "optimized_metric")
+FREE_TO_CHANGE = ("trainer", "logger", "paths", "run_dir", "optimized_metric", "search")
 """What may differ between a run and its continuation: where and how it runs, not what is trained."""
 
 MODEL_FILES = {"autoencoder": checkpoint.AUTOENCODER_FILE, "diffusion": checkpoint.MODEL_FILE}
@@ -169,8 +169,7 @@ def _claim(run: Path, config: DictConfig) -> None:
     file = run / "config.yaml"
     wanted = resolved(config)
     if file.is_file():
-        before = OmegaConf.to_container(OmegaConf.load(file))
-        assert isinstance(before, dict)
+        before = resolved(OmegaConf.load(file))
         changed = list(differences(_trained(before), _trained(wanted)))
         if changed:
             raise ValueError(

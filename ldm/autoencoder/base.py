@@ -98,9 +98,12 @@ class LatentMoments:
 
     def store(self, autoencoder: Autoencoder) -> None:
         """Write shift (mean), scale (1 / standard deviation) and the count of images into the autoencoder."""
-        total, squares, (values, images) = self.totals[:-2].view(2, -1).unbind(0) + (self.totals[-2:],)  # type: ignore[misc]
+        total, squares = self.totals[:-2].view(2, -1)
+        values, images = self.totals[-2:]
         if images < 1:
-            raise ValueError("no latents seen: statistics need at least one image; give a training set that is not empty")
+            raise ValueError(
+                "no latents seen: statistics need at least one image; give a training set that is not empty"
+            )
         mean = total / values
         deviation = (squares / values - mean.square()).clamp(min=1e-12).sqrt()
         autoencoder.shift.copy_(mean)

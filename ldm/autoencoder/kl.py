@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ class KLAutoencoder(Autoencoder):
     latent_channels   C of the raw latent
     attention_levels  indices of levels with self-attention (the middle has it always if `middle_attention`)
     groups            of the group norms
+    log_variance      of the posterior at the start (paper: 0); -6 spares short runs the time to learn that noise hurts
+
+    Residual blocks start as their skip connections, as in the U-Net. The paper's do not; with it, 930 steps on icons gave
+    25.9 dB instead of 24.6 dB.
 
     Paper: Rombach et al., 2022, section 3.1, appendix G, arXiv:2112.10752.
     """
@@ -38,15 +43,23 @@ class KLAutoencoder(Autoencoder):
         middle_attention: bool = True,
         dropout: float = 0.0,
         groups: int = 32,
+        log_variance: float = 0.0,
     ) -> None:
         super().__init__(latent_channels, 2 ** (len(multipliers) - 1))
-        widths = [channels * multiplier for multiplier in multipliers]
-        check_groups(groups, [channels, *widths])
-        check_levels(attention_levels, len(widths))
-        shared = {"blocks": blocks, "attention_levels": attention_levels, "middle_attention": middle_attention}
-        self.encoder = Encoder(channels, widths, 2 * latent_channels, dropout=dropout, groups=groups, **shared)
-        self.decoder = Decoder(widths, latent_channels, dropout=dropout, groups=groups, **shared)
+        shape = Shape(
+            [channels * multiplier for multiplier in multipliers],
+            blocks,
+            attention_levels,
+            middle_attention,
+            dropout,
+            groups,
+        )
+        check_groups(groups, [channels, *shape.widths])
+        check_levels(attention_levels, len(multipliers))
+        self.encoder = Encoder(channels, shape, 2 * latent_channels)
+        self.decoder = Decoder(latent_channels, shape)
         self.to_moments = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
+        nn.init.constant_(self.to_moments.bias[latent_channels:], log_variance)  # type: ignore[index]
         self.from_raw = nn.Conv2d(latent_channels, latent_channels, 1)
 
     def encode(self, image: Tensor) -> Posterior:
@@ -59,27 +72,49 @@ class KLAutoencoder(Autoencoder):
         return self.decoder.conv_out.weight
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What encoder and decoder have in common; `widths` are the channels of the levels, from the image down."""
+
+    widths: list[int]
+    blocks: int
+    attention_levels: Sequence[int]
+    middle_attention: bool
+    dropout: float
+    groups: int
+
+    def residual(self, channels: int, width: int) -> ResidualBlock:
+        """Without a time embedding."""
+        return ResidualBlock(channels, width, dropout=self.dropout, groups=self.groups, eps=EPS, zero_init=True)
+
+    def attention(self, width: int, wanted: bool) -> nn.Module:
+        """Self-attention, or nothing."""
+        return MapAttention(width, groups=self.groups, eps=EPS) if wanted else nn.Identity()
+
+    def level(self, channels: int, index: int, blocks: int, resample: nn.Module | None) -> Level:
+        """The level of this index, entered with `channels`."""
+        width = self.widths[index]
+        residuals = [self.residual(channels if place == 0 else width, width) for place in range(blocks)]
+        attentions = [self.attention(width, index in self.attention_levels) for _ in range(blocks)]
+        return Level(residuals, attentions, resample)
+
+    def middle(self) -> nn.Sequential:
+        """At the lowest resolution."""
+        width = self.widths[-1]
+        return nn.Sequential(
+            self.residual(width, width), self.attention(width, self.middle_attention), self.residual(width, width)
+        )
+
+
 class Level(nn.Module):
     """Residual blocks at one resolution, each followed by self-attention where wanted, then a change of resolution."""
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        blocks: int,
-        *,
-        attention: bool,
-        dropout: float,
-        groups: int,
-        resample: nn.Module | None,
+        self, residuals: Sequence[nn.Module], attentions: Sequence[nn.Module], resample: nn.Module | None
     ) -> None:
         super().__init__()
-        self.residuals = nn.ModuleList(
-            _residual(channels if index == 0 else width, width, dropout, groups) for index in range(blocks)
-        )
-        self.attentions = nn.ModuleList(
-            MapAttention(width, groups=groups, eps=EPS) if attention else nn.Identity() for _ in range(blocks)
-        )
+        self.residuals = nn.ModuleList(residuals)
+        self.attentions = nn.ModuleList(attentions)
         self.resample = resample if resample is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,35 +126,21 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     """Image `(B, 3, H, W)` -> features `(B, out_channels, H/f, W/f)`."""
 
-    def __init__(
-        self,
-        channels: int,
-        widths: list[int],
-        out_channels: int,
-        *,
-        blocks: int,
-        attention_levels: Sequence[int],
-        middle_attention: bool,
-        dropout: float,
-        groups: int,
-    ) -> None:
+    def __init__(self, channels: int, shape: Shape, out_channels: int) -> None:
         super().__init__()
+        widths, last = shape.widths, len(shape.widths) - 1
         self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
-        last = len(widths) - 1
         self.levels = nn.ModuleList(
-            Level(
-                widths[max(index - 1, 0)] if index else channels,
-                width,
-                blocks,
-                attention=index in attention_levels,
-                dropout=dropout,
-                groups=groups,
-                resample=Downsample(width, asymmetric=True) if index < last else None,
+            shape.level(
+                widths[index - 1] if index else channels,
+                index,
+                shape.blocks,
+                Downsample(width, asymmetric=True) if index < last else None,
             )
             for index, width in enumerate(widths)
         )
-        self.middle = _middle(widths[-1], middle_attention, dropout, groups)
-        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.middle = shape.middle()
+        self.norm_out = nn.GroupNorm(shape.groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -132,34 +153,18 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Raw latent `(B, C, h, w)` -> image `(B, 3, h*f, w*f)`."""
 
-    def __init__(
-        self,
-        widths: list[int],
-        latent_channels: int,
-        *,
-        blocks: int,
-        attention_levels: Sequence[int],
-        middle_attention: bool,
-        dropout: float,
-        groups: int,
-    ) -> None:
+    def __init__(self, latent_channels: int, shape: Shape) -> None:
         super().__init__()
+        widths, last = shape.widths, len(shape.widths) - 1
         self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
-        self.middle = _middle(widths[-1], middle_attention, dropout, groups)
-        last = len(widths) - 1
+        self.middle = shape.middle()
         self.levels = nn.ModuleList(
-            Level(
-                widths[min(index + 1, last)],
-                widths[index],
-                blocks + 1,
-                attention=index in attention_levels,
-                dropout=dropout,
-                groups=groups,
-                resample=Upsample(widths[index]) if index else None,
+            shape.level(
+                widths[min(index + 1, last)], index, shape.blocks + 1, Upsample(widths[index]) if index else None
             )
-            for index in reversed(range(len(widths)))
+            for index in range(last, -1, -1)
         )
-        self.norm_out = nn.GroupNorm(groups, widths[0], eps=EPS)
+        self.norm_out = nn.GroupNorm(shape.groups, widths[0], eps=EPS)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, raw: Tensor) -> Tensor:
@@ -167,15 +172,3 @@ class Decoder(nn.Module):
         for level in self.levels:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
-
-
-def _residual(channels: int, width: int, dropout: float, groups: int) -> ResidualBlock:
-    return ResidualBlock(channels, width, dropout=dropout, groups=groups, eps=EPS)
-
-
-def _middle(width: int, attention: bool, dropout: float, groups: int) -> nn.Sequential:
-    return nn.Sequential(
-        _residual(width, width, dropout, groups),
-        MapAttention(width, groups=groups, eps=EPS) if attention else nn.Identity(),
-        _residual(width, width, dropout, groups),
-    )

@@ -61,7 +61,9 @@ class UNet(Backbone):
         check_groups(groups, [channels, *widths])
         check_levels(attention_levels, len(widths))
         if (heads is None) == (head_channels is None):
-            raise ValueError(f"give heads or head_channels, one of them; got heads={heads}, head_channels={head_channels}")
+            raise ValueError(
+                f"give heads or head_channels, one of them; got heads={heads}, head_channels={head_channels}"
+            )
 
         time_width = 4 * channels
         self.channels = channels
@@ -136,6 +138,7 @@ class UNet(Backbone):
         x = self.conv_in(x)
         skips = [x]
         for level in self.down:
+            assert isinstance(level, Level)
             for stage in level.stages:
                 x = stage(x, embedding, condition)
                 skips.append(x)
@@ -145,6 +148,7 @@ class UNet(Backbone):
         for stage in self.middle:
             x = stage(x, embedding, condition)
         for level in self.up:
+            assert isinstance(level, Level)
             for stage in level.stages:
                 x = stage(torch.cat([x, skips.pop()], dim=1), embedding, condition)
             if level.resample is not None:

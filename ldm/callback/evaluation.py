@@ -89,7 +89,9 @@ class Evaluation(pl.Callback):
         count = min(wanted or total, total)
         numbers = range(trainer.global_rank, count, trainer.world_size)
         shown: list[Tensor] = []
-        with tqdm(total=len(numbers), desc="sampling", unit="image", leave=False, disable=trainer.global_rank > 0) as bar:
+        with tqdm(
+            total=len(numbers), desc="sampling", unit="image", leave=False, disable=trainer.global_rank > 0
+        ) as bar:
             for start in range(0, len(numbers), self.batch_size):
                 chunk = numbers[start : start + self.batch_size]
                 captions = [data.val_images.caption_of(number * total // count) for number in chunk]

@@ -19,7 +19,9 @@ class StepSeed(pl.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         torch.manual_seed(mix(self.seed, trainer.global_rank, trainer.fit_loop.epoch_loop.total_batch_idx))
 
     def on_validation_batch_start(
@@ -30,4 +32,6 @@ class StepSeed(pl.Callback):
 
 def mix(*numbers: int) -> int:
     """A 63-bit seed from several whole numbers; any change of one gives an unrelated seed."""
-    return int(np.random.SeedSequence([abs(number) for number in numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([abs(number) for number in numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )

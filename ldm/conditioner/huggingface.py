@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5
 from ldm.batch import Condition
 from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
 
-ENCODERS: dict[str, type] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
+ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""
 
 

@@ -51,7 +51,9 @@ class CaptionedImages(pl.LightningDataModule):
         self.seed = seed
         transform = ImageTransform(side, crop=crop, flip=flip)  # type: ignore[arg-type]
         if cache_latents and not transform.deterministic:
-            raise ValueError("latents can be cached only where images never change; set data.cache_latents=false or crop=center, flip=false")
+            raise ValueError(
+                "latents can be cached only where images never change; set data.cache_latents=false or crop=center, flip=false"
+            )
         if source is not None:
             folder = source.write()
             train, val = f"{folder}/train-*.tar", f"{folder}/val-*.tar"
@@ -115,7 +117,9 @@ class CaptionedImages(pl.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader(self, dataset: ShardDataset | MomentsDataset, batches: BatchStream | Pass, workers: int | None = None) -> DataLoader:
+    def _loader(
+        self, dataset: ShardDataset | MomentsDataset, batches: BatchStream | Pass, workers: int | None = None
+    ) -> DataLoader:
         workers = self.workers if workers is None else workers
         return DataLoader(
             dataset,

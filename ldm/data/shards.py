@@ -53,7 +53,7 @@ def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_p
     with webdataset.ShardWriter(
         pattern,
         maxcount=samples_per_shard,
-        opener=lambda name: open(name, "wb"),  # noqa: SIM115  (the writer closes it)
+        opener=lambda name: open(name, "wb"),
         verbose=0,
         encoder=False,
         mtime=0,
@@ -126,4 +126,6 @@ def _check(sample: Sample) -> None:
     if not any(ending in sample.files for ending in IMAGE_ENDINGS):
         raise ValueError(f"{where} has no image; got {sorted(sample.files)}, expected one of {list(IMAGE_ENDINGS)}")
     if not {"txt", "json"} & sample.files.keys():
-        raise ValueError(f"{where} has no caption; got {sorted(sample.files)}, add a .txt or .json file or leave it out")
+        raise ValueError(
+            f"{where} has no caption; got {sorted(sample.files)}, add a .txt or .json file or leave it out"
+        )

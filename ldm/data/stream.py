@@ -20,7 +20,7 @@ class Draw(NamedTuple):
     """Which sample to read, and in which epoch: the epoch decides random crops and flips."""
 
     epoch: int
-    index: int
+    number: int
 
 
 class ShardDataset(Dataset):
@@ -43,13 +43,15 @@ class ShardDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> Batch:
         """A batch of one, without the leading dimension."""
-        sample = self.samples[draw.index]
-        chance = random.Random(f"{self.seed}/{draw.epoch}/{draw.index}")
+        sample = self.samples[draw.number]
+        chance = random.Random(f"{self.seed}/{draw.epoch}/{draw.number}")
         try:
             image = self.transform(self._read(sample, sample.image), chance)
         except OSError as error:
-            raise ValueError(f"sample {sample.key!r} in {sample.shard} cannot be decoded: {error}; leave it out") from error
-        return Batch(key=[sample.key], caption=[self.caption_of(draw.index)], image=image[None])
+            raise ValueError(
+                f"sample {sample.key!r} in {sample.shard} cannot be decoded: {error}; leave it out"
+            ) from error
+        return Batch(key=[sample.key], caption=[self.caption_of(draw.number)], image=image[None])
 
     def caption_of(self, index: int) -> str:
         """The caption of a sample, without decoding its image."""
@@ -78,8 +80,8 @@ class MomentsDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> Batch:
-        key = self.images.samples[draw.index].key
-        return Batch(key=[key], caption=[self.captions[draw.index]], moments=self.moments[draw.index][None])
+        key = self.images.samples[draw.number].key
+        return Batch(key=[key], caption=[self.captions[draw.number]], moments=self.moments[draw.number][None])
 
 
 class BatchStream(Sampler[list[Draw]]):
@@ -119,7 +121,9 @@ class BatchStream(Sampler[list[Draw]]):
         size = self.batch_size * self.world
         self.position = (epoch + 1) * self.batches_per_epoch
         for batch in range(first, self.batches_per_epoch):
-            yield [Draw(epoch, int(index)) for index in order[batch * size + self.rank : (batch + 1) * size : self.world]]
+            yield [
+                Draw(epoch, int(index)) for index in order[batch * size + self.rank : (batch + 1) * size : self.world]
+            ]
 
 
 class Pass(Sampler[list[Draw]]):

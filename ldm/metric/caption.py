@@ -58,7 +58,9 @@ class CaptionAccuracy(GenerationMetric):
     def update(self, images: Tensor, captions: Sequence[str]) -> None:
         unknown = [caption for caption in captions if caption not in self.place]
         if unknown:
-            raise ValueError(f"no drawing has the caption {unknown[0]!r}; measure caption_accuracy on captions of the data set")
+            raise ValueError(
+                f"no drawing has the caption {unknown[0]!r}; measure caption_accuracy on captions of the data set"
+            )
         wanted = self.codes[[self.place[caption] for caption in captions]]
         right = self.codes[self.nearest(images)] == wanted
         counts = [right.all(1), *right.unbind(1), torch.ones_like(right[:, 0])]
@@ -69,7 +71,9 @@ class CaptionAccuracy(GenerationMetric):
         """Index of each image's nearest drawing, `(B,)`. |image - template|^2 without the term common to all."""
         flat = images.to(self.templates.device).flatten(1)
         if flat.shape[1] != self.templates.shape[1]:
-            raise ValueError(f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same side")
+            raise ValueError(
+                f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same side"
+            )
         return (self.templates.square().sum(1) - 2 * flat @ self.templates.T).argmin(1)
 
     def compute(self) -> dict[str, float]:

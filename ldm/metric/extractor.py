@@ -75,7 +75,9 @@ class Inception(Extractor):
     def __init__(self, *, weights: str | Path | None = None) -> None:
         super().__init__()
         if weights is not None and not Path(weights).is_file():
-            raise FileNotFoundError(f"no Inception weights at {weights}; give the file pt_inception-2015-12-05-6726825d.pth")
+            raise FileNotFoundError(
+                f"no Inception weights at {weights}; give the file pt_inception-2015-12-05-6726825d.pth"
+            )
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
@@ -86,7 +88,9 @@ class Inception(Extractor):
         self.signature = "inception-v3-compat-2048"
         try:
             self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=None if weights is None else str(weights)
+                "inception-v3-compat",
+                ["2048"],
+                feature_extractor_weights_path=None if weights is None else str(weights),
             )
         except OSError as error:
             raise FileNotFoundError(

@@ -92,11 +92,15 @@ def check_levels(attention_levels: Sequence[int], levels: int) -> None:
     """Raise ValueError where attention is asked for at a level that does not exist: it would be left out silently."""
     wrong = [level for level in attention_levels if not 0 <= level < levels]
     if wrong:
-        raise ValueError(f"attention_levels {wrong} do not exist; with {levels} multipliers choose from 0 to {levels - 1}")
+        raise ValueError(
+            f"attention_levels {wrong} do not exist; with {levels} multipliers choose from 0 to {levels - 1}"
+        )
 
 
 def check_groups(groups: int, channels: list[int]) -> None:
     """Raise ValueError where a group norm could not divide its channels: better at construction than in a forward."""
     wrong = [count for count in channels if count % groups]
     if wrong:
-        raise ValueError(f"{groups} groups do not divide {wrong} channels; choose channels that are multiples of {groups}")
+        raise ValueError(
+            f"{groups} groups do not divide {wrong} channels; choose channels that are multiples of {groups}"
+        )

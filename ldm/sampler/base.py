@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ class Sampler(ABC):
         self.steps = steps
 
     @abstractmethod
-    def step(self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]) -> Tensor:
+    def step(
+        self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]
+    ) -> Tensor:
         """From x_t and its clean estimate, `(B, C, h, w)`, at time t to x_s at an earlier time s; both scalars.
 
         `draw()` gives fresh standard normal noise of the shape of x_t.
@@ -35,7 +38,12 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def sample(
-        self, denoise: Denoise, schedule: Schedule, noise: Noise, shape: Sequence[int], device: torch.device | str = "cpu"
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        noise: Noise,
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
     ) -> Tensor:
         """Clean latents `(B, *shape)`, one for each of the noise's seeds."""
 
@@ -44,7 +52,7 @@ class Sampler(ABC):
 
         x = draw()
         times = torch.linspace(1.0, 0.0, self.steps + 1, dtype=torch.float64).to(device)
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in pairwise(times):
             clean = denoise(x, t.float().expand(x.shape[0]))
             x = self.step(x, clean, t, s, schedule, draw)
         return x

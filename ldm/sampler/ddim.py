@@ -22,7 +22,9 @@ class DDIM(Sampler):
             raise ValueError(f"eta is a share of DDPM's noise and cannot be negative; got {eta}")
         self.eta = eta
 
-    def step(self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]) -> Tensor:
+    def step(
+        self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]
+    ) -> Tensor:
         alpha_t, sigma_t = schedule.alpha_sigma(t)
         alpha_s, sigma_s = schedule.alpha_sigma(s)
         predicted = (x_t - alpha_t * clean) / sigma_t

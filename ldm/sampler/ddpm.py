@@ -19,7 +19,9 @@ class DDPM(Sampler):
     def __init__(self, steps: int = 1000) -> None:
         super().__init__(steps)
 
-    def step(self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]) -> Tensor:
+    def step(
+        self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]
+    ) -> Tensor:
         alpha_t, sigma_t = schedule.alpha_sigma(t)
         alpha_s, sigma_s = schedule.alpha_sigma(s)
         ratio = alpha_t / alpha_s

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -70,14 +69,14 @@ class AutoencoderTask(pl.LightningModule):
         assert image is not None
         step_now = (self.trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.accumulate == 0
         step = self.global_step
-        posterior, reconstruction = self._autoencoder_step(image, step, step_now)
+        reconstruction = self._autoencoder_step(image, step, step_now)
         if self.loss.adversarial(step):
             self._discriminator_step(image, reconstruction, step_now)
         if step_now:
             for scheduler in self._schedulers():
                 scheduler.step()
 
-    def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> tuple[Any, Tensor]:
+    def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> Tensor:
         if self.loss.discriminator is not None:
             self.loss.discriminator.requires_grad_(False)
         posterior = self.model.encode(image)
@@ -91,7 +90,7 @@ class AutoencoderTask(pl.LightningModule):
             optimizer.zero_grad()
         self.log_dict({f"train/{name}": value.detach() for name, value in parts._asdict().items()})
         self.log("train/loss", parts.total.detach(), prog_bar=True, logger=False)
-        return posterior, reconstruction
+        return reconstruction
 
     def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step_now: bool) -> None:
         assert self.loss.discriminator is not None

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from ldm.autoencoder.base import LatentMoments, Posterior
+from ldm.autoencoder.discriminator import PatchDiscriminator
+from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.loss import AutoencoderLoss
+from ldm.config import build, compose
+from tests.conftest import scramble
+from tests.oracle import autoencoder_weights
+
+SMALL = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "latent_channels": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "decoder"),
+    [("kl_f4", 22.4, 33.0), ("kl_f8", 34.2, 49.5), ("kl_f16", 28.3, 41.3), ("kl_f32", 42.6, 61.2)],
+)
+def test_has_the_papers_parameter_count(name, encoder, decoder):
+    config = compose("train", ["experiment=txt2img_shards", f"autoencoder={name}"])
+    with torch.device("meta"):
+        network = build(config.autoencoder.network)
+    assert network.factor == int(name.removeprefix("kl_f"))
+    for part, millions in ((network.encoder, encoder), (network.decoder, decoder)):
+        assert sum(p.numel() for p in part.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+@pytest.mark.parametrize("attention", [(), (2,)])
+def test_agrees_with_diffusers_given_the_same_weights(attention):
+    ours = scramble(KLAutoencoder(**SMALL, attention_levels=attention))
+    theirs = AutoencoderKL(
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        down_block_types=(
+            "DownEncoderBlock2D",
+            "DownEncoderBlock2D",
+            "AttnDownEncoderBlock2D" if attention else "DownEncoderBlock2D",
+        ),
+        up_block_types=(
+            "AttnUpDecoderBlock2D" if attention else "UpDecoderBlock2D",
+            "UpDecoderBlock2D",
+            "UpDecoderBlock2D",
+        ),
+    )
+    if attention:  # theirs has one head of 8 channels there, ours as the paper's one head
+        for block in [*theirs.encoder.down_blocks, *theirs.decoder.up_blocks]:
+            for layer in getattr(block, "attentions", []):
+                layer.heads = 1
+    theirs.load_state_dict(autoencoder_weights(ours.state_dict()))
+    image, raw = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        posterior, expected = ours.encode(image), theirs.encode(image).latent_dist
+        torch.testing.assert_close(posterior.mean, expected.mean, atol=1e-4, rtol=0)
+        torch.testing.assert_close(posterior.log_variance, expected.logvar, atol=1e-4, rtol=0)
+        torch.testing.assert_close(posterior.kl(), expected.kl(), atol=1e-2, rtol=1e-4)
+        torch.testing.assert_close(ours.decode(raw), theirs.decode(raw).sample, atol=1e-4, rtol=0)
+
+
+def test_kl_is_zero_for_the_standard_normal_and_positive_elsewhere():
+    assert Posterior(torch.zeros(2, 8, 4, 4)).kl().abs().max() == 0
+    assert (Posterior(torch.randn(5, 8, 4, 4)).kl() > 0).all()
+
+
+def test_statistics_whiten_the_latents_and_can_be_undone():
+    network = KLAutoencoder(**SMALL)
+    raw = (
+        torch.randn(64, 4, 8, 8) * torch.tensor([0.5, 1.0, 3.0, 8.0])[:, None, None]
+        + torch.tensor([0.0, -2.0, 5.0, 1.0])[:, None, None]
+    )
+    parts = [LatentMoments(4), LatentMoments(4)]  # as on two processes
+    parts[0].update(raw[:10])
+    parts[1].update(raw[10:])
+    parts[0].totals += parts[1].totals
+    parts[0].store(network)
+    latent = network.to_latent(raw)
+    assert int(network.statistics_count) == 64
+    torch.testing.assert_close(latent.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latent.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(network.to_raw(latent), raw, atol=1e-4, rtol=0)
+
+
+def test_side_that_cannot_be_divided_is_an_error():
+    with pytest.raises(ValueError, match=r"image side 250 is not a multiple of 4.*data.side=248"):
+        KLAutoencoder(**SMALL).check_side(250)
+
+
+def _losses(start_step=0):
+    network, loss = (
+        KLAutoencoder(**SMALL),
+        AutoencoderLoss(PatchDiscriminator(channels=32, layers=2), start_step=start_step),
+    )
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    posterior = network.encode(image)
+    return network, loss, image, posterior, network.decode(posterior.sample())
+
+
+def test_discriminator_step_leaks_nothing_into_the_autoencoder():
+    network, loss, image, _, reconstruction = _losses()
+    loss.judge(image, reconstruction).backward()
+    assert all(p.grad is None for p in network.parameters())
+    assert all(p.grad is not None for p in loss.discriminator.parameters())
+
+
+def test_adaptive_weight_balances_gradients_at_the_last_layer():
+    network, loss, image, posterior, reconstruction = _losses()
+    parts = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=0)
+    norms = [
+        torch.autograd.grad(part, network.last_layer(), retain_graph=True)[0].norm()
+        for part in (parts.reconstruction, parts.adversarial_weight * parts.adversarial)
+    ]
+    torch.testing.assert_close(norms[1], 0.5 * norms[0], rtol=0.05, atol=0)
+
+
+def test_no_adversarial_term_before_its_first_step():
+    network, loss, image, posterior, reconstruction = _losses(start_step=5)
+    before = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=4)
+    after = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=5)
+    assert float(before.adversarial_weight) == 0 < float(after.adversarial_weight)
+    assert float(before.total) == pytest.approx(float(before.reconstruction) + 1e-6 * float(before.kl) / (3 * 32 * 32))
+
+
+def test_life_cycle():
+    network = scramble(KLAutoencoder(**SMALL, attention_levels=(1,)))
+    image = torch.rand(2, 3, 32, 32)
+    network.decode(network.encode(image).sample()).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    again = KLAutoencoder(**SMALL, attention_levels=(1,))
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.encode(image).mean, network.encode(image).mean)

@@ -1,0 +1,119 @@
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, load, load_autoencoder, read
+from ldm.config import build_trusted
+from ldm.picture import to_levels
+
+PROMPTS = ["a red heart on a white background", "a blue cat on a black background", "a green dog on a gray background"]
+
+
+def test_a_moved_checkpoint_is_complete(tiny_run, tmp_path):
+    moved = shutil.copy(tiny_run / MODEL_FILE, tmp_path / "elsewhere.safetensors")
+    first, second = (load(path).sample(PROMPTS) for path in (tiny_run, moved))
+    assert first.shape == (3, 3, 32, 32)
+    assert torch.equal(first, second)
+
+
+def test_lightning_checkpoint_loads_its_averaged_weights(tiny_run):
+    file = tiny_run / "diffusion" / "checkpoints" / "last.ckpt"
+    _, weights = read(file)
+    raw = torch.load(file, weights_only=True)
+    name = "denoiser.backbone.conv_in.weight"
+    assert torch.equal(weights[name], raw["state_dict"][f"model.{name}"])
+    assert not torch.equal(weights[name], raw["current_model_state"][f"model.{name}"])
+    assert load(file).sample(PROMPTS[:1]).isfinite().all()
+
+
+def test_an_image_depends_on_its_seed_and_prompt_alone(tiny_run):
+    model = load(tiny_run)
+    together = to_levels(model.sample(PROMPTS, seeds=[5, 6, 7], batch_size=3)).int()
+    for place in (2, 0, 1):
+        alone = to_levels(model.sample([PROMPTS[place]], seeds=[5 + place])).int()
+        assert (alone[0] - together[place]).abs().max() <= 2
+    assert torch.equal(model.sample(PROMPTS, seeds=[5, 6, 7]), model.sample(PROMPTS, seeds=[5, 6, 7]))
+    assert not torch.equal(model.sample(PROMPTS[:1], seeds=[1]), model.sample(PROMPTS[:1], seeds=[2]))
+    with pytest.raises(ValueError, match="3 prompts and 1 seeds"):
+        model.sample(PROMPTS, seeds=[0])
+
+
+def test_autoencoder_has_statistics_and_keeps_them_in_stage_two(tiny_run):
+    network, config = load_autoencoder(tiny_run)
+    assert int(network.statistics_count) > 0
+    assert not torch.equal(network.scale, torch.ones_like(network.scale))
+    model = load(tiny_run)
+    assert torch.equal(model.autoencoder.scale, network.scale)
+    assert config["_target_"] == "ldm.autoencoder.kl.KLAutoencoder"
+    with pytest.raises(ValueError, match="has no latent statistics"):
+        load_autoencoder(tiny_run / "autoencoder" / "checkpoints" / "last.ckpt")
+
+
+def test_cached_latents_give_the_loss_of_images(tiny_run):
+    from ldm.batch import Batch
+
+    model = load(tiny_run)
+    image = torch.rand(4, 3, 32, 32) * 2 - 1
+    moments = model.autoencoder.encode(image).moments
+    losses = []
+    for batch in (
+        Batch(["k"] * 4, ["a red heart"] * 4, image=image),
+        Batch(["k"] * 4, ["a red heart"] * 4, moments=moments),
+    ):
+        torch.manual_seed(3)
+        losses.append(model.loss(batch))
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a file was run",))
+
+
+def test_nothing_from_a_file_is_run(tmp_path, capsys):
+    torch.save({"state_dict": {}, CONFIG_KEY: Evil()}, tmp_path / "evil.ckpt")
+    (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil", "pickle"):
+        with pytest.raises(ValueError, match="not a checkpoint that can be loaded safely"):
+            load(tmp_path / f"{name}.ckpt")
+    for target in (
+        "os.system",
+        "ldm.checkpoint.torch.load",
+        "ldm.checkpoint.load",
+        "builtins.eval",
+        "ldm.data.icons.io.open",
+    ):
+        save_file(
+            {"x": torch.ones(1)},
+            tmp_path / "evil.safetensors",
+            metadata={CONFIG_KEY: json.dumps({"_target_": target, "_args_": ["id"]})},
+        )
+        with pytest.raises(ValueError, match="asks to construct"):
+            load(tmp_path / "evil.safetensors")
+    assert "code from" not in capsys.readouterr().out
+
+
+def test_trusted_packages_can_be_named():
+    node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    with pytest.raises(ValueError, match="which is no class of ldm"):
+        build_trusted({"x": [node]})
+    assert build_trusted(node, ("ldm", "torch")).out_features == 3
+
+
+def test_errors_say_what_got_do(tmp_path, tiny_run):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at .*nowhere; give a run folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+        load(tmp_path)
+    (tmp_path / "half.safetensors").write_bytes((tiny_run / MODEL_FILE).read_bytes()[:5000])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load(tmp_path / "half.safetensors")
+    save_file({"x": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="not the config of a model"):
+        load(tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="not a text-to-image model"):
+        load(tiny_run / "autoencoder.safetensors")

@@ -1,0 +1,120 @@
+import inspect
+
+import pytest
+import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from ldm.config import CONFIGS, build, compose, differences, folder_name, remaining_trials, resolved
+from tests.conftest import command
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
+
+
+def composed(experiment, *overrides):
+    shards = [] if experiment == "txt2img" else SHARDS
+    return compose("train", [f"experiment={experiment}", *shards, *overrides])
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_its_model_builds(experiment):
+    config = composed(experiment)
+    for node in targets(resolved(config)):
+        parameters = inspect.signature(get_class(node["_target_"])).parameters
+        unknown = {key for key in node if not key.startswith("_")} - parameters.keys()
+        assert not unknown, f"{node['_target_']} has no {unknown}"
+    with torch.device("meta"):
+        if "diffusion" in config.task:
+            build(resolved(config.model))
+        build(resolved(config.autoencoder.network))
+        for stage in config.task.values():
+            build(stage.optimizer)
+            build(stage.learning_rate)
+
+
+GROUPS = sorted(
+    (path.parent.name, path.stem)
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "hparams_search", "task", "callbacks", "optimizer", "debug")
+)
+
+
+@pytest.mark.parametrize(("group", "choice"), GROUPS)
+def test_every_choice_composes(group, choice):
+    extra = SHARDS if (group, choice) == ("data", "shards") else []
+    config = resolved(compose("train", ["experiment=txt2img", "metric=offline", f"{group}={choice}", *extra]))
+    assert group in config or group == "paths"
+
+
+def test_the_papers_text_to_image_model_has_its_parameters():
+    with torch.device("meta"):
+        model = build(resolved(composed("txt2img_1p4b").model))
+    count = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
+    assert count["denoiser"] == pytest.approx(872.3, abs=0.05)
+    assert count["denoiser"] + count["conditioner"] == pytest.approx(1454.3 - 39.1, abs=0.1)
+    assert count["autoencoder"] == pytest.approx(83.65, abs=0.01)
+
+
+def test_help_is_readable():
+    text = command("train.py", "--help")
+    assert "python train.py experiment=txt2img" in text
+    assert "experiment: autoencoder, txt2img, txt2img_1p4b, txt2img_shards" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.diffusion.stepz=3"], "Key 'stepz' is not in struct"),
+        (["data=icon"], "Could not find 'data/icon'"),
+        (["data.side=30"], "image side 30 is not a multiple of 4"),
+        (["data.source.count=5000"], "count=5000 icons asked for"),
+        (["autoencoder.ckpt=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
+        (["data=shards", "data.train=/nowhere/{0..3}.tar", "data.val=/nowhere/4.tar"], "no shard at '/nowhere/0.tar'"),
+        (
+            ["task.diffusion.batch_size=7", "task.diffusion.accumulate=2"],
+            "batch_size 7 is not a multiple of accumulate 2",
+        ),
+        (["conditioner=huggingface", "conditioner.name=/nowhere"], "no text encoder '/nowhere'"),
+        (["metric=fid"], "FID needs torch-fidelity"),
+        (["autoencoder.network.attention_levels=[7]"], "attention_levels [7] do not exist"),
+    ],
+)
+def test_mistakes_end_with_a_clear_message_before_any_training(overrides, message, places, tmp_path):
+    text = command("train.py", "experiment=txt2img", *places, f"paths.runs_dir={tmp_path}", *overrides, ok=False)
+    assert message in text
+    assert "Traceback" not in text
+    assert "Epoch 0" not in text
+
+
+def test_experiment_must_be_named():
+    assert "name" in command("train.py", ok=False)
+
+
+def test_differences_are_listed_by_their_full_name():
+    before, after = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}
+    assert list(differences(before, after)) == ["a.c: 2 -> 5", "d: 3 -> None", "e: None -> 4"]
+
+
+def test_folder_names_are_safe():
+    assert folder_name("seed=1,data.train='/a b/{0..3}.tar'") == "seed=1,data.train=--a-b--0..3-.tar-"
+    assert folder_name("") == "defaults"
+
+
+def test_remaining_trials_counts_finished_ones(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/deep/study.db"
+    assert remaining_trials(5, storage, "s") == 5
+    study = optuna.create_study(study_name="s", storage=storage)
+    study.tell(study.ask(), 1.0)
+    study.ask()  # interrupted
+    assert remaining_trials(5, storage, "s") == 4
+    assert OmegaConf.create({"n": f"${{remaining_trials:5,'{storage}',s}}"}).n == 4

@@ -1,0 +1,205 @@
+"""Whole runs of `train.py`, tiny: what is in the folder, going on after an interruption, two processes, sweeps."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from ldm.checkpoint import load, load_autoencoder, read
+from ldm.plot import read_metrics
+from tests.conftest import ROOT, command
+
+TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
+
+
+def tensors(file):
+    return read(file)[1]
+
+
+def same_weights(a, b):
+    a, b = tensors(a), tensors(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_folder_holds_everything(tiny_run):
+    for name in ("config.yaml", "curves.png", "autoencoder.safetensors", "model.safetensors"):
+        assert (tiny_run / name).stat().st_size > 100, name
+    for stage, picture in (("autoencoder", "reconstructions"), ("diffusion", "samples")):
+        folder = tiny_run / stage
+        assert (folder / "checkpoints" / "last.ckpt").is_file()
+        assert sorted(path.name for path in (folder / "pictures").iterdir()) == [
+            f"{picture}-{step:08d}.png" for step in (10, 20)
+        ]
+    autoencoder, diffusion = (
+        json.loads((tiny_run / stage / "results.json").read_text()) for stage in ("autoencoder", "diffusion")
+    )
+    assert {"val/psnr", "val/ssim", "val/kl"} <= autoencoder.keys()
+    assert {"eval/caption_accuracy", "eval/icon_accuracy", "eval/frechet_efficientnet", "val/loss"} <= diffusion.keys()
+    assert autoencoder["steps"] == diffusion["steps"] == 20
+    curves = read_metrics(tiny_run / "autoencoder" / "logs")
+    assert {"train/reconstruction", "train/discriminator", "train/adversarial_weight", "val/psnr"} <= curves.keys()
+    assert "train/gradient_norm" in read_metrics(tiny_run / "diffusion" / "logs")
+    assert list((tiny_run.parent.parent / "data" / "reference").glob("*.safetensors"))
+
+
+def test_the_same_command_again_says_that_all_is_done(tiny_run, places):
+    before = (tiny_run / "model.safetensors").stat().st_mtime_ns
+    text = command(*TINY, *places)
+    assert "all is done already" in text
+    assert "next: python sample.py ckpt=" in text
+    assert (tiny_run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_folder_is_refused(tiny_run, places):
+    text = command(*TINY, *places, "task.diffusion.steps=21", ok=False)
+    assert "task.diffusion.steps: 20 -> 21" in text
+    assert "name=tiny-2" in text
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_run, places, tmp_path):
+    """kill -9 in stage 2; the continued run ends with the weights of the uninterrupted one, bit by bit."""
+    runs = tmp_path / "runs"
+    arguments = [sys.executable, *TINY, places[0], f"paths.runs_dir={runs}"]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = runs / "tiny" / "diffusion" / "checkpoints" / "last.ckpt"
+    while not checkpoint.is_file():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (runs / "tiny" / "model.safetensors").is_file()
+    assert same_weights(runs / "tiny" / "autoencoder.safetensors", tiny_run / "autoencoder.safetensors")
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < step < 20
+    text = command(*arguments[1:])
+    assert "continuing diffusion" in text
+    assert "training autoencoder" not in text
+    assert same_weights(runs / "tiny" / "model.safetensors", tiny_run / "model.safetensors")
+    losses = read_metrics(runs / "tiny" / "diffusion" / "logs")["train/loss"]
+    expected = dict(read_metrics(tiny_run / "diffusion" / "logs")["train/loss"])
+    assert all(expected[step] == loss for step, loss in losses)
+
+
+@pytest.fixture(scope="module")
+def ddp_run(home, places):
+    command(*TINY[:-1], "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=two", *places)
+    return home / "runs" / "two"
+
+
+def test_two_processes_train_both_stages_and_evaluate(ddp_run, tiny_run):
+    network, _ = load_autoencoder(ddp_run)
+    alone, _ = load_autoencoder(tiny_run)
+    assert int(network.statistics_count) == int(alone.statistics_count), "all images once, over both ranks"
+    results = json.loads((ddp_run / "diffusion" / "results.json").read_text())
+    assert results["steps"] == 20
+    assert results["eval/frechet_efficientnet"] > 0
+    accuracy = results["eval/icon_accuracy"] * 16
+    assert accuracy == pytest.approx(round(accuracy)), "a share of 16 images, 8 from each rank"
+    assert load(ddp_run).sample(["a red heart"]).isfinite().all()
+
+
+def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
+    text = command(
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=29612",
+        str(ROOT / "tests" / "two_ranks.py"),
+        str(tmp_path),
+    )
+    assert "ranks agree" in text, text
+
+
+def test_sweep_runs_each_choice_in_its_folder(home, places):
+    command(
+        "train.py",
+        "-m",
+        "experiment=txt2img",
+        "debug=tiny",
+        "trainer=cpu",
+        "name=swept",
+        "seed=1,2",
+        "task.diffusion.steps=5",
+        *places,
+    )
+    results = sorted((home / "runs" / "swept-sweep").glob("*/diffusion/results.json"))
+    assert len(results) == 2
+    assert len({file.read_text() for file in results}) == 2
+    text = command(
+        "train.py",
+        "-m",
+        "experiment=txt2img",
+        "debug=tiny",
+        "trainer=cpu",
+        "name=swept",
+        "seed=1,2",
+        "task.diffusion.steps=5",
+        *places,
+    )
+    assert text.count("all is done already") == 2
+
+
+def test_optuna_study_goes_on(home, places):
+    optuna = pytest.importorskip("optuna")
+    ckpt = f"autoencoder.ckpt={home / 'runs' / 'tiny'}"
+
+    def search(trials):
+        return command(
+            "train.py",
+            "-m",
+            "experiment=txt2img",
+            "debug=tiny",
+            "hparams_search=optuna",
+            "trainer=cpu",
+            "name=searched",
+            "task.diffusion.steps=4",
+            "task.diffusion.callbacks.evaluation.final_images=4",
+            f"search.trials={trials}",
+            ckpt,
+            *places,
+        )
+
+    search(2)
+    storage = f"sqlite:///{home}/runs/searched-sweep/study.db"
+    first = optuna.load_study(study_name="searched", storage=storage).trials
+    assert [trial.state.name for trial in first] == ["COMPLETE"] * 2
+    search(3)
+    trials = optuna.load_study(study_name="searched", storage=storage).trials
+    assert len(trials) == 3
+    assert [t.params for t in trials[:2]] == [t.params for t in first]
+    assert all(0 <= trial.value <= 1 for trial in trials)
+
+
+def test_wandb_works_offline_with_pictures(home, places):
+    command(*TINY, "name=logged", "logger=wandb", f"autoencoder.ckpt={home / 'runs' / 'tiny'}", *places)
+    folder = home / "runs" / "logged" / "wandb"
+    assert list(folder.glob("offline-run-*/run-*.wandb"))
+    assert list(folder.glob("offline-run-*/files/media/images/samples*.png"))
+
+
+def test_stage_one_alone_and_own_shards(home, places, tiny_run):
+    """The experiments for people's own shards, on shards that lie there."""
+    icons = next((home / "data").glob("icons-*"))
+    own = [
+        "data=shards",
+        f"data.train={icons}/train-*.tar",
+        f"data.val={icons}/val-*.tar",
+        "data.side=32",
+        "data.workers=1",
+    ]
+    text = command(
+        "train.py", "experiment=autoencoder", *own, "debug=tiny_autoencoder", "trainer=cpu", "name=alone", *places
+    )
+    assert "experiment=txt2img autoencoder.ckpt=" in text
+    command(
+        "train.py", "experiment=txt2img_shards", *own, "debug=tiny_diffusion", "trainer=cpu", "name=own",
+        f"autoencoder.ckpt={home / 'runs' / 'alone'}", *places,
+    )  # fmt: skip
+    with (home / "runs" / "own" / "diffusion" / "logs" / "metrics.csv").open() as lines:
+        assert any(row.get("train/loss") for row in csv.DictReader(lines))

@@ -1,0 +1,51 @@
+"""Run by test_run under torchrun, on two processes: what each rank draws, and what is equal on all ranks after training."""
+
+import sys
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from ldm import run
+from ldm.config import compose
+from ldm.model import LatentDiffusion
+
+drawn: list[torch.Tensor] = []
+loss = LatentDiffusion.loss
+
+
+def spied(self, batch):
+    drawn.append(torch.randn(4, generator=torch.Generator().set_state(torch.get_rng_state())))
+    return loss(self, batch)
+
+
+def equal_on_all_ranks(name, tensor):
+    parts = [torch.empty_like(tensor) for _ in range(2)]
+    dist.all_gather(parts, tensor)
+    assert torch.equal(*parts), name
+
+
+class Compare(pl.Callback):
+    """After training, weights (averaged by then), scale and tokenizer are the same on both ranks; draws are not."""
+
+    def on_fit_end(self, trainer, pl_module):
+        for name, tensor in pl_module.state_dict().items():
+            equal_on_all_ranks(name, tensor.float().contiguous())
+        if drawn:
+            mine = torch.stack(drawn)
+            parts = [torch.empty_like(mine) for _ in range(2)]
+            dist.all_gather(parts, mine)
+            assert not (parts[0] == parts[1]).all(1).any(), "ranks drew the same noise"
+            assert len(torch.unique(torch.cat(parts), dim=0)) == 2 * len(drawn), "noise was used twice"
+
+
+LatentDiffusion.loss = spied
+run.StepSeed.on_fit_end = Compare.on_fit_end
+config = compose(
+    "train",
+    ["experiment=txt2img", "debug=tiny", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=ranks",
+     f"paths.runs_dir={sys.argv[1]}/runs", f"paths.data_dir={sys.argv[1]}/data"],
+)  # fmt: skip
+run.train(config)
+assert drawn
+print("ranks agree")
