@@ -52,7 +52,7 @@ def train(config: DictConfig) -> float | None:
 def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     """Build everything first, so that whatever is wrong is said before any training; then train."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    torch.set_float32_matmul_precision("high")
+    _suit_hardware(config.trainer.precision)
     data: CaptionedImages = build(config.data)
     tasks = {name: _build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
@@ -62,6 +62,16 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
             trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE)
             task.model.autoencoder.load_state_dict(trained.state_dict())
         _fit(name, config, data, task, callbacks[name], run)
+
+
+def _suit_hardware(precision: str) -> None:
+    """Faster kernels where they serve: TF32 on GPUs; on CPUs in bf16 no fused attention, whose backward pass is slow.
+
+    (A step of the U-Net for icons, batch 32, took 248 ms with it and 159 ms without; in fp32, 188 ms and 200 ms.)
+    """
+    torch.set_float32_matmul_precision("high")
+    if not torch.cuda.is_available() and precision.startswith("bf16"):
+        torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
 
 
 def _build_task(name: str, config: DictConfig, data: CaptionedImages, run: Path) -> AutoencoderTask | DiffusionTask:

@@ -9,7 +9,7 @@ from ldm.diffusion.loss import DenoisingLoss
 from ldm.diffusion.prediction import Clean, Noise, Velocity
 from ldm.diffusion.schedule import Linear
 from ldm.diffusion.times import Stratified, Uniform
-from ldm.diffusion.weighting import Constant
+from ldm.diffusion.weighting import Constant, MinSNR
 
 BETAS = [(0.0015, 0.0195), (0.00085, 0.012), (0.0015, 0.0155)]
 
@@ -74,6 +74,20 @@ def test_stratified_times_cover_each_part_once():
     for _ in range(20):
         drawn = Stratified().sample(8, torch.device("cpu"))
         assert sorted(((drawn - 5e-4) * 8).long().tolist()) == list(range(8))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_the_clean_latents_error_by_the_snr_up_to_gamma(gamma):
+    t = torch.linspace(0.01, 1, 50)
+    alpha, sigma = Linear().alpha_sigma(t)
+    snr = (alpha / sigma) ** 2
+    clean_per_noise = 1 / snr  # squared error of the clean latent for a unit error of the noise
+    weight = MinSNR(gamma=gamma).weight(Linear().log_snr(t))
+    torch.testing.assert_close(weight, snr.clamp(max=gamma) * clean_per_noise, atol=1e-5, rtol=1e-4)
+    assert weight.max() == 1
+    assert (weight.diff() >= 0).all()
+    with pytest.raises(ValueError, match="gamma"):
+        MinSNR(gamma=0)
 
 
 class Perfect(torch.nn.Module):
