@@ -37,6 +37,14 @@ class Condition:
     mask: Tensor | None = None
     concat: Tensor | None = None
 
+    def mean_token(self) -> Tensor:
+        """The mean of the tokens that count, `(B, D)`."""
+        assert self.tokens is not None
+        if self.mask is None:
+            return self.tokens.mean(1)
+        counts = self.mask[:, :, None].to(self.tokens.dtype)
+        return (self.tokens * counts).sum(1) / counts.sum(1)
+
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:
         """Put several conditions of one kind behind one another along the batch."""

@@ -82,17 +82,16 @@ def build(node: Any) -> Any:
 
 
 def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:
-    """As `build`, for a config that came with somebody's file: only classes of these packages are constructed.
+    """As `build`, for a plain config that came with somebody's file: only classes of these packages are constructed.
 
     Raises ValueError where the config asks for anything else, before anything is constructed.
     """
-    for target in _targets(node):
-        module_name, _, name = target.rpartition(".")
-        if module_name.split(".")[0] not in packages:
-            raise ValueError(_untrusted(target, packages))
-        found = getattr(importlib.import_module(module_name), name, None)
-        if not isinstance(found, type) or found.__module__.split(".")[0] not in packages:
-            raise ValueError(_untrusted(target, packages))
+    for key, value in _strings(node):
+        if "${" in value or (key == "_target_" and not _is_class_of(value, packages)):
+            raise ValueError(
+                f"this checkpoint asks to construct {value!r}, which is no class of {', '.join(packages)}; "
+                "if you trust the file and the class is yours, name its package: load(path, packages=('ldm', 'mine'))"
+            )
     return build(node)
 
 
@@ -135,19 +134,25 @@ def is_rank_zero() -> bool:
     return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All strings in a plain config, keys and values, each with the key that it stands under."""
     if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
+        for name, value in node.items():
+            yield "", str(name)
+            yield from _strings(value, str(name))
     elif isinstance(node, list):
         for value in node:
-            yield from _targets(value)
+            yield from _strings(value, key)
+    elif isinstance(node, str):
+        yield key, node
 
 
-def _untrusted(target: str, packages: Sequence[str]) -> str:
-    return (
-        f"this checkpoint asks to construct {target!r}, which is no class of {', '.join(packages)}; "
-        "if you trust the file and the class is yours, name its package: load(path, packages=('ldm', 'mine'))"
-    )
+def _is_class_of(target: str, packages: Sequence[str]) -> bool:
+    module_name, _, name = target.rpartition(".")
+    if module_name.split(".")[0] not in packages:
+        return False
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and found.__module__.split(".")[0] in packages

@@ -39,7 +39,7 @@ def train(config: DictConfig) -> float | None:
     """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
     run = Path(config.run_dir)
     stages = [name for name in config.task if not (name == "autoencoder" and config.autoencoder.ckpt)]
-    _claim(run, config)
+    _check_claim(run, config)
     todo = [name for name in stages if not (run / MODEL_FILES[name]).is_file()]
     if todo:
         _train_stages(todo, config, run)
@@ -51,11 +51,16 @@ def train(config: DictConfig) -> float | None:
 
 def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     """Build everything first, so that whatever is wrong is said before any training; then train."""
+    settings = resolved(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     _suit_hardware(config.trainer.precision)
     data: CaptionedImages = build(config.data)
     tasks = {name: _build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
+    world = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False).world_size
+    for name in todo:
+        data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
+    _claim(run, settings)
     for name in todo:
         task = tasks[name]
         if isinstance(task, DiffusionTask) and "autoencoder" in todo:
@@ -174,23 +179,26 @@ def _loggers(config: DictConfig, name: str, folder: Path) -> list[Logger]:
     return [csv, *(logger(name=f"{config.name}-{name}") for logger in others.values())]
 
 
-def _claim(run: Path, config: DictConfig) -> None:
-    """Write the config into the run folder. Raises ValueError where the folder holds a run of something else."""
+def _check_claim(run: Path, config: DictConfig) -> None:
+    """Raise ValueError where the run folder holds a run of something else."""
     file = run / "config.yaml"
-    wanted = resolved(config)
     if file.is_file():
-        before = resolved(OmegaConf.load(file))
-        changed = list(differences(_trained(before), _trained(wanted)))
+        changed = list(differences(_trained(resolved(OmegaConf.load(file))), _trained(resolved(config))))
         if changed:
             raise ValueError(
                 f"{run} holds a run with other settings:\n  "
                 + "\n  ".join(changed[:20])
                 + f"\nkeep it and choose another name, like name={config.name}-2, or delete the folder to train anew"
             )
-    elif is_rank_zero():
+
+
+def _claim(run: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a new run into its folder."""
+    file = run / "config.yaml"
+    if is_rank_zero() and not file.is_file():
         run.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(".config.yaml")
-        draft.write_text(OmegaConf.to_yaml(OmegaConf.create(wanted)))
+        draft.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
         draft.replace(file)
 
 

@@ -30,6 +30,7 @@ class UNet(Backbone):
     attention_levels     indices of levels with attention, 0 being the latent's own resolution
     heads, head_channels number of attention heads, or channels of each: give one of them
     context_width        width of the tokens to cross-attend to; None: self-attention only
+    pool_tokens          also embed the mean token and add it to the time embedding (the paper does not)
     depth                transformer blocks at each place of attention
     scale_shift          time scales and shifts the norms instead of being added
     residual_resampling  change resolution inside residual blocks instead of by a convolution
@@ -50,6 +51,7 @@ class UNet(Backbone):
         heads: int | None = None,
         head_channels: int | None = None,
         context_width: int | None = None,
+        pool_tokens: bool = False,
         depth: int = 1,
         scale_shift: bool = False,
         residual_resampling: bool = False,
@@ -69,7 +71,10 @@ class UNet(Backbone):
         self.channels = channels
         self.concat_channels = concat_channels
         self.context_width = context_width
-        self.time = nn.Sequential(nn.Linear(channels, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
+        self.time = embedding_mlp(channels, time_width)
+        if pool_tokens and context_width is None:
+            raise ValueError("pool_tokens needs tokens; give a context_width too")
+        self.pool = embedding_mlp(context_width, time_width) if pool_tokens and context_width else None
 
         def residual(before: int, after: int, resample: nn.Module | None = None) -> ResidualBlock:
             return ResidualBlock(
@@ -135,6 +140,8 @@ class UNet(Backbone):
         self._check(condition)
         x = x_t if condition.concat is None else torch.cat([x_t, condition.concat], dim=1)
         embedding = self.time(sinusoidal(t * TIME_STEPS - 1, self.channels))
+        if self.pool is not None:
+            embedding = embedding + self.pool(condition.mean_token())
         x = self.conv_in(x)
         skips = [x]
         for level in self.down:
@@ -156,14 +163,21 @@ class UNet(Backbone):
         return self.conv_out(F.silu(self.norm_out(x)))
 
     def _check(self, condition: Condition) -> None:
-        if (condition.tokens is None) != (self.context_width is None):
-            raise ValueError(
-                f"context_width is {self.context_width}, but the condition has "
-                f"{'no' if condition.tokens is None else 'some'} tokens; choose a conditioner and context_width that agree"
-            )
-        got = 0 if condition.concat is None else condition.concat.shape[1]
-        if got != self.concat_channels:
-            raise ValueError(f"concat_channels is {self.concat_channels}, but the condition has {got}; make them agree")
+        tokens, concat = condition.tokens, condition.concat
+        got = {
+            "context_width": None if tokens is None else tokens.shape[-1],
+            "concat_channels": 0 if concat is None else concat.shape[1],
+        }
+        for name, value in got.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"backbone.{name} is {getattr(self, name)}, but the conditioner gives {value}; make them agree"
+                )
+
+
+def embedding_mlp(width: int, out_width: int) -> nn.Sequential:
+    """Two layers from a vector to an embedding that residual blocks take."""
+    return nn.Sequential(nn.Linear(width, out_width), nn.SiLU(), nn.Linear(out_width, out_width))
 
 
 class Stage(nn.Module):

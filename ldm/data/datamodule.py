@@ -83,6 +83,7 @@ class CaptionedImages(pl.LightningDataModule):
             )
         self.batch_size = images_per_step // (accumulate * world)
         self.position = 0
+        BatchStream(len(self.train_images), self.batch_size, world=world)  # says so where there is too little data
 
     def cache(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
         """Let training batches carry the moments `(B, 2C, h, w)` that `encode` gives for images instead of images."""

@@ -219,6 +219,21 @@ def test_life_cycle(name):
     torch.testing.assert_close(again(x, t, condition), network(x, t, condition), rtol=0, atol=0)
 
 
+def test_pooled_tokens_tell_every_block_what_the_caption_says():
+    settings = {"channels": 32, "multipliers": (1,), "attention_levels": (), "heads": 4, "context_width": 8}
+    plain, pooled = UNet(3, **settings), UNet(3, **settings, pool_tokens=True)
+    assert set(pooled.state_dict()) - set(plain.state_dict()) == {
+        f"pool.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
+    }
+    scramble(pooled)
+    x, t, tokens = torch.randn(2, 3, 8, 8), torch.ones(2), torch.randn(2, 5, 8)
+    mask = torch.tensor([[True, True, False, False, False]] * 2)
+    short = pooled(x, t, Condition(tokens=tokens[:, :2]))
+    torch.testing.assert_close(pooled(x, t, Condition(tokens=tokens, mask=mask)), short)
+    with pytest.raises(ValueError, match="pool_tokens needs tokens"):
+        UNet(3, channels=32, heads=4, pool_tokens=True)
+
+
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"attention_levels \[3\] do not exist.*0 to 2"):
         UNet(3, channels=32, multipliers=(1, 2, 4), attention_levels=(3,), heads=4)
@@ -227,5 +242,5 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="multiples of 32"):
         UNet(3, channels=40, heads=4)
     network = UNet(3, channels=32, multipliers=(1,), attention_levels=(), heads=4, context_width=8)
-    with pytest.raises(ValueError, match="has no tokens"):
+    with pytest.raises(ValueError, match="backbone.context_width is 8, but the conditioner gives None"):
         network(torch.randn(1, 3, 8, 8), torch.ones(1), Condition())
