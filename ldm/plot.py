@@ -16,10 +16,10 @@ PANELS = {
     "diffusion": {
         "loss": ("train/loss", "val/loss"),
         "accuracy": ("_accuracy",),
-        "Fréchet distance": ("frechet", "/fid"),
+        "Fréchet distance": ("/frechet_efficientnet", "/fid"),
     },
 }
-"""Stage -> title of a panel -> what the names of its curves contain."""
+"""Stage -> title of a panel -> how the names of its curves end."""
 
 
 def plot_curves(run: Path, stages: list[str]) -> Path:
@@ -29,7 +29,7 @@ def plot_curves(run: Path, stages: list[str]) -> Path:
     for place, (stage, title, names) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), place)
         for name, points in read_metrics(run / stage / "logs").items():
-            if any(part in name for part in names):
+            if name.endswith(names):
                 axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name, linewidth=1)
         axes.set_title(f"{stage}: {title}")
         axes.set_xlabel("step")

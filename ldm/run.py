@@ -6,13 +6,14 @@ import json
 import logging
 import shlex
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from rich.table import Table
 from ldm import checkpoint
 from ldm.callback.ema import EMA
 from ldm.callback.pictures import finish_pictures
+from ldm.callback.progress import Progress
 from ldm.callback.randomness import StepSeed
 from ldm.config import build, differences, is_rank_zero, resolved
 from ldm.data.datamodule import CaptionedImages
@@ -33,6 +35,16 @@ FREE_TO_CHANGE = ("trainer", "logger", "paths", "run_dir", "optimized_metric", "
 """What may differ between a run and its continuation: where and how it runs, not what is trained."""
 
 MODEL_FILES = {"autoencoder": checkpoint.AUTOENCODER_FILE, "diffusion": checkpoint.MODEL_FILE}
+
+
+BESIDE_THE_POINT = (
+    ".*LeafSpec.*deprecated",  # Lightning about torch
+    ".*manual optimization.*pre-optimization state",  # checkpoints hold the state after a step, as they should
+    ".*does not have many workers",
+    ".*lr_scheduler.step.*before.*optimizer.step",  # the discriminator's, which starts later than its schedule
+    ".*exists and is not empty",
+)
+"""Warnings that tell a user nothing that he should act upon, as patterns of their beginnings."""
 
 
 def train(config: DictConfig) -> float | None:
@@ -51,6 +63,8 @@ def train(config: DictConfig) -> float | None:
 
 def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     """Build everything first, so that whatever is wrong is said before any training; then train."""
+    for pattern in BESIDE_THE_POINT:
+        warnings.filterwarnings("ignore", f"(?s){pattern}")
     settings = resolved(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     _suit_hardware(config.trainer.precision)
@@ -140,7 +154,7 @@ def _fit(
             *callbacks,
             StepSeed(config.seed),
             LearningRateMonitor("step"),
-            TQDMProgressBar(refresh_rate=20),
+            Progress(),
             EMA(stage.ema_decay),
             ModelCheckpoint(
                 folder / "checkpoints",
@@ -221,18 +235,16 @@ def _score(results: dict[str, dict[str, float]], metric: str | None) -> float | 
 def _report(run: Path, results: dict[str, dict[str, float]], *, new: bool) -> None:
     """Curves, a table of the results, and the next command to type."""
     curves = plot_curves(run, list(results))
-    table = Table(title=f"{run}" if new else f"{run}: all is done already")
+    table = Table()
     for column in ("stage", "score", "value"):
         table.add_column(column)
     for stage, scores in results.items():
         for name, value in scores.items():
             table.add_row(stage, name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
-    console = Console()
-    console.print(table)
-    console.print(f"curves: {curves}", soft_wrap=True)
+    Console().print(table)
     folder = shlex.quote(str(run))
     if "diffusion" in results:
         command = f'python sample.py ckpt={folder} prompt="a red heart on a white background" n=4 seed=0'
     else:
         command = f"python train.py experiment=txt2img autoencoder.ckpt={folder}"
-    console.print(f"next: {command}", soft_wrap=True, markup=False, highlight=False)
+    print(f"{run}: {'finished' if new else 'all is done already'}\ncurves: {curves}\nnext: {command}")

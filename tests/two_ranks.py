@@ -15,7 +15,8 @@ loss = LatentDiffusion.loss
 
 
 def spied(self, batch):
-    drawn.append(torch.randn(4, generator=torch.Generator().set_state(torch.get_rng_state())))
+    if self.training:  # validation measures on the same noise each time
+        drawn.append(torch.randn(4, generator=torch.Generator().set_state(torch.get_rng_state())))
     return loss(self, batch)
 
 

@@ -78,7 +78,7 @@ class Evaluation(pl.Callback):
         shown = self._generate(trainer, model, wanted)
         self.scores = {name: value for metric in self.metrics for name, value in metric.compute().items()}
         for name, value in self.scores.items():
-            pl_module.log(f"eval/{name}", value, rank_zero_only=True)
+            pl_module.log(f"eval/{name}", value, sync_dist=True)  # equal on all ranks already
         if trainer.is_global_zero:
             show(trainer, "samples", shown)
 

@@ -117,8 +117,9 @@ def test_no_adversarial_term_before_its_first_step():
     network, loss, image, posterior, reconstruction = _losses(start_step=5)
     before = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=4)
     after = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=5)
-    assert float(before.adversarial_weight) == 0 < float(after.adversarial_weight)
-    assert float(before.total) == pytest.approx(float(before.reconstruction) + 1e-6 * float(before.kl) / (3 * 32 * 32))
+    assert before.adversarial_weight.item() == 0 < after.adversarial_weight.item()
+    expected = before.reconstruction.item() + 1e-6 * before.kl.item() / (3 * 32 * 32)
+    assert before.total.item() == pytest.approx(expected)
 
 
 def test_life_cycle():

@@ -26,23 +26,41 @@ def gaussian(variance, mean=0.0):
     return denoise
 
 
-def flow_end(start, variance):
-    """Where the probability flow of N(0, variance) data carries x at t = 1: every point keeps its quantile."""
-    alpha, sigma = SCHEDULE.alpha_sigma(torch.tensor(1.0))
-    return start * math.sqrt(variance) / torch.sqrt(alpha**2 * variance + sigma**2)
+def flow(x_t, t, s, variance):
+    """Where the probability flow of N(0, variance) data carries x_t from t to s: every point keeps its quantile."""
+
+    def deviation(time):
+        alpha, sigma = SCHEDULE.alpha_sigma(time)
+        return torch.sqrt(alpha**2 * variance + sigma**2)
+
+    return x_t * deviation(s) / deviation(t)
+
+
+def no_noise():
+    raise AssertionError("a deterministic sampler draws no noise on its way")
 
 
 def test_ddim_converges_with_order_one():
+    """Between t = 1 and 0.1: towards t = 0 the flow is not smooth in t, and log(steps) / steps is what is left."""
     variance, errors = 0.25, []
-    start = Noise(range(8)).draw((1, 4, 4))
-    for steps in (64, 128, 256, 512):
-        got = DDIM(steps).sample(gaussian(variance), SCHEDULE, Noise(range(8)), (1, 4, 4))
-        errors.append(float((got - flow_end(start, variance)).abs().mean()))
+    start = torch.randn(8, 1, 4, 4)
+    for steps in (32, 64, 128, 256):
+        x, sampler = start, DDIM(steps)
+        times = torch.linspace(1, 0.1, steps + 1, dtype=torch.float64)
+        for t, s in pairwise(times):
+            x = sampler.step(x, gaussian(variance)(x, t.expand(8)), t, s, SCHEDULE, no_noise)
+        errors.append(float((x - flow(start, times[0], times[-1], variance)).abs().mean()))
     orders = [math.log2(before / after) for before, after in pairwise(errors)]
-    assert all(0.85 < order < 1.25 for order in orders), (errors, orders)
+    assert all(0.9 < order < 1.1 for order in orders), (errors, orders)
 
 
-@pytest.mark.parametrize("sampler", [DDPM(200), DDIM(200, eta=1.0), DDIM(200, eta=0.5), DDIM(200)])
+def test_ddim_reaches_the_end_of_the_flow():
+    start, ends = Noise(range(8)).draw((1, 4, 4)), torch.tensor([1.0, 0.0])
+    got = DDIM(1000).sample(gaussian(0.25), SCHEDULE, Noise(range(8)), (1, 4, 4))
+    torch.testing.assert_close(got, flow(start, *ends, 0.25), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", [DDPM(1000), DDIM(1000, eta=1.0), DDIM(400, eta=0.5), DDIM(200)])
 def test_samples_have_the_mean_and_variance_of_gaussian_data(sampler):
     got = sampler.sample(gaussian(0.5, mean=1.5), SCHEDULE, Noise(range(40)), (1, 40, 40))
     assert float(got.mean()) == pytest.approx(1.5, abs=0.03)

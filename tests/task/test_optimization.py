@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ def test_warm_up_then_decay_to_the_final_share(decay):
     shares = [rate.share(step, 110) for step in range(111)]
     assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert shares[10] == 1.0
-    assert all(after <= before for before, after in zip(shares[10:], shares[11:]))
+    assert all(after <= before for before, after in pairwise(shares[10:]))
     assert shares[-1] == pytest.approx(1.0 if decay == "constant" else 0.1)
     assert shares[60] == pytest.approx({"constant": 1.0, "linear": 0.55, "cosine": 0.55}[decay])
 
