@@ -1,6 +1,7 @@
 """Draw images: `python sample.py ckpt=runs/txt2img prompt="a red heart on a white background"`, or `--help`."""
 
 import os
+import sys
 from pathlib import Path
 
 import hydra
@@ -8,9 +9,10 @@ import torch
 from omegaconf import DictConfig
 
 from ldm import checkpoint, generate
-from ldm.config import build, is_rank_zero, register_resolvers, resolved, say_errors
+from ldm.config import build, is_rank_zero, quote_texts, register_resolvers, resolved, say_errors
 
 register_resolvers()
+sys.argv[1:] = quote_texts(sys.argv[1:])
 
 
 @hydra.main(config_path="configs", config_name="sample", version_base="1.3")

@@ -1,12 +1,15 @@
 """Train: `python train.py experiment=txt2img`, or `python train.py --help`."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from ldm.config import register_resolvers, say_errors
+from ldm.config import quote_texts, register_resolvers, say_errors
 from ldm.run import train
 
 register_resolvers()
+sys.argv[1:] = quote_texts(sys.argv[1:])
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")

@@ -23,6 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
+TEXT_OPTIONS = ("prompt", "prompts", "ckpt", "out", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name")
+"""Options whose values are texts, file names or patterns: they are never parsed by Hydra, unless they begin with [."""
+
 
 def register_resolvers() -> None:
     """Make our functions known to OmegaConf, for configs to use: `${best_precision:}` and so on."""
@@ -43,9 +46,14 @@ def best_precision() -> str:
     return "bf16-mixed" if native else "32-true"
 
 
+def in_sweep() -> bool:
+    """Whether this is a run of a sweep (`-m`)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def run_folder(runs_dir: str, name: str) -> str:
     """Where a run writes: a folder of its name, in a sweep one for each job."""
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if in_sweep():
         return HydraConfig.get().runtime.output_dir
     return f"{runs_dir}/{name}"
 
@@ -73,7 +81,19 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose(name, overrides=list(overrides))
+        return hydra_compose(name, overrides=quote_texts(overrides))
+
+
+def quote_texts(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments with free text and patterns quoted, so that Hydra takes their commas and braces as they are."""
+    return [_quote(argument) for argument in arguments]
+
+
+def _quote(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    if not equals or name not in TEXT_OPTIONS or value[:1] in ("'", '"', "[") or value in ("", "null", "???"):
+        return argument
+    return f"{name}='" + value.replace("'", "\\'") + "'"
 
 
 def build(node: Any) -> Any:
@@ -121,7 +141,7 @@ def say_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
             return task(config)
         except (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-            if HydraConfig.get().mode != RunMode.RUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if in_sweep() or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise cause from None
             print(f"error: {cause}", file=sys.stderr)
             raise SystemExit(1) from None

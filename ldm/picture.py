@@ -26,15 +26,15 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(to_levels(image).permute(1, 2, 0).cpu().numpy())
 
 
-def grid(images: Tensor, *, columns: int | None = None, gap: int = 2, smallest: int = 64) -> Image.Image:
+def grid(images: Tensor, *, columns: int | None = None, gap: int = 2, wide: int = 512) -> Image.Image:
     """Images `(N, 3, H, W)` in [-1, 1] side by side on white.
 
-    columns   images a row; None: about as many as rows
-    smallest  images of a smaller side are enlarged by a whole factor, without smoothing, to at least this side
+    columns  images a row; None: about as many as rows
+    wide     a narrower grid is enlarged by a whole factor, without smoothing, to at most about this many pixels
     """
     count, _, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
-    factor = math.ceil(smallest / min(height, width))
+    factor = max(1, wide // (columns * width))
     rows = math.ceil(count / columns)
     tile_width, tile_height = width * factor + gap, height * factor + gap
     sheet = Image.new("RGB", (columns * tile_width + gap, rows * tile_height + gap), "white")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import time
 import warnings
@@ -20,10 +21,11 @@ from rich.table import Table
 
 from ldm import checkpoint
 from ldm.callback.ema import EMA
+from ldm.callback.evaluation import Evaluation
 from ldm.callback.pictures import finish_pictures
 from ldm.callback.progress import Progress
 from ldm.callback.randomness import StepSeed
-from ldm.config import build, differences, is_rank_zero, resolved
+from ldm.config import build, differences, in_sweep, is_rank_zero, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.plot import plot_curves
 from ldm.task.autoencoder import AutoencoderTask
@@ -71,7 +73,13 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     data: CaptionedImages = build(config.data)
     tasks = {name: _build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
+    _check_metric(config.optimized_metric, tasks, callbacks)
     world = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False).world_size
+    if world > 1 and in_sweep() and "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            f"a run of a sweep cannot start {world} processes itself; sweep with trainer.devices=1, "
+            "or by a launcher that starts each run's processes"
+        )
     for name in todo:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
     _claim(run, settings)
@@ -81,6 +89,18 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
             trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE)
             task.model.autoencoder.load_state_dict(trained.state_dict())
         _fit(name, config, data, task, callbacks[name], run)
+
+
+def _check_metric(
+    metric: str | None, tasks: dict[str, AutoencoderTask | DiffusionTask], callbacks: dict[str, list[Callback]]
+) -> None:
+    """Raise ValueError where a sweep would optimise a score that no stage measures."""
+    known = {name for task in tasks.values() for name in task.scores}
+    for callback in (callback for stage in callbacks.values() for callback in stage):
+        if isinstance(callback, Evaluation):
+            known.update(name for measure in callback.metrics for name in measure.names)
+    if metric is not None and metric not in known:
+        raise ValueError(f"optimized_metric={metric} is not measured; choose from {', '.join(sorted(known))}")
 
 
 def _suit_hardware(precision: str) -> None:
@@ -228,8 +248,7 @@ def _score(results: dict[str, dict[str, float]], metric: str | None) -> float | 
         for name in (metric, f"eval/{metric}", f"val/{metric}"):
             if name in scores:
                 return scores[name]
-    known = sorted(name.partition("/")[2] for scores in results.values() for name in scores if "/" in name)
-    raise ValueError(f"optimized_metric={metric} was not measured; choose from {', '.join(known)}")
+    raise ValueError(f"optimized_metric={metric} was not measured in this run; it was finished for another purpose")
 
 
 def _report(run: Path, results: dict[str, dict[str, float]], *, new: bool) -> None:

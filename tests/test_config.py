@@ -5,7 +5,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from ldm.config import CONFIGS, build, compose, differences, folder_name, remaining_trials, resolved
+from ldm.config import CONFIGS, build, compose, differences, folder_name, quote_texts, remaining_trials, resolved
 from tests.conftest import command
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -52,7 +52,12 @@ GROUPS = sorted(
 def test_every_choice_composes(group, choice):
     extra = SHARDS if (group, choice) == ("data", "shards") else []
     config = resolved(compose("train", ["experiment=txt2img", "metric=offline", f"{group}={choice}", *extra]))
-    assert group in config or group == "paths"
+    assert group in config
+    with torch.device("meta"):
+        if group in ("backbone", "conditioner"):
+            build(config[group])
+        if group == "autoencoder":
+            build(config[group]["network"])
 
 
 def test_the_papers_text_to_image_model_has_its_parameters():
@@ -84,6 +89,7 @@ def test_help_is_readable():
             "batch_size 7 is not a multiple of accumulate 2",
         ),
         (["conditioner=huggingface", "conditioner.name=/nowhere"], "no text encoder '/nowhere'"),
+        (["optimized_metric=acuracy"], "optimized_metric=acuracy is not measured; choose from background_accuracy"),
         (["metric=fid"], "FID needs torch-fidelity"),
         (["autoencoder.network.attention_levels=[7]"], "attention_levels [7] do not exist"),
     ],
@@ -95,8 +101,29 @@ def test_mistakes_end_with_a_clear_message_before_any_training(overrides, messag
     assert "Epoch 0" not in text
 
 
+def test_a_sweep_does_not_start_processes_within_processes(places):
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=forks"]
+    text = command("train.py", "-m", "experiment=txt2img", "debug=tiny", "seed=1", *ddp, *places, ok=False)
+    assert "a run of a sweep cannot start 2 processes itself" in text
+
+
 def test_experiment_must_be_named():
     assert "name" in command("train.py", ok=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a cat, a dog: (two) {friends} = [love]", "it's 5 o'clock", "/data/{000..099}.tar", "plain", "50% off"],
+)
+def test_texts_reach_the_config_as_they_were_typed(text):
+    config = compose("sample", ["ckpt=x", f"prompt={text}"])
+    assert OmegaConf.to_container(config)["prompt"] == text
+    assert quote_texts(quote_texts([f"prompt={text}"])) == quote_texts([f"prompt={text}"])
+
+
+def test_lists_and_other_options_are_left_to_hydra():
+    arguments = ["seed=1,2", "data.train=['/a/{0..1}.tar','/b.tar']", "prompt='quoted already'", "prompts=null"]
+    assert quote_texts(arguments) == arguments
 
 
 def test_differences_are_listed_by_their_full_name():

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT, command
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-COMMAND = re.compile(r"python (?P<command>(?:train\.py|sample\.py|-m ldm\.)[^\n#]*?)\s*(?:#.*)?$", re.MULTILINE)
+COMMAND = re.compile(r"python (?P<command>(?:train\.py|sample\.py|-m ldm\.)[^\n#`]*?)\s*(?:[#`].*)?$", re.MULTILINE)
 README = (ROOT / "README.md").read_text()
 
 

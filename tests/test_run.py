@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from ldm.checkpoint import load, load_autoencoder, read
 from ldm.plot import read_metrics
+from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
@@ -176,11 +178,17 @@ def test_optuna_study_goes_on(home, places):
     assert all(0 <= trial.value <= 1 for trial in trials)
 
 
-def test_wandb_works_offline_with_pictures(home, places):
-    command(*TINY, "name=logged", "logger=wandb", f"autoencoder.ckpt={home / 'runs' / 'tiny'}", *places)
-    folder = home / "runs" / "logged" / "wandb"
-    assert list(folder.glob("offline-run-*/run-*.wandb"))
-    assert list(folder.glob("offline-run-*/files/media/images/samples*.png"))
+def test_wandb_works_offline_with_pictures_and_batches_accumulate(home, places):
+    """Twice as many batches, as many optimiser steps, and epochs as long as before."""
+    ckpt = f"autoencoder.ckpt={home / 'runs' / 'tiny'}"
+    command(*TINY, "name=logged", "logger=wandb", ckpt, "task.diffusion.accumulate=2", *places)
+    run = home / "runs" / "logged"
+    assert list((run / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert list((run / "wandb").glob("offline-run-*/files/media/images/samples*.png"))
+    assert json.loads((run / "diffusion" / "results.json").read_text())["steps"] == 20
+    last = torch.load(run / "diffusion" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 20
+    assert last["CaptionedImages"]["position"] == 40
 
 
 def test_stage_one_alone_and_own_shards(home, places, tiny_run):
@@ -203,3 +211,18 @@ def test_stage_one_alone_and_own_shards(home, places, tiny_run):
     )  # fmt: skip
     with (home / "runs" / "own" / "diffusion" / "logs" / "metrics.csv").open() as lines:
         assert any(row.get("train/loss") for row in csv.DictReader(lines))
+
+
+def test_a_frozen_text_encoder_travels_in_the_checkpoint(home, places, tiny_run, tmp_path):
+    """Trained with a folder's BERT, sampled after the folder is gone."""
+    save_pretrained(tmp_path / "bert", "bert")
+    command(
+        "train.py", "experiment=txt2img", "conditioner=huggingface", f"conditioner.name={tmp_path / 'bert'}",
+        "conditioner.width=16", "conditioner.max_tokens=12", "data.source.count=6", f"autoencoder.ckpt={tiny_run}",
+        "task.diffusion.steps=3", "task.diffusion.callbacks.evaluation.final_images=4", "sampler.steps=3", "trainer=cpu",
+        "name=bert", *places,
+    )  # fmt: skip
+    shutil.rmtree(tmp_path / "bert")
+    images = load(home / "runs" / "bert").sample(["a red heart on a white background", ""])
+    assert images.isfinite().all()
+    assert not torch.equal(images[0], images[1])

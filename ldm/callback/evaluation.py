@@ -36,7 +36,7 @@ class Evaluation(pl.Callback):
     batch_size   of sampling, a rank
     cache        folder for reference statistics
     sampler      None: the model's own; so for guidance
-    grid         images in the picture
+    grid         images in the picture, at most
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Evaluation(pl.Callback):
             show(trainer, "samples", shown)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
-        """Generate this rank's share and give it to the metrics; returns the first images for the picture."""
+        """Generate this rank's share and give it to the metrics; returns some, evenly spread, for the picture."""
         data: CaptionedImages = trainer.datamodule  # type: ignore[attr-defined]
         total = len(data.val_images)
         count = min(wanted or total, total)
@@ -107,7 +107,8 @@ class Evaluation(pl.Callback):
                     metric.update(images.to(model.autoencoder.shift.device), captions)
                 shown.append(images)
                 bar.update(len(chunk))
-        return torch.cat(shown)[: self.grid] if shown else torch.empty(0, 3, data.side, data.side)
+        made = torch.cat(shown) if shown else torch.empty(0, 3, data.side, data.side)
+        return made[:: max(1, len(made) // self.grid)][: self.grid]
 
     def _refer(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
         """Give the metric its sums over real images: from the cache, or computed by all ranks and then cached."""

@@ -17,6 +17,11 @@ class GenerationMetric(ABC):
 
     @property
     @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Of the numbers that `compute` gives."""
+
+    @property
+    @abstractmethod
     def reference_name(self) -> str | None:
         """Names what is kept of real images (extractor and its settings); None: nothing is needed of them."""
 

@@ -37,6 +37,10 @@ class CaptionAccuracy(GenerationMetric):
         self.sums = [SumMetric() for _ in range(len(self.parts) + 2)]
 
     @property
+    def names(self) -> Sequence[str]:
+        return ["caption_accuracy", *(f"{part}_accuracy" for part in self.parts)]
+
+    @property
     def reference_name(self) -> None:
         return None
 
@@ -80,5 +84,4 @@ class CaptionAccuracy(GenerationMetric):
         *right, count = (float(metric.compute()) for metric in self.sums)
         for metric in self.sums:
             metric.reset()
-        names = ["caption_accuracy", *(f"{part}_accuracy" for part in self.parts)]
-        return {name: value / max(count, 1.0) for name, value in zip(names, right, strict=True)}
+        return {name: value / max(count, 1.0) for name, value in zip(self.names, right, strict=True)}

@@ -25,6 +25,10 @@ class Frechet(GenerationMetric):
         self.distance = FrechetInceptionDistance(extractor, reset_real_features=False, normalize=True)
 
     @property
+    def names(self) -> Sequence[str]:
+        return [self.extractor.name]
+
+    @property
     def reference_name(self) -> str:
         return self.extractor.signature
 

@@ -35,7 +35,7 @@ class ClassifierFree(Guidance):
     Paper: Ho & Salimans, 2022, eq. 6, arXiv:2207.12598, with scale = 1 + w.
     """
 
-    def __init__(self, scale: float = 4.0) -> None:
+    def __init__(self, scale: float = 2.0) -> None:
         self.scale = scale
 
     def wrap(self, denoiser: nn.Module, condition: Condition, unconditional: Condition) -> Denoise:

@@ -30,6 +30,8 @@ class AutoencoderTask(pl.LightningModule):
     statistics_batches  batches over which shift and scale of the raw latents are estimated at the end; None: one epoch
     """
 
+    scores = ("psnr", "ssim", "kl")
+
     def __init__(
         self,
         model: Autoencoder,

@@ -27,6 +27,8 @@ class DiffusionTask(pl.LightningModule):
     gradient_clip  largest gradient norm
     """
 
+    scores = ("loss",)
+
     def __init__(
         self,
         model: LatentDiffusion,
