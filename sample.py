@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from ldm import checkpoint, generate
-from ldm.config import build, is_rank_zero, quote_texts, register_resolvers, resolved, say_errors
+from ldm.config import build, check_options, is_rank_zero, quote_texts, register_resolvers, resolved, say_errors
 
 register_resolvers()
 sys.argv[1:] = quote_texts(sys.argv[1:])
@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
     gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = config.device or (gpu if torch.cuda.is_available() else "cpu")
     generate.generate(
-        checkpoint.load(config.ckpt, device=device),
+        checkpoint.load(config.ckpt, device=device, packages=config.packages),
         wanted,
         Path(config.out),
         sampler=build(config.sampler),
@@ -36,4 +36,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_options("sample", sys.argv[1:])
     main()

@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from ldm.config import quote_texts, register_resolvers, say_errors
+from ldm.config import check_options, quote_texts, register_resolvers, say_errors
 from ldm.run import train
 
 register_resolvers()
@@ -19,4 +19,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    check_options("train", sys.argv[1:])
     main()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -30,14 +32,20 @@ TEXT_OPTIONS = ("prompt", "prompts", "ckpt", "out", "data.train", "data.val", "a
 def register_resolvers() -> None:
     """Make our functions known to OmegaConf, for configs to use: `${best_precision:}` and so on."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("best_accelerator", best_accelerator, replace=True)
     OmegaConf.register_new_resolver("best_precision", best_precision, replace=True)
     OmegaConf.register_new_resolver("remaining_trials", remaining_trials, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
-def best_precision() -> str:
-    """bf16 autocast over fp32 weights where the GPU, or without one the CPU, computes in bf16 natively; else fp32."""
-    if torch.cuda.is_available():
+def best_accelerator() -> str:
+    """The GPU where there is one with CUDA, else the CPU."""
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def best_precision(accelerator: str) -> str:
+    """bf16 autocast over fp32 weights where the accelerator computes in bf16 natively; else fp32."""
+    if accelerator != "cpu" and torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = (
@@ -115,6 +123,11 @@ def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:
     return build(node)
 
 
+def packages_of(node: Any) -> list[str]:
+    """The packages whose classes a plain config names, `ldm` among them."""
+    return sorted({"ldm"} | {value.split(".")[0] for key, value in _strings(node) if key == "_target_"})
+
+
 def resolved(node: Any) -> Any:
     """A config node as plain dicts, lists and values, interpolations resolved."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -143,10 +156,46 @@ def say_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
             if in_sweep() or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise cause from None
-            print(f"error: {cause}", file=sys.stderr)
+            print(f"error: {_in_words(cause)}", file=sys.stderr)
             raise SystemExit(1) from None
 
     return run
+
+
+def _in_words(error: BaseException) -> str:
+    """OmegaConf's message about a missing value as what to type; other messages as they are."""
+    missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+    if not isinstance(error, OmegaConfBaseException) or missing is None:
+        return str(error)
+    option = missing[1]
+    if option == "name":
+        return "no experiment was named; type python train.py experiment=txt2img, or --help for more"
+    return f"the option {option} has no value; type {option}=VALUE, or --help for an example"
+
+
+def check_options(name: str, arguments: Sequence[str]) -> None:
+    """End the program with a suggestion where an option is mistyped; everything else is left to Hydra."""
+    if any(argument.startswith("-") for argument in arguments):
+        return
+    try:
+        compose(name, arguments)
+    except ConfigCompositionException as error:
+        found = re.search(r"Could not override '([^']+)'", f"{error} {error.__cause__}")
+        if found is None or found[1] not in {argument.lstrip("+~").partition("=")[0] for argument in arguments}:
+            return
+        others = [argument for argument in arguments if argument.lstrip("+~").partition("=")[0] != found[1]]
+        known = list(_leaves(OmegaConf.to_container(compose(name, others))))
+        close = difflib.get_close_matches(found[1], known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see all options with --cfg job"
+        print(f"error: there is no option {found[1]}; {hint}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    """Full names of all options of a plain config."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _leaves(value, f"{prefix}{key}.")
 
 
 def is_rank_zero() -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder, Posterior
+from ldm.backbone.base import Backbone
 from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
@@ -39,7 +40,6 @@ class LatentDiffusion(nn.Module):
         caption_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        autoencoder.check_side(side)
         if not 0 <= caption_dropout <= 1:
             raise ValueError(f"caption_dropout is a share in [0, 1]; got {caption_dropout}")
         self.autoencoder = autoencoder.requires_grad_(False)
@@ -50,6 +50,25 @@ class LatentDiffusion(nn.Module):
         self.guidance = guidance
         self.side = side
         self.caption_dropout = caption_dropout
+        self.check_side(side)
+
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        """The frozen autoencoder stays in evaluation mode."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def check_side(self, side: int) -> None:
+        """Raise ValueError where autoencoder or backbone can not divide an image side."""
+        self.autoencoder.check_side(side)
+        backbone = self.denoiser.backbone
+        assert isinstance(backbone, Backbone)
+        step = self.autoencoder.factor * backbone.factor
+        if side % step:
+            raise ValueError(
+                f"image side {side} gives latents of side {side // self.autoencoder.factor}, which the backbone cannot "
+                f"halve down to its last level; use a multiple of {step}"
+            )
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of each image, `(B,)`. Draws posterior, dropout, times and noise from torch's generator."""
@@ -64,7 +83,8 @@ class LatentDiffusion(nn.Module):
         if batch.moments is not None:
             posterior = Posterior(batch.moments)
         elif batch.image is not None:
-            posterior = self.autoencoder.encode(batch.image)
+            with torch.autocast(batch.image.device.type, enabled=False):  # the latents that would be cached
+                posterior = self.autoencoder.encode(batch.image)
         else:
             raise ValueError("a batch needs images or moments; it has neither")
         return self.autoencoder.to_latent(posterior.sample())
@@ -94,7 +114,7 @@ class LatentDiffusion(nn.Module):
         if len(seeds) != len(prompts):
             raise ValueError(f"one seed a prompt is needed; got {len(prompts)} prompts and {len(seeds)} seeds")
         side = side or self.side
-        self.autoencoder.check_side(side)
+        self.check_side(side)
         images = [torch.empty(0, 3, side, side)]
         for start in range(0, len(prompts), batch_size):
             chunk = slice(start, start + batch_size)

@@ -25,7 +25,7 @@ from ldm.callback.evaluation import Evaluation
 from ldm.callback.pictures import finish_pictures
 from ldm.callback.progress import Progress
 from ldm.callback.randomness import StepSeed
-from ldm.config import build, differences, in_sweep, is_rank_zero, resolved
+from ldm.config import build, differences, in_sweep, is_rank_zero, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.plot import plot_curves
 from ldm.task.autoencoder import AutoencoderTask
@@ -51,6 +51,7 @@ BESIDE_THE_POINT = (
 
 def train(config: DictConfig) -> float | None:
     """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
+    _check_whole(config)
     run = Path(config.run_dir)
     stages = [name for name in config.task if not (name == "autoencoder" and config.autoencoder.ckpt)]
     _check_claim(run, config)
@@ -59,8 +60,26 @@ def train(config: DictConfig) -> float | None:
         _train_stages(todo, config, run)
     results = {name: json.loads((run / name / "results.json").read_text()) for name in stages}
     if is_rank_zero():
-        _report(run, results, new=bool(todo))
+        _report(run, results, config, new=bool(todo))
     return _score(results, config.optimized_metric)
+
+
+def _check_whole(config: DictConfig) -> None:
+    """Raise ValueError where options were given for a part that the chosen experiment does not have."""
+    for name, stage in config.task.items():
+        if "optimizer" not in stage:
+            raise ValueError(
+                f"options were given for the stage {name!r}, which this experiment does not have: {resolved(stage)}; "
+                "leave them out (for experiment=autoencoder use debug=tiny_autoencoder), or choose experiment=txt2img"
+            )
+    if str(config.trainer.precision).startswith("16"):
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision} needs loss scaling, which stage 1's two optimisers do not have; "
+            "use bf16-mixed or 32-true"
+        )
+    source = config.data.get("source")
+    if source is not None and "_target_" not in source:
+        raise ValueError(f"options were given for data.source, which data=shards does not have: {resolved(source)}")
 
 
 def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
@@ -69,8 +88,9 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     settings = resolved(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    _suit_hardware(config.trainer.precision)
+    _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
     data: CaptionedImages = build(config.data)
+    data.check_captions()
     tasks = {name: _build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     _check_metric(config.optimized_metric, tasks, callbacks)
@@ -86,9 +106,9 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     for name in todo:
         task = tasks[name]
         if isinstance(task, DiffusionTask) and "autoencoder" in todo:
-            trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE)
+            trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE, packages=packages_of(settings))
             task.model.autoencoder.load_state_dict(trained.state_dict())
-        _fit(name, config, data, task, callbacks[name], run)
+        _fit(name, config, data, task, callbacks[name], run, world)
 
 
 def _check_metric(
@@ -103,13 +123,13 @@ def _check_metric(
         raise ValueError(f"optimized_metric={metric} is not measured; choose from {', '.join(sorted(known))}")
 
 
-def _suit_hardware(precision: str) -> None:
+def _suit_hardware(accelerator: str, precision: str) -> None:
     """Faster kernels where they serve: TF32 on GPUs; on CPUs in bf16 no fused attention, whose backward pass is slow.
 
     (A step of the U-Net for icons, batch 32, took 248 ms with it and 159 ms without; in fp32, 188 ms and 200 ms.)
     """
     torch.set_float32_matmul_precision("high")
-    if not torch.cuda.is_available() and precision.startswith("bf16"):
+    if accelerator == "cpu" and precision.startswith("bf16"):
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
 
 
@@ -134,7 +154,7 @@ def _build_task(name: str, config: DictConfig, data: CaptionedImages, run: Path)
     file = config.autoencoder.ckpt or run / checkpoint.AUTOENCODER_FILE
     trained = None
     if config.autoencoder.ckpt or Path(file).is_file():
-        trained, config.autoencoder.network = checkpoint.load_autoencoder(file)
+        trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages_of(resolved(config)))
     model_config = resolved(config.model)
     model = build(model_config)
     if trained is not None:
@@ -150,14 +170,16 @@ def _fit(
     task: AutoencoderTask | DiffusionTask,
     callbacks: list[Callback],
     run: Path,
+    world: int,
 ) -> None:
     stage, folder = config.task[name], run / name
     options = resolved(config.trainer)
-    if name == "autoencoder" and options["strategy"] == "ddp":
+    if name == "autoencoder" and world > 1 and options["strategy"] in ("auto", "ddp"):
         options["strategy"] = "ddp_find_unused_parameters_true"  # each backward reaches one of the two networks
     if name == "diffusion":
         options["accumulate_grad_batches"] = stage.accumulate
     last = folder / "checkpoints" / "last.ckpt"
+    ema = EMA(stage.ema_decay)
     loggers = _loggers(config, name, folder)
     trainer = pl.Trainer(
         **options,
@@ -175,7 +197,7 @@ def _fit(
             StepSeed(config.seed),
             LearningRateMonitor("step"),
             Progress(),
-            EMA(stage.ema_decay),
+            ema,
             ModelCheckpoint(
                 folder / "checkpoints",
                 filename="last",
@@ -185,7 +207,7 @@ def _fit(
             ),
         ],
     )
-    data.set_batch(stage.batch_size, stage.accumulate, trainer.world_size)
+    data.set_batch(stage.batch_size, stage.accumulate, world)
     begun = last.is_file()
     log.info("%s %s: %s", "continuing" if begun else "training", name, folder)
     start = time.monotonic()
@@ -193,6 +215,7 @@ def _fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     seconds = time.monotonic() - start
+    ema.apply(task)
     scores = trainer.validate(task, datamodule=data, verbose=False)[0]
     if trainer.is_global_zero:
         size = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
@@ -216,14 +239,21 @@ def _loggers(config: DictConfig, name: str, folder: Path) -> list[Logger]:
 def _check_claim(run: Path, config: DictConfig) -> None:
     """Raise ValueError where the run folder holds a run of something else."""
     file = run / "config.yaml"
-    if file.is_file():
-        changed = list(differences(_trained(resolved(OmegaConf.load(file))), _trained(resolved(config))))
-        if changed:
-            raise ValueError(
-                f"{run} holds a run with other settings:\n  "
-                + "\n  ".join(changed[:20])
-                + f"\nkeep it and choose another name, like name={config.name}-2, or delete the folder to train anew"
-            )
+    if not file.is_file():
+        return
+    before = resolved(OmegaConf.load(file))
+    here = config.copy()
+    OmegaConf.set_struct(here, False)
+    for key in FREE_TO_CHANGE:
+        here[key] = before.get(key)
+    here.data.workers = before["data"]["workers"]
+    changed = list(differences(before, resolved(here)))
+    if changed:
+        raise ValueError(
+            f"{run} holds a run with other settings:\n  "
+            + "\n  ".join(changed[:20])
+            + f"\nkeep it and choose another name, like name={config.name}-2, or delete the folder to train anew"
+        )
 
 
 def _claim(run: Path, settings: dict[str, Any]) -> None:
@@ -234,10 +264,6 @@ def _claim(run: Path, settings: dict[str, Any]) -> None:
         draft = file.with_name(".config.yaml")
         draft.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
         draft.replace(file)
-
-
-def _trained(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in FREE_TO_CHANGE}
 
 
 def _score(results: dict[str, dict[str, float]], metric: str | None) -> float | None:
@@ -251,7 +277,7 @@ def _score(results: dict[str, dict[str, float]], metric: str | None) -> float | 
     raise ValueError(f"optimized_metric={metric} was not measured in this run; it was finished for another purpose")
 
 
-def _report(run: Path, results: dict[str, dict[str, float]], *, new: bool) -> None:
+def _report(run: Path, results: dict[str, dict[str, float]], config: DictConfig, *, new: bool) -> None:
     """Curves, a table of the results, and the next command to type."""
     curves = plot_curves(run, list(results))
     table = Table()
@@ -265,5 +291,9 @@ def _report(run: Path, results: dict[str, dict[str, float]], *, new: bool) -> No
     if "diffusion" in results:
         command = f'python sample.py ckpt={folder} prompt="a red heart on a white background" n=4 seed=0'
     else:
-        command = f"python train.py experiment=txt2img autoencoder.ckpt={folder}"
+        own = [f"data.{split}={config.data[split]}" for split in ("train", "val") if split in config.data]
+        experiment = (
+            ["experiment=txt2img_shards", *(shlex.quote(option) for option in own)] if own else ["experiment=txt2img"]
+        )
+        command = f"python train.py {' '.join(experiment)} autoencoder.ckpt={folder}"
     print(f"{run}: {'finished' if new else 'all is done already'}\ncurves: {curves}\nnext: {command}")

@@ -1,4 +1,4 @@
-"""The house stands as DESIGN says: arrows point down, every library has its home, files are small and documented."""
+"""The house stands as CONTRIBUTING.md says: arrows point down, every library has its home, files are small and documented."""
 
 import ast
 import subprocess

@@ -78,8 +78,12 @@ def test_help_is_readable():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task.diffusion.stepz=3"], "Key 'stepz' is not in struct"),
+        (["task.diffusion.stepz=3"], "there is no option task.diffusion.stepz; did you mean task.diffusion.steps"),
+        (["data=shards"], "the option data.train has no value; type data.train=VALUE"),
+        (["task=autoencoder"], "options were given for the stage 'diffusion'"),
         (["data=icon"], "Could not find 'data/icon'"),
+        (["data.side=36"], "image side 36 gives latents of side 9"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed needs loss scaling"),
         (["data.side=30"], "image side 30 is not a multiple of 4"),
         (["data.source.count=5000"], "count=5000 icons asked for"),
         (["autoencoder.ckpt=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
@@ -90,7 +94,7 @@ def test_help_is_readable():
         ),
         (["conditioner=huggingface", "conditioner.name=/nowhere"], "no text encoder '/nowhere'"),
         (["optimized_metric=acuracy"], "optimized_metric=acuracy is not measured; choose from background_accuracy"),
-        (["metric=fid"], "FID needs torch-fidelity"),
+        (["metric=fid", "metric.fid.extractor.weights=/nowhere"], "no Inception weights at /nowhere"),
         (["autoencoder.network.attention_levels=[7]"], "attention_levels [7] do not exist"),
     ],
 )
@@ -108,7 +112,9 @@ def test_a_sweep_does_not_start_processes_within_processes(places):
 
 
 def test_experiment_must_be_named():
-    assert "name" in command("train.py", ok=False)
+    text = command("train.py", ok=False)
+    assert "no experiment was named; type python train.py experiment=txt2img" in text
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(

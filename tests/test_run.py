@@ -56,6 +56,8 @@ def test_the_same_command_again_says_that_all_is_done(tiny_run, places):
     assert "all is done already" in text
     assert "next: python sample.py ckpt=" in text
     assert (tiny_run / "model.safetensors").stat().st_mtime_ns == before
+    moved = command(*TINY, "paths.data_dir=/moved", places[1], "data.workers=1")
+    assert "all is done already" in moved, "where data lie and who reads them is not what was trained"
 
 
 def test_another_config_in_the_same_folder_is_refused(tiny_run, places):
@@ -86,6 +88,17 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_run, places, tmp_path):
     losses = read_metrics(runs / "tiny" / "diffusion" / "logs")["train/loss"]
     expected = dict(read_metrics(tiny_run / "diffusion" / "logs")["train/loss"])
     assert all(expected[step] == loss for step, loss in losses)
+
+
+def test_a_run_killed_after_its_last_step_still_ends_with_averaged_weights_and_statistics(tiny_run, places, tmp_path):
+    """The last checkpoint may be that of the last step: then nothing is left to train, but all that follows is."""
+    runs = tmp_path / "runs"
+    shutil.copytree(tiny_run, runs / "tiny")
+    for name in ("autoencoder.safetensors", "model.safetensors", "autoencoder/results.json", "diffusion/results.json"):
+        (runs / "tiny" / name).unlink()
+    command(*TINY, places[0], f"paths.runs_dir={runs}")
+    for name in ("autoencoder.safetensors", "model.safetensors"):
+        assert same_weights(runs / "tiny" / name, tiny_run / name), name
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +217,7 @@ def test_stage_one_alone_and_own_shards(home, places, tiny_run):
     text = command(
         "train.py", "experiment=autoencoder", *own, "debug=tiny_autoencoder", "trainer=cpu", "name=alone", *places
     )
-    assert "experiment=txt2img autoencoder.ckpt=" in text
+    assert f"next: python train.py experiment=txt2img_shards 'data.train={icons}/train-*.tar'" in text
     command(
         "train.py", "experiment=txt2img_shards", *own, "debug=tiny_diffusion", "trainer=cpu", "name=own",
         f"autoencoder.ckpt={home / 'runs' / 'alone'}", *places,

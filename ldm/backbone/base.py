@@ -10,7 +10,12 @@ from ldm.batch import Condition
 
 
 class Backbone(nn.Module, ABC):
-    """A network that predicts something about the clean latent from a noisy one."""
+    """A network that predicts something about the clean latent from a noisy one.
+
+    factor  sides of latents must be multiples of it
+    """
+
+    factor: int
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -68,6 +68,7 @@ class UNet(Backbone):
             )
 
         time_width = 4 * channels
+        self.factor = 2 ** (len(widths) - 1)
         self.channels = channels
         self.concat_channels = concat_channels
         self.context_width = context_width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
@@ -23,6 +24,15 @@ class EMA(WeightAveraging):
             raise ValueError(f"the decay of an average lies in [0, 1); got {decay}")
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self.decay = decay
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Follow the model to its device: Lightning copies it before the model has been moved there."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+
+    def apply(self, pl_module: pl.LightningModule) -> None:
+        """Give the module the averaged weights, also where a run was continued that had made its last step."""
+        self._copy_average_to_current(pl_module)
 
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:

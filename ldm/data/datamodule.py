@@ -74,12 +74,23 @@ class CaptionedImages(pl.LightningDataModule):
         step = max(1, len(self.train_images) // limit)
         return (self.train_images.caption_of(index) for index in range(0, len(self.train_images), step))
 
+    def check_captions(self, limit: int = 100_000) -> None:
+        """Read captions, of validation all and of training at most `limit`; raises ValueError where one is missing."""
+        for _ in self.captions(limit):
+            pass
+        for number in range(len(self.val_images)):
+            self.val_images.caption_of(number)
+
     def set_batch(self, images_per_step: int, accumulate: int, world: int) -> None:
         """Choose the loaders' batch: images an optimiser step, over `accumulate` batches on each of `world` processes."""
         if images_per_step % (accumulate * world):
             raise ValueError(
                 f"batch_size {images_per_step} is not a multiple of accumulate {accumulate} times {world} processes; "
                 f"use a multiple of {accumulate * world}"
+            )
+        if len(self.val_images) < world:
+            raise ValueError(
+                f"{len(self.val_images)} validation images for {world} processes; give at least one to each"
             )
         self.batch_size = images_per_step // (accumulate * world)
         self.position = 0
@@ -90,9 +101,11 @@ class CaptionedImages(pl.LightningDataModule):
         parts = [encode(batch.image) for batch in self.images(self.train_images, batch_size)]
         self.moments = MomentsDataset(self.train_images, torch.cat(parts))
 
-    def images(self, dataset: ShardDataset, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader:
-        """Batches of one pass over a data set in order, of this rank's share."""
-        return self._loader(dataset, Pass(len(dataset), batch_size, rank=rank, world=world))
+    def images(
+        self, dataset: ShardDataset, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+    ) -> DataLoader:
+        """Batches of one pass over a data set in order, of this rank's share; see Pass."""
+        return self._loader(dataset, Pass(len(dataset), batch_size, rank=rank, world=world, limit=limit))
 
     def train_dataloader(self) -> DataLoader:
         dataset = self.moments or self.train_images

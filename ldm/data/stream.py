@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from torch.utils.data import Dataset, Sampler
 from ldm.batch import Batch
 from ldm.data.shards import Extent, Sample
 from ldm.data.transforms import CaptionChoice, ImageTransform
+
+OPEN_SHARDS = 64
+"""Shards that a process keeps open at once."""
 
 
 class Draw(NamedTuple):
@@ -36,7 +40,7 @@ class ShardDataset(Dataset):
         self.transform = transform
         self.caption = caption
         self.seed = seed
-        self._handles: dict[tuple[int, str], int] = {}
+        self._handles: OrderedDict[tuple[int, str], int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -45,8 +49,9 @@ class ShardDataset(Dataset):
         """A batch of one, without the leading dimension."""
         sample = self.samples[draw.number]
         chance = random.Random(f"{self.seed}/{draw.epoch}/{draw.number}")
+        data = self._read(sample, sample.image)
         try:
-            image = self.transform(self._read(sample, sample.image), chance)
+            image = self.transform(data, chance)
         except OSError as error:
             raise ValueError(
                 f"sample {sample.key!r} in {sample.shard} cannot be decoded: {error}; leave it out"
@@ -64,7 +69,10 @@ class ShardDataset(Dataset):
     def _read(self, sample: Sample, extent: Extent) -> bytes:
         place = (os.getpid(), sample.shard)
         if place not in self._handles:
+            if len(self._handles) >= OPEN_SHARDS:
+                os.close(self._handles.popitem(last=False)[1])
             self._handles[place] = os.open(sample.shard, os.O_RDONLY)
+        self._handles.move_to_end(place)
         return os.pread(self._handles[place], extent.size, extent.offset)
 
 
@@ -127,10 +135,16 @@ class BatchStream(Sampler[list[Draw]]):
 
 
 class Pass(Sampler[list[Draw]]):
-    """One pass in order, every sample once: rank r takes each `world`-th from the r-th, the last batch may be short."""
+    """One pass in order, every sample once: rank r takes each `world`-th from the r-th, the last batch may be short.
 
-    def __init__(self, samples: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        self.indices = range(rank, samples, world)
+    limit  at most about so many samples, evenly spread; None: all
+    """
+
+    def __init__(
+        self, samples: int, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+    ) -> None:
+        stride = 1 if limit is None else max(1, samples // limit)
+        self.indices = range(samples)[::stride][rank:limit:world]
         self.batch_size = batch_size
 
     def __len__(self) -> int:

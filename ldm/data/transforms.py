@@ -72,15 +72,28 @@ class CaptionChoice:
     def __call__(self, text: bytes | None, record: bytes | None, where: str) -> str:
         """Contents of .txt and .json -> caption. Raises ValueError naming `where` if there is none."""
         if self.field is None and text is not None:
-            return text.decode("utf-8", errors="replace").strip()
-        field = self.field or "caption"
-        value = None if record is None else json.loads(record).get(field)
-        if not isinstance(value, str):
+            found = text.decode("utf-8", errors="replace")
+            source = "its .txt is empty"
+        else:
+            field = self.field or "caption"
+            found = _field(record, field)
+            source = f"its json gives no text for {field!r}"
+        if not found.strip():
             raise ValueError(
-                f"{where} has no caption: its json gives {value!r} for {field!r}; "
+                f"{where} has no caption: {source}; "
                 "set data.caption.field to a field with text, add a .txt, or leave the sample out"
             )
-        return value.strip()
+        return found.strip()
+
+
+def _field(record: bytes | None, field: str) -> str:
+    """A text field of a json object; "" where there is none."""
+    try:
+        content = json.loads(record or b"{}")
+    except ValueError:
+        return ""
+    value = content.get(field) if isinstance(content, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

@@ -33,7 +33,7 @@ class CaptionAccuracy(GenerationMetric):
         values = [sorted(set(column)) for column in zip(*drawings, strict=True)]
         codes = [[column.index(value) for value, column in zip(drawing, values, strict=True)] for drawing in drawings]
         self.codes = torch.tensor(codes)
-        self.templates = truth.images(drawings).flatten(1)
+        self.templates = truth.images(drawings).flatten(1).double()
         self.sums = [SumMetric() for _ in range(len(self.parts) + 2)]
 
     @property
@@ -73,7 +73,7 @@ class CaptionAccuracy(GenerationMetric):
 
     def nearest(self, images: Tensor) -> Tensor:
         """Index of each image's nearest drawing, `(B,)`. |image - template|^2 without the term common to all."""
-        flat = images.to(self.templates.device).flatten(1)
+        flat = images.to(self.templates).flatten(1)
         if flat.shape[1] != self.templates.shape[1]:
             raise ValueError(
                 f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same side"

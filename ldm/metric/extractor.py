@@ -62,7 +62,7 @@ class EfficientNetLite0(Extractor):
 class Inception(Extractor):
     """torch-fidelity's Inception v3 with the original FID weights and resize: the FID of the papers.
 
-    weights  local file of the weights (`pt_inception-2015-12-05-*.pth`); None: torch-fidelity downloads them
+    weights  local file of the weights (`weights-inception-2015-12-05-6726825d.pth`); None: torch-fidelity downloads them
 
     Raises ModuleNotFoundError where torch-fidelity is not installed, FileNotFoundError where the weights are missing.
 
@@ -76,13 +76,13 @@ class Inception(Extractor):
         super().__init__()
         if weights is not None and not Path(weights).is_file():
             raise FileNotFoundError(
-                f"no Inception weights at {weights}; give the file pt_inception-2015-12-05-6726825d.pth"
+                f"no Inception weights at {weights}; give the file weights-inception-2015-12-05-6726825d.pth"
             )
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
             raise ModuleNotFoundError(
-                f"FID needs torch-fidelity, which cannot be imported ({error}); pip install 'ldm[fid]', "
+                f"FID needs torch-fidelity, which cannot be imported ({error}); pip install -e '.[fid]', "
                 "or choose metric=offline, which needs no download"
             ) from error
         self.signature = "inception-v3-compat-2048"

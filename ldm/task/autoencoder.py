@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -27,7 +28,8 @@ class AutoencoderTask(pl.LightningModule):
     config              that builds `model`; goes into checkpoints
     accumulate          batches an optimiser step
     gradient_clip       largest gradient norm
-    statistics_batches  batches over which shift and scale of the raw latents are estimated at the end; None: one epoch
+    statistics_batches  batches, evenly spread over the training set, from which shift and scale of the raw latents are
+                        estimated at the end; None: all
     """
 
     scores = ("psnr", "ssim", "kl")
@@ -119,21 +121,20 @@ class AutoencoderTask(pl.LightningModule):
         self.log("val/kl", posterior.kl().mean(), on_epoch=True, sync_dist=True, batch_size=len(image))
         return reconstruction
 
-    def on_train_end(self) -> None:
-        """Estimate shift and scale of the raw latents, with the averaged weights, over all ranks."""
+    def on_validation_start(self) -> None:
+        """Before the validation that ends a stage: estimate shift and scale of the raw latents, over all ranks."""
+        if self.trainer.state.fn != TrainerFn.VALIDATING:
+            return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = data.images(data.train_images, data.batch_size, rank=rank, world=world)
-        images = (batch.image for index, batch in enumerate(batches) if self._counts(index))
-        moments = latent_moments(self.model.eval(), images)
+        limit = None if self.statistics_batches is None else self.statistics_batches * data.batch_size * world
+        batches = data.images(data.train_images, data.batch_size, rank=rank, world=world, limit=limit)
+        moments = latent_moments(self.model, (batch.image for batch in batches))
         moments.totals = self.trainer.strategy.reduce(moments.totals, reduce_op="sum")
         moments.store(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CONFIG_KEY] = self.config
-
-    def _counts(self, batch_index: int) -> bool:
-        return self.statistics_batches is None or batch_index < self.statistics_batches
 
     def _optimizers(self) -> list[Any]:
         optimizers = self.optimizers()

@@ -135,6 +135,23 @@ def test_samples_without_caption_or_image_are_errors_before_training(tmp_path):
         index_shards([str(tmp_path / "e.tar")])
 
 
+@pytest.mark.parametrize("files", [{"txt": b" \n"}, {"json": b"{"}, {"json": b"[]"}, {"json": b'{"caption": ""}'}])
+def test_empty_captions_are_errors_before_training(tmp_path, files):
+    write_shards([sample("good", txt=b"x"), sample("empty", **files)], tmp_path, "g", samples_per_shard=9)
+    data = CaptionedImages(side=8, train=str(tmp_path / "g-*.tar"), val=str(tmp_path / "g-*.tar"))
+    with pytest.raises(ValueError, match="'empty' in .* has no caption"):
+        data.check_captions()
+
+
+def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("ldm.data.stream.OPEN_SHARDS", 2)
+    write_shards([sample(f"{i}", txt=b"x") for i in range(6)], tmp_path, "h", samples_per_shard=1)
+    dataset = ShardDataset(index_shards(find_shards(str(tmp_path / "h-*.tar"))), ImageTransform(8), CaptionChoice())
+    for _ in range(2):
+        assert [dataset[Draw(0, number)].key for number in range(6)] == [[str(number)] for number in range(6)]
+        assert len(dataset._handles) == 2
+
+
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
     write_shards([{"__key__": "broken", "png": b"123", "txt": b"x"}], tmp_path, "f", samples_per_shard=9)
     dataset = ShardDataset(index_shards(find_shards(str(tmp_path / "f-*.tar"))), ImageTransform(8), CaptionChoice())
@@ -220,6 +237,10 @@ def test_too_little_data_for_a_batch_is_an_error():
 def test_a_pass_sees_every_sample_once():
     seen = [draw.number for rank in range(3) for batch in Pass(10, 2, rank=rank, world=3) for draw in batch]
     assert sorted(seen) == list(range(10))
+    spread = [
+        draw.number for rank in range(2) for batch in Pass(100, 2, rank=rank, world=2, limit=10) for draw in batch
+    ]
+    assert sorted(spread) == list(range(0, 100, 10))
     assert len(Pass(10, 2, rank=0, world=3)) == len(list(Pass(10, 2, rank=0, world=3))) == 2
 
 

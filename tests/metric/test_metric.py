@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -76,11 +78,12 @@ def test_offline_distance_is_never_called_fid():
     assert EfficientNetLite0.name != Inception.name == "fid"
 
 
-def test_inception_says_what_is_missing(tmp_path):
+def test_inception_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(FileNotFoundError, match="no Inception weights at"):
         Inception(weights=tmp_path / "none.pth")
     (tmp_path / "some.pth").touch()
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ldm\[fid\]', or choose metric=offline"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[fid\]', or choose metric=offline"):
         Inception(weights=tmp_path / "some.pth")
 
 
