@@ -67,7 +67,7 @@ def train(config: DictConfig) -> float | None:
 def _check_whole(config: DictConfig) -> None:
     """Raise ValueError where options were given for a part that the chosen experiment does not have."""
     for name, stage in config.task.items():
-        if "optimizer" not in stage:
+        if "gradient_clip" not in stage:  # which every stage's own config has
             raise ValueError(
                 f"options were given for the stage {name!r}, which this experiment does not have: {resolved(stage)}; "
                 "leave them out (for experiment=autoencoder use debug=tiny_autoencoder), or choose experiment=txt2img"

@@ -113,8 +113,13 @@ class LatentMoments:
 
 @torch.no_grad()
 def latent_moments(autoencoder: Autoencoder, images: Iterable[Tensor]) -> LatentMoments:
-    """Sums over the raw latents, sampled from the posterior, of batches of images `(B, 3, H, W)` in [-1, 1]."""
-    moments = LatentMoments(autoencoder.latent_channels, autoencoder.shift.device)
+    """Sums over the raw latents of batches of images `(B, 3, H, W)` in [-1, 1]; repeatable.
+
+    Latents are sampled from the posterior with noise of their own, so that no generator's state matters.
+    """
+    device = autoencoder.shift.device
+    generator = torch.Generator(device).manual_seed(0)
+    moments = LatentMoments(autoencoder.latent_channels, device)
     for batch in images:
-        moments.update(autoencoder.encode(batch.to(autoencoder.shift.device)).sample())
+        moments.update(autoencoder.encode(batch.to(device)).sample(generator))
     return moments
