@@ -5,12 +5,14 @@ import sys
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.trainer.states import TrainerFn
 
 from ldm import run
 from ldm.config import compose
 from ldm.model import LatentDiffusion
 
 drawn: list[torch.Tensor] = []
+compared: list[int] = []
 loss = LatentDiffusion.loss
 
 
@@ -29,9 +31,12 @@ def equal_on_all_ranks(name, tensor):
 class Compare(pl.Callback):
     """After training, weights (averaged by then), scale and tokenizer are the same on both ranks; draws are not."""
 
-    def on_fit_end(self, trainer, pl_module):
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.state.fn != TrainerFn.VALIDATING:  # only the one that ends a stage
+            return
         for name, tensor in pl_module.state_dict().items():
             equal_on_all_ranks(name, tensor.float().contiguous())
+        compared.append(len(pl_module.state_dict()))
         if drawn:
             mine = torch.stack(drawn)
             parts = [torch.empty_like(mine) for _ in range(2)]
@@ -41,7 +46,7 @@ class Compare(pl.Callback):
 
 
 LatentDiffusion.loss = spied
-run.StepSeed.on_fit_end = Compare.on_fit_end
+run.StepSeed.on_validation_end = Compare.on_validation_end
 config = compose(
     "train",
     ["experiment=txt2img", "debug=tiny", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=ranks",
@@ -49,4 +54,5 @@ config = compose(
 )  # fmt: skip
 run.train(config)
 assert drawn
+assert len(compared) == 2, "both stages"
 print("ranks agree")
