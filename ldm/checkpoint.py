@@ -42,7 +42,8 @@ def load(
 
     packages  whose classes the file may name; add your own if you trained with them
     """
-    model = _load(find(path), packages)
+    file = find(path)
+    model = _rebuild(*read(file), file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
             f"{path} holds {type(model).__name__}, not a text-to-image model; "
@@ -119,10 +120,6 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{file} holds weights, but not the config of a model of this project ({CONFIG_KEY!r} is missing)"
         )
     return json.loads(metadata[CONFIG_KEY]), weights
-
-
-def _load(file: Path, packages: Sequence[str]) -> nn.Module:
-    return _rebuild(*read(file), file, packages)
 
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:

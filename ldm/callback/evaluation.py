@@ -28,6 +28,7 @@ class Evaluation(pl.Callback):
     """At each validation: images from the averaged weights for validation captions, by all ranks together.
 
     Image i is made for caption i with seed `seed + i`, whatever the number of ranks, so no noise is used twice.
+    Distances over different numbers of images do not compare: those while training (num_images) with the final one.
     Reference statistics are computed once and cached under a name that says data, transform and extractor.
 
     metrics      name -> metric
@@ -65,7 +66,8 @@ class Evaluation(pl.Callback):
         self._referred: set[int] = set()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
+        last = trainer.state.fn == TrainerFn.FITTING and trainer.global_step >= trainer.max_steps
+        if trainer.sanity_checking or last:  # the validation that ends the stage follows, with all images
             return
         for index, metric in enumerate(self.metrics):
             metric.to(pl_module.device)
