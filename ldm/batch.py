@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Batch(NamedTuple):
-    """Captioned images as they leave the data module. Exactly one of `image` and `moments` is given.
-
-    key      names of the samples, `(B,)`
-    caption  `(B,)`
-    image    `(B, 3, H, W)` in [-1, 1]
-    moments  mean and log-variance of the raw latent's posterior, `(B, 2C, H/f, W/f)`
-    """
-
-    key: list[str]
-    caption: list[str]
-    image: Tensor | None = None
-    moments: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """What a backbone is told about the image beside x_t and t.
 
     tokens  sequence for cross-attention, `(B, L, D)`
@@ -45,6 +29,15 @@ class Condition:
         counts = self.mask[:, :, None].to(self.tokens.dtype)
         return (self.tokens * counts).sum(1) / counts.sum(1)
 
+    def where(self, rows: Tensor, other: Condition) -> Condition:
+        """The rows `(B,)` (bool) from `other`, which may be a batch of one, and all others from here."""
+        assert self.tokens is not None
+        assert other.tokens is not None
+        tokens = torch.where(rows[:, None, None], other.tokens, self.tokens)
+        if self.mask is None or other.mask is None:
+            return Condition(tokens=tokens)
+        return Condition(tokens=tokens, mask=torch.where(rows[:, None], other.mask, self.mask))
+
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:
         """Put several conditions of one kind behind one another along the batch."""
@@ -53,6 +46,36 @@ class Condition:
             mask=_cat([c.mask for c in conditions]),
             concat=_cat([c.concat for c in conditions]),
         )
+
+
+class Skip(NamedTuple):
+    """A sample that cannot be used: where it is and why, in a few words by which such samples are counted."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """Captioned images as they leave the data module. Exactly one of `image` and `moments` is given.
+
+    key       names of the samples, `(B,)`
+    caption   `(B,)`
+    image     `(B, 3, H, W)` in [-1, 1]
+    moments   mean and log-variance of the raw latent's posterior, `(B, 2C, H/f, W/f)`
+    geometry  how each image was cut, in pixels, `(B, 6)`: height and width of the original; top and left of the crop in
+              the resized image; height and width of the result. Paper: Podell et al., 2023, section 2.2, arXiv:2307.01952
+    text      what a frozen text encoder gave for the captions, where it was cached
+    skipped   broken samples whose places in this batch were taken by others
+    """
+
+    key: list[str]
+    caption: list[str]
+    image: Tensor | None = None
+    moments: Tensor | None = None
+    geometry: Tensor | None = None
+    text: Condition | None = None
+    skipped: Sequence[Skip] = ()
 
 
 def _cat(parts: list[Tensor | None]) -> Tensor | None:

@@ -17,7 +17,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-TEXT_OPTIONS = ("prompt", "prompts", "ckpt", "out", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name")
+TEXT_OPTIONS = (
+    *("prompt", "prompts", "ckpt", "out", "images", "captions"),
+    *("data.train", "data.val", "autoencoder.ckpt", "conditioner.name"),
+)
 """Options whose values are texts, file names or patterns: they are never parsed by Hydra, unless they begin with [."""
 
 
@@ -186,9 +189,42 @@ def check_options(name: str, arguments: Sequence[str]) -> None:
         others = [argument for argument in arguments if argument.lstrip("+~").partition("=")[0] != found[1]]
         known = list(_leaves(OmegaConf.to_container(compose(name, others))))
         close = difflib.get_close_matches(found[1], known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see all options with --cfg job"
+        hint = f"did you mean {' or '.join(close)}?" if close else "see all options with --help"
         print(f"error: there is no option {found[1]}; {hint}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def command(name: str, run: Callable[[DictConfig], Any]) -> None:
+    """The program `python -m ldm.<part> option=value ...`: run something with `configs/<name>.yaml` and those options.
+
+    `--help` prints the config with its comments. Mistakes that a user can mend end the program with a message.
+    """
+    arguments = sys.argv[1:]
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print((CONFIGS / f"{name}.yaml").read_text(), end="")
+        return
+    try:
+        say_errors(lambda _: run(_options(name, arguments)))(OmegaConf.create())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _options(name: str, arguments: Sequence[str]) -> DictConfig:
+    """A program's config. Raises ValueError where the command line is not a list of options, or one is missing."""
+    for argument in arguments:
+        if argument.startswith("-") or "=" not in argument:
+            raise ValueError(f"{argument!r} is not of the form option=value; --help shows all options")
+    try:
+        check_options(name, arguments)
+        config = compose(name, arguments)
+    except HydraException as error:
+        raise ValueError(
+            f"{' '.join(str(error).partition('See http')[0].split())}; --help shows all options"
+        ) from error
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ValueError(f"the option {missing[0]} has no value; type {missing[0]}=VALUE, or --help for an example")
+    return config
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[str]:

@@ -74,8 +74,12 @@ class LatentDiffusion(nn.Module):
         """Loss of each image, `(B,)`. Draws posterior, dropout, times and noise from torch's generator."""
         x = self.latent(batch)
         dropped = torch.rand(len(batch.caption)) < self.caption_dropout
-        captions = ["" if drop else caption for caption, drop in zip(batch.caption, dropped.tolist(), strict=True)]
-        return self.denoising_loss(self.denoiser, x, self.conditioner(captions))
+        if batch.text is not None:
+            condition = batch.text.where(dropped.to(x.device), self.conditioner([""]))
+        else:
+            captions = ["" if drop else caption for caption, drop in zip(batch.caption, dropped.tolist(), strict=True)]
+            condition = self.conditioner(captions)
+        return self.denoising_loss(self.denoiser, x, condition)
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -14,34 +15,31 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, Logger
 from rich.console import Console
 from rich.table import Table
 
 from ldm import checkpoint
+from ldm.callback.checkpoints import Checkpoints, Preempted, newest
 from ldm.callback.ema import EMA
-from ldm.callback.evaluation import Evaluation
 from ldm.callback.pictures import finish_pictures
 from ldm.callback.progress import Progress
 from ldm.callback.randomness import StepSeed
-from ldm.config import build, differences, in_sweep, is_rank_zero, packages_of, resolved
-from ldm.data.datamodule import CaptionedImages
+from ldm.check import check_claim, check_latents, check_metrics, check_whole
+from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
+from ldm.data.base import DataModule
 from ldm.plot import plot_curves
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
 
 log = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = ("trainer", "logger", "paths", "run_dir", "optimized_metric", "search")
-"""What may differ between a run and its continuation: where and how it runs, not what is trained."""
-
 MODEL_FILES = {"autoencoder": checkpoint.AUTOENCODER_FILE, "diffusion": checkpoint.MODEL_FILE}
 
 
 BESIDE_THE_POINT = (
     ".*LeafSpec.*deprecated",  # Lightning about torch
-    ".*manual optimization.*pre-optimization state",  # checkpoints hold the state after a step, as they should
     ".*does not have many workers",
     ".*lr_scheduler.step.*before.*optimizer.step",  # the discriminator's, which starts later than its schedule
     ".*exists and is not empty",
@@ -51,35 +49,21 @@ BESIDE_THE_POINT = (
 
 def train(config: DictConfig) -> float | None:
     """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
-    _check_whole(config)
+    check_whole(config)
     run = Path(config.run_dir)
     stages = [name for name in config.task if not (name == "autoencoder" and config.autoencoder.ckpt)]
-    _check_claim(run, config)
+    check_claim(run, config)
     todo = [name for name in stages if not (run / MODEL_FILES[name]).is_file()]
     if todo:
-        _train_stages(todo, config, run)
+        try:
+            _train_stages(todo, config, run)
+        except Preempted as preempted:
+            print(preempted)
+            raise SystemExit(128 + signal.SIGTERM) from None
     results = {name: json.loads((run / name / "results.json").read_text()) for name in stages}
     if is_rank_zero():
         _report(run, results, config, new=bool(todo))
     return _score(results, config.optimized_metric)
-
-
-def _check_whole(config: DictConfig) -> None:
-    """Raise ValueError where options were given for a part that the chosen experiment does not have."""
-    for name, stage in config.task.items():
-        if "gradient_clip" not in stage:  # which every stage's own config has
-            raise ValueError(
-                f"options were given for the stage {name!r}, which this experiment does not have: {resolved(stage)}; "
-                "leave them out (for experiment=autoencoder use debug=tiny_autoencoder), or choose experiment=txt2img"
-            )
-    if str(config.trainer.precision).startswith("16"):
-        raise ValueError(
-            f"trainer.precision={config.trainer.precision} needs loss scaling, which stage 1's two optimisers do not have; "
-            "use bf16-mixed or 32-true"
-        )
-    source = config.data.get("source")
-    if source is not None and "_target_" not in source:
-        raise ValueError(f"options were given for data.source, which data=shards does not have: {resolved(source)}")
 
 
 def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
@@ -87,19 +71,19 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     for pattern in BESIDE_THE_POINT:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     settings = resolved(config)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
-    data: CaptionedImages = build(config.data)
+    data: DataModule = build(config.data)
     data.check_captions()
     tasks = {name: _build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
-    _check_metric(config.optimized_metric, tasks, callbacks)
+    check_metrics(config, tasks, callbacks)
     world = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False).world_size
     if world > 1 and in_sweep() and "LOCAL_RANK" not in os.environ:
         raise ValueError(
             f"a run of a sweep cannot start {world} processes itself; sweep with trainer.devices=1, "
             "or by a launcher that starts each run's processes"
         )
+    check_latents(data, tasks)
     for name in todo:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
     _claim(run, settings)
@@ -109,18 +93,6 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
             trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE, packages=packages_of(settings))
             task.model.autoencoder.load_state_dict(trained.state_dict())
         _fit(name, config, data, task, callbacks[name], run, world)
-
-
-def _check_metric(
-    metric: str | None, tasks: dict[str, AutoencoderTask | DiffusionTask], callbacks: dict[str, list[Callback]]
-) -> None:
-    """Raise ValueError where a sweep would optimise a score that no stage measures."""
-    known = {name for task in tasks.values() for name in task.scores}
-    for callback in (callback for stage in callbacks.values() for callback in stage):
-        if isinstance(callback, Evaluation):
-            known.update(name for measure in callback.metrics for name in measure.names)
-    if metric is not None and metric not in known:
-        raise ValueError(f"optimized_metric={metric} is not measured; choose from {', '.join(sorted(known))}")
 
 
 def _suit_hardware(accelerator: str, precision: str) -> None:
@@ -133,7 +105,12 @@ def _suit_hardware(accelerator: str, precision: str) -> None:
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
 
 
-def _build_task(name: str, config: DictConfig, data: CaptionedImages, run: Path) -> AutoencoderTask | DiffusionTask:
+def _seed(seed: int) -> None:
+    """Before a stage's networks are built, so that they begin the same whatever was built or read before."""
+    pl.seed_everything(seed, workers=True, verbose=False)
+
+
+def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> AutoencoderTask | DiffusionTask:
     stage = config.task[name]
     shared = {
         "optimizer": build(stage.optimizer),
@@ -141,6 +118,7 @@ def _build_task(name: str, config: DictConfig, data: CaptionedImages, run: Path)
         "gradient_clip": stage.gradient_clip,
     }
     if name == "autoencoder":
+        _seed(config.seed)
         network = build(config.autoencoder.network)
         network.check_side(config.data.side)
         return AutoencoderTask(
@@ -156,6 +134,7 @@ def _build_task(name: str, config: DictConfig, data: CaptionedImages, run: Path)
     if config.autoencoder.ckpt or Path(file).is_file():
         trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages_of(resolved(config)))
     model_config = resolved(config.model)
+    _seed(config.seed)
     model = build(model_config)
     if trained is not None:
         model.autoencoder.load_state_dict(trained.state_dict())
@@ -166,7 +145,7 @@ def _build_task(name: str, config: DictConfig, data: CaptionedImages, run: Path)
 def _fit(
     name: str,
     config: DictConfig,
-    data: CaptionedImages,
+    data: DataModule,
     task: AutoencoderTask | DiffusionTask,
     callbacks: list[Callback],
     run: Path,
@@ -178,7 +157,7 @@ def _fit(
         options["strategy"] = "ddp_find_unused_parameters_true"  # each backward reaches one of the two networks
     if name == "diffusion":
         options["accumulate_grad_batches"] = stage.accumulate
-    last = folder / "checkpoints" / "last.ckpt"
+    last = newest(folder / "checkpoints")
     ema = EMA(stage.ema_decay)
     loggers = _loggers(config, name, folder)
     trainer = pl.Trainer(
@@ -198,20 +177,13 @@ def _fit(
             LearningRateMonitor("step"),
             Progress(),
             ema,
-            ModelCheckpoint(
-                folder / "checkpoints",
-                filename="last",
-                every_n_train_steps=stage.checkpoint_every_n_steps,
-                save_top_k=1,
-                enable_version_counter=False,
-            ),
+            Checkpoints(folder / "checkpoints", **resolved(stage.checkpoints)),
         ],
     )
     data.set_batch(stage.batch_size, stage.accumulate, world)
-    begun = last.is_file()
-    log.info("%s %s: %s", "continuing" if begun else "training", name, folder)
+    log.info("%s %s: %s", "continuing" if last else "training", name, folder)
     start = time.monotonic()
-    trainer.fit(task, datamodule=data, ckpt_path=last if begun else None, weights_only=True)
+    trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     seconds = time.monotonic() - start
@@ -234,26 +206,6 @@ def _loggers(config: DictConfig, name: str, folder: Path) -> list[Logger]:
     csv = CSVLogger(folder, name="", version="logs", flush_logs_every_n_steps=10)
     others = build(config.logger) or {}
     return [csv, *(logger(name=f"{config.name}-{name}") for logger in others.values())]
-
-
-def _check_claim(run: Path, config: DictConfig) -> None:
-    """Raise ValueError where the run folder holds a run of something else."""
-    file = run / "config.yaml"
-    if not file.is_file():
-        return
-    before = resolved(OmegaConf.load(file))
-    here = config.copy()
-    OmegaConf.set_struct(here, False)
-    for key in FREE_TO_CHANGE:
-        here[key] = before.get(key)
-    here.data.workers = before["data"]["workers"]
-    changed = list(differences(before, resolved(here)))
-    if changed:
-        raise ValueError(
-            f"{run} holds a run with other settings:\n  "
-            + "\n  ".join(changed[:20])
-            + f"\nkeep it and choose another name, like name={config.name}-2, or delete the folder to train anew"
-        )
 
 
 def _claim(run: Path, settings: dict[str, Any]) -> None:

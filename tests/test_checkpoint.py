@@ -21,7 +21,7 @@ def test_a_moved_checkpoint_is_complete(tiny_run, tmp_path):
 
 
 def test_lightning_checkpoint_loads_its_averaged_weights(tiny_run):
-    file = tiny_run / "diffusion" / "checkpoints" / "last.ckpt"
+    file = tiny_run / "diffusion" / "checkpoints" / "step-00000020.ckpt"
     _, weights = read(file)
     raw = torch.load(file, weights_only=True)
     name = "denoiser.backbone.conv_in.weight"
@@ -50,7 +50,7 @@ def test_autoencoder_has_statistics_and_keeps_them_in_stage_two(tiny_run):
     assert torch.equal(model.autoencoder.scale, network.scale)
     assert config["_target_"] == "ldm.autoencoder.kl.KLAutoencoder"
     with pytest.raises(ValueError, match="has no latent statistics"):
-        load_autoencoder(tiny_run / "autoencoder" / "checkpoints" / "last.ckpt")
+        load_autoencoder(tiny_run / "autoencoder" / "checkpoints" / "step-00000020.ckpt")
 
 
 def test_cached_latents_give_the_loss_of_images(tiny_run):

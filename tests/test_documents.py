@@ -1,6 +1,7 @@
 """README commands and notebooks run."""
 
 import re
+import shlex
 
 import nbclient
 import nbformat
@@ -11,6 +12,7 @@ from tests.conftest import ROOT, command
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMMAND = re.compile(r"python (?P<command>(?:train\.py|sample\.py|-m ldm\.)[^\n#`]*?)\s*(?:[#`].*)?$", re.MULTILINE)
 README = (ROOT / "README.md").read_text()
+DATA_PAGE = (ROOT / "ldm" / "data" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -21,9 +23,9 @@ def test_notebook_runs_and_is_stored_without_outputs(path, tiny_run, monkeypatch
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": ROOT}}).execute()
 
 
-def readme_commands():
-    """Commands of the README, those cut in two lines joined."""
-    return [match["command"].strip() for match in COMMAND.finditer(README.replace("\\\n", " "))]
+def readme_commands(page=README + DATA_PAGE):
+    """Commands of README and data page, those cut in two lines joined."""
+    return [match["command"].strip() for match in COMMAND.finditer(page.replace("\\\n", " "))]
 
 
 def test_readme_names_its_commands():
@@ -35,8 +37,6 @@ def test_readme_names_its_commands():
 @pytest.mark.parametrize("line", sorted({line for line in readme_commands() if line.startswith("train.py")}))
 def test_readme_training_commands_compose(line, home):
     """Every training command composes as it stands; that such runs work is shown on tiny data in test_run."""
-    import shlex
-
     options = [word for word in shlex.split(line)[1:] if word not in ("-m", "--help")]
     if "--help" in line:
         command("train.py", "--help")
@@ -57,8 +57,6 @@ def test_readme_python_runs(tiny_run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", sorted({line for line in readme_commands() if line.startswith("sample.py")}))
 def test_readme_sampling_commands_run(line, tiny_run, tmp_path):
-    import shlex
-
     (tmp_path / "prompts.txt").write_text("a red heart on a white background\na blue cat on a black background\n")
     options = [word.replace("runs/txt2img", str(tiny_run)) for word in shlex.split(line)[1:]]
     options = [option.replace("prompts=prompts.txt", f"prompts={tmp_path / 'prompts.txt'}") for option in options]
@@ -71,3 +69,70 @@ def test_icons_can_be_written_alone(tmp_path):
     text = command("-m", "ldm.data.icons", f"folder={tmp_path}", "count=3", "side=16")
     assert "training and" in text
     assert list(tmp_path.glob("icons-*/train-000000.tar"))
+
+
+def option_cells():
+    """Options of the data page's table: what stands between the first backticks of a right-hand cell."""
+    cells = re.findall(r"^\| [^|]+ \| `(data[^`]+)`", DATA_PAGE, re.MULTILINE)
+    return sorted(set(cells) | set(re.findall(r"`(data\.train='[^`]+)`", DATA_PAGE)))
+
+
+def test_the_data_page_names_its_options():
+    assert len(option_cells()) >= 9
+
+
+@pytest.mark.parametrize("cell", option_cells())
+def test_options_of_the_data_page_compose_and_mean_something(cell):
+    from ldm.config import check_options, compose, quote_texts, resolved
+
+    options = shlex.split(cell) if "filters" not in cell else [cell]
+    given = {option.partition("=")[0] for option in options}
+    places = [option for option in ("data.train=a", "data.val=b") if option.partition("=")[0] not in given]
+    check_options("train", ["experiment=txt2img_shards", *options, *places])
+    config = resolved(compose("train", ["experiment=txt2img_shards", *quote_texts([*options, *places])]))
+    plain = resolved(compose("train", ["experiment=txt2img_shards", "data.train=a", "data.val=b"]))
+    assert config["data"] != plain["data"]
+
+
+def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
+    """Its commands in their order, on small images: pack, encode, train on latents."""
+    from tests.data.shards import level
+
+    (tmp_path / "photos").mkdir()
+    rows = ["file,caption"]
+    for number in range(150):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(level(number, size=(40, 32)))
+        rows.append(f'{number}.png,"a gray, even square of level {number}"')
+        (tmp_path / "photos" / f"{number}.txt").write_text(f"level {number}")
+    (tmp_path / "photos" / "captions.csv").write_text("\n".join(rows))
+    names = {
+        "photos": f"{tmp_path}/photos",
+        "shards/": f"{tmp_path}/shards/",
+        "=shards": f"={tmp_path}/shards",
+        "out=latents": f"out={tmp_path}/latents",
+        "'latents": f"'{tmp_path}/latents",
+    }
+
+    def run(start, *more):
+        (line, *_) = [line for line in readme_commands(DATA_PAGE) if line.startswith(start) and "=" in line]
+        line = line.replace("runs/autoencoder", f"{tiny_run}/autoencoder.safetensors")
+        for name, place in names.items():
+            line = line.replace(name, place)
+        return command(*shlex.split(line), *more)
+
+    assert "150" in run("-m ldm.data.pack images=photos captions", "val_share=0.2")
+    assert (tmp_path / "shards" / "val-000000.tar").is_file()
+    assert "shards written: 1" in run("-m ldm.data.encode", "data.side=32", "data.workers=0", places[0])
+    text = run(
+        *("train.py experiment=txt2img_shards data=latents", "backbone=unet_icons", "conditioner=transformer_icons"),
+        *("debug=tiny_diffusion", "trainer=cpu", "data.side=32", "data.workers=1", "name=page", *places),
+    )
+    assert "frechet_efficientnet" in text
+    assert "finished" in text
+
+
+@pytest.mark.parametrize("name", ["pack", "encode"])
+def test_help_of_programs(name):
+    text = command("-m", f"ldm.data.{name}", "--help")
+    assert f"python -m ldm.data.{name}" in text
+    assert "out:" in text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,10 @@ class Autoencoder(nn.Module, ABC):
         """Raw latent `(B, C, h, w)` -> image `(B, 3, h*f, w*f)`, about [-1, 1]."""
 
     @abstractmethod
+    def encoding_parts(self) -> Sequence[nn.Module]:
+        """The modules that `encode` computes with."""
+
+    @abstractmethod
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last layer, at which the adversarial loss is balanced."""
 
@@ -69,6 +74,16 @@ class Autoencoder(nn.Module, ABC):
     def to_raw(self, latent: Tensor) -> Tensor:
         """The inverse of `to_latent`."""
         return latent / self.scale[:, None, None] + self.shift[:, None, None]
+
+    @property
+    def encoder_hash(self) -> str:
+        """A name for what `encode` computes: it changes with the encoder's weights, not with the decoder's."""
+        digest = hashlib.sha256()
+        for part in self.encoding_parts():
+            for name, tensor in part.state_dict().items():
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def check_side(self, side: int) -> None:
         """Raise ValueError where the encoder can not divide an image side."""

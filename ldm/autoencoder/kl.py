@@ -68,6 +68,9 @@ class KLAutoencoder(Autoencoder):
     def decode(self, raw: Tensor) -> Tensor:
         return self.decoder(self.from_raw(raw))
 
+    def encoding_parts(self) -> Sequence[nn.Module]:
+        return [self.encoder, self.to_moments]
+
     def last_layer(self) -> Tensor:
         return self.decoder.conv_out.weight
 

@@ -21,7 +21,7 @@ from ldm.sampler.base import Sampler
 from ldm.sampler.guidance import Guidance
 
 if TYPE_CHECKING:
-    from ldm.data.datamodule import CaptionedImages
+    from ldm.data.base import DataModule
 
 
 class Evaluation(pl.Callback):
@@ -86,8 +86,8 @@ class Evaluation(pl.Callback):
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
         """Generate this rank's share and give it to the metrics; returns some, evenly spread, for the picture."""
-        data: CaptionedImages = trainer.datamodule  # type: ignore[attr-defined]
-        total = len(data.val_images)
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        total = len(data.val_set)
         count = min(wanted or total, total)
         numbers = range(trainer.global_rank, count, trainer.world_size)
         shown: list[Tensor] = []
@@ -96,7 +96,7 @@ class Evaluation(pl.Callback):
         ) as bar:
             for start in range(0, len(numbers), self.batch_size):
                 chunk = numbers[start : start + self.batch_size]
-                captions = [data.val_images.caption_of(number * total // count) for number in chunk]
+                captions = [data.val_set.caption_of(number * total // count) for number in chunk]
                 images = model.sample(
                     captions,
                     seeds=[self.seed + number for number in chunk],
@@ -114,7 +114,7 @@ class Evaluation(pl.Callback):
 
     def _refer(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
         """Give the metric its sums over real images: from the cache, or computed by all ranks and then cached."""
-        data: CaptionedImages = trainer.datamodule  # type: ignore[attr-defined]
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         key = hashlib.sha256(f"{data.fingerprint}/{metric.reference_name}".encode()).hexdigest()[:16]
         path = self.cache / f"reference-{metric.reference_name}-{key}.safetensors"
         known = trainer.strategy.broadcast(path.is_file())
@@ -123,7 +123,7 @@ class Evaluation(pl.Callback):
         else:
             rank, world = trainer.global_rank, trainer.world_size
             for batch in tqdm(
-                data.images(data.val_images, self.batch_size, rank=rank, world=world),
+                data.val_pass(self.batch_size, rank=rank, world=world),
                 desc=f"reference statistics ({metric.reference_name})",
                 disable=rank > 0,
                 leave=False,

@@ -29,6 +29,11 @@ class Conditioner(nn.Module, ABC):
     def forward(self, captions: Sequence[str]) -> Condition:
         """captions `(B,)` -> Condition with tokens `(B, L, width)`."""
 
+    @property
+    @abstractmethod
+    def frozen_hash(self) -> str | None:
+        """A name for what a frozen conditioner gives, so that it can be cached; None for one that is trained."""
+
 
 def text_to_tensor(text: str) -> Tensor:
     """Text as UTF-8 bytes, `(N,)` uint8: the form in which a checkpoint can hold it and still hold tensors only."""

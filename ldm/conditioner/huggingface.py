@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -64,6 +65,16 @@ class HuggingFaceConditioner(Conditioner):
         with torch.no_grad():
             tokens = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return Condition(tokens=tokens.float(), mask=mask.bool())
+
+    @property
+    def frozen_hash(self) -> str:
+        if self.tokenizer is None or self.encoder is None:
+            raise RuntimeError("this conditioner has no encoder yet; call prepare(captions) or load a checkpoint")
+        digest = hashlib.sha256(f"{self.max_tokens}{self.tokenizer.to_str()}".encode())
+        for name, tensor in self.encoder.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def train(self, mode: bool = True) -> HuggingFaceConditioner:
         """Stay in evaluation mode: a frozen encoder has no use for dropout."""

@@ -74,6 +74,10 @@ class TransformerConditioner(Conditioner):
             x = layer(x, mask)
         return Condition(tokens=self.norm(x), mask=mask)
 
+    @property
+    def frozen_hash(self) -> None:
+        return None
+
     def get_extra_state(self) -> Tensor:
         return text_to_tensor("" if self.tokenizer is None else self.tokenizer.to_str())
 

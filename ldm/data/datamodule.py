@@ -1,157 +1,179 @@
-"""Lightning's data module over the stream."""
+"""The data module over indexed shards: every sample once an epoch, in a repeatable order that can be resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
-import pytorch_lightning as pl
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ldm.batch import Batch
-from ldm.data.icons import Icons
-from ldm.data.shards import find_shards, fingerprint, index_shards
-from ldm.data.stream import BatchStream, MomentsDataset, Pass, ShardDataset
-from ldm.data.transforms import CaptionChoice, ImageTransform
+from ldm.batch import Skip
+from ldm.data.base import DataModule, spread
+from ldm.data.index import Index, index_shards
+from ldm.data.order import Mixture, Order, Shuffled
+from ldm.data.shards import find_shards
+from ldm.data.steps import BatchStream, Bucketed, Consecutive, Pass, Steps
+from ldm.data.stream import Buckets, MomentsDataset, ShardDataset, collate
+from ldm.data.transforms import CaptionChoice, ImageTransform, LatentTransform, Transform
 
 
-class CaptionedImages(pl.LightningDataModule):
-    """Training and validation batches from tar shards.
+class Source(Protocol):
+    """A data set that can be written."""
 
-    train, val     shards: a brace pattern, a glob, a path, or a list of them
-    side           of the square images
-    crop, flip     see ImageTransform; validation is always cropped at the centre and never flipped
-    caption        where captions come from
-    source         writes train and val shards at first use, instead of those two patterns
-    cache_latents  encode the training images once, before stage 2; for data that never change (centre crop, no flip)
-    workers        processes that read and decode
-    seed           of the order and of random crops and flips
+    def write(self) -> Path:
+        """Write `train-*.tar` and `val-*.tar`, unless they are there; returns their folder."""
+
+
+class CaptionedImages(DataModule):
+    """Training and validation batches from tar shards of captioned images, or of their cached latents.
+
+    train, val   shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture,
+                 `train` is a list of {shards: ..., weight: ...}: how often each data set is drawn from
+    crop, flip   see ImageTransform; validation is always cropped at the centre and never flipped
+    filters      conditions on training samples, like "aesthetic > 5"; see Index
+    buckets      None: squares; else {multiple: 64, max_ratio: 2.0}: training images keep about their aspect ratio,
+                 and each batch is of one shape; see Buckets
+    streams, window  of the shuffling; see Shuffled
+    source       writes train and val shards at first use, instead of those two patterns
+    cache_latents  hold the training images' latents in memory; for data that never change (centre crop, no flip)
+
+    The others are those of DataModule.
     """
 
     def __init__(
         self,
         *,
         side: int,
-        train: str | Sequence[str] = (),
+        cache: str | Path,
+        train: str | Sequence[str | Mapping[str, Any]] = (),
         val: str | Sequence[str] = (),
         crop: str = "center",
         flip: bool = False,
         caption: CaptionChoice | None = None,
-        source: Icons | None = None,
+        filters: Sequence[str] = (),
+        buckets: Mapping[str, Any] | None = None,
+        streams: int = 1,
+        window: int = 100_000,
+        source: Source | None = None,
         cache_latents: bool = False,
+        max_broken: float = 0.01,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.side = side
-        self.source = source
-        self.cache_latents = cache_latents
-        self.workers = workers
-        self.seed = seed
-        transform = ImageTransform(side, crop=crop, flip=flip)  # type: ignore[arg-type]
-        if cache_latents and not transform.deterministic:
-            raise ValueError(
-                "latents can be cached only where images never change; set data.cache_latents=false or crop=center, flip=false"
-            )
         if source is not None:
             folder = source.write()
             train, val = f"{folder}/train-*.tar", f"{folder}/val-*.tar"
         caption = caption or CaptionChoice()
-        self.train_images = ShardDataset(index_shards(find_shards(train)), transform, caption, seed=seed)
-        self.val_images = ShardDataset(index_shards(find_shards(val)), ImageTransform(side), caption, seed=seed)
+        super().__init__(
+            side=side,
+            val=val,
+            cache=Path(cache),
+            caption=caption,
+            max_broken=max_broken,
+            workers=workers,
+            seed=seed,
+        )
+        self.source = source
+        self.cache_latents = cache_latents
+        index, self.order = _open(train, Path(cache), filters=filters, streams=streams, window=window, seed=seed)
+        self.health.check_index(index)
+        chosen = None if buckets is None else Buckets.choose(index, side, **buckets)
+        transform = _transform(index, side, crop, flip, cache_latents=cache_latents, buckets=chosen)
+        self.train_set = ShardDataset(index, transform, caption, seed=seed, varied=True, buckets=chosen)
         self.moments: MomentsDataset | None = None
-        self.batch_size = 1
-        self.position = 0
 
     @property
-    def fingerprint(self) -> str:
-        """A name for the validation images as the metrics see them."""
-        return f"{fingerprint(self.val_images.samples)}-{self.val_images.transform!r}"
+    def encoding(self) -> dict[str, str]:
+        return self.train_set.index.encoding
 
     def captions(self, limit: int) -> Iterator[str]:
-        """Of the training samples, at most `limit` of them, evenly spread, without decoding images."""
-        step = max(1, len(self.train_images) // limit)
-        return (self.train_images.caption_of(index) for index in range(0, len(self.train_images), step))
+        return (self.train_set.caption_of(number) for number in spread(len(self.train_set), limit))
 
-    def check_captions(self, limit: int = 100_000) -> None:
-        """Read captions, of validation all and of training at most `limit`; raises ValueError where one is missing."""
-        for _ in self.captions(limit):
-            pass
-        for number in range(len(self.val_images)):
-            self.val_images.caption_of(number)
+    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
+        numbers = spread(len(self.train_set), limit)
+        return self.train_set.broken_captions(numbers), len(numbers)
 
-    def set_batch(self, images_per_step: int, accumulate: int, world: int) -> None:
-        """Choose the loaders' batch: images an optimiser step, over `accumulate` batches on each of `world` processes."""
-        if images_per_step % (accumulate * world):
-            raise ValueError(
-                f"batch_size {images_per_step} is not a multiple of accumulate {accumulate} times {world} processes; "
-                f"use a multiple of {accumulate * world}"
-            )
-        if len(self.val_images) < world:
-            raise ValueError(
-                f"{len(self.val_images)} validation images for {world} processes; give at least one to each"
-            )
-        self.batch_size = images_per_step // (accumulate * world)
-        self.position = 0
-        BatchStream(len(self.train_images), self.batch_size, world=world)  # says so where there is too little data
+    def check_batch(self, world: int) -> None:
+        self._stream(0, world)
 
-    def cache(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
-        """Let training batches carry the moments `(B, 2C, h, w)` that `encode` gives for images instead of images."""
-        parts = [encode(batch.image) for batch in self.images(self.train_images, batch_size)]
-        self.moments = MomentsDataset(self.train_images, torch.cat(parts))
+    def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> DataLoader:
+        return self.loader(self.train_set, Pass(len(self.train_set), batch_size, rank=rank, world=world, limit=limit))
 
-    def images(
-        self, dataset: ShardDataset, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
-    ) -> DataLoader:
-        """Batches of one pass over a data set in order, of this rank's share; see Pass."""
-        return self._loader(dataset, Pass(len(dataset), batch_size, rank=rank, world=world, limit=limit))
+    def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        if self.cache_latents:
+            parts = [
+                batch._replace(image=None, moments=encode(batch.image)) for batch in self.training_pass(batch_size)
+            ]
+            self.moments = MomentsDataset(collate(parts))
 
     def train_dataloader(self) -> DataLoader:
-        dataset = self.moments or self.train_images
-        rank, world = self._place()
-        stream = BatchStream(
-            len(dataset), self.batch_size, rank=rank, world=world, seed=self.seed, position=self.position
-        )
-        return self._loader(dataset, stream, workers=0 if self.moments else self.workers)
+        stream = self._stream(*self.place())
+        if self.moments is not None:
+            return self.loader(self.moments, stream, workers=0)
+        return self.loader(self.train_set, stream)
 
-    def val_dataloader(self) -> DataLoader:
-        rank, world = self._place()
-        return self.images(self.val_images, self.batch_size, rank=rank, world=world)
+    def state_dict(self) -> dict[str, Any]:
+        """How many optimiser steps' samples training has consumed, and of which shards."""
+        steps = self.trainer.global_step if self.trainer is not None else self.position
+        return {"position": steps, "shards": self.train_set.index.fingerprint}
 
-    def state_dict(self) -> dict[str, int]:
-        """How many global batches training has consumed."""
-        trainer = self.trainer
-        return {"position": trainer.fit_loop.epoch_loop.total_batch_idx + 1} if trainer is not None else {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where the state was taken."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the state was taken. Raises ValueError where the training shards are others now."""
+        if state_dict["shards"] != self.train_set.index.fingerprint:
+            raise ValueError(
+                "the training shards, or what is in them, have changed since the checkpoint of this run was written, and "
+                "with them the order of samples; put them back, or choose another name= to train anew"
+            )
         self.position = state_dict["position"]
 
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+    def _stream(self, rank: int, world: int) -> BatchStream:
+        size, buckets = self.images_per_step, self.train_set.buckets
+        steps: Steps = Consecutive(self.order, size) if buckets is None else Bucketed(self.order, size, buckets.chosen)
+        return BatchStream(steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position)
 
-    def _loader(
-        self, dataset: ShardDataset | MomentsDataset, batches: BatchStream | Pass, workers: int | None = None
-    ) -> DataLoader:
-        workers = self.workers if workers is None else workers
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
+
+def _open(
+    pattern: str | Sequence[str | Mapping[str, Any]],
+    cache: Path,
+    *,
+    seed: int,
+    filters: Sequence[str] = (),
+    streams: int = 1,
+    window: int = 100_000,
+) -> tuple[Index, Order]:
+    """The samples of a data set, or of the data sets of a mixture, and the order in which they are seen."""
+    parts = [pattern] if isinstance(pattern, str) else list(pattern)
+    weights = [part["weight"] for part in parts if isinstance(part, Mapping)]
+    if weights and len(weights) != len(parts):
+        raise ValueError(f"in a mixture every data set has a weight: [{{shards: ..., weight: 1}}, ...]; got {parts}")
+    groups = [part["shards"] for part in parts if isinstance(part, Mapping)] or [parts]
+    found = [find_shards(group, cache / "shards") for group in groups]
+    index = Index(index_shards([shard for shards in found for shard in shards], cache / "index"), filters)
+    orders: list[Order] = []
+    first, start = 0, 0
+    for shards in found:
+        counts = index.counts[start : start + len(shards)]
+        orders.append(Shuffled(counts, seed=seed + len(orders), streams=streams, window=window, first=first))
+        first, start = first + int(counts.sum()), start + len(shards)
+    return index, Mixture(orders, weights, seed=seed) if weights else orders[0]
+
+
+def _transform(
+    index: Index, side: int, crop: str, flip: bool, *, cache_latents: bool, buckets: Buckets | None
+) -> Transform:
+    transform: Transform = ImageTransform(side, crop=crop, flip=flip)  # type: ignore[arg-type]
+    if index.encoding:
+        if index.encoding["side"] != str(side) or buckets is not None:
+            raise ValueError(
+                f"the latents were made at side {index.encoding['side']}; set data.side to it, and no buckets"
+            )
+        if flip and index.encoding["flip"] != "true":
+            raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
+        transform = LatentTransform(flip=flip)
+    if cache_latents and (not transform.deterministic or buckets is not None or index.encoding):
+        raise ValueError(
+            "latents can be cached only where images never change; set data.cache_latents=false or crop=center, flip=false"
         )
-
-
-def collate(samples: Sequence[Batch]) -> Batch:
-    """Batches of one -> a batch."""
-    images = [sample.image for sample in samples if sample.image is not None]
-    moments = [sample.moments for sample in samples if sample.moments is not None]
-    return Batch(
-        key=[key for sample in samples for key in sample.key],
-        caption=[caption for sample in samples for caption in sample.caption],
-        image=torch.cat(images) if images else None,
-        moments=torch.cat(moments) if moments else None,
-    )
+    return transform

@@ -185,7 +185,11 @@ def _article(word: str) -> str:
 
 
 if __name__ == "__main__":
-    from ldm.config import build, compose
+    from ldm.config import build, check_options, compose, say_errors
 
-    source = build(compose("train", ["data=icons", *(f"data.source.{option}" for option in sys.argv[1:])]).data.source)
-    print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")
+    def report(source: Icons) -> None:
+        print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")
+
+    options = ["data=icons", *(f"data.source.{option}" for option in sys.argv[1:])]
+    check_options("train", options)
+    say_errors(lambda config: report(build(config.data.source)))(compose("train", options))

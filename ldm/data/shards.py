@@ -1,25 +1,30 @@
-"""Tar shards of captioned images: writing, finding and indexing them. Alone knows their layout.
+"""Tar shards of captioned images: writing, finding, and where each sample lies in one. Alone knows their layout.
 
-A sample is a run of files that share a key, the name up to the first dot: `000017.png`, `000017.txt`, `000017.json`.
+A sample is the files of a shard that share a key, the name up to the first dot: `000017.png`, `000017.txt`,
+`000017.json`; one of cached latents has `000017.safetensors` instead of an image.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import tarfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
 import webdataset
-from tqdm.auto import tqdm
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
+from ldm.batch import Skip
+from ldm.data.remote import fetch, is_remote
+
+LATENT_ENDING = "safetensors"
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
 
 
 class Extent(NamedTuple):
@@ -29,18 +34,24 @@ class Extent(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One captioned image: its key, its shard, and where its files lie in it, by ending."""
+ABSENT = Extent(0, -1)
+
+
+class Sample(NamedTuple):
+    """One captioned image: its key, its shard, and where its image (or latent), .txt and .json lie in it."""
 
     key: str
     shard: str
-    files: dict[str, Extent] = field(default_factory=dict)
+    image: Extent
+    text: Extent = ABSENT
+    record: Extent = ABSENT
 
-    @property
-    def image(self) -> Extent:
-        """Where the image lies."""
-        return next(self.files[ending] for ending in IMAGE_ENDINGS if ending in self.files)
+
+class Contents(NamedTuple):
+    """What is in a shard: samples with an image and a caption file, and what was left out."""
+
+    samples: list[Sample]
+    skipped: list[Skip]
 
 
 def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_per_shard: int) -> None:
@@ -64,15 +75,35 @@ def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_p
             writer.write(sample)
 
 
-def find_shards(pattern: str | Sequence[str]) -> list[str]:
-    """Paths of the shards that a brace pattern, a glob, a path, or a list of them names, in order.
+def write_shard(path: Path, samples: Iterable[dict]) -> None:
+    """Write one shard, which appears whole or not at all; the same samples give the same bytes."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with (
+            draft.open("wb") as file,
+            webdataset.TarWriter(file, encoder=False, mtime=0, user="ldm", group="ldm") as writer,
+        ):
+            for sample in samples:
+                writer.write(sample)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
-    Raises FileNotFoundError where one names nothing.
+
+def find_shards(pattern: str | Sequence[str], cache: str | Path) -> list[str]:
+    """Paths of the shards that a brace pattern, a glob, a path, a URL, or a list of them names, in order.
+
+    Shards behind a URL (`https://...`, `s3://...`) or a command (`pipe:...`) are copied into the folder `cache` first,
+    those that are there already are not. Raises FileNotFoundError where a name names nothing.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     found: list[str] = []
     for part in patterns:
-        paths = [path for name in expand_urls(part) for path in (sorted(glob(name)) or [name])]
+        names = expand_urls(part)
+        if is_remote(part):
+            found += fetch(names, Path(cache))
+            continue
+        paths = [path for name in names for path in (sorted(glob(name)) or [name])]
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise FileNotFoundError(
@@ -83,49 +114,94 @@ def find_shards(pattern: str | Sequence[str]) -> list[str]:
     return found
 
 
-def index_shards(shards: Sequence[str]) -> list[Sample]:
-    """All samples of some shards, in the order in which they lie there, without reading images.
+def list_shard(shard: str) -> Contents:
+    """All samples of a shard in the order in which they lie there, from its tar headers alone."""
+    groups: dict[str, dict[str, Extent]] = {}
+    skipped: list[Skip] = []
+    for name, extent, damage in _members(shard):
+        key, ending = base_plus_ext(name)
+        if damage:
+            skipped.append(Skip(shard, key or name, damage))
+        elif key:
+            files, ending = groups.setdefault(key, {}), ending.lower()
+            if ending not in files:
+                files[ending] = extent
+            elif ending in (*IMAGE_ENDINGS, LATENT_ENDING):
+                skipped.append(Skip(shard, key, "duplicate key"))
+    samples = []
+    for key, files in _split_dotted(groups):
+        image = next((files[ending] for ending in (LATENT_ENDING, *IMAGE_ENDINGS) if ending in files), None)
+        text, record = files.get("txt", ABSENT), files.get("json", ABSENT)
+        if image is None:
+            skipped.append(Skip(shard, key, "no image"))
+        elif max(text.size, record.size) <= 0:
+            skipped.append(Skip(shard, key, "no caption"))
+        else:
+            samples.append(Sample(key, shard, image, text, record))
+    return Contents(samples, skipped)
 
-    Raises ValueError where a sample has no image or no caption file, or a shard is not a tar file.
-    """
-    samples: list[Sample] = []
-    for shard in tqdm(shards, desc="indexing shards", unit="shard", disable=len(shards) < 10):
-        samples += _index(shard)
-    if not samples:
-        raise ValueError(f"no samples in {len(shards)} shards ({', '.join(shards[:3])}); give shards that hold images")
-    return samples
 
-
-def fingerprint(samples: Sequence[Sample]) -> str:
-    """A short name for these samples, from shard names, keys and sizes."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        sizes = sorted((ending, extent.size) for ending, extent in sample.files.items())
-        digest.update(json.dumps([Path(sample.shard).name, sample.key, sizes]).encode())
-    return digest.hexdigest()[:16]
-
-
-def _index(shard: str) -> list[Sample]:
-    by_key: dict[str, Sample] = {}
+def _members(shard: str) -> Iterator[tuple[str, Extent, str]]:
+    """Name, place and damage ("" for none) of each regular file; damage to a whole shard has the name ""."""
+    size = os.path.getsize(shard)
+    if not size:
+        yield "", ABSENT, "empty shard file"
+        return
+    end = 0
     try:
-        with tarfile.open(shard) as archive:
+        with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                key, ending = base_plus_ext(member.name)
-                if member.isfile() and key:
-                    sample = by_key.setdefault(key, Sample(key, shard))
-                    sample.files[ending.lower()] = Extent(member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise ValueError(f"{shard} is not a readable tar file: {error}; write it again or leave it out") from error
-    for sample in by_key.values():
-        _check(sample)
-    return list(by_key.values())
+                extent = Extent(member.offset_data, member.size)
+                end = extent.offset + -(-extent.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if member.isreg() and not member.issparse():
+                    yield member.name, extent, "shard cut off" if sum(extent) > size else ""
+    except (tarfile.TarError, OSError, ValueError, EOFError):
+        if not end:
+            yield "", ABSENT, f"not a tar file{_compression(shard)}"
+            return
+    if end < size and not _is_end(shard, end):
+        yield f"after byte {end}", ABSENT, "shard damaged"
 
 
-def _check(sample: Sample) -> None:
-    where = f"sample {sample.key!r} in {sample.shard}"
-    if not any(ending in sample.files for ending in IMAGE_ENDINGS):
-        raise ValueError(f"{where} has no image; got {sorted(sample.files)}, expected one of {list(IMAGE_ENDINGS)}")
-    if not {"txt", "json"} & sample.files.keys():
-        raise ValueError(
-            f"{where} has no caption; got {sorted(sample.files)}, add a .txt or .json file or leave it out"
-        )
+def _is_end(shard: str, offset: int) -> bool:
+    """Whether there is tar's end mark, a block of zeros, at a place."""
+    with open(shard, "rb") as file:
+        file.seek(offset)
+        return not any(file.read(tarfile.BLOCKSIZE))
+
+
+def _compression(shard: str) -> str:
+    with open(shard, "rb") as file:
+        name = COMPRESSED.get(file.read(2))
+    return f" but {name}; unpack it" if name else ""
+
+
+def _split_dotted(groups: dict[str, dict[str, Extent]]) -> Iterator[tuple[str, dict[str, Extent]]]:
+    """Groups by key. `a.v1.jpg`, `a.v1.txt`, `a.v2.jpg`, ... without any `a.jpg` are samples `a.v1`, `a.v2`, ..."""
+    images = {LATENT_ENDING, *IMAGE_ENDINGS}
+    for key, files in groups.items():
+        dotted: dict[str, dict[str, Extent]] = {}
+        if not images & files.keys():
+            for ending, extent in files.items():
+                inner, dot, last = ending.rpartition(".")
+                if dot:
+                    dotted.setdefault(f"{key}.{inner}", {})[last] = extent
+        if any(images & inner.keys() for inner in dotted.values()):
+            yield from dotted.items()
+        else:
+            yield key, files
+
+
+def numbers_of(record: bytes) -> dict[str, float]:
+    """The numbers (and truth values) in a sample's .json, by name; none where it is no json object."""
+    try:
+        content = json.loads(record)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: float(value) for name, value in content.items() if isinstance(value, (int, float)) and _fits(value)}
+
+
+def _fits(value: float) -> bool:
+    return abs(value) < 1e300  # not so for nan

@@ -1,4 +1,4 @@
-"""Reading shards in an order that is a function of seed and epoch alone."""
+"""Reading samples from shards by their numbers, broken ones replaced; and collating them."""
 
 from __future__ import annotations
 
@@ -6,150 +6,222 @@ import os
 import random
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from ldm.batch import Batch
-from ldm.data.shards import Extent, Sample
-from ldm.data.transforms import CaptionChoice, ImageTransform
+from ldm.batch import Batch, Condition, Skip
+from ldm.data.decode import Broken
+from ldm.data.index import Index
+from ldm.data.order import Draw
+from ldm.data.shards import ABSENT, Extent, Sample
+from ldm.data.transforms import CaptionChoice, Size, Transform
 
 OPEN_SHARDS = 64
 """Shards that a process keeps open at once."""
 
+SUBSTITUTES = 20
+"""So many samples in a row may be broken."""
 
-class Draw(NamedTuple):
-    """Which sample to read, and in which epoch: the epoch decides random crops and flips."""
 
-    epoch: int
-    number: int
+class Buckets:
+    """Which size each sample has in a batch, so that images of one batch are of one shape.
+
+    sizes   those there are
+    chosen  of each sample, its number in `sizes`, `(N,)`
+    """
+
+    def __init__(self, sizes: Sequence[Size], chosen: np.ndarray) -> None:
+        self.sizes = list(sizes)
+        self.chosen = chosen
+
+    @classmethod
+    def choose(cls, index: Index, side: int, *, multiple: int, max_ratio: float) -> Buckets:
+        """For each sample the size of the nearest aspect ratio among those with about `side` x `side` pixels.
+
+        multiple   heights and widths are multiples of this
+        max_ratio  of the longer to the shorter side
+        """
+        if side % multiple or max_ratio < 1:
+            raise ValueError(
+                f"buckets need a side that is a multiple of `multiple`, and max_ratio of at least 1; got "
+                f"side={side}, multiple={multiple}, max_ratio={max_ratio}"
+            )
+        heights = range(multiple, round(side * max_ratio**0.5) + 1, multiple)
+        sizes = [Size(height, round(side * side / height / multiple) * multiple) for height in heights]
+        sizes = [size for size in sizes if min(size) > 0 and max(size) <= max_ratio * min(size)]
+        ratios = np.log([size.width / size.height for size in sizes])
+        wanted = np.log(index.column("ratio"))
+        return cls(sizes, np.abs(wanted[:, None] - ratios).argmin(1))
 
 
 class ShardDataset(Dataset):
     """Random access to the samples of some shards. Each process reads by its own file handles.
 
-    The crop and flip of a sample depend on seed, epoch and index alone.
+    The crop, flip and caption of a sample depend on seed, epoch and number alone. In the place of a broken sample stands
+    another, drawn by the same three, and the batch says so.
+
+    transform  of image or latent
+    caption    where captions come from
+    varied     whether captions are chosen at random where there are several; else always the same
     """
 
     def __init__(
-        self, samples: Sequence[Sample], transform: ImageTransform, caption: CaptionChoice, *, seed: int = 0
+        self,
+        index: Index,
+        transform: Transform,
+        caption: CaptionChoice,
+        *,
+        seed: int = 0,
+        varied: bool = False,
+        buckets: Buckets | None = None,
     ) -> None:
-        self.samples = samples
+        self.index = index
         self.transform = transform
         self.caption = caption
         self.seed = seed
+        self.varied = varied
+        self.buckets = buckets
         self._handles: OrderedDict[tuple[int, str], int] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.index)
 
     def __getitem__(self, draw: Draw) -> Batch:
-        """A batch of one, without the leading dimension."""
-        sample = self.samples[draw.number]
-        chance = random.Random(f"{self.seed}/{draw.epoch}/{draw.number}")
+        """A batch of one."""
+        size = None if self.buckets is None else self.buckets.sizes[self.buckets.chosen[draw.number]]
+        skipped: list[Skip] = []
+        for number in self._candidates(draw):
+            sample = self.index[number]
+            try:
+                return self.read(Draw(draw.epoch, number), size)._replace(skipped=skipped)
+            except Broken as broken:
+                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+        raise self._hopeless(skipped)
+
+    def read(self, draw: Draw, size: Size | None = None) -> Batch:
+        """This very sample, as a batch of one. Raises Broken."""
+        sample = self.index[draw.number]
+        name = f"{self.seed}/{draw.epoch}/{draw.number}"
+        caption = self._caption(sample, random.Random(f"{name}/caption") if self.varied else None)
         data = self._read(sample, sample.image)
+        assert data is not None
+        return self.transform(data, random.Random(name), size)._replace(key=[sample.key], caption=[caption])
+
+    def texts(self, number: int) -> dict[str, bytes]:
+        """The files of a sample beside its image, by ending, as they are. Raises Broken."""
+        sample = self.index[number]
+        found = {"txt": self._read(sample, sample.text), "json": self._read(sample, sample.record)}
+        return {ending: data for ending, data in found.items() if data is not None}
+
+    def exactly(self, numbers: Sequence[int]) -> tuple[Batch, list[dict[str, bytes]]]:
+        """These very samples of epoch 0, without substitutes, and their texts; broken ones are in `skipped` alone."""
+        batches, texts, skipped = [], [], []
+        for number in numbers:
+            try:
+                batch, text = self.read(Draw(0, number)), self.texts(number)
+            except Broken as broken:
+                sample = self.index[number]
+                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+                continue
+            batches.append(batch)
+            texts.append(text)
+        return collate(batches)._replace(skipped=skipped), texts
+
+    def caption_of(self, number: int) -> str:
+        """The caption of a sample, or of its substitute, without decoding its image."""
+        skipped: list[Skip] = []
+        for candidate in self._candidates(Draw(0, number)):
+            sample = self.index[candidate]
+            try:
+                return self._caption(sample, None)
+            except Broken as broken:
+                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+        raise self._hopeless(skipped)
+
+    def broken_captions(self, numbers: Sequence[int]) -> list[Skip]:
+        """Which of some samples have no caption."""
+        skipped = []
+        for number in numbers:
+            sample = self.index[number]
+            try:
+                self._caption(sample, None)
+            except Broken as broken:
+                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+        return skipped
+
+    def _candidates(self, draw: Draw) -> Iterator[int]:
+        """The sample itself, then its substitutes."""
+        yield draw.number
+        chance = random.Random(f"{self.seed}/{draw.epoch}/{draw.number}/substitute")
+        for _ in range(SUBSTITUTES):
+            yield chance.randrange(len(self))
+
+    def _hopeless(self, skipped: Sequence[Skip]) -> ValueError:
+        named = "; ".join(f"{skip.key!r} in {skip.shard}: {skip.reason}" for skip in skipped[:3])
+        return ValueError(f"{len(skipped)} samples drawn one after the other cannot be used ({named}); mend the shards")
+
+    def _caption(self, sample: Sample, chance: random.Random | None) -> str:
+        return self.caption(self._read(sample, sample.text), self._read(sample, sample.record), chance)
+
+    def _read(self, sample: Sample, extent: Extent) -> bytes | None:
+        if extent == ABSENT:
+            return None
         try:
-            image = self.transform(data, chance)
+            data = os.pread(self._handle(sample.shard), extent.size, extent.offset)
         except OSError as error:
-            raise ValueError(
-                f"sample {sample.key!r} in {sample.shard} cannot be decoded: {error}; leave it out"
-            ) from error
-        return Batch(key=[sample.key], caption=[self.caption_of(draw.number)], image=image[None])
+            raise Broken("unreadable shard", str(error)) from error
+        if len(data) < extent.size:
+            raise Broken("shard cut off")
+        return data
 
-    def caption_of(self, index: int) -> str:
-        """The caption of a sample, without decoding its image."""
-        sample = self.samples[index]
-        text, record = (
-            self._read(sample, sample.files[ending]) if ending in sample.files else None for ending in ("txt", "json")
-        )
-        return self.caption(text, record, f"sample {sample.key!r} in {sample.shard}")
-
-    def _read(self, sample: Sample, extent: Extent) -> bytes:
-        place = (os.getpid(), sample.shard)
+    def _handle(self, shard: str) -> int:
+        place = (os.getpid(), shard)
         if place not in self._handles:
             if len(self._handles) >= OPEN_SHARDS:
                 os.close(self._handles.popitem(last=False)[1])
-            self._handles[place] = os.open(sample.shard, os.O_RDONLY)
+            self._handles[place] = os.open(shard, os.O_RDONLY)
         self._handles.move_to_end(place)
-        return os.pread(self._handles[place], extent.size, extent.offset)
+        return self._handles[place]
 
 
 class MomentsDataset(Dataset):
-    """The samples of another data set with their images' latent moments `(N, 2C, h, w)`, computed once."""
+    """Samples held in memory with their latent moments.
 
-    def __init__(self, images: ShardDataset, moments: Tensor) -> None:
-        self.images = images
-        self.moments = moments
-        self.captions = [images.caption_of(index) for index in range(len(images))]
+    samples  all of a data set in order, as one batch with `moments` instead of images
+    """
+
+    def __init__(self, samples: Batch) -> None:
+        self.samples = samples
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.samples.key)
 
     def __getitem__(self, draw: Draw) -> Batch:
-        key = self.images.samples[draw.number].key
-        return Batch(key=[key], caption=[self.captions[draw.number]], moments=self.moments[draw.number][None])
+        moments = self.samples.moments
+        assert moments is not None
+        number = draw.number
+        return Batch(
+            key=[self.samples.key[number]], caption=[self.samples.caption[number]], moments=moments[number][None]
+        )
 
 
-class BatchStream(Sampler[list[Draw]]):
-    """Deals batches to ranks: an endless sequence of epochs, each a permutation of the samples.
-
-    Global batch k of epoch e is the same whatever the number of ranks and workers; rank r takes each `world`-th sample
-    of it, from the r-th. The remainder of an epoch that fills no global batch is left out, so that every rank makes the
-    same number of steps. Iterating gives the rest of the epoch that `position` lies in.
-
-    samples     number of samples
-    batch_size  of one rank
-    position    global batches already consumed since the start of training
-    """
-
-    def __init__(
-        self, samples: int, batch_size: int, *, rank: int = 0, world: int = 1, seed: int = 0, position: int = 0
-    ) -> None:
-        self.samples = samples
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world = world
-        self.seed = seed
-        self.position = position
-        self.batches_per_epoch = samples // (batch_size * world)
-        if not self.batches_per_epoch:
-            raise ValueError(
-                f"{samples} samples do not fill one batch of {batch_size} on each of {world} processes; "
-                "lower the batch size or add data"
-            )
-
-    def __len__(self) -> int:
-        return self.batches_per_epoch
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, first = divmod(self.position, self.batches_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-        size = self.batch_size * self.world
-        self.position = (epoch + 1) * self.batches_per_epoch
-        for batch in range(first, self.batches_per_epoch):
-            yield [
-                Draw(epoch, int(index)) for index in order[batch * size + self.rank : (batch + 1) * size : self.world]
-            ]
+def collate(samples: Sequence[Batch]) -> Batch:
+    """Batches -> a batch."""
+    texts = [sample.text for sample in samples if sample.text is not None]
+    return Batch(
+        key=[key for sample in samples for key in sample.key],
+        caption=[caption for sample in samples for caption in sample.caption],
+        image=_cat([sample.image for sample in samples]),
+        moments=_cat([sample.moments for sample in samples]),
+        geometry=_cat([sample.geometry for sample in samples]),
+        text=Condition.cat(texts) if texts else None,
+        skipped=[skip for sample in samples for skip in sample.skipped],
+    )
 
 
-class Pass(Sampler[list[Draw]]):
-    """One pass in order, every sample once: rank r takes each `world`-th from the r-th, the last batch may be short.
-
-    limit  at most about so many samples, evenly spread; None: all
-    """
-
-    def __init__(
-        self, samples: int, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
-    ) -> None:
-        stride = 1 if limit is None else max(1, samples // limit)
-        self.indices = range(samples)[::stride][rank:limit:world]
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield [Draw(0, index) for index in self.indices[start : start + self.batch_size]]
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None

@@ -1,22 +1,50 @@
-"""From the bytes of a sample to an image tensor and a caption."""
+"""From the bytes of a sample to what a batch holds: an image or a latent, and a caption."""
 
 from __future__ import annotations
 
-import io
 import json
 import random
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ldm.batch import Batch, Condition
+from ldm.data.decode import Broken, decode_text, decode_with_size
+from ldm.data.latents import unpack_latent
 from ldm.picture import to_tensor
 
 
-class ImageTransform:
-    """Decode, resize the shorter side, crop a square, flip.
+class Size(NamedTuple):
+    """Of an image, in pixels."""
 
-    side  of the result
+    height: int
+    width: int
+
+
+class Transform(ABC):
+    """What a sample's image or latent becomes."""
+
+    @property
+    @abstractmethod
+    def deterministic(self) -> bool:
+        """Whether a sample always gives the same."""
+
+    @abstractmethod
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Batch:
+        """Bytes of a file -> a batch of one, with neither key nor caption. Raises Broken.
+
+        size  of the result; None: the transform's own
+        """
+
+
+class ImageTransform(Transform):
+    """Decode, resize so that the picture just covers the wanted size, crop, flip.
+
+    side  of the square result, unless another size is asked for
     crop  "center" or "random"
     flip  mirror half of the images, left to right
     """
@@ -30,74 +58,108 @@ class ImageTransform:
 
     @property
     def deterministic(self) -> bool:
-        """Whether an image always gives the same tensor."""
         return self.crop == "center" and not self.flip
 
     def __repr__(self) -> str:
         return f"ImageTransform({self.side}, crop={self.crop!r}, flip={self.flip})"
 
-    def __call__(self, data: bytes, chance: random.Random) -> Tensor:
-        """Bytes of an image file -> `(3, side, side)` in [-1, 1]. Transparent pixels become white."""
-        with Image.open(io.BytesIO(data)) as opened:
-            if min(opened.size) > 2 * self.side:
-                opened.draft("RGB", (self.side, self.side))
-            picture = _opaque(ImageOps.exif_transpose(opened))
-        picture = self._crop(self._resize(picture), chance)
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Batch:
+        size = size or Size(self.side, self.side)
+        picture, original = decode_with_size(data, side=max(size))
+        picture = _cover(picture, size)
+        spare = (picture.width - size.width, picture.height - size.height)
+        left, top = (chance.randint(0, s) if self.crop == "random" else s // 2 for s in spare)
+        if spare != (0, 0):
+            picture = picture.crop((left, top, left + size.width, top + size.height))
         if self.flip and chance.random() < 0.5:
             picture = ImageOps.mirror(picture)
-        return to_tensor(picture)
+        geometry = torch.tensor([[original.height, original.width, top, left, *size]])
+        return Batch(key=[], caption=[], image=to_tensor(picture)[None], geometry=geometry)
 
-    def _resize(self, picture: Image.Image) -> Image.Image:
-        shorter = min(picture.size)
-        if shorter == self.side:
-            return picture
-        width, height = (max(self.side, round(length * self.side / shorter)) for length in picture.size)
-        return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
-    def _crop(self, picture: Image.Image, chance: random.Random) -> Image.Image:
-        spare = (picture.width - self.side, picture.height - self.side)
-        left, top = (chance.randint(0, s) if self.crop == "random" else s // 2 for s in spare)
-        return picture.crop((left, top, left + self.side, top + self.side))
+class LatentTransform(Transform):
+    """Cached moments, and the frozen text encoder's tokens where they were cached, too.
+
+    flip  take those of the mirrored image half of the time
+    """
+
+    def __init__(self, *, flip: bool = False) -> None:
+        self.flip = flip
+
+    @property
+    def deterministic(self) -> bool:
+        return not self.flip
+
+    def __repr__(self) -> str:
+        return f"LatentTransform(flip={self.flip})"
+
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Batch:
+        tensors = unpack_latent(data)
+        name = "flipped" if self.flip and chance.random() < 0.5 else "moments"
+        if name not in tensors:
+            raise Broken(f"latent without {name}")
+        text = (
+            Condition(*(_in_batch(tensors.get(part)) for part in ("tokens", "mask"))) if "tokens" in tensors else None
+        )
+        return Batch(
+            key=[], caption=[], moments=tensors[name][None], geometry=_in_batch(tensors.get("geometry")), text=text
+        )
 
 
 class CaptionChoice:
-    """Takes the caption from the sample's .txt or from a field of its .json.
+    """Takes the caption from the sample's .txt or from a field of its .json, at random among several.
 
-    field  of the json; None: the .txt where there is one, else the json's "caption"
+    fields  name -> weight, "txt" for the .txt, else a field of the .json, which may hold a list of captions; those that a
+            sample does not have are left out. None: the .txt, or without one the json's "caption"
     """
 
-    def __init__(self, field: str | None = None) -> None:
-        self.field = field
+    def __init__(self, fields: Mapping[str, float] | None = None) -> None:
+        if fields is not None and not (fields and all(weight > 0 for weight in fields.values())):
+            raise ValueError(f"caption.fields gives each field a weight above 0, like {{txt: 1, alt: 3}}; got {fields}")
+        self.fields = dict(fields) if fields is not None else None
 
-    def __call__(self, text: bytes | None, record: bytes | None, where: str) -> str:
-        """Contents of .txt and .json -> caption. Raises ValueError naming `where` if there is none."""
-        if self.field is None and text is not None:
-            found = text.decode("utf-8", errors="replace")
-            source = "its .txt is empty"
+    def __call__(self, text: bytes | None, record: bytes | None, chance: random.Random | None = None) -> str:
+        """Contents of .txt and .json -> caption. Raises Broken where there is none.
+
+        chance  chooses; None: always the first of those with the greatest weight
+        """
+        content = _object(record)
+        known = {"txt": [decode_text(text)] if text is not None else [], **content}
+        if self.fields is None:
+            found = {name: 1.0 for name in (["txt"] if text is not None else ["caption"]) if _texts(known.get(name))}
         else:
-            field = self.field or "caption"
-            found = _field(record, field)
-            source = f"its json gives no text for {field!r}"
-        if not found.strip():
-            raise ValueError(
-                f"{where} has no caption: {source}; "
-                "set data.caption.field to a field with text, add a .txt, or leave the sample out"
-            )
-        return found.strip()
+            found = {name: weight for name, weight in self.fields.items() if _texts(known.get(name))}
+        if not found:
+            raise Broken("no caption")
+        if chance is None:
+            return _texts(known[max(found, key=lambda name: found[name])])[0]
+        (name,) = chance.choices(list(found), list(found.values()))
+        return chance.choice(_texts(known[name]))
 
 
-def _field(record: bytes | None, field: str) -> str:
-    """A text field of a json object; "" where there is none."""
+def _in_batch(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor[None]
+
+
+def _object(record: bytes | None) -> dict[str, Any]:
+    """A .json as an object; empty where it is none."""
     try:
-        content = json.loads(record or b"{}")
+        content = json.loads(decode_text(record)) if record else {}
     except ValueError:
-        return ""
-    value = content.get(field) if isinstance(content, dict) else None
-    return value if isinstance(value, str) else ""
+        content = {}
+    return content if isinstance(content, dict) else {}
 
 
-def _opaque(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return picture.convert("RGB")
+def _texts(value: Any) -> list[str]:
+    """A text, or a list of them, without those that are empty."""
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+
+
+def _cover(picture: Image.Image, size: Size) -> Image.Image:
+    """Resize a picture to the smallest that covers a size."""
+    scale = max(size.height / picture.height, size.width / picture.width)
+    width, height = max(size.width, round(picture.width * scale)), max(size.height, round(picture.height * scale))
+    if (width, height) == picture.size:
+        return picture
+    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -128,7 +128,7 @@ class AutoencoderTask(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         rank, world = self.trainer.global_rank, self.trainer.world_size
         limit = None if self.statistics_batches is None else self.statistics_batches * data.batch_size * world
-        batches = data.images(data.train_images, data.batch_size, rank=rank, world=world, limit=limit)
+        batches = data.training_pass(data.batch_size, rank=rank, world=world, limit=limit)
         moments = latent_moments(self.model, (batch.image for batch in batches))
         moments.totals = self.trainer.strategy.reduce(moments.totals, reduce_op="sum")
         moments.store(self.model)

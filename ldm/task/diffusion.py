@@ -51,11 +51,10 @@ class DiffusionTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Every rank takes the tokenizer of rank 0; then the latents are cached where the data allow it."""
+        """Every rank takes the tokenizer of rank 0; then the latents are held where the data ask for it."""
         conditioner, data = self.model.conditioner, self.trainer.datamodule  # type: ignore[attr-defined]
         conditioner.set_extra_state(self.trainer.strategy.broadcast(conditioner.get_extra_state()))
-        if data.cache_latents:
-            data.cache(self._moments, data.batch_size)
+        data.hold(self._moments, data.batch_size)
 
     @torch.no_grad()
     def _moments(self, image: Tensor) -> Tensor:

@@ -1,0 +1,170 @@
+"""What every data module is: training batches of some kind, and validation images in order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ldm.batch import Batch, Skip
+from ldm.data.health import Health
+from ldm.data.index import Index, index_shards
+from ldm.data.order import Draw
+from ldm.data.shards import find_shards
+from ldm.data.steps import Pass
+from ldm.data.stream import ShardDataset, collate
+from ldm.data.transforms import CaptionChoice, ImageTransform
+
+CAPTIONS_LOOKED_AT = 1000
+
+
+class DataModule(pl.LightningDataModule, ABC):
+    """Validation images from shards, and the common ways to load.
+
+    side        of the square images
+    val         shards; see find_shards
+    cache       folder for copies of remote shards, and for indexes that cannot lie beside their shards
+    caption     where captions come from
+    max_broken  share of samples that may be broken
+    workers     processes that read and decode
+    seed        of everything that is random
+    """
+
+    def __init__(
+        self,
+        *,
+        side: int,
+        val: str | Sequence[str],
+        cache: Path,
+        caption: CaptionChoice,
+        max_broken: float,
+        workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.side = side
+        self.workers = workers
+        self.seed = seed
+        self.health = Health(max_broken)
+        index = Index(index_shards(find_shards(val, cache / "shards"), cache / "index"))
+        self.health.check_index(index)
+        if index.encoding:
+            raise ValueError("validation needs images, for they are what is measured; give data.val shards of images")
+        self.val_set = ShardDataset(index, ImageTransform(side), caption, seed=seed)
+        self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
+        self.position = 0
+
+    @property
+    @abstractmethod
+    def encoding(self) -> dict[str, str]:
+        """How cached latents were made that training reads; empty where it reads images."""
+
+    @abstractmethod
+    def captions(self, limit: int) -> Iterator[str]:
+        """Of at most `limit` training samples, without decoding images."""
+
+    @abstractmethod
+    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
+        """Which of at most `limit` training samples have no caption, and how many were looked at."""
+
+    @abstractmethod
+    def check_batch(self, world: int) -> None:
+        """Raise ValueError where there is too little data for the batch that was set."""
+
+    @abstractmethod
+    def training_pass(
+        self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+    ) -> Iterable[Batch]:
+        """Batches of this rank's share of about `limit` training samples; None: of all."""
+
+    @abstractmethod
+    def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        """If asked to: let training batches carry the moments `(B, 2C, h, w)` that `encode` gives for images instead."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for the validation images as the metrics see them."""
+        return f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
+
+    def check_captions(self, limit: int = CAPTIONS_LOOKED_AT) -> None:
+        """Look for captions of at most `limit` samples of each split; raise ValueError where too many have none."""
+        numbers = spread(len(self.val_set), limit)
+        for broken, seen in (self.broken_captions(limit), (self.val_set.broken_captions(numbers), len(numbers))):
+            if len(broken) > self.health.max_broken * seen:
+                raise ValueError(
+                    f"{len(broken)} of {seen} samples looked at have no caption, the first is {broken[0].key!r} in "
+                    f"{broken[0].shard}; set data.caption.fields to fields with text, add .txt files, "
+                    "or raise data.max_broken to leave such samples out"
+                )
+
+    def set_batch(self, images_per_step: int, accumulate: int, world: int) -> None:
+        """Choose the loaders' batch: images an optimiser step, over `accumulate` batches on each of `world` processes."""
+        if images_per_step % (accumulate * world):
+            raise ValueError(
+                f"batch_size {images_per_step} is not a multiple of accumulate {accumulate} times {world} processes; "
+                f"use a multiple of {accumulate * world}"
+            )
+        if len(self.val_set) < world:
+            raise ValueError(f"{len(self.val_set)} validation images for {world} processes; give at least one to each")
+        self.images_per_step, self.accumulate, self.position = images_per_step, accumulate, 0
+        self.batch_size = images_per_step // (accumulate * world)
+        self.check_batch(world)
+
+    def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader:
+        """Batches of this rank's share of the validation images, in order."""
+        return self.loader(self.val_set, Pass(len(self.val_set), batch_size, rank=rank, world=world))
+
+    def val_dataloader(self) -> DataLoader:
+        rank, world = self.place()
+        return self.val_pass(self.batch_size, rank=rank, world=world)
+
+    def place(self) -> tuple[int, int]:
+        """Rank of this process, and number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def loader(
+        self, dataset: Dataset, batches: Sampler[list[Draw]] | None = None, *, workers: int | None = None
+    ) -> DataLoader:
+        """Batches of a data set; without a sampler, of `batch_size` of an iterable one."""
+        workers = self.workers if workers is None else workers
+        return Loader(
+            dataset,
+            batch_sampler=batches,
+            batch_size=1 if batches is not None else self.batch_size,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # the global one stays as it is
+            health=self.health,
+            samples=len(dataset) if isinstance(dataset, Sized) else None,
+        )
+
+
+class Loader(DataLoader):
+    """A DataLoader that counts broken samples.
+
+    health   to which they are reported
+    samples  that there are; None: nobody knows
+    """
+
+    def __init__(self, dataset: Dataset, *, health: Health, samples: int | None, **loading: Any) -> None:
+        super().__init__(dataset, **loading)
+        self.health = health
+        self.samples = samples
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            self.health.count(len(batch.key), batch.skipped, self.samples)
+            yield batch
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` of the numbers below `count`, evenly spread."""
+    return [step * count // min(count, limit) for step in range(min(count, limit))]

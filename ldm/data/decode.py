@@ -1,0 +1,138 @@
+"""From the bytes of a stranger's file to a picture or a text, or to a reason why it cannot be used."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 2**27
+"""Pictures with more are taken for decompression bombs: 134 million pixels, 400 MB as RGB."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+"""What may hide behind an image's name; Pillow's other readers never see a stranger's bytes."""
+
+PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError)
+"""What Pillow's readers raise on broken files, beside the two of `struct` and `zlib`."""
+
+Image.MAX_IMAGE_PIXELS = None  # `open_image` checks, and says which sample it was
+
+
+class Broken(ValueError):  # noqa: N818
+    """A sample cannot be used.
+
+    reason  a few words, the same for all samples of this kind, by which they are counted
+    detail  about this one
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+class Header(NamedTuple):
+    """Size of a picture as it is seen, upright, in pixels."""
+
+    width: int
+    height: int
+
+
+def open_image(data: bytes) -> Image.Image:
+    """A picture whose header has been read and whose pixels have not. Raises Broken."""
+    if not data:
+        raise Broken("empty image file")
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (*PILLOW_ERRORS, struct.error, zlib.error) as error:
+        raise Broken("unreadable image", _line(error)) from error
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise Broken("too many pixels", f"{width} x {height}; at most {MAX_PIXELS} are read")
+    return opened
+
+
+def read_header(data: bytes) -> Header:
+    """Size of a picture from the first kilobytes of its file. Raises Broken."""
+    opened = open_image(data)
+    width, height = opened.size
+    return Header(height, width) if _orientation(opened) >= 5 else Header(width, height)
+
+
+def decode_image(data: bytes, *, side: int | None = None) -> Image.Image:
+    """Bytes of an image file -> RGB picture, 8 bits, upright, its first frame. Transparent pixels become white.
+
+    side  where given, formats that can do so are decoded at a reduced scale whose shorter side is no less than this
+
+    Raises Broken where there is no picture in the bytes, or not all of it.
+    """
+    return decode_with_size(data, side=side)[0]
+
+
+def decode_with_size(data: bytes, *, side: int | None = None) -> tuple[Image.Image, Header]:
+    """As `decode_image`, with the size of the original."""
+    opened = open_image(data)
+    width, height = opened.size
+    try:
+        if side is not None and min(width, height) >= 2 * side:
+            opened.draft(None, (side, side))  # type: ignore[arg-type]
+        opened.load()
+        turned = _orientation(opened)
+        if turned != 1:
+            opened = ImageOps.exif_transpose(opened)
+        return _opaque(opened), Header(height, width) if turned >= 5 else Header(width, height)
+    except (*PILLOW_ERRORS, struct.error, zlib.error, MemoryError) as error:
+        raise Broken("unreadable image", _line(error)) from error
+
+
+def decode_text(data: bytes) -> str:
+    """Bytes of a text file -> text without surrounding space.
+
+    UTF-8, UTF-16 with its mark, and, where the bytes are neither, Windows' Western European.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = data.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", errors="replace")
+    return text.replace("\0", "").strip()
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1, upright, where it is missing or nonsense."""
+    try:
+        value = picture.getexif().get(0x0112, 1) if "exif" in picture.info else 1
+    except (*PILLOW_ERRORS, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(_levels(picture)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _levels(picture: Image.Image) -> np.ndarray:
+    """Gray of 16 bits (which Pillow would clip, not scale) as 8 bits; floating point is read as in [0, 1]."""
+    values = np.asarray(picture).astype(np.float32)
+    values = values * 255.0 if picture.mode == "F" else values / 257.0
+    return np.rint(np.clip(np.nan_to_num(values), 0, 255)).astype(np.uint8)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

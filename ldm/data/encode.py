@@ -1,0 +1,206 @@
+"""`python -m ldm.data.encode`: shards of captioned images -> shards of their latents, once, so that stage 2 needs no encoder.
+
+Written are the moments of the posterior, not one sample of it, so that training draws from it as it would from images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ldm.autoencoder.base import Autoencoder
+from ldm.batch import Batch, Condition
+from ldm.checkpoint import load_autoencoder
+from ldm.conditioner.base import Conditioner
+from ldm.config import build, command, packages_of, resolved
+from ldm.data.datamodule import CaptionedImages
+from ldm.data.latents import pack_latent
+from ldm.data.shards import write_shard
+from ldm.data.stream import ShardDataset
+
+PLAN = "encoding.json"
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class Encoder:
+    """What is made of a batch of images.
+
+    flip         encode the mirrored images as well
+    dtype        of what is written: "float32", or "float16" (half the size; the posterior's mean is rounded)
+    conditioner  a frozen one, whose tokens are written as well; None: captions only
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, *, flip: bool, dtype: str, conditioner: Conditioner | None = None
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
+        if conditioner is not None and conditioner.frozen_hash is None:
+            raise ValueError(
+                "the tokens of a conditioner that is trained cannot be cached; use conditioner=huggingface"
+            )
+        self.autoencoder = autoencoder
+        self.flip = flip
+        self.dtype = dtype
+        self.conditioner = conditioner
+
+    def facts(self, side: int) -> dict[str, str]:
+        """How latents are made, as it is written beside each."""
+        return {
+            "autoencoder": self.autoencoder.encoder_hash,
+            "side": str(side),
+            "flip": str(self.flip).lower(),
+            "dtype": self.dtype,
+            "text": (self.conditioner.frozen_hash or "") if self.conditioner is not None else "",
+        }
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, facts: dict[str, str]) -> Iterator[bytes]:
+        """Files of the batch's samples."""
+        assert batch.image is not None
+        assert batch.geometry is not None
+        moments = self._moments(batch.image)
+        flipped = self._moments(batch.image.flip(-1)) if self.flip else None
+        text = self._text(batch.caption) if self.conditioner is not None else None
+        for row, geometry in enumerate(batch.geometry):
+            size = {"height": str(int(geometry[0])), "width": str(int(geometry[1]))}
+            yield pack_latent(
+                moments[row],
+                {**facts, **size},
+                flipped=None if flipped is None else flipped[row],
+                text=None if text is None else Condition(*(None if part is None else part[row] for part in text)),
+                geometry=geometry,
+            )
+
+    def _moments(self, image: Tensor) -> Tensor:
+        device = self.autoencoder.shift.device
+        return self.autoencoder.encode(image.to(device)).moments.to(DTYPES[self.dtype]).cpu()
+
+    def _text(self, captions: Sequence[str]) -> Condition:
+        assert self.conditioner is not None
+        found = self.conditioner(captions)
+        assert found.tokens is not None
+        return Condition(found.tokens.to(DTYPES[self.dtype]).cpu(), None if found.mask is None else found.mask.cpu())
+
+
+def encode(
+    data: CaptionedImages, encoder: Encoder, out: Path, *, batch_size: int, rank: int = 0, world: int = 1
+) -> Counter[str]:
+    """Write a shard of latents for each shard of training images into a folder; those that are there are kept.
+
+    Rank r of `world` processes takes each `world`-th shard. Broken samples are left out. Returns what was done: samples,
+    shards, shards kept, and broken samples by reason.
+    """
+    facts = encoder.facts(data.side)
+    _plan(out, {"facts": facts, "shards": data.train_set.index.fingerprint})
+    index = data.train_set.index
+    ends = index.counts.cumsum().tolist()
+    files = {shard: out / f"train-{shard:06d}.tar" for shard in range(rank, len(ends), world)}
+    todo = [shard for shard, file in files.items() if not file.is_file()]
+    done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})
+    chunks = [
+        (shard, chunk)
+        for shard in todo
+        for chunk in _chunks(ends[shard] - index.counts[shard], ends[shard], batch_size)
+    ]
+    total = sum(len(numbers) for _, numbers in chunks)
+    loader = DataLoader(_Exact(data.train_set, [numbers for _, numbers in chunks]), None, num_workers=data.workers)
+    with tqdm(total=total, desc="encoding", unit="image", disable=rank > 0) as bar:
+
+        def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[dict]:
+            for _, (batch, texts) in batches:
+                yield from _files_of(batch, texts, encoder, facts)
+                done.update({"samples": len(batch.key), **Counter(skip.reason for skip in batch.skipped)})
+                data.health.count(len(batch.key), batch.skipped, total)
+                bar.update(len(batch.key) + len(batch.skipped))
+
+        for shard, batches in groupby(zip((shard for shard, _ in chunks), loader), key=itemgetter(0)):
+            write_shard(files[shard], files_of(batches))
+    return done
+
+
+def _chunks(start: int, end: int, size: int) -> list[range]:
+    """Cut a range into pieces of a size; an empty one is one piece."""
+    return [range(first, min(first + size, end)) for first in range(start, end, size)] or [range(start, end)]
+
+
+class _Exact(Dataset):
+    """Batches of given samples, without substitutes for broken ones, each with its samples' other files."""
+
+    def __init__(self, dataset: ShardDataset, chunks: Sequence[Sequence[int]]) -> None:
+        self.dataset = dataset
+        self.chunks = chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, number: int) -> tuple[Batch, list[dict[str, bytes]]]:
+        return self.dataset.exactly(self.chunks[number])
+
+
+def _files_of(
+    batch: Batch, texts: Sequence[dict[str, bytes]], encoder: Encoder, facts: dict[str, str]
+) -> Iterator[dict]:
+    if not batch.key:
+        return
+    for key, caption, files, latent in zip(batch.key, batch.caption, texts, encoder(batch, facts), strict=True):
+        only = {"txt": caption.encode()} if facts["text"] else {}
+        yield {"__key__": key, "safetensors": latent, **files, **only}
+
+
+def _plan(out: Path, plan: dict) -> None:
+    """Write down what a folder is for, or compare it with what was written down. Raises ValueError where it differs."""
+    file = out / PLAN
+    out.mkdir(parents=True, exist_ok=True)
+    if file.is_file():
+        before = json.loads(file.read_text())
+        if before != plan:
+            raise ValueError(
+                f"{out} was begun with {before}, now it would be {plan}; choose another out=, or delete it"
+            )
+    else:
+        draft = file.with_name(f".{PLAN}.{os.getpid()}")
+        draft.write_text(json.dumps(plan, indent=2))
+        draft.replace(file)
+
+
+def main(config: DictConfig) -> None:
+    """What the command does."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
+    data = build(config.data)
+    if not isinstance(data, CaptionedImages) or data.encoding or not data.train_set.transform.deterministic:
+        raise ValueError(
+            "what is encoded are images, cropped at the centre: data=shards or data=icons, data.crop=center"
+        )
+    autoencoder, _ = load_autoencoder(config.autoencoder.ckpt, packages=packages_of(resolved(config)))
+    conditioner = None
+    if config.text:
+        conditioner = build(config.conditioner)
+        conditioner.prepare(data.captions(limit=0))
+        conditioner.to(device).eval()
+    encoder = Encoder(autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner)
+    out = Path(config.out)
+    done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
+    print(f"process {rank}: " + ", ".join(f"{name}: {count}" for name, count in done.items()) + f", in {out}")
+    if rank == 0:
+        print(
+            f"next: python train.py experiment=txt2img_shards data=latents data.train='{out}/*.tar' "
+            f"data.val=SHARDS_OF_IMAGES data.side={data.side} autoencoder.ckpt={config.autoencoder.ckpt}"
+        )
+
+
+if __name__ == "__main__":
+    command("encode", main)

@@ -1,0 +1,82 @@
+"""Counting broken samples, saying which they are, and stopping a run that has too many."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from ldm.batch import Skip
+from ldm.data.index import Index
+
+log = logging.getLogger(__name__)
+
+NAMED = 10
+"""So many broken samples are named in the log one by one; then those whose count is a power of two."""
+
+WORST = 5
+"""Shards that an error lists."""
+
+
+class Health:
+    """How many samples were read and how many of them were broken.
+
+    max_broken  share of broken samples above which ValueError is raised, in [0, 1]
+    """
+
+    def __init__(self, max_broken: float) -> None:
+        if not 0 <= max_broken <= 1:
+            raise ValueError(f"max_broken is a share in [0, 1]; got {max_broken}")
+        self.max_broken = max_broken
+        self.reasons: Counter[str] = Counter()
+        self.shards: Counter[str] = Counter()
+        self.seen = 0
+
+    def check_index(self, index: Index) -> None:
+        """Say what an index left out; raise ValueError where it is too much. A lost shard counts as an average one."""
+        skipped = index.skipped
+        if not skipped:
+            return
+        held = sum(shard.samples for shard in index.shards)
+        average = max(1.0, held / max(1, sum(shard.samples > 0 for shard in index.shards)))
+        lost = sum(1.0 if skip.key else average for skip in skipped)
+        report = Health(self.max_broken)
+        for skip in skipped:
+            report._name(skip)
+        if lost > self.max_broken * (held + lost):
+            raise report._too_many(lost, held + lost)
+        log.warning("%s", report.message(lost, held + lost))
+
+    def count(self, seen: int, skipped: Sequence[Skip], samples: int | None) -> None:
+        """Add a batch of `seen` samples; raise ValueError where the share of broken ones is too large.
+
+        The share is of the samples seen, but of no fewer than 1,000, or all there are.
+
+        samples  that there are; None: nobody knows
+        """
+        self.seen += seen
+        for skip in skipped:
+            self._name(skip)
+        broken, total = sum(self.reasons.values()), max(self.seen, 1000 if samples is None else min(1000, samples))
+        if skipped and broken > self.max_broken * total:
+            raise self._too_many(broken, total)
+
+    def message(self, broken: float, total: float) -> str:
+        """How many of how many samples were broken, why, and in which shards."""
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
+        worst = ", ".join(f"{shard} ({count})" for shard, count in self.shards.most_common(WORST))
+        return f"{broken:.0f} of {total:.0f} samples cannot be used ({reasons}), most of them in {worst}"
+
+    def _too_many(self, broken: float, total: float) -> ValueError:
+        return ValueError(
+            f"{self.message(broken, total)}; that is more than the share data.max_broken={self.max_broken:g}: "
+            "mend or leave out these shards, or raise it"
+        )
+
+    def _name(self, skip: Skip) -> None:
+        self.reasons[skip.reason] += 1
+        self.shards[skip.shard] += 1
+        count = sum(self.reasons.values())
+        if count <= NAMED or count & (count - 1) == 0:
+            name = f"sample {skip.key!r} in {skip.shard}" if skip.key else skip.shard
+            log.warning("left out %s: %s%s", name, skip.reason, "" if count <= NAMED else f" ({count} so far)")

@@ -1,0 +1,165 @@
+"""What is in the shards: all samples of a data set that pass the filters, numbered through."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ldm.batch import Skip
+from ldm.data.shard_index import ShardSummary, column, make, places, read
+from ldm.data.shards import Extent, Sample
+
+FEW_SHARDS = 8
+"""So many are indexed without other processes."""
+
+MOST_PROCESSES = 16
+
+COMPARISONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
+FILTER = re.compile(r"\s*([\w.-]+)\s*(<=|>=|==|!=|<|>)\s*([-+.\deE]+)\s*")
+
+
+class Index:
+    """All samples of some shards that pass the filters, numbered through from 0 in the order of the shards.
+
+    shards   summaries of the shards
+    filters  conditions that a sample's numbers must meet, like "aesthetic > 5": each a name (a number of its .json, or
+             width, height, side (the shorter) or ratio (width / height) of its image), one of < <= > >= == !=, a number
+    """
+
+    def __init__(self, shards: Sequence[ShardSummary], filters: Sequence[str] = ()) -> None:
+        self.shards = list(shards)
+        self.filters = list(filters)
+        self._kept = self._keep() if filters else None
+        self.counts = np.array([shard.samples for shard in shards] if self._kept is None else [*map(len, self._kept)])
+        self._starts = np.concatenate([[0], np.cumsum(self.counts)])
+        if not len(self):
+            raise ValueError(self._why_empty())
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> Sample:
+        shard, row = self._locate(number)
+        where = places(self.shards[shard])
+        first = where.key_ends[row - 1] if row else 0
+        key = where.keys[first : where.key_ends[row]].tobytes().decode(errors="surrogateescape")
+        extents = (Extent(int(offset), int(size)) for offset, size in zip(where.offsets[row], where.sizes[row]))
+        return Sample(key, self.shards[shard].path, *extents)
+
+    @property
+    def encoding(self) -> dict[str, str]:
+        """How the latents in these shards were made; empty for images. Raises ValueError where shards differ."""
+        known = {json.dumps(shard.encoding, sort_keys=True): shard for shard in self.shards if shard.samples}
+        if len(known) > 1:
+            first, second = list(known.values())[:2]
+            raise ValueError(
+                f"{first.path} and {second.path} were not made the same way: {first.encoding or 'images'}, "
+                f"{second.encoding or 'images'}; train on one kind, encoded by one autoencoder"
+            )
+        return self.shards[0].encoding if known else {}
+
+    @property
+    def skipped(self) -> list[Skip]:
+        """Samples, and whole shards (with the key ""), that were left out."""
+        return [skip for shard in self.shards for skip in shard.skipped]
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for these samples, from shard names, keys, sizes and filters."""
+        parts = [[Path(shard.path).name, shard.digest] for shard in self.shards]
+        return hashlib.sha256(json.dumps([parts, self.filters]).encode()).hexdigest()[:16]
+
+    def column(self, name: str) -> np.ndarray:
+        """One number of every sample, `(N,)` float64; nan where a sample has none."""
+        columns = [column(shard, name) for shard in self.shards]
+        if self._kept is not None:
+            columns = [values[kept] for values, kept in zip(columns, self._kept)]
+        return np.concatenate(columns)
+
+    def _why_empty(self) -> str:
+        held = sum(shard.samples for shard in self.shards)
+        why = "; ".join(sorted({skip.reason for skip in self.skipped})) or "all are empty"
+        if held:
+            why = f"none of {held} passes the filters {self.filters}"
+        first = ", ".join(shard.path for shard in self.shards[:3])
+        return f"no samples in {len(self.shards)} shards ({first}): {why}; give shards that hold images with captions"
+
+    def _locate(self, number: int) -> tuple[int, int]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        shard = int(np.searchsorted(self._starts, number, "right")) - 1
+        row = number - int(self._starts[shard])
+        return shard, row if self._kept is None else int(self._kept[shard][row])
+
+    def _keep(self) -> list[np.ndarray]:
+        known = {"width", "height", "side", "ratio"}.union(*(shard.numbers for shard in self.shards))
+        masks = [np.ones(shard.samples, bool) for shard in self.shards]
+        for text in self.filters:
+            match = FILTER.fullmatch(text)
+            if match is None:
+                raise ValueError(f"the filter {text!r} is not of the form 'NAME > NUMBER' (or < <= >= == !=)")
+            name, comparison, value = match.groups()
+            if name not in known:
+                raise ValueError(
+                    f"the filter {text!r} asks for {name}, but samples have only {', '.join(sorted(known))}"
+                )
+            masks = [
+                mask & COMPARISONS[comparison](column(shard, name), float(value))
+                for shard, mask in zip(self.shards, masks)
+            ]
+        return [np.flatnonzero(mask) for mask in masks]
+
+
+def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]:
+    """Summaries of shards, from the indexes that lie beside them; those that are missing or stale are made first.
+
+    An index is the hidden file `.SHARD.tar.index`, or, where that folder cannot be written, a file in `cache`. It is
+    stale when its shard has changed in size or time. Several processes may ask at once: one makes them, the others wait.
+    """
+    found = {shard: summary for shard in shards if (summary := read(shard, Path(cache)))}
+    missing = [shard for shard in shards if shard not in found]
+    if missing:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        with FileLock(Path(cache) / ".lock"):
+            _make([shard for shard in missing if not read(shard, Path(cache))], Path(cache))
+        found |= {shard: summary for shard in missing if (summary := read(shard, Path(cache)))}
+    return [found[shard] for shard in shards]
+
+
+class _Making(Dataset):
+    """Makes the index of one shard an item, so that a DataLoader's workers do it in parallel."""
+
+    def __init__(self, shards: Sequence[str], cache: Path) -> None:
+        self.shards = shards
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, number: int) -> int:
+        return make(self.shards[number], self.cache)
+
+
+def _make(shards: Sequence[str], cache: Path) -> None:
+    workers = min(MOST_PROCESSES, os.cpu_count() or 1, len(shards)) if len(shards) > FEW_SHARDS else 0
+    own = torch.Generator()  # so that the global one stays as it is
+    loader = DataLoader(_Making(shards, cache), batch_size=None, num_workers=workers, generator=own)
+    with tqdm(total=len(shards), desc="indexing shards", unit="shard", disable=len(shards) <= FEW_SHARDS) as bar:
+        samples = 0
+        for count in loader:
+            samples += count
+            bar.set_postfix(samples=samples, refresh=False)
+            bar.update()

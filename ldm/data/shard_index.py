@@ -1,0 +1,200 @@
+"""The index of one shard, on disk: count, places, sizes and numbers of its samples, read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ldm.batch import Skip
+from ldm.data.decode import Broken, read_header
+from ldm.data.latents import read_encoding
+from ldm.data.shards import Contents, Extent, Sample, list_shard, numbers_of
+
+log = logging.getLogger(__name__)
+
+VERSION = "1"
+HEADER_BYTES = 2**16
+"""So many bytes of an image usually hold its size; where they do not, all are read."""
+
+
+class ShardSummary(NamedTuple):
+    """What is known of a shard without reading its samples' places.
+
+    path      of the shard
+    file      of its index
+    stamp     size and time of the shard when it was indexed
+    samples   how many it holds
+    numbers   names of the numbers that its .json files hold
+    digest    of keys and sizes
+    encoding  of cached latents: which autoencoder made them, and so on; empty for images
+    skipped   samples that were left out, and with the key "" the shard itself
+    """
+
+    path: str
+    file: str
+    stamp: str
+    samples: int
+    numbers: list[str]
+    digest: str
+    encoding: dict[str, str]
+    skipped: list[Skip]
+
+
+class _Rows(NamedTuple):
+    """An index being made: a row a sample."""
+
+    samples: list[Sample]
+    sizes: list[tuple[int, int]]
+    numbers: list[dict[str, float]]
+    encoding: dict[str, str]
+    skipped: list[Skip]
+
+
+def make(shard: str, cache: Path) -> int:
+    """Make the index of a shard, beside it or else in the folder `cache`; returns the number of its samples."""
+    before = os.stat(shard)
+    rows = _look_into(shard, list_shard(shard))
+    names = sorted({name for numbers in rows.numbers for name in numbers})
+    keys = [sample.key.encode(errors="surrogateescape") for sample in rows.samples]
+    extents = np.array([sample[2:] for sample in rows.samples], np.int64).reshape(-1, 3, 2)
+    tensors: dict[str, np.ndarray] = {
+        "keys": np.frombuffer(b"".join(keys), np.uint8),
+        "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
+        "offsets": np.ascontiguousarray(extents[:, :, 0]),
+        "sizes": np.ascontiguousarray(extents[:, :, 1]),
+        "pixels": np.array(rows.sizes, np.int64).reshape(-1, 2),
+        "numbers": np.array([[row.get(name, np.nan) for name in names] for row in rows.numbers], np.float64).reshape(
+            len(keys), len(names)
+        ),
+    }
+    digest = hashlib.sha256(b"\0".join(keys) + tensors["sizes"].tobytes()).hexdigest()[:16]
+    facts = {
+        "samples": len(keys),
+        "numbers": names,
+        "digest": digest,
+        "encoding": rows.encoding,
+        "skipped": [skip[1:] for skip in rows.skipped],
+    }
+    metadata = {"version": VERSION, "shard": _stamp(before), "facts": json.dumps(facts)}
+    _save(tensors, metadata, shard, cache)
+    return len(keys)
+
+
+def _save(tensors: dict[str, np.ndarray], metadata: dict[str, str], shard: str, cache: Path) -> None:
+    beside, elsewhere = _files(shard, cache)
+    for file in (beside, elsewhere):
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, draft, metadata)
+            draft.replace(file)
+            return
+        except (OSError, SafetensorError):
+            if file == elsewhere:
+                raise
+
+
+def _look_into(shard: str, contents: Contents) -> _Rows:
+    """Read the head of every image and every .json of a shard."""
+    rows = _Rows([], [], [], {}, list(contents.skipped))
+    with open(shard, "rb") as file:
+        for sample in contents.samples:
+            try:
+                size = _look_at_image(file, sample, rows.encoding)
+            except Broken as broken:
+                rows.skipped.append(Skip(shard, sample.key, broken.reason))
+                continue
+            rows.samples.append(sample)
+            rows.sizes.append(size)
+            rows.numbers.append(numbers_of(_read_extent(file, sample.record)) if sample.record.size > 0 else {})
+    return rows
+
+
+def _look_at_image(file: Any, sample: Sample, encoding: dict[str, str]) -> tuple[int, int]:
+    """Width and height; of latents those of the image they were made from, and into `encoding` how."""
+    head = _read_extent(file, sample.image, HEADER_BYTES)
+    found = read_encoding(head)
+    if found is not None:
+        size = int(found.pop("width", 0)), int(found.pop("height", 0))
+        if encoding and encoding != found:
+            raise Broken("encoded otherwise than the first of its shard")
+        encoding.update(found)
+        return size
+    try:
+        return tuple(read_header(head))  # type: ignore[return-value]
+    except Broken:
+        if sample.image.size <= HEADER_BYTES:
+            raise
+        return tuple(read_header(_read_extent(file, sample.image)))  # type: ignore[return-value]
+
+
+def _read_extent(file: Any, extent: Extent, limit: int | None = None) -> bytes:
+    file.seek(extent.offset)
+    return file.read(extent.size if limit is None else min(extent.size, limit))
+
+
+def read(shard: str, cache: Path) -> ShardSummary | None:
+    """The summary of a shard from its index, where there is one that is not stale."""
+    stamp = _stamp(os.stat(shard))
+    for file in _files(shard, cache):
+        try:
+            with safe_open(file, "np") as content:
+                metadata = content.metadata() or {}
+        except (OSError, SafetensorError):
+            continue
+        if (metadata.get("version"), metadata.get("shard")) == (VERSION, stamp):
+            facts = json.loads(metadata["facts"])
+            skipped = [Skip(shard, *skip) for skip in facts.pop("skipped")]
+            return ShardSummary(shard, str(file), stamp, skipped=skipped, **facts)
+        log.info("%s has changed since it was indexed; indexing it again", shard)
+    return None
+
+
+def _stamp(status: os.stat_result) -> str:
+    return f"{status.st_size}/{status.st_mtime_ns}"
+
+
+def _files(shard: str, cache: Path) -> tuple[Path, Path]:
+    path = Path(shard).absolute()
+    elsewhere = cache / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}-{path.name}.index"
+    return path.with_name(f".{path.name}.index"), elsewhere
+
+
+class Places(NamedTuple):
+    """Where the samples of a shard lie: bytes of all keys, ends of keys, offsets and sizes `(N, 3)`."""
+
+    keys: np.ndarray
+    key_ends: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+
+def places(summary: ShardSummary) -> Places:
+    """Where the samples of a shard lie."""
+    return _load_places(summary.file, summary.stamp)
+
+
+@lru_cache(maxsize=256)
+def _load_places(file: str, stamp: str) -> Places:
+    with safe_open(file, "np") as content:
+        return Places(*(content.get_tensor(name) for name in Places._fields))
+
+
+def column(shard: ShardSummary, name: str) -> np.ndarray:
+    """One number of every sample of a shard, `(N,)` float64; nan where a sample has none."""
+    with safe_open(shard.file, "np") as content:
+        if name in ("width", "height", "side", "ratio"):
+            width, height = content.get_tensor("pixels").astype(np.float64).T
+            return {"width": width, "height": height, "side": np.minimum(width, height)}.get(name, width / height)
+        if name in shard.numbers:
+            return content.get_tensor("numbers")[:, shard.numbers.index(name)]
+    return np.full(shard.samples, np.nan)

@@ -1,0 +1,189 @@
+"""Shards read from front to back without an index: endless, for data of which nothing is known beforehand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import webdataset
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import tarfile_to_samples
+
+from ldm.batch import Batch, Skip
+from ldm.data.base import DataModule
+from ldm.data.decode import Broken
+from ldm.data.shards import IMAGE_ENDINGS
+from ldm.data.transforms import CaptionChoice, ImageTransform, Transform
+
+
+class ShardStream(IterableDataset):
+    """Samples of shards drawn at random, again and again, through webdataset's readers; the shards may be URLs or commands.
+
+    Which they are is a function of seed, start, rank and worker. There are no epochs, and a run that continues goes on
+    with other samples than an uninterrupted one would have seen: nothing is known but what has been read.
+
+    buffer  samples held to be shuffled, by each worker
+    start   optimiser steps already made
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        transform: Transform,
+        caption: CaptionChoice,
+        *,
+        seed: int,
+        buffer: int = 1000,
+        rank: int = 0,
+        start: int = 0,
+    ) -> None:
+        self.shards = list(shards)
+        self.transform = transform
+        self.caption = caption
+        self.seed = seed
+        self.buffer = buffer
+        self.rank = rank
+        self.start = start
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of one, without end. Raises ValueError where whole rounds of shards give no sample."""
+        worker = get_worker_info()
+        chance = random.Random(f"{self.seed}/{self.start}/{self.rank}/{worker.id if worker else 0}")
+        skipped: list[Skip] = []
+        lost: list[Skip] = []
+        samples = webdataset.shuffle(self.buffer, initial=min(100, self.buffer), rng=chance)(
+            self._samples(chance, lost)
+        )
+        for sample in samples:
+            skipped += lost
+            lost.clear()
+            try:
+                batch = self._decode(sample, chance)
+            except Broken as broken:
+                skipped.append(Skip(sample["__url__"], sample["__key__"], broken.reason))
+                continue
+            yield batch._replace(skipped=skipped)
+            skipped = []
+
+    def captions(self, limit: int) -> Iterator[str | Skip]:
+        """Of at most `limit` samples from the front of the shards; of one that has none, where it is."""
+        raw = (sample for url in self.shards for sample in self._read(url, []))
+        for sample in islice(raw, limit):
+            try:
+                yield self.caption(sample.get("txt"), sample.get("json"))
+            except Broken as broken:
+                yield Skip(sample["__url__"], sample["__key__"], broken.reason)
+
+    def _decode(self, sample: dict[str, Any], chance: random.Random) -> Batch:
+        data = next((sample[ending] for ending in IMAGE_ENDINGS if ending in sample), None)
+        if data is None:
+            raise Broken("no image")
+        caption = self.caption(sample.get("txt"), sample.get("json"), chance)
+        return self.transform(data, chance)._replace(key=[sample["__key__"]], caption=[caption])
+
+    def _samples(self, chance: random.Random, lost: list[Skip]) -> Iterator[dict[str, Any]]:
+        """Raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""
+        fruitless = 0
+        while True:
+            before = fruitless
+            fruitless += 1
+            for sample in self._read(chance.choice(self.shards), lost):
+                fruitless = 0
+                yield sample
+            if fruitless and before > 10 * len(self.shards):
+                reason = f"{lost[-1].shard}: {lost[-1].reason}" if lost else "all are empty"
+                raise ValueError(f"no samples can be read from {len(self.shards)} shards ({reason}); give others")
+
+    def _read(self, url: str, lost: list[Skip]) -> Iterator[dict[str, Any]]:
+        def note(error: Exception) -> bool:
+            lost.append(Skip(url, "", f"unreadable shard: {type(error).__name__}"))
+            return True
+
+        yield from tarfile_to_samples(handler=note)([{"url": url}])
+
+
+class StreamedImages(DataModule):
+    """Training batches from shards without an index, validation images from shards with one.
+
+    train   shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them
+    crop, flip  see ImageTransform
+    buffer  samples that each worker holds to shuffle them
+
+    The others are those of DataModule.
+    """
+
+    def __init__(
+        self,
+        *,
+        side: int,
+        cache: str | Path,
+        train: str | Sequence[str],
+        val: str | Sequence[str],
+        crop: str = "center",
+        flip: bool = False,
+        caption: CaptionChoice | None = None,
+        buffer: int = 1000,
+        max_broken: float = 0.01,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        caption = caption or CaptionChoice()
+        super().__init__(
+            side=side,
+            val=val,
+            cache=Path(cache),
+            caption=caption,
+            max_broken=max_broken,
+            workers=workers,
+            seed=seed,
+        )
+        self.shards = [url for part in ([train] if isinstance(train, str) else train) for url in expand_urls(part)]
+        self.transform = ImageTransform(side, crop=crop, flip=flip)  # type: ignore[arg-type]
+        self.caption = caption
+        self.buffer = buffer
+
+    @property
+    def encoding(self) -> dict[str, str]:
+        return {}
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return (caption for caption in self._from(0).captions(limit) if isinstance(caption, str))
+
+    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
+        found = list(self._from(0).captions(limit))
+        return [skip for skip in found if isinstance(skip, Skip)], len(found)
+
+    def check_batch(self, world: int) -> None:
+        """Nothing is known."""
+
+    def training_pass(
+        self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+    ) -> Iterable[Batch]:
+        if limit is None:
+            raise ValueError(
+                "without an index there is no end of the data: set task.autoencoder.statistics_batches=1000"
+            )
+        return islice(self.loader(self._from(rank)), -(-limit // (batch_size * world)))
+
+    def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        """Never."""
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader(self._from(self.place()[0]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many optimiser steps were made."""
+        return {"position": self.trainer.global_step if self.trainer is not None else self.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with other samples than those of the beginning."""
+        self.position = state_dict["position"]
+
+    def _from(self, rank: int) -> ShardStream:
+        options = {"seed": self.seed, "buffer": self.buffer, "rank": rank, "start": self.position}
+        return ShardStream(self.shards, self.transform, self.caption, **options)

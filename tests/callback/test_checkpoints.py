@@ -1,0 +1,108 @@
+import os
+import signal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from ldm.callback.checkpoints import Checkpoints, Preempted, newest, saved
+
+VALUES = [3.0, 1.0, 2.0, 0.5, 4.0]
+"""Of the metric, at validations after steps 2, 4, 6, 8, 10."""
+
+
+class Task(pl.LightningModule):
+    def __init__(self, at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.at = at or {}
+        self.validations = 0
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.fit_loop.total_batch_idx in self.at:
+            os.kill(os.getpid(), self.at[self.trainer.fit_loop.total_batch_idx])
+        return (self.weight - batch).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/score", VALUES[self.validations])
+
+    def on_validation_end(self):
+        self.validations += 1
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(folder, task, **options):
+    callback = Checkpoints(folder, **{"every_n_steps": 3, **options})
+    trainer = pl.Trainer(
+        max_steps=10,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        accumulate_grad_batches=2,
+        callbacks=[callback],
+    )
+    trainer.fit(task, DataLoader(torch.arange(8.0), 1), DataLoader(torch.arange(1.0), 1))
+    return callback
+
+
+def step(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [9]), (2, [6, 9]), (9, [3, 6, 9])])
+def test_the_newest_are_kept(tmp_path, keep, kept):
+    fit(tmp_path, Task(), keep=keep)
+    assert [path.name for path in saved(tmp_path)] == [f"step-{number:08d}.ckpt" for number in kept]
+    assert [step(path) for path in saved(tmp_path)] == kept
+    assert newest(tmp_path) == saved(tmp_path)[-1]
+
+
+@pytest.mark.parametrize(("mode", "at"), [("min", 8), ("max", 10)])
+def test_the_best_is_kept(tmp_path, mode, at):
+    callback = fit(tmp_path, Task(), best="val/score", mode=mode)
+    assert step(tmp_path / "best.ckpt") == at
+    assert callback.state_dict() == {"best_value": min(VALUES) if mode == "min" else max(VALUES)}
+    again = Checkpoints(tmp_path, every_n_steps=3, best="val/score", mode=mode)
+    again.load_state_dict(callback.state_dict())
+    assert again.best_value == callback.best_value
+
+
+def test_a_metric_that_is_not_measured_is_named(tmp_path):
+    with pytest.raises(ValueError, match="best checkpoint by 'eval/fid' cannot be found; validation logs val/score"):
+        fit(tmp_path, Task(), best="eval/fid")
+
+
+def test_usr1_saves_and_goes_on(tmp_path):
+    """In the first half of step 5 (batch 8 of two a step): saved when the step is whole."""
+    fit(tmp_path, Task({8: signal.SIGUSR1}), keep=9)
+    assert [step(path) for path in saved(tmp_path)] == [3, 5, 6, 9]
+
+
+def test_term_saves_and_ends(tmp_path):
+    with pytest.raises(Preempted, match="stopped by SIGTERM at step 5, which is saved"):
+        fit(tmp_path, Task({8: signal.SIGTERM}), keep=9)
+    assert [step(path) for path in saved(tmp_path)] == [3, 5]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_half_a_file_is_never_picked(tmp_path):
+    assert newest(tmp_path) is None
+    fit(tmp_path, Task(), keep=2)
+    last = saved(tmp_path)[-1]
+    last.write_bytes(last.read_bytes()[:-100])
+    assert step(newest(tmp_path)) == 6
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"keep": 0}, {"mode": "least"}])
+def test_odd_options_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="checkpoints are written every|'min' or its 'max'"):
+        Checkpoints(tmp_path, **{"every_n_steps": 1, **options})

@@ -1,0 +1,153 @@
+"""Cached latents: training on them is training on the images."""
+
+import os
+
+import pytest
+import torch
+
+from ldm.autoencoder.kl import KLAutoencoder
+from ldm.batch import Batch
+from ldm.conditioner.huggingface import HuggingFaceConditioner
+from ldm.data.decode import Broken
+from ldm.data.encode import Encoder, encode
+from ldm.data.latents import pack_latent, read_encoding, unpack_latent
+from tests.conditioner.test_conditioner import save_pretrained
+from tests.data.shards import captioned, level, numbered, opened, write_tar
+from tests.data.test_stream import read_all
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    torch.manual_seed(0)
+    return KLAutoencoder(latent_channels=2, channels=8, multipliers=[1, 1], blocks=1, groups=4).eval()
+
+
+@pytest.fixture
+def images(tmp_path):
+    return {"train": numbered(tmp_path, [7, 5, 0, 9], size=(12, 10)), "val": numbered(tmp_path, [4], split="val")}
+
+
+def encoded_to(out, images, autoencoder, **options):
+    data = captioned(out.parent, **images)
+    settings = {"flip": True, "dtype": "float32", **options}
+    return encode(data, Encoder(autoencoder, **settings), out, batch_size=4)
+
+
+def test_the_bytes_of_a_sample():
+    moments = torch.randn(4, 2, 2)
+    data = pack_latent(moments, {"autoencoder": "abc", "width": "12"})
+    assert torch.equal(unpack_latent(data)["moments"], moments)
+    assert read_encoding(data[:2000]) == {"autoencoder": "abc", "width": "12"}
+    assert read_encoding(level(1)) is None
+    for damaged in (data[:-1], data[:5], b""):
+        with pytest.raises(Broken, match="unreadable latent"):
+            unpack_latent(damaged)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_draws_give_the_same_moments(tmp_path, images, autoencoder, workers):
+    """Keys, captions, flips and geometry are those of training on images; the moments are those of its images."""
+    done = encoded_to(tmp_path / "latents", images, autoencoder)
+    assert done["samples"] == 21
+    pictures = captioned(tmp_path, **images, flip=True, seed=5)
+    latents = captioned(
+        tmp_path, **{**images, "train": f"{tmp_path}/latents/*.tar"}, flip=True, seed=5, workers=workers
+    )
+    for data in (pictures, latents):
+        data.set_batch(4, 1, 1)
+    for of_image, of_latent in zip(read_all(pictures, 3), read_all(latents, 3), strict=True):
+        assert of_image.key == of_latent.key
+        assert of_image.caption == of_latent.caption
+        assert torch.equal(of_image.geometry, of_latent.geometry)
+        with torch.no_grad():
+            expected = autoencoder.encode(of_image.image).moments
+        torch.testing.assert_close(of_latent.moments, expected, atol=1e-5, rtol=1e-5)
+    assert latents.encoding["autoencoder"] == autoencoder.encoder_hash
+    assert latents.train_set.index.column("width")[0] == 12
+    assert latents.train_set.index.column("aesthetic")[3] == 0.3, "numbers of the .json are there, too"
+
+
+def test_interrupted_encoding_goes_on(tmp_path, images, autoencoder):
+    encoded_to(tmp_path / "whole", images, autoencoder)
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*.tar"))
+    assert names == [f"train-{shard:06d}.tar" for shard in range(4)]
+    encoded_to(tmp_path / "parts", images, autoencoder)
+    os.remove(tmp_path / "parts" / names[1])
+    before = (tmp_path / "parts" / names[0]).stat().st_mtime_ns
+    done = encoded_to(tmp_path / "parts", images, autoencoder)
+    assert (done["shards written"], done["shards kept"], done["samples"]) == (1, 3, 5)
+    assert (tmp_path / "parts" / names[0]).stat().st_mtime_ns == before
+    for name in names:
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with pytest.raises(ValueError, match="was begun with .*choose another out="):
+        encoded_to(tmp_path / "parts", images, autoencoder, flip=False)
+
+
+def test_processes_share_the_shards(tmp_path, images, autoencoder):
+    data = captioned(tmp_path, **images)
+    encoder = Encoder(autoencoder, flip=False, dtype="float16")
+    for rank in range(3):
+        encode(data, encoder, tmp_path / "shared", batch_size=4, rank=rank, world=3)
+    index = opened(f"{tmp_path}/shared/*.tar", tmp_path)
+    assert [index[number].key for number in range(21)] == [f"{number:06d}" for number in range(21)]
+    latents = captioned(tmp_path, **{**images, "train": f"{tmp_path}/shared/*.tar"})
+    exact = autoencoder.encode(data.train_set.exactly([0])[0].image).moments
+    torch.testing.assert_close(latents.train_set.exactly([0])[0].moments, exact, atol=2e-3, rtol=2e-3)
+
+
+def test_broken_images_are_left_out_and_counted(tmp_path, autoencoder):
+    from PIL import Image
+
+    from tests.data.shards import encoded
+
+    files = [(f"{i}.{e}", d) for i in range(5) for e, d in (("png", level(i)), ("txt", b"x"))]
+    half = encoded(Image.effect_noise((64, 64), 50))[:700]
+    path = write_tar(tmp_path / "a.tar", [*files, ("half.png", half), ("half.txt", b"x")])
+    data = captioned(tmp_path, train=path, val=path, max_broken=0.5)
+    done = encode(data, Encoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)
+    assert (done["samples"], done["unreadable image"]) == (5, 1)
+    assert len(opened(f"{tmp_path}/out/*.tar", tmp_path)) == 5
+
+
+def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
+    encoded_to(tmp_path / "latents", images, autoencoder, flip=False)
+    settings = {**images, "train": f"{tmp_path}/latents/*.tar"}
+    with pytest.raises(ValueError, match="no flipped twins; encode with flip=true"):
+        captioned(tmp_path, **settings, flip=True)
+    with pytest.raises(ValueError, match="made at side 8; set data.side"):
+        captioned(tmp_path, **settings, side=16)
+    with pytest.raises(ValueError, match="validation needs images"):
+        captioned(tmp_path, train=images["train"], val=settings["train"])
+    torch.manual_seed(1)
+    other = KLAutoencoder(latent_channels=2, channels=8, multipliers=[1, 1], blocks=1, groups=4).eval()
+    encoded_to(tmp_path / "others", images, other, flip=False)
+    with pytest.raises(ValueError, match="were not made the same way"):
+        captioned(tmp_path, **{**settings, "train": [settings["train"], f"{tmp_path}/others/*.tar"]})
+    with pytest.raises(ValueError, match="dtype is one of float32, float16; got 'int8'"):
+        Encoder(autoencoder, flip=False, dtype="int8")
+
+
+def test_the_hash_is_of_the_encoder_alone(autoencoder):
+    before = autoencoder.encoder_hash
+    with torch.no_grad():
+        autoencoder.last_layer().add_(1.0)
+        assert autoencoder.encoder_hash == before, "a decoder that was trained on keeps its latents"
+        autoencoder.to_moments.bias.add_(1.0)
+        assert autoencoder.encoder_hash != before
+        autoencoder.to_moments.bias.sub_(1.0)
+        autoencoder.last_layer().sub_(1.0)
+
+
+def test_frozen_tokens_are_cached_with_their_mask(tmp_path, images, autoencoder):
+    save_pretrained(tmp_path / "bert", "bert")
+    conditioner = HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=9)
+    conditioner.prepare([])
+    encoded_to(tmp_path / "latents", images, autoencoder, conditioner=conditioner)
+    data = captioned(tmp_path, **{**images, "train": f"{tmp_path}/latents/*.tar"})
+    data.set_batch(4, 1, 1)
+    for batch in read_all(data):
+        expected = conditioner(batch.caption)
+        torch.testing.assert_close(batch.text.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
+        assert torch.equal(batch.text.mask, expected.mask)
+    assert data.encoding["text"] == conditioner.frozen_hash
+    assert isinstance(batch, Batch)

@@ -1,0 +1,60 @@
+import json
+import tarfile
+
+import pytest
+import torch
+
+from ldm.data.icons import Drawing, choose_icons, split_drawings
+from ldm.data.order import Draw
+from tests.data.shards import captioned, icons
+
+
+def test_icons_are_the_same_bytes_every_time(tmp_path):
+    first, second = (icons(tmp_path / name).write() for name in "ab")
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["train-000000.tar", "train-000001.tar", "train-000002.tar", "val-000000.tar"]
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+    before = (first / names[0]).stat().st_mtime_ns
+    icons(tmp_path / "a").write()
+    assert (first / names[0]).stat().st_mtime_ns == before, "what is there is not written again"
+    assert icons(tmp_path / "a", side=32).folder != first
+
+
+def test_icons_hold_out_combinations_but_no_part(tmp_path):
+    source = icons(tmp_path)
+    train, val = set(source.train), set(source.val)
+    assert len(val) == round(0.2 * 30)
+    assert not train & val
+    for field in range(3):
+        assert {d[field] for d in val} <= {d[field] for d in train}
+        assert {d[field] for d in train} == set((source.icons, source.colors, source.backgrounds)[field])
+    pairs = {(d.icon, d.color) for d in train}
+    assert {(d.icon, d.color) for d in val} <= pairs
+
+
+def test_icons_shards_hold_what_is_drawn(tmp_path):
+    source = icons(tmp_path)
+    data = captioned(tmp_path, side=16, source=source)
+    assert (len(data.train_set), len(data.val_set)) == (24, 6)
+    for number, drawing in enumerate(source.val):
+        batch = data.val_set[Draw(0, number)]
+        assert batch.caption == [drawing.caption]
+        assert torch.equal(batch.image, source.images([drawing]))
+    with tarfile.open(source.folder / "val-000000.tar") as archive:
+        record = json.load(archive.extractfile("val-000000.json"))
+        assert record == {"caption": source.val[0].caption, **source.val[0]._asdict()}
+        assert all(member.mtime == 0 for member in archive.getmembers())
+
+
+def test_captions_read_as_english():
+    assert Drawing("heart", "red", "white").caption == "a red heart on a white background"
+    assert Drawing("owl", "orange", "white").caption == "an orange owl on a white background"
+
+
+def test_icons_refuse_what_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="count=5000 icons asked for; there are 1 to 984"):
+        choose_icons(5000)
+    with pytest.raises(ValueError, match="invisible"):
+        icons(tmp_path, backgrounds={"crimson": "#FF0000"})
+    with pytest.raises(ValueError, match="nothing can be held out"):
+        split_drawings([Drawing("heart", "red", "white")], 0.5)

@@ -1,0 +1,278 @@
+"""Shards and their indexes: whatever is in a tar gives the right samples or is left out under its reason."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.data import shard_index
+from ldm.data.health import Health
+from ldm.data.index import Index, index_shards
+from ldm.data.shards import find_shards, list_shard, write_shard, write_shards
+from tests.data.shards import encoded, level, numbered, opened, sample, write_tar
+from tests.data.test_decode import bomb
+
+PNG = level(7)
+
+
+def reasons(index):
+    return sorted(skip.reason for skip in index.skipped)
+
+
+def keys(index):
+    return [index[number].key for number in range(len(index))]
+
+
+def test_patterns(tmp_path):
+    write_shards([sample(f"{i}", txt=b"x") for i in range(6)], tmp_path, "s", samples_per_shard=2)
+    find = lambda pattern: find_shards(pattern, tmp_path)  # noqa: E731
+    braces = find(str(tmp_path / "s-{000000..000002}.tar"))
+    assert len(braces) == 3
+    assert braces == find(str(tmp_path / "s-*.tar"))
+    assert braces == find([str(tmp_path / "s-000000.tar"), str(tmp_path / "s-00000[12].tar")])
+    with pytest.raises(FileNotFoundError, match=r"s-000003.tar.*1 of 4 files"):
+        find(str(tmp_path / "s-{000000..000003}.tar"))
+
+
+def test_what_is_written_is_found(tmp_path):
+    index = opened(numbered(tmp_path, [3, 0, 5]), tmp_path)
+    assert keys(index) == [f"{number:06d}" for number in range(8)]
+    assert index.counts.tolist() == [3, 0, 5]
+    for number in (0, 2, 3, 7):
+        found = index[number]
+        with open(found.shard, "rb") as file:
+            for extent, content in ((found.image, level(number)), (found.text, f"caption {number}".encode())):
+                file.seek(extent.offset)
+                assert file.read(extent.size) == content
+    with pytest.raises(IndexError):
+        index[8]
+
+
+def test_a_shard_is_written_whole_or_not_at_all(tmp_path):
+    def failing():
+        yield sample("a", txt=b"x")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_shard(tmp_path / "a.tar", failing())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_is_made_once_and_noticed_when_stale(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("ldm.data.index.make", lambda *a: made.append(a[0]) or shard_index.make(*a))
+    pattern = numbered(tmp_path, [3, 2])
+    assert len(opened(pattern, tmp_path / "cache")) == 5
+    assert len(made) == 2
+    assert len(opened(pattern, tmp_path / "cache")) == 5
+    assert len(made) == 2, "what is there is not made again"
+    write_tar(tmp_path / "train-001-000000.tar", [("new.png", PNG), ("new.txt", b"x")])
+    assert keys(opened(pattern, tmp_path / "cache"))[3:] == ["new"]
+    assert len(made) == 3, "but what has changed is"
+    (tmp_path / ".train-000-000000.tar.index").write_bytes(b"half an ind")
+    assert len(opened(pattern, tmp_path / "cache")) == 4
+    assert len(made) == 4
+
+
+def test_indexes_of_a_folder_that_cannot_be_written_go_to_the_cache(tmp_path, monkeypatch):
+    pattern = numbered(tmp_path / "data", [3, 2])
+    save = shard_index.save_file
+
+    def refuse(tensors, file, metadata):
+        if "data" in file.parts[-2]:
+            raise PermissionError("read-only")
+        save(tensors, file, metadata)
+
+    monkeypatch.setattr(shard_index, "save_file", refuse)
+    first = keys(opened(pattern, tmp_path / "cache"))
+    assert not list((tmp_path / "data").glob(".*index*"))
+    assert len(list((tmp_path / "cache").glob("*.index"))) == 2
+    monkeypatch.setattr("ldm.data.index.make", None)
+    assert keys(opened(pattern, tmp_path / "cache")) == first
+
+
+def test_many_shards_are_indexed_by_several_processes(tmp_path):
+    index = opened(numbered(tmp_path, [2] * 12), tmp_path)
+    assert keys(index) == [f"{number:06d}" for number in range(24)]
+
+
+def test_hostile_tars(tmp_path):
+    """Every kind of damage that issue trackers tell of, in one shard."""
+    write_tar(
+        tmp_path / "a.tar",
+        [
+            ("./deep/er/good.png", PNG),
+            ("./deep/er/good.txt", b"slashes"),
+            ("UPPER.PNG", PNG),
+            ("UPPER.TXT", b"upper"),
+            ("apart.png", PNG),
+            ("mute.png", PNG),
+            ("silent.png", PNG),
+            ("silent.txt", b""),
+            ("blind.txt", b"x"),
+            ("record.json", b"{}"),
+            ("apart.txt", b"its files lie apart"),
+            ("twice.png", PNG),
+            ("twice.txt", b"first"),
+            ("twice.png", level(9)),
+            ("twice.txt", b"second"),
+            ("empty.png", b""),
+            ("empty.txt", b"x"),
+            ("noise.png", b"123"),
+            ("noise.txt", b"x"),
+            ("bomb.png", bomb(60_000, 60_000)),
+            ("bomb.txt", b"x"),
+            ("photo.v1.png", PNG),
+            ("photo.v1.txt", b"one"),
+            ("photo.v2.png", PNG),
+            ("photo.v2.txt", b"two"),
+            ("masked.png", PNG),
+            ("masked.seg.png", PNG),
+            ("masked.txt", b"with a mask"),
+            ("._masked.png", b"of another system"),
+            ("../../escape.png", PNG),
+            ("../../escape.txt", b"x"),
+            ("/etc/passwd.png", PNG),
+            ("/etc/passwd.txt", b"x"),
+        ],
+    )
+    before = {path.name for path in tmp_path.parent.iterdir()}
+    index = opened(str(tmp_path / "a.tar"), tmp_path)
+    found = [key.removeprefix("./") for key in keys(index)]
+    assert found == [
+        "deep/er/good", "UPPER", "apart", "twice", "photo.v1", "photo.v2", "masked", "../../escape", "/etc/passwd",
+    ]  # fmt: skip
+    assert index[3].text.size == len(b"first")
+    assert reasons(index) == sorted(
+        ["no caption"] * 2
+        + ["no image"] * 2
+        + ["duplicate key", "empty image file", "unreadable image", "too many pixels"]
+    )
+    assert {path.name for path in tmp_path.parent.iterdir()} == before, "no path of a tar is written"
+    assert not os.path.exists("/etc/passwd.png")
+
+
+def test_truncated_shards_keep_what_is_whole(tmp_path):
+    files = [(f"{i}.{ending}", data) for i in range(4) for ending, data in (("txt", b"x"), ("png", PNG * 50))]
+    whole = write_tar(tmp_path / "whole.tar", files)
+    data = Path(whole).read_bytes()
+    place = list_shard(whole).samples[2].image
+    for name, cut, kept, lost in (
+        ("in-image", place.offset + 10, 2, ["no image", "shard cut off"]),
+        ("in-header", place.offset - 300, 2, ["no image", "shard damaged"]),
+        ("overwritten", None, 2, ["no image", "shard damaged"]),
+    ):
+        (tmp_path / f"{name}.tar").write_bytes(
+            data[:cut] if cut else data[: place.offset - 512] + b"\xff" * 512 + data[place.offset :]
+        )
+        index = opened(str(tmp_path / f"{name}.tar"), tmp_path)
+        assert keys(index) == [str(i) for i in range(kept)], name
+        assert reasons(index) == lost, name
+
+
+def test_what_is_no_tar_is_named(tmp_path):
+    import gzip
+
+    numbered(tmp_path, [5])
+    (tmp_path / "train-1.tar").write_bytes(b"<html>404</html>" * 100)
+    (tmp_path / "train-2.tar").write_bytes(b"")
+    (tmp_path / "train-3.tar").write_bytes(gzip.compress((tmp_path / "train-000-000000.tar").read_bytes()))
+    write_tar(tmp_path / "train-4.tar", [])
+    index = opened(f"{tmp_path}/train-*.tar", tmp_path)
+    assert len(index) == 5
+    assert reasons(index) == ["empty shard file", "not a tar file", "not a tar file but gzip; unpack it"]
+    assert all(not skip.key for skip in index.skipped)
+    with pytest.raises(ValueError, match=r"no samples in 1 shards .*not a tar file"):
+        opened(f"{tmp_path}/train-1.tar", tmp_path)
+
+
+def test_filters(tmp_path):
+    numbered(tmp_path, [5, 5])
+    write_shards([sample("wide", size=(40, 10), txt=b"no json")], tmp_path, "wide", samples_per_shard=5)
+    pattern = str(tmp_path / "*.tar")
+    assert keys(opened(pattern, tmp_path, ["aesthetic > 0.3", "flag == 1"])) == ["000004", "000006", "000008"]
+    assert keys(opened(pattern, tmp_path, ["side>=10"])) == ["wide"]
+    assert keys(opened(pattern, tmp_path, ["ratio >= 4e0", "height < 11"])) == ["wide"]
+    assert len(opened(pattern, tmp_path, ["number != 3"])) == 10, "samples without the number stay: nan is not 3"
+    assert len(opened(pattern, tmp_path, ["number <= 3"])) == 4
+    with pytest.raises(
+        ValueError, match="asks for beauty, but samples have only aesthetic, flag, height, number, ratio"
+    ):
+        opened(pattern, tmp_path, ["beauty > 5"])
+    with pytest.raises(ValueError, match="not of the form"):
+        opened(pattern, tmp_path, ["aesthetic is high"])
+    with pytest.raises(ValueError, match="none of 11 passes the filters"):
+        opened(pattern, tmp_path, ["aesthetic > 100"])
+    first, second = (opened(pattern, tmp_path, [f"aesthetic > {least}"]) for least in (0.1, 0.2))
+    assert first.fingerprint != second.fingerprint != opened(pattern, tmp_path).fingerprint
+    assert np.array_equal(first.column("number"), np.arange(2, 10))
+
+
+def test_sizes_are_those_of_the_upright_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.new("RGB", (40, 10)), "jpg", exif=exif, comment=b"x" * 60_000, icc_profile=b"y" * 100_000)
+    write_tar(tmp_path / "a.tar", [("a.jpg", data), ("a.txt", b"x")])
+    index = opened(str(tmp_path / "a.tar"), tmp_path)
+    assert (index.column("width"), index.column("height")) == (10, 40)
+
+
+def test_odd_records_hold_no_numbers(tmp_path):
+    records = [
+        b"{",
+        b"[1, 2]",
+        b"\xff\xfe",
+        b'{"a": NaN, "b": 1e999, "c": "5", "d": 3}',
+        json.dumps({"d": 10**400}).encode(),
+    ]
+    write_shards(
+        [sample(f"{i}", json=record, txt=b"x") for i, record in enumerate(records)], tmp_path, "r", samples_per_shard=9
+    )
+    index = opened(f"{tmp_path}/r*.tar", tmp_path)
+    assert index.shards[0].numbers == ["d"]
+    assert np.array_equal(index.column("d"), [np.nan] * 3 + [3.0, np.nan], equal_nan=True)
+
+
+def test_too_many_left_out_is_an_error_that_lists_the_worst_shards(tmp_path, caplog):
+    good = [(f"{i}.{e}", d) for i in range(99) for e, d in (("png", PNG), ("txt", b"x"))]
+    write_tar(tmp_path / "good.tar", [*good, ("mute.png", PNG)])
+    Health(0.01).check_index(opened(str(tmp_path / "good.tar"), tmp_path))
+    assert "left out sample 'mute'" in caplog.text
+    assert "1 of 100 samples cannot be used (no caption: 1)" in caplog.text
+    write_tar(tmp_path / "bad.tar", [*good[:20], *((f"mute{i}.png", PNG) for i in range(5))])
+    index = opened([str(tmp_path / "good.tar"), str(tmp_path / "bad.tar")], tmp_path)
+    with pytest.raises(ValueError, match=r"6 of 115 .*no caption: 6.*bad.tar \(5\).*max_broken=0.01"):
+        Health(0.01).check_index(index)
+    Health(0.06).check_index(index)
+
+
+def test_a_lost_shard_counts_as_an_average_one(tmp_path):
+    numbered(tmp_path, [10] * 9)
+    (tmp_path / "train-x.tar").write_bytes(b"<html>404</html>" * 100)
+    index = opened(f"{tmp_path}/train-*.tar", tmp_path)
+    with pytest.raises(ValueError, match="10 of 100 samples"):
+        Health(0.09).check_index(index)
+    Health(0.1).check_index(index)
+
+
+def test_moved_shards_are_the_same_data(tmp_path):
+    pattern = numbered(tmp_path / "a", [3, 2])
+    before = opened(pattern, tmp_path).fingerprint
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert opened(f"{tmp_path}/b/*.tar", tmp_path).fingerprint == before
+
+
+def test_index_is_small(tmp_path):
+    """An index costs less than a hundredth of its shard for photographs of usual size."""
+    data = encoded(Image.effect_noise((256, 256), 60).convert("RGB"), "jpg")
+    write_shards(
+        ({"__key__": f"{i:09d}", "jpg": data, "txt": b"x", "json": b'{"a": 1, "b": 2}'} for i in range(200)),
+        tmp_path, "p", samples_per_shard=200,
+    )  # fmt: skip
+    (summary,) = index_shards(find_shards(f"{tmp_path}/p*.tar", tmp_path), tmp_path)
+    assert len(Index([summary])) == 200
+    assert os.path.getsize(summary.file) < os.path.getsize(summary.path) / 100

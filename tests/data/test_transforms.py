@@ -1,0 +1,102 @@
+import json
+import random
+
+import pytest
+from PIL import Image
+
+from ldm.data.decode import Broken
+from ldm.data.transforms import CaptionChoice, ImageTransform, Size
+from ldm.picture import to_levels
+from tests.data.shards import encoded
+
+
+def striped():
+    picture = Image.new("RGB", (40, 20))
+    for x in range(40):
+        for y in range(20):
+            picture.putpixel((x, y), (6 * x, 0, 12 * y))
+    return encoded(picture)
+
+
+def levels(transform, data, chance, size=None):
+    return to_levels(transform(data, chance, size).image[0])
+
+
+def test_crops_and_flips():
+    chance = random.Random(0)
+    center = levels(ImageTransform(20), striped(), chance)
+    assert center.shape == (3, 20, 20)
+    assert center[0, 0].tolist() == [6 * x for x in range(10, 30)]
+    seen = {int(levels(ImageTransform(20, crop="random"), striped(), chance)[0, 0, 0]) // 6 for _ in range(300)}
+    assert seen == set(range(21)), "every place is cropped"
+    flips = [bool(levels(ImageTransform(20, flip=True), striped(), chance)[0, 0, 0] == 6 * 29) for _ in range(300)]
+    assert 100 < sum(flips) < 200
+    assert levels(ImageTransform(10), striped(), chance).shape == (3, 10, 10)
+    assert levels(ImageTransform(64), striped(), chance).shape == (3, 64, 64), "small images are enlarged"
+    with pytest.raises(ValueError, match="crop is 'center' or 'random'; got 'middle'"):
+        ImageTransform(8, crop="middle")
+
+
+@pytest.mark.parametrize("size", [Size(20, 40), Size(10, 30), Size(32, 16), Size(64, 64)])
+def test_any_size_is_covered_without_distortion(size):
+    image = levels(ImageTransform(8), striped(), random.Random(0), size)
+    assert image.shape == (3, *size)
+    red, blue = image[0].float(), image[2].float()
+    scale = max(size.height / 20, size.width / 40)
+    middle = slice(size.width // 4, size.width // 2)
+    assert float(red[:, middle].diff(dim=1).mean()) == pytest.approx(6 / scale, rel=0.15)
+    middle = slice(size.height // 4, size.height // 2)
+    assert float(blue[middle].diff(dim=0).mean()) == pytest.approx(12 / scale, rel=0.15)
+
+
+def test_geometry_tells_how_an_image_was_cut():
+    """Undoing the crop by its own numbers finds the place in the original."""
+    chance = random.Random(1)
+    for _ in range(20):
+        batch = ImageTransform(20, crop="random")(striped(), chance)
+        height, width, top, left, *size = batch.geometry[0].tolist()
+        assert (height, width, size) == (20, 40, [20, 20])
+        assert to_levels(batch.image)[0, 0, 0, 0] == 6 * left
+        assert to_levels(batch.image)[0, 2, 0, 0] == 12 * top
+    assert ImageTransform(10)(striped(), chance).geometry.tolist() == [[20, 40, 0, 5, 10, 10]]
+
+
+def test_transparency_becomes_white():
+    data = encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
+    assert float(ImageTransform(8)(data, random.Random(0)).image.min()) == 1.0
+
+
+def record(**content):
+    return json.dumps(content).encode()
+
+
+def test_caption_of_txt_or_json():
+    choose = CaptionChoice()
+    assert choose("  vom Text: häßlich \n".encode(), record(caption="json")) == "vom Text: häßlich"
+    assert choose(None, record(caption=" from json ")) == "from json"
+    assert CaptionChoice({"alt": 1})(b"txt", record(caption="json", alt="other")) == "other"
+
+
+def test_captions_are_drawn_by_weight_from_those_there_are():
+    choose = CaptionChoice({"txt": 1, "blip": 3, "alts": 4})
+    chance = random.Random(0)
+    content = record(blip="b", alts=["x", "", "y", 5])
+    drawn = [choose(b"t", content, chance) for _ in range(4000)]
+    for text, share in (("t", 1 / 8), ("b", 3 / 8), ("x", 2 / 8), ("y", 2 / 8)):
+        assert drawn.count(text) / 4000 == pytest.approx(share, abs=0.03)
+    assert choose(b"t", content) == "x", "without chance the first of the weightiest"
+    assert {choose(b"t", record(alts=[]), chance) for _ in range(50)} == {"t"}
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [(b" \n", None), (None, b"{"), (None, b"[]"), (None, b'{"caption": ""}'), (None, b'{"caption": 3}')],
+)
+def test_no_caption_is_said(text, content):
+    with pytest.raises(Broken, match="no caption"):
+        CaptionChoice()(text, content)
+
+
+def test_weights_are_checked():
+    with pytest.raises(ValueError, match="a weight above 0"):
+        CaptionChoice({"txt": 0})

@@ -1,0 +1,69 @@
+"""Run by test_resume: a training run that writes down what each batch was and ends at a given moment.
+
+python -m tests.recorded RECORD MOMENT option=value ...
+
+RECORD  file to which a line for each batch is added: stage, optimiser step, rank, keys, loss
+MOMENT  "" or STAGE/BATCH/SIGNAL: sent to itself by rank 0 in the middle of that batch of that stage, counted from the
+        start of this process; with the batch "save", while a checkpoint is being written
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+
+from ldm import run
+from ldm.config import compose
+from ldm.task.autoencoder import AutoencoderTask
+from ldm.task.diffusion import DiffusionTask
+
+record, moment, *options = sys.argv[1:]
+stage, when, name = moment.split("/") if moment else ("", "", "SIGKILL")
+number = getattr(signal, name)
+batches = {"autoencoder": 0, "diffusion": 0}
+
+
+def recorded(task, place):
+    step = task.training_step
+
+    def training_step(self, batch, batch_idx):
+        now, losses = self.global_step, []
+        if place == "autoencoder":
+            judge = self.loss.autoencoder
+            self.loss.autoencoder = lambda *a, **k: losses.append(judge(*a, **k)) or losses[-1]
+        result = step(self, batch, batch_idx)
+        if place == "autoencoder":
+            del self.loss.autoencoder
+        if (place, str(batches[place])) == (stage, when) and self.global_rank == 0:
+            os.kill(os.getpid(), number)
+        batches[place] += 1
+        loss = losses[0].total if losses else result
+        line = {"stage": place, "step": now, "rank": self.global_rank, "keys": batch.key}
+        with open(record, "a") as file:
+            file.write(json.dumps({**line, "loss": float(loss)}) + "\n")
+        return result
+
+    task.training_step = training_step
+
+
+def dies_while_saving(self, trainer, path):
+    trainer.save_checkpoint(path.with_name(f".{path.name}.part"))
+    if f"/{stage}/" in str(path):
+        os.kill(os.getpid(), number)
+
+
+def touches_the_length(self):
+    """What makes Lightning forget the state of stateful loaders (its issue 20550)."""
+    assert self.trainer.estimated_stepping_batches > 0
+    return configure(self)
+
+
+logging.basicConfig(level=logging.INFO)
+recorded(AutoencoderTask, "autoencoder")
+recorded(DiffusionTask, "diffusion")
+configure = DiffusionTask.configure_optimizers
+DiffusionTask.configure_optimizers = touches_the_length
+if when == "save":
+    run.Checkpoints._save = dies_while_saving
+run.train(compose("train", options))

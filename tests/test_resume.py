@@ -1,0 +1,99 @@
+"""A run that is ended at any moment goes on so that nobody can tell: steps, samples, losses, weights."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ldm.checkpoint import read
+from tests.conftest import ROOT
+
+SMALL = [
+    "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=x",
+    "task.autoencoder.batch_size=16", "task.autoencoder.accumulate=2", "task.autoencoder.checkpoints.every_n_steps=4",
+    "task.diffusion.batch_size=16", "task.diffusion.accumulate=2", "task.diffusion.checkpoints.every_n_steps=4",
+    "data.cache_latents=false", "data.crop=random", "data.flip=true", "data.source.val_share=0.13",
+]  # fmt: skip
+"""Epochs of 10 steps, so that they end in the middle of both stages of 20; and 25 images for validation, an odd number."""
+
+
+def train(folder, moment, places, *options, ends=0):
+    arguments = [str(folder / "record.jsonl"), moment, *SMALL, f"paths.runs_dir={folder}", places[0], *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.recorded", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == ends, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def steps(folder):
+    """stage and step -> what each of its batches was; of batches that were made twice, the last."""
+    found = {}
+    for line in (folder / "record.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        found.setdefault((entry["stage"], entry["step"]), []).append(entry)
+    return {place: [(entry["keys"], entry["loss"]) for entry in entries[-2:]] for place, entries in found.items()}
+
+
+def samples(folder):
+    return {place: sorted(key for keys, _ in batches for key in keys) for place, batches in steps(folder).items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, places):
+    """The uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder, "", places)
+    found = steps(folder)
+    assert len(found) == 40
+    assert all(len(batches) == 2 for batches in found.values())
+    for stage in ("autoencoder", "diffusion"):
+        epoch = [key for step in range(10) for keys, _ in found[stage, step] for key in keys]
+        assert len(set(epoch)) == 160, "no sample twice in an epoch"
+    return folder
+
+
+def test_a_run_that_is_killed_again_and_again(whole, places, tmp_path):
+    """In stage 1 inside accumulation; while a checkpoint is written; in stage 2; by SIGTERM; each time it goes on."""
+    train(tmp_path, "autoencoder/13/SIGKILL", places, ends=-9)  # in step 6, after the checkpoint of step 4
+    checkpoints = tmp_path / "x" / "autoencoder" / "checkpoints"
+    assert [path.name for path in checkpoints.glob("*")] == ["step-00000004.ckpt"]
+    train(tmp_path, "autoencoder/save/SIGKILL", places, ends=-9)
+    assert (checkpoints / ".step-00000008.ckpt.part").is_file()
+    assert not (checkpoints / "step-00000008.ckpt").exists()
+    (checkpoints / "step-00000007.ckpt").write_bytes(b"half a checkpoint, by somebody's copying")
+    text = train(tmp_path, "diffusion/5/SIGKILL", places, ends=-9)  # before the first checkpoint
+    assert "continuing autoencoder" in text
+    assert "not a whole checkpoint" in text
+    train(tmp_path, "diffusion/21/SIGKILL", places, ends=-9)  # in step 10, at the end of the epoch
+    text = train(tmp_path, "diffusion/8/SIGTERM", places, ends=143)  # inside step 12, which is finished and saved
+    assert "stopped by SIGTERM at step 13" in text
+    assert [path.name for path in (tmp_path / "x" / "diffusion" / "checkpoints").glob("*.ckpt")] == [
+        "step-00000013.ckpt"
+    ]
+    text = train(tmp_path, "", places, "data.workers=2")
+    assert "continuing diffusion" in text
+    assert "ing autoencoder" not in text
+    assert steps(tmp_path) == steps(whole)
+    for name in ("autoencoder.safetensors", "model.safetensors"):
+        ours, theirs = (read(folder / "x" / name)[1] for folder in (tmp_path, whole))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+def test_another_number_of_ranks_sees_the_same_samples(whole, places, tmp_path):
+    """One rank until it is killed in stage 1, then two with workers, killed in stage 2, then one again."""
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.workers=1"]
+    train(tmp_path, "autoencoder/13/SIGKILL", places, ends=-9)
+    train(tmp_path, "diffusion/13/SIGTERM", places, *two, ends=143)
+    train(tmp_path, "", places)
+    found = {}
+    for line in (tmp_path / "record.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        found.setdefault((entry["stage"], entry["step"]), []).extend(entry["keys"])
+    expected = samples(whole)
+    assert found.keys() == expected.keys()
+    for place, keys in found.items():
+        assert sorted(set(keys)) == expected[place], place
