@@ -12,8 +12,12 @@ from torch import Tensor
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """RGB picture -> `(3, H, W)` fp32 in [-1, 1]."""
-    levels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return levels.float().div_(127.5).sub_(1.0)
+    return from_levels(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """uint8 levels -> fp32 in [-1, 1], of the same shape and contiguous."""
+    return levels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
 
 
 def to_levels(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ldm.data.index import Index, index_shards
 from ldm.data.order import Mixture, Order, Shuffled
 from ldm.data.shards import find_shards
 from ldm.data.steps import BatchStream, Bucketed, Consecutive, Pass, Steps
-from ldm.data.stream import Buckets, MomentsDataset, ShardDataset, collate
+from ldm.data.stream import Buckets, MomentsDataset, ShardDataset
 from ldm.data.transforms import CaptionChoice, ImageTransform, LatentTransform, Transform
 
 
@@ -106,7 +106,7 @@ class CaptionedImages(DataModule):
             parts = [
                 batch._replace(image=None, moments=encode(batch.image)) for batch in self.training_pass(batch_size)
             ]
-            self.moments = MomentsDataset(collate(parts))
+            self.moments = MomentsDataset(parts)
 
     def train_dataloader(self) -> DataLoader:
         stream = self._stream(*self.place())

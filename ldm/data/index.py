@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,19 +45,19 @@ class Index:
         self.filters = list(filters)
         self._kept = self._keep() if filters else None
         self.counts = np.array([shard.samples for shard in shards] if self._kept is None else [*map(len, self._kept)])
-        self._starts = np.concatenate([[0], np.cumsum(self.counts)])
+        self._starts = [0, *np.cumsum(self.counts).tolist()]
         if not len(self):
             raise ValueError(self._why_empty())
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __getitem__(self, number: int) -> Sample:
         shard, row = self._locate(number)
         where = places(self.shards[shard])
-        first = where.key_ends[row - 1] if row else 0
-        key = where.keys[first : where.key_ends[row]].tobytes().decode(errors="surrogateescape")
-        extents = (Extent(int(offset), int(size)) for offset, size in zip(where.offsets[row], where.sizes[row]))
+        first, last = where.key_ends[row - 1] if row else 0, where.key_ends[row]
+        key = where.keys[first:last].tobytes().decode(errors="surrogateescape")
+        extents = map(Extent, where.offsets[row].tolist(), where.sizes[row].tolist())
         return Sample(key, self.shards[shard].path, *extents)
 
     @property
@@ -100,8 +101,8 @@ class Index:
     def _locate(self, number: int) -> tuple[int, int]:
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, number, "right")) - 1
-        row = number - int(self._starts[shard])
+        shard = bisect_right(self._starts, number) - 1
+        row = number - self._starts[shard]
         return shard, row if self._kept is None else int(self._kept[shard][row])
 
     def _keep(self) -> list[np.ndarray]:

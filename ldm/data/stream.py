@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.batch import Batch, Condition, Skip
@@ -17,13 +16,17 @@ from ldm.data.decode import Broken
 from ldm.data.index import Index
 from ldm.data.order import Draw
 from ldm.data.shards import ABSENT, Extent, Sample
-from ldm.data.transforms import CaptionChoice, Size, Transform
+from ldm.data.transforms import CaptionChoice, Item, Size, Transform
+from ldm.picture import from_levels
 
 OPEN_SHARDS = 64
 """Shards that a process keeps open at once."""
 
 SUBSTITUTES = 20
 """So many samples in a row may be broken."""
+
+NO_CHANCE = random.Random(0)
+"""Given to transforms that draw nothing."""
 
 
 class Buckets:
@@ -89,46 +92,30 @@ class ShardDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        """A batch of one."""
+    def __getitem__(self, draw: Draw) -> Item:
         size = None if self.buckets is None else self.buckets.sizes[self.buckets.chosen[draw.number]]
         skipped: list[Skip] = []
         for number in self._candidates(draw):
             sample = self.index[number]
             try:
-                return self.read(Draw(draw.epoch, number), size)._replace(skipped=skipped)
+                return self._item(sample, Draw(draw.epoch, number), size)._replace(skipped=skipped)
             except Broken as broken:
                 skipped.append(Skip(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
 
-    def read(self, draw: Draw, size: Size | None = None) -> Batch:
-        """This very sample, as a batch of one. Raises Broken."""
-        sample = self.index[draw.number]
-        name = f"{self.seed}/{draw.epoch}/{draw.number}"
-        caption = self._caption(sample, random.Random(f"{name}/caption") if self.varied else None)
-        data = self._read(sample, sample.image)
-        assert data is not None
-        return self.transform(data, random.Random(name), size)._replace(key=[sample.key], caption=[caption])
-
-    def texts(self, number: int) -> dict[str, bytes]:
-        """The files of a sample beside its image, by ending, as they are. Raises Broken."""
-        sample = self.index[number]
-        found = {"txt": self._read(sample, sample.text), "json": self._read(sample, sample.record)}
-        return {ending: data for ending, data in found.items() if data is not None}
-
     def exactly(self, numbers: Sequence[int]) -> tuple[Batch, list[dict[str, bytes]]]:
         """These very samples of epoch 0, without substitutes, and their texts; broken ones are in `skipped` alone."""
-        batches, texts, skipped = [], [], []
+        items, texts, skipped = [], [], []
         for number in numbers:
+            sample = self.index[number]
             try:
-                batch, text = self.read(Draw(0, number)), self.texts(number)
+                item, text = self._item(sample, Draw(0, number), None), self._texts(sample)
             except Broken as broken:
-                sample = self.index[number]
                 skipped.append(Skip(sample.shard, sample.key, broken.reason))
                 continue
-            batches.append(batch)
+            items.append(item)
             texts.append(text)
-        return collate(batches)._replace(skipped=skipped), texts
+        return collate(items)._replace(skipped=skipped), texts
 
     def caption_of(self, number: int) -> str:
         """The caption of a sample, or of its substitute, without decoding its image."""
@@ -163,7 +150,20 @@ class ShardDataset(Dataset):
         named = "; ".join(f"{skip.key!r} in {skip.shard}: {skip.reason}" for skip in skipped[:3])
         return ValueError(f"{len(skipped)} samples drawn one after the other cannot be used ({named}); mend the shards")
 
-    def _caption(self, sample: Sample, chance: random.Random | None) -> str:
+    def _item(self, sample: Sample, draw: Draw, size: Size | None) -> Item:
+        name = f"{self.seed}/{draw.epoch}/{draw.number}"
+        caption = self._caption(sample, (lambda: random.Random(f"{name}/caption")) if self.varied else None)
+        chance = NO_CHANCE if self.transform.deterministic else random.Random(name)
+        data = self._read(sample, sample.image)
+        assert data is not None
+        return self.transform(data, chance, size)._replace(key=sample.key, caption=caption)
+
+    def _texts(self, sample: Sample) -> dict[str, bytes]:
+        """The files of a sample beside its image, by ending, as they are."""
+        found = {"txt": self._read(sample, sample.text), "json": self._read(sample, sample.record)}
+        return {ending: data for ending, data in found.items() if data is not None}
+
+    def _caption(self, sample: Sample, chance: Callable[[], random.Random] | None) -> str:
         return self.caption(self._read(sample, sample.text), self._read(sample, sample.record), chance)
 
     def _read(self, sample: Sample, extent: Extent) -> bytes | None:
@@ -190,38 +190,33 @@ class ShardDataset(Dataset):
 class MomentsDataset(Dataset):
     """Samples held in memory with their latent moments.
 
-    samples  all of a data set in order, as one batch with `moments` instead of images
+    batches  all of a data set in order, with `moments` instead of images
     """
 
-    def __init__(self, samples: Batch) -> None:
-        self.samples = samples
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.key = [key for batch in batches for key in batch.key]
+        self.caption = [caption for batch in batches for caption in batch.caption]
+        self.moments = torch.cat([batch.moments for batch in batches if batch.moments is not None])
 
     def __len__(self) -> int:
-        return len(self.samples.key)
+        return len(self.key)
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        moments = self.samples.moments
-        assert moments is not None
-        number = draw.number
-        return Batch(
-            key=[self.samples.key[number]], caption=[self.samples.caption[number]], moments=moments[number][None]
-        )
+    def __getitem__(self, draw: Draw) -> Item:
+        return Item(key=self.key[draw.number], caption=self.caption[draw.number], moments=self.moments[draw.number])
 
 
-def collate(samples: Sequence[Batch]) -> Batch:
-    """Batches -> a batch."""
-    texts = [sample.text for sample in samples if sample.text is not None]
+def collate(items: Sequence[Item]) -> Batch:
+    """Items -> a batch."""
+    levels = [item.levels for item in items if item.levels is not None]
+    moments = [item.moments for item in items if item.moments is not None]
+    texts = [item.text for item in items if item.text is not None]
+    geometry = [item.geometry for item in items if item.geometry]
     return Batch(
-        key=[key for sample in samples for key in sample.key],
-        caption=[caption for sample in samples for caption in sample.caption],
-        image=_cat([sample.image for sample in samples]),
-        moments=_cat([sample.moments for sample in samples]),
-        geometry=_cat([sample.geometry for sample in samples]),
+        key=[item.key for item in items],
+        caption=[item.caption for item in items],
+        image=from_levels(torch.from_numpy(np.stack(levels)).permute(0, 3, 1, 2)) if levels else None,
+        moments=torch.stack(moments) if moments else None,
+        geometry=torch.tensor(geometry) if geometry else None,
         text=Condition.cat(texts) if texts else None,
-        skipped=[skip for sample in samples for skip in sample.skipped],
+        skipped=[skip for item in items for skip in item.skipped],
     )
-
-
-def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return torch.cat(given) if given else None

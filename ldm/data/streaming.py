@@ -18,7 +18,7 @@ from ldm.batch import Batch, Skip
 from ldm.data.base import DataModule
 from ldm.data.decode import Broken
 from ldm.data.shards import IMAGE_ENDINGS
-from ldm.data.transforms import CaptionChoice, ImageTransform, Transform
+from ldm.data.transforms import CaptionChoice, ImageTransform, Item, Transform
 
 
 class ShardStream(IterableDataset):
@@ -50,8 +50,8 @@ class ShardStream(IterableDataset):
         self.rank = rank
         self.start = start
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches of one, without end. Raises ValueError where whole rounds of shards give no sample."""
+    def __iter__(self) -> Iterator[Item]:
+        """Items, without end. Raises ValueError where whole rounds of shards give no sample."""
         worker = get_worker_info()
         chance = random.Random(f"{self.seed}/{self.start}/{self.rank}/{worker.id if worker else 0}")
         skipped: list[Skip] = []
@@ -63,11 +63,11 @@ class ShardStream(IterableDataset):
             skipped += lost
             lost.clear()
             try:
-                batch = self._decode(sample, chance)
+                item = self._decode(sample, chance)
             except Broken as broken:
                 skipped.append(Skip(sample["__url__"], sample["__key__"], broken.reason))
                 continue
-            yield batch._replace(skipped=skipped)
+            yield item._replace(skipped=skipped)
             skipped = []
 
     def captions(self, limit: int) -> Iterator[str | Skip]:
@@ -79,12 +79,12 @@ class ShardStream(IterableDataset):
             except Broken as broken:
                 yield Skip(sample["__url__"], sample["__key__"], broken.reason)
 
-    def _decode(self, sample: dict[str, Any], chance: random.Random) -> Batch:
+    def _decode(self, sample: dict[str, Any], chance: random.Random) -> Item:
         data = next((sample[ending] for ending in IMAGE_ENDINGS if ending in sample), None)
         if data is None:
             raise Broken("no image")
-        caption = self.caption(sample.get("txt"), sample.get("json"), chance)
-        return self.transform(data, chance)._replace(key=[sample["__key__"]], caption=[caption])
+        caption = self.caption(sample.get("txt"), sample.get("json"), lambda: chance)
+        return self.transform(data, chance)._replace(key=sample["__key__"], caption=caption)
 
     def _samples(self, chance: random.Random, lost: list[Skip]) -> Iterator[dict[str, Any]]:
         """Raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ldm.batch import Batch, Condition
+from ldm.batch import Condition, Skip
 from ldm.data.decode import Broken, decode_text, decode_with_size
 from ldm.data.latents import unpack_latent
-from ldm.picture import to_tensor
 
 
 class Size(NamedTuple):
@@ -23,6 +22,21 @@ class Size(NamedTuple):
 
     height: int
     width: int
+
+
+class Item(NamedTuple):
+    """One sample on its way into a batch; see Batch.
+
+    levels  of its image, `(H, W, 3)` uint8
+    """
+
+    key: str = ""
+    caption: str = ""
+    levels: np.ndarray | None = None
+    moments: Tensor | None = None
+    geometry: Sequence[int] = ()
+    text: Condition | None = None
+    skipped: Sequence[Skip] = ()
 
 
 class Transform(ABC):
@@ -34,10 +48,11 @@ class Transform(ABC):
         """Whether a sample always gives the same."""
 
     @abstractmethod
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Batch:
-        """Bytes of a file -> a batch of one, with neither key nor caption. Raises Broken.
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
+        """Bytes of a file -> an item with neither key nor caption. Raises Broken.
 
-        size  of the result; None: the transform's own
+        chance  of which nothing is drawn where the transform is deterministic
+        size    of the result; None: the transform's own
         """
 
 
@@ -63,7 +78,7 @@ class ImageTransform(Transform):
     def __repr__(self) -> str:
         return f"ImageTransform({self.side}, crop={self.crop!r}, flip={self.flip})"
 
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Batch:
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
         size = size or Size(self.side, self.side)
         picture, original = decode_with_size(data, side=max(size))
         picture = _cover(picture, size)
@@ -73,8 +88,7 @@ class ImageTransform(Transform):
             picture = picture.crop((left, top, left + size.width, top + size.height))
         if self.flip and chance.random() < 0.5:
             picture = ImageOps.mirror(picture)
-        geometry = torch.tensor([[original.height, original.width, top, left, *size]])
-        return Batch(key=[], caption=[], image=to_tensor(picture)[None], geometry=geometry)
+        return Item(levels=np.asarray(picture), geometry=(original.height, original.width, top, left, *size))
 
 
 class LatentTransform(Transform):
@@ -93,16 +107,16 @@ class LatentTransform(Transform):
     def __repr__(self) -> str:
         return f"LatentTransform(flip={self.flip})"
 
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Batch:
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
         tensors = unpack_latent(data)
         name = "flipped" if self.flip and chance.random() < 0.5 else "moments"
         if name not in tensors:
             raise Broken(f"latent without {name}")
-        text = (
-            Condition(*(_in_batch(tensors.get(part)) for part in ("tokens", "mask"))) if "tokens" in tensors else None
-        )
-        return Batch(
-            key=[], caption=[], moments=tensors[name][None], geometry=_in_batch(tensors.get("geometry")), text=text
+        text = [tensors[part][None] for part in ("tokens", "mask") if part in tensors]
+        return Item(
+            moments=tensors[name],
+            geometry=tensors["geometry"].tolist(),
+            text=Condition(*text) if text else None,
         )
 
 
@@ -118,27 +132,24 @@ class CaptionChoice:
             raise ValueError(f"caption.fields gives each field a weight above 0, like {{txt: 1, alt: 3}}; got {fields}")
         self.fields = dict(fields) if fields is not None else None
 
-    def __call__(self, text: bytes | None, record: bytes | None, chance: random.Random | None = None) -> str:
+    def __call__(
+        self, text: bytes | None, record: bytes | None, chance: Callable[[], random.Random] | None = None
+    ) -> str:
         """Contents of .txt and .json -> caption. Raises Broken where there is none.
 
-        chance  chooses; None: always the first of those with the greatest weight
+        chance  makes what chooses, and is called where there is a choice; None: always the first of the weightiest
         """
-        content = _object(record)
-        known = {"txt": [decode_text(text)] if text is not None else [], **content}
-        if self.fields is None:
-            found = {name: 1.0 for name in (["txt"] if text is not None else ["caption"]) if _texts(known.get(name))}
-        else:
-            found = {name: weight for name, weight in self.fields.items() if _texts(known.get(name))}
+        weights = self.fields or {"caption" if text is None else "txt": 1.0}
+        content = _object(record) if set(weights) != {"txt"} else {}
+        content["txt"] = None if text is None else decode_text(text)
+        found = {name: texts for name in weights if (texts := _texts(content.get(name)))}
         if not found:
             raise Broken("no caption")
-        if chance is None:
-            return _texts(known[max(found, key=lambda name: found[name])])[0]
-        (name,) = chance.choices(list(found), list(found.values()))
-        return chance.choice(_texts(known[name]))
-
-
-def _in_batch(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor[None]
+        if sum(map(len, found.values())) == 1 or chance is None:
+            return found[max(found, key=lambda name: weights[name])][0]
+        chooser = chance()
+        (name,) = chooser.choices(list(found), [weights[name] for name in found])
+        return chooser.choice(found[name])
 
 
 def _object(record: bytes | None) -> dict[str, Any]:

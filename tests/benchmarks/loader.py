@@ -125,10 +125,11 @@ def _stack(samples: list[tuple[Tensor, str]]) -> Tensor:
 
 def of_litdata(folder: Path, side: int, workers: int) -> Iterator[Tensor]:
     import litdata
+    from litdata.streaming.writer import BinaryWriter
 
     out = folder / "litdata"
     if not out.is_dir():
-        writer = litdata.streaming.BinaryWriter(str(out), chunk_size=1000)
+        writer = BinaryWriter(str(out), chunk_size=1000)
         for index, sample in enumerate(_samples(folder)):
             writer.add_item(index, sample)
         writer.done()

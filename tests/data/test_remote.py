@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 
 from ldm.data.shards import find_shards
+from ldm.data.stream import collate
 from ldm.data.streaming import ShardStream, StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform
 from tests.data.shards import captioned, level, numbered, write_tar
@@ -61,7 +62,8 @@ def test_a_copy_that_fails_leaves_nothing_and_says_what(tmp_path, server):
 
 
 def streamed(shards, **options):
-    return ShardStream(shards, ImageTransform(8), CaptionChoice(), **{"seed": 0, "buffer": 20, **options})
+    stream = ShardStream(shards, ImageTransform(8), CaptionChoice(), **{"seed": 0, "buffer": 20, **options})
+    return (collate([item]) for item in stream)
 
 
 def keys(stream, count):
@@ -94,7 +96,7 @@ def test_streaming_survives_damage_and_counts_it(tmp_path):
     reasons = {skip.reason.partition(":")[0] for batch in batches for skip in batch.skipped}
     assert reasons == {"unreadable image", "no caption", "no image", "unreadable shard"}
     with pytest.raises(ValueError, match=r"no samples can be read from 1 shards \(.*html.tar: unreadable shard"):
-        next(iter(streamed([str(tmp_path / "html.tar")])))
+        next(streamed([str(tmp_path / "html.tar")]))
 
 
 def test_streamed_batches_of_several_workers(tmp_path):

@@ -55,7 +55,7 @@ def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("ldm.data.stream.OPEN_SHARDS", 2)
     data = dataset(numbered(tmp_path, [1] * 6), tmp_path)
     for _ in range(2):
-        assert [data[Draw(0, number)].key for number in range(6)] == [[f"{number:06d}"] for number in range(6)]
+        assert [data[Draw(0, number)].key for number in range(6)] == [f"{number:06d}" for number in range(6)]
         assert len(data._handles) == 2
 
 
@@ -96,7 +96,7 @@ def test_a_broken_sample_is_replaced_counted_and_named(tmp_path, workers, caplog
 
 def test_a_replacement_depends_on_seed_epoch_and_number_alone(tmp_path):
     train = broken_pair(tmp_path)
-    draws = [[dataset(train, tmp_path, seed=seed)[Draw(epoch, 7)].key[0] for epoch in range(5)] for seed in (0, 0, 1)]
+    draws = [[dataset(train, tmp_path, seed=seed)[Draw(epoch, 7)].key for epoch in range(5)] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len(set(draws[0])) > 1
 
@@ -150,8 +150,8 @@ def test_captions_vary_in_training_and_stand_still_in_validation(tmp_path):
     write_shards([sample("a", json=b'{"alts": ["x", "y", "z"]}')], tmp_path, "many", samples_per_shard=1)
     choice = CaptionChoice({"alts": 1})
     varied, still = (dataset(f"{tmp_path}/many*", tmp_path, caption=choice, varied=varied) for varied in (True, False))
-    assert {varied[Draw(epoch, 0)].caption[0] for epoch in range(30)} == {"x", "y", "z"}
-    assert {still[Draw(epoch, 0)].caption[0] for epoch in range(30)} == {"x"} == {varied.caption_of(0)}
+    assert {varied[Draw(epoch, 0)].caption for epoch in range(30)} == {"x", "y", "z"}
+    assert {still[Draw(epoch, 0)].caption for epoch in range(30)} == {"x"} == {varied.caption_of(0)}
     assert train
 
 

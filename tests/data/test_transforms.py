@@ -2,11 +2,11 @@ import json
 import random
 
 import pytest
+import torch
 from PIL import Image
 
 from ldm.data.decode import Broken
 from ldm.data.transforms import CaptionChoice, ImageTransform, Size
-from ldm.picture import to_levels
 from tests.data.shards import encoded
 
 
@@ -19,7 +19,7 @@ def striped():
 
 
 def levels(transform, data, chance, size=None):
-    return to_levels(transform(data, chance, size).image[0])
+    return torch.from_numpy(transform(data, chance, size).levels.copy()).permute(2, 0, 1)
 
 
 def test_crops_and_flips():
@@ -53,17 +53,17 @@ def test_geometry_tells_how_an_image_was_cut():
     """Undoing the crop by its own numbers finds the place in the original."""
     chance = random.Random(1)
     for _ in range(20):
-        batch = ImageTransform(20, crop="random")(striped(), chance)
-        height, width, top, left, *size = batch.geometry[0].tolist()
+        item = ImageTransform(20, crop="random")(striped(), chance)
+        height, width, top, left, *size = item.geometry
         assert (height, width, size) == (20, 40, [20, 20])
-        assert to_levels(batch.image)[0, 0, 0, 0] == 6 * left
-        assert to_levels(batch.image)[0, 2, 0, 0] == 12 * top
-    assert ImageTransform(10)(striped(), chance).geometry.tolist() == [[20, 40, 0, 5, 10, 10]]
+        assert item.levels[0, 0, 0] == 6 * left
+        assert item.levels[0, 0, 2] == 12 * top
+    assert ImageTransform(10)(striped(), chance).geometry == (20, 40, 0, 5, 10, 10)
 
 
 def test_transparency_becomes_white():
     data = encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
-    assert float(ImageTransform(8)(data, random.Random(0)).image.min()) == 1.0
+    assert ImageTransform(8)(data, random.Random(0)).levels.min() == 255
 
 
 def record(**content):
@@ -81,11 +81,11 @@ def test_captions_are_drawn_by_weight_from_those_there_are():
     choose = CaptionChoice({"txt": 1, "blip": 3, "alts": 4})
     chance = random.Random(0)
     content = record(blip="b", alts=["x", "", "y", 5])
-    drawn = [choose(b"t", content, chance) for _ in range(4000)]
+    drawn = [choose(b"t", content, lambda: chance) for _ in range(4000)]
     for text, share in (("t", 1 / 8), ("b", 3 / 8), ("x", 2 / 8), ("y", 2 / 8)):
         assert drawn.count(text) / 4000 == pytest.approx(share, abs=0.03)
     assert choose(b"t", content) == "x", "without chance the first of the weightiest"
-    assert {choose(b"t", record(alts=[]), chance) for _ in range(50)} == {"t"}
+    assert {choose(b"t", record(alts=[]), lambda: chance) for _ in range(50)} == {"t"}
 
 
 @pytest.mark.parametrize(
