@@ -31,12 +31,15 @@ class Condition(NamedTuple):
 
     def where(self, rows: Tensor, other: Condition) -> Condition:
         """The rows `(B,)` (bool) from `other`, which may be a batch of one, and all others from here."""
-        assert self.tokens is not None
-        assert other.tokens is not None
-        tokens = torch.where(rows[:, None, None], other.tokens, self.tokens)
-        if self.mask is None or other.mask is None:
-            return Condition(tokens=tokens)
-        return Condition(tokens=tokens, mask=torch.where(rows[:, None], other.mask, self.mask))
+        parts: list[Tensor | None] = []
+        for here, there in zip(self, other, strict=True):
+            if (here is None) != (there is None):
+                raise ValueError("conditions of different kinds cannot be mixed; build both by one conditioner")
+            if here is None or there is None:
+                parts.append(None)
+            else:
+                parts.append(torch.where(rows.view(-1, *[1] * (here.ndim - 1)), there, here))
+        return Condition(*parts)
 
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:

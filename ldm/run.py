@@ -73,7 +73,8 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     settings = resolved(config)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
     data: DataModule = build(config.data)
-    data.check_captions()
+    if not any(newest(_checkpoints(run, name)) for name in todo):
+        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
     tasks = {name: _build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
@@ -103,6 +104,11 @@ def _suit_hardware(accelerator: str, precision: str) -> None:
     torch.set_float32_matmul_precision("high")
     if accelerator == "cpu" and precision.startswith("bf16"):
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
+
+
+def _checkpoints(run: Path, name: str) -> Path:
+    """Where those of a stage lie."""
+    return run / name / "checkpoints"
 
 
 def _seed(seed: int) -> None:
@@ -138,6 +144,9 @@ def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> A
     model = build(model_config)
     if trained is not None:
         model.autoencoder.load_state_dict(trained.state_dict())
+    begun = newest(_checkpoints(run, name))
+    if begun:
+        model.conditioner.set_extra_state(checkpoint.read(begun)[1]["conditioner._extra_state"])
     model.conditioner.prepare(data.captions(limit=stage.captions_for_vocabulary))
     return DiffusionTask(model, config=model_config, **shared)
 
@@ -157,7 +166,7 @@ def _fit(
         options["strategy"] = "ddp_find_unused_parameters_true"  # each backward reaches one of the two networks
     if name == "diffusion":
         options["accumulate_grad_batches"] = stage.accumulate
-    last = newest(folder / "checkpoints")
+    last = newest(_checkpoints(run, name))
     ema = EMA(stage.ema_decay)
     loggers = _loggers(config, name, folder)
     trainer = pl.Trainer(
@@ -177,7 +186,7 @@ def _fit(
             LearningRateMonitor("step"),
             Progress(),
             ema,
-            Checkpoints(folder / "checkpoints", **resolved(stage.checkpoints)),
+            Checkpoints(_checkpoints(run, name), **resolved(stage.checkpoints)),
         ],
     )
     data.set_batch(stage.batch_size, stage.accumulate, world)

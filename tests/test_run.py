@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import tarfile
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from ldm.checkpoint import load, load_autoencoder, read
 from ldm.plot import read_metrics
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command
+from tests.data.shards import write_tar
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
 
@@ -210,3 +212,56 @@ def test_a_frozen_text_encoder_travels_in_the_checkpoint(home, places, tiny_run,
     images = load(home / "runs" / "bert").sample(["a red heart on a white background", ""])
     assert images.isfinite().all()
     assert not torch.equal(images[0], images[1])
+
+
+@pytest.fixture(scope="module")
+def damaged_shards(home, tiny_run, tmp_path_factory):
+    """The icons with each fourth training image cut in half, which only reading it shows."""
+    folder = tmp_path_factory.mktemp("damaged")
+    (source,) = (path.parent for path in (home / "data").glob("icons-*/val-000000.tar"))
+    shutil.copy(source / "val-000000.tar", folder)
+    files = []
+    with tarfile.open(source / "train-000000.tar") as archive:
+        for number, member in enumerate(archive):
+            data = archive.extractfile(member).read()
+            files.append((member.name, data[:-60] if member.name.endswith("png") and number % 4 == 1 else data))
+    write_tar(folder / "train-000000.tar", files)
+    return [f"data.train={folder}/train-*.tar", f"data.val={folder}/val-*.tar", "data.side=32"]
+
+
+@pytest.fixture
+def second_stage(tiny_run, places):
+    """Options of a tiny stage 2 on shards."""
+    ckpt = f"autoencoder.ckpt={tiny_run / 'autoencoder.safetensors'}"
+    networks = ["autoencoder=kl_icons", "backbone=unet_icons", "conditioner=transformer_icons"]
+    return ["train.py", "experiment=txt2img_shards", "debug=tiny_diffusion", "trainer=cpu", ckpt, *networks, *places]
+
+
+def test_too_many_broken_images_end_all_ranks(damaged_shards, second_stage):
+    """With the names of the shards, and without one rank waiting for the other."""
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.workers=1", "name=damaged"]
+    text = command(*second_stage, *damaged_shards, *two, ok=False)
+    assert "samples cannot be used (unreadable image" in text
+    assert "data.max_broken=0.01" in text
+
+
+def test_streaming_without_an_index_trains_both_stages(damaged_shards, second_stage, places, home):
+    """And survives as much damage as is allowed."""
+    options = ["data=stream", "data.max_broken=0.5", "data.workers=1", "data.buffer=20", *damaged_shards, *places]
+    first = ["experiment=autoencoder", "debug=tiny_autoencoder", "trainer=cpu", "name=streamed-1"]
+    text = command("train.py", *first, *options)
+    assert "unreadable image" in text
+    command(*second_stage, *options, "name=streamed-2")
+    for name, stage in (("streamed-1", "autoencoder"), ("streamed-2", "diffusion")):
+        assert json.loads((home / "runs" / name / stage / "results.json").read_text())["steps"] == 20
+
+
+def test_mixtures_filters_buckets_and_the_best_checkpoint_train(damaged_shards, second_stage, home):
+    (folder,) = {option.partition("=")[2].rpartition("/")[0] for option in damaged_shards[:2]}
+    mixture = f"[{{shards:{folder}/train-*.tar,weight:3}},{{shards:{folder}/val-*.tar,weight:1}}]"
+    options = [*damaged_shards, "data.max_broken=0.5", "data.workers=0"]
+    mixed = [f"data.train={mixture}", "data.filters=['side >= 32']", "name=mixed"]
+    command(*second_stage, *options, *mixed, "task.diffusion.checkpoints.best=eval/frechet_efficientnet")
+    kept = home / "runs" / "mixed" / "diffusion" / "checkpoints" / "best.ckpt"
+    assert load(kept).sample(["a red heart"]).isfinite().all()
+    command(*second_stage, *options, "data.buckets={multiple:16,max_ratio:2}", "name=bucketed")

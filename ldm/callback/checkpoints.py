@@ -66,6 +66,9 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals, in Lightning's place: its handler would not save, and does not ask the other ranks."""
         self._step = trainer.global_step
+        if self.best is not None and (self.folder / BEST).is_file():
+            content = torch.load(self.folder / BEST, map_location="cpu", weights_only=True, mmap=True)
+            self.best_value = content["callbacks"][self.state_key]["best_value"]
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGUSR1, self._ask)
 
@@ -102,16 +105,16 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
+        """For best.ckpt, which knows its own value; that of step-*.ckpt may be older than the best there is."""
         return {"best_value": self.best_value}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_value = state_dict["best_value"]
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = max(self._asked, STOP if number == signal.SIGTERM else SAVE)
 
     def _agreed(self, trainer: pl.Trainer) -> int:
         """The most that any rank was asked for, so that all do the same at the same step."""
+        if trainer.world_size == 1:
+            return self._asked
         asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(asked, reduce_op="max"))  # type: ignore[arg-type]
 

@@ -17,8 +17,8 @@ from ldm.data.health import Health
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Draw
 from ldm.data.shards import find_shards
-from ldm.data.steps import Pass
-from ldm.data.stream import ShardDataset, collate
+from ldm.data.steps import Pass, spread
+from ldm.data.stream import ShardDataset, collate, finish
 from ldm.data.transforms import CaptionChoice, ImageTransform
 
 CAPTIONS_LOOKED_AT = 1000
@@ -143,28 +143,28 @@ class DataModule(pl.LightningDataModule, ABC):
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # the global one stays as it is
             health=self.health,
+            device=self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu"),
             samples=len(dataset) if isinstance(dataset, Sized) else None,
         )
 
 
 class Loader(DataLoader):
-    """A DataLoader that counts broken samples.
+    """A DataLoader that counts broken samples and finishes batches.
 
-    health   to which they are reported
+    health   to which broken samples are reported
+    device   on which images are made of the levels that workers read
     samples  that there are; None: nobody knows
     """
 
-    def __init__(self, dataset: Dataset, *, health: Health, samples: int | None, **loading: Any) -> None:
+    def __init__(
+        self, dataset: Dataset, *, health: Health, device: torch.device, samples: int | None, **loading: Any
+    ) -> None:
         super().__init__(dataset, **loading)
         self.health = health
+        self.device = device
         self.samples = samples
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
             self.health.count(len(batch.key), batch.skipped, self.samples)
-            yield batch
-
-
-def spread(count: int, limit: int) -> list[int]:
-    """At most `limit` of the numbers below `count`, evenly spread."""
-    return [step * count // min(count, limit) for step in range(min(count, limit))]
+            yield finish(batch, self.device)

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm.batch import Skip
-from ldm.data.base import DataModule, spread
+from ldm.data.base import DataModule
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Mixture, Order, Shuffled
 from ldm.data.shards import find_shards
-from ldm.data.steps import BatchStream, Bucketed, Consecutive, Pass, Steps
+from ldm.data.steps import BatchStream, Bucketed, Consecutive, Pass, Steps, spread
 from ldm.data.stream import Buckets, MomentsDataset, ShardDataset
-from ldm.data.transforms import CaptionChoice, ImageTransform, LatentTransform, Transform
+from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, LatentTransform, Transform
 
 
 class Source(Protocol):
@@ -49,7 +49,7 @@ class CaptionedImages(DataModule):
         cache: str | Path,
         train: str | Sequence[str | Mapping[str, Any]] = (),
         val: str | Sequence[str] = (),
-        crop: str = "center",
+        crop: Crop = "center",
         flip: bool = False,
         caption: CaptionChoice | None = None,
         filters: Sequence[str] = (),
@@ -79,6 +79,10 @@ class CaptionedImages(DataModule):
         self.cache_latents = cache_latents
         index, self.order = _open(train, Path(cache), filters=filters, streams=streams, window=window, seed=seed)
         self.health.check_index(index)
+        if buckets is not None and isinstance(self.order, Mixture):
+            raise ValueError(
+                "a mixture has no buckets: how many samples of each it draws in an epoch varies; choose one"
+            )
         chosen = None if buckets is None else Buckets.choose(index, side, **buckets)
         transform = _transform(index, side, crop, flip, cache_latents=cache_latents, buckets=chosen)
         self.train_set = ShardDataset(index, transform, caption, seed=seed, varied=True, buckets=chosen)
@@ -161,19 +165,21 @@ def _open(
 
 
 def _transform(
-    index: Index, side: int, crop: str, flip: bool, *, cache_latents: bool, buckets: Buckets | None
+    index: Index, side: int, crop: Crop, flip: bool, *, cache_latents: bool, buckets: Buckets | None
 ) -> Transform:
-    transform: Transform = ImageTransform(side, crop=crop, flip=flip)  # type: ignore[arg-type]
-    if index.encoding:
-        if index.encoding["side"] != str(side) or buckets is not None:
-            raise ValueError(
-                f"the latents were made at side {index.encoding['side']}; set data.side to it, and no buckets"
-            )
-        if flip and index.encoding["flip"] != "true":
-            raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
-        transform = LatentTransform(flip=flip)
-    if cache_latents and (not transform.deterministic or buckets is not None or index.encoding):
+    """Of images or of latents, whichever the shards hold. Raises ValueError where they cannot be had as is asked for."""
+    made = index.encoding
+    if made and (crop != "center" or buckets is not None):
+        raise ValueError("latents were cut when they were made; set data.crop=center and data.buckets=null")
+    if made and made["side"] != str(side):
+        raise ValueError(f"the latents were made at side {made['side']}; set data.side={made['side']}")
+    if made and flip and made["flip"] != "true":
+        raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
+    if cache_latents and made:
+        raise ValueError("these are latents already; set data.cache_latents=false")
+    if cache_latents and (crop != "center" or flip or buckets is not None):
         raise ValueError(
-            "latents can be cached only where images never change; set data.cache_latents=false or crop=center, flip=false"
+            "latents can be cached only where images never change; set data.cache_latents=false, "
+            "or data.crop=center data.flip=false data.buckets=null"
         )
-    return transform
+    return LatentTransform(flip=flip) if made else ImageTransform(side, crop=crop, flip=flip)

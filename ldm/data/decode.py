@@ -11,15 +11,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 2**27
-"""Pictures with more are taken for decompression bombs: 134 million pixels, 400 MB as RGB."""
+"""Pictures with more are taken for decompression bombs: 134 million pixels, 400 MB as RGB. (Pillow warns of 89 million.)"""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 """What may hide behind an image's name; Pillow's other readers never see a stranger's bytes."""
 
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError)
-"""What Pillow's readers raise on broken files, beside the two of `struct` and `zlib`."""
-
-Image.MAX_IMAGE_PIXELS = None  # `open_image` checks, and says which sample it was
+PILLOW_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
+    *(struct.error, zlib.error),
+)
+"""What Pillow's readers raise on broken files."""
 
 
 class Broken(ValueError):  # noqa: N818
@@ -51,7 +52,9 @@ def open_image(data: bytes) -> Image.Image:
         raise Broken("empty image file")
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (*PILLOW_ERRORS, struct.error, zlib.error) as error:
+    except Image.DecompressionBombError as error:
+        raise Broken("too many pixels", _line(error)) from error
+    except PILLOW_ERRORS as error:
         raise Broken("unreadable image", _line(error)) from error
     width, height = opened.size
     if width * height > MAX_PIXELS:
@@ -88,7 +91,7 @@ def decode_with_size(data: bytes, *, side: int | None = None) -> tuple[Image.Ima
         if turned != 1:
             opened = ImageOps.exif_transpose(opened)
         return _opaque(opened), Header(height, width) if turned >= 5 else Header(width, height)
-    except (*PILLOW_ERRORS, struct.error, zlib.error, MemoryError) as error:
+    except PILLOW_ERRORS as error:
         raise Broken("unreadable image", _line(error)) from error
 
 
@@ -111,7 +114,7 @@ def _orientation(picture: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1, upright, where it is missing or nonsense."""
     try:
         value = picture.getexif().get(0x0112, 1) if "exif" in picture.info else 1
-    except (*PILLOW_ERRORS, struct.error):
+    except PILLOW_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -27,7 +28,7 @@ from ldm.config import build, command, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.latents import pack_latent
 from ldm.data.shards import write_shard
-from ldm.data.stream import ShardDataset
+from ldm.data.stream import ShardDataset, finish
 
 PLAN = "encoding.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -68,6 +69,7 @@ class Encoder:
     @torch.no_grad()
     def __call__(self, batch: Batch, facts: dict[str, str]) -> Iterator[bytes]:
         """Files of the batch's samples."""
+        batch = finish(batch, self.autoencoder.shift.device)
         assert batch.image is not None
         assert batch.geometry is not None
         moments = self._moments(batch.image)
@@ -84,8 +86,7 @@ class Encoder:
             )
 
     def _moments(self, image: Tensor) -> Tensor:
-        device = self.autoencoder.shift.device
-        return self.autoencoder.encode(image.to(device)).moments.to(DTYPES[self.dtype]).cpu()
+        return self.autoencoder.encode(image).moments.to(DTYPES[self.dtype]).cpu()
 
     def _text(self, captions: Sequence[str]) -> Condition:
         assert self.conditioner is not None
@@ -103,7 +104,8 @@ def encode(
     shards, shards kept, and broken samples by reason.
     """
     facts = encoder.facts(data.side)
-    _plan(out, {"facts": facts, "shards": data.train_set.index.fingerprint})
+    captions = data.train_set.caption.fields if facts["text"] else None
+    _plan(out, {"facts": facts, "captions": captions, "shards": data.train_set.index.fingerprint})
     index = data.train_set.index
     ends = index.counts.cumsum().tolist()
     files = {shard: out / f"train-{shard:06d}.tar" for shard in range(rank, len(ends), world)}
@@ -181,9 +183,11 @@ def main(config: DictConfig) -> None:
     gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = config.device or (gpu if torch.cuda.is_available() else "cpu")
     data = build(config.data)
-    if not isinstance(data, CaptionedImages) or data.encoding or not data.train_set.transform.deterministic:
+    if not isinstance(data, CaptionedImages) or data.encoding:
+        raise ValueError("what is encoded are images with an index: data=shards, data=icons or data=openmoji")
+    if not data.train_set.transform.deterministic or data.train_set.buckets is not None:
         raise ValueError(
-            "what is encoded are images, cropped at the centre: data=shards or data=icons, data.crop=center"
+            "images that change cannot be encoded once: data.crop=center data.flip=false data.buckets=null"
         )
     autoencoder, _ = load_autoencoder(config.autoencoder.ckpt, packages=packages_of(resolved(config)))
     conditioner = None
@@ -196,10 +200,16 @@ def main(config: DictConfig) -> None:
     done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
     print(f"process {rank}: " + ", ".join(f"{name}: {count}" for name, count in done.items()) + f", in {out}")
     if rank == 0:
-        print(
-            f"next: python train.py experiment=txt2img_shards data=latents data.train='{out}/*.tar' "
-            f"data.val=SHARDS_OF_IMAGES data.side={data.side} autoencoder.ckpt={config.autoencoder.ckpt}"
-        )
+        val = data.source.write() / "val-*.tar" if data.source is not None else config.data.val
+        options = {
+            "data.train": out / "train-*.tar",
+            "data.val": val,
+            "data.side": data.side,
+            "data.flip": str(config.flip).lower(),
+            "autoencoder.ckpt": config.autoencoder.ckpt,
+        }
+        words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
+        print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
 
 
 if __name__ == "__main__":

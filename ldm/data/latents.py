@@ -18,17 +18,17 @@ def pack_latent(
     moments: Tensor,
     facts: dict[str, str],
     *,
+    geometry: Tensor,
     flipped: Tensor | None = None,
     text: Condition | None = None,
-    geometry: Tensor | None = None,
 ) -> bytes:
     """The bytes of a sample's file.
 
     moments  mean and log-variance of the raw latent's posterior, `(2C, h, w)`
     facts    how they were made
+    geometry how the image was cut, `(6,)`; see Batch
     flipped  the same for the mirrored image
     text     what a frozen text encoder gave for the caption: tokens `(L, D)`, mask `(L,)`
-    geometry how the image was cut, `(6,)`; see Batch
     """
     tokens, mask = (text.tokens, text.mask) if text is not None else (None, None)
     tensors = {"moments": moments, "flipped": flipped, "tokens": tokens, "mask": mask, "geometry": geometry}

@@ -23,15 +23,19 @@ def is_remote(name: str) -> bool:
     return name.startswith("pipe:") or re.match(r"[a-z][a-z0-9+.-]*://", name) is not None
 
 
-def fetch(names: Sequence[str], folder: Path) -> list[str]:
+def fetch(names: Sequence[str], folder: Path) -> dict[str, str]:
     """Copy shards behind URLs (`https://...`) or commands (`pipe:...`) into a folder, unless they are there already.
 
     Several processes may try at once; a copy appears whole or not at all. Raises OSError that names what failed.
+    Returns where each copy is.
     """
+    if not names:
+        return {}
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         copies = pool.map(lambda name: _copy(name, folder), names)
-        return [str(path) for path in tqdm(copies, desc="copying shards", total=len(names), unit="shard")]
+        bar = tqdm(copies, desc="copying shards", total=len(names), unit="shard")
+        return {name: str(path) for name, path in zip(names, bar)}
 
 
 def _copy(name: str, folder: Path) -> Path:

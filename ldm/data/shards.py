@@ -12,13 +12,14 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import webdataset
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
 from ldm.batch import Skip
+from ldm.data.decode import decode_text
 from ldm.data.remote import fetch, is_remote
 
 LATENT_ENDING = "safetensors"
@@ -90,20 +91,17 @@ def write_shard(path: Path, samples: Iterable[dict]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def find_shards(pattern: str | Sequence[str], cache: str | Path) -> list[str]:
-    """Paths of the shards that a brace pattern, a glob, a path, a URL, or a list of them names, in order.
+def name_shards(pattern: str | Sequence[str]) -> list[str]:
+    """What a brace pattern, a glob, a path, a URL (`https://...`), a command (`pipe:...`), or a list of them names, in order.
 
-    Shards behind a URL (`https://...`, `s3://...`) or a command (`pipe:...`) are copied into the folder `cache` first,
-    those that are there already are not. Raises FileNotFoundError where a name names nothing.
+    Raises FileNotFoundError where a path names nothing.
     """
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     found: list[str] = []
-    for part in patterns:
-        names = expand_urls(part)
+    for part in [pattern] if isinstance(pattern, str) else pattern:
         if is_remote(part):
-            found += fetch(names, Path(cache))
+            found += expand_urls(part)
             continue
-        paths = [path for name in names for path in (sorted(glob(name)) or [name])]
+        paths = [path for name in expand_urls(part) for path in (sorted(glob(name)) or [name])]
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise FileNotFoundError(
@@ -112,6 +110,16 @@ def find_shards(pattern: str | Sequence[str], cache: str | Path) -> list[str]:
             )
         found += paths
     return found
+
+
+def find_shards(pattern: str | Sequence[str], cache: str | Path) -> list[str]:
+    """Paths of the shards that a pattern names; see name_shards.
+
+    Remote ones are copied into the folder `cache` first; those that are there already are not.
+    """
+    names = name_shards(pattern)
+    copies = fetch([name for name in names if is_remote(name)], Path(cache))
+    return [copies.get(name, name) for name in names]
 
 
 def list_shard(shard: str) -> Contents:
@@ -194,14 +202,14 @@ def _split_dotted(groups: dict[str, dict[str, Extent]]) -> Iterator[tuple[str, d
 
 def numbers_of(record: bytes) -> dict[str, float]:
     """The numbers (and truth values) in a sample's .json, by name; none where it is no json object."""
+    numbers = {name: value for name, value in read_record(record).items() if isinstance(value, (int, float))}
+    return {name: float(value) for name, value in numbers.items() if abs(value) < 1e300}  # which nan is not
+
+
+def read_record(record: bytes) -> dict[str, Any]:
+    """A sample's .json; empty where it is no json object."""
     try:
-        content = json.loads(record)
-    except ValueError:
+        content = json.loads(decode_text(record))
+    except (ValueError, RecursionError):
         return {}
-    if not isinstance(content, dict):
-        return {}
-    return {name: float(value) for name, value in content.items() if isinstance(value, (int, float)) and _fits(value)}
-
-
-def _fits(value: float) -> bool:
-    return abs(value) < 1e300  # not so for nan
+    return content if isinstance(content, dict) else {}

@@ -112,19 +112,25 @@ class BatchStream(Sampler[list[Draw]]):
 class Pass(Sampler[list[Draw]]):
     """One pass in order, every sample once: rank r takes each `world`-th from the r-th, the last batch may be short.
 
-    limit  at most about so many samples, evenly spread; None: all
+    limit  at most so many samples, evenly spread; None: all
     """
 
     def __init__(
         self, samples: int, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
     ) -> None:
-        stride = 1 if limit is None else max(1, samples // limit)
-        self.indices: Sequence[int] = range(samples)[::stride][rank:limit:world]
+        self.numbers = spread(samples, samples if limit is None else limit)[rank::world]
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return -(-len(self.numbers) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield [Draw(0, index) for index in self.indices[start : start + self.batch_size]]
+        for start in range(0, len(self.numbers), self.batch_size):
+            yield [Draw(0, number) for number in self.numbers[start : start + self.batch_size]]
+
+
+def spread(count: int, limit: int) -> Sequence[int]:
+    """At most `limit` of the numbers below `count`, evenly spread."""
+    if limit >= count:
+        return range(count)
+    return [step * count // limit for step in range(limit)]

@@ -197,16 +197,23 @@ class MomentsDataset(Dataset):
         self.key = [key for batch in batches for key in batch.key]
         self.caption = [caption for batch in batches for caption in batch.caption]
         self.moments = torch.cat([batch.moments for batch in batches if batch.moments is not None])
+        self.geometry = torch.cat([batch.geometry for batch in batches if batch.geometry is not None])
 
     def __len__(self) -> int:
         return len(self.key)
 
     def __getitem__(self, draw: Draw) -> Item:
-        return Item(key=self.key[draw.number], caption=self.caption[draw.number], moments=self.moments[draw.number])
+        number = draw.number
+        return Item(
+            key=self.key[number],
+            caption=self.caption[number],
+            moments=self.moments[number],
+            geometry=self.geometry[number].tolist(),
+        )
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Items -> a batch."""
+    """Items -> a batch, whose image is still `(B, H, W, 3)` uint8: small on its way; see `finish`."""
     levels = [item.levels for item in items if item.levels is not None]
     moments = [item.moments for item in items if item.moments is not None]
     texts = [item.text for item in items if item.text is not None]
@@ -214,9 +221,17 @@ def collate(items: Sequence[Item]) -> Batch:
     return Batch(
         key=[item.key for item in items],
         caption=[item.caption for item in items],
-        image=from_levels(torch.from_numpy(np.stack(levels)).permute(0, 3, 1, 2)) if levels else None,
+        image=torch.from_numpy(np.stack(levels)) if levels else None,
         moments=torch.stack(moments) if moments else None,
         geometry=torch.tensor(geometry) if geometry else None,
         text=Condition.cat(texts) if texts else None,
         skipped=[skip for item in items for skip in item.skipped],
     )
+
+
+def finish(batch: Batch, device: torch.device | str = "cpu") -> Batch:
+    """Levels -> images in [-1, 1], made where they are used."""
+    if batch.image is None:
+        return batch
+    levels = batch.image.to(device, non_blocking=True)
+    return batch._replace(image=from_levels(levels.permute(0, 3, 1, 2)))

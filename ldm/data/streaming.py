@@ -11,14 +11,13 @@ from typing import Any
 import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tarfile_to_samples
 
 from ldm.batch import Batch, Skip
 from ldm.data.base import DataModule
 from ldm.data.decode import Broken
-from ldm.data.shards import IMAGE_ENDINGS
-from ldm.data.transforms import CaptionChoice, ImageTransform, Item, Transform
+from ldm.data.shards import IMAGE_ENDINGS, name_shards
+from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Item, Transform
 
 
 class ShardStream(IterableDataset):
@@ -124,7 +123,7 @@ class StreamedImages(DataModule):
         cache: str | Path,
         train: str | Sequence[str],
         val: str | Sequence[str],
-        crop: str = "center",
+        crop: Crop = "center",
         flip: bool = False,
         caption: CaptionChoice | None = None,
         buffer: int = 1000,
@@ -142,8 +141,8 @@ class StreamedImages(DataModule):
             workers=workers,
             seed=seed,
         )
-        self.shards = [url for part in ([train] if isinstance(train, str) else train) for url in expand_urls(part)]
-        self.transform = ImageTransform(side, crop=crop, flip=flip)  # type: ignore[arg-type]
+        self.shards = name_shards(train)
+        self.transform = ImageTransform(side, crop=crop, flip=flip)
         self.caption = caption
         self.buffer = buffer
 

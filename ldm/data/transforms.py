@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,9 @@ from torch import Tensor
 from ldm.batch import Condition, Skip
 from ldm.data.decode import Broken, decode_text, decode_with_size
 from ldm.data.latents import unpack_latent
+from ldm.data.shards import read_record
+
+Crop = Literal["center", "random"]
 
 
 class Size(NamedTuple):
@@ -64,7 +66,7 @@ class ImageTransform(Transform):
     flip  mirror half of the images, left to right
     """
 
-    def __init__(self, side: int, *, crop: Literal["center", "random"] = "center", flip: bool = False) -> None:
+    def __init__(self, side: int, *, crop: Crop = "center", flip: bool = False) -> None:
         if crop not in ("center", "random"):
             raise ValueError(f"crop is 'center' or 'random'; got {crop!r}")
         self.side = side
@@ -140,7 +142,7 @@ class CaptionChoice:
         chance  makes what chooses, and is called where there is a choice; None: always the first of the weightiest
         """
         weights = self.fields or {"caption" if text is None else "txt": 1.0}
-        content = _object(record) if set(weights) != {"txt"} else {}
+        content = read_record(record) if record and set(weights) != {"txt"} else {}
         content["txt"] = None if text is None else decode_text(text)
         found = {name: texts for name in weights if (texts := _texts(content.get(name)))}
         if not found:
@@ -150,15 +152,6 @@ class CaptionChoice:
         chooser = chance()
         (name,) = chooser.choices(list(found), [weights[name] for name in found])
         return chooser.choice(found[name])
-
-
-def _object(record: bytes | None) -> dict[str, Any]:
-    """A .json as an object; empty where it is none."""
-    try:
-        content = json.loads(decode_text(record)) if record else {}
-    except ValueError:
-        content = {}
-    return content if isinstance(content, dict) else {}
 
 
 def _texts(value: Any) -> list[str]:

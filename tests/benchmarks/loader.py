@@ -32,7 +32,7 @@ from ldm.data.shards import write_shards
 from ldm.picture import to_tensor
 
 BATCH = 32
-ROUNDS = 7
+ROUNDS = 5
 
 
 def picture(number: int, size: tuple[int, int]) -> Image.Image:

@@ -11,6 +11,7 @@ from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.data.decode import Broken
 from ldm.data.encode import Encoder, encode
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
+from ldm.data.stream import finish
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.data.shards import captioned, level, numbered, opened, write_tar
 from tests.data.test_stream import read_all
@@ -35,7 +36,7 @@ def encoded_to(out, images, autoencoder, **options):
 
 def test_the_bytes_of_a_sample():
     moments = torch.randn(4, 2, 2)
-    data = pack_latent(moments, {"autoencoder": "abc", "width": "12"})
+    data = pack_latent(moments, {"autoencoder": "abc", "width": "12"}, geometry=torch.zeros(6))
     assert torch.equal(unpack_latent(data)["moments"], moments)
     assert read_encoding(data[:2000]) == {"autoencoder": "abc", "width": "12"}
     assert read_encoding(level(1)) is None
@@ -91,7 +92,7 @@ def test_processes_share_the_shards(tmp_path, images, autoencoder):
     index = opened(f"{tmp_path}/shared/*.tar", tmp_path)
     assert [index[number].key for number in range(21)] == [f"{number:06d}" for number in range(21)]
     latents = captioned(tmp_path, **{**images, "train": f"{tmp_path}/shared/*.tar"})
-    exact = autoencoder.encode(data.train_set.exactly([0])[0].image).moments
+    exact = autoencoder.encode(finish(data.train_set.exactly([0])[0]).image).moments
     torch.testing.assert_close(latents.train_set.exactly([0])[0].moments, exact, atol=2e-3, rtol=2e-3)
 
 
@@ -114,7 +115,12 @@ def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
     settings = {**images, "train": f"{tmp_path}/latents/*.tar"}
     with pytest.raises(ValueError, match="no flipped twins; encode with flip=true"):
         captioned(tmp_path, **settings, flip=True)
-    with pytest.raises(ValueError, match="made at side 8; set data.side"):
+    for options in ({"crop": "random"}, {"buckets": {"multiple": 8, "max_ratio": 2}}):
+        with pytest.raises(ValueError, match="latents were cut when they were made"):
+            captioned(tmp_path, **settings, **options)
+    with pytest.raises(ValueError, match="latents already"):
+        captioned(tmp_path, **settings, cache_latents=True)
+    with pytest.raises(ValueError, match="made at side 8; set data.side=8"):
         captioned(tmp_path, **settings, side=16)
     with pytest.raises(ValueError, match="validation needs images"):
         captioned(tmp_path, train=images["train"], val=settings["train"])

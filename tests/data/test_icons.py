@@ -6,7 +6,7 @@ import torch
 
 from ldm.data.icons import Drawing, choose_icons, split_drawings
 from ldm.data.order import Draw
-from ldm.data.stream import collate
+from ldm.data.stream import collate, finish
 from tests.data.shards import captioned, icons
 
 
@@ -38,7 +38,7 @@ def test_icons_shards_hold_what_is_drawn(tmp_path):
     data = captioned(tmp_path, side=16, source=source)
     assert (len(data.train_set), len(data.val_set)) == (24, 6)
     for number, drawing in enumerate(source.val):
-        batch = collate([data.val_set[Draw(0, number)]])
+        batch = finish(collate([data.val_set[Draw(0, number)]]))
         assert batch.caption == [drawing.caption]
         assert torch.equal(batch.image, source.images([drawing]))
     with tarfile.open(source.folder / "val-000000.tar") as archive:

@@ -161,4 +161,7 @@ def test_a_pass_sees_every_sample_once():
         draw.number for rank in range(2) for batch in Pass(100, 2, rank=rank, world=2, limit=10) for draw in batch
     ]
     assert sorted(spread) == list(range(0, 100, 10))
+    (batch,) = Pass(199, 100, limit=100)
+    assert np.diff([draw.number for draw in batch]).max() == 2, "spread over all of them"
+    assert batch[-1].number > 195
     assert len(Pass(10, 2, rank=0, world=3)) == len(list(Pass(10, 2, rank=0, world=3))) == 2

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 
 from ldm.data.shards import find_shards
-from ldm.data.stream import collate
+from ldm.data.stream import collate, finish
 from ldm.data.streaming import ShardStream, StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform
 from tests.data.shards import captioned, level, numbered, write_tar
@@ -63,7 +63,7 @@ def test_a_copy_that_fails_leaves_nothing_and_says_what(tmp_path, server):
 
 def streamed(shards, **options):
     stream = ShardStream(shards, ImageTransform(8), CaptionChoice(), **{"seed": 0, "buffer": 20, **options})
-    return (collate([item]) for item in stream)
+    return (finish(collate([item])) for item in stream)
 
 
 def keys(stream, count):

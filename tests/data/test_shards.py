@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,25 @@ def test_indexes_of_a_folder_that_cannot_be_written_go_to_the_cache(tmp_path, mo
 def test_many_shards_are_indexed_by_several_processes(tmp_path):
     index = opened(numbered(tmp_path, [2] * 12), tmp_path)
     assert keys(index) == [f"{number:06d}" for number in range(24)]
+
+
+def test_several_processes_may_ask_at_once(tmp_path):
+    """Each shard is indexed by one of them, and all see the same."""
+    pattern = numbered(tmp_path, [50] * 12)
+    program = f"""
+from ldm.data import index, shard_index
+made, make = [], index.make
+index.make = lambda *a: made.append(a) or make(*a)
+index.FEW_SHARDS = 100
+from ldm.data.shards import find_shards
+found = index.Index(index.index_shards(find_shards({pattern!r}, "."), {str(tmp_path / "cache")!r}))
+print(len(made), len(found), found.fingerprint)
+"""
+    running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    made, samples, names = zip(*(process.communicate()[0].split() for process in running))
+    assert sum(map(int, made)) == 12
+    assert set(samples) == {"600"}
+    assert len(set(names)) == 1
 
 
 def test_hostile_tars(tmp_path):

@@ -165,6 +165,8 @@ def test_mixtures(tmp_path):
     numbers = [draw.number for _ in range(200) for batch in data._stream(0, 1) for draw in batch]
     assert np.mean(np.array(numbers) < 40) == pytest.approx(0.75, abs=0.01)
     assert all(map(fits, read_all(data)))
+    with pytest.raises(ValueError, match="a mixture has no buckets"):
+        captioned(tmp_path, train=train, val=f"{tmp_path}/val*.tar", buckets={"multiple": 8, "max_ratio": 2})
     with pytest.raises(ValueError, match="every data set has a weight"):
         captioned(tmp_path, train=[train[0], f"{tmp_path}/b/*.tar"], val=f"{tmp_path}/val*.tar")
 
