@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import zipfile
@@ -68,7 +69,9 @@ class Checkpoints(Checkpoint):
         self._step = trainer.global_step
         if self.best is not None and (self.folder / BEST).is_file():
             content = torch.load(self.folder / BEST, map_location="cpu", weights_only=True, mmap=True)
-            self.best_value = content["callbacks"][self.state_key]["best_value"]
+            before = content["callbacks"][self.state_key]
+            if (before["best"], before["mode"]) == (self.best, self.mode):
+                self.best_value = before["best_value"]
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGUSR1, self._ask)
 
@@ -78,13 +81,11 @@ class Checkpoints(Checkpoint):
         if trainer.global_step == self._step:
             return  # inside gradient accumulation
         self._step = trainer.global_step
-        asked = self._agreed(trainer)
+        asked = self._agreed(trainer, self._take())
         if asked or self._step % self.every_n_steps == 0:
             self._save(trainer, self.folder / f"step-{self._step:08d}.ckpt")
             if trainer.is_global_zero:
-                for old in saved(self.folder)[: -self.keep]:
-                    old.unlink()
-        self._asked = GO_ON
+                self._prune()
         if asked:
             log.info("saved at step %d, as a signal asked for", self._step)
         if asked == STOP:
@@ -100,22 +101,35 @@ class Checkpoints(Checkpoint):
             raise ValueError(f"the best checkpoint by {self.best!r} cannot be found; validation logs {known}")
         value = float(trainer.callback_metrics[self.best])
         before = self.best_value
-        if before is None or (value < before if self.mode == "min" else value > before):
+        better = before is None or (value < before if self.mode == "min" else value > before)
+        if better and not math.isnan(value):
             self.best_value = value
             self._save(trainer, self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
         """For best.ckpt, which knows its own value; that of step-*.ckpt may be older than the best there is."""
-        return {"best_value": self.best_value}
+        return {"best": self.best, "mode": self.mode, "best_value": self.best_value}
+
+    def _prune(self) -> None:
+        """Delete whole checkpoints but the newest; what is no whole checkpoint, or of a later step, is not one of them."""
+        last = self.folder / f"step-{self._step:08d}.ckpt"
+        whole = [path for path in saved(self.folder) if path <= last and zipfile.is_zipfile(path)]
+        for old in whole[: -self.keep]:
+            old.unlink()
+
+    def _take(self) -> int:
+        """What was asked for, which from now on is answered."""
+        asked, self._asked = self._asked, GO_ON
+        return asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = max(self._asked, STOP if number == signal.SIGTERM else SAVE)
 
-    def _agreed(self, trainer: pl.Trainer) -> int:
+    def _agreed(self, trainer: pl.Trainer, mine: int) -> int:
         """The most that any rank was asked for, so that all do the same at the same step."""
         if trainer.world_size == 1:
-            return self._asked
-        asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
+            return mine
+        asked = torch.tensor(mine, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(asked, reduce_op="max"))  # type: ignore[arg-type]
 
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
@@ -125,6 +139,7 @@ class Checkpoints(Checkpoint):
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             draft.replace(path)
+        trainer.strategy.barrier()  # the file is there before any rank goes on, or ends
 
 
 def saved(folder: Path) -> list[Path]:

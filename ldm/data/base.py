@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
@@ -13,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.batch import Batch, Skip
+from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.health import Health
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Draw
 from ldm.data.shards import find_shards
 from ldm.data.steps import Pass, spread
-from ldm.data.stream import ShardDataset, collate, finish
 from ldm.data.transforms import CaptionChoice, ImageTransform
 
 CAPTIONS_LOOKED_AT = 1000
@@ -51,7 +52,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.side = side
         self.workers = workers
         self.seed = seed
-        self.health = Health(max_broken)
+        self.health, self.val_health = Health(max_broken), Health(max_broken)
         index = Index(index_shards(find_shards(val, cache / "shards"), cache / "index"))
         self.health.check_index(index)
         if index.encoding:
@@ -141,11 +142,18 @@ class DataModule(pl.LightningDataModule, ABC):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_alone,
             generator=torch.Generator(),  # the global one stays as it is
-            health=self.health,
+            health=self.val_health if dataset is self.val_set else self.health,
             device=self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu"),
             samples=len(dataset) if isinstance(dataset, Sized) else None,
         )
+
+
+def _leave_signals_alone(worker: int) -> None:
+    """Signals to a whole group of processes are for the one that trains; without it a worker ends by itself."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Loader(DataLoader):

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 from ldm.batch import Skip
 from ldm.data.base import DataModule
+from ldm.data.dataset import Buckets, MomentsDataset, ShardDataset
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Mixture, Order, Shuffled
 from ldm.data.shards import find_shards
-from ldm.data.steps import BatchStream, Bucketed, Consecutive, Pass, Steps, spread
-from ldm.data.stream import Buckets, MomentsDataset, ShardDataset
+from ldm.data.steps import Bucketed, Consecutive, Pass, RankBatches, Steps, spread
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, LatentTransform, Transform
 
 
@@ -132,10 +132,10 @@ class CaptionedImages(DataModule):
             )
         self.position = state_dict["position"]
 
-    def _stream(self, rank: int, world: int) -> BatchStream:
+    def _stream(self, rank: int, world: int) -> RankBatches:
         size, buckets = self.images_per_step, self.train_set.buckets
         steps: Steps = Consecutive(self.order, size) if buckets is None else Bucketed(self.order, size, buckets.chosen)
-        return BatchStream(steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position)
+        return RankBatches(steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position)
 
 
 def _open(

@@ -17,7 +17,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 """What may hide behind an image's name; Pillow's other readers never see a stranger's bytes."""
 
 PILLOW_ERRORS = (
-    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
+    *(
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,
+    ),
     *(struct.error, zlib.error),
 )
 """What Pillow's readers raise on broken files."""
@@ -107,7 +118,12 @@ def decode_text(data: bytes) -> str:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = data.decode("cp1252", errors="replace")
-    return text.replace("\0", "").strip()
+    return clean_text(text)
+
+
+def clean_text(text: str) -> str:
+    """Text that any encoder takes: no halves of surrogate pairs, no zeros, no surrounding space."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "").strip()
 
 
 def _orientation(picture: Image.Image) -> int:

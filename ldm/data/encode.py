@@ -26,9 +26,9 @@ from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
 from ldm.config import build, command, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
+from ldm.data.dataset import ShardDataset, finish
 from ldm.data.latents import pack_latent
 from ldm.data.shards import write_shard
-from ldm.data.stream import ShardDataset, finish
 
 PLAN = "encoding.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}

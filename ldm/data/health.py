@@ -33,13 +33,19 @@ class Health:
         self.seen = 0
 
     def check_index(self, index: Index) -> None:
-        """Say what an index left out; raise ValueError where it is too much. A lost shard counts as an average one."""
+        """Say what an index left out; raise ValueError where it is too much.
+
+        A damaged shard counts as the samples by which it falls short of the average of the others.
+        """
         skipped = index.skipped
         if not skipped:
             return
         held = sum(shard.samples for shard in index.shards)
-        average = max(1.0, held / max(1, sum(shard.samples > 0 for shard in index.shards)))
-        lost = sum(1.0 if skip.key else average for skip in skipped)
+        damaged = {skip.shard for skip in skipped if not skip.key}
+        whole = [shard.samples for shard in index.shards if shard.path not in damaged]
+        average = sum(whole) / len(whole) if whole else 1.0
+        lost = float(sum(1 for skip in skipped if skip.key))
+        lost += sum(max(0.0, average - shard.samples) for shard in index.shards if shard.path in damaged)
         report = Health(self.max_broken)
         for skip in skipped:
             report._name(skip)

@@ -45,6 +45,7 @@ class Index:
         self.filters = list(filters)
         self._kept = self._keep() if filters else None
         self.counts = np.array([shard.samples for shard in shards] if self._kept is None else [*map(len, self._kept)])
+        self.stamps = {shard.path: shard.stamp for shard in shards}
         self._starts = [0, *np.cumsum(self.counts).tolist()]
         if not len(self):
             raise ValueError(self._why_empty())
@@ -137,6 +138,9 @@ def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]
         with FileLock(Path(cache) / ".lock"):
             _make([shard for shard in missing if not read(shard, Path(cache))], Path(cache))
         found |= {shard: summary for shard in missing if (summary := read(shard, Path(cache)))}
+    changed = [shard for shard in shards if shard not in found]
+    if changed:
+        raise OSError(f"{changed[0]} changed while it was indexed; start when all shards are written")
     return [found[shard] for shard in shards]
 
 

@@ -38,12 +38,14 @@ class Order(ABC):
 class Shuffled(Order):
     """Every sample once an epoch, shuffled within wide windows, so that only few shards are read at a time.
 
-    Each epoch puts the shards in a new order, cuts the row of their samples into `streams` equal parts, and permutes each
-    part within windows of `window` samples. Position p is the next sample of part p mod `streams`, so that a batch mixes
-    distant shards, and that with R ranks, R a divisor of `streams`, a rank reads but its own parts. What is left over by
-    the division comes last. With one stream and a window that holds all, it is a uniform permutation.
+    Each epoch puts the shards in a new order, lets the row of their samples begin anywhere, cuts it into `streams` equal
+    parts, and permutes each part within windows of `window` samples. Position p is the next sample of part p mod `streams`,
+    so that a batch mixes distant shards, and that with R ranks, R a divisor of `streams`, a rank reads but its own parts.
+    What is left over by the division comes last. With one stream and a window that holds all, it is a uniform permutation.
 
     counts   samples of each shard
+    streams  parts that are read side by side
+    window   samples of a part that are shuffled together
     first    number of the first sample
     """
 
@@ -68,24 +70,31 @@ class Shuffled(Order):
     def draws(self, epoch: int, start: int, stop: int) -> np.ndarray:
         positions = np.arange(start, stop)
         stream, index = positions % self.streams, positions // self.streams
-        row = np.where(index < self.length, stream * self.length + index, positions)
-        for part, window in {(s, i // self.window) for s, i in zip(stream.tolist(), index.tolist()) if i < self.length}:
-            here = (stream == part) & (index // self.window == window) & (index < self.length)
-            offset = part * self.length + window * self.window
-            row[here] = offset + self._window(epoch, part, window)[index[here] - window * self.window]
+        window, place = index // self.window, index % self.window
+        row = stream * self.length + index - place  # where the window begins
+        by_window = np.lexsort((window, stream))
+        ends = np.flatnonzero(np.diff(row[by_window])) + 1
+        for group in np.split(by_window, ends):
+            if len(group) and index[group[0]] < self.length:
+                shuffled = self._window(epoch, int(stream[group[0]]), int(window[group[0]]))
+                within = index[group] < self.length
+                row[group[within]] += shuffled[place[group[within]]]
+        row = np.where(index < self.length, row, positions)
         return np.stack([np.full(len(row), epoch), self._number(epoch, row)], axis=1)
 
     def _number(self, epoch: int, row: np.ndarray) -> np.ndarray:
         """Numbers of samples from their places in the row of this epoch's shards."""
-        shards, ends = self._shards(epoch)
+        shards, ends, turn = self._shards(epoch)
+        row = (row + turn) % max(1, len(self))
         place = np.searchsorted(ends, row, "right")
         shard = shards[place]
         return self.starts[shard] + row - (ends[place] - self.counts[shard])
 
-    def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in this epoch's order, and where each ends in the row of all samples."""
-        shards = np.random.default_rng([self.seed, epoch, 0]).permutation(len(self.counts))
-        return shards, np.cumsum(self.counts[shards])
+    def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """The shards in this epoch's order, where each ends in the row of all samples, and where that row begins."""
+        chance = np.random.default_rng([self.seed, epoch, 0])
+        shards = chance.permutation(len(self.counts))
+        return shards, np.cumsum(self.counts[shards]), int(chance.integers(max(1, len(self))))
 
     def _shuffle_window(self, epoch: int, stream: int, window: int) -> np.ndarray:
         size = min(self.window, self.length - window * self.window)

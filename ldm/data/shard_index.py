@@ -21,7 +21,7 @@ from ldm.data.shards import Contents, Extent, Sample, list_shard, numbers_of
 
 log = logging.getLogger(__name__)
 
-VERSION = "1"
+VERSION = "2"
 HEADER_BYTES = 2**16
 """So many bytes of an image usually hold its size; where they do not, all are read."""
 
@@ -34,7 +34,7 @@ class ShardSummary(NamedTuple):
     stamp     size and time of the shard when it was indexed
     samples   how many it holds
     numbers   names of the numbers that its .json files hold
-    digest    of keys and sizes
+    digest    of all that is known of its samples but their places
     encoding  of cached latents: which autoencoder made them, and so on; empty for images
     skipped   samples that were left out, and with the key "" the shard itself
     """
@@ -76,7 +76,8 @@ def make(shard: str, cache: Path) -> int:
             len(keys), len(names)
         ),
     }
-    digest = hashlib.sha256(b"\0".join(keys) + tensors["sizes"].tobytes()).hexdigest()[:16]
+    known = b"".join(tensors[name].tobytes() for name in ("sizes", "pixels", "numbers"))
+    digest = hashlib.sha256(b"\0".join(keys) + known).hexdigest()[:16]
     facts = {
         "samples": len(keys),
         "numbers": names,
@@ -84,7 +85,7 @@ def make(shard: str, cache: Path) -> int:
         "encoding": rows.encoding,
         "skipped": [skip[1:] for skip in rows.skipped],
     }
-    metadata = {"version": VERSION, "shard": _stamp(before), "facts": json.dumps(facts)}
+    metadata = {"version": VERSION, "shard": stamp_of(before), "facts": json.dumps(facts)}
     _save(tensors, metadata, shard, cache)
     return len(keys)
 
@@ -144,7 +145,7 @@ def _read_extent(file: Any, extent: Extent, limit: int | None = None) -> bytes:
 
 def read(shard: str, cache: Path) -> ShardSummary | None:
     """The summary of a shard from its index, where there is one that is not stale."""
-    stamp = _stamp(os.stat(shard))
+    stamp = stamp_of(os.stat(shard))
     for file in _files(shard, cache):
         try:
             with safe_open(file, "np") as content:
@@ -159,7 +160,7 @@ def read(shard: str, cache: Path) -> ShardSummary | None:
     return None
 
 
-def _stamp(status: os.stat_result) -> str:
+def stamp_of(status: os.stat_result) -> str:
     return f"{status.st_size}/{status.st_mtime_ns}"
 
 

@@ -129,7 +129,7 @@ def list_shard(shard: str) -> Contents:
     for name, extent, damage in _members(shard):
         key, ending = base_plus_ext(name)
         if damage:
-            skipped.append(Skip(shard, key or name, damage))
+            skipped.append(Skip(shard, "", damage))
         elif key:
             files, ending = groups.setdefault(key, {}), ending.lower()
             if ending not in files:
@@ -160,22 +160,25 @@ def _members(shard: str) -> Iterator[tuple[str, Extent, str]]:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 extent = Extent(member.offset_data, member.size)
+                if extent.size < 0 or extent.offset <= end:
+                    break  # a header that leads back would be read for ever
                 end = extent.offset + -(-extent.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if member.isreg() and not member.issparse():
                     yield member.name, extent, "shard cut off" if sum(extent) > size else ""
-    except (tarfile.TarError, OSError, ValueError, EOFError):
+    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError, MemoryError):
         if not end:
             yield "", ABSENT, f"not a tar file{_compression(shard)}"
             return
-    if end < size and not _is_end(shard, end):
-        yield f"after byte {end}", ABSENT, "shard damaged"
+    if end <= size and not _is_end(shard, end):
+        yield "", ABSENT, "shard damaged or without an end"
 
 
 def _is_end(shard: str, offset: int) -> bool:
     """Whether there is tar's end mark, a block of zeros, at a place."""
     with open(shard, "rb") as file:
         file.seek(offset)
-        return not any(file.read(tarfile.BLOCKSIZE))
+        block = file.read(tarfile.BLOCKSIZE)
+    return len(block) == tarfile.BLOCKSIZE and not any(block)
 
 
 def _compression(shard: str) -> str:

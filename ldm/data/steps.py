@@ -77,7 +77,7 @@ class Bucketed(Steps):
         return draws[steps[np.argsort(steps[:, -1])]]
 
 
-class BatchStream(Sampler[list[Draw]]):
+class RankBatches(Sampler[list[Draw]]):
     """Deals the batches of one rank: an endless sequence of epochs, of which iterating gives the rest of one.
 
     A step's samples are cut into `accumulate` equal parts, and of each part rank r takes every `world`-th from the r-th.

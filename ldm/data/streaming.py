@@ -19,6 +19,13 @@ from ldm.data.decode import Broken
 from ldm.data.shards import IMAGE_ENDINGS, name_shards
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Item, Transform
 
+MOST_SKIPPED = 1000
+"""So many samples in a row may be broken."""
+
+
+def _hopeless(last: Skip, count: int) -> str:
+    return f"{count} samples or shards in a row cannot be used, the last is {last.shard} {last.key}: {last.reason}; mend them"
+
 
 class ShardStream(IterableDataset):
     """Samples of shards drawn at random, again and again, through webdataset's readers; the shards may be URLs or commands.
@@ -65,6 +72,8 @@ class ShardStream(IterableDataset):
                 item = self._decode(sample, chance)
             except Broken as broken:
                 skipped.append(Skip(sample["__url__"], sample["__key__"], broken.reason))
+                if len(skipped) > MOST_SKIPPED:
+                    raise ValueError(_hopeless(skipped[-1], len(skipped))) from broken
                 continue
             yield item._replace(skipped=skipped)
             skipped = []
@@ -88,15 +97,12 @@ class ShardStream(IterableDataset):
     def _samples(self, chance: random.Random, lost: list[Skip]) -> Iterator[dict[str, Any]]:
         """Raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""
         fruitless = 0
-        while True:
-            before = fruitless
+        while fruitless <= 10 * len(self.shards):
             fruitless += 1
             for sample in self._read(chance.choice(self.shards), lost):
                 fruitless = 0
                 yield sample
-            if fruitless and before > 10 * len(self.shards):
-                reason = f"{lost[-1].shard}: {lost[-1].reason}" if lost else "all are empty"
-                raise ValueError(f"no samples can be read from {len(self.shards)} shards ({reason}); give others")
+        raise ValueError(_hopeless(lost[-1] if lost else Skip(self.shards[0], "", "no samples"), len(lost)))
 
     def _read(self, url: str, lost: list[Skip]) -> Iterator[dict[str, Any]]:
         def note(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ldm.batch import Condition, Skip
-from ldm.data.decode import Broken, decode_text, decode_with_size
+from ldm.data.decode import Broken, clean_text, decode_text, decode_with_size
 from ldm.data.latents import unpack_latent
 from ldm.data.shards import read_record
 
@@ -83,11 +83,10 @@ class ImageTransform(Transform):
     def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
         size = size or Size(self.side, self.side)
         picture, original = decode_with_size(data, side=max(size))
-        picture = _cover(picture, size)
-        spare = (picture.width - size.width, picture.height - size.height)
+        cover = _cover(Size(picture.height, picture.width), size)
+        spare = (cover.width - size.width, cover.height - size.height)
         left, top = (chance.randint(0, s) if self.crop == "random" else s // 2 for s in spare)
-        if spare != (0, 0):
-            picture = picture.crop((left, top, left + size.width, top + size.height))
+        picture = _cut(picture, cover, (left, top, left + size.width, top + size.height))
         if self.flip and chance.random() < 0.5:
             picture = ImageOps.mirror(picture)
         return Item(levels=np.asarray(picture), geometry=(original.height, original.width, top, left, *size))
@@ -141,9 +140,10 @@ class CaptionChoice:
 
         chance  makes what chooses, and is called where there is a choice; None: always the first of the weightiest
         """
-        weights = self.fields or {"caption" if text is None else "txt": 1.0}
+        written = "" if text is None else decode_text(text)
+        weights = self.fields or {"txt" if written else "caption": 1.0}
         content = read_record(record) if record and set(weights) != {"txt"} else {}
-        content["txt"] = None if text is None else decode_text(text)
+        content["txt"] = written
         found = {name: texts for name in weights if (texts := _texts(content.get(name)))}
         if not found:
             raise Broken("no caption")
@@ -157,13 +157,20 @@ class CaptionChoice:
 def _texts(value: Any) -> list[str]:
     """A text, or a list of them, without those that are empty."""
     values = value if isinstance(value, list) else [value]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+    return [text for text in (clean_text(value) for value in values if isinstance(value, str)) if text]
 
 
-def _cover(picture: Image.Image, size: Size) -> Image.Image:
-    """Resize a picture to the smallest that covers a size."""
+def _cover(picture: Size, size: Size) -> Size:
+    """The smallest size of the same shape that covers another."""
     scale = max(size.height / picture.height, size.width / picture.width)
-    width, height = max(size.width, round(picture.width * scale)), max(size.height, round(picture.height * scale))
-    if (width, height) == picture.size:
-        return picture
-    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return Size(max(size.height, round(picture.height * scale)), max(size.width, round(picture.width * scale)))
+
+
+def _cut(picture: Image.Image, resized: Size, box: tuple[int, int, int, int]) -> Image.Image:
+    """Resize a picture and cut a box (left, top, right, bottom) out of it; what lies outside is never computed."""
+    if (resized.width, resized.height) == picture.size:
+        return picture if box == (0, 0, *picture.size) else picture.crop(box)
+    x, y = picture.width / resized.width, picture.height / resized.height
+    part = (box[0] * x, box[1] * y, min(picture.width, box[2] * x), min(picture.height, box[3] * y))
+    size = (box[2] - box[0], box[3] - box[1])
+    return picture.resize(size, Image.Resampling.LANCZOS, box=part, reducing_gap=3.0)

@@ -40,7 +40,7 @@ def step(model, optimizer, batches: Iterator[Batch]) -> float:
     return time.perf_counter() - start
 
 
-def measure(title: str, folder: Path, overrides: list[str]) -> None:
+def measure(title: str, folder: Path, overrides: list[str], steps: int = STEPS) -> None:
     config = compose(
         "train",
         [
@@ -67,7 +67,7 @@ def measure(title: str, folder: Path, overrides: list[str]) -> None:
     model.train()
     for stream in streams:
         step(model, optimizer, stream)
-    ratios = [step(model, optimizer, streams[0]) / step(model, optimizer, streams[1]) for _ in range(STEPS)]
+    ratios = [step(model, optimizer, streams[0]) / step(model, optimizer, streams[1]) for _ in range(steps)]
     low, middle, high = (part(ratios) for part in (min, statistics.median, max))
     print(f"{title}: a step from images takes {middle:.2f} x as long as one from latents ({low:.2f} to {high:.2f})")
 

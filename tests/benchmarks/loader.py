@@ -105,11 +105,11 @@ def ours(folder: Path, side: int, workers: int) -> Iterator[Tensor]:
 def of_webdataset(folder: Path, side: int, workers: int) -> Iterator[Tensor]:
     shards = [str(shard) for shard in sorted(folder.glob("train-*.tar"))]
     stream = webdataset.WebDataset(shards, shardshuffle=4, detshuffle=True, seed=0).shuffle(500)
-    stream = stream.map(_of_dict(side)).batched(BATCH, partial=False, collation_fn=_stack)
+    stream = stream.map(_Decode(side)).batched(BATCH, partial=False, collation_fn=_stack)
     return iter(DataLoader(stream, batch_size=None, num_workers=workers))
 
 
-class _of_dict:  # noqa: N801
+class _Decode:
     def __init__(self, side: int) -> None:
         self.side = side
 
@@ -137,7 +137,7 @@ def of_litdata(folder: Path, side: int, workers: int) -> Iterator[Tensor]:
 
     class Decoded(litdata.StreamingDataset):
         def __getitem__(self, index):
-            return _of_dict(side)(super().__getitem__(index))[0]
+            return _Decode(side)(super().__getitem__(index))[0]
 
     dataset = Decoded(str(out), shuffle=True, drop_last=True)
     return iter(litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers))
@@ -155,7 +155,7 @@ def of_mosaic(folder: Path, side: int, workers: int) -> Iterator[Tensor]:
 
     class Decoded(streaming.StreamingDataset):
         def __getitem__(self, index):
-            return _of_dict(side)(super().__getitem__(index))[0]
+            return _Decode(side)(super().__getitem__(index))[0]
 
     streaming.base.util.clean_stale_shared_memory()
     dataset = Decoded(local=str(out), shuffle=True, batch_size=BATCH)
@@ -193,28 +193,29 @@ def contenders(folder: Path, side: int) -> dict[str, Callable[[], Iterator[Tenso
     return found
 
 
+def compare(folder: Path, title: str, count: int, size: tuple[int, int], side: int, form: str, rounds: int) -> None:
+    """Run all contenders on one kind of image and print their ratios."""
+    if not folder.is_dir():
+        write(folder, count, size, form)
+    runs = contenders(folder, side)
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name in random.sample(list(runs), len(runs)):
+            rates[name].append(rate(runs[name], count))
+    base = statistics.median(rates["plain loop"])
+    print(f"\n{title}: the plain loop reads {base:,.0f} images/s")
+    for name, values in rates.items():
+        low, middle, high = (part(values) / base for part in (min, statistics.median, max))
+        print(f"  {name:32} {middle:.2f}  ({low:.2f} to {high:.2f})")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
-        for title, count, size, side, form in (
-            ("64 x 64 PNG", 4096, (64, 64), 64, "png"),
-            ("768 x 512 JPEG at 256 x 256", 1024, (768, 512), 256, "jpg"),
-            ("768 x 512 JPEG at 512 x 512", 512, (768, 512), 512, "jpg"),
-        ):
-            folder = root / title.replace(" ", "-")
-            if not folder.is_dir():
-                write(folder, count, size, form)
-            runs = contenders(folder, side)
-            rates: dict[str, list[float]] = {name: [] for name in runs}
-            for _ in range(ROUNDS):
-                for name in random.sample(list(runs), len(runs)):
-                    rates[name].append(rate(runs[name], count))
-            base = statistics.median(rates["plain loop"])
-            print(f"\n{title}: the plain loop reads {base:,.0f} images/s")
-            for name, values in rates.items():
-                low, middle, high = (part(values) / base for part in (min, statistics.median, max))
-                print(f"  {name:32} {middle:.2f}  ({low:.2f} to {high:.2f})")
+        compare(root / "png", "64 x 64 PNG", 4096, (64, 64), 64, "png", ROUNDS)
+        compare(root / "jpg-256", "768 x 512 JPEG at 256 x 256", 1024, (768, 512), 256, "jpg", ROUNDS)
+        compare(root / "jpg-512", "768 x 512 JPEG at 512 x 512", 512, (768, 512), 512, "jpg", ROUNDS)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,30 @@ def test_term_saves_and_ends(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_signal_while_saving_is_not_forgotten(tmp_path, monkeypatch):
+    save = Checkpoints._save
+
+    def slow(self, trainer, path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self, trainer, path)
+
+    monkeypatch.setattr(Checkpoints, "_save", slow)
+    with pytest.raises(Preempted, match="step 4,"):
+        fit(tmp_path, Task())
+
+
+def test_nan_is_never_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.callback.test_checkpoints.VALUES", [float("nan"), 3.0, 2.0, float("nan"), 4.0])
+    assert fit(tmp_path, Task(), best="val/score").best_value == 2.0
+    assert step(tmp_path / "best.ckpt") == 6
+
+
+def test_a_broken_file_does_not_push_out_whole_ones(tmp_path):
+    (tmp_path / "step-00000100.ckpt").write_bytes(b"half")
+    fit(tmp_path, Task())
+    assert step(newest(tmp_path)) == 9
+
+
 def test_half_a_file_is_never_picked(tmp_path):
     assert newest(tmp_path) is None
     fit(tmp_path, Task(), keep=2)

@@ -8,10 +8,10 @@ import torch
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.batch import Batch
 from ldm.conditioner.huggingface import HuggingFaceConditioner
+from ldm.data.dataset import finish
 from ldm.data.decode import Broken
 from ldm.data.encode import Encoder, encode
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
-from ldm.data.stream import finish
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.data.shards import captioned, level, numbered, opened, write_tar
 from tests.data.test_stream import read_all

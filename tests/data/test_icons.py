@@ -4,9 +4,9 @@ import tarfile
 import pytest
 import torch
 
+from ldm.data.dataset import collate, finish
 from ldm.data.icons import Drawing, choose_icons, split_drawings
 from ldm.data.order import Draw
-from ldm.data.stream import collate, finish
 from tests.data.shards import captioned, icons
 
 

@@ -7,8 +7,8 @@ from itertools import islice
 
 import pytest
 
+from ldm.data.dataset import collate, finish
 from ldm.data.shards import find_shards
-from ldm.data.stream import collate, finish
 from ldm.data.streaming import ShardStream, StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform
 from tests.data.shards import captioned, level, numbered, write_tar
@@ -95,8 +95,14 @@ def test_streaming_survives_damage_and_counts_it(tmp_path):
     assert all(map(fits, batches))
     reasons = {skip.reason.partition(":")[0] for batch in batches for skip in batch.skipped}
     assert reasons == {"unreadable image", "no caption", "no image", "unreadable shard"}
-    with pytest.raises(ValueError, match=r"no samples can be read from 1 shards \(.*html.tar: unreadable shard"):
+    with pytest.raises(ValueError, match=r"in a row cannot be used, the last is .*html.tar : unreadable shard"):
         next(streamed([str(tmp_path / "html.tar")]))
+
+
+def test_a_stream_of_which_nothing_can_be_decoded_ends(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [(f"{i}.{e}", b"123") for i in range(50) for e in ("png", "txt")])
+    with pytest.raises(ValueError, match=r"1001 samples or shards in a row cannot be used.*unreadable image"):
+        next(streamed([path]))
 
 
 def test_streamed_batches_of_several_workers(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -184,8 +185,9 @@ def test_truncated_shards_keep_what_is_whole(tmp_path):
     place = list_shard(whole).samples[2].image
     for name, cut, kept, lost in (
         ("in-image", place.offset + 10, 2, ["no image", "shard cut off"]),
-        ("in-header", place.offset - 300, 2, ["no image", "shard damaged"]),
-        ("overwritten", None, 2, ["no image", "shard damaged"]),
+        ("in-header", place.offset - 300, 2, ["no image", "shard damaged or without an end"]),
+        ("between-members", place.offset + place.size + -place.size % 512, 3, ["shard damaged or without an end"]),
+        ("overwritten", None, 2, ["no image", "shard damaged or without an end"]),
     ):
         (tmp_path / f"{name}.tar").write_bytes(
             data[:cut] if cut else data[: place.offset - 512] + b"\xff" * 512 + data[place.offset :]
@@ -278,6 +280,52 @@ def test_a_lost_shard_counts_as_an_average_one(tmp_path):
     with pytest.raises(ValueError, match="10 of 100 samples"):
         Health(0.09).check_index(index)
     Health(0.1).check_index(index)
+
+
+@pytest.mark.parametrize("where", [0.5, 0.25])
+def test_a_cut_shard_counts_as_what_it_lacks(tmp_path, where):
+    numbered(tmp_path, [20] * 5)
+    last = sorted(tmp_path.glob("*.tar"))[-1]
+    last.write_bytes(last.read_bytes()[: int(where * last.stat().st_size) // 512 * 512])
+    index = opened(f"{tmp_path}/train-*.tar", tmp_path)
+    missing = 100 - len(index)
+    assert 20 * (1 - where) - 3 <= missing <= 20 * (1 - where) + 3
+    with pytest.raises(ValueError, match="samples cannot be used"):
+        Health((missing - 1) / 100).check_index(index)
+    Health((missing + 2) / 100).check_index(index)
+
+
+def test_tar_headers_that_lead_nowhere(tmp_path):
+    """Negative, huge and nonsensical sizes, chains of long names: what stands before them is kept, and nothing hangs."""
+
+    def header(size, kind=tarfile.REGTYPE):
+        member = tarfile.TarInfo("x.png")
+        member.type = kind
+        data = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+        data[124:136] = size
+        data[148:156] = b" " * 8
+        data[148:156] = b"%06o\0 " % sum(data)
+        return bytes(data)
+
+    start = Path(write_tar(tmp_path / "ok.tar", [("a.png", PNG), ("a.txt", b"x")])).read_bytes()[:2048]
+    for name, more in {
+        "negative": header(b"\xff" * 12),
+        "huge": header(b"\x80" + b"\xff" * 11),
+        "chain": header(b"00000000000\0", tarfile.GNUTYPE_LONGNAME) * 5000,
+        "pax": header(b"77777777777\0", tarfile.XHDTYPE),
+    }.items():
+        (tmp_path / f"{name}.tar").write_bytes(start + more)
+        index = opened(str(tmp_path / f"{name}.tar"), tmp_path)
+        assert keys(index) == ["a"], name
+        assert len(index.skipped) == 1, name
+
+
+def test_a_fingerprint_knows_the_numbers_that_filters_ask_for(tmp_path):
+    def of(value):
+        write_tar(tmp_path / "a.tar", [("a.png", PNG), ("a.txt", b"x"), ("a.json", b'{"aesthetic": %d}' % value)])
+        return opened(str(tmp_path / "a.tar"), tmp_path, ["aesthetic > 1"]).fingerprint
+
+    assert of(6) != of(4)
 
 
 def test_moved_shards_are_the_same_data(tmp_path):

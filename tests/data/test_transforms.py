@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -49,6 +50,29 @@ def test_any_size_is_covered_without_distortion(size):
     assert float(blue[middle].diff(dim=0).mean()) == pytest.approx(12 / scale, rel=0.15)
 
 
+@pytest.mark.parametrize("shape", [(97, 61), (33, 200), (500, 31)])
+@pytest.mark.parametrize("size", [Size(24, 24), Size(16, 40), Size(80, 80)])
+def test_resizing_only_what_is_cut_out_changes_nothing(shape, size):
+    """Of noise that stays clear of black and white, where the order of Pillow's two passes would matter."""
+    picture = Image.effect_noise(shape, 20).convert("RGB")
+    scale = max(size.height / shape[1], size.width / shape[0])
+    whole = (max(size.width, round(shape[0] * scale)), max(size.height, round(shape[1] * scale)))
+    left, top = (whole[0] - size.width) // 2, (whole[1] - size.height) // 2
+    resized = picture.resize(whole, Image.Resampling.LANCZOS)
+    expected = np.asarray(resized.crop((left, top, left + size.width, top + size.height))).astype(int)
+    found = ImageTransform(8)(encoded(picture), random.Random(0), size).levels.astype(int)
+    assert np.abs(found - expected).mean() < 2.0
+    if scale > 1 / 3:
+        assert np.abs(found - expected).max() <= 2, "without a first rough reduction they are equal"
+
+
+def test_a_picture_as_thin_as_a_hair_costs_no_more_than_others():
+    """Enlarged whole, it would have 65 million pixels."""
+    item = ImageTransform(256)(encoded(Image.new("RGB", (1, 100_000), "red")), random.Random(0))
+    assert item.levels.shape == (256, 256, 3)
+    assert item.geometry[:2] == (100_000, 1)
+
+
 def test_geometry_tells_how_an_image_was_cut():
     """Undoing the crop by its own numbers finds the place in the original."""
     chance = random.Random(1)
@@ -74,6 +98,8 @@ def test_caption_of_txt_or_json():
     choose = CaptionChoice()
     assert choose("  vom Text: häßlich \n".encode(), record(caption="json")) == "vom Text: häßlich"
     assert choose(None, record(caption=" from json ")) == "from json"
+    assert choose(b" \n", record(caption="json")) == "json", "an empty .txt is none"
+    assert choose(None, b'{"caption": "cut in half \\ud83d"}').encode().startswith(b"cut in half")
     assert CaptionChoice({"alt": 1})(b"txt", record(caption="json", alt="other")) == "other"
 
 

@@ -15,11 +15,12 @@ from ldm.batch import Batch, Condition, Skip
 from ldm.data.decode import Broken
 from ldm.data.index import Index
 from ldm.data.order import Draw
+from ldm.data.shard_index import stamp_of
 from ldm.data.shards import ABSENT, Extent, Sample
 from ldm.data.transforms import CaptionChoice, Item, Size, Transform
 from ldm.picture import from_levels
 
-OPEN_SHARDS = 64
+OPEN_SHARDS = 512
 """Shards that a process keeps open at once."""
 
 SUBSTITUTES = 20
@@ -52,12 +53,12 @@ class Buckets:
                 f"buckets need a side that is a multiple of `multiple`, and max_ratio of at least 1; got "
                 f"side={side}, multiple={multiple}, max_ratio={max_ratio}"
             )
-        heights = range(multiple, round(side * max_ratio**0.5) + 1, multiple)
-        sizes = [Size(height, round(side * side / height / multiple) * multiple) for height in heights]
-        sizes = [size for size in sizes if min(size) > 0 and max(size) <= max_ratio * min(size)]
+        wide = [Size(h, round(side * side / h / multiple) * multiple) for h in range(multiple, side + 1, multiple)]
+        wide = [size for size in wide if size.width <= max_ratio * size.height]
+        sizes = sorted({*wide, *(Size(*reversed(size)) for size in wide)}, key=lambda size: size.width / size.height)
         ratios = np.log([size.width / size.height for size in sizes])
-        wanted = np.log(index.column("ratio"))
-        return cls(sizes, np.abs(wanted[:, None] - ratios).argmin(1))
+        nearest = np.searchsorted((ratios[1:] + ratios[:-1]) / 2, np.log(index.column("ratio")))
+        return cls(sizes, nearest.astype(np.uint8))
 
 
 class ShardDataset(Dataset):
@@ -182,7 +183,11 @@ class ShardDataset(Dataset):
         if place not in self._handles:
             if len(self._handles) >= OPEN_SHARDS:
                 os.close(self._handles.popitem(last=False)[1])
-            self._handles[place] = os.open(shard, os.O_RDONLY)
+            handle = os.open(shard, os.O_RDONLY)
+            if stamp_of(os.fstat(handle)) != self.index.stamps[shard]:
+                os.close(handle)
+                raise Broken("shard changed since it was indexed")
+            self._handles[place] = handle
         self._handles.move_to_end(place)
         return self._handles[place]
 
