@@ -13,6 +13,9 @@ from ldm.data.base import DataModule
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
 
+CONFIG_FILE = "config.yaml"
+"""In a run folder: the settings of the run that it holds."""
+
 FREE_TO_CHANGE = ("trainer", "logger", "paths", "run_dir", "optimized_metric", "search")
 """What may differ between a run and its continuation: where and how it runs, not what is trained."""
 
@@ -32,6 +35,11 @@ def check_whole(config: DictConfig) -> None:
         raise ValueError(
             f"trainer.precision={config.trainer.precision} needs loss scaling, which stage 1's two optimisers do not have; "
             "use bf16-mixed or 32-true"
+        )
+    if config.trainer.get("limit_train_batches") not in (None, 1.0):
+        raise ValueError(
+            "trainer.limit_train_batches would cut epochs short, and with them the order that a run goes on in; "
+            "use task.diffusion.steps, or fewer shards"
         )
     source = config.data.get("source")
     if source is not None and "_target_" not in source:
@@ -80,7 +88,7 @@ def check_latents(data: DataModule, tasks: dict[str, AutoencoderTask | Diffusion
 
 def check_claim(run: Path, config: DictConfig) -> None:
     """Raise ValueError where the run folder holds a run of something else."""
-    file = run / "config.yaml"
+    file = run / CONFIG_FILE
     if not file.is_file():
         return
     before = resolved(OmegaConf.load(file))

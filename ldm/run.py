@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, Logger
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 
 from ldm import checkpoint
 from ldm.callback.checkpoints import Checkpoints, Preempted, newest
@@ -26,7 +27,7 @@ from ldm.callback.ema import EMA
 from ldm.callback.pictures import finish_pictures
 from ldm.callback.progress import Progress
 from ldm.callback.randomness import StepSeed
-from ldm.check import check_claim, check_latents, check_metrics, check_whole
+from ldm.check import CONFIG_FILE, check_claim, check_latents, check_metrics, check_whole
 from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.plot import plot_curves
@@ -34,6 +35,8 @@ from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
 
 log = logging.getLogger(__name__)
+
+LEARNED_FILE = "tokenizer.safetensors"
 
 MODEL_FILES = {"autoencoder": checkpoint.AUTOENCODER_FILE, "diffusion": checkpoint.MODEL_FILE}
 
@@ -73,7 +76,7 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     settings = resolved(config)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
     data: DataModule = build(config.data)
-    if not any(newest(_checkpoints(run, name)) for name in todo):
+    if not (run / CONFIG_FILE).is_file():
         data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
     tasks = {name: _build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
@@ -88,12 +91,27 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     for name in todo:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
     _claim(run, settings)
+    _remember_tokenizer(tasks, run)
     for name in todo:
         task = tasks[name]
         if isinstance(task, DiffusionTask) and "autoencoder" in todo:
             trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE, packages=packages_of(settings))
             task.model.autoencoder.load_state_dict(trained.state_dict())
         _fit(name, config, data, task, callbacks[name], run, world)
+
+
+def _remember_tokenizer(tasks: dict[str, AutoencoderTask | DiffusionTask], run: Path) -> None:
+    """Keep what the conditioner learned from the captions, so that a run that goes on does not read them again."""
+    for name, task in tasks.items():
+        file = run / name / LEARNED_FILE
+        if file.is_file() or not is_rank_zero() or not isinstance(task, DiffusionTask):
+            continue
+        conditioner = task.model.conditioner
+        if conditioner.frozen_hash is None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f".{file.name}")
+            save_file({"state": conditioner.get_extra_state()}, draft)
+            draft.replace(file)
 
 
 def _suit_hardware(accelerator: str, precision: str) -> None:
@@ -104,11 +122,6 @@ def _suit_hardware(accelerator: str, precision: str) -> None:
     torch.set_float32_matmul_precision("high")
     if accelerator == "cpu" and precision.startswith("bf16"):
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
-
-
-def _checkpoints(run: Path, name: str) -> Path:
-    """Where those of a stage lie."""
-    return run / name / "checkpoints"
 
 
 def _seed(seed: int) -> None:
@@ -144,9 +157,9 @@ def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> A
     model = build(model_config)
     if trained is not None:
         model.autoencoder.load_state_dict(trained.state_dict())
-    begun = newest(_checkpoints(run, name))
-    if begun:
-        model.conditioner.set_extra_state(checkpoint.read(begun)[1]["conditioner._extra_state"])
+    learned = run / name / LEARNED_FILE
+    if learned.is_file():
+        model.conditioner.set_extra_state(load_file(learned)["state"])
     model.conditioner.prepare(data.captions(limit=stage.captions_for_vocabulary))
     return DiffusionTask(model, config=model_config, **shared)
 
@@ -166,7 +179,7 @@ def _fit(
         options["strategy"] = "ddp_find_unused_parameters_true"  # each backward reaches one of the two networks
     if name == "diffusion":
         options["accumulate_grad_batches"] = stage.accumulate
-    last = newest(_checkpoints(run, name))
+    last = newest(folder / "checkpoints")
     ema = EMA(stage.ema_decay)
     loggers = _loggers(config, name, folder)
     trainer = pl.Trainer(
@@ -186,7 +199,7 @@ def _fit(
             LearningRateMonitor("step"),
             Progress(),
             ema,
-            Checkpoints(_checkpoints(run, name), **resolved(stage.checkpoints)),
+            Checkpoints(folder / "checkpoints", **resolved(stage.checkpoints)),
         ],
     )
     data.set_batch(stage.batch_size, stage.accumulate, world)
@@ -219,7 +232,7 @@ def _loggers(config: DictConfig, name: str, folder: Path) -> list[Logger]:
 
 def _claim(run: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a new run into its folder."""
-    file = run / "config.yaml"
+    file = run / CONFIG_FILE
     if is_rank_zero() and not file.is_file():
         run.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(".config.yaml")

@@ -21,6 +21,10 @@ from ldm.task.diffusion import DiffusionTask
 record, moment, *options = sys.argv[1:]
 stage, when, name = moment.split("/") if moment else ("", "", "SIGKILL")
 number = getattr(signal, name)
+send = os.kill
+if name == "SIGTERM" and "trainer=ddp" not in options:
+    os.setpgrp()
+    send = os.killpg  # as job managers do: workers get it, too
 batches = {"autoencoder": 0, "diffusion": 0}
 
 
@@ -36,7 +40,7 @@ def recorded(task, place):
         if place == "autoencoder":
             del self.loss.autoencoder
         if (place, str(batches[place])) == (stage, when) and self.global_rank == 0:
-            os.kill(os.getpid(), number)
+            send(os.getpid(), number)
         batches[place] += 1
         loss = losses[0].total if losses else result
         line = {"stage": place, "step": now, "rank": self.global_rank, "keys": batch.key}

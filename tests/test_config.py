@@ -84,6 +84,7 @@ def test_help_is_readable():
         (["data=icon"], "Could not find 'data/icon'"),
         (["data.side=36"], "image side 36 gives latents of side 9"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed needs loss scaling"),
+        (["+trainer.limit_train_batches=0.5"], "trainer.limit_train_batches would cut epochs short"),
         (["data.side=30"], "image side 30 is not a multiple of 4"),
         (["data.source.count=5000"], "count=5000 icons asked for"),
         (["autoencoder.ckpt=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),

@@ -68,7 +68,9 @@ def test_a_run_that_is_killed_again_and_again(whole, places, tmp_path):
     assert "continuing autoencoder" in text
     assert "not a whole checkpoint" in text
     train(tmp_path, "diffusion/21/SIGKILL", places, ends=-9)  # in step 10, at the end of the epoch
-    text = train(tmp_path, "diffusion/8/SIGTERM", places, ends=143)  # inside step 12, which is finished and saved
+    text = train(
+        tmp_path, "diffusion/8/SIGTERM", places, "data.workers=2", ends=143
+    )  # inside step 12, which is finished and saved
     assert "stopped by SIGTERM at step 13" in text
     assert [path.name for path in (tmp_path / "x" / "diffusion" / "checkpoints").glob("*.ckpt")] == [
         "step-00000013.ckpt"

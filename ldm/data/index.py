@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ldm.batch import Skip
-from ldm.data.shard_index import ShardSummary, column, make, places, read
+from ldm.data.shard_index import PlacesCache, ShardSummary, column, make, read
 from ldm.data.shards import Extent, Sample
 
 FEW_SHARDS = 8
@@ -43,6 +43,7 @@ class Index:
     def __init__(self, shards: Sequence[ShardSummary], filters: Sequence[str] = ()) -> None:
         self.shards = list(shards)
         self.filters = list(filters)
+        self._places = PlacesCache()
         self._kept = self._keep() if filters else None
         self.counts = np.array([shard.samples for shard in shards] if self._kept is None else [*map(len, self._kept)])
         self.stamps = {shard.path: shard.stamp for shard in shards}
@@ -55,7 +56,7 @@ class Index:
 
     def __getitem__(self, number: int) -> Sample:
         shard, row = self._locate(number)
-        where = places(self.shards[shard])
+        where = self._places(self.shards[shard])
         first, last = where.key_ends[row - 1] if row else 0, where.key_ends[row]
         key = where.keys[first:last].tobytes().decode(errors="surrogateescape")
         extents = map(Extent, where.offsets[row].tolist(), where.sizes[row].tolist())

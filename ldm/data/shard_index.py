@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from functools import lru_cache
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,16 +178,31 @@ class Places(NamedTuple):
     offsets: np.ndarray
     sizes: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """In memory."""
+        return sum(array.nbytes for array in self)
 
-def places(summary: ShardSummary) -> Places:
-    """Where the samples of a shard lie."""
-    return _load_places(summary.file, summary.stamp)
 
+class PlacesCache:
+    """Places of the shards that were asked for last, up to so many bytes."""
 
-@lru_cache(maxsize=256)
-def _load_places(file: str, stamp: str) -> Places:
-    with safe_open(file, "np") as content:
-        return Places(*(content.get_tensor(name) for name in Places._fields))
+    def __init__(self, limit: int = 2**27) -> None:
+        self.limit = limit
+        self.held: OrderedDict[str, Places] = OrderedDict()
+        self.size = 0
+
+    def __call__(self, summary: ShardSummary) -> Places:
+        """Where the samples of a shard lie."""
+        if summary.path not in self.held:
+            with safe_open(summary.file, "np") as content:
+                found = Places(*(content.get_tensor(name) for name in Places._fields))
+            self.size += found.nbytes
+            while self.held and self.size > self.limit:
+                self.size -= self.held.popitem(last=False)[1].nbytes
+            self.held[summary.path] = found
+        self.held.move_to_end(summary.path)
+        return self.held[summary.path]
 
 
 def column(shard: ShardSummary, name: str) -> np.ndarray:

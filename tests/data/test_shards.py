@@ -328,6 +328,16 @@ def test_a_fingerprint_knows_the_numbers_that_filters_ask_for(tmp_path):
     assert of(6) != of(4)
 
 
+def test_places_are_held_up_to_a_limit(tmp_path):
+    index = opened(numbered(tmp_path, [4] * 6), tmp_path)
+    expected = keys(index)
+    one = next(iter(index._places.held.values())).nbytes
+    index._places = shard_index.PlacesCache(limit=2 * one)
+    assert keys(index) == expected
+    assert len(index._places.held) == 2
+    assert index._places.size == sum(places.nbytes for places in index._places.held.values())
+
+
 def test_moved_shards_are_the_same_data(tmp_path):
     pattern = numbered(tmp_path / "a", [3, 2])
     before = opened(pattern, tmp_path).fingerprint
