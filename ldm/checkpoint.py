@@ -7,19 +7,18 @@ both, the averaged (EMA) weights are read. Neither is loaded in a way that could
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.config import build_trusted
 from ldm.model import LatentDiffusion
+from ldm.tensors import write_tensors
 
 MODEL_FILE = "model.safetensors"
 AUTOENCODER_FILE = "autoencoder.safetensors"
@@ -29,10 +28,7 @@ WEIGHTS_PREFIX = "model."
 
 def save(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
     """Write a model and the config that builds it; the file appears whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, draft, metadata={CONFIG_KEY: json.dumps(config)})
-    draft.replace(path)
+    write_tensors(path, model.state_dict(), {CONFIG_KEY: json.dumps(config)})
 
 
 def load(

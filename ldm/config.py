@@ -177,7 +177,16 @@ def _in_words(error: BaseException) -> str:
 
 
 def check_options(name: str, arguments: Sequence[str]) -> None:
-    """End the program with a suggestion where an option is mistyped; everything else is left to Hydra."""
+    """End the program with a suggestion where an option is mistyped or given twice; everything else is left to Hydra."""
+    names = [argument.partition("=")[0] for argument in arguments if "=" in argument]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        print(
+            f"error: {twice[0]} is given {names.count(twice[0])} times; give it once, "
+            f"and a value with braces in quotes: {twice[0]}='...{{...}}...'",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
     if any(argument.startswith("-") for argument in arguments):
         return
     try:
@@ -208,6 +217,17 @@ def command(name: str, run: Callable[[DictConfig], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def write_source(name: str, report: Callable[[Any], None]) -> None:
+    """The program `python -m ldm.data.<name> option=value ...`: tell `report` of the source of `configs/data/<name>.yaml`."""
+    if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+        print((CONFIGS / "data" / f"{name}.yaml").read_text(), end="")
+        print(f"# the options of `source` can be given: python -m ldm.data.{name} side=64")
+        return
+    options = [f"data={name}", *(f"data.source.{option}" for option in sys.argv[1:])]
+    check_options("train", options)
+    say_errors(lambda config: report(build(config.data.source)))(compose("train", options))
 
 
 def _options(name: str, arguments: Sequence[str]) -> DictConfig:

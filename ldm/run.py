@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, Logger
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ldm import checkpoint
 from ldm.callback.checkpoints import Checkpoints, Preempted, newest
@@ -33,6 +33,7 @@ from ldm.data.base import DataModule
 from ldm.plot import plot_curves
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
+from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ MODEL_FILES = {"autoencoder": checkpoint.AUTOENCODER_FILE, "diffusion": checkpoi
 
 BESIDE_THE_POINT = (
     ".*LeafSpec.*deprecated",  # Lightning about torch
+    ".*resuming from a checkpoint that ended before the epoch ended",  # the data module knows where it stood
     ".*does not have many workers",
     ".*lr_scheduler.step.*before.*optimizer.step",  # the discriminator's, which starts later than its schedule
     ".*exists and is not empty",
@@ -108,10 +110,7 @@ def _remember_tokenizer(tasks: dict[str, AutoencoderTask | DiffusionTask], run: 
             continue
         conditioner = task.model.conditioner
         if conditioner.frozen_hash is None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f".{file.name}")
-            save_file({"state": conditioner.get_extra_state()}, draft)
-            draft.replace(file)
+            write_tensors(file, {"state": conditioner.get_extra_state()})
 
 
 def _suit_hardware(accelerator: str, precision: str) -> None:
@@ -205,9 +204,12 @@ def _fit(
     data.set_batch(stage.batch_size, stage.accumulate, world)
     log.info("%s %s: %s", "continuing" if last else "training", name, folder)
     start = time.monotonic()
-    trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        last = newest(folder / "checkpoints")
+        print(f"interrupted; the same command goes on from {last.stem if last else 'the beginning of this stage'}")
+        raise SystemExit(128 + signal.SIGINT) from None
     seconds = time.monotonic() - start
     ema.apply(task)
     scores = trainer.validate(task, datamodule=data, verbose=False)[0]
@@ -265,7 +267,7 @@ def _report(run: Path, results: dict[str, dict[str, float]], config: DictConfig,
     if "diffusion" in results:
         command = f'python sample.py ckpt={folder} prompt="a red heart on a white background" n=4 seed=0'
     else:
-        own = [f"data.{split}={config.data[split]}" for split in ("train", "val") if split in config.data]
+        own = [f"data.{name}={config.data[name]}" for name in ("train", "val", "side") if "train" in config.data]
         experiment = (
             ["experiment=txt2img_shards", *(shlex.quote(option) for option in own)] if own else ["experiment=txt2img"]
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,6 +19,7 @@ from ldm.metric.base import GenerationMetric
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
 from ldm.sampler.guidance import Guidance
+from ldm.tensors import write_tensors
 
 if TYPE_CHECKING:
     from ldm.data.base import DataModule
@@ -131,13 +132,6 @@ class Evaluation(pl.Callback):
                 metric.refer(batch.image.to(trainer.strategy.root_device))
             sums = {name: trainer.strategy.reduce(part, reduce_op="sum") for name, part in metric.reference().items()}
             if trainer.is_global_zero:
-                _write(path, sums)
+                write_tensors(path, sums)
         zeros = {name: torch.zeros_like(part) for name, part in sums.items()}
         metric.set_reference(sums if trainer.is_global_zero else zeros)
-
-
-def _write(path: Path, sums: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    save_file({name: part.cpu().contiguous() for name, part in sums.items()}, draft)
-    draft.replace(path)

@@ -5,17 +5,45 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks import ProgressBar
+from tqdm.auto import tqdm
 
 
-class Progress(TQDMProgressBar):
-    """Lightning's bar without the version of the logger, which here is always the same."""
+class Progress(ProgressBar):
+    """One bar over a stage's optimiser steps, from where it begins or goes on, with losses and scores."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=20)
+        super().__init__()
+        self._shown = True
+        self._bar: tqdm | None = None
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Losses and scores to show."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+    def disable(self) -> None:
+        """Of ranks that are not the first."""
+        self._shown = False
+
+    def enable(self) -> None:
+        """Show it."""
+        self._shown = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._bar = tqdm(
+            total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=not self._shown
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._bar is not None and trainer.global_step > self._bar.n:
+            metrics = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
+            self._bar.set_postfix(metrics, refresh=False)
+            self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -24,7 +24,7 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Condition
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
-from ldm.config import build, command, packages_of, resolved
+from ldm.config import build, command, differences, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.latents import pack_latent
@@ -166,11 +166,9 @@ def _plan(out: Path, plan: dict) -> None:
     file = out / PLAN
     out.mkdir(parents=True, exist_ok=True)
     if file.is_file():
-        before = json.loads(file.read_text())
-        if before != plan:
-            raise ValueError(
-                f"{out} was begun with {before}, now it would be {plan}; choose another out=, or delete it"
-            )
+        changed = "; ".join(differences(json.loads(file.read_text()), plan))
+        if changed:
+            raise ValueError(f"{out} was begun with other settings ({changed}); choose another out=, or delete it")
     else:
         draft = file.with_name(f".{PLAN}.{os.getpid()}")
         draft.write_text(json.dumps(plan, indent=2))

@@ -12,7 +12,6 @@ import itertools
 import json
 import random
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -184,12 +183,12 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
+def report(source: Icons) -> None:
+    """Write a data set and say how large it is."""
+    print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")
+
+
 if __name__ == "__main__":
-    from ldm.config import build, check_options, compose, say_errors
+    from ldm.config import write_source
 
-    def report(source: Icons) -> None:
-        print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")
-
-    options = ["data=icons", *(f"data.source.{option}" for option in sys.argv[1:])]
-    check_options("train", options)
-    say_errors(lambda config: report(build(config.data.source)))(compose("train", options))
+    write_source("icons", report)

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,8 +132,6 @@ def _package(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    from ldm.config import build, check_options, compose, say_errors
+    from ldm.config import write_source
 
-    options = ["data=openmoji", *(f"data.source.{option}" for option in sys.argv[1:])]
-    check_options("train", options)
-    say_errors(lambda config: report(build(config.data.source)))(compose("train", options))
+    write_source("openmoji", report)

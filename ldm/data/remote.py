@@ -52,8 +52,10 @@ def _copy(name: str, folder: Path) -> Path:
                     raise OSError("it is empty")
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 draft.unlink(missing_ok=True)
+                code = re.search(r"exit (\d+)", str(error))
+                reason = f"what reads it ended with exit code {code[1]}" if code else str(error)
                 raise OSError(
-                    f"cannot copy the shard {name!r}: {error}; check that it can be read from here, then type the same "
+                    f"cannot copy the shard {name!r}: {reason}; check that it can be read from here, then type the same "
                     "command again: shards that were copied already are kept"
                 ) from error
             draft.replace(path)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ldm.batch import Skip
 from ldm.data.decode import Broken, read_header
 from ldm.data.latents import read_encoding
 from ldm.data.shards import Contents, Extent, Sample, list_shard, numbers_of
+from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def make(shard: str, cache: Path) -> int:
     keys = [sample.key.encode(errors="surrogateescape") for sample in rows.samples]
     extents = np.array([sample[2:] for sample in rows.samples], np.int64).reshape(-1, 3, 2)
     tensors: dict[str, np.ndarray] = {
-        "keys": np.frombuffer(b"".join(keys), np.uint8),
+        "keys": np.frombuffer(bytearray(b"".join(keys)), np.uint8),
         "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
         "offsets": np.ascontiguousarray(extents[:, :, 0]),
         "sizes": np.ascontiguousarray(extents[:, :, 1]),
@@ -92,16 +93,11 @@ def make(shard: str, cache: Path) -> int:
 
 def _save(tensors: dict[str, np.ndarray], metadata: dict[str, str], shard: str, cache: Path) -> None:
     beside, elsewhere = _files(shard, cache)
-    for file in (beside, elsewhere):
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, draft, metadata)
-            draft.replace(file)
-            return
-        except (OSError, SafetensorError):
-            if file == elsewhere:
-                raise
+    given = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    try:
+        write_tensors(beside, given, metadata)
+    except (OSError, SafetensorError):
+        write_tensors(elsewhere, given, metadata)
 
 
 def _look_into(shard: str, contents: Contents) -> _Rows:
@@ -156,11 +152,13 @@ def read(shard: str, cache: Path) -> ShardSummary | None:
             facts = json.loads(metadata["facts"])
             skipped = [Skip(shard, *skip) for skip in facts.pop("skipped")]
             return ShardSummary(shard, str(file), stamp, skipped=skipped, **facts)
-        log.info("%s has changed since it was indexed; indexing it again", shard)
+        if metadata.get("version") == VERSION:
+            log.info("%s has changed since it was indexed; indexing it again", shard)
     return None
 
 
 def stamp_of(status: os.stat_result) -> str:
+    """Size and time of a file, by which it is noticed that it has changed."""
     return f"{status.st_size}/{status.st_mtime_ns}"
 
 

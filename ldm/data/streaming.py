@@ -24,7 +24,10 @@ MOST_SKIPPED = 1000
 
 
 def _hopeless(last: Skip, count: int) -> str:
-    return f"{count} samples or shards in a row cannot be used, the last is {last.shard} {last.key}: {last.reason}; mend them"
+    where = f"{last.shard} {last.key}".strip()
+    return (
+        f"{count} samples or shards in a row cannot be used, the last is {where}: {last.reason}; mend or leave them out"
+    )
 
 
 class ShardStream(IterableDataset):

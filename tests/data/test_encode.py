@@ -80,7 +80,9 @@ def test_interrupted_encoding_goes_on(tmp_path, images, autoencoder):
     assert (tmp_path / "parts" / names[0]).stat().st_mtime_ns == before
     for name in names:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    with pytest.raises(ValueError, match="was begun with .*choose another out="):
+    with pytest.raises(
+        ValueError, match="was begun with other settings .facts.flip: true -> false.*choose another out="
+    ):
         encoded_to(tmp_path / "parts", images, autoencoder, flip=False)
 
 

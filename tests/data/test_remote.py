@@ -95,7 +95,7 @@ def test_streaming_survives_damage_and_counts_it(tmp_path):
     assert all(map(fits, batches))
     reasons = {skip.reason.partition(":")[0] for batch in batches for skip in batch.skipped}
     assert reasons == {"unreadable image", "no caption", "no image", "unreadable shard"}
-    with pytest.raises(ValueError, match=r"in a row cannot be used, the last is .*html.tar : unreadable shard"):
+    with pytest.raises(ValueError, match=r"in a row cannot be used, the last is .*html.tar: unreadable shard"):
         next(streamed([str(tmp_path / "html.tar")]))
 
 

@@ -71,6 +71,8 @@ def test_an_index_is_made_once_and_noticed_when_stale(tmp_path, monkeypatch):
     pattern = numbered(tmp_path, [3, 2])
     assert len(opened(pattern, tmp_path / "cache")) == 5
     assert len(made) == 2
+    index, shard = (tmp_path / f"{dot}train-000-000000.tar{end}" for dot, end in ((".", ".index"), ("", "")))
+    assert index.stat().st_mode == shard.stat().st_mode, "others may read it, too"
     assert len(opened(pattern, tmp_path / "cache")) == 5
     assert len(made) == 2, "what is there is not made again"
     write_tar(tmp_path / "train-001-000000.tar", [("new.png", PNG), ("new.txt", b"x")])
@@ -83,14 +85,14 @@ def test_an_index_is_made_once_and_noticed_when_stale(tmp_path, monkeypatch):
 
 def test_indexes_of_a_folder_that_cannot_be_written_go_to_the_cache(tmp_path, monkeypatch):
     pattern = numbered(tmp_path / "data", [3, 2])
-    save = shard_index.save_file
+    write = shard_index.write_tensors
 
-    def refuse(tensors, file, metadata):
+    def refuse(file, tensors, metadata):
         if "data" in file.parts[-2]:
             raise PermissionError("read-only")
-        save(tensors, file, metadata)
+        write(file, tensors, metadata)
 
-    monkeypatch.setattr(shard_index, "save_file", refuse)
+    monkeypatch.setattr(shard_index, "write_tensors", refuse)
     first = keys(opened(pattern, tmp_path / "cache"))
     assert not list((tmp_path / "data").glob(".*index*"))
     assert len(list((tmp_path / "cache").glob("*.index"))) == 2
