@@ -4,12 +4,16 @@ import csv
 import json
 import shutil
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ldm.check import check_latents
 from ldm.checkpoint import load, load_autoencoder, read
 from ldm.plot import read_metrics
+from ldm.task.diffusion import DiffusionTask
+from ldm.task.optimization import LearningRate
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command
 from tests.data.shards import write_tar
@@ -265,3 +269,25 @@ def test_mixtures_filters_buckets_and_the_best_checkpoint_train(damaged_shards, 
     kept = home / "runs" / "mixed" / "diffusion" / "checkpoints" / "best.ckpt"
     assert load(kept).sample(["a red heart"]).isfinite().all()
     command(*second_stage, *options, "data.buckets={multiple:16,max_ratio:2}", "name=bucketed")
+
+
+def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run):
+    task = DiffusionTask(load(tiny_run), optimizer=torch.optim.Adam, learning_rate=LearningRate(), config={})
+    right = {"autoencoder": task.model.autoencoder.encoder_hash, "text": ""}
+    check_latents(SimpleNamespace(encoding=right), {"diffusion": task})
+    check_latents(SimpleNamespace(encoding={}), {"autoencoder": None, "diffusion": task})
+    for encoding, tasks, message in (
+        (
+            {**right, "autoencoder": "0123"},
+            {"diffusion": task},
+            "made by the autoencoder 0123, but autoencoder.ckpt is",
+        ),
+        (
+            {**right, "text": "4567"},
+            {"diffusion": task},
+            "text encoder 4567, but the conditioner is trained from scratch",
+        ),
+        (right, {"autoencoder": None, "diffusion": task}, "latents train stage 2 alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_latents(SimpleNamespace(encoding=encoding), tasks)
