@@ -32,6 +32,10 @@ TEXT_OPTIONS = (
 """Options whose values are texts, file names or patterns: they are never parsed by Hydra, unless they begin with [."""
 
 
+BRACED_OPTIONS = ("data.caption.fields", "data.buckets")
+"""Options whose values are mappings."""
+
+
 def register_resolvers() -> None:
     """Make our functions known to OmegaConf, for configs to use: `${best_precision:}` and so on."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
@@ -178,15 +182,14 @@ def _in_words(error: BaseException) -> str:
 
 def check_options(name: str, arguments: Sequence[str]) -> None:
     """End the program with a suggestion where an option is mistyped or given twice; everything else is left to Hydra."""
-    names = [argument.partition("=")[0] for argument in arguments if "=" in argument]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        print(
-            f"error: {twice[0]} is given {names.count(twice[0])} times; give it once, "
-            f"and a value with braces in quotes: {twice[0]}='...{{...}}...'",
-            file=sys.stderr,
-        )
-        raise SystemExit(1)
+    names = [argument.partition("=")[0] for argument in arguments]
+    for name in (*TEXT_OPTIONS, *BRACED_OPTIONS):
+        if names.count(name) > 1:  # a shell has made several of a value with braces, of which Hydra would take the last
+            print(
+                f"error: {name} is given {names.count(name)} times; give it once, in quotes: {name}='...'",
+                file=sys.stderr,
+            )
+            raise SystemExit(1)
     if any(argument.startswith("-") for argument in arguments):
         return
     try:

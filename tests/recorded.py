@@ -2,7 +2,8 @@
 
 python -m tests.recorded RECORD MOMENT option=value ...
 
-RECORD  file to which a line for each batch is added: stage, optimiser step, rank, keys, loss
+RECORD  file to which a line for each batch is added: stage, optimiser step, rank, keys, loss; and in RECORD.read one for
+        each process, with the training shards that it had read from when its first batch was there
 MOMENT  "" or STAGE/BATCH/SIGNAL: sent to itself by rank 0 in the middle of that batch of that stage, counted from the
         start of this process; with the batch "save", while a checkpoint is being written
 """
@@ -26,12 +27,21 @@ if name == "SIGTERM" and "trainer=ddp" not in options:
     os.setpgrp()
     send = os.killpg  # as job managers do: workers get it, too
 batches = {"autoencoder": 0, "diffusion": 0}
+shards, pread = set(), os.pread
+
+
+def counting_pread(handle, size, offset):
+    shards.add(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+    return pread(handle, size, offset)
 
 
 def recorded(task, place):
     step = task.training_step
 
     def training_step(self, batch, batch_idx):
+        if not any(batches.values()):
+            with open(f"{record}.read", "a") as file:
+                file.write(json.dumps(sorted(name for name in shards if name.startswith("train"))) + "\n")
         now, losses = self.global_step, []
         if place == "autoencoder":
             judge = self.loss.autoencoder
@@ -64,6 +74,7 @@ def touches_the_length(self):
 
 
 logging.basicConfig(level=logging.INFO)
+os.pread = counting_pread
 recorded(AutoencoderTask, "autoencoder")
 recorded(DiffusionTask, "diffusion")
 configure = DiffusionTask.configure_optimizers

@@ -15,6 +15,7 @@ SMALL = [
     "task.autoencoder.batch_size=16", "task.autoencoder.accumulate=2", "task.autoencoder.checkpoints.every_n_steps=4",
     "task.diffusion.batch_size=16", "task.diffusion.accumulate=2", "task.diffusion.checkpoints.every_n_steps=4",
     "data.cache_latents=false", "data.crop=random", "data.flip=true", "data.source.val_share=0.13",
+    "data.source.samples_per_shard=10", "+data.streams=2", "+data.window=10",
 ]  # fmt: skip
 """Epochs of 10 steps, so that they end in the middle of both stages of 20; and 25 images for validation, an odd number."""
 
@@ -79,6 +80,9 @@ def test_a_run_that_is_killed_again_and_again(whole, places, tmp_path):
     assert "continuing diffusion" in text
     assert "ing autoencoder" not in text
     assert steps(tmp_path) == steps(whole)
+    shards = [json.loads(line) for line in (tmp_path / "record.jsonl.read").read_text().splitlines()]
+    assert len(shards[0]) == 17, "to begin with all captions are looked at"
+    assert max(map(len, shards[1:])) <= 6, "to go on, the two streams' windows over at most three shards each"
     for name in ("autoencoder.safetensors", "model.safetensors"):
         ours, theirs = (read(folder / "x" / name)[1] for folder in (tmp_path, whole))
         assert ours.keys() == theirs.keys()
