@@ -222,10 +222,11 @@ def test_a_frozen_text_encoder_travels_in_the_checkpoint(home, places, tiny_run,
 def damaged_shards(home, tiny_run, tmp_path_factory):
     """The icons with each fourth training image cut in half, which only reading it shows."""
     folder = tmp_path_factory.mktemp("damaged")
-    (source,) = (path.parent for path in (home / "data").glob("icons-*/val-000000.tar"))
+    whole = max((home / "data").glob("icons-*/train-000000.tar"), key=lambda path: path.stat().st_size)
+    source = whole.parent
     shutil.copy(source / "val-000000.tar", folder)
     files = []
-    with tarfile.open(source / "train-000000.tar") as archive:
+    with tarfile.open(whole) as archive:
         for number, member in enumerate(archive):
             data = archive.extractfile(member).read()
             files.append((member.name, data[:-60] if member.name.endswith("png") and number % 4 == 1 else data))
@@ -263,12 +264,13 @@ def test_streaming_without_an_index_trains_both_stages(damaged_shards, second_st
 def test_mixtures_filters_buckets_and_the_best_checkpoint_train(damaged_shards, second_stage, home):
     (folder,) = {option.partition("=")[2].rpartition("/")[0] for option in damaged_shards[:2]}
     mixture = f"[{{shards:{folder}/train-*.tar,weight:3}},{{shards:{folder}/val-*.tar,weight:1}}]"
-    options = [*damaged_shards, "data.max_broken=0.5", "data.workers=0"]
+    options = [*damaged_shards[1:], "data.max_broken=0.5", "data.workers=0"]
     mixed = [f"data.train={mixture}", "data.filters=['side >= 32']", "name=mixed"]
     command(*second_stage, *options, *mixed, "task.diffusion.checkpoints.best=eval/frechet_efficientnet")
     kept = home / "runs" / "mixed" / "diffusion" / "checkpoints" / "best.ckpt"
     assert load(kept).sample(["a red heart"]).isfinite().all()
-    command(*second_stage, *options, "data.buckets={multiple:16,max_ratio:2}", "name=bucketed")
+    bucketed = [damaged_shards[0], "data.buckets={multiple:16,max_ratio:2}", "name=bucketed"]
+    command(*second_stage, *options, *bucketed)
 
 
 def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run):
