@@ -182,11 +182,13 @@ def _in_words(error: BaseException) -> str:
 
 def check_options(name: str, arguments: Sequence[str]) -> None:
     """End the program with a suggestion where an option is mistyped or given twice; everything else is left to Hydra."""
-    names = [argument.partition("=")[0] for argument in arguments]
-    for name in (*TEXT_OPTIONS, *BRACED_OPTIONS):
-        if names.count(name) > 1:  # a shell has made several of a value with braces, of which Hydra would take the last
+    given = [argument.partition("=")[0] for argument in arguments]
+    for option in (*TEXT_OPTIONS, *BRACED_OPTIONS):
+        if (
+            given.count(option) > 1
+        ):  # a shell has made several of a value with braces, of which Hydra would take the last
             print(
-                f"error: {name} is given {names.count(name)} times; give it once, in quotes: {name}='...'",
+                f"error: {option} is given {given.count(option)} times; give it once, in quotes: {option}='...'",
                 file=sys.stderr,
             )
             raise SystemExit(1)
