@@ -249,6 +249,10 @@ def test_a_table_says_its_next_command(tmp_path):
     shards = f"data.train='{tmp_path}/out/train-*.tar' data.val='{tmp_path}/out/val-*.tar'"
     assert summary.table().endswith(f"next: python train.py experiment=txt2img_shards {shards}")
     assert "40 rows" in summary.table()
+    assert "validation" not in summary.table()
+    alone = pack(tmp_path / "alone", images=tmp_path / "images", captions=path, val_share=0).table()
+    assert "training needs validation images, too" in alone
+    assert alone.endswith("data.val=...")
 
 
 @pytest.mark.parametrize("columns", [("file_name", "text"), ("Image", "CAPTION"), ("path", "prompt"), ("x", "y")])

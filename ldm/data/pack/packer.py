@@ -61,6 +61,11 @@ class Summary(NamedTuple):
         for reason, entry in self.skipped.skipped.items():
             more = ", ..." if entry["count"] > len(entry["first"]) else ""
             lines.append(f"{entry['count']:>12,}   {reason}: {', '.join(entry['first'])}{more}")
+        if not self.shards["val"]:
+            lines.append(
+                "training needs validation images, too, which are not here: give other shards, or pack into another "
+                "out= with a larger val_share"
+            )
         return "\n".join([*lines, f"next: {self.next_command()}"])
 
     def next_command(self) -> str:
