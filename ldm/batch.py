@@ -41,6 +41,20 @@ class Condition(NamedTuple):
                 parts.append(torch.where(rows.view(-1, *[1] * (here.ndim - 1)), there, here))
         return Condition(*parts)
 
+    def lerp(self, other: Condition, shares: Tensor) -> Condition:
+        """Each row the share `(B,)` in [0, 1] of the way to its like in another condition; between, tokens of both count."""
+
+        def between(here: Tensor | None, there: Tensor | None) -> Tensor | None:
+            if here is None or there is None:
+                return here
+            return torch.lerp(here, there, shares.view(-1, *[1] * (here.ndim - 1)))
+
+        mask = self.mask
+        if mask is not None and other.mask is not None:
+            ours, theirs = (shares < 1)[:, None], (shares > 0)[:, None]
+            mask = (mask & ours) | (other.mask & theirs)
+        return Condition(between(self.tokens, other.tokens), mask, between(self.concat, other.concat))
+
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:
         """Put several conditions of one kind behind one another along the batch."""

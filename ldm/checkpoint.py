@@ -68,6 +68,24 @@ def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) ->
     return model, config
 
 
+def swap_decoder(model: LatentDiffusion, path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> None:
+    """Let a model decode by the decoder of another autoencoder, which must have the same encoder: of the same latent space.
+
+    Raises ValueError where it has not.
+    """
+    other, _ = load_autoencoder(path, packages=packages)
+    own = model.autoencoder
+    if other.encoder_hash != own.encoder_hash:
+        raise ValueError(
+            f"the decoder in {path} belongs to the encoder {other.encoder_hash}, but the model was trained with "
+            f"{own.encoder_hash}; give one that was fine-tuned with that encoder: python train.py "
+            "experiment=finetune_decoder autoencoder.ckpt=..."
+        )
+    other.shift.copy_(own.shift)
+    other.scale.copy_(own.scale)
+    model.autoencoder = other.to(own.shift.device).eval().requires_grad_(False)
+
+
 def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
     """The file itself, or in a folder (a run, a sweep) the newest finished model below it."""
     path = Path(path)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.model import LatentDiffusion
+from ldm import checkpoint
+from ldm.autoencoder.base import Autoencoder
+from ldm.config import build, resolved
+from ldm.model import LatentDiffusion, Source, Toward
+from ldm.orders import Order, check_mode, find_images, orders, read_image, read_mask, read_prompts
 from ldm.picture import grid, to_picture, to_tensor
 from ldm.sampler.base import Sampler
 from ldm.sampler.guidance import Guidance
@@ -24,52 +28,164 @@ RECORD = "samples.jsonl"
 GRID_IMAGES = 100
 
 
-@dataclass(frozen=True)
-class Order:
-    """One image to be made."""
+class Change(NamedTuple):
+    """What is done to images that orders begin with; see Source. `mask` is a file."""
 
-    file: str
-    prompt: str
-    seed: int
-
-
-def orders(prompts: Sequence[str], n: int, seed: int) -> list[Order]:
-    """n images a prompt, numbered through; image i has seed `seed + i`."""
-    if n < 1:
-        raise ValueError(f"n is the number of images a prompt, at least 1; got {n}")
-    repeated = [prompt for prompt in prompts for _ in range(n)]
-    return [Order(f"{index:05d}.png", prompt, seed + index) for index, prompt in enumerate(repeated)]
+    strength: float = 1.0
+    mask: str | None = None
+    border: int = 4
+    visits: int = 1
 
 
-def read_prompts(prompt: str | None, prompts: str | None) -> list[str]:
-    """The prompts of a command: one given outright, or one a line of a file."""
-    if (prompt is None) == (prompts is None):
-        raise ValueError('give one of prompt="a red heart on a white background" and prompts=FILE')
-    if prompt is not None:
-        return [prompt]
-    lines = [line.strip() for line in Path(str(prompts)).read_text().splitlines()]
-    found = [line for line in lines if line]
-    if not found:
-        raise ValueError(f"no prompts in {prompts}; write one a line")
-    return found
+class Painter:
+    """Makes the images of orders by a model.
+
+    negative  what guidance leads away from
+    side      of the images; None: as in training
+    change    of images to begin with
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        *,
+        sampler: Sampler,
+        guidance: Guidance,
+        negative: str = "",
+        side: int | None = None,
+        change: Change | None = None,
+    ) -> None:
+        self.model = model
+        self.sampler = sampler
+        self.guidance = guidance
+        self.negative = negative
+        self.side = side or model.side
+        self.change = change or Change()
+        model.check_side(self.side)
+
+    def __call__(self, wanted: Sequence[Order]) -> Tensor:
+        """Images `(N, 3, side, side)` in [-1, 1]."""
+        return self.model.sample(
+            [order.prompt or "" for order in wanted],
+            seeds=[order.seed or 0 for order in wanted],
+            negative=self.negative,
+            toward=_toward(wanted),
+            source=self._source(wanted),
+            sampler=self.sampler,
+            guidance=self.guidance,
+            side=self.side,
+            batch_size=len(wanted),
+        )
+
+    def _source(self, wanted: Sequence[Order]) -> Source | None:
+        files = [order.init for order in wanted if order.init is not None]
+        if not files:
+            return None
+        strength, file, border, visits = self.change
+        image = torch.stack([read_image(init, self.side) for init in files])
+        mask = None if file is None else torch.stack([read_mask(file, init, self.side) for init in files])
+        return Source(image, strength, mask, border, visits)
+
+
+def _toward(wanted: Sequence[Order]) -> Toward | None:
+    ends = [order for order in wanted if order.share is not None]
+    if not ends:
+        return None
+    return Toward(
+        [order.to_prompt or "" for order in ends],
+        [order.to_seed or 0 for order in ends],
+        [order.share or 0.0 for order in ends],
+    )
+
+
+class Reconstruction:
+    """Encodes and decodes the images of orders, without noise."""
+
+    def __init__(self, autoencoder: Autoencoder, *, side: int) -> None:
+        self.autoencoder = autoencoder
+        self.side = side
+        autoencoder.check_side(side)
+
+    @torch.no_grad()
+    def __call__(self, wanted: Sequence[Order]) -> Tensor:
+        """Images `(N, 3, side, side)` in [-1, 1]."""
+        images = torch.stack([read_image(str(order.init), self.side) for order in wanted])
+        posterior = self.autoencoder.encode(images.to(self.autoencoder.shift.device))
+        return self.autoencoder.decode(posterior.mean).float().clamp(-1, 1).cpu()
+
+
+def sample(config: DictConfig) -> list[Order]:
+    """What the command does with its options; returns what was made."""
+    check_mode(config.mode, init=config.init, mask=config.mask, to_prompt=config.to_prompt, to_seed=config.to_seed)
+    prompts = [] if config.mode == "reconstruct" else read_prompts(config.prompt, config.prompts)
+    wanted = orders(
+        config.mode,
+        prompts,
+        config.n,
+        config.seed,
+        inits=find_images(config.init),
+        to_prompt=config.to_prompt,
+        to_seed=config.to_seed,
+    )
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
+    make: Callable[[Sequence[Order]], Tensor]
+    if config.mode == "reconstruct":
+        make, settings = _reconstruction(config, device, wanted)
+    else:
+        make, settings = _painter(config, device)
+    generate(make, wanted, Path(config.out), settings=settings, batch_size=config.batch_size)
+    return wanted
+
+
+def _painter(config: DictConfig, device: str) -> tuple[Painter, dict[str, Any]]:
+    model = checkpoint.load(config.ckpt, device=device, packages=config.packages)
+    if config.decoder is not None:
+        checkpoint.swap_decoder(model, config.decoder, packages=config.packages)
+    change = {"strength": 1.0 if config.mode == "inpaint" else config.strength, "mask": config.mask}
+    change |= {"border": config.border, "visits": config.visits}
+    used = change if config.init is not None else {}
+    painter = Painter(
+        model,
+        sampler=build(config.sampler),
+        guidance=build(config.guidance),
+        negative=config.negative,
+        side=config.side,
+        change=Change(**used),
+    )
+    names = ("sampler", "guidance", "negative", "decoder")
+    settings = {name: resolved(config[name]) for name in names if config[name] not in (None, "")}
+    return painter, {
+        "mode": config.mode,
+        **settings,
+        **{name: value for name, value in used.items() if value is not None},
+    }
+
+
+def _reconstruction(config: DictConfig, device: str, wanted: Sequence[Order]) -> tuple[Reconstruction, dict[str, Any]]:
+    """As large as the first image, but for what the autoencoder's factor does not divide."""
+    autoencoder, _ = checkpoint.load_autoencoder(config.decoder or config.ckpt, packages=config.packages)
+    side = config.side
+    if side is None:
+        with Image.open(str(wanted[0].init)) as picture:
+            side = max(min(picture.size) // autoencoder.factor, 1) * autoencoder.factor
+    return Reconstruction(autoencoder.to(device).eval(), side=side), {"mode": config.mode, "side": side}
 
 
 def generate(
-    model: LatentDiffusion,
+    make: Callable[[Sequence[Order]], Tensor],
     wanted: Sequence[Order],
     out: Path,
     *,
-    sampler: Sampler,
-    guidance: Guidance,
     settings: dict[str, Any],
-    side: int | None = None,
     batch_size: int = 16,
 ) -> None:
     """Write the images, a grid of the first hundred and a record of each into a folder; share them among processes.
 
     Under torchrun each process makes every world-th image. What an earlier command wrote there is replaced.
 
-    settings  of sampler and guidance, for the record
+    make      orders -> images, which does not depend on how orders are put together
+    settings  for the record
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the same image in any batch
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -82,20 +198,12 @@ def generate(
     with tqdm(total=len(share), desc="sampling", unit="image", disable=rank > 0) as bar:
         for start in range(0, len(share), batch_size):
             chunk = share[start : start + batch_size]
-            images = model.sample(
-                [order.prompt for order in chunk],
-                seeds=[order.seed for order in chunk],
-                sampler=sampler,
-                guidance=guidance,
-                side=side,
-                batch_size=batch_size,
-            )
-            for order, image in zip(chunk, images, strict=True):
+            for order, image in zip(chunk, make(chunk), strict=True):
                 to_picture(image).save(out / order.file)
             bar.update(len(chunk))
     _barrier(world)
     if rank == 0:
-        lines = [json.dumps({**vars(order), **settings}) for order in wanted]
+        lines = [json.dumps({**order.record(), **settings}) for order in wanted]
         (out / RECORD).write_text("\n".join(lines) + "\n")
         grid(_read([out / order.file for order in wanted[:GRID_IMAGES]])).save(out / "grid.png")
     if world > 1:

@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder, Posterior
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch
+from ldm.batch import Batch, Condition
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
-from ldm.sampler.base import Sampler
-from ldm.sampler.guidance import Guidance
+from ldm.sampler.base import Sampler, Way
+from ldm.sampler.guidance import Given, Guidance
+from ldm.sampler.inpainting import hold_known, soft_mask
 from ldm.sampler.noise import Noise
+
+
+class Toward(NamedTuple):
+    """The other end of an interpolation: image i is made a share of the way to prompts[i] and seeds[i]."""
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    shares: Sequence[float]
+
+    def rows(self, chunk: slice) -> Toward:
+        """Those of some images."""
+        return Toward(self.prompts[chunk], self.seeds[chunk], self.shares[chunk])
+
+
+class Source(NamedTuple):
+    """Images to begin with.
+
+    image     `(N, 3, H, W)` in [-1, 1], one for each prompt
+    strength  share of the sampler's steps that are made from it, in [0, 1]
+    mask      1 where something new shall be, 0 where the image stays, `(N, 1, H, W)`; None: all may change
+    border    pixels around the mask over which new and old are blended; beyond, the image stays as it is
+    visits    of each step; see Sampler
+    """
+
+    image: Tensor
+    strength: float = 1.0
+    mask: Tensor | None = None
+    border: int = 4
+    visits: int = 1
+
+    def rows(self, chunk: slice) -> Source:
+        """Those of some images."""
+        return self._replace(image=self.image[chunk], mask=None if self.mask is None else self.mask[chunk])
 
 
 class LatentDiffusion(nn.Module):
@@ -51,6 +87,7 @@ class LatentDiffusion(nn.Module):
         self.side = side
         self.caption_dropout = caption_dropout
         self.check_side(side)
+        self._check_channels()
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """The frozen autoencoder stays in evaluation mode."""
@@ -99,6 +136,9 @@ class LatentDiffusion(nn.Module):
         prompts: Sequence[str],
         *,
         seeds: Sequence[int] | None = None,
+        negative: str = "",
+        toward: Toward | None = None,
+        source: Source | None = None,
         sampler: Sampler | None = None,
         guidance: Guidance | None = None,
         side: int | None = None,
@@ -107,9 +147,13 @@ class LatentDiffusion(nn.Module):
     ) -> Tensor:
         """Images `(len(prompts), 3, side, side)` in [-1, 1], on the CPU.
 
-        Image i depends on prompts[i] and seeds[i] alone, not on the batch that it is made in.
+        Image i depends on prompts[i] and seeds[i] alone (and their likes in the other options), not on the batch that it
+        is made in.
 
         seeds       one an image; None: 0, 1, 2, ...
+        negative    what guidance leads away from; "": from the mean of all images
+        toward      prompts and seeds at the other end of an interpolation; None: none
+        source      images to begin with; None: noise alone
         sampler     None: the model's own; so for guidance and side
         batch_size  images at once; changes speed only
         progress    called with the number of images after each batch
@@ -117,24 +161,71 @@ class LatentDiffusion(nn.Module):
         seeds = list(range(len(prompts))) if seeds is None else list(seeds)
         if len(seeds) != len(prompts):
             raise ValueError(f"one seed a prompt is needed; got {len(prompts)} prompts and {len(seeds)} seeds")
-        side = side or self.side
+        side = side or (self.side if source is None else source.image.shape[-1])
         self.check_side(side)
         images = [torch.empty(0, 3, side, side)]
         for start in range(0, len(prompts), batch_size):
             chunk = slice(start, start + batch_size)
-            images.append(self._sample_batch(prompts[chunk], seeds[chunk], sampler, guidance, side))
+            condition, noise = self.conditioner(prompts[chunk]), Noise(seeds[chunk])
+            if toward is not None:
+                condition, noise = self._between(condition, noise, toward.rows(chunk))
+            given = Given(
+                self.denoiser, condition, self.conditioner([negative] * len(prompts[chunk])), prompts[chunk], self.image
+            )
+            images.append(
+                self._sample_batch(
+                    given,
+                    noise,
+                    sampler or self.sampler,
+                    guidance or self.guidance,
+                    side,
+                    None if source is None else source.rows(chunk),
+                )
+            )
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images)
 
+    def image(self, latent: Tensor) -> Tensor:
+        """Latents `(B, C, h, w)` -> images `(B, 3, H, W)`, about [-1, 1]; differentiable."""
+        return self.autoencoder.decode(self.autoencoder.to_raw(latent)).float()
+
     def _sample_batch(
-        self, prompts: Sequence[str], seeds: list[int], sampler: Sampler | None, guidance: Guidance | None, side: int
+        self, given: Given, noise: Noise, sampler: Sampler, guidance: Guidance, side: int, source: Source | None
     ) -> Tensor:
         device = self.autoencoder.shift.device
-        denoise = (guidance or self.guidance).wrap(
-            self.denoiser, self.conditioner(prompts), self.conditioner([""] * len(prompts))
-        )
         latent_side = side // self.autoencoder.factor
         shape = (self.autoencoder.latent_channels, latent_side, latent_side)
-        latent = (sampler or self.sampler).sample(denoise, self.denoiser.schedule, Noise(seeds), shape, device)
-        return self.autoencoder.decode(self.autoencoder.to_raw(latent)).float().clamp(-1, 1).cpu()
+        denoise, way = guidance.wrap(given), Way()
+        if source is not None:
+            init = self.autoencoder.to_latent(self.autoencoder.encode(source.image.to(device)).mean)
+            if source.mask is not None:
+                made = F.max_pool2d(source.mask.to(device), self.autoencoder.factor)
+                init = init * (1.0 - made)  # what is masked shall not show through
+                denoise = hold_known(denoise, init, made)
+            way = Way(init, source.strength, source.visits)
+        latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
+        image = self.image(latent).clamp(-1, 1).cpu()
+        if source is None or source.mask is None:
+            return image
+        return torch.where(
+            source.mask > 0, image, torch.lerp(source.image, image, soft_mask(source.mask, source.border))
+        )
+
+    def _between(self, condition: Condition, noise: Noise, toward: Toward) -> tuple[Condition, Noise]:
+        shares = torch.tensor(toward.shares)
+        other = self.conditioner(toward.prompts)
+        return condition.lerp(other, shares.to(self.autoencoder.shift.device)), noise.toward(
+            toward.seeds, toward.shares
+        )
+
+    def _check_channels(self) -> None:
+        backbone = self.denoiser.backbone
+        assert isinstance(backbone, Backbone)
+        wanted = self.autoencoder.latent_channels * (2 if self.denoiser.learned_variance else 1)
+        if backbone.out_channels != wanted:
+            raise ValueError(
+                f"the backbone gives {backbone.out_channels} channels, but latents of {self.autoencoder.latent_channels} "
+                f"channels with model.denoiser.learned_variance={str(self.denoiser.learned_variance).lower()} need {wanted}; "
+                f"set backbone.out_channels={wanted}"
+            )

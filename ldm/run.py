@@ -22,6 +22,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from ldm import checkpoint
+from ldm.autoencoder.base import Autoencoder
 from ldm.callback.checkpoints import Checkpoints, Preempted, newest
 from ldm.callback.ema import EMA
 from ldm.callback.pictures import finish_pictures
@@ -56,7 +57,7 @@ def train(config: DictConfig) -> float | None:
     """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
     check_whole(config)
     run = Path(config.run_dir)
-    stages = [name for name in config.task if not (name == "autoencoder" and config.autoencoder.ckpt)]
+    stages = [name for name in config.task if not (name == "autoencoder" and _is_given(config))]
     check_claim(run, config)
     todo = [name for name in stages if not (run / MODEL_FILES[name]).is_file()]
     if todo:
@@ -69,6 +70,11 @@ def train(config: DictConfig) -> float | None:
     if is_rank_zero():
         _report(run, results, config, new=bool(todo))
     return _score(results, config.optimized_metric)
+
+
+def _is_given(config: DictConfig) -> bool:
+    """Whether stage 1 has nothing to train: its autoencoder is there, and its decoder is not to be fine-tuned."""
+    return config.autoencoder.ckpt is not None and not config.task.autoencoder.freeze_encoder
 
 
 def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
@@ -136,8 +142,13 @@ def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> A
         "gradient_clip": stage.gradient_clip,
     }
     if name == "autoencoder":
+        trained = None
+        if stage.freeze_encoder:
+            trained = _load_autoencoder(config, config.autoencoder.ckpt)
         _seed(config.seed)
         network = build(config.autoencoder.network)
+        if trained is not None:
+            network.load_state_dict(trained.state_dict())
         network.check_side(config.data.side)
         return AutoencoderTask(
             network,
@@ -145,12 +156,13 @@ def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> A
             config=resolved(config.autoencoder.network),
             accumulate=stage.accumulate,
             statistics_batches=stage.statistics_batches,
+            freeze_encoder=stage.freeze_encoder,
             **shared,
         )
     file = config.autoencoder.ckpt or run / checkpoint.AUTOENCODER_FILE
     trained = None
     if config.autoencoder.ckpt or Path(file).is_file():
-        trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages_of(resolved(config)))
+        trained = _load_autoencoder(config, file)
     model_config = resolved(config.model)
     _seed(config.seed)
     model = build(model_config)
@@ -161,6 +173,12 @@ def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> A
         model.conditioner.set_extra_state(load_file(learned)["state"])
     model.conditioner.prepare(data.captions(limit=stage.captions_for_vocabulary))
     return DiffusionTask(model, config=model_config, **shared)
+
+
+def _load_autoencoder(config: DictConfig, file: str | Path) -> Autoencoder:
+    """A finished autoencoder, whose config takes the place of ours."""
+    trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages_of(resolved(config)))
+    return trained
 
 
 def _fit(
@@ -266,6 +284,8 @@ def _report(run: Path, results: dict[str, dict[str, float]], config: DictConfig,
     folder = shlex.quote(str(run))
     if "diffusion" in results:
         command = f'python sample.py ckpt={folder} prompt="a red heart on a white background" n=4 seed=0'
+    elif config.task.autoencoder.freeze_encoder:
+        command = f'python sample.py ckpt=RUN decoder={folder} prompt="..."'
     else:
         own = [f"data.{name}={config.data[name]}" for name in ("train", "val", "side") if "train" in config.data]
         experiment = (

@@ -72,7 +72,7 @@ def test_the_papers_text_to_image_model_has_its_parameters():
 def test_help_is_readable():
     text = command("train.py", "--help")
     assert "python train.py experiment=txt2img" in text
-    assert "experiment: autoencoder, txt2img, txt2img_1p4b, txt2img_shards" in text
+    assert f"experiment: {', '.join(EXPERIMENTS)}" in text
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,14 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image, ImageChops
+import torch
+from PIL import Image, ImageChops, ImageDraw
 
-from ldm.generate import orders, read_prompts
+from ldm.checkpoint import load, load_autoencoder, save
+from ldm.config import CONFIGS, build, compose
+from ldm.orders import orders, read_prompts
+from ldm.picture import to_levels, to_picture, to_tensor
+from ldm.sampler.guidance import ClassifierFree
 from tests.conftest import ROOT, command
 
 PROMPT = 'prompt="a red heart on a white background"'
@@ -42,7 +47,27 @@ def test_writes_images_grid_and_record_and_repeats_bitwise(tiny_run, tmp_path):
     assert len(set(pixels(tmp_path / "a").values())) == 3
 
 
-@pytest.mark.parametrize("sampler", [["sampler=ddim", "sampler.eta=1"], ["sampler=ddpm"]])
+SAMPLERS = sorted(path.stem for path in (CONFIGS / "sampler").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_gives_the_same_image_for_the_same_seed_in_any_batch(tiny_run, sampler):
+    """Stochastic ones included."""
+    model, options = load(tiny_run), [f"sampler={sampler}", "sampler.steps=6"]
+    if sampler in ("euler", "heun"):
+        options.append("sampler.churn={_target_:ldm.sampler.churn.Churn,amount:5}")
+    made = build(compose("sample", ["ckpt=none", *options]).sampler)
+    prompts = ["a red heart on a white background", "a blue cat on a black background", "a green dog"]
+    together = to_levels(model.sample(prompts, seeds=[3, 4, 5], sampler=made)).int()
+    alone = to_levels(model.sample(prompts[1:2], seeds=[4], sampler=made)).int()
+    turned = to_levels(model.sample(prompts[::-1], seeds=[5, 4, 3], sampler=made, batch_size=2)).int()
+    assert (alone[0] - together[1]).abs().max() <= 2
+    assert (turned.flip(0) - together).abs().max() <= 2
+    other = to_levels(model.sample(prompts[:1], seeds=[9], sampler=made)).int()
+    assert (other[0] - together[0]).abs().max() > 2
+
+
+@pytest.mark.parametrize("sampler", [["sampler=ddim", "sampler.eta=1"], ["sampler=dpmpp_2m_sde"]])
 def test_any_batch_size_and_number_of_processes_gives_the_same_images(tiny_run, tmp_path, sampler):
     (tmp_path / "prompts.txt").write_text("a red heart\n\na blue cat\n")
     options = [
@@ -72,8 +97,6 @@ def test_any_batch_size_and_number_of_processes_gives_the_same_images(tiny_run, 
 
 
 def test_python_interface(tiny_run):
-    from ldm.checkpoint import load
-
     assert load(tiny_run).sample(["a red heart on a white background"]).shape == (1, 3, 32, 32)
 
 
@@ -83,6 +106,12 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([PROMPT, "n=0"], "at least 1; got 0"),
         ([PROMPT, "side=30"], "image side 30 is not a multiple of 4"),
         ([PROMPT, "sampler.steps=0"], "at least 1 step"),
+        ([PROMPT, "mode=paint"], "mode is one of txt2img, img2img, inpaint, interpolate, reconstruct; got 'paint'"),
+        ([PROMPT, "mode=img2img"], "mode=img2img needs init=FILE"),
+        ([PROMPT, "init=a.png"], "init has no meaning for mode=txt2img; with it, say mode=img2img or mode=inpaint"),
+        ([PROMPT, "mode=img2img", "init=/nowhere.png"], "no image at /nowhere.png"),
+        ([PROMPT, "to_seed=3"], "to_seed has no meaning for mode=txt2img; with it, say mode=interpolate"),
+        ([PROMPT, "mode=interpolate"], "an interpolation needs another end"),
     ]:
         text = sample(tiny_run, tmp_path / "x", *options, ok=False)
         assert message in text
@@ -93,7 +122,7 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
 def test_prompts_and_orders(tmp_path):
     (tmp_path / "p.txt").write_text("one\n\n two \n")
     assert read_prompts(None, str(tmp_path / "p.txt")) == ["one", "two"]
-    assert [(o.file, o.prompt, o.seed) for o in orders(["one", "two"], 2, 5)] == [
+    assert [(o.file, o.prompt, o.seed) for o in orders("txt2img", ["one", "two"], 2, 5)] == [
         ("00000.png", "one", 5),
         ("00001.png", "one", 6),
         ("00002.png", "two", 7),
@@ -109,4 +138,122 @@ def test_help_is_readable():
         [sys.executable, "sample.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert "ckpt" in text
-    assert "guidance" in text
+    for group in ("sampler", "grid", "guidance"):
+        assert ", ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))) in text
+
+
+@pytest.fixture(scope="module")
+def photo(tiny_run, tmp_path_factory):
+    """A picture of the model's side and a mask of its right half."""
+    folder = tmp_path_factory.mktemp("photo")
+    picture = Image.new("RGB", (32, 32), (200, 40, 90))
+    ImageDraw.Draw(picture).ellipse((4, 4, 27, 27), fill=(20, 180, 60))
+    picture.save(folder / "init.png")
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (16, 0, 32, 32))
+    mask.save(folder / "mask.png")
+    return folder
+
+
+def test_image_to_image_changes_as_much_as_it_is_told(tiny_run, photo, tmp_path):
+    options = [PROMPT, "mode=img2img", f"init={photo / 'init.png'}", "n=2", "sampler.steps=10"]
+    far = []
+    for strength in (0, 0.3, 1):
+        text = sample(tiny_run, tmp_path / "x", *options, f"strength={strength}")
+        assert "2 images" in text
+        reconstruction = load(tiny_run).image(_latent(tiny_run, photo / "init.png"))[0].clamp(-1, 1)
+        image = to_tensor(Image.open(tmp_path / "x" / "00000.png"))
+        far.append(float((image - reconstruction).abs().mean()))
+    assert far[0] < 0.01, "of nothing, the autoencoder alone is seen"
+    assert far[0] < far[1] < far[2]
+    record = json.loads((tmp_path / "x" / "samples.jsonl").read_text().splitlines()[1])
+    assert record["mode"] == "img2img"
+    assert record["strength"] == 1
+    assert record["init"].endswith("init.png")
+
+
+def _latent(run, file):
+    autoencoder = load(run).autoencoder
+    return autoencoder.to_latent(autoencoder.encode(to_tensor(Image.open(file))[None]).mean)
+
+
+@pytest.mark.parametrize("sampler", [["sampler=ddim"], ["sampler=unipc"], ["sampler=ddpm", "visits=2"]])
+def test_inpainting_keeps_what_is_not_masked_bitwise_beyond_the_border(tiny_run, photo, tmp_path, sampler):
+    init, mask = photo / "init.png", photo / "mask.png"
+    sample(
+        tiny_run, tmp_path / "x", PROMPT, "mode=inpaint", f"init={init}", f"mask={mask}", "n=2", "border=3", *sampler
+    )
+    before = Image.open(init)
+    for name in ("00000.png", "00001.png"):
+        after = Image.open(tmp_path / "x" / name)
+        kept = (0, 0, 13, 32)
+        assert after.crop(kept).tobytes() == before.crop(kept).tobytes()
+        assert ImageChops.difference(after.crop((16, 0, 32, 32)), before.crop((16, 0, 32, 32))).getbbox() is not None
+    assert len(set(pixels(tmp_path / "x").values())) == 2, "another seed, another image"
+
+
+def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):
+    Image.new("L", (16, 32), 255).save(tmp_path / "small.png")
+    Image.new("L", (32, 32)).save(tmp_path / "black.png")
+    for name, message in (("small", "draw one of the same size"), ("black", "masks nothing; white is made anew")):
+        options = [PROMPT, "mode=inpaint", f"init={photo / 'init.png'}", f"mask={tmp_path / name}.png"]
+        assert message in sample(tiny_run, tmp_path / "x", *options, ok=False)
+
+
+def test_an_interpolation_ends_at_both_its_ends(tiny_run, tmp_path):
+    end = 'to_prompt="a blue cat on a black background"'
+    sample(tiny_run, tmp_path / "way", PROMPT, end, "mode=interpolate", "n=5", "seed=1", "to_seed=2")
+    sample(tiny_run, tmp_path / "first", PROMPT, "n=1", "seed=1")
+    sample(tiny_run, tmp_path / "last", end.removeprefix("to_"), "n=1", "seed=2")
+    assert apart(tmp_path / "way" / "00000.png", tmp_path / "first" / "00000.png") <= 2
+    assert apart(tmp_path / "way" / "00004.png", tmp_path / "last" / "00000.png") <= 2
+    assert len(set(pixels(tmp_path / "way").values())) == 5
+
+
+def test_reconstruct_needs_no_prompt_and_takes_a_folder(tiny_run, photo, tmp_path):
+    sample(tiny_run, tmp_path / "x", "mode=reconstruct", f"init={photo}")
+    assert len(pixels(tmp_path / "x")) == 2
+    autoencoder, _ = load_autoencoder(tiny_run)
+    with torch.no_grad():
+        image = autoencoder.decode(autoencoder.encode(to_tensor(Image.open(photo / "init.png"))[None]).mean)[0]
+    assert Image.open(tmp_path / "x" / "00000.png").tobytes() == to_picture(image).tobytes()
+
+
+def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_run, tmp_path):
+    autoencoder, config = load_autoencoder(tiny_run)
+    with torch.no_grad():
+        autoencoder.decoder.conv_out.bias += 0.3
+    save(tmp_path / "tuned.safetensors", autoencoder, config)
+    sample(tiny_run, tmp_path / "a", PROMPT, "n=1")
+    sample(tiny_run, tmp_path / "b", PROMPT, "n=1", f"decoder={tmp_path / 'tuned.safetensors'}")
+    before, after = (to_tensor(Image.open(tmp_path / name / "00000.png")) for name in "ab")
+    inside = (before.abs() < 0.6) & (after.abs() < 0.95)
+    torch.testing.assert_close((after - before)[inside].mean(), torch.tensor(0.3), atol=0.01, rtol=0)
+    with torch.no_grad():
+        autoencoder.encoder.conv_in.weight += 0.1
+    save(tmp_path / "other.safetensors", autoencoder, config)
+    text = sample(tiny_run, tmp_path / "c", PROMPT, "n=1", f"decoder={tmp_path / 'other.safetensors'}", ok=False)
+    assert "experiment=finetune_decoder" in text
+
+
+def test_a_negative_prompt_leads_away_from_it(tiny_run):
+    model = load(tiny_run)
+    prompt = "a red heart on a white background"
+    plain = model.sample([prompt], guidance=ClassifierFree(1.0))
+    torch.testing.assert_close(
+        model.sample([prompt], negative=prompt, guidance=ClassifierFree(5.0)), plain, atol=2e-3, rtol=0
+    )
+    other = model.sample([prompt], negative="a blue cat", guidance=ClassifierFree(50.0))
+    assert not torch.equal(other, model.sample([prompt], guidance=ClassifierFree(50.0)))
+
+
+def test_autoguidance_by_an_earlier_checkpoint_of_the_run(tiny_run, tmp_path):
+    weak = tiny_run / "diffusion" / "checkpoints" / "step-00000020.ckpt"
+    options = [PROMPT, "n=1", "guidance=autoguidance", f"guidance.weak.path={weak}"]
+    sample(tiny_run, tmp_path / "x", *options, "guidance.scale=3")
+    sample(tiny_run, tmp_path / "y", PROMPT, "n=1", "guidance=none")
+    assert apart(tmp_path / "x" / "00000.png", tmp_path / "y" / "00000.png") <= 2, (
+        "the same weights: nothing to lead from"
+    )
+    text = sample(tiny_run, tmp_path / "z", PROMPT, "guidance=autoguidance", ok=False)
+    assert "the option guidance.weak.path has no value" in text

@@ -12,11 +12,13 @@ from ldm.batch import Condition
 class Backbone(nn.Module, ABC):
     """A network that predicts something about the clean latent from a noisy one.
 
-    factor  sides of latents must be multiples of it
+    factor        sides of latents must be multiples of it
+    out_channels  of the prediction: those of the latent, or twice as many where the variance is learned
     """
 
     factor: int
+    out_channels: int
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> prediction `(B, C, h, w)`."""
+        """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> prediction `(B, out_channels, h, w)`."""

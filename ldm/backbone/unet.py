@@ -70,6 +70,7 @@ class UNet(Backbone):
         time_width = 4 * channels
         self.factor = 2 ** (len(widths) - 1)
         self.channels = channels
+        self.out_channels = out_channels or in_channels
         self.concat_channels = concat_channels
         self.context_width = context_width
         self.time = embedding_mlp(channels, time_width)
@@ -133,7 +134,7 @@ class UNet(Backbone):
             self.up.append(Level(stages, upsample(current) if index else None))
 
         self.norm_out = nn.GroupNorm(groups, channels, eps=1e-5)
-        self.conv_out = nn.Conv2d(channels, out_channels or in_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, self.out_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 

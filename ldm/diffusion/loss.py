@@ -7,25 +7,71 @@ from torch import Tensor
 
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.distance import Distance
+from ldm.diffusion.posterior import posterior
+from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.times import Times
 from ldm.diffusion.weighting import Weighting
 
+CONTINUOUS_STEPS = 1000
+"""Steps of the variational bound of a schedule that has none of its own."""
+
 
 class DenoisingLoss:
-    """Weighted squared error between the network's output and its target at random times.
+    """Weighted distance between the network's output and its target at random times.
+
+    noise_offset        standard deviation of an extra noise that is the same for all places of a channel, so that the
+                        network learns to choose the mean of an image, too (Guttenberg, 2023,
+                        crosslabs.org/blog/diffusion-with-offset-noise)
+    variational_weight  of the variational bound in nats a number, where the denoiser's variance is learned; it trains
+                        nothing but that. Paper: Nichol & Dhariwal, 2021, eq. 16, arXiv:2102.09672
 
     Paper: Rombach et al., 2022, eq. 3, arXiv:2112.10752.
     """
 
-    def __init__(self, times: Times, weighting: Weighting) -> None:
+    def __init__(
+        self,
+        times: Times,
+        weighting: Weighting,
+        distance: Distance,
+        *,
+        noise_offset: float = 0.0,
+        variational_weight: float = 0.001,
+    ) -> None:
         self.times = times
         self.weighting = weighting
+        self.distance = distance
+        self.noise_offset = noise_offset
+        self.variational_weight = variational_weight
 
     def __call__(self, denoiser: Denoiser, x: Tensor, condition: Condition) -> Tensor:
         """x `(B, C, h, w)`, clean latents -> loss of each, `(B,)`. Draws times and noise from torch's generator."""
-        t = self.times.sample(x.shape[0], x.device)
+        t = self.times.sample(x.shape[0], denoiser.schedule, x.device)
         z = torch.randn_like(x)
+        if self.noise_offset:
+            z = z + self.noise_offset * torch.randn_like(x[:, :, :1, :1])
         alpha, sigma = (part[:, None, None, None] for part in denoiser.schedule.alpha_sigma(t))
-        output = denoiser.backbone(alpha * x + sigma * z, t, condition).float()
-        error = (output - denoiser.prediction.target(x, z, alpha, sigma)).square().flatten(1).mean(1)
-        return self.weighting.weight(denoiser.schedule.log_snr(t)) * error
+        x_t = alpha * x + sigma * z
+        output, variance = denoiser.predict(x_t, t, condition)
+        far = self.distance.between(output, denoiser.prediction.target(x, z, alpha, sigma)).flatten(1).mean(1)
+        gain = denoiser.prediction.gain(alpha, sigma).flatten()
+        loss = self.weighting.weight((alpha / sigma).square().flatten(), gain) * far
+        if variance is not None:
+            clean = denoiser.prediction.clean(output.detach(), x_t, alpha, sigma)
+            loss = loss + self.variational_weight * _bound(x, clean, variance, t, denoiser.schedule)
+        return loss
+
+
+def _bound(x: Tensor, clean: Tensor, variance: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    """Terms of the variational bound at times t, in nats a number, `(B,)`; of the last step to t = 0 nothing.
+
+    Paper: Nichol & Dhariwal, 2021, eq. 4 to 6 and 15, arXiv:2102.09672.
+    """
+    steps = schedule.steps or CONTINUOUS_STEPS
+    s = (t - 1.0 / steps).clamp(min=0.5 / steps)
+    at_t, at_s = (tuple(part[:, None, None, None] for part in schedule.alpha_sigma(time)) for time in (t, s))
+    step = posterior(*at_t, *at_s)
+    log_ratio = variance * 2.0 * (at_t[1] / at_s[1]).log()  # of the learned variance and the lower bound
+    moved = (step.of_clean * (x - clean)).square() / step.lower
+    divergence = 0.5 * (log_ratio - 1.0 + (1.0 + moved) * (-log_ratio).exp())
+    return steps * torch.where(t > 1.5 / steps, divergence.flatten(1).mean(1), 0.0)

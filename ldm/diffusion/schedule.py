@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -9,52 +10,254 @@ from torch import Tensor, nn
 
 
 class Schedule(nn.Module, ABC):
-    """x_t = alpha_t x + sigma_t z for t in [0, 1], with alpha_t^2 + sigma_t^2 = 1, alpha_0 = 1.
+    """x_t = alpha_t x + sigma_t z for t in [0, 1]: alpha_t falls from about 1, sigma_t grows from about 0.
+
+    Nothing but sigma_t / alpha_t matters to a solution: two schedules that agree in it differ by a scaling of x_t.
+    For data of unit variance x_1 is about standard normal. At t = 0 there is next to no noise.
+
+    steps          number of discrete times (i + 1) / steps on which it was published; None: it is continuous
+    power          alpha_t ** power + sigma_t ** power = 1
+    ends_in_noise  whether nothing of the data is left at t = 1
 
     Paper: Kingma et al., 2021, section 3.1, arXiv:2107.00630.
     """
 
+    steps: int | None = None
+    power: int
+    ends_in_noise: bool = False
+
     @abstractmethod
-    def variance(self, t: Tensor) -> Tensor:
-        """sigma_t^2 in [0, 1], float64, of the shape of t; increasing in t, zero at t = 0."""
+    def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, float64, of the shape of t."""
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and sigma_t of the shape of t, fp32."""
-        variance = self.variance(t)
-        return (1.0 - variance).sqrt().float(), variance.sqrt().float()
+        """alpha_t and sigma_t, fp32, of the shape of t."""
+        alpha, sigma = self.exact(t)
+        return alpha.float(), sigma.float()
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_t^2 / sigma_t^2) of the shape of t, fp32."""
+        """log(alpha_t^2 / sigma_t^2), float64, of the shape of t; infinite where alpha_t or sigma_t is zero."""
+        alpha, sigma = self.exact(t)
+        return 2.0 * (alpha.log() - sigma.log())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The inverse of `log_snr` by bisection, float64, of its shape; the nearest time where there is none."""
+        low, high = torch.zeros_like(log_snr, dtype=torch.float64), torch.ones_like(log_snr, dtype=torch.float64)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            noisy = self.log_snr(middle) < log_snr
+            low, high = torch.where(noisy, low, middle), torch.where(noisy, middle, high)
+        return 0.5 * (low + high)
+
+
+class VariancePreserving(Schedule, ABC):
+    """alpha_t^2 + sigma_t^2 = 1. Paper: Song et al., 2021, section 3.4, arXiv:2011.13456."""
+
+    power = 2
+
+    @abstractmethod
+    def variance(self, t: Tensor) -> Tensor:
+        """sigma_t^2 in [0, 1], float64, of the shape of t; increasing in t."""
+
+    def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
         variance = self.variance(t)
-        return (torch.log1p(-variance) - variance.log()).float()
+        return (1.0 - variance).clamp(min=0.0).sqrt(), variance.sqrt()
 
 
-class Linear(Schedule):
-    """The paper's schedule: discrete betas whose square roots are spaced linearly.
+class Discrete(VariancePreserving, ABC):
+    """Made of T discrete betas. Step i lies at t = (i + 1) / T.
 
-    Step i of `steps` lies at t = (i + 1) / steps. Between steps the log-SNR is interpolated linearly; before the first
-    one the variance is, from zero.
+    Between steps the log-SNR is interpolated linearly; before the first one the variance is, from zero.
 
-    start, end  first and last beta
-    steps       number of discrete steps T
+    betas  beta_1 to beta_T, `(T,)` float64
 
-    Paper: Rombach et al., 2022, appendix E.1, arXiv:2112.10752; Ho et al., 2020, eq. 4, arXiv:2006.11239.
+    Paper: Ho et al., 2020, eq. 4, arXiv:2006.11239.
     """
 
     table: Tensor
 
-    def __init__(self, *, start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> None:
+    def __init__(self, betas: Tensor) -> None:
         super().__init__()
-        if not 0 < start <= end < 1:
-            raise ValueError(f"betas must satisfy 0 < start <= end < 1; got start={start}, end={end}")
-        self.steps = steps
-        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-        signal = torch.cumprod(1.0 - betas, dim=0)
-        self.register_buffer("table", torch.logit(signal), persistent=False)
+        self.steps = len(betas)
+        self.register_buffer("table", torch.logit(torch.cumprod(1.0 - betas, dim=0)), persistent=False)
 
     def variance(self, t: Tensor) -> Tensor:
-        place = t.double() * self.steps - 1.0
-        left = place.floor().clamp(0, self.steps - 2).long()
-        log_snr = torch.lerp(self.table[left], self.table[left + 1], (place - left).clamp(min=0.0))
-        first = torch.sigmoid(-self.table[0]) * (place + 1.0)
+        table = self.table.to(t.device)
+        place = t.double() * len(table) - 1.0
+        left = place.floor().clamp(0, len(table) - 2).long()
+        log_snr = torch.lerp(table[left], table[left + 1], (place - left).clamp(min=0.0))
+        first = torch.sigmoid(-table[0]) * (place + 1.0)
         return torch.where(place < 0, first, torch.sigmoid(-log_snr))
+
+
+class Linear(Discrete):
+    """The paper's schedule, "linear" in its configs: betas whose square roots are spaced linearly.
+
+    start, end  first and last beta
+    steps       number of discrete steps T
+
+    Paper: Rombach et al., 2022, appendix E.1, arXiv:2112.10752.
+    """
+
+    def __init__(self, *, start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> None:
+        check_betas(start, end)
+        super().__init__(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2)
+
+
+class DDPMLinear(Discrete):
+    """DDPM's schedule: betas spaced linearly. Paper: Ho et al., 2020, section 4, arXiv:2006.11239.
+
+    start, end  first and last beta
+    steps       number of discrete steps T
+    """
+
+    def __init__(self, *, start: float = 1e-4, end: float = 0.02, steps: int = 1000) -> None:
+        check_betas(start, end)
+        super().__init__(torch.linspace(start, end, steps, dtype=torch.float64))
+
+
+class Cosine(Discrete):
+    """alpha_t^2 falls like a squared cosine; betas are cut at `largest`.
+
+    offset   s: keeps the first betas from being too small
+    largest  beta
+    steps    number of discrete steps T
+
+    Paper: Nichol & Dhariwal, 2021, eq. 17, arXiv:2102.09672.
+    """
+
+    def __init__(self, *, offset: float = 0.008, largest: float = 0.999, steps: int = 1000) -> None:
+        check_betas(largest, largest)
+        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        signal = torch.cos((times + offset) / (1 + offset) * math.pi / 2) ** 2
+        super().__init__((1.0 - signal[1:] / signal[:-1]).clamp(max=largest))
+
+
+class Sigmoid(VariancePreserving):
+    """alpha_t^2 falls like a sigmoid: more time at middle noise levels, which large images need.
+
+    start, end   arguments of the sigmoid at t = 0 and t = 1
+    temperature  by which they are divided; larger is nearer to a straight line
+    smallest     alpha_1^2
+
+    Paper: Jabri et al., 2023, appendix B, arXiv:2212.11972.
+    """
+
+    def __init__(
+        self, *, start: float = -3.0, end: float = 3.0, temperature: float = 1.0, smallest: float = 1e-4
+    ) -> None:
+        super().__init__()
+        if not (start < end and temperature > 0 and 0 < smallest < 1):
+            raise ValueError(
+                "a sigmoid needs start < end, temperature > 0 and smallest in (0, 1); "
+                f"got {start}, {end}, {temperature}, {smallest}"
+            )
+        self.start = start
+        self.end = end
+        self.temperature = temperature
+        self.smallest = smallest
+
+    def variance(self, t: Tensor) -> Tensor:
+        first, last = (1 / (1 + math.exp(-place / self.temperature)) for place in (self.start, self.end))
+        place = (self.start + (self.end - self.start) * t.double()) / self.temperature
+        return (torch.sigmoid(place) - first) / (last - first) * (1.0 - self.smallest)
+
+
+class RectifiedFlow(Schedule):
+    """The straight line from data to noise: alpha_t = 1 - t, sigma_t = t.
+
+    Paper: Liu et al., 2022, eq. 1, arXiv:2209.03003; Lipman et al., 2023, section 4.1, arXiv:2210.02747.
+    """
+
+    power = 1
+    ends_in_noise = True
+
+    def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.double()
+        return 1.0 - t, t
+
+
+class EDM(VariancePreserving):
+    """Noise levels sigma_t / alpha_t from `smallest` to `largest`, spaced evenly in their power 1 / rho.
+
+    This is EDM for data of unit variance, which latents have: its input scaling makes the variance-preserving x_t of it,
+    and with the velocity prediction its output scaling, too, is ours.
+
+    Paper: Karras et al., 2022, eq. 5 and table 1, arXiv:2206.00364.
+    """
+
+    def __init__(self, *, smallest: float = 0.002, largest: float = 80.0, rho: float = 7.0) -> None:
+        super().__init__()
+        if not 0 < smallest < largest:
+            raise ValueError(f"noise levels must satisfy 0 < smallest < largest; got {smallest} and {largest}")
+        self.smallest = smallest
+        self.largest = largest
+        self.rho = rho
+
+    def variance(self, t: Tensor) -> Tensor:
+        low, high = self.smallest ** (1 / self.rho), self.largest ** (1 / self.rho)
+        level = (low + (high - low) * t.double()) ** self.rho
+        return level.square() / (1.0 + level.square())
+
+
+class ZeroTerminal(VariancePreserving):
+    """Another schedule with alpha_t shifted and scaled so that nothing of the data is left at t = 1.
+
+    The first discrete step stays as it is. Networks that predict noise cannot be used with it: from pure noise they
+    learn nothing about the image.
+
+    schedule  a discrete one
+
+    Paper: Lin et al., 2024, algorithm 1, arXiv:2305.08891.
+    """
+
+    ends_in_noise = True
+
+    def __init__(self, schedule: Discrete) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.steps = schedule.steps
+
+    def variance(self, t: Tensor) -> Tensor:
+        t = t.double()
+        first, last = (self._alpha(torch.full_like(t, end)) for end in (1 / len(self.schedule.table), 1.0))
+        alpha = (self._alpha(t) - last) * first / (first - last)
+        before = (1.0 - first.square()) * t * len(self.schedule.table)
+        return torch.where(t < 1 / len(self.schedule.table), before, 1.0 - alpha.square())
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return self.schedule.exact(t)[0]
+
+
+class Shifted(Schedule):
+    """Another schedule with `shift` times the noise level sigma_t / alpha_t at each time, for larger images.
+
+    An image of twice the side needs twice the noise level to lose as much. For the rectified flow this is
+    t -> shift t / (1 + (shift - 1) t).
+
+    shift     e.g. side / side for which the schedule was made
+
+    Paper: Hoogeboom et al., 2023, section 3.1, arXiv:2301.11093; Esser et al., 2024, eq. 23, arXiv:2403.03206.
+    """
+
+    def __init__(self, schedule: Schedule, *, shift: float) -> None:
+        super().__init__()
+        if shift <= 0:
+            raise ValueError(f"shift is a ratio of noise levels and positive; got {shift}")
+        self.schedule = schedule
+        self.steps = schedule.steps
+        self.power = schedule.power
+        self.ends_in_noise = schedule.ends_in_noise
+        self.shift = shift
+
+    def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.schedule.exact(t)
+        more = self.shift * sigma
+        length = (alpha**self.power + more**self.power) ** (1 / self.power)
+        return alpha / length, more / length
+
+
+def check_betas(start: float, end: float) -> None:
+    """Raise ValueError where two numbers cannot be the first and last beta."""
+    if not 0 < start <= end < 1:
+        raise ValueError(f"betas must satisfy 0 < start <= end < 1; got start={start}, end={end}")

@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
+from ldm.sampler.grid import Grid, Uniform
 from ldm.sampler.noise import Noise
+from ldm.sampler.path import Denoise, Knot, Path
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""x_t `(B, C, h, w)` and t `(B,)` -> clean latent. Condition and guidance are already inside."""
+
+class Way(NamedTuple):
+    """From where, and how, a sampler goes.
+
+    init      clean latents `(B, C, h, w)` to begin with, noised to where the steps begin; None: pure noise
+    strength  share of the steps that are made, the last ones, in [0, 1]; 0 gives `init`.
+              Paper: Meng et al., 2022, algorithm 1, arXiv:2108.01073
+    visits    times that each step is made, going back by new noise in between, so that what is known of an image and what
+              is made of it come to fit. Paper: Lugmayr et al., 2022, algorithm 1, arXiv:2201.09865
+    """
+
+    init: Tensor | None = None
+    strength: float = 1.0
+    visits: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError where it leads nowhere."""
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength is a share of the steps in [0, 1]; got {self.strength}")
+        if self.init is None and self.strength < 1:
+            raise ValueError(f"strength={self.strength} needs an image to begin with; give init=FILE")
+        if self.visits < 1:
+            raise ValueError(f"each step is made 1 or more times; got visits={self.visits}")
 
 
 class Sampler(ABC):
-    """Goes from noise at t = 1 to a clean latent at t = 0 along a uniform time grid.
+    """Goes from noise to clean latents along a grid of times.
 
-    steps  number of steps, each with one call of the denoiser
+    steps  number of steps; each calls the denoiser once, where a sampler does not say otherwise
+    grid   of times; None: Uniform
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, grid: Grid | None = None) -> None:
         if steps < 1:
             raise ValueError(f"a sampler needs at least 1 step; got steps={steps}")
         self.steps = steps
+        self.grid = grid or Uniform()
 
     @abstractmethod
-    def step(
-        self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]
-    ) -> Tensor:
-        """From x_t and its clean estimate, `(B, C, h, w)`, at time t to x_s at an earlier time s; both scalars.
-
-        `draw()` gives fresh standard normal noise of the shape of x_t.
-        """
+    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """From x_t `(B, C, h, w)` at the knot `here` to x_s at the earlier knot `there`."""
 
     @torch.no_grad()
     def sample(
@@ -44,15 +65,27 @@ class Sampler(ABC):
         noise: Noise,
         shape: Sequence[int],
         device: torch.device | str = "cpu",
+        way: Way | None = None,
     ) -> Tensor:
-        """Clean latents `(B, *shape)`, one for each of the noise's seeds."""
-
-        def draw() -> Tensor:
-            return noise.draw(shape, device)
-
-        x = draw()
-        times = torch.linspace(1.0, 0.0, self.steps + 1, dtype=torch.float64).to(device)
-        for t, s in pairwise(times):
-            clean = denoise(x, t.float().expand(x.shape[0]))
-            x = self.step(x, clean, t, s, schedule, draw)
+        """Clean latents `(B, *shape)`, one for each of the noise's seeds; way None: from pure noise, each step once."""
+        way = way or Way()
+        way.check()
+        path = Path(denoise, schedule, noise, shape, device)
+        knots = path.knots(self.grid.times(self.steps, schedule))[self.steps - round(self.steps * way.strength) :]
+        x = path.draw()
+        if way.init is not None:
+            x = knots[0].alpha * way.init + knots[0].sigma * x
+        for here, there in pairwise(knots):
+            for visit in range(way.visits):
+                if visit:
+                    path.past.clear()
+                    x = _back(x, there, here, path)
+                x = self.step(x, here, there, path)
         return x
+
+
+def _back(x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    """From x_s at `here` to x_t at a later time, by the forward process."""
+    kept = there.alpha / here.alpha
+    added = there.sigma**2 - (kept * here.sigma) ** 2
+    return kept * x + max(added, 0.0) ** 0.5 * path.draw()

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 from torch import Tensor
 
-from ldm.diffusion.schedule import Schedule
+from ldm.diffusion.posterior import posterior
 from ldm.sampler.base import Sampler
+from ldm.sampler.grid import Grid
+from ldm.sampler.path import Knot, Path
 
 
 class DDPM(Sampler):
-    """Draws x_s from its exact Gaussian posterior given x_t and the clean estimate.
+    """Draws x_s from its Gaussian posterior given x_t and the clean estimate, with the learned variance if there is one.
 
-    Paper: Ho et al., 2020, eq. 6 and 7, arXiv:2006.11239, between any two times.
+    Paper: Ho et al., 2020, eq. 6 and 7, arXiv:2006.11239, between any two times; Nichol & Dhariwal, 2021, eq. 15,
+    arXiv:2102.09672.
     """
 
-    def __init__(self, steps: int = 1000) -> None:
-        super().__init__(steps)
+    def __init__(self, steps: int = 1000, *, grid: Grid | None = None) -> None:
+        super().__init__(steps, grid)
 
-    def step(
-        self, x_t: Tensor, clean: Tensor, t: Tensor, s: Tensor, schedule: Schedule, draw: Callable[[], Tensor]
-    ) -> Tensor:
-        alpha_t, sigma_t = schedule.alpha_sigma(t)
-        alpha_s, sigma_s = schedule.alpha_sigma(s)
-        ratio = alpha_t / alpha_s
-        added = sigma_t**2 - (ratio * sigma_s) ** 2
-        mean = ratio * sigma_s**2 / sigma_t**2 * x_t + alpha_s * added / sigma_t**2 * clean
-        return mean + (added.clamp(min=0).sqrt() * sigma_s / sigma_t) * draw()
+    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        clean, variance = path.estimate(x, here)
+        one = posterior(here.alpha, here.sigma, there.alpha, there.sigma)
+        mean = one.of_noisy * x + one.of_clean * clean
+        if not there.sigma:
+            return mean
+        noise = one.lower**0.5 * path.draw()
+        return mean + (noise if variance is None else noise * (variance * math.log(here.sigma / there.sigma)).exp())

@@ -1,29 +1,49 @@
-"""Guidance: denoisers that wrap a denoiser."""
+"""Guidance: denoisers that wrap a denoiser, so that every sampler gets every kind of guidance and knows of none."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ldm.batch import Condition
-from ldm.sampler.base import Denoise
+from ldm.diffusion.denoiser import Denoiser, Estimate
+from ldm.sampler.path import Denoise
+
+
+class Given(NamedTuple):
+    """What guidance may use. Conditions and prompts are of the whole batch.
+
+    denoiser       `(x_t, t, condition)` -> Estimate
+    condition      what is wanted
+    unconditional  nothing, or what is not wanted: the negative prompt
+    prompts        texts of `condition`
+    decode         latents `(B, C, h, w)` -> images `(B, 3, H, W)`, differentiable
+    """
+
+    denoiser: Denoiser
+    condition: Condition
+    unconditional: Condition
+    prompts: Sequence[str]
+    decode: Callable[[Tensor], Tensor]
 
 
 class Guidance(ABC):
     """Turns a conditional denoiser into what a sampler calls."""
 
     @abstractmethod
-    def wrap(self, denoiser: nn.Module, condition: Condition, unconditional: Condition) -> Denoise:
-        """denoiser `(x_t, t, condition)` -> clean latent; both conditions for the whole batch."""
+    def wrap(self, given: Given) -> Denoise:
+        """The guided denoiser of one batch."""
 
 
 class Unguided(Guidance):
     """The conditional denoiser as it is."""
 
-    def wrap(self, denoiser: nn.Module, condition: Condition, unconditional: Condition) -> Denoise:
-        return lambda x_t, t: denoiser(x_t, t, condition)
+    def wrap(self, given: Given) -> Denoise:
+        return lambda x_t, t: given.denoiser(x_t, t, given.condition)
 
 
 class ClassifierFree(Guidance):
@@ -32,19 +52,182 @@ class ClassifierFree(Guidance):
     scale 1 is no guidance, 0 ignores the condition. The estimates are clean latents; since these are affine in the
     predicted noise, with the same coefficients for both, this equals guiding the noise.
 
+    interval   earliest and latest time at which it guides; at others there is no guidance, at half the cost.
+               Paper: Kynkäänniemi et al., 2024, section 3, arXiv:2404.07724
+    rescale    share, in [0, 1], of the way from the guided estimate to one with the standard deviation of the
+               conditional one, against burnt colours. Paper: Lin et al., 2024, eq. 15 and 16, arXiv:2305.08891
+    threshold  largest absolute value of a latent: where the 99.5th percentile of an image's is above it, all are cut
+               there and scaled to it; None: not done. Paper: Saharia et al., 2022, section 2.3, arXiv:2205.11487
+
     Paper: Ho & Salimans, 2022, eq. 6, arXiv:2207.12598, with scale = 1 + w.
     """
 
-    def __init__(self, scale: float = 2.0) -> None:
+    def __init__(
+        self,
+        scale: float = 2.0,
+        *,
+        interval: Sequence[float] = (0.0, 1.0),
+        rescale: float = 0.0,
+        threshold: float | None = None,
+    ) -> None:
+        low, high = interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"interval is two times, 0 <= low <= high <= 1; got {list(interval)}")
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"rescale is a share in [0, 1]; got {rescale}")
+        if threshold is not None and threshold <= 0:
+            raise ValueError(f"threshold is the largest absolute value of a latent, or null; got {threshold}")
         self.scale = scale
+        self.interval = (low, high)
+        self.rescale = rescale
+        self.threshold = threshold
 
-    def wrap(self, denoiser: nn.Module, condition: Condition, unconditional: Condition) -> Denoise:
+    def wrap(self, given: Given) -> Denoise:
         if self.scale == 1:
-            return Unguided().wrap(denoiser, condition, unconditional)
-        both = Condition.cat([condition, unconditional])
+            return Unguided().wrap(given)
+        both = Condition.cat([given.condition, given.unconditional])
+        low, high = self.interval
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            given, free = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-            return free + self.scale * (given - free)
+        def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            if not low <= float(t[0]) <= high:
+                return given.denoiser(x_t, t, given.condition)
+            clean, variance = given.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+            wanted, free = clean.chunk(2)
+            guided = self._tame(free + self.scale * (wanted - free), wanted)
+            return Estimate(guided, None if variance is None else variance.chunk(2)[0])
 
         return denoise
+
+    def _tame(self, guided: Tensor, wanted: Tensor) -> Tensor:
+        if self.rescale:
+            ratio = _deviation(wanted) / _deviation(guided)
+            guided = guided * (1.0 - self.rescale + self.rescale * ratio)
+        if self.threshold is not None:
+            extreme = guided.flatten(1).abs().quantile(0.995, dim=1).clamp(min=self.threshold)[:, None, None, None]
+            guided = guided.clamp(-extreme, extreme) * (self.threshold / extreme)
+        return guided
+
+
+class Text2Image(Protocol):
+    """The parts of a LatentDiffusion that guidance by it needs."""
+
+    conditioner: nn.Module
+    denoiser: nn.Module
+
+
+class Autoguidance(Guidance):
+    """Away from a worse model of the same latents, through the better one: w + scale * (b - w).
+
+    Unlike classifier-free guidance it does not trade variety for it.
+
+    weak      trained less, or smaller
+    scale     1 is no guidance
+    guidance  of the better model; None: none
+
+    Paper: Karras et al., 2024, eq. 3, arXiv:2406.02507.
+    """
+
+    def __init__(self, weak: Text2Image, *, scale: float = 2.0, guidance: Guidance | None = None) -> None:
+        self.weak = weak
+        self.scale = scale
+        self.guidance = guidance or Unguided()
+
+    def wrap(self, given: Given) -> Denoise:
+        better = self.guidance.wrap(given)
+        device = next(given.denoiser.parameters()).device
+        condition = self.weak.conditioner.to(device)(given.prompts)
+        worse = self.weak.denoiser.to(device)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            good, bad = better(x_t, t), worse(x_t, t, condition)
+            return good._replace(clean=bad.clean + self.scale * (good.clean - bad.clean))
+
+        return denoise
+
+
+class Classifier(Protocol):
+    """What knows how well noisy latents fit to texts."""
+
+    def log_likelihood(self, x_t: Tensor, t: Tensor, prompts: Sequence[str]) -> Tensor:
+        """log p(prompt | x_t) up to a constant, `(B,)`, differentiable; x_t `(B, C, h, w)`, t `(B,)`."""
+
+
+class Classified(Guidance):
+    """Pulled towards what a classifier of noisy latents takes for the prompt: by Bayes' rule,
+    clean + scale * sigma_t^2 / alpha_t * grad log p(prompt | x_t).
+
+    classifier  trained for the noise of the same schedule
+    scale       1 is Bayes' rule; more gives clearer and fewer kinds of images
+    guidance    under it; None: none
+
+    Paper: Dhariwal & Nichol, 2021, algorithm 2, arXiv:2105.05233; Rombach et al., 2022, appendix C, eq. 14,
+    arXiv:2112.10752.
+    """
+
+    def __init__(self, classifier: Classifier, *, scale: float = 1.0, guidance: Guidance | None = None) -> None:
+        self.classifier = classifier
+        self.scale = scale
+        self.guidance = guidance or Unguided()
+
+    def wrap(self, given: Given) -> Denoise:
+        inner = self.guidance.wrap(given)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            estimate = inner(x_t, t)
+            with torch.enable_grad():
+                x_t = x_t.detach().requires_grad_()
+                fit = self.classifier.log_likelihood(x_t, t, given.prompts)
+                (pull,) = torch.autograd.grad(fit.sum(), x_t)
+            return estimate._replace(clean=estimate.clean + self.scale * _bayes(pull, t, given))
+
+        return denoise
+
+
+class Score(ABC):
+    """Something that images can be pulled towards."""
+
+    @abstractmethod
+    def log_likelihood(self, clean: Tensor, given: Given) -> Tensor:
+        """Of what is wanted, if these were the clean latents `(B, C, h, w)`: `(B,)`, differentiable, up to a constant."""
+
+
+class Scored(Guidance):
+    """Pulled towards a high score of the clean estimate: clean + scale * sigma_t^2 / alpha_t * grad log p, by Bayes' rule.
+
+    The gradient is that of x_t, through the denoiser. No part of the model is trained for it.
+
+    score     what is wanted
+    scale     1 is Bayes' rule, if the estimate were exact
+    guidance  under it; None: none
+
+    Paper: Rombach et al., 2022, appendix C, eq. 14 to 16, arXiv:2112.10752; Dhariwal & Nichol, 2021, eq. 14,
+    arXiv:2105.05233.
+    """
+
+    def __init__(self, score: Score, *, scale: float = 1.0, guidance: Guidance | None = None) -> None:
+        self.score = score
+        self.scale = scale
+        self.guidance = guidance or Unguided()
+
+    def wrap(self, given: Given) -> Denoise:
+        inner = self.guidance.wrap(given)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            with torch.enable_grad():
+                x_t = x_t.detach().requires_grad_()
+                estimate = inner(x_t, t)
+                (pull,) = torch.autograd.grad(self.score.log_likelihood(estimate.clean, given).sum(), x_t)
+            clean = estimate.clean.detach() + self.scale * _bayes(pull, t, given)
+            return Estimate(clean, None if estimate.variance is None else estimate.variance.detach())
+
+        return denoise
+
+
+def _bayes(pull: Tensor, t: Tensor, given: Given) -> Tensor:
+    """What a gradient of log p by x_t adds to the clean estimate; from pure noise, where nothing can be told, nothing."""
+    alpha, sigma = (part[:, None, None, None] for part in given.denoiser.schedule.alpha_sigma(t))
+    return torch.where(alpha > 0, sigma**2 / alpha.clamp(min=1e-6) * pull, 0.0)
+
+
+def _deviation(latent: Tensor) -> Tensor:
+    return latent.flatten(1).std(1)[:, None, None, None]

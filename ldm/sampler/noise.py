@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,8 +18,23 @@ class Noise:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._other: tuple[Noise, Sequence[float]] | None = None
+
+    def toward(self, seeds: Sequence[int], shares: Sequence[float]) -> Noise:
+        """This noise, for each image turned by a share of a right angle towards that of another seed.
+
+        Unlike the mean of two noises, it is standard normal for each share in [0, 1]. Paper: Shoemake, 1985, section 3.3,
+        doi:10.1145/325165.325242, for vectors at a right angle, as noises of many numbers are.
+        """
+        self._other = Noise(seeds), shares
+        return self
 
     def draw(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """The next standard normal numbers of every image, `(len(seeds), *shape)`."""
         draws = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
+        if self._other is not None:
+            other, shares = self._other
+            angles = [share * math.pi / 2 for share in shares]
+            pairs = zip(draws, other.draw(shape), angles, strict=True)
+            draws = [math.cos(angle) * here + math.sin(angle) * there for here, there, angle in pairs]
         return torch.stack(draws).to(device)

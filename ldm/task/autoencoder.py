@@ -30,6 +30,7 @@ class AutoencoderTask(pl.LightningModule):
     gradient_clip       largest gradient norm
     statistics_batches  batches, evenly spread over the training set, from which shift and scale of the raw latents are
                         estimated at the end; None: all
+    freeze_encoder      train the decoder alone: latents stay what they are, and with them every model trained on them
     """
 
     scores = ("psnr", "ssim", "kl")
@@ -45,6 +46,7 @@ class AutoencoderTask(pl.LightningModule):
         accumulate: int = 1,
         gradient_clip: float = 1.0,
         statistics_batches: int | None = None,
+        freeze_encoder: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -56,6 +58,10 @@ class AutoencoderTask(pl.LightningModule):
         self.accumulate = accumulate
         self.gradient_clip = gradient_clip
         self.statistics_batches = statistics_batches
+        self.freeze_encoder = freeze_encoder
+        if freeze_encoder:
+            for part in model.encoding_parts():
+                part.requires_grad_(False)
         self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean")
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
         if loss.perceptual is not None:
@@ -63,7 +69,7 @@ class AutoencoderTask(pl.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         steps = self.trainer.max_steps
-        optimizers = [self.optimizer(self.model.parameters())]
+        optimizers = [self.optimizer(part for part in self.model.parameters() if part.requires_grad)]
         if self.loss.discriminator is not None:
             optimizers.append(self.optimizer(self.loss.discriminator.parameters()))
         return optimizers, [self.learning_rate.schedule(optimizer, steps) for optimizer in optimizers]
@@ -123,7 +129,7 @@ class AutoencoderTask(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """Before the validation that ends a stage: estimate shift and scale of the raw latents, over all ranks."""
-        if self.trainer.state.fn != TrainerFn.VALIDATING:
+        if self.trainer.state.fn != TrainerFn.VALIDATING or self.freeze_encoder:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         rank, world = self.trainer.global_rank, self.trainer.world_size

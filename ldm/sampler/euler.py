@@ -1,0 +1,53 @@
+"""Euler's method, with and without new noise."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ldm.sampler.base import Sampler
+from ldm.sampler.churn import Churn
+from ldm.sampler.grid import Grid
+from ldm.sampler.path import Knot, Path
+from ldm.sampler.straight import Straight
+
+
+class Euler(Sampler):
+    """First-order steps along the slope of the probability flow. Without churn this is DDIM.
+
+    churn  None: deterministic given the first noise
+
+    Paper: Karras et al., 2022, algorithm 2 without its second-order correction, arXiv:2206.00364.
+    """
+
+    def __init__(self, steps: int = 50, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
+        super().__init__(steps, grid)
+        self.churn = churn
+
+    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        if self.churn is not None:
+            x, here = self.churn.apply(x, here, self.steps, path)
+        line = Straight.of(path)
+        return line.go(x, line.slope(x, path.estimate(x, here).clean, here), here, there)
+
+
+class EulerAncestral(Sampler):
+    """Euler's method to a lower noise level, then noise up to the wanted one. With eta = 1 its images are DDPM's.
+
+    eta  share of the noise that a DDPM step adds, in [0, 1]
+
+    Paper: Song et al., 2021, section 4.1, arXiv:2010.02502, in the noise levels of Karras et al., 2022, arXiv:2206.00364.
+    """
+
+    def __init__(self, steps: int = 50, *, eta: float = 1.0, grid: Grid | None = None) -> None:
+        super().__init__(steps, grid)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta is a share of DDPM's noise in [0, 1]; got {eta}")
+        self.eta = eta
+
+    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        clean = path.estimate(x, here).clean
+        added = self.eta * there.level * (1.0 - (there.level / here.level) ** 2) ** 0.5
+        down = (there.level**2 - added**2) ** 0.5
+        noise = (x - here.alpha * clean) / here.sigma
+        x = there.alpha * (clean + down * noise)
+        return x + there.alpha * added * path.draw() if added else x

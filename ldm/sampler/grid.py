@@ -1,0 +1,124 @@
+"""The times at which a sampler stops on its way from noise to image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.schedule import Schedule
+
+DISCRETE_STEPS = 1000
+"""Of a schedule that has none of its own."""
+
+
+class Grid(ABC):
+    """Chooses times for a number of steps."""
+
+    @abstractmethod
+    def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        """The times at which the steps start, `(steps,)` float64 in (0, 1], falling. The last step ends at 0."""
+
+    def times(self, steps: int, schedule: Schedule) -> Tensor:
+        """The starts and 0, `(steps + 1,)`. Raises ValueError where the grid has fewer different times than steps."""
+        times = torch.cat([self.starts(steps, schedule), torch.zeros(1, dtype=torch.float64)])
+        if not (times.diff() < 0).all():
+            raise ValueError(f"{type(self).__name__} has no {steps} different times; use fewer sampler.steps")
+        return times
+
+
+class Uniform(Grid):
+    """From 1 in equal steps; "trailing" of other libraries, where the number of steps divides that of training.
+
+    Paper: Lin et al., 2024, section 3.3, arXiv:2305.08891.
+    """
+
+    def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        return 1.0 - torch.arange(steps, dtype=torch.float64) / steps
+
+
+class Trailing(Grid):
+    """As `Uniform`, rounded to the discrete times of training. Paper: Lin et al., 2024, table 2, arXiv:2305.08891."""
+
+    def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        whole = schedule.steps or DISCRETE_STEPS
+        return torch.round(whole - torch.arange(steps, dtype=torch.float64) * whole / steps) / whole
+
+
+class Leading(Grid):
+    """Every k-th discrete time of training, counted from the first: the grid of the paper's own code and of DDIM.
+
+    It does not start at pure noise, which darkens or lightens images; for comparisons with published samples.
+
+    offset  discrete steps by which all are later
+
+    Paper: Song et al., 2021, appendix D.2 ("linear"), arXiv:2010.02502; Lin et al., 2024, table 2, arXiv:2305.08891.
+    """
+
+    def __init__(self, *, offset: int = 1) -> None:
+        self.offset = offset
+
+    def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        whole = schedule.steps or DISCRETE_STEPS
+        indices = torch.arange(steps, dtype=torch.float64).flip(0) * (whole // steps) + self.offset
+        return (indices.clamp(max=whole - 1) + 1.0) / whole
+
+
+class Quadratic(Grid):
+    """Ever smaller steps towards the image. Paper: Song et al., 2021, appendix D.2 ("quadratic"), arXiv:2010.02502."""
+
+    def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        return (1.0 - torch.arange(steps, dtype=torch.float64) / steps) ** 2
+
+
+class Karras(Grid):
+    """Noise levels sigma_t / alpha_t that are evenly spaced in their power 1 / rho.
+
+    rho          larger: more steps at low noise
+    first, last  times whose noise levels are the largest and the smallest
+
+    Paper: Karras et al., 2022, eq. 5, arXiv:2206.00364.
+    """
+
+    def __init__(self, *, rho: float = 7.0, first: float = 1.0, last: float = 0.001) -> None:
+        self.rho = rho
+        self.first = first
+        self.last = last
+
+    def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        high, low = ((-0.5 * end).exp() ** (1 / self.rho) for end in _ends(schedule, self.first, self.last))
+        level = torch.lerp(high, low, _shares(steps)) ** self.rho
+        return schedule.time(-2.0 * level.log())
+
+
+class LogSNR(Grid):
+    """Evenly spaced in the log-SNR.
+
+    first, last  times at which the first and the last step start
+
+    Paper: Lu et al., 2022, section 3.2 and appendix D.4, arXiv:2206.00927.
+    """
+
+    def __init__(self, *, first: float = 1.0, last: float = 0.001) -> None:
+        self.first = first
+        self.last = last
+
+    def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        low, high = _ends(schedule, self.first, self.last)
+        return schedule.time(torch.lerp(low, high, _shares(steps)))
+
+
+def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor]:
+    """The log-SNR at two times; of pure noise, that of a time shortly before."""
+    if not 0 < last < first <= 1:
+        raise ValueError(f"a grid needs 0 < last < first <= 1; got first={first}, last={last}")
+    if schedule.ends_in_noise:
+        first = min(first, 0.999)
+    low, high = schedule.log_snr(torch.tensor([first, last], dtype=torch.float64))
+    return low, high
+
+
+def _shares(steps: int) -> Tensor:
+    """`steps` numbers from 0 to 1."""
+    return torch.linspace(0, 1, steps, dtype=torch.float64)

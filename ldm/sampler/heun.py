@@ -1,0 +1,36 @@
+"""Heun's method."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ldm.sampler.base import Sampler
+from ldm.sampler.churn import Churn
+from ldm.sampler.grid import Grid
+from ldm.sampler.path import Knot, Path
+from ldm.sampler.straight import Straight
+
+
+class Heun(Sampler):
+    """Second-order steps along the mean of the slopes at both ends. Two calls of the denoiser a step, one for the last.
+
+    churn  None: deterministic given the first noise
+
+    Paper: Karras et al., 2022, algorithms 1 and 2, arXiv:2206.00364.
+    """
+
+    def __init__(self, steps: int = 25, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
+        super().__init__(steps, grid)
+        self.churn = churn
+
+    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        if self.churn is not None:
+            x, here = self.churn.apply(x, here, self.steps, path)
+        clean = path.estimate(x, here).clean
+        if not there.sigma:
+            return clean
+        line = Straight.of(path)
+        slope = line.slope(x, clean, here)
+        after = line.go(x, slope, here, there)
+        other = line.slope(after, path.peek(after, there).clean, there)
+        return line.go(x, 0.5 * (slope + other), here, there)

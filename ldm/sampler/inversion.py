@@ -1,0 +1,60 @@
+"""From an image back to the noise that DDIM makes it of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.schedule import Schedule
+from ldm.sampler.grid import Grid, Uniform
+from ldm.sampler.noise import Noise
+from ldm.sampler.path import Denoise, Knot, Path
+
+
+@torch.no_grad()
+def invert(
+    denoise: Denoise,
+    schedule: Schedule,
+    latent: Tensor,
+    *,
+    steps: int = 50,
+    grid: Grid | None = None,
+    tolerance: float = 1e-5,
+    most: int = 50,
+) -> Tensor:
+    """x_t at the first time of the grid from which `DDIM(steps, grid=grid)` gives this clean latent `(B, C, h, w)`.
+
+    Each step is solved exactly, by fixed-point iteration from the usual approximation (the estimate at its end is taken
+    for that at its start), so that there and back is the identity up to rounding, not up to the size of the steps.
+    tolerance  root mean square change at which an iteration ends
+    most       iterations a step
+
+    Raises ValueError where a step does not converge: with more steps it does.
+
+    Paper: Song et al., 2021, section 4.3, arXiv:2010.02502; Pan et al., 2023, section 3.2, arXiv:2309.04907.
+    """
+    path = Path(denoise, schedule, Noise([]), latent.shape[1:], latent.device)
+    knots = path.knots((grid or Uniform()).times(steps, schedule))
+    x = latent
+    for here, there in zip(knots[-2::-1], knots[:0:-1], strict=True):
+        end = x
+        for _ in range(most):
+            before, x = x, _start(end, path.peek(x, here).clean, x, here, there)
+            if float((x - before).square().mean()) < tolerance**2:
+                break
+        else:
+            raise ValueError(
+                f"the step from t = {there.t:.3g} to {here.t:.3g} cannot be inverted: {most} iterations do not converge; "
+                "use more steps, or less guidance"
+            )
+    return x
+
+
+def _start(end: Tensor, clean: Tensor, x: Tensor, here: Knot, there: Knot) -> Tensor:
+    """Where a step of DDIM to `end` began, if x, whose estimate is `clean`, is about that place."""
+    if not here.alpha:  # x_t is the noise, and says nothing new about it
+        kept = there.sigma / here.sigma
+        return (end - (there.alpha - kept * here.alpha) * clean) / kept if kept else x
+    noise = (x - here.alpha * clean) / here.sigma
+    shrunk = here.alpha / there.alpha
+    return shrunk * end + (here.sigma - shrunk * there.sigma) * noise

@@ -1,0 +1,80 @@
+"""UniPC: a predictor and a corrector of any order at one call of the denoiser a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldm.sampler.base import Sampler
+from ldm.sampler.grid import Grid
+from ldm.sampler.path import REMEMBERED, Knot, Path, Point
+
+
+class Node(NamedTuple):
+    """A clean estimate that a step knows beside the one it starts from, and the half log-SNR where it was made."""
+
+    half_log_snr: float
+    clean: Tensor
+
+
+class UniPC(Sampler):
+    """Multi-step in the half log-SNR; the estimate at the end of a step also corrects that step, at no further call.
+
+    order  of the predictor, 1 to 3; 2 is advised with guidance, 3 without
+
+    Paper: Zhao et al., 2023, eq. 3 to 9 and section 3.4 with B(h) = exp(h) - 1, arXiv:2302.04867.
+    """
+
+    def __init__(self, steps: int = 20, *, order: int = 2, grid: Grid | None = None) -> None:
+        super().__init__(steps, grid)
+        if not 1 <= order < REMEMBERED:
+            raise ValueError(f"order is 1, 2 or 3; got {order}")
+        self.order = order
+
+    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        now = path.estimate(x, here).clean
+        *before, point = path.past
+        if before and before[-1].knot.alpha:
+            nodes = [*self._nodes(before), Node(here.half_log_snr, now)]
+            x = _advance(before[-1], nodes, here)
+            point = path.past[-1] = point._replace(x=x)
+        return _advance(point, self._nodes([*before, point]) if there.sigma else [], there)
+
+    def _nodes(self, points: Sequence[Point]) -> list[Node]:
+        """What a step from the last of these points may use beside it."""
+        usable = [point for point in points[-self.order : -1] if point.knot.alpha]
+        return [Node(point.knot.half_log_snr, point.estimate.clean) for point in reversed(usable)]
+
+
+def _advance(point: Point, nodes: Sequence[Node], there: Knot) -> Tensor:
+    """From a point to a knot by its estimate and those of the nodes."""
+    knot, clean = point.knot, point.estimate.clean
+    if nodes:
+        h = there.half_log_snr - knot.half_log_snr
+        places = [(node.half_log_snr - knot.half_log_snr) / h for node in nodes]
+        weights = _weights(places, h)
+        change = sum(
+            (weight / place * (node.clean - clean) for weight, place, node in zip(weights, places, nodes, strict=True)),
+            torch.zeros(()),
+        )
+        clean = clean + change
+    kept = there.sigma / knot.sigma
+    return kept * point.x + (there.alpha - kept * knot.alpha) * clean
+
+
+def _weights(places: Sequence[float], h: float) -> list[float]:
+    """Of the differences at places r (in units of h, from the start): they match the Taylor series of the exact step."""
+    if len(places) == 1:
+        return [0.5]
+    rows, right = [], []
+    phi = math.expm1(-h) / -h - 1.0
+    for power in range(len(places)):
+        rows.append([place**power for place in places])
+        right.append(phi * math.factorial(power + 1) / math.expm1(-h))
+        phi = phi / -h - 1.0 / math.factorial(power + 2)
+    system = torch.tensor(rows, dtype=torch.float64)
+    return torch.linalg.solve(system, torch.tensor(right, dtype=torch.float64)).tolist()

@@ -1,0 +1,207 @@
+"""What predictions, schedules, weightings, samplers and guidance are worth on icons, at equal cost.
+
+python -m tests.benchmarks.toolbox            some two hours on two CPU cores; the same command again goes on
+
+Trained are the default run, then, with its autoencoder and a fifth of its steps, one run for each way to train. All sampling
+is from the default run. Each score is over the 256 held-out captions, the same seeds everywhere; what differs by less
+than two runs of the same settings with other seeds (listed as such) says nothing. Writes runs/study/*.json, prints tables
+and draws .github/study.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from ldm.checkpoint import load
+from ldm.config import build, compose
+from ldm.data.base import DataModule
+from ldm.metric.base import GenerationMetric
+from ldm.model import LatentDiffusion
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = "study/default"
+SEED = 1_000_000
+ACCURACY, DISTANCE = "caption_accuracy", "frechet_efficientnet"
+
+TRAINING = {
+    "noise, linear, min-SNR 1 (default)": "",
+    "the same, seed 1": "seed=1",
+    "noise, linear, constant": "weighting=constant",
+    "noise, linear, min-SNR 5": "weighting.gamma=5",
+    "noise, linear, soft min-SNR 5": "weighting=soft_min_snr",
+    "noise, linear, P2": "weighting=p2",
+    "noise, cosine, min-SNR 1": "schedule=cosine",
+    "clean, linear, min-SNR 1": "prediction=clean",
+    "clean, linear, constant": "prediction=clean weighting=constant",
+    "velocity, linear, min-SNR 1": "prediction=velocity",
+    "velocity, linear, constant": "prediction=velocity weighting=constant",
+    "velocity, cosine, constant": "prediction=velocity schedule=cosine weighting=constant",
+    "velocity, sigmoid, constant": "prediction=velocity schedule=sigmoid weighting=constant",
+    "velocity, zero terminal SNR, constant": "prediction=velocity schedule=zero_terminal weighting=constant",
+    "velocity, EDM, EDM, log-normal times": "prediction=velocity schedule=edm weighting=edm times=log_normal",
+    "flow, linear, constant": "prediction=flow weighting=constant",
+    "flow, rectified flow, constant": "prediction=flow schedule=rectified_flow weighting=constant",
+    "flow, rectified flow, constant, logit-normal times": (
+        "prediction=flow schedule=rectified_flow weighting=constant times=logit_normal"
+    ),
+}
+SAMPLERS = ("ddim", "ddpm", "plms", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
+STEPS = (5, 10, 20, 50, 250)
+GUIDANCE = {
+    "none": "guidance=none",
+    **{f"classifier-free {scale:g}": f"guidance.scale={scale:g}" for scale in (1.5, 2, 3, 5, 8)},
+    "classifier-free 5, t in [0.2, 0.8]": "guidance.scale=5 guidance.interval=[0.2,0.8]",
+    "classifier-free 5, rescaled by 0.7": "guidance.scale=5 guidance.rescale=0.7",
+    "classifier-free 5, threshold 3": "guidance.scale=5 guidance.threshold=3",
+    **{f"autoguidance {scale:g}": f"guidance=autoguidance guidance.scale={scale:g}" for scale in (1.5, 2, 3)},
+}
+
+
+class Score(NamedTuple):
+    """One line of a table."""
+
+    accuracy: float
+    distance: float
+
+
+def train(name: str, overrides: list[str], options: argparse.Namespace) -> Path:
+    """A finished run; one that is there is taken."""
+    command = ["train.py", "experiment=txt2img", f"name={name}", f"paths.runs_dir={options.runs}", *overrides]
+    subprocess.run([sys.executable, *command, *options.extra], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return options.runs / name
+
+
+def by_training(options: argparse.Namespace) -> dict[str, Score]:
+    """Runs that differ in what they train on."""
+    base, scores = train(BASE, [], options), {}
+    for place, (title, overrides) in enumerate(tqdm(TRAINING.items(), desc="training", unit="run")):
+        shared = [f"autoencoder.ckpt={base}", f"task.diffusion.steps={options.steps}"]
+        run = train(f"study/{place:02d}", [*shared, *overrides.split()], options)
+        results = json.loads((run / "diffusion" / "results.json").read_text())
+        scores[title] = Score(results[f"eval/{ACCURACY}"], results[f"eval/{DISTANCE}"])
+    return scores
+
+
+class Judge:
+    """Scores ways to sample one model."""
+
+    def __init__(self, run: Path, options: argparse.Namespace) -> None:
+        self.options = options
+        self.model: LatentDiffusion = load(run)
+        config = compose("train", ["experiment=txt2img", *options.extra])
+        self.data: DataModule = build(config.data)
+        self.metrics: list[GenerationMetric] = list(build(config.metric).values())
+        self.captions = [self.data.val_set.caption_of(number) for number in range(len(self.data.val_set))]
+        for metric in self.metrics:
+            if metric.reference_name is not None:
+                for batch in self.data.val_pass(64):
+                    metric.refer(batch.image)
+                metric.set_reference(metric.reference())
+
+    def score(self, *overrides: str) -> Score:
+        """Of all held-out captions, sampled with these options of sample.py."""
+        config = compose("sample", ["ckpt=none", *overrides])
+        seeds = range(SEED, SEED + len(self.captions))
+        images = self.model.sample(
+            self.captions, seeds=seeds, sampler=build(config.sampler), guidance=build(config.guidance), batch_size=128
+        )
+        for metric in self.metrics:
+            metric.update(images, self.captions)
+        values = {name: value for metric in self.metrics for name, value in metric.compute().items()}
+        return Score(values[ACCURACY], values[DISTANCE])
+
+
+def by_sampler(judge: Judge) -> Iterator[tuple[str, Score]]:
+    """Each sampler with as many calls of the network: Heun makes half the steps."""
+    for sampler, steps in tqdm(list(product(SAMPLERS, judge.options.calls)), desc="samplers"):
+        count = max(1, (steps + 1) // 2) if sampler == "heun" else steps
+        yield f"{sampler} {steps}", judge.score(f"sampler={sampler}", f"sampler.steps={count}")
+
+
+def by_guidance(judge: Judge, weak: Path) -> Iterator[tuple[str, Score]]:
+    """Each kind of guidance, with 25 steps of DDIM."""
+    for title, overrides in tqdm(GUIDANCE.items(), desc="guidance"):
+        weaker = [f"guidance.weak.path={weak}"] if "autoguidance" in overrides else []
+        yield title, judge.score("sampler.steps=25", *overrides.split(), *weaker)
+
+
+def kept(file: Path, compute) -> dict[str, Score]:
+    """What an earlier call computed and wrote into a file, or now."""
+    if file.is_file():
+        return {title: Score(*values) for title, values in json.loads(file.read_text()).items()}
+    scores = dict(compute())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(scores, indent=2))
+    return scores
+
+
+def table(title: str, scores: dict[str, Score]) -> str:
+    """As Markdown."""
+    lines = [f"| {title} | caption_accuracy | frechet_efficientnet |", "| --- | --- | --- |"]
+    return "\n".join(lines + [f"| {name} | {s.accuracy:.3f} | {s.distance:.0f} |" for name, s in scores.items()])
+
+
+def sampler_table(scores: dict[str, Score], calls: tuple[int, ...]) -> str:
+    """A line a sampler, a column a number of calls."""
+    lines = [f"| accuracy / distance after | {' | '.join(map(str, calls))} calls |", "| --- " * (len(calls) + 1) + "|"]
+    for sampler in SAMPLERS:
+        cells = (scores[f"{sampler} {steps}"] for steps in calls)
+        lines.append(f"| {sampler} | " + " | ".join(f"{s.accuracy:.2f} / {s.distance:.0f}" for s in cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(file: Path, training: dict, samplers: dict, guidance: dict, calls: tuple[int, ...]) -> None:
+    """Distances by way of training, by sampler and by guidance, beside one another."""
+    figure = Figure(figsize=(14, 4.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1.2, 1, 1.2])
+    for axes, scores, title in ((left, training, "a fifth of the training"), (right, guidance, "guidance")):
+        axes.barh(list(scores), [score.distance for score in scores.values()], color="#4c78a8")
+        for place, score in enumerate(scores.values()):
+            axes.text(score.distance, place, f" {score.accuracy:.2f}", va="center", fontsize=7)
+        axes.invert_yaxis()
+        axes.set_title(f"{title}: Fréchet distance (caption accuracy)", fontsize=9)
+        axes.tick_params(labelsize=7)
+        low = min(score.distance for score in scores.values())
+        axes.set_xlim(left=0.8 * low)
+    for sampler in SAMPLERS:
+        middle.plot(calls, [samplers[f"{sampler} {count}"].distance for count in calls], marker=".", label=sampler)
+    middle.set_xscale("log")
+    middle.set_xlabel("calls of the network")
+    middle.set_title("samplers: Fréchet distance", fontsize=9)
+    middle.legend(fontsize=7)
+    figure.savefig(file, dpi=90)
+
+
+def main(arguments: list[str]) -> None:
+    """The whole study; `extra` options go to all runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs")
+    parser.add_argument("--steps", type=int, default=600, help="of each run")
+    parser.add_argument("--calls", type=int, nargs="+", default=STEPS, help="of the network, for samplers")
+    parser.add_argument("--plot", type=Path, default=ROOT / ".github" / "study.png")
+    parser.add_argument("extra", nargs="*", help="options of train.py for all runs")
+    options = parser.parse_args(arguments)
+    folder, calls = options.runs / "study", tuple(options.calls)
+    training = kept(folder / "training.json", lambda: by_training(options))
+    judge = Judge(options.runs / BASE, options)
+    samplers = kept(folder / "samplers.json", lambda: by_sampler(judge))
+    guidance = kept(folder / "guidance.json", lambda: by_guidance(judge, folder / "00"))
+    print(table(f"{options.steps} steps of training with", training))
+    print(sampler_table(samplers, calls))
+    print(table("guidance", guidance))
+    draw(options.plot, training, samplers, guidance, calls)
+    print(f"plot: {options.plot}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
