@@ -257,3 +257,26 @@ def test_autoguidance_by_an_earlier_checkpoint_of_the_run(tiny_run, tmp_path):
     )
     text = sample(tiny_run, tmp_path / "z", PROMPT, "guidance=autoguidance", ok=False)
     assert "the option guidance.weak.path has no value" in text
+
+
+def test_guidance_by_a_smaller_image_needs_no_training(tiny_run, photo, tmp_path):
+    small = [f"guidance.score.image.path={photo / 'init.png'}", "guidance.score.image.side=8"]
+    far = []
+    for scale in (0, 1):
+        options = [
+            PROMPT,
+            "n=1",
+            "guidance=likeness",
+            *small,
+            f"guidance.scale={scale}",
+            "guidance.score.deviation=0.5",
+        ]
+        sample(tiny_run, tmp_path / "x", *options)
+        images = (to_tensor(Image.open(path)) for path in (photo / "init.png", tmp_path / "x" / "00000.png"))
+        first, second = (torch.nn.functional.avg_pool2d(image, 4) for image in images)
+        far.append(float((first - second).square().mean()))
+    assert far[1] < 0.9 * far[0]
+    text = sample(tiny_run, tmp_path / "x", PROMPT, "guidance=likeness", ok=False)
+    assert "the option guidance.score.image.path has no value" in text
+    text = sample(tiny_run, tmp_path / "x", PROMPT, "guidance=clip", "guidance.score.name=/nowhere", ok=False)
+    assert "no CLIP model '/nowhere'" in text

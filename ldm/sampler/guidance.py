@@ -183,18 +183,17 @@ class Classified(Guidance):
         return denoise
 
 
-class Score(ABC):
+class Score(Protocol):
     """Something that images can be pulled towards."""
 
-    @abstractmethod
-    def log_likelihood(self, clean: Tensor, given: Given) -> Tensor:
-        """Of what is wanted, if these were the clean latents `(B, C, h, w)`: `(B,)`, differentiable, up to a constant."""
+    def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Of what is wanted, given an image `(B, 3, H, W)`, about [-1, 1]: `(B,)`, differentiable, up to a constant."""
 
 
 class Scored(Guidance):
-    """Pulled towards a high score of the clean estimate: clean + scale * sigma_t^2 / alpha_t * grad log p, by Bayes' rule.
+    """Pulled towards a high score of the image that the clean estimate decodes to, by Bayes' rule as `Classified`.
 
-    The gradient is that of x_t, through the denoiser. No part of the model is trained for it.
+    The gradient is that of x_t, through decoder and denoiser. No part of the model is trained for it.
 
     score     what is wanted
     scale     1 is Bayes' rule, if the estimate were exact
@@ -216,7 +215,8 @@ class Scored(Guidance):
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()
                 estimate = inner(x_t, t)
-                (pull,) = torch.autograd.grad(self.score.log_likelihood(estimate.clean, given).sum(), x_t)
+                fit = self.score.log_likelihood(given.decode(estimate.clean), given.prompts)
+                (pull,) = torch.autograd.grad(fit.sum(), x_t)
             clean = estimate.clean.detach() + self.scale * _bayes(pull, t, given)
             return Estimate(clean, None if estimate.variance is None else estimate.variance.detach())
 

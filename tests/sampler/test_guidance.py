@@ -10,9 +10,10 @@ from ldm.diffusion.schedule import Linear, RectifiedFlow
 from ldm.sampler.base import Way
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2M
-from ldm.sampler.guidance import Autoguidance, Classified, ClassifierFree, Given, Score, Scored, Unguided
+from ldm.sampler.guidance import Autoguidance, Classified, ClassifierFree, Given, Scored, Unguided
 from ldm.sampler.heun import Heun
 from ldm.sampler.inpainting import hold_known, soft_mask
+from ldm.sampler.likeness import Likeness
 from ldm.sampler.noise import Noise
 from ldm.sampler.unipc import UniPC
 from tests.sampler.gaussian import Gaussian
@@ -154,14 +155,14 @@ def test_classifier_guidance_with_scale_one_is_the_conditional_denoiser(t):
     assert not guided.requires_grad
 
 
-class Near(Score):
-    """Latents near to a number."""
+class Near:
+    """Images near to a number."""
 
     def __init__(self, wanted, deviation):
         self.wanted, self.deviation = wanted, deviation
 
-    def log_likelihood(self, clean, given):
-        return -0.5 * ((given.decode(clean) - self.wanted) / self.deviation).square().flatten(1).sum(1)
+    def log_likelihood(self, image, prompts):
+        return -0.5 * ((image - self.wanted) / self.deviation).square().flatten(1).sum(1)
 
 
 def test_score_guidance_is_the_gradient_through_the_denoiser():
@@ -292,3 +293,39 @@ def test_soft_masks_fall_off_over_their_border_and_no_further():
     outside[8:24, 8:24] = False
     assert (soft[0, 0][outside] == 0).all()
     assert torch.equal(soft_mask(mask, 0), mask)
+
+
+def test_an_image_like_a_small_one_is_found():
+    """What is wanted is known at a quarter of the side; the rest is free."""
+    wanted = torch.rand(3, 2, 2) * 2 - 1
+    score = Likeness(wanted, deviation=0.1)
+    flat = torch.full((1, 3, 8, 8), 0.3)
+    assert float(Likeness(torch.full((3, 2, 2), 0.3)).log_likelihood(flat, [""])) == pytest.approx(0)
+    far = Likeness(torch.full((3, 2, 2), 0.1), deviation=0.5).log_likelihood(flat, [""])
+    assert float(far) == pytest.approx(-0.5 * 12 * (0.2 / 0.5) ** 2, rel=1e-4)
+    network = denoiser(variance=0.3)
+    guided = Scored(score).wrap(given(network, 0.0, count=4))
+    got = Heun(40).sample(guided, SCHEDULE, Noise(range(4)), (3, 8, 8))
+    small = torch.nn.functional.interpolate(got, (2, 2), mode="area")
+    free = Heun(40).sample(Unguided().wrap(given(network, 0.0, count=4)), SCHEDULE, Noise(range(4)), (3, 8, 8))
+    assert float((small - wanted).abs().mean()) < 0.3 * float((_shrunk(free) - wanted).abs().mean())
+    assert not torch.allclose(got[0], got[1], atol=0.1), "many images are like one small one"
+
+
+def _shrunk(images):
+    return torch.nn.functional.interpolate(images, (2, 2), mode="area")
+
+
+class Brightness(torch.nn.Module):
+    """A distance that sees nothing but the mean."""
+
+    def forward(self, a, b):
+        return (a.mean((1, 2, 3)) - b.mean((1, 2, 3))).abs()
+
+
+def test_likeness_by_another_distance():
+    score = Likeness(torch.full((3, 2, 2), 0.5), deviation=0.1, distance=Brightness())
+    image = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 0.7)])
+    torch.testing.assert_close(score.log_likelihood(image, ["", ""]), torch.tensor([0.0, -0.2 / 0.01 / 2]))
+    with pytest.raises(ValueError, match="deviation is positive"):
+        Likeness(torch.zeros(3, 2, 2), deviation=0)

@@ -1,0 +1,54 @@
+"""How well images fit to their prompts, by CLIP, as something to be guided by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+
+class CLIPScore:
+    """log p(prompt | image) = strength * cosine of CLIP's two embeddings, up to a constant.
+
+    name      of the model on the hub, or a local folder
+    strength  CLIP's own, the inverse of its temperature, is 100
+
+    Raises FileNotFoundError where there is no such model.
+
+    Paper: Radford et al., 2021, figure 3, arXiv:2103.00020; Nichol et al., 2022, section 2.4, arXiv:2112.10741 (with a CLIP
+    that knows noisy images; this one sees the clean estimate).
+    """
+
+    def __init__(self, name: str, *, strength: float = 100.0) -> None:
+        try:
+            self.network = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+            self.tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"no CLIP model {name!r}: it is neither a folder on this machine with config, safetensors weights and "
+                f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
+                "set guidance.score.name=FOLDER"
+            ) from error
+        self.network.requires_grad_(False).eval()
+        self.side = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
+        self.strength = strength
+
+    def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
+        """See Score."""
+        network = self.network.to(image.device)  # type: ignore[arg-type]
+        words = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(image.device)
+        text = network.text_projection(network.text_model(**words).pooler_output)
+        seen = network.visual_projection(network.vision_model(self._pixels(image)).pooler_output)
+        return self.strength * F.cosine_similarity(seen, text)
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        """Images in [-1, 1] as CLIP was trained on them."""
+        image = F.interpolate(image, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False).clamp(
+            -1, 1
+        )
+        mean, deviation = (image.new_tensor(part)[:, None, None] for part in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        return (0.5 * (image + 1.0) - mean) / deviation

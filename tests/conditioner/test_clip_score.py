@@ -1,0 +1,50 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+from ldm.conditioner.clip_score import CLIPScore
+from tests.conditioner.test_conditioner import CAPTIONS, save_pretrained
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A CLIP of few random weights, as the hub's lie on disk."""
+    save_pretrained(tmp_path, "clip")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 64, "max_position_embeddings": 32, "eos_token_id": 2, "bos_token_id": 1}
+    vision = {**sizes, "image_size": 16, "patch_size": 4}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_score_is_clips_own(folder):
+    score = CLIPScore(str(folder), strength=7.0)
+    image = torch.rand(3, 3, 16, 16) * 2 - 1
+    mean, deviation = (
+        torch.tensor(part)[:, None, None]
+        for part in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    )
+    words = AutoTokenizer.from_pretrained(folder)(CAPTIONS[:3], padding=True, return_tensors="pt")
+    pixels = ((image + 1) / 2 - mean) / deviation
+    network = CLIPModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        theirs = network(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=pixels)
+    expected = 7.0 * theirs.logits_per_image.diagonal() / network.logit_scale.exp()
+    torch.testing.assert_close(score.log_likelihood(image, CAPTIONS[:3]), expected)
+
+
+def test_its_gradient_leads_up_for_images_of_any_size(folder):
+    score = CLIPScore(str(folder))
+    image = (torch.rand(2, 3, 40, 40) - 0.5).requires_grad_()
+    before = score.log_likelihood(image, CAPTIONS[:2])
+    (slope,) = torch.autograd.grad(before.sum(), image)
+    assert slope.isfinite().all()
+    after = score.log_likelihood(image + 0.05 * F.normalize(slope.flatten(1)).view_as(image), CAPTIONS[:2])
+    assert (after > before).all()
+    assert not any(part.requires_grad for part in score.network.parameters())
+
+
+def test_a_clip_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match=r"no CLIP model '/nowhere'.*guidance.score.name=FOLDER"):
+        CLIPScore("/nowhere")
