@@ -31,6 +31,8 @@ def check_whole(config: DictConfig) -> None:
                 f"options were given for the stage {name!r}, which this experiment does not have: {resolved(stage)}; "
                 "leave them out (for experiment=autoencoder use debug=tiny_autoencoder), or choose experiment=txt2img"
             )
+    if "autoencoder" in config.task and config.task.autoencoder.freeze_encoder and config.autoencoder.ckpt is None:
+        raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")
     if str(config.trainer.precision).startswith("16"):
         raise ValueError(
             f"trainer.precision={config.trainer.precision} needs loss scaling, which stage 1's two optimisers do not have; "
@@ -83,6 +85,16 @@ def check_latents(data: DataModule, tasks: dict[str, AutoencoderTask | Diffusion
         raise ValueError(
             f"the tokens beside the latents were made by the text encoder {data.encoding['text']}, but the conditioner is "
             f"{task.model.conditioner.frozen_hash or 'trained from scratch'}; give the same, or encode without text"
+        )
+
+
+def check_alignment(config: DictConfig, data: DataModule) -> None:
+    """Raise ValueError where the loss that needs images would get latents."""
+    held = data.encoding or config.data.get("cache_latents", False)
+    if "diffusion" in config.task and config.task.diffusion.alignment is not None and held:
+        raise ValueError(
+            "task.diffusion.alignment needs the images, but training reads latents; set data.cache_latents=false, or "
+            "data=shards instead of data=latents"
         )
 
 

@@ -28,7 +28,7 @@ from ldm.callback.ema import EMA
 from ldm.callback.pictures import finish_pictures
 from ldm.callback.progress import Progress
 from ldm.callback.randomness import StepSeed
-from ldm.check import CONFIG_FILE, check_claim, check_latents, check_metrics, check_whole
+from ldm.check import CONFIG_FILE, check_alignment, check_claim, check_latents, check_metrics, check_whole
 from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.plot import plot_curves
@@ -96,6 +96,7 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
             "or by a launcher that starts each run's processes"
         )
     check_latents(data, tasks)
+    check_alignment(config, data)
     for name in todo:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
     _claim(run, settings)
@@ -172,7 +173,7 @@ def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> A
     if learned.is_file():
         model.conditioner.set_extra_state(load_file(learned)["state"])
     model.conditioner.prepare(data.captions(limit=stage.captions_for_vocabulary))
-    return DiffusionTask(model, config=model_config, **shared)
+    return DiffusionTask(model, config=model_config, alignment=build(stage.alignment), **shared)
 
 
 def _load_autoencoder(config: DictConfig, file: str | Path) -> Autoencoder:

@@ -99,6 +99,12 @@ def test_help_is_readable():
         (["task.diffusion.checkpoints.best=val/fid"], "checkpoints.best=val/fid is not measured; choose from eval/"),
         (["metric=fid", "metric.fid.extractor.weights=/nowhere"], "no Inception weights at /nowhere"),
         (["autoencoder.network.attention_levels=[7]"], "attention_levels [7] do not exist"),
+        (
+            ["schedule=rectified_flow"],
+            "RectifiedFlow ends in pure noise, from which a prediction of the noise says nothing",
+        ),
+        (["model.denoiser.learned_variance=true"], "set backbone.out_channels=8"),
+        (["experiment=finetune_decoder", "data=icons"], "to fine-tune a decoder, give the autoencoder"),
     ],
 )
 def test_mistakes_end_with_a_clear_message_before_any_training(overrides, message, places, tmp_path):

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import ViTConfig, ViTModel
 
 from ldm.check import check_latents
-from ldm.checkpoint import load, load_autoencoder, read
+from ldm.checkpoint import load, load_autoencoder, read, swap_decoder
 from ldm.plot import read_metrics
 from ldm.task.diffusion import DiffusionTask
 from ldm.task.optimization import LearningRate
@@ -293,3 +294,59 @@ def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run):
     ):
         with pytest.raises(ValueError, match=message):
             check_latents(SimpleNamespace(encoding=encoding), tasks)
+
+
+def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):
+    """A rectified flow with Muon, alignment to a vision encoder that ends early, and a robust distance."""
+    ViTModel(
+        ViTConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            patch_size=8,
+            image_size=32,
+        ),
+        add_pooling_layer=False,
+    ).save_pretrained(tmp_path / "vit")
+    vision = f"{{_target_:ldm.conditioner.vision.VisionEncoder,name:{tmp_path / 'vit'},side:32}}"
+    aligned = f"{{_target_:ldm.task.alignment.Alignment,channels:32,steps:10,encoder:{vision}}}"
+    options = [
+        *("prediction=flow", "schedule=rectified_flow", "times=logit_normal", "weighting=constant", "distance=huber"),
+        *("model.loss.noise_offset=0.1", "optimizer@task.diffusion.optimizer=muon", "sampler=heun"),
+        *(f"task.diffusion.alignment={aligned}", f"autoencoder.ckpt={tiny_run}", "name=flow"),
+    ]
+    text = command(*TINY, *places, *options, ok=False)
+    assert "task.diffusion.alignment needs the images" in text
+    command(*TINY, *places, *options, "data.cache_latents=false")
+    curve = dict(read_metrics(home / "runs" / "flow" / "diffusion" / "logs")["train/alignment"])
+    assert [value < 0 for step, value in sorted(curve.items())] == [step < 10 for step in sorted(curve)]
+    assert load(home / "runs" / "flow").sample(["a red heart"]).isfinite().all()
+
+
+def test_a_learned_variance_trains_and_samples(home, places, tiny_run):
+    options = ["model.denoiser.learned_variance=true", "backbone.out_channels=8", "sampler=ddpm", "name=variance"]
+    command(*TINY, *places, *options, f"autoencoder.ckpt={tiny_run}")
+    assert load(home / "runs" / "variance").sample(["a red heart"]).isfinite().all()
+
+
+def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, tiny_run):
+    options = [
+        "data=icons",
+        "data.source.count=6",
+        "data.side=32",
+        "debug=tiny_autoencoder",
+        "trainer=cpu",
+        "name=tuned",
+    ]
+    text = command("train.py", "experiment=finetune_decoder", f"autoencoder.ckpt={tiny_run}", *options, *places)
+    assert f"decoder={home / 'runs' / 'tuned'}" in text
+    before, _ = load_autoencoder(tiny_run)
+    after, _ = load_autoencoder(home / "runs" / "tuned")
+    assert after.encoder_hash == before.encoder_hash
+    assert torch.equal(after.shift, before.shift)
+    assert torch.equal(after.scale, before.scale)
+    assert not torch.equal(after.decoder.conv_in.weight, before.decoder.conv_in.weight)
+    model = load(tiny_run)
+    swap_decoder(model, home / "runs" / "tuned")
+    assert not torch.equal(model.sample(["a red heart"]), load(tiny_run).sample(["a red heart"]))

@@ -19,6 +19,11 @@ class Backbone(nn.Module, ABC):
     factor: int
     out_channels: int
 
+    @property
+    @abstractmethod
+    def deepest(self) -> nn.Module:
+        """The module that gives the features of the lowest resolution, which know most of the whole image."""
+
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> prediction `(B, out_channels, h, w)`."""

@@ -164,6 +164,10 @@ class UNet(Backbone):
                 x = level.resample(x, embedding)
         return self.conv_out(F.silu(self.norm_out(x)))
 
+    @property
+    def deepest(self) -> nn.Module:
+        return self.middle[-1]
+
     def _check(self, condition: Condition) -> None:
         tokens, concat = condition.tokens, condition.concat
         got = {

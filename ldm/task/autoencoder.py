@@ -23,7 +23,7 @@ class AutoencoderTask(pl.LightningModule):
 
     model               the autoencoder
     loss                its loss, with the discriminator
-    optimizer           parameters -> optimiser, for each of the two
+    optimizer           pairs of name and parameter -> optimiser, for each of the two
     learning_rate       over time, for both
     config              that builds `model`; goes into checkpoints
     accumulate          batches an optimiser step
@@ -40,7 +40,7 @@ class AutoencoderTask(pl.LightningModule):
         model: Autoencoder,
         loss: AutoencoderLoss,
         *,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
         learning_rate: LearningRate,
         config: dict[str, Any],
         accumulate: int = 1,
@@ -69,9 +69,11 @@ class AutoencoderTask(pl.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         steps = self.trainer.max_steps
-        optimizers = [self.optimizer(part for part in self.model.parameters() if part.requires_grad)]
+        optimizers = [
+            self.optimizer((name, part) for name, part in self.model.named_parameters() if part.requires_grad)
+        ]
         if self.loss.discriminator is not None:
-            optimizers.append(self.optimizer(self.loss.discriminator.parameters()))
+            optimizers.append(self.optimizer(self.loss.discriminator.named_parameters()))
         return optimizers, [self.learning_rate.schedule(optimizer, steps) for optimizer in optimizers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

@@ -11,9 +11,11 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ldm.backbone.base import Backbone
 from ldm.batch import Batch
 from ldm.checkpoint import CONFIG_KEY
 from ldm.model import LatentDiffusion
+from ldm.task.alignment import Alignment
 from ldm.task.optimization import LearningRate
 
 
@@ -21,10 +23,11 @@ class DiffusionTask(pl.LightningModule):
     """One optimiser over denoiser and conditioner; the autoencoder is frozen.
 
     model          the latent diffusion model
-    optimizer      parameters -> optimiser
+    optimizer      pairs of name and parameter -> optimiser
     learning_rate  over time
     config         that builds `model`; goes into checkpoints
     gradient_clip  largest gradient norm
+    alignment      a loss beside the denoising loss; None: none
     """
 
     scores = ("loss",)
@@ -33,10 +36,11 @@ class DiffusionTask(pl.LightningModule):
         self,
         model: LatentDiffusion,
         *,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
         learning_rate: LearningRate,
         config: dict[str, Any],
         gradient_clip: float = 1.0,
+        alignment: Alignment | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -44,9 +48,14 @@ class DiffusionTask(pl.LightningModule):
         self.learning_rate = learning_rate
         self.config = config
         self.gradient_clip = gradient_clip
+        self.alignment = alignment
+        if alignment is not None:
+            backbone = model.denoiser.backbone
+            assert isinstance(backbone, Backbone)
+            alignment.watch(backbone.deepest)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        optimizer = self.optimizer((name, part) for name, part in self.named_parameters() if part.requires_grad)
         scheduler = self.learning_rate.schedule(optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -63,7 +72,11 @@ class DiffusionTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.model.loss(batch).mean()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.key))
-        return loss
+        if self.alignment is None:
+            return loss
+        aligned = self.alignment(batch.image, self.global_step)
+        self.log("train/alignment", aligned.detach(), batch_size=len(batch.key))
+        return loss + aligned
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clip here: Lightning refuses to under autocast with a fused optimiser, for the sake of fp16's loss scaling."""

@@ -1,0 +1,60 @@
+"""What a frozen pretrained network sees in images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VisionEncoder(nn.Module):
+    """Patch features of a vision transformer from Hugging Face (DINOv2, ViT, ...), never trained.
+
+    name  of the model on the hub, or a local folder
+    side  to which images are resized before; a multiple of the model's patches
+
+    Raises FileNotFoundError where there is no such model.
+
+    Paper: Oquab et al., 2023, arXiv:2304.07193.
+    """
+
+    def __init__(self, name: str, *, side: int = 224) -> None:
+        super().__init__()
+        try:
+            config = AutoConfig.from_pretrained(name)
+            self.network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"no vision encoder {name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
+                f"a model that the hub gives now ({str(error).splitlines()[0]}); give a folder as its name"
+            ) from error
+        patch = getattr(config, "patch_size", None)
+        if patch is None or side % patch:
+            raise ValueError(
+                f"side {side} is not a multiple of the patches of {name!r}, {patch} pixels; choose another"
+            )
+        self.side = side
+        self.count = side // patch
+        self.width: int = config.hidden_size
+        self.network.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """image `(B, 3, H, W)` in [-1, 1] -> features `(B, width, count, count)`."""
+        size = (self.side, self.side)
+        image = F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+        mean, deviation = (image.new_tensor(part)[:, None, None] for part in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+        tokens = self.network((0.5 * (image + 1.0) - mean) / deviation, **self._options()).last_hidden_state
+        patches = tokens[:, -(self.count**2) :]  # before them stand those of the whole image
+        return patches.transpose(1, 2).unflatten(2, (self.count, self.count))
+
+    def train(self, mode: bool = True) -> VisionEncoder:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def _options(self) -> dict[str, bool]:
+        """Most networks know positions for other sides than their own only if they are asked to."""
+        return {"interpolate_pos_encoding": True} if self.network.config.model_type == "vit" else {}

@@ -1,0 +1,77 @@
+import copy
+
+import pytest
+import torch
+
+from ldm.task.muon import MuonAdamW
+from ldm.task.optimization import LearningRate
+
+pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Embedding(10, 8)
+        self.linear = torch.nn.Linear(8, 6)
+        self.conv = torch.nn.Conv2d(1, 2, 3)
+
+    def loss(self, x):
+        return (self.linear(self.embed(x)).square().mean() - 1) ** 2 + self.conv(torch.ones(1, 1, 5, 5)).square().mean()
+
+
+def steps(net, optimizer, count, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        optimizer.zero_grad()
+        net.loss(torch.randint(0, 10, (4,), generator=generator)).backward()
+        optimizer.step()
+
+
+def test_matrices_step_by_muon_and_the_rest_by_adamw():
+    ours, theirs = Net(), Net()
+    steps(ours, MuonAdamW(ours.named_parameters(), lr=1e-2), 5)
+    muon = torch.optim.Muon([theirs.linear.weight], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    rest = [part for name, part in theirs.named_parameters() if name != "linear.weight"]
+    adamw = torch.optim.AdamW(rest, lr=1e-2, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        muon.zero_grad()
+        adamw.zero_grad()
+        theirs.loss(torch.randint(0, 10, (4,), generator=generator)).backward()
+        muon.step()
+        adamw.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_learning_rates_reach_both_and_a_continued_run_steps_as_before():
+    def begin(net):
+        optimizer = MuonAdamW(net.named_parameters(), lr=1e-2)
+        return optimizer, LearningRate(warmup_steps=10).schedule(optimizer, 100)
+
+    net = Net()
+    optimizer, schedule = begin(net)
+    for _ in range(4):
+        steps(net, optimizer, 1)
+        schedule.step()
+    assert {group["lr"] for part in optimizer.parts for group in part.param_groups} == {1e-2 * 5 / 10}
+    weights, states = copy.deepcopy(net.state_dict()), copy.deepcopy((optimizer.state_dict(), schedule.state_dict()))
+    again = Net()
+    other, other_schedule = begin(again)
+    again.load_state_dict(weights)
+    other.load_state_dict(states[0])
+    other_schedule.load_state_dict(states[1])
+    for model, its, rate in ((net, optimizer, schedule), (again, other, other_schedule)):
+        for _ in range(3):
+            steps(model, its, 1)
+            rate.step()
+    for a, b in zip(net.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert {group["lr"] for group in other.param_groups} == {1e-2 * 8 / 10}
+
+
+def test_without_a_matrix_it_is_the_wrong_optimiser():
+    with pytest.raises(ValueError, match="Muon found no matrix"):
+        MuonAdamW(torch.nn.Conv2d(1, 2, 3).named_parameters())
