@@ -12,6 +12,7 @@ import torch
 from ldm.check import check_latents
 from ldm.checkpoint import load, load_autoencoder, read
 from ldm.plot import read_metrics
+from ldm.snapshot import read_snapshots
 from ldm.task.diffusion import DiffusionTask
 from ldm.task.optimization import LearningRate
 from tests.conditioner.test_conditioner import save_pretrained
@@ -106,6 +107,7 @@ def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
         str(tmp_path),
     )
     assert "ranks agree" in text, text
+    assert len(read_snapshots(tmp_path / "runs" / "ranks" / "diffusion" / "ema")) == 4, "after 5, 10, 15, 20 steps"
 
 
 def test_sweep_runs_each_choice_in_its_folder(home, places):
