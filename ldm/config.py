@@ -26,21 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 TEXT_OPTIONS = (
-    *(
-        "prompt",
-        "prompts",
-        "negative",
-        "to_prompt",
-        "init",
-        "mask",
-        "ckpt",
-        "decoder",
-        "out",
-        "images",
-        "captions",
-        "run",
-    ),
-    *("data.train", "data.val", "autoencoder.ckpt", "conditioner.name"),
+    *("prompt", "prompts", "negative", "to_prompt", "init", "mask", "ckpt", "decoder", "out", "images", "captions"),
+    *("run", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name"),
 )
 """Options whose values are texts, file names or patterns: they are never parsed by Hydra, unless they begin with [."""
 

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldm.tensors import write_tensors
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
+from ldm.tensors import DTYPES, write_tensors
 
 
 class Snapshot(NamedTuple):
@@ -33,7 +30,7 @@ class Snapshot(NamedTuple):
 
 
 def write_snapshot(folder: Path, step: int, length: float, *, weights: Mapping[str, Tensor], dtype: str) -> None:
-    """Write `step-00001000-0.05.safetensors`, whole or not at all. `dtype` is one of DTYPES."""
+    """Write `step-00001000-0.05.safetensors`, whole or not at all. `dtype` is one of ldm.tensors' DTYPES."""
     file = folder / f"step-{step:08d}-{length}.safetensors"
     tensors = {name: tensor.to(DTYPES[dtype]) for name, tensor in weights.items()}
     write_tensors(file, tensors, {"step": str(step), "sigma_rel": repr(length)})

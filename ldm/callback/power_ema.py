@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm.power_function import gamma_of, newest_share
-from ldm.snapshot import DTYPES, write_snapshot
+from ldm.snapshot import write_snapshot
+from ldm.tensors import DTYPES
 
 
 class PowerEMA(pl.Callback):
@@ -61,7 +62,7 @@ class PowerEMA(pl.Callback):
             raise ValueError(
                 f"the run goes on from step {trainer.global_step} with averages of lengths {list(self.gammas)}, but its "
                 f"checkpoint has {list(self.averages)}, up to step {self._step}; they can only be kept from the first "
-                "step: train anew, under another name=, or go on without them"
+                "step: train anew under another name="
             )
         for average in self.averages.values():
             average.update({name: tensor.to(pl_module.device) for name, tensor in average.items()})
