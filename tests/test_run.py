@@ -13,6 +13,7 @@ from transformers import ViTConfig, ViTModel
 from ldm.check import check_latents
 from ldm.checkpoint import load, load_autoencoder, read, swap_decoder
 from ldm.plot import read_metrics
+from ldm.snapshot import read_snapshots
 from ldm.task.diffusion import DiffusionTask
 from ldm.task.optimization import LearningRate
 from tests.conditioner.test_conditioner import save_pretrained
@@ -107,6 +108,7 @@ def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
         str(tmp_path),
     )
     assert "ranks agree" in text, text
+    assert len(read_snapshots(tmp_path / "runs" / "ranks" / "diffusion" / "ema")) == 4, "after 5, 10, 15, 20 steps"
 
 
 def test_sweep_runs_each_choice_in_its_folder(home, places):

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from pytorch_lightning.trainer.states import TrainerFn
 
 from ldm import run
+from ldm.callback.power_ema import PowerEMA
 from ldm.config import compose
 from ldm.model import LatentDiffusion
 
@@ -29,7 +30,7 @@ def equal_on_all_ranks(name, tensor):
 
 
 class Compare(pl.Callback):
-    """After training, weights (averaged by then), scale and tokenizer are the same on both ranks; draws are not."""
+    """After training, weights (averaged by then), averages, scale and tokenizer are the same on both ranks; draws are not."""
 
     def on_validation_end(self, trainer, pl_module):
         if trainer.state.fn != TrainerFn.VALIDATING:  # only the one that ends a stage
@@ -37,6 +38,10 @@ class Compare(pl.Callback):
         for name, tensor in pl_module.state_dict().items():
             equal_on_all_ranks(name, tensor.float().contiguous())
         compared.append(len(pl_module.state_dict()))
+        for callback in trainer.callbacks:
+            if isinstance(callback, PowerEMA):
+                for name, tensor in callback.averages[0.1].items():
+                    equal_on_all_ranks(name, tensor)
         if drawn:
             mine = torch.stack(drawn)
             parts = [torch.empty_like(mine) for _ in range(2)]
@@ -50,6 +55,7 @@ run.StepSeed.on_validation_end = Compare.on_validation_end
 config = compose(
     "train",
     ["experiment=txt2img", "debug=tiny", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=ranks",
+     "task.diffusion.callbacks.power_ema.lengths=[0.1]",
      f"paths.runs_dir={sys.argv[1]}/runs", f"paths.data_dir={sys.argv[1]}/data"],
 )  # fmt: skip
 run.train(config)

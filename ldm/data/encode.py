@@ -29,9 +29,9 @@ from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.latents import pack_latent
 from ldm.data.shards import write_shard
+from ldm.tensors import DTYPES
 
 PLAN = "encoding.json"
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class Encoder:
