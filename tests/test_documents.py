@@ -6,7 +6,9 @@ import shlex
 import nbclient
 import nbformat
 import pytest
+from PIL import Image
 
+from ldm.config import CONFIGS
 from tests.conftest import ROOT, command
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -58,11 +60,26 @@ def test_readme_python_runs(tiny_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", sorted({line for line in readme_commands() if line.startswith("sample.py")}))
 def test_readme_sampling_commands_run(line, tiny_run, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red heart on a white background\na blue cat on a black background\n")
-    options = [word.replace("runs/txt2img", str(tiny_run)) for word in shlex.split(line)[1:]]
-    options = [option.replace("prompts=prompts.txt", f"prompts={tmp_path / 'prompts.txt'}") for option in options]
-    options = [option for option in options if not option.startswith("out=")]
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "samples" / "00000.png")
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (8, 8, 24, 24))
+    mask.save(tmp_path / "mask.png")
+    places = {"=runs/txt2img": f"={tiny_run}", "=runs/finetune_decoder": f"={tiny_run / 'autoencoder.safetensors'}"}
+    places |= {f"={name}": f"={tmp_path / name}" for name in ("prompts.txt", "samples", "mask.png")}
+    options = [option for option in shlex.split(line)[1:] if not option.startswith("out=")]
+    for name, place in places.items():
+        options = [option.replace(name, place) for option in options]
     text = command("sample.py", *options, f"out={tmp_path / 'out'}", "sampler.steps=3")
     assert "grid.png" in text
+
+
+@pytest.mark.parametrize(
+    "group", ["sampler", "grid", "guidance", "prediction", "schedule", "times", "weighting", "distance", "optimizer"]
+)
+def test_the_readme_names_every_choice(group):
+    missing = [path.stem for path in (CONFIGS / group).glob("*.yaml") if not re.search(rf"\b{path.stem}\b", README)]
+    assert not missing
 
 
 def test_icons_can_be_written_alone(tmp_path):

@@ -24,11 +24,13 @@ class Way(NamedTuple):
               Paper: Meng et al., 2022, algorithm 1, arXiv:2108.01073
     visits    times that each step is made, going back by new noise in between, so that what is known of an image and what
               is made of it come to fit. Paper: Lugmayr et al., 2022, algorithm 1, arXiv:2201.09865
+    start     x_t `(B, C, h, w)` at the first time, as `invert` finds it; None: drawn
     """
 
     init: Tensor | None = None
     strength: float = 1.0
     visits: int = 1
+    start: Tensor | None = None
 
     def check(self) -> None:
         """Raise ValueError where it leads nowhere."""
@@ -72,7 +74,7 @@ class Sampler(ABC):
         way.check()
         path = Path(denoise, schedule, noise, shape, device)
         knots = path.knots(self.grid.times(self.steps, schedule))[self.steps - round(self.steps * way.strength) :]
-        x = path.draw()
+        x = path.draw() if way.start is None else way.start
         if way.init is not None:
             x = knots[0].alpha * way.init + knots[0].sigma * x
         for here, there in pairwise(knots):

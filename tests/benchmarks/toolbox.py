@@ -57,6 +57,8 @@ TRAINING = {
 }
 SAMPLERS = ("ddim", "ddpm", "plms", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
 STEPS = (5, 10, 20, 50, 250)
+SLOW = ("ddim", "ddpm")
+"""Samplers that are also tried with the last number of steps; where it ends, the others are at a fifth of it."""
 GUIDANCE = {
     "none": "guidance=none",
     **{f"classifier-free {scale:g}": f"guidance.scale={scale:g}" for scale in (1.5, 2, 3, 5, 8)},
@@ -123,7 +125,9 @@ class Judge:
 
 def by_sampler(judge: Judge) -> Iterator[tuple[str, Score]]:
     """Each sampler with as many calls of the network: Heun makes half the steps."""
-    for sampler, steps in tqdm(list(product(SAMPLERS, judge.options.calls)), desc="samplers"):
+    *few, many = judge.options.calls
+    wanted = [*product(SAMPLERS, few), *product(SLOW, [many])]
+    for sampler, steps in tqdm(wanted, desc="samplers"):
         count = max(1, (steps + 1) // 2) if sampler == "heun" else steps
         yield f"{sampler} {steps}", judge.score(f"sampler={sampler}", f"sampler.steps={count}")
 
@@ -155,8 +159,9 @@ def sampler_table(scores: dict[str, Score], calls: tuple[int, ...]) -> str:
     """A line a sampler, a column a number of calls."""
     lines = [f"| accuracy / distance after | {' | '.join(map(str, calls))} calls |", "| --- " * (len(calls) + 1) + "|"]
     for sampler in SAMPLERS:
-        cells = (scores[f"{sampler} {steps}"] for steps in calls)
-        lines.append(f"| {sampler} | " + " | ".join(f"{s.accuracy:.2f} / {s.distance:.0f}" for s in cells) + " |")
+        found = (scores.get(f"{sampler} {steps}") for steps in calls)
+        cells = ("" if score is None else f"{score.accuracy:.2f} / {score.distance:.0f}" for score in found)
+        lines.append(f"| {sampler} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -174,7 +179,10 @@ def draw(file: Path, training: dict, samplers: dict, guidance: dict, calls: tupl
         low = min(score.distance for score in scores.values())
         axes.set_xlim(left=0.8 * low)
     for sampler in SAMPLERS:
-        middle.plot(calls, [samplers[f"{sampler} {count}"].distance for count in calls], marker=".", label=sampler)
+        found = [
+            (count, samplers[f"{sampler} {count}"].distance) for count in calls if f"{sampler} {count}" in samplers
+        ]
+        middle.plot(*zip(*found, strict=True), marker=".", label=sampler)
     middle.set_xscale("log")
     middle.set_xlabel("calls of the network")
     middle.set_title("samplers: Fréchet distance", fontsize=9)

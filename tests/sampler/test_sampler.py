@@ -191,9 +191,7 @@ def trajectory(sampler, schedule, prediction, start):
 
     step = sampler.step
     sampler.step = lambda x, *rest: xs.append(step(x, *rest)) or xs[-1]
-    noise = Noise([0])
-    noise.draw = lambda *_: start
-    sampler.sample(denoise, schedule, noise, start.shape[1:])
+    sampler.sample(denoise, schedule, Noise([0]), start.shape[1:], way=Way(start=start))
     return xs
 
 
@@ -445,9 +443,7 @@ def test_ddim_is_inverted_exactly(schedule):
     for steps in (10, 25):
         latent = Gaussian(schedule, 0.5, mean=0.3).mean + 0.5**0.5 * torch.randn(8, 2, 4, 4)
         start = invert(denoise, schedule, latent, steps=steps)
-        noise = Noise([0])
-        noise.draw = lambda *_, start=start: start
-        back = DDIM(steps).sample(denoise, schedule, noise, (2, 4, 4))
+        back = DDIM(steps).sample(denoise, schedule, Noise([0]), (2, 4, 4), way=Way(start=start))
         assert float((back - latent).square().mean().sqrt()) < 1e-3
         forth = invert(denoise, schedule, back, steps=steps)
         torch.testing.assert_close(forth, start, atol=1e-2, rtol=0)
