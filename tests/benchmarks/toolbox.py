@@ -1,8 +1,8 @@
 """What predictions, schedules, weightings, samplers and guidance are worth on icons, at equal cost.
 
-python -m tests.benchmarks.toolbox            some two hours on two CPU cores; the same command again goes on
+python -m tests.benchmarks.toolbox            some two and a half hours on two CPU cores; the same command again goes on
 
-Trained are the default run, then, with its autoencoder and 400 steps instead of 3,000, a run for each way to train. All sampling
+Trained are the default run, then, with its autoencoder and 2,000 steps instead of 3,000, a run for each way to train. All sampling
 is from the default run. Each score is over the 256 held-out captions, the same seeds everywhere; what differs by less
 than two runs of the same settings with other seeds (listed as such) says nothing. Writes runs/study/*.json, prints tables
 and draws .github/study.png.
@@ -194,7 +194,7 @@ def main(arguments: list[str]) -> None:
     """The whole study; `extra` options go to all runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
-    parser.add_argument("--steps", type=int, default=400, help="of each run")
+    parser.add_argument("--steps", type=int, default=2000, help="of each run")
     parser.add_argument("--calls", type=int, nargs="+", default=STEPS, help="of the network, for samplers")
     parser.add_argument("--plot", type=Path, default=ROOT / ".github" / "study.png")
     parser.add_argument("extra", nargs="*", help="options of train.py for all runs")
