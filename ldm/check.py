@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from ldm.callback.evaluation import Evaluation
 from ldm.config import differences, resolved
 from ldm.data.base import DataModule
+from ldm.stage import Task
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
 
@@ -43,14 +44,17 @@ def check_whole(config: DictConfig) -> None:
             "trainer.limit_train_batches would cut epochs short, and with them the order that a run goes on in; "
             "use task.diffusion.steps, or fewer shards"
         )
+    if "classifier" in config.task and config.autoencoder.ckpt is None:
+        raise ValueError(
+            "a classifier needs the autoencoder of the model that it shall guide; give its run, autoencoder.ckpt=runs/txt2img, "
+            "or train it first: python train.py experiment=txt2img"
+        )
     source = config.data.get("source")
     if source is not None and "_target_" not in source:
         raise ValueError(f"options were given for data.source, which data=shards does not have: {resolved(source)}")
 
 
-def check_metrics(
-    config: DictConfig, tasks: dict[str, AutoencoderTask | DiffusionTask], callbacks: dict[str, list[Callback]]
-) -> None:
+def check_metrics(config: DictConfig, tasks: dict[str, Task], callbacks: dict[str, list[Callback]]) -> None:
     """Raise ValueError where a sweep, or the choice of the best checkpoint, asks for a score that nobody measures."""
     known = set()
     for stage, task in tasks.items():
@@ -69,18 +73,26 @@ def check_metrics(
         raise ValueError(f"optimized_metric={config.optimized_metric} is not measured; choose from {', '.join(names)}")
 
 
-def check_latents(data: DataModule, tasks: dict[str, AutoencoderTask | DiffusionTask]) -> None:
+def check_latents(data: DataModule, tasks: dict[str, Task]) -> None:
     """Raise ValueError where cached latents are to train what they were not made for."""
     if not data.encoding:
         return
-    task = tasks.get("diffusion")
-    if not isinstance(task, DiffusionTask) or "autoencoder" in tasks:
-        raise ValueError("latents train stage 2 alone; give the autoencoder that made them: autoencoder.ckpt=FILE")
-    if data.encoding["autoencoder"] != task.model.autoencoder.encoder_hash:
+    if "autoencoder" in tasks:
         raise ValueError(
-            f"the latents were made by the autoencoder {data.encoding['autoencoder']}, but autoencoder.ckpt is "
-            f"{task.model.autoencoder.encoder_hash}; give the same, or encode the images again"
+            "latents train stage 2 alone, or a classifier; give the autoencoder that made them: autoencoder.ckpt=FILE"
         )
+    for task in tasks.values():
+        assert not isinstance(task, AutoencoderTask)
+        if data.encoding["autoencoder"] != task.model.autoencoder.encoder_hash:
+            raise ValueError(
+                f"the latents were made by the autoencoder {data.encoding['autoencoder']}, but autoencoder.ckpt is "
+                f"{task.model.autoencoder.encoder_hash}; give the same, or encode the images again"
+            )
+        if isinstance(task, DiffusionTask):
+            _check_tokens(data, task)
+
+
+def _check_tokens(data: DataModule, task: DiffusionTask) -> None:
     if data.encoding["text"] not in ("", task.model.conditioner.frozen_hash):
         raise ValueError(
             f"the tokens beside the latents were made by the text encoder {data.encoding['text']}, but the conditioner is "

@@ -16,12 +16,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
+from ldm.classifier.words import WordClassifier
 from ldm.config import build_trusted
 from ldm.model import LatentDiffusion
 from ldm.tensors import write_tensors
 
 MODEL_FILE = "model.safetensors"
 AUTOENCODER_FILE = "autoencoder.safetensors"
+CLASSIFIER_FILE = "classifier.safetensors"
 CONFIG_KEY = "ldm_config"
 WEIGHTS_PREFIX = "model."
 
@@ -56,7 +58,7 @@ def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) ->
     file = find(path, (AUTOENCODER_FILE, MODEL_FILE))
     config, weights = read(file)
     model = _rebuild(config, weights, file, packages)
-    if isinstance(model, LatentDiffusion):
+    if isinstance(model, LatentDiffusion | WordClassifier):
         model, config = model.autoencoder, config["autoencoder"]
     if not isinstance(model, Autoencoder):
         raise ValueError(f"{file} holds {type(model).__name__}, not an autoencoder; give the file that stage 1 wrote")
@@ -66,6 +68,21 @@ def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) ->
             f"finish it by the command that began it and give its {AUTOENCODER_FILE}"
         )
     return model, config
+
+
+def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> WordClassifier:
+    """The classifier in a checkpoint file, or in a run folder its newest finished one, ready to guide.
+
+    packages  as for `load`
+    """
+    file = find(path, (CLASSIFIER_FILE,))
+    model = _rebuild(*read(file), file, packages)
+    if not isinstance(model, WordClassifier):
+        raise ValueError(
+            f"{file} holds {type(model).__name__}, not a classifier; "
+            "train one: python train.py experiment=classifier autoencoder.ckpt=" + str(path)
+        )
+    return model.eval().requires_grad_(False)
 
 
 def swap_decoder(model: LatentDiffusion, path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> None:

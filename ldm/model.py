@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.autoencoder.base import Autoencoder, Posterior
+from ldm.autoencoder.base import Autoencoder
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch, Condition
 from ldm.conditioner.base import Conditioner
@@ -97,19 +97,13 @@ class LatentDiffusion(nn.Module):
 
     def check_side(self, side: int) -> None:
         """Raise ValueError where autoencoder or backbone can not divide an image side."""
-        self.autoencoder.check_side(side)
         backbone = self.denoiser.backbone
         assert isinstance(backbone, Backbone)
-        step = self.autoencoder.factor * backbone.factor
-        if side % step:
-            raise ValueError(
-                f"image side {side} gives latents of side {side // self.autoencoder.factor}, which the backbone cannot "
-                f"halve down to its last level; use a multiple of {step}"
-            )
+        self.autoencoder.check_side(side, multiple=backbone.factor)
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of each image, `(B,)`. Draws posterior, dropout, times and noise from torch's generator."""
-        x = self.latent(batch)
+        x = self.autoencoder.latent(batch)
         dropped = torch.rand(len(batch.caption)) < self.caption_dropout
         if batch.text is not None:
             condition = batch.text.where(dropped.to(x.device), self.conditioner([""]))
@@ -117,18 +111,6 @@ class LatentDiffusion(nn.Module):
             captions = ["" if drop else caption for caption, drop in zip(batch.caption, dropped.tolist(), strict=True)]
             condition = self.conditioner(captions)
         return self.denoising_loss(self.denoiser, x, condition)
-
-    @torch.no_grad()
-    def latent(self, batch: Batch) -> Tensor:
-        """Latents `(B, C, h, w)` drawn from the posterior of the batch's images or cached moments."""
-        if batch.moments is not None:
-            posterior = Posterior(batch.moments)
-        elif batch.image is not None:
-            with torch.autocast(batch.image.device.type, enabled=False):  # the latents that would be cached
-                posterior = self.autoencoder.encode(batch.image)
-        else:
-            raise ValueError("a batch needs images or moments; it has neither")
-        return self.autoencoder.to_latent(posterior.sample())
 
     @torch.no_grad()
     def sample(
@@ -170,7 +152,12 @@ class LatentDiffusion(nn.Module):
             if toward is not None:
                 condition, noise = self._between(condition, noise, toward.rows(chunk))
             given = Given(
-                self.denoiser, condition, self.conditioner([negative] * len(prompts[chunk])), prompts[chunk], self.image
+                self.denoiser,
+                condition,
+                self.conditioner([negative] * len(prompts[chunk])),
+                prompts[chunk],
+                self.image,
+                self.autoencoder,
             )
             images.append(
                 self._sample_batch(

@@ -18,6 +18,10 @@ PANELS = {
         "accuracy": ("_accuracy",),
         "Fréchet distance": ("/frechet_efficientnet", "/fid"),
     },
+    "classifier": {
+        "loss": ("train/loss", "val/loss"),
+        "recall of words": tuple(f"word_recall_{t}" for t in (0.25, 0.5, 0.75)),
+    },
 }
 """Stage -> title of a panel -> how the names of its curves end."""
 

@@ -19,10 +19,8 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, Logger
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 
 from ldm import checkpoint
-from ldm.autoencoder.base import Autoencoder
 from ldm.callback.checkpoints import Checkpoints, Preempted, newest
 from ldm.callback.ema import EMA
 from ldm.callback.pictures import finish_pictures
@@ -32,16 +30,10 @@ from ldm.check import CONFIG_FILE, check_alignment, check_claim, check_latents, 
 from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.plot import plot_curves
+from ldm.stage import MODEL_FILES, Task, build_task, remember_captions
 from ldm.task.autoencoder import AutoencoderTask
-from ldm.task.diffusion import DiffusionTask
-from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)
-
-LEARNED_FILE = "tokenizer.safetensors"
-
-MODEL_FILES = {"autoencoder": checkpoint.AUTOENCODER_FILE, "diffusion": checkpoint.MODEL_FILE}
-
 
 BESIDE_THE_POINT = (
     ".*LeafSpec.*deprecated",  # Lightning about torch
@@ -86,7 +78,7 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     data: DataModule = build(config.data)
     if not (run / CONFIG_FILE).is_file():
         data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
-    tasks = {name: _build_task(name, config, data, run) for name in todo}
+    tasks = {name: build_task(name, config, data, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
     world = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False).world_size
@@ -100,24 +92,13 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     for name in todo:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
     _claim(run, settings)
-    _remember_tokenizer(tasks, run)
+    remember_captions(tasks, run)
     for name in todo:
         task = tasks[name]
-        if isinstance(task, DiffusionTask) and "autoencoder" in todo:
+        if not isinstance(task, AutoencoderTask) and "autoencoder" in todo:
             trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE, packages=packages_of(settings))
             task.model.autoencoder.load_state_dict(trained.state_dict())
         _fit(name, config, data, task, callbacks[name], run, world)
-
-
-def _remember_tokenizer(tasks: dict[str, AutoencoderTask | DiffusionTask], run: Path) -> None:
-    """Keep what the conditioner learned from the captions, so that a run that goes on does not read them again."""
-    for name, task in tasks.items():
-        file = run / name / LEARNED_FILE
-        if file.is_file() or not is_rank_zero() or not isinstance(task, DiffusionTask):
-            continue
-        conditioner = task.model.conditioner
-        if conditioner.frozen_hash is None:
-            write_tensors(file, {"state": conditioner.get_extra_state()})
 
 
 def _suit_hardware(accelerator: str, precision: str) -> None:
@@ -130,63 +111,11 @@ def _suit_hardware(accelerator: str, precision: str) -> None:
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
 
 
-def _seed(seed: int) -> None:
-    """Before a stage's networks are built, so that they begin the same whatever was built or read before."""
-    pl.seed_everything(seed, workers=True, verbose=False)
-
-
-def _build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> AutoencoderTask | DiffusionTask:
-    stage = config.task[name]
-    shared = {
-        "optimizer": build(stage.optimizer),
-        "learning_rate": build(stage.learning_rate),
-        "gradient_clip": stage.gradient_clip,
-    }
-    if name == "autoencoder":
-        trained = None
-        if stage.freeze_encoder:
-            trained = _load_autoencoder(config, config.autoencoder.ckpt)
-        _seed(config.seed)
-        network = build(config.autoencoder.network)
-        if trained is not None:
-            network.load_state_dict(trained.state_dict())
-        network.check_side(config.data.side)
-        return AutoencoderTask(
-            network,
-            build(stage.loss),
-            config=resolved(config.autoencoder.network),
-            accumulate=stage.accumulate,
-            statistics_batches=stage.statistics_batches,
-            freeze_encoder=stage.freeze_encoder,
-            **shared,
-        )
-    file = config.autoencoder.ckpt or run / checkpoint.AUTOENCODER_FILE
-    trained = None
-    if config.autoencoder.ckpt or Path(file).is_file():
-        trained = _load_autoencoder(config, file)
-    model_config = resolved(config.model)
-    _seed(config.seed)
-    model = build(model_config)
-    if trained is not None:
-        model.autoencoder.load_state_dict(trained.state_dict())
-    learned = run / name / LEARNED_FILE
-    if learned.is_file():
-        model.conditioner.set_extra_state(load_file(learned)["state"])
-    model.conditioner.prepare(data.captions(limit=stage.captions_for_vocabulary))
-    return DiffusionTask(model, config=model_config, alignment=build(stage.alignment), **shared)
-
-
-def _load_autoencoder(config: DictConfig, file: str | Path) -> Autoencoder:
-    """A finished autoencoder, whose config takes the place of ours."""
-    trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages_of(resolved(config)))
-    return trained
-
-
 def _fit(
     name: str,
     config: DictConfig,
     data: DataModule,
-    task: AutoencoderTask | DiffusionTask,
+    task: Task,
     callbacks: list[Callback],
     run: Path,
     world: int,
@@ -195,7 +124,7 @@ def _fit(
     options = resolved(config.trainer)
     if name == "autoencoder" and world > 1 and options["strategy"] in ("auto", "ddp"):
         options["strategy"] = "ddp_find_unused_parameters_true"  # each backward reaches one of the two networks
-    if name == "diffusion":
+    if name != "autoencoder":
         options["accumulate_grad_batches"] = stage.accumulate
     last = newest(folder / "checkpoints")
     ema = EMA(stage.ema_decay)
@@ -282,15 +211,23 @@ def _report(run: Path, results: dict[str, dict[str, float]], config: DictConfig,
         for name, value in scores.items():
             table.add_row(stage, name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
     Console().print(table)
-    folder = shlex.quote(str(run))
-    if "diffusion" in results:
-        command = f'python sample.py ckpt={folder} prompt="a red heart on a white background" n=4 seed=0'
-    elif config.task.autoencoder.freeze_encoder:
-        command = f'python sample.py ckpt=RUN decoder={folder} prompt="..."'
-    else:
-        own = [f"data.{name}={config.data[name]}" for name in ("train", "val", "side") if "train" in config.data]
-        experiment = (
-            ["experiment=txt2img_shards", *(shlex.quote(option) for option in own)] if own else ["experiment=txt2img"]
-        )
-        command = f"python train.py {' '.join(experiment)} autoencoder.ckpt={folder}"
+    command = _next_command(run, results, config)
     print(f"{run}: {'finished' if new else 'all is done already'}\ncurves: {curves}\nnext: {command}")
+
+
+def _next_command(run: Path, results: dict[str, dict[str, float]], config: DictConfig) -> str:
+    folder = shlex.quote(str(run))
+    prompt = 'prompt="a red heart on a white background" n=4 seed=0'
+    if "diffusion" in results:
+        return f"python sample.py ckpt={folder} {prompt}"
+    if "classifier" in results:
+        whole = (Path(config.autoencoder.ckpt) / checkpoint.MODEL_FILE).is_file()
+        model = shlex.quote(config.autoencoder.ckpt) if whole else "RUN"
+        return f"python sample.py ckpt={model} guidance=classifier guidance.classifier.path={folder} {prompt}"
+    if config.task.autoencoder.freeze_encoder:
+        return f'python sample.py ckpt=RUN decoder={folder} prompt="..."'
+    own = [f"data.{name}={config.data[name]}" for name in ("train", "val", "side") if "train" in config.data]
+    experiment = (
+        ["experiment=txt2img_shards", *(shlex.quote(option) for option in own)] if own else ["experiment=txt2img"]
+    )
+    return f"python train.py {' '.join(experiment)} autoencoder.ckpt={folder}"

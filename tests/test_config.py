@@ -13,7 +13,7 @@ SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
 
 def composed(experiment, *overrides):
-    shards = [] if experiment == "txt2img" else SHARDS
+    shards = [] if experiment in ("txt2img", "classifier") else SHARDS
     return compose("train", [f"experiment={experiment}", *shards, *overrides])
 
 
@@ -33,7 +33,7 @@ def test_every_experiment_composes_and_its_model_builds(experiment):
         unknown = {key for key in node if not key.startswith("_")} - parameters.keys()
         assert not unknown, f"{node['_target_']} has no {unknown}"
     with torch.device("meta"):
-        if "diffusion" in config.task:
+        if "autoencoder" not in config.task or "diffusion" in config.task:
             build(resolved(config.model))
         build(resolved(config.autoencoder.network))
         for stage in config.task.values():
@@ -51,10 +51,11 @@ GROUPS = sorted(
 @pytest.mark.parametrize(("group", "choice"), GROUPS)
 def test_every_choice_composes(group, choice):
     extra = SHARDS if (group, choice) == ("data", "shards") else []
-    config = resolved(compose("train", ["experiment=txt2img", "metric=offline", f"{group}={choice}", *extra]))
+    experiment = "classifier" if group == "classifier" or choice == "word_classifier" else "txt2img"
+    config = resolved(compose("train", [f"experiment={experiment}", "metric=offline", f"{group}={choice}", *extra]))
     assert group in config
     with torch.device("meta"):
-        if group in ("backbone", "conditioner"):
+        if group in ("backbone", "conditioner", "classifier"):
             build(config[group])
         if group == "autoencoder":
             build(config[group]["network"])
@@ -112,6 +113,17 @@ def test_mistakes_end_with_a_clear_message_before_any_training(overrides, messag
     assert message in text
     assert "Traceback" not in text
     assert "training:" not in text
+
+
+def test_a_classifier_without_an_autoencoder_is_refused(tmp_path):
+    text = command(
+        "train.py", "experiment=classifier", f"paths.data_dir={tmp_path}", f"paths.runs_dir={tmp_path}", ok=False
+    )
+    assert (
+        "a classifier needs the autoencoder of the model that it shall guide; give its run, autoencoder.ckpt=" in text
+    )
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir()), "not even data were written"
 
 
 def test_a_sweep_does_not_start_processes_within_processes(places):

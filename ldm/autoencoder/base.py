@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ldm.batch import Batch
+
 
 class Posterior:
     """A diagonal Gaussian over raw latents, from its moments `(B, 2C, h, w)`: mean, then log-variance.
@@ -85,13 +87,38 @@ class Autoencoder(nn.Module, ABC):
                 digest.update(tensor.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def check_side(self, side: int) -> None:
-        """Raise ValueError where the encoder can not divide an image side."""
+    @torch.no_grad()
+    def latent(self, batch: Batch) -> Tensor:
+        """Latents `(B, C, h, w)` drawn from the posterior of the batch's images or cached moments."""
+        if batch.moments is not None:
+            posterior = Posterior(batch.moments)
+        elif batch.image is not None:
+            with torch.autocast(batch.image.device.type, enabled=False):  # the latents that would be cached
+                posterior = self.encode(batch.image)
+        else:
+            raise ValueError("a batch needs images or moments; it has neither")
+        return self.to_latent(posterior.sample())
+
+    def same_latents(self, other: Autoencoder) -> bool:
+        """Whether another autoencoder gives the same latents; its decoder may be another."""
+        statistics = torch.equal(self.shift, other.shift) and torch.equal(self.scale, other.scale)
+        return statistics and self.encoder_hash == other.encoder_hash
+
+    def check_side(self, side: int, *, multiple: int = 1) -> None:
+        """Raise ValueError where the encoder can not divide an image side, or a network its latents.
+
+        multiple  sides of latents must be multiples of it
+        """
         if side % self.factor:
             below = side - side % self.factor
             raise ValueError(
                 f"image side {side} is not a multiple of {self.factor}, the factor of this autoencoder; "
                 f"use data.side={below or self.factor} or data.side={below + self.factor}"
+            )
+        if side // self.factor % multiple:
+            raise ValueError(
+                f"image side {side} gives latents of side {side // self.factor}, which the network cannot "
+                f"halve down to its last level; use a multiple of {self.factor * multiple}"
             )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -59,80 +60,33 @@ class UNet(Backbone):
         groups: int = 32,
     ) -> None:
         super().__init__()
-        widths = [channels * multiplier for multiplier in multipliers]
-        check_groups(groups, [channels, *widths])
-        check_levels(attention_levels, len(widths))
-        if (heads is None) == (head_channels is None):
-            raise ValueError(
-                f"give heads or head_channels, one of them; got heads={heads}, head_channels={head_channels}"
-            )
-
-        time_width = 4 * channels
-        self.factor = 2 ** (len(widths) - 1)
+        parts = Parts(
+            channels=channels,
+            multipliers=multipliers,
+            blocks=blocks,
+            attention_levels=attention_levels,
+            heads=heads,
+            head_channels=head_channels,
+            context_width=context_width,
+            depth=depth,
+            scale_shift=scale_shift,
+            residual_resampling=residual_resampling,
+            dropout=dropout,
+            groups=groups,
+        )
+        self.factor = parts.factor
         self.channels = channels
         self.out_channels = out_channels or in_channels
         self.concat_channels = concat_channels
         self.context_width = context_width
-        self.time = embedding_mlp(channels, time_width)
+        self.time = embedding_mlp(channels, parts.time_width)
         if pool_tokens and context_width is None:
             raise ValueError("pool_tokens needs tokens; give a context_width too")
-        self.pool = embedding_mlp(context_width, time_width) if pool_tokens and context_width else None
-
-        def residual(before: int, after: int, resample: nn.Module | None = None) -> ResidualBlock:
-            return ResidualBlock(
-                before,
-                after,
-                embedding_width=time_width,
-                scale_shift=scale_shift,
-                resample=resample,
-                dropout=dropout,
-                groups=groups,
-                zero_init=True,
-            )
-
-        def attention(width: int) -> nn.Module:
-            count = heads if heads is not None else width // (head_channels or width)
-            if context_width is None:
-                return MapAttention(width, count, groups=groups, eps=1e-5, zero_init=True)
-            return MapTransformer(width, count, context_width, depth=depth, groups=groups)
-
-        def stage(before: int, index: int) -> Stage:
-            after = widths[index]
-            return Stage(residual(before, after), attention(after) if index in attention_levels else None)
-
-        def downsample(width: int) -> nn.Module:
-            return residual(width, width, nn.AvgPool2d(2)) if residual_resampling else Downsample(width)
-
-        def upsample(width: int) -> nn.Module:
-            return residual(width, width, nn.Upsample(scale_factor=2.0)) if residual_resampling else Upsample(width)
-
+        self.pool = embedding_mlp(context_width, parts.time_width) if pool_tokens and context_width else None
         self.conv_in = nn.Conv2d(in_channels + concat_channels, channels, 3, padding=1)
-        last = len(widths) - 1
-        skips = [channels]
-        self.down = nn.ModuleList()
-        for index, width in enumerate(widths):
-            stages = []
-            for _ in range(blocks):
-                stages.append(stage(skips[-1], index))
-                skips.append(width)
-            if index < last:
-                skips.append(width)
-            self.down.append(Level(stages, downsample(width) if index < last else None))
-
-        deepest = widths[-1]
-        self.middle = nn.ModuleList(
-            [Stage(residual(deepest, deepest), attention(deepest)), Stage(residual(deepest, deepest), None)]
-        )
-
-        self.up = nn.ModuleList()
-        current = deepest
-        for index in range(last, -1, -1):
-            stages = []
-            for _ in range(blocks + 1):
-                stages.append(stage(current + skips.pop(), index))
-                current = widths[index]
-            self.up.append(Level(stages, upsample(current) if index else None))
-
+        self.down = parts.down()
+        self.middle = parts.middle()
+        self.up = parts.up()
         self.norm_out = nn.GroupNorm(groups, channels, eps=1e-5)
         self.conv_out = nn.Conv2d(channels, self.out_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
@@ -141,19 +95,12 @@ class UNet(Backbone):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self._check(condition)
         x = x_t if condition.concat is None else torch.cat([x_t, condition.concat], dim=1)
-        embedding = self.time(sinusoidal(t * TIME_STEPS - 1, self.channels))
+        embedding = self.time(time_features(t, self.channels))
         if self.pool is not None:
             embedding = embedding + self.pool(condition.mean_token())
         x = self.conv_in(x)
-        skips = [x]
-        for level in self.down:
-            assert isinstance(level, Level)
-            for stage in level.stages:
-                x = stage(x, embedding, condition)
-                skips.append(x)
-            if level.resample is not None:
-                x = level.resample(x, embedding)
-                skips.append(x)
+        skips = [x, *descend(self.down, x, embedding, condition)]
+        x = skips[-1]
         for stage in self.middle:
             x = stage(x, embedding, condition)
         for level in self.up:
@@ -179,6 +126,11 @@ class UNet(Backbone):
                 raise ValueError(
                     f"backbone.{name} is {getattr(self, name)}, but the conditioner gives {value}; make them agree"
                 )
+
+
+def time_features(t: Tensor, width: int) -> Tensor:
+    """Sinusoidal features of times `(B,)` in [0, 1], `(B, width)`."""
+    return sinusoidal(t * TIME_STEPS - 1, width)
 
 
 def embedding_mlp(width: int, out_width: int) -> nn.Sequential:
@@ -208,3 +160,126 @@ class Level(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.resample = resample
+
+
+def descend(levels: nn.ModuleList, x: Tensor, embedding: Tensor, condition: Condition) -> Iterator[Tensor]:
+    """The map after each stage and each change of resolution on the way down; the last is what the middle gets."""
+    for level in levels:
+        assert isinstance(level, Level)
+        for stage in level.stages:
+            x = stage(x, embedding, condition)
+            yield x
+        if level.resample is not None:
+            x = level.resample(x, embedding)
+            yield x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Makes the parts of one U-Net, or of one half of it. The options are those of UNet.
+
+    Raises ValueError where they do not go together.
+    """
+
+    channels: int
+    multipliers: Sequence[int]
+    blocks: int
+    attention_levels: Sequence[int]
+    heads: int | None = None
+    head_channels: int | None = None
+    context_width: int | None = None
+    depth: int = 1
+    scale_shift: bool = False
+    residual_resampling: bool = False
+    dropout: float = 0.0
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        check_groups(self.groups, [self.channels, *self.widths])
+        check_levels(self.attention_levels, len(self.widths))
+        if (self.heads is None) == (self.head_channels is None):
+            raise ValueError(
+                f"give heads or head_channels, one of them; got heads={self.heads}, head_channels={self.head_channels}"
+            )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * multiplier for multiplier in self.multipliers]
+
+    @property
+    def factor(self) -> int:
+        """By which the way down divides a side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def time_width(self) -> int:
+        """Width of the time embedding."""
+        return 4 * self.channels
+
+    def down(self) -> nn.ModuleList:
+        """The levels of the way down."""
+        levels = nn.ModuleList()
+        current = self.channels
+        for index, width in enumerate(self.widths):
+            befores = [current] + [width] * (self.blocks - 1)
+            stages = [self._stage(before, index) for before in befores]
+            levels.append(Level(stages, self._downsample(width) if index < len(self.widths) - 1 else None))
+            current = width
+        return levels
+
+    def middle(self) -> nn.ModuleList:
+        """Two stages at the last resolution, the first with attention."""
+        width = self.widths[-1]
+        first = Stage(self._residual(width, width), self._attention(width))
+        return nn.ModuleList([first, Stage(self._residual(width, width), None)])
+
+    def up(self) -> nn.ModuleList:
+        """The levels of the way up, the last resolution first; each stage also takes a map of the way down."""
+        levels, skips = nn.ModuleList(), self._skips()
+        current = self.widths[-1]
+        for index in range(len(self.widths) - 1, -1, -1):
+            stages = []
+            for _ in range(self.blocks + 1):
+                stages.append(self._stage(current + skips.pop(), index))
+                current = self.widths[index]
+            levels.append(Level(stages, self._upsample(current) if index else None))
+        return levels
+
+    def _attention(self, width: int) -> nn.Module:
+        """Of a map to itself, and to tokens where there are some."""
+        heads = self.heads if self.heads is not None else width // (self.head_channels or width)
+        if self.context_width is None:
+            return MapAttention(width, heads, groups=self.groups, eps=1e-5, zero_init=True)
+        return MapTransformer(width, heads, self.context_width, depth=self.depth, groups=self.groups)
+
+    def _skips(self) -> list[int]:
+        """Channels of the maps that the way down leaves, in its order."""
+        skips = [self.channels]
+        for index, width in enumerate(self.widths):
+            skips += [width] * (self.blocks + (index < len(self.widths) - 1))
+        return skips
+
+    def _stage(self, before: int, index: int) -> Stage:
+        after = self.widths[index]
+        return Stage(self._residual(before, after), self._attention(after) if index in self.attention_levels else None)
+
+    def _residual(self, before: int, after: int, resample: nn.Module | None = None) -> ResidualBlock:
+        return ResidualBlock(
+            before,
+            after,
+            embedding_width=self.time_width,
+            scale_shift=self.scale_shift,
+            resample=resample,
+            dropout=self.dropout,
+            groups=self.groups,
+            zero_init=True,
+        )
+
+    def _downsample(self, width: int) -> nn.Module:
+        return self._residual(width, width, nn.AvgPool2d(2)) if self.residual_resampling else Downsample(width)
+
+    def _upsample(self, width: int) -> nn.Module:
+        if self.residual_resampling:
+            return self._residual(width, width, nn.Upsample(scale_factor=2.0))
+        return Upsample(width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -97,6 +98,24 @@ class MapAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         sequence = self.norm(x).flatten(2).transpose(1, 2)
         return x + self.attend(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class AttentionPool(nn.Module):
+    """A map `(B, C, H, W)` to a vector `(B, C)`: the mean of all places attends to all places and to itself.
+
+    It knows no positions, so that maps may be of any size.
+
+    Paper: Radford et al., 2021, section 2.4, arXiv:2103.00020; Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attend = Attention(channels, heads, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sequence = x.flatten(2).transpose(1, 2)
+        mean = sequence.mean(1, keepdim=True)
+        return self.attend(mean, torch.cat([mean, sequence], dim=1)).squeeze(1)
 
 
 class MapTransformer(nn.Module):

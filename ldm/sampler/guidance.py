@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Denoiser, Estimate
+from ldm.diffusion.schedule import Schedule
 from ldm.sampler.path import Denoise
 
 
@@ -22,6 +23,7 @@ class Given(NamedTuple):
     unconditional  nothing, or what is not wanted: the negative prompt
     prompts        texts of `condition`
     decode         latents `(B, C, h, w)` -> images `(B, 3, H, W)`, differentiable
+    autoencoder    to whose latents all of this belongs
     """
 
     denoiser: Denoiser
@@ -29,6 +31,7 @@ class Given(NamedTuple):
     unconditional: Condition
     prompts: Sequence[str]
     decode: Callable[[Tensor], Tensor]
+    autoencoder: nn.Module
 
 
 class Guidance(ABC):
@@ -148,6 +151,12 @@ class Autoguidance(Guidance):
 class Classifier(Protocol):
     """What knows how well noisy latents fit to texts."""
 
+    def join(self, autoencoder: nn.Module, schedule: Schedule) -> None:
+        """Get ready to guide a model with this autoencoder and this schedule, on its device.
+
+        Raises ValueError where the classifier was trained for other latents or other noise.
+        """
+
     def log_likelihood(self, x_t: Tensor, t: Tensor, prompts: Sequence[str]) -> Tensor:
         """log p(prompt | x_t) up to a constant, `(B,)`, differentiable; x_t `(B, C, h, w)`, t `(B,)`."""
 
@@ -171,6 +180,7 @@ class Classified(Guidance):
 
     def wrap(self, given: Given) -> Denoise:
         inner = self.guidance.wrap(given)
+        self.classifier.join(given.autoencoder, given.denoiser.schedule)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             estimate = inner(x_t, t)

@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.toolbox            some two and a half hours on two CPU cores; the same command again goes on
 
-Trained are the default run, then, with its autoencoder and 2,000 steps instead of 3,000, a run for each way to train. All sampling
-is from the default run. Each score is over the 256 held-out captions, the same seeds everywhere; what differs by less
+Trained are the default run, then, with its autoencoder and 2,000 steps instead of 3,000, a run for each way to train. All
+sampling is from the default run. Each score is over the 256 held-out captions, the same seeds everywhere; what differs by less
 than two runs of the same settings with other seeds (listed as such) says nothing. Writes runs/study/*.json, prints tables
 and draws .github/study.png.
 """

@@ -41,7 +41,7 @@ class Means(torch.nn.Module):
 
 def given(denoiser, wanted, free=0.0, count=2):
     conditions = (Condition(tokens=torch.full((count, 1, 1), value)) for value in (wanted, free))
-    return Given(denoiser, *conditions, ["a prompt"] * count, lambda latent: latent)
+    return Given(denoiser, *conditions, ["a prompt"] * count, lambda latent: latent, torch.nn.Identity())
 
 
 def denoiser(schedule=SCHEDULE, variance=0.5):
@@ -139,6 +139,9 @@ def test_guided_trajectory_of_a_mixture_agrees_with_an_integration_of_its_known_
 class MixtureClassifier:
     def __init__(self, mixture):
         self.mixture = mixture
+
+    def join(self, autoencoder, schedule):
+        assert schedule is self.mixture.schedule
 
     def log_likelihood(self, x_t, t, prompts):
         alpha, sigma = (part[:, None, None, None] for part in self.mixture.schedule.alpha_sigma(t))

@@ -1,0 +1,1 @@
+"""Classifiers of noisy latents, for classifier guidance."""

@@ -1,0 +1,72 @@
+"""The way down of a U-Net, ending in one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.backbone.unet import Parts, descend, embedding_mlp, time_features
+from ldm.batch import Condition
+from ldm.nn.attention import AttentionPool
+
+
+class HalfUNet(nn.Module):
+    """Down and middle of a U-Net in which time scales and shifts the norms, then attention pooling.
+
+    in_channels       of x_t
+    channels          of the first level
+    multipliers       channels of each level in units of `channels`
+    blocks            residual blocks a level
+    attention_levels  indices of levels with attention, 0 being the latent's own resolution
+    head_channels     channels of each attention head
+    dropout           inside residual blocks
+
+    width             of the result
+    factor            sides of latents must be multiples of it
+
+    Paper: Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 3, 4),
+        blocks: int = 2,
+        attention_levels: Sequence[int] = (1, 2, 3),
+        head_channels: int = 64,
+        dropout: float = 0.0,
+        groups: int = 32,
+    ) -> None:
+        super().__init__()
+        parts = Parts(
+            channels=channels,
+            multipliers=multipliers,
+            blocks=blocks,
+            attention_levels=attention_levels,
+            head_channels=head_channels,
+            scale_shift=True,
+            residual_resampling=True,
+            dropout=dropout,
+            groups=groups,
+        )
+        self.channels = channels
+        self.width = parts.widths[-1]
+        self.factor = parts.factor
+        self.time = embedding_mlp(channels, parts.time_width)
+        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.down = parts.down()
+        self.middle = parts.middle()
+        self.norm_out = nn.GroupNorm(groups, self.width, eps=1e-5)
+        self.pool = AttentionPool(self.width, self.width // head_channels)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> `(B, width)`."""
+        embedding = self.time(time_features(t, self.channels))
+        *_, x = descend(self.down, self.conv_in(x_t), embedding, Condition())
+        for stage in self.middle:
+            x = stage(x, embedding, Condition())
+        return self.pool(F.silu(self.norm_out(x)))

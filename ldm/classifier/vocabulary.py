@@ -1,0 +1,94 @@
+"""The words of captions: which of them there are, how frequent they are, and which of them a text holds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ldm.conditioner.base import tensor_to_text, text_to_tensor
+
+TOO_FREQUENT = 0.9
+"""Share of the captions above which a word, "a" or "photo", tells nothing about an image."""
+
+TOO_RARE = 2
+"""Captions that a word needs: of what occurs once, nothing can be learned that holds for other images."""
+
+LETTERS = re.compile(r"[^\W\d_]+")
+
+
+class Vocabulary(nn.Module):
+    """Words that are learned from captions by `prepare` and travel in the state dict, with their shares of the captions.
+
+    size      most words that it may learn
+    log_odds  of each word before anything is seen of an image, log(share / (1 - share)), `(size,)`; after the last word, 0
+    """
+
+    log_odds: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.shares: dict[str, float] = {}
+        self.register_buffer("log_odds", torch.zeros(size), persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def prepare(self, captions: Iterable[str]) -> None:
+        """Learn the words of the captions, once. Raises ValueError where there are fewer than two to learn."""
+        if not self.shares:
+            self._know(learn_words(captions, self.size))
+
+    def known(self, text: str) -> set[str]:
+        """The words of a text that are in the vocabulary."""
+        return words_of(text) & self.shares.keys()
+
+    def held(self, texts: Sequence[str]) -> Tensor:
+        """Which words each text holds: 1 or 0, `(B, words)`."""
+        known = [self.known(text) for text in texts]
+        rows = [[float(word in words) for word in self.shares] for words in known]
+        return torch.tensor(rows, device=self.log_odds.device)
+
+    def get_extra_state(self) -> Tensor:
+        return text_to_tensor(json.dumps(self.shares))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._know(json.loads(tensor_to_text(state)))
+
+    def _know(self, shares: dict[str, float]) -> None:
+        self.shares = shares
+        odds = [math.log(share / (1.0 - share)) for share in shares.values()]
+        self.log_odds.zero_()[: len(odds)] = torch.tensor(odds)
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text: runs of letters in lower case."""
+    return set(LETTERS.findall(unicodedata.normalize("NFKC", text).lower()))
+
+
+def learn_words(captions: Iterable[str], most: int) -> dict[str, float]:
+    """At most `most` words with their shares of the captions, the most frequent first; the same for the same captions.
+
+    Left out are words of more than nine tenths of the captions, and of a single one. Raises ValueError where fewer than
+    two are left.
+    """
+    counts: Counter[str] = Counter()
+    total = 0
+    for caption in captions:
+        counts.update(words_of(caption))
+        total += 1
+    useful = [word for word, count in counts.items() if TOO_RARE <= count <= TOO_FREQUENT * total]
+    if len(useful) < 2:
+        raise ValueError(
+            f"{total} captions with {len(counts)} words have {len(useful)} that tell images apart, those in at least "
+            f"{TOO_RARE} captions and at most {TOO_FREQUENT:.0%} of them; a classifier needs 2, so give other captions"
+        )
+    ranked = sorted(useful, key=lambda word: (-counts[word], word))
+    return {word: counts[word] / total for word in ranked[:most]}

@@ -1,0 +1,105 @@
+"""The stages of a run: how the task of each is built from the config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from ldm import checkpoint
+from ldm.autoencoder.base import Autoencoder
+from ldm.classifier.vocabulary import Vocabulary
+from ldm.config import build, is_rank_zero, packages_of, resolved
+from ldm.data.base import DataModule
+from ldm.task.autoencoder import AutoencoderTask
+from ldm.task.classifier import ClassifierTask
+from ldm.task.diffusion import DiffusionTask
+from ldm.tensors import write_tensors
+
+Task = AutoencoderTask | DiffusionTask | ClassifierTask
+
+MODEL_FILES = {
+    "autoencoder": checkpoint.AUTOENCODER_FILE,
+    "diffusion": checkpoint.MODEL_FILE,
+    "classifier": checkpoint.CLASSIFIER_FILE,
+}
+"""Stage -> the file in the run folder that holds its finished model."""
+
+LEARNED_FILE = "tokenizer.safetensors"
+"""In a stage's folder: what was learned from the captions before training."""
+
+
+def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Task:
+    """The task of a stage. The network of an autoencoder that is given takes the place of the config's."""
+    if name == "autoencoder":
+        return _autoencoder_task(config)
+    stage = config.task[name]
+    file = config.autoencoder.ckpt or run / checkpoint.AUTOENCODER_FILE
+    trained = None
+    if config.autoencoder.ckpt or Path(file).is_file():
+        trained = _load_autoencoder(config, file)
+    model_config = resolved(config.model)
+    _seed(config.seed)
+    model = build(model_config)
+    if trained is not None:
+        model.autoencoder.load_state_dict(trained.state_dict())
+    task_class = {"diffusion": DiffusionTask, "classifier": ClassifierTask}[name]
+    task = task_class(model, config=model_config, **_shared_options(stage))
+    if isinstance(task, DiffusionTask) and stage.alignment is not None:
+        task.align(build(stage.alignment))
+    learned = run / name / LEARNED_FILE
+    if learned.is_file():
+        task.reader.set_extra_state(load_file(learned)["state"])
+    task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
+    return task
+
+
+def remember_captions(tasks: dict[str, Task], run: Path) -> None:
+    """Keep what was learned from the captions, so that a run that goes on does not read them again."""
+    for name, task in tasks.items():
+        file = run / name / LEARNED_FILE
+        if file.is_file() or not is_rank_zero() or isinstance(task, AutoencoderTask):
+            continue
+        if isinstance(task.reader, Vocabulary) or task.reader.frozen_hash is None:
+            write_tensors(file, {"state": task.reader.get_extra_state()})
+
+
+def _autoencoder_task(config: DictConfig) -> AutoencoderTask:
+    stage = config.task.autoencoder
+    trained = _load_autoencoder(config, config.autoencoder.ckpt) if stage.freeze_encoder else None
+    _seed(config.seed)
+    network = build(config.autoencoder.network)
+    if trained is not None:
+        network.load_state_dict(trained.state_dict())
+    network.check_side(config.data.side)
+    return AutoencoderTask(
+        network,
+        build(stage.loss),
+        config=resolved(config.autoencoder.network),
+        accumulate=stage.accumulate,
+        statistics_batches=stage.statistics_batches,
+        freeze_encoder=stage.freeze_encoder,
+        **_shared_options(stage),
+    )
+
+
+def _load_autoencoder(config: DictConfig, file: str | Path) -> Autoencoder:
+    """A finished autoencoder, whose config takes the place of ours."""
+    trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages_of(resolved(config)))
+    return trained
+
+
+def _shared_options(stage: DictConfig) -> dict[str, Any]:
+    return {
+        "optimizer": build(stage.optimizer),
+        "learning_rate": build(stage.learning_rate),
+        "gradient_clip": stage.gradient_clip,
+    }
+
+
+def _seed(seed: int) -> None:
+    """Before a stage's networks are built, so that they begin the same whatever was built or read before."""
+    pl.seed_everything(seed, workers=True, verbose=False)

@@ -1,0 +1,48 @@
+"""The stage beside: a classifier of noisy latents, to guide the model of stage 2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm.batch import Batch
+from ldm.classifier.vocabulary import Vocabulary
+from ldm.classifier.words import WordClassifier
+from ldm.task.latent import LatentTask
+
+TIMES = (0.25, 0.5, 0.75)
+"""At which validation measures how well words are told."""
+
+
+class ClassifierTask(LatentTask[WordClassifier]):
+    """Trains the network by the cross-entropy of the words.
+
+    Validation logs the loss at random times, and at three times t the `word_recall`.
+    """
+
+    scores = ("loss", *(f"word_recall_{t}" for t in TIMES))
+
+    @property
+    def reader(self) -> Vocabulary:
+        return self.model.vocabulary
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.training_loss(batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log_validation_loss(batch)
+        x, held = self.model.autoencoder.latent(batch), self.model.vocabulary.held(batch.caption)
+        for time in TIMES:
+            t = torch.full((len(x),), time, device=x.device)
+            recall = word_recall(self.model(self.model.noisy(x, t), t), held)
+            self.log(f"val/word_recall_{time}", recall, on_epoch=True, sync_dist=True, batch_size=int(held.sum()))
+
+
+def word_recall(odds: Tensor, held: Tensor) -> Tensor:
+    """Share of the words of all captions that are among the k likeliest of their image, k being the number of its words.
+
+    odds `(B, words)`, of any order-preserving scale; held `(B, words)`, 1 or 0. Also called R-precision, over all words.
+    """
+    place = odds.argsort(1, descending=True).argsort(1)
+    found = held * (place < held.sum(1, keepdim=True))
+    return found.sum() / held.sum().clamp(min=1)

@@ -1,0 +1,89 @@
+"""What the stages that train in the latent space of a finished autoencoder have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldm.batch import Batch
+from ldm.checkpoint import CONFIG_KEY
+from ldm.classifier.vocabulary import Vocabulary
+from ldm.classifier.words import WordClassifier
+from ldm.conditioner.base import Conditioner
+from ldm.model import LatentDiffusion
+from ldm.task.optimization import LearningRate
+
+Model = TypeVar("Model", LatentDiffusion, WordClassifier)
+
+
+class LatentTask(pl.LightningModule, ABC, Generic[Model]):
+    """One optimiser over all that is not frozen; the autoencoder is.
+
+    model          what is trained, with the autoencoder
+    optimizer      pairs of name and parameter -> optimiser
+    learning_rate  over time
+    config         that builds `model`; goes into checkpoints
+    gradient_clip  largest gradient norm
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
+        learning_rate: LearningRate,
+        config: dict[str, Any],
+        gradient_clip: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model: Model = model
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.config = config
+        self.gradient_clip = gradient_clip
+
+    @property
+    @abstractmethod
+    def reader(self) -> Conditioner | Vocabulary:
+        """The part of the model that reads the captions before training; what it learns is its extra state."""
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.optimizer((name, part) for name, part in self.named_parameters() if part.requires_grad)
+        scheduler = self.learning_rate.schedule(optimizer, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Every rank takes what rank 0 has read; then the latents are held where the data ask for it."""
+        reader, data = self.reader, self.trainer.datamodule  # type: ignore[attr-defined]
+        reader.set_extra_state(self.trainer.strategy.broadcast(reader.get_extra_state()))
+        data.hold(self._moments, data.batch_size)
+
+    @torch.no_grad()
+    def _moments(self, image: Tensor) -> Tensor:
+        return self.model.autoencoder.encode(image.to(self.device)).moments.cpu()
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """The mean loss over a batch, logged as train/loss."""
+        loss = self.model.loss(batch).mean()
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.key))
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clip here: Lightning refuses to under autocast with a fused optimiser, for the sake of fp16's loss scaling."""
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+        self.log("train/gradient_norm", norm)
+
+    def log_validation_loss(self, batch: Batch) -> None:
+        """The mean loss over the validation images, as val/loss."""
+        loss = self.model.loss(batch).mean()
+        self.log("val/loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch.key))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CONFIG_KEY] = self.config

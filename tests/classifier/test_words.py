@@ -1,0 +1,199 @@
+"""The classifier of words: Bayes' rule, what a prompt means, what it is trained on, and whom it may guide."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ldm.autoencoder.base import Autoencoder, Posterior
+from ldm.batch import Batch
+from ldm.classifier.half_unet import HalfUNet
+from ldm.classifier.vocabulary import Vocabulary, learn_words, words_of
+from ldm.classifier.words import WordClassifier
+from ldm.conditioner.base import tensor_to_text
+from ldm.diffusion.schedule import Cosine, Linear, Shifted
+from ldm.diffusion.times import Uniform
+from ldm.task.classifier import word_recall
+from tests.conftest import scramble
+
+SCHEDULE = Linear()
+CAPTIONS = [f"A {color} {icon}, on paper!" for color in ("red", "red", "blue") for icon in ("cat", "heart")]
+X, T = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.9])
+
+
+class Plain(Autoencoder):
+    """Images of two channels are latents."""
+
+    def __init__(self):
+        super().__init__(latent_channels=2, factor=1)
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def encode(self, image):
+        return Posterior(torch.cat([image * self.weight, torch.full_like(image, -30.0)], dim=1))
+
+    def decode(self, raw):
+        return raw
+
+    def encoding_parts(self):
+        return [nn.ParameterList([self.weight])]
+
+    def last_layer(self):
+        return self.weight
+
+
+def small(schedule=SCHEDULE, words=8, **options):
+    network = HalfUNet(2, **{"channels": 8, "multipliers": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,
+                             "attention_levels": [1], **options})  # fmt: skip
+    return WordClassifier(Plain(), network, schedule, times=Uniform(), vocabulary=words, side=8)
+
+
+@pytest.fixture
+def classifier():
+    made = small()
+    scramble(made.network)
+    scramble(made.head)
+    made.vocabulary.prepare(CAPTIONS)
+    return made.eval()
+
+
+def test_words_are_runs_of_letters_in_lower_case():
+    assert words_of("A Red-hot cat's 3 CATS, année ２ ﬁsh") == {"a", "red", "hot", "cat", "s", "cats", "année", "fish"}
+    assert words_of("1 + 1 = 2_000") == set()
+
+
+def test_the_vocabulary_has_the_most_frequent_words_that_tell_images_apart():
+    captions = [*CAPTIONS, "a unicorn on paper"]
+    assert learn_words(iter(captions), 10) == {"red": 4 / 7, "cat": 3 / 7, "heart": 3 / 7, "blue": 2 / 7}
+    assert list(learn_words(captions, 2)) == ["red", "cat"]
+    with pytest.raises(ValueError, match="3 captions with 3 words have 0 that tell images apart"):
+        learn_words(["the same", "the same", "the same thing"], 10)
+
+
+def test_before_training_a_word_is_as_likely_as_it_is_frequent():
+    made = small()
+    made.vocabulary.prepare(CAPTIONS)
+    shares = torch.tensor(list(made.vocabulary.shares.values()))
+    torch.testing.assert_close(made(X, T).sigmoid(), shares.expand(2, -1))
+
+
+def test_a_prompt_is_the_product_of_its_words_and_denies_nothing(classifier):
+    def log_p(prompt):
+        return classifier.log_likelihood(X, T, [prompt] * 2)
+
+    each = F.logsigmoid(classifier(X, T))
+    places = {word: place for place, word in enumerate(classifier.vocabulary.shares)}
+    for word, place in places.items():
+        torch.testing.assert_close(log_p(f"a {word}"), each[:, place])
+    torch.testing.assert_close(log_p("A red heart"), log_p("red") + log_p("heart"))
+    for same in ("heart: red!", "red red heart", "a red heart under a unicorn"):
+        torch.testing.assert_close(log_p(same), log_p("a red heart"))
+    mixed = classifier.log_likelihood(X, T, ["red cat", "blue"])
+    torch.testing.assert_close(mixed, torch.stack([log_p("red cat")[0], log_p("blue")[1]]))
+
+
+@pytest.mark.parametrize("prompt", ["a unicorn", ""])
+def test_a_prompt_without_a_known_word_is_refused(classifier, prompt):
+    with pytest.raises(
+        ValueError, match=f"knows no word of the prompt '{prompt}'; it knows 4, such as red, cat, heart"
+    ):
+        classifier.log_likelihood(X, T, ["a red cat", prompt])
+
+
+def test_life_cycle(classifier):
+    x = X.clone().requires_grad_()
+    batch = Batch(["a", "b"], CAPTIONS[:2], image=X)
+    (classifier.loss(batch).sum() + classifier.log_likelihood(x, T, CAPTIONS[:2]).sum()).backward()
+    assert x.grad.isfinite().all()
+    assert (x.grad.flatten(1).abs().amax(1) > 0).all()
+    trained = [p for p in classifier.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in trained)
+    assert classifier.autoencoder.weight.grad is None
+    again = small()
+    again.load_state_dict(classifier.state_dict())
+    assert torch.equal(again.eval()(X, T), classifier(X, T))
+    assert again.vocabulary.shares == classifier.vocabulary.shares
+    assert all(isinstance(value, torch.Tensor) for value in classifier.state_dict().values())
+    assert json.loads(tensor_to_text(classifier.vocabulary.get_extra_state())) == classifier.vocabulary.shares
+
+
+def test_what_was_learned_is_not_learned_again():
+    vocabulary = Vocabulary(3)
+    vocabulary.prepare(CAPTIONS)
+    again = Vocabulary(3)
+    again.set_extra_state(vocabulary.get_extra_state())
+    again.prepare(["other captions"])
+    assert again.shares == vocabulary.shares
+    assert torch.equal(again.log_odds, vocabulary.log_odds)
+
+
+def test_moments_and_images_give_the_same_loss(classifier):
+    losses = []
+    for batch in (
+        Batch(["a", "b"], CAPTIONS[:2], image=X),
+        Batch(["a", "b"], CAPTIONS[:2], moments=classifier.autoencoder.encode(X).moments),
+    ):
+        torch.manual_seed(0)
+        losses.append(classifier.loss(batch))
+    torch.testing.assert_close(*losses)
+
+
+def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
+    """Each number of a latent is from N(m, v) where the caption says "up", from N(-m, v) where it says "down"."""
+    mean, variance, steps = 0.25, 0.25, 500
+    made = small(multipliers=[1], attention_levels=[])
+    made.vocabulary.prepare(["up"] * 2 + ["down"] * 2)
+    optimizer = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=5e-3)
+
+    def draw(count):
+        signs = torch.randint(2, (count,)) * 2 - 1
+        image = mean * signs[:, None, None, None] + variance**0.5 * torch.randn(count, 2, 4, 4)
+        return image, signs
+
+    for step in range(steps):
+        image, signs = draw(128)
+        captions = ["up" if sign > 0 else "down" for sign in signs]
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * (1 - step / steps)
+        optimizer.zero_grad()
+        made.loss(Batch([""] * 128, captions, image=image)).mean().backward()
+        optimizer.step()
+    up = list(made.vocabulary.shares).index("up")
+    for time in (0.2, 0.5, 0.8):
+        t = torch.full((512,), time)
+        x_t = made.noisy(draw(512)[0], t)
+        alpha, sigma = SCHEDULE.exact(torch.tensor(time))
+        exact = (2 * alpha * mean * x_t / (alpha**2 * variance + sigma**2)).flatten(1).sum(1)
+        with torch.no_grad():
+            told, known = made.eval()(x_t, t)[:, up].sigmoid(), exact.sigmoid()
+        assert (told - known).abs().mean() < 0.06
+        if time < 0.8:  # later, there is next to nothing to be known
+            assert (told - known).abs().mean() < 0.4 * (0.5 - known).abs().mean()
+
+
+def test_it_guides_no_model_of_other_latents_or_other_noise(classifier):
+    classifier.join(Plain(), Linear())
+    shifted, scaled, other = Plain(), Plain(), Plain()
+    shifted.shift += 0.1
+    scaled.scale *= 2
+    other.weight.data += 0.5
+    for autoencoder in (shifted, scaled, other):
+        with pytest.raises(ValueError, match="was trained on latents of the encoder .* train one for this model"):
+            classifier.join(autoencoder, Linear())
+    for schedule in (Cosine(), Shifted(Linear(), shift=1.1), Linear(start=0.00085, end=0.012)):
+        with pytest.raises(ValueError, match=r"at t = 0\..* trained with alpha and sigma .* schedule of this model"):
+            classifier.join(Plain(), schedule)
+
+
+def test_sides_that_the_network_cannot_halve_are_refused():
+    with pytest.raises(ValueError, match="image side 8 gives latents of side 8.*use a multiple of 16"):
+        small(multipliers=[1, 1, 1, 1, 1])
+
+
+def test_recall_of_words_is_the_share_found_among_as_many_likeliest_ones():
+    held = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    odds = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, -1.0, -2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
+    assert float(word_recall(odds, held)) == pytest.approx(2 / 3)
+    assert float(word_recall(held, held)) == 1
+    assert float(word_recall(odds[2:], held[2:])) == 0
