@@ -46,10 +46,12 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
     model = build(model_config)
     if trained is not None:
         model.autoencoder.load_state_dict(trained.state_dict())
-    task_class = {"diffusion": DiffusionTask, "classifier": ClassifierTask}[name]
-    task = task_class(model, config=model_config, **_shared_options(stage))
-    if isinstance(task, DiffusionTask) and stage.alignment is not None:
-        task.align(build(stage.alignment))
+    shared = _shared_options(stage)
+    task: DiffusionTask | ClassifierTask
+    if name == "diffusion":
+        task = DiffusionTask(model, config=model_config, alignment=build(stage.alignment), **shared)
+    else:
+        task = ClassifierTask(model, config=model_config, **shared)
     learned = run / name / LEARNED_FILE
     if learned.is_file():
         task.reader.set_extra_state(load_file(learned)["state"])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch
@@ -10,24 +14,41 @@ from ldm.conditioner.base import Conditioner
 from ldm.model import LatentDiffusion
 from ldm.task.alignment import Alignment
 from ldm.task.latent import LatentTask
+from ldm.task.optimization import LearningRate
 
 
 class DiffusionTask(LatentTask[LatentDiffusion]):
-    """Trains denoiser and conditioner by the loss of the model."""
+    """Trains denoiser and conditioner by the loss of the model.
+
+    alignment  a loss beside that of the model; None: none
+
+    The others are those of LatentTask.
+    """
 
     scores = ("loss",)
-    alignment: Alignment | None = None
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        *,
+        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
+        learning_rate: LearningRate,
+        config: dict[str, Any],
+        gradient_clip: float = 1.0,
+        alignment: Alignment | None = None,
+    ) -> None:
+        super().__init__(
+            model, optimizer=optimizer, learning_rate=learning_rate, config=config, gradient_clip=gradient_clip
+        )
+        self.alignment = alignment
+        if alignment is not None:
+            backbone = model.denoiser.backbone
+            assert isinstance(backbone, Backbone)
+            alignment.watch(backbone.deepest)
 
     @property
     def reader(self) -> Conditioner:
         return self.model.conditioner
-
-    def align(self, alignment: Alignment) -> None:
-        """From now on also train by this loss beside that of the model."""
-        backbone = self.model.denoiser.backbone
-        assert isinstance(backbone, Backbone)
-        alignment.watch(backbone.deepest)
-        self.alignment = alignment
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
