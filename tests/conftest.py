@@ -18,6 +18,11 @@ os.environ.setdefault("WANDB_MODE", "offline")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of whole runs first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: item.path.name not in ("test_run.py", "test_resume.py", "test_documents.py"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

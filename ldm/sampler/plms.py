@@ -15,7 +15,8 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 class PLMS(Sampler):
     """Steps along a mix of the slopes at the last four points, as Adams and Bashforth mix them; second order in all.
 
-    The first step is Heun's, with two calls of the denoiser. The grid should be uniform: the mix supposes it.
+    The first step is Heun's, with two calls of the denoiser; the last one, to clean latents, is DDIM's, for over a long
+    last step the mix goes too far. The grid should be uniform: the mix supposes it.
 
     Paper: Liu et al., 2022, eq. 12 and 13, arXiv:2202.09778.
     """
@@ -24,12 +25,14 @@ class PLMS(Sampler):
         super().__init__(steps, grid)
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
-        path.estimate(x, here)
+        clean = path.estimate(x, here).clean
+        if not there.sigma:
+            return clean
         line = Straight.of(path)
         slopes = [line.slope(point.x, point.estimate.clean, point.knot) for point in reversed(path.past)]
         weights = ADAMS_BASHFORTH[len(slopes) - 1]
         slope = sum((weight * part for weight, part in zip(weights, slopes, strict=True)), x.new_zeros(()))
-        if len(slopes) == 1 and there.sigma:
+        if len(slopes) == 1:
             after = line.go(x, slope, here, there)
             slope = 0.5 * (slope + line.slope(after, path.peek(after, there).clean, there))
         return line.go(x, slope, here, there)

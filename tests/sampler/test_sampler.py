@@ -302,13 +302,13 @@ def test_multistep_solvers_agree_with_diffusers(sampler, scheduler, options, kin
 
 
 def test_plms_agrees_with_diffusers():
-    """Of noise; of velocities theirs mixes what the network says, ours the noise that follows from it."""
+    """Of noise; of velocities theirs mixes what the network says, ours the noise that follows from it. Ours ends as DDIM."""
     options = {"skip_prk_steps": True, "set_alpha_to_one": True, "steps_offset": 1, "timestep_spacing": "leading"}
     scheduler = PNDMScheduler(**OPTIONS, **options)
     scheduler.set_timesteps(20)
     ours = trajectory(PLMS(20, grid=Leading()), OURS, NoisePrediction(), START)
     _, *expected = theirs(scheduler, 20, START, discrete)  # the first step is made twice
-    for got, wanted in zip(ours, expected, strict=True):
+    for got, wanted in list(zip(ours, expected, strict=True))[:-1]:
         torch.testing.assert_close(got, wanted, atol=2e-4, rtol=1e-4)
 
 
