@@ -142,24 +142,21 @@ def _painter(config: DictConfig, device: str) -> tuple[Painter, dict[str, Any]]:
     model = checkpoint.load(config.ckpt, device=device, packages=config.packages)
     if config.decoder is not None:
         checkpoint.swap_decoder(model, config.decoder, packages=config.packages)
-    change = {"strength": 1.0 if config.mode == "inpaint" else config.strength, "mask": config.mask}
-    change |= {"border": config.border, "visits": config.visits}
-    used = change if config.init is not None else {}
+    change = None
+    if config.init is not None:
+        strength = 1.0 if config.mode == "inpaint" else config.strength
+        change = Change(strength, config.mask, config.border, config.visits)
     painter = Painter(
         model,
         sampler=build(config.sampler),
         guidance=build(config.guidance),
         negative=config.negative,
         side=config.side,
-        change=Change(**used),
+        change=change,
     )
-    names = ("sampler", "guidance", "negative", "decoder")
-    settings = {name: resolved(config[name]) for name in names if config[name] not in (None, "")}
-    return painter, {
-        "mode": config.mode,
-        **settings,
-        **{name: value for name, value in used.items() if value is not None},
-    }
+    names = ("mode", "sampler", "guidance", "negative", "decoder")
+    settings = {name: resolved(config[name]) for name in names} | (change._asdict() if change is not None else {})
+    return painter, {name: value for name, value in settings.items() if value not in (None, "")}
 
 
 def _reconstruction(config: DictConfig, device: str, wanted: Sequence[Order]) -> tuple[Reconstruction, dict[str, Any]]:

@@ -56,6 +56,7 @@ class WordClassifier(nn.Module):
         self.head = nn.Linear(network.width, vocabulary)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self._joined: tuple[nn.Module, ...] = ()
         autoencoder.check_side(side, multiple=network.factor)
 
     def train(self, mode: bool = True) -> WordClassifier:
@@ -107,6 +108,8 @@ class WordClassifier(nn.Module):
         Raises ValueError where the classifier was trained for other latents or other noise.
         """
         assert isinstance(autoencoder, Autoencoder)
+        if self._joined == (autoencoder, schedule):
+            return  # comparing them reads all weights, which each batch need not do again
         own = self.autoencoder.to(autoencoder.shift.device)
         if not own.same_latents(autoencoder):
             raise ValueError(
@@ -116,6 +119,7 @@ class WordClassifier(nn.Module):
             )
         self._check_noise(schedule)
         self.to(autoencoder.shift.device)
+        self._joined = (autoencoder, schedule)
 
     def _check_noise(self, schedule: Schedule) -> None:
         times = torch.tensor(COMPARED_TIMES, dtype=torch.float64)

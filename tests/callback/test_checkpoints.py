@@ -4,9 +4,9 @@ import signal
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
 
 from ldm.callback.checkpoints import Checkpoints, Preempted, newest, saved
+from tests.callback import trainer
 
 VALUES = [3.0, 1.0, 2.0, 0.5, 4.0]
 """Of the metric, at validations after steps 2, 4, 6, 8, 10."""
@@ -36,20 +36,7 @@ class Task(pl.LightningModule):
 
 def fit(folder, task, **options):
     callback = Checkpoints(folder, **{"every_n_steps": 3, **options})
-    trainer = pl.Trainer(
-        max_steps=10,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        val_check_interval=4,
-        check_val_every_n_epoch=None,
-        accumulate_grad_batches=2,
-        callbacks=[callback],
-    )
-    trainer.fit(task, DataLoader(torch.arange(8.0), 1), DataLoader(torch.arange(1.0), 1))
+    trainer.fit(task, [callback], steps=10, validate_every=4, batches=8)
     return callback
 
 

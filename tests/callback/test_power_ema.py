@@ -3,13 +3,13 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
 
 from ldm.callback.checkpoints import Checkpoints
 from ldm.callback.ema import EMA
 from ldm.callback.power_ema import PowerEMA
 from ldm.power_function import gamma_of
 from ldm.snapshot import read_snapshots
+from tests.callback import trainer
 
 STEPS = 25
 
@@ -52,22 +52,8 @@ class Unlucky(pl.Callback):
 def fit(folder, *callbacks, ckpt=None, **options):
     torch.manual_seed(0)
     walk, callback = Walk(), PowerEMA(folder / "ema", **{"every_n_steps": 10, **options})
-    trainer = pl.Trainer(
-        max_steps=STEPS,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        val_check_interval=6,
-        check_val_every_n_epoch=None,
-        accumulate_grad_batches=2,
-        callbacks=[callback, EMA(0.9), *callbacks, Checkpoints(folder, every_n_steps=8)],
-    )
-    trainer.fit(
-        walk, DataLoader(torch.arange(60), 1), DataLoader(torch.arange(1), 1), ckpt_path=ckpt, weights_only=True
-    )
+    around = [callback, EMA(0.9), *callbacks, Checkpoints(folder, every_n_steps=8)]
+    trainer.fit(walk, around, steps=STEPS, validate_every=6, batches=60, ckpt=ckpt)
     return walk, callback
 
 
