@@ -1,6 +1,12 @@
 """The benchmarks run; what they measure is for people to read."""
 
-from tests.benchmarks import latents, loader
+import json
+import re
+
+import pytest
+
+from ldm.config import build, compose
+from tests.benchmarks import latents, loader, toolbox
 
 
 def test_loader(tmp_path, capsys):
@@ -14,3 +20,33 @@ def test_loader(tmp_path, capsys):
 def test_latents(tmp_path, capsys):
     latents.measure("small", tmp_path, ["debug=tiny"], steps=1)
     assert "x as long as one from latents" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("overrides", toolbox.TRAINING.values(), ids=list(toolbox.TRAINING))
+def test_each_way_to_train(overrides):
+    config = compose("train", ["experiment=txt2img", *overrides.split()])
+    build(config.model)
+
+
+@pytest.mark.parametrize("overrides", toolbox.GUIDANCE.values(), ids=list(toolbox.GUIDANCE))
+def test_each_kind_of_guidance(overrides):
+    compose("sample", ["ckpt=none", *overrides.split()])
+
+
+def test_toolbox(tmp_path, capsys, monkeypatch):
+    """A part of the study, with networks that learn nothing; the same command again computes nothing again."""
+    monkeypatch.setattr(toolbox, "TRAINING", dict(list(toolbox.TRAINING.items())[:1]))
+    monkeypatch.setattr(toolbox, "SAMPLERS", ("ddim", "heun"))
+    monkeypatch.setattr(toolbox, "SLOW", ("ddim",))
+    kinds = ("none", "classifier-free 2", "autoguidance 2", "classifier 1")
+    monkeypatch.setattr(toolbox, "GUIDANCE", {name: toolbox.GUIDANCE[name] for name in kinds})
+    arguments = f"--runs {tmp_path} --steps 20 --calls 2 4 --plot {tmp_path / 'study.png'} --debug".split()
+    toolbox.main(arguments)
+    text = capsys.readouterr().out
+    assert all(f"| {kind} |" in text for kind in kinds)
+    assert "| heun |" in text
+    assert (tmp_path / "study.png").is_file()
+    file = tmp_path / "study" / "guidance.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "none": [0.123, 4567.0]}))
+    toolbox.main(arguments)
+    assert capsys.readouterr().out == re.sub(r"\| none \|.*", "| none | 0.123 | 4567 |", text)

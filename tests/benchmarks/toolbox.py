@@ -14,7 +14,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +67,7 @@ GUIDANCE = {
     "classifier-free 5, rescaled by 0.7": "guidance.scale=5 guidance.rescale=0.7",
     "classifier-free 5, threshold 3": "guidance.scale=5 guidance.threshold=3",
     **{f"autoguidance {scale:g}": f"guidance=autoguidance guidance.scale={scale:g}" for scale in (1.5, 2, 3)},
+    **{f"classifier {scale:g}": f"guidance=classifier guidance.scale={scale:g}" for scale in (1, 2, 4)},
 }
 
 
@@ -76,22 +78,29 @@ class Score(NamedTuple):
     distance: float
 
 
-def train(name: str, overrides: list[str], options: argparse.Namespace) -> Path:
+Wanted = dict[str, Callable[[], Score]]
+"""Lines of a table by title, and what measures each."""
+
+
+def train(name: str, overrides: list[str], options: argparse.Namespace, experiment: str = "txt2img") -> Path:
     """A finished run; one that is there is taken."""
-    command = ["train.py", "experiment=txt2img", f"name={name}", f"paths.runs_dir={options.runs}", *overrides]
-    subprocess.run([sys.executable, *command, *options.extra], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    command = ["train.py", f"experiment={experiment}", f"name={name}", f"paths.runs_dir={options.runs}", *overrides]
+    tiny = {"txt2img": "tiny", "classifier": "tiny_classifier"}
+    debug = [f"debug={tiny[experiment]}"] if options.debug else []
+    subprocess.run([sys.executable, *command, *debug, *options.extra], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return options.runs / name
 
 
-def by_training(options: argparse.Namespace) -> dict[str, Score]:
-    """Runs that differ in what they train on."""
-    base, scores = train(BASE, [], options), {}
-    for place, (title, overrides) in enumerate(tqdm(TRAINING.items(), desc="training", unit="run")):
+def by_training(base: Path, options: argparse.Namespace) -> Wanted:
+    """Runs that differ in what they train on, all with the autoencoder of one."""
+
+    def score(place: int, overrides: str) -> Score:
         shared = [f"autoencoder.ckpt={base}", f"task.diffusion.steps={options.steps}"]
         run = train(f"study/{place:02d}", [*shared, *overrides.split()], options)
         results = json.loads((run / "diffusion" / "results.json").read_text())
-        scores[title] = Score(results[f"eval/{ACCURACY}"], results[f"eval/{DISTANCE}"])
-    return scores
+        return Score(results[f"eval/{ACCURACY}"], results[f"eval/{DISTANCE}"])
+
+    return {title: partial(score, place, overrides) for place, (title, overrides) in enumerate(TRAINING.items())}
 
 
 class Judge:
@@ -100,7 +109,7 @@ class Judge:
     def __init__(self, run: Path, options: argparse.Namespace) -> None:
         self.options = options
         self.model: LatentDiffusion = load(run)
-        config = compose("train", ["experiment=txt2img", *options.extra])
+        config = compose("train", ["experiment=txt2img", *(["debug=tiny"] if options.debug else []), *options.extra])
         self.data: DataModule = build(config.data)
         self.metrics: list[GenerationMetric] = list(build(config.metric).values())
         self.captions = [self.data.val_set.caption_of(number) for number in range(len(self.data.val_set))]
@@ -123,30 +132,36 @@ class Judge:
         return Score(values[ACCURACY], values[DISTANCE])
 
 
-def by_sampler(judge: Judge) -> Iterator[tuple[str, Score]]:
+def by_sampler(judge: Judge) -> Wanted:
     """Each sampler with as many calls of the network: Heun makes half the steps."""
     *few, many = judge.options.calls
-    wanted = [*product(SAMPLERS, few), *product(SLOW, [many])]
-    for sampler, steps in tqdm(wanted, desc="samplers"):
-        count = max(1, (steps + 1) // 2) if sampler == "heun" else steps
-        yield f"{sampler} {steps}", judge.score(f"sampler={sampler}", f"sampler.steps={count}")
+    wanted = {}
+    for sampler, calls in [*product(SAMPLERS, few), *product(SLOW, [many])]:
+        steps = max(1, (calls + 1) // 2) if sampler == "heun" else calls
+        wanted[f"{sampler} {calls}"] = partial(judge.score, f"sampler={sampler}", f"sampler.steps={steps}")
+    return wanted
 
 
-def by_guidance(judge: Judge, weak: Path) -> Iterator[tuple[str, Score]]:
+def by_guidance(judge: Judge, weak: Path, classifier: Path) -> Wanted:
     """Each kind of guidance, with 25 steps of DDIM."""
-    for title, overrides in tqdm(GUIDANCE.items(), desc="guidance"):
-        weaker = [f"guidance.weak.path={weak}"] if "autoguidance" in overrides else []
-        yield title, judge.score("sampler.steps=25", *overrides.split(), *weaker)
+    second = {"autoguidance": f"guidance.weak.path={weak}", "classifier": f"guidance.classifier.path={classifier}"}
+    wanted = {}
+    for title, overrides in GUIDANCE.items():
+        kind, *rest = overrides.split()
+        path = [second[name] for name in second if kind == f"guidance={name}"]
+        wanted[title] = partial(judge.score, "sampler.steps=25", kind, *rest, *path)
+    return wanted
 
 
-def kept(file: Path, compute) -> dict[str, Score]:
-    """What an earlier call computed and wrote into a file, or now."""
-    if file.is_file():
-        return {title: Score(*values) for title, values in json.loads(file.read_text()).items()}
-    scores = dict(compute())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(scores, indent=2))
-    return scores
+def kept(file: Path, wanted: Wanted) -> dict[str, Score]:
+    """All scores: those that are in the file, others now, each written there at once."""
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    scores = {title: Score(*found[title]) for title in wanted if title in found}
+    for title in tqdm([title for title in wanted if title not in scores], desc=file.stem):
+        scores[title] = wanted[title]()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(scores, indent=2))
+    return {title: scores[title] for title in wanted}
 
 
 def table(title: str, scores: dict[str, Score]) -> str:
@@ -197,13 +212,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of each run")
     parser.add_argument("--calls", type=int, nargs="+", default=STEPS, help="of the network, for samplers")
     parser.add_argument("--plot", type=Path, default=ROOT / ".github" / "study.png")
+    parser.add_argument("--debug", action="store_true", help="tiny networks and few icons, to see that it works")
     parser.add_argument("extra", nargs="*", help="options of train.py for all runs")
     options = parser.parse_args(arguments)
     folder, calls = options.runs / "study", tuple(options.calls)
-    training = kept(folder / "training.json", lambda: by_training(options))
-    judge = Judge(options.runs / BASE, options)
-    samplers = kept(folder / "samplers.json", lambda: by_sampler(judge))
-    guidance = kept(folder / "guidance.json", lambda: by_guidance(judge, folder / "00"))
+    base = train(BASE, [], options)
+    classifier = train("study/classifier", [f"autoencoder.ckpt={base}"], options, "classifier")
+    training = kept(folder / "training.json", by_training(base, options))
+    judge = Judge(base, options)
+    samplers = kept(folder / "samplers.json", by_sampler(judge))
+    guidance = kept(folder / "guidance.json", by_guidance(judge, folder / "00", classifier))
     print(table(f"{options.steps} steps of training with", training))
     print(sampler_table(samplers, calls))
     print(table("guidance", guidance))
