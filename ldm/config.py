@@ -121,13 +121,19 @@ def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:
 
     Raises ValueError where the config asks for anything else, before anything is constructed.
     """
+    for value in untrusted(node, packages):
+        raise ValueError(
+            f"this checkpoint asks to construct {value!r}, which is no class of {', '.join(packages)}; "
+            "if you trust the file and the class is yours, name its package: load(path, packages=('ldm', 'mine'))"
+        )
+    return build(node)
+
+
+def untrusted(node: Any, packages: Sequence[str]) -> Iterator[str]:
+    """What a plain config would construct beside classes of these packages."""
     for key, value in _strings(node):
         if "${" in value or (key == "_target_" and not _is_class_of(value, packages)):
-            raise ValueError(
-                f"this checkpoint asks to construct {value!r}, which is no class of {', '.join(packages)}; "
-                "if you trust the file and the class is yours, name its package: load(path, packages=('ldm', 'mine'))"
-            )
-    return build(node)
+            yield value
 
 
 def packages_of(node: Any) -> list[str]:

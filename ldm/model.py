@@ -17,7 +17,7 @@ from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
 from ldm.sampler.base import Sampler, Way
 from ldm.sampler.guidance import Given, Guidance
-from ldm.sampler.inpainting import hold_known, soft_mask
+from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.noise import Noise
 
 
@@ -185,10 +185,10 @@ class LatentDiffusion(nn.Module):
         shape = (self.autoencoder.latent_channels, latent_side, latent_side)
         denoise, way = guidance.wrap(given), Way()
         if source is not None:
-            init = self.autoencoder.to_latent(self.autoencoder.encode(source.image.to(device)).mean)
+            shown = source.image if source.mask is None else without_masked(source.image, source.mask)
+            init = self.autoencoder.to_latent(self.autoencoder.encode(shown.to(device)).mean)
             if source.mask is not None:
                 made = F.max_pool2d(source.mask.to(device), self.autoencoder.factor)
-                init = init * (1.0 - made)  # what is masked shall not show through
                 denoise = hold_known(denoise, init, made)
             way = Way(init, source.strength, source.visits)
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)

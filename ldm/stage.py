@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.vocabulary import Vocabulary
-from ldm.config import build, is_rank_zero, packages_of, resolved
+from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import DataModule
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.classifier import ClassifierTask
@@ -42,6 +42,7 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
     if config.autoencoder.ckpt or Path(file).is_file():
         trained = _load_autoencoder(config, file)
     model_config = resolved(config.model)
+    _check_loadable(model_config)
     _seed(config.seed)
     model = build(model_config)
     if trained is not None:
@@ -57,6 +58,15 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
         task.reader.set_extra_state(load_file(learned)["state"])
     task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
     return task
+
+
+def _check_loadable(model_config: dict[str, Any]) -> None:
+    """Raise ValueError where a checkpoint with this config would be refused by `checkpoint.load`."""
+    for value in untrusted(model_config, packages_of(model_config)):
+        raise ValueError(
+            f"a model that is built by calling {value!r} could not be loaded again, since a checkpoint may construct classes "
+            "alone; guidance that loads another file is for sampling: train without it, then give it to sample.py"
+        )
 
 
 def remember_captions(tasks: dict[str, Task], run: Path) -> None:

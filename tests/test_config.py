@@ -105,6 +105,10 @@ def test_help_is_readable():
             "RectifiedFlow ends in pure noise, from which a prediction of the noise says nothing",
         ),
         (["model.denoiser.learned_variance=true"], "set backbone.out_channels=8"),
+        (
+            ["guidance=autoguidance", "guidance.weak.path=/nowhere"],
+            "built by calling 'ldm.checkpoint.load' could not be loaded again",
+        ),
         (["experiment=finetune_decoder", "data=icons"], "to fine-tune a decoder, give the autoencoder"),
     ],
 )

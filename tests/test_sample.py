@@ -8,7 +8,8 @@ from PIL import Image, ImageChops, ImageDraw
 
 from ldm.checkpoint import load, load_autoencoder, save
 from ldm.config import CONFIGS, build, compose
-from ldm.orders import orders, read_prompts
+from ldm.model import Source
+from ldm.orders import orders, read_mask, read_prompts
 from ldm.picture import to_levels, to_picture, to_tensor
 from ldm.sampler.guidance import ClassifierFree
 from tests.conftest import ROOT, command
@@ -190,6 +191,16 @@ def test_inpainting_keeps_what_is_not_masked_bitwise_beyond_the_border(tiny_run,
         assert after.crop(kept).tobytes() == before.crop(kept).tobytes()
         assert ImageChops.difference(after.crop((16, 0, 32, 32)), before.crop((16, 0, 32, 32))).getbbox() is not None
     assert len(set(pixels(tmp_path / "x").values())) == 2, "another seed, another image"
+
+
+def test_inpainting_does_not_know_what_was_there(tiny_run, photo):
+    model, mask = load(tiny_run), read_mask(str(photo / "mask.png"), str(photo / "init.png"), 32)[None]
+    image = to_tensor(Image.open(photo / "init.png"))[None]
+    black = torch.where(mask > 0, -1.0, image)
+    first, second = (
+        model.sample(["a red heart"], source=Source(before, mask=mask, border=0)) for before in (image, black)
+    )
+    assert torch.equal(first, second)
 
 
 def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):

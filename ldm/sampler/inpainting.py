@@ -29,6 +29,26 @@ def hold_known(denoise: Denoise, known: Tensor, made: Tensor) -> Denoise:
     return held
 
 
+def without_masked(image: Tensor, mask: Tensor) -> Tensor:
+    """The image with what is masked painted over by the colours around it, the further inside the smoother.
+
+    So the encoder, whose every latent sees far, tells nothing of what was there.
+
+    image  `(B, C, H, W)`
+    mask   1 where it is painted over, `(B, 1, H, W)`; all 1 gives 0
+
+    Source: the pull-push algorithm of Gortler et al., 1996, "The Lumigraph", section 3.3.2.
+    """
+    known = 1.0 - mask
+    if not mask.any() or image.shape[-2:] == (1, 1):
+        return image * known
+    total = F.avg_pool2d(image * known, 2, ceil_mode=True, count_include_pad=False)
+    weight = F.avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
+    coarse = without_masked(total / weight.clamp(min=1e-6), (weight == 0).to(image))
+    around = F.interpolate(coarse, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(mask > 0, around, image)
+
+
 def soft_mask(mask: Tensor, border: int) -> Tensor:
     """A mask `(B, 1, H, W)` in {0, 1} whose edge falls off linearly over `border` pixels outside of it."""
     soft = grown = mask

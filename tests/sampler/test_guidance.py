@@ -12,7 +12,7 @@ from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2M
 from ldm.sampler.guidance import Autoguidance, Classified, ClassifierFree, Given, Scored, Unguided
 from ldm.sampler.heun import Heun
-from ldm.sampler.inpainting import hold_known, soft_mask
+from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.likeness import Likeness
 from ldm.sampler.noise import Noise
 from ldm.sampler.unipc import UniPC
@@ -332,3 +332,18 @@ def test_likeness_by_another_distance():
     torch.testing.assert_close(score.log_likelihood(image, ["", ""]), torch.tensor([0.0, -0.2 / 0.01 / 2]))
     with pytest.raises(ValueError, match="deviation is positive"):
         Likeness(torch.zeros(3, 2, 2), deviation=0)
+
+
+@pytest.mark.parametrize("side", [8, 13])
+def test_what_is_masked_does_not_show_through(side):
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(2, 1, side, side)
+    mask[0, :, 2:7, 3:] = 1
+    mask[1] = 1
+    painted = without_masked(images, mask)
+    assert torch.equal(without_masked(torch.where(mask > 0, 100.0, images), mask), painted)
+    assert torch.equal(painted * (1 - mask), images * (1 - mask)), "what is not masked stays"
+    assert painted[0].abs().amax() <= images[0].abs().amax(), "of the colours around"
+    assert torch.equal(painted[1], torch.zeros(3, side, side)), "nothing is known"
+    flat = torch.full((1, 3, side, side), 0.3)
+    torch.testing.assert_close(without_masked(flat * (1 - mask[:1]), mask[:1]), flat)
