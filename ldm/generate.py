@@ -188,14 +188,17 @@ def generate(
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
         dist.init_process_group("gloo")
-    if rank == 0:
-        _clear(out)
-    _barrier(world)
     share = wanted[rank::world]
     with tqdm(total=len(share), desc="sampling", unit="image", disable=rank > 0) as bar:
-        for start in range(0, len(share), batch_size):
+        for start in range(0, max(len(share), 1), batch_size):
             chunk = share[start : start + batch_size]
-            for order, image in zip(chunk, make(chunk), strict=True):
+            images = make(chunk) if chunk else ()
+            if start == 0:  # nothing is lost where the first images fail
+                _barrier(world)
+                if rank == 0:
+                    _clear(out)
+                _barrier(world)
+            for order, image in zip(chunk, images, strict=True):
                 to_picture(image).save(out / order.file)
             bar.update(len(chunk))
     _barrier(world)

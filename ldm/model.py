@@ -156,7 +156,6 @@ class LatentDiffusion(nn.Module):
                 condition,
                 self.conditioner([negative] * len(prompts[chunk])),
                 prompts[chunk],
-                self.image,
                 self.autoencoder,
             )
             images.append(
@@ -173,10 +172,6 @@ class LatentDiffusion(nn.Module):
                 progress(images[-1].shape[0])
         return torch.cat(images)
 
-    def image(self, latent: Tensor) -> Tensor:
-        """Latents `(B, C, h, w)` -> images `(B, 3, H, W)`, about [-1, 1]; differentiable."""
-        return self.autoencoder.decode(self.autoencoder.to_raw(latent)).float()
-
     def _sample_batch(
         self, given: Given, noise: Noise, sampler: Sampler, guidance: Guidance, side: int, source: Source | None
     ) -> Tensor:
@@ -192,7 +187,7 @@ class LatentDiffusion(nn.Module):
                 denoise = hold_known(denoise, init, made)
             way = Way(init, source.strength, source.visits)
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
-        image = self.image(latent).clamp(-1, 1).cpu()
+        image = self.autoencoder.image(latent).clamp(-1, 1).cpu()
         if source is None or source.mask is None:
             return image
         return torch.where(

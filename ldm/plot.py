@@ -28,23 +28,31 @@ PANELS = {
 
 def plot_curves(run: Path, stages: list[str]) -> Path:
     """Draw the losses and scores of the stages over their steps into `curves.png`; returns its path."""
-    panels = [(stage, title, names) for stage in stages for title, names in PANELS[stage].items()]
+    panels = list(_panels(run, stages))
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
-    for place, (stage, title, names) in enumerate(panels, start=1):
+    for place, (stage, title, curves) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), place)
-        for name, points in read_metrics(run / stage / "logs").items():
-            if name.endswith(names):
-                axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name, linewidth=1)
+        for name, points in curves.items():
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name, linewidth=1)
         axes.set_title(f"{stage}: {title}")
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if title == "loss":
             axes.set_yscale("log")
-        if axes.lines:
-            axes.legend(fontsize=7)
+        axes.legend(fontsize=7)
     path = run / "curves.png"
     figure.savefig(path, dpi=100)
     return path
+
+
+def _panels(run: Path, stages: list[str]) -> Iterator[tuple[str, str, dict[str, list[tuple[int, float]]]]]:
+    """Stage, title and curves of each panel that has any."""
+    for stage in stages:
+        measured = read_metrics(run / stage / "logs")
+        for title, names in PANELS[stage].items():
+            curves = {name: points for name, points in measured.items() if name.endswith(names)}
+            if curves:
+                yield stage, title, curves
 
 
 def read_metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -56,7 +56,8 @@ def train(config: DictConfig) -> float | None:
         try:
             _train_stages(todo, config, run)
         except Preempted as preempted:
-            print(preempted)
+            if is_rank_zero():
+                print(preempted)
             raise SystemExit(128 + signal.SIGTERM) from None
     results = {name: json.loads((run / name / "results.json").read_text()) for name in stages}
     if is_rank_zero():
@@ -156,7 +157,8 @@ def _fit(
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         last = newest(folder / "checkpoints")
-        print(f"interrupted; the same command goes on from {last.stem if last else 'the beginning of this stage'}")
+        if trainer.is_global_zero:
+            print(f"interrupted; the same command goes on from {last.stem if last else 'the beginning of this stage'}")
         raise SystemExit(128 + signal.SIGINT) from None
     seconds = time.monotonic() - start
     ema.apply(task)
@@ -217,7 +219,8 @@ def _report(run: Path, results: dict[str, dict[str, float]], config: DictConfig,
 
 def _next_command(run: Path, results: dict[str, dict[str, float]], config: DictConfig) -> str:
     folder = shlex.quote(str(run))
-    prompt = 'prompt="a red heart on a white background" n=4 seed=0'
+    text = "a red heart on a white background" if "colors" in (config.data.get("source") or {}) else "..."
+    prompt = f'prompt="{text}" n=4 seed=0'
     if "diffusion" in results:
         return f"python sample.py ckpt={folder} {prompt}"
     if "classifier" in results:

@@ -162,7 +162,7 @@ def test_image_to_image_changes_as_much_as_it_is_told(tiny_run, photo, tmp_path)
     for strength in (0, 0.3, 1):
         text = sample(tiny_run, tmp_path / "x", *options, f"strength={strength}")
         assert "2 images" in text
-        reconstruction = load(tiny_run).image(_latent(tiny_run, photo / "init.png"))[0].clamp(-1, 1)
+        reconstruction = load(tiny_run).autoencoder.image(_latent(tiny_run, photo / "init.png"))[0].clamp(-1, 1)
         image = to_tensor(Image.open(tmp_path / "x" / "00000.png"))
         far.append(float((image - reconstruction).abs().mean()))
     assert far[0] < 0.01, "of nothing, the autoencoder alone is seen"
@@ -201,6 +201,15 @@ def test_inpainting_does_not_know_what_was_there(tiny_run, photo):
         model.sample(["a red heart"], source=Source(before, mask=mask, border=0)) for before in (image, black)
     )
     assert torch.equal(first, second)
+
+
+def test_images_of_an_earlier_command_stay_where_the_next_one_fails(tiny_run, tmp_path):
+    sample(tiny_run, tmp_path / "x", PROMPT, "n=2")
+    before = pixels(tmp_path / "x")
+    (tmp_path / "broken.png").write_text("no image")
+    options = [PROMPT, "n=1", "mode=img2img", f"init={tmp_path / 'broken.png'}"]
+    assert "cannot be read as an image" in sample(tiny_run, tmp_path / "x", *options, ok=False)
+    assert pixels(tmp_path / "x") == before
 
 
 def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):

@@ -77,6 +77,10 @@ class Autoencoder(nn.Module, ABC):
         """The inverse of `to_latent`."""
         return latent / self.scale[:, None, None] + self.shift[:, None, None]
 
+    def image(self, latent: Tensor) -> Tensor:
+        """Latents `(B, C, h, w)` -> images `(B, 3, H, W)`, about [-1, 1]; differentiable."""
+        return self.decode(self.to_raw(latent)).float()
+
     @property
     def encoder_hash(self) -> str:
         """A name for what `encode` computes: it changes with the encoder's weights, not with the decoder's."""

@@ -102,7 +102,7 @@ class WordClassifier(nn.Module):
                 )
         return (F.logsigmoid(self(x_t, t)) * self.vocabulary.held(prompts)).sum(1)
 
-    def join(self, autoencoder: nn.Module, schedule: Schedule) -> None:
+    def join(self, autoencoder: Autoencoder, schedule: Schedule) -> None:
         """Get ready to guide a model with this autoencoder and this schedule, on its device.
 
         Raises ValueError where the classifier was trained for other latents or other noise.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,6 +15,13 @@ from ldm.diffusion.schedule import Schedule
 from ldm.sampler.path import Denoise
 
 
+class Decoding(Protocol):
+    """What an autoencoder is to guidance."""
+
+    def image(self, latent: Tensor) -> Tensor:
+        """Latents `(B, C, h, w)` -> images `(B, 3, H, W)`, differentiable."""
+
+
 class Given(NamedTuple):
     """What guidance may use. Conditions and prompts are of the whole batch.
 
@@ -22,7 +29,6 @@ class Given(NamedTuple):
     condition      what is wanted
     unconditional  nothing, or what is not wanted: the negative prompt
     prompts        texts of `condition`
-    decode         latents `(B, C, h, w)` -> images `(B, 3, H, W)`, differentiable
     autoencoder    to whose latents all of this belongs
     """
 
@@ -30,8 +36,7 @@ class Given(NamedTuple):
     condition: Condition
     unconditional: Condition
     prompts: Sequence[str]
-    decode: Callable[[Tensor], Tensor]
-    autoencoder: nn.Module
+    autoencoder: Decoding
 
 
 class Guidance(ABC):
@@ -151,7 +156,7 @@ class Autoguidance(Guidance):
 class Classifier(Protocol):
     """What knows how well noisy latents fit to texts."""
 
-    def join(self, autoencoder: nn.Module, schedule: Schedule) -> None:
+    def join(self, autoencoder: Decoding, schedule: Schedule) -> None:
         """Get ready to guide a model with this autoencoder and this schedule, on its device.
 
         Raises ValueError where the classifier was trained for other latents or other noise.
@@ -225,7 +230,7 @@ class Scored(Guidance):
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()
                 estimate = inner(x_t, t)
-                fit = self.score.log_likelihood(given.decode(estimate.clean), given.prompts)
+                fit = self.score.log_likelihood(given.autoencoder.image(estimate.clean), given.prompts)
                 (pull,) = torch.autograd.grad(fit.sum(), x_t)
             clean = estimate.clean.detach() + self.scale * _bayes(pull, t, given)
             return Estimate(clean, None if estimate.variance is None else estimate.variance.detach())

@@ -39,9 +39,16 @@ class Means(torch.nn.Module):
         return self.weight * (mean + gain * (x_t - alpha * mean))
 
 
+class Pixels(torch.nn.Identity):
+    """An autoencoder whose latents are the images."""
+
+    def image(self, latent):
+        return latent
+
+
 def given(denoiser, wanted, free=0.0, count=2):
     conditions = (Condition(tokens=torch.full((count, 1, 1), value)) for value in (wanted, free))
-    return Given(denoiser, *conditions, ["a prompt"] * count, lambda latent: latent, torch.nn.Identity())
+    return Given(denoiser, *conditions, ["a prompt"] * count, Pixels())
 
 
 def denoiser(schedule=SCHEDULE, variance=0.5):
