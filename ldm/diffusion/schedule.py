@@ -181,12 +181,13 @@ class EDM(VariancePreserving):
     """Noise levels sigma_t / alpha_t from `smallest` to `largest`, spaced evenly in their power 1 / rho.
 
     This is EDM for data of unit variance, which latents have: its input scaling makes the variance-preserving x_t of it,
-    and with the velocity prediction its output scaling, too, is ours.
+    and with the velocity prediction its output scaling, too, is ours. The paper's levels, 0.002 to 80, are for data of
+    standard deviation 0.5, so here they are doubled.
 
     Paper: Karras et al., 2022, eq. 5 and table 1, arXiv:2206.00364.
     """
 
-    def __init__(self, *, smallest: float = 0.002, largest: float = 80.0, rho: float = 7.0) -> None:
+    def __init__(self, *, smallest: float = 0.004, largest: float = 160.0, rho: float = 7.0) -> None:
         super().__init__()
         if not 0 < smallest < largest:
             raise ValueError(f"noise levels must satisfy 0 < smallest < largest; got {smallest} and {largest}")
@@ -203,27 +204,31 @@ class EDM(VariancePreserving):
 class ZeroTerminal(VariancePreserving):
     """Another schedule with alpha_t shifted and scaled so that nothing of the data is left at t = 1.
 
-    The first discrete step stays as it is. Networks that predict noise cannot be used with it: from pure noise they
-    learn nothing about the image.
-
-    schedule  a discrete one
+    alpha at the first discrete step stays as it is, or at t = 0 of a continuous schedule. Networks that predict noise
+    cannot be used with it: from pure noise they learn nothing about the image.
 
     Paper: Lin et al., 2024, algorithm 1, arXiv:2305.08891.
     """
 
     ends_in_noise = True
 
-    def __init__(self, schedule: Discrete) -> None:
+    def __init__(self, schedule: Schedule) -> None:
         super().__init__()
+        if schedule.power != 2 or schedule.ends_in_noise:
+            raise ValueError(
+                f"{type(schedule).__name__} has nothing left at t = 1 as it is, or keeps no variance; use it without "
+                "zero_terminal"
+            )
         self.schedule = schedule
         self.steps = schedule.steps
 
     def variance(self, t: Tensor) -> Tensor:
         t = t.double()
-        first, last = (self._alpha(torch.full_like(t, end)) for end in (1 / len(self.schedule.table), 1.0))
+        begin = 0.0 if self.steps is None else 1.0 / self.steps
+        first, last = (self._alpha(torch.full_like(t, end)) for end in (begin, 1.0))
         alpha = (self._alpha(t) - last) * first / (first - last)
-        before = (1.0 - first.square()) * t * len(self.schedule.table)
-        return torch.where(t < 1 / len(self.schedule.table), before, 1.0 - alpha.square())
+        early = (1.0 - first.square()) * (t / begin if begin else 0.0)
+        return torch.where(t < begin, early, 1.0 - alpha.square())
 
     def _alpha(self, t: Tensor) -> Tensor:
         return self.schedule.exact(t)[0]

@@ -78,12 +78,13 @@ class LogitNormal(Times):
 class LogNormal(Times):
     """The logarithm of the noise level sigma_t / alpha_t is normal, cut at the ends of the schedule.
 
-    mean, deviation  of ln(sigma_t / alpha_t)
+    mean, deviation  of ln(sigma_t / alpha_t); the paper's mean is -1.2 for data of standard deviation 0.5, for unit
+                     variance as here ln 2 more
 
     Paper: Karras et al., 2022, section 5 and table 1, arXiv:2206.00364.
     """
 
-    def __init__(self, *, mean: float = -1.2, deviation: float = 1.2, stratified: bool = True) -> None:
+    def __init__(self, *, mean: float = -0.5, deviation: float = 1.2, stratified: bool = True) -> None:
         super().__init__(stratified=stratified)
         self.mean = mean
         self.deviation = deviation

@@ -73,7 +73,7 @@ class Sampler(ABC):
         way = way or Way()
         way.check()
         path = Path(denoise, schedule, noise, shape, device)
-        knots = path.knots(self.grid.times(self.steps, schedule))[self.steps - round(self.steps * way.strength) :]
+        knots = path.lead(self.grid.times(self.steps, schedule))[self.steps - round(self.steps * way.strength) :]
         x = path.draw() if way.start is None else way.start
         if way.init is not None:
             x = knots[0].alpha * way.init + knots[0].sigma * x

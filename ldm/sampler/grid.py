@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -12,6 +13,9 @@ from ldm.diffusion.schedule import Schedule
 DISCRETE_STEPS = 1000
 """Of a schedule that has none of its own."""
 
+LEAST_SIGNAL = 0.005
+"""alpha_t with which a step may start: of x_t one 200th. (DDPM's linear schedule ends at 0.0064.)"""
+
 
 class Grid(ABC):
     """Chooses times for a number of steps."""
@@ -21,8 +25,14 @@ class Grid(ABC):
         """The times at which the steps start, `(steps,)` float64 in (0, 1], falling. The last step ends at 0."""
 
     def times(self, steps: int, schedule: Schedule) -> Tensor:
-        """The starts and 0, `(steps + 1,)`. Raises ValueError where the grid has fewer different times than steps."""
-        times = torch.cat([self.starts(steps, schedule), torch.zeros(1, dtype=torch.float64)])
+        """The starts and 0, `(steps + 1,)`. Raises ValueError where the grid has fewer different times than steps.
+
+        Where hardly any signal is left in x_t, but some, the error of a predicted noise is divided by next to nothing.
+        So no step starts there: a grid that would is shrunk. (Of the schedules here, this is for the cosine one.)
+        """
+        starts = self.starts(steps, schedule)
+        starts = starts * (_latest(schedule) / starts[0]).clamp(max=1.0)
+        times = torch.cat([starts, torch.zeros(1, dtype=torch.float64)])
         if not (times.diff() < 0).all():
             raise ValueError(f"{type(self).__name__} has no {steps} different times; use fewer sampler.steps")
         return times
@@ -107,6 +117,14 @@ class LogSNR(Grid):
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
         low, high = _ends(schedule, self.first, self.last)
         return schedule.time(torch.lerp(low, high, _shares(steps)))
+
+
+def _latest(schedule: Schedule) -> Tensor:
+    """The latest time with enough signal for a step to start at; 1 where the schedule ends in noise."""
+    one = torch.ones((), dtype=torch.float64)
+    if schedule.ends_in_noise or float(schedule.exact(one)[0]) >= LEAST_SIGNAL:
+        return one
+    return schedule.time(torch.tensor(2.0 * math.log(LEAST_SIGNAL), dtype=torch.float64))
 
 
 def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor]:

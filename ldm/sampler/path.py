@@ -55,7 +55,8 @@ class Point(NamedTuple):
 class Path:
     """One way from noise to latents: the denoiser, the noise of each image, the estimates so far.
 
-    past  the last points at which `estimate` was called, the newest last
+    past       the last points at which `estimate` was called, the newest last
+    steepness  the noise level at its beginning in units of that after the first step
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Path:
     ) -> None:
         self.schedule = schedule
         self.past: deque[Point] = deque(maxlen=REMEMBERED)
+        self.steepness = math.inf if schedule.ends_in_noise else 1.0
         self._denoise = denoise
         self._noise = noise
         self._shape = shape
@@ -87,3 +89,10 @@ class Path:
         alpha, sigma = self.schedule.exact(times)
         rows = zip(times.tolist(), alpha.tolist(), sigma.tolist(), strict=True)
         return [Knot(*row) if row[0] else END for row in rows]
+
+    def lead(self, times: Tensor) -> list[Knot]:
+        """Knots at the times `(N,)` of the whole way, N > 1."""
+        knots = self.knots(times)
+        first, second, *_ = knots
+        self.steepness = first.level / second.level if second.level else math.inf
+        return knots
