@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.config import build, resolved
-from ldm.model import LatentDiffusion, Source, Toward
+from ldm.model import LatentDiffusion, Source
 from ldm.orders import Order, check_mode, find_images, orders, read_image, read_mask, read_prompts
 from ldm.picture import grid, to_picture, to_tensor
 from ldm.sampler.base import Sampler
-from ldm.sampler.guidance import Guidance
+from ldm.sampler.guidance import Guidance, Toward
 
 RECORD = "samples.jsonl"
 GRID_IMAGES = 100

@@ -11,26 +11,14 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch, Condition
+from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
 from ldm.sampler.base import Sampler, Way
-from ldm.sampler.guidance import Given, Guidance
+from ldm.sampler.guidance import Given, Guidance, Toward, read
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.noise import Noise
-
-
-class Toward(NamedTuple):
-    """The other end of an interpolation: image i is made a share of the way to prompts[i] and seeds[i]."""
-
-    prompts: Sequence[str]
-    seeds: Sequence[int]
-    shares: Sequence[float]
-
-    def rows(self, chunk: slice) -> Toward:
-        """Those of some images."""
-        return Toward(self.prompts[chunk], self.seeds[chunk], self.shares[chunk])
 
 
 class Source(NamedTuple):
@@ -140,6 +128,8 @@ class LatentDiffusion(nn.Module):
         batch_size  images at once; changes speed only
         progress    called with the number of images after each batch
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is the number of images at once, at least 1; got {batch_size}")
         seeds = list(range(len(prompts))) if seeds is None else list(seeds)
         if len(seeds) != len(prompts):
             raise ValueError(f"one seed a prompt is needed; got {len(prompts)} prompts and {len(seeds)} seeds")
@@ -148,15 +138,17 @@ class LatentDiffusion(nn.Module):
         images = [torch.empty(0, 3, side, side)]
         for start in range(0, len(prompts), batch_size):
             chunk = slice(start, start + batch_size)
-            condition, noise = self.conditioner(prompts[chunk]), Noise(seeds[chunk])
+            noise, end = Noise(seeds[chunk]), None
             if toward is not None:
-                condition, noise = self._between(condition, noise, toward.rows(chunk))
+                end = toward.rows(chunk)
+                noise = noise.toward(end.seeds, end.shares)
             given = Given(
                 self.denoiser,
-                condition,
+                read(self.conditioner, prompts[chunk], end),
                 self.conditioner([negative] * len(prompts[chunk])),
                 prompts[chunk],
                 self.autoencoder,
+                end,
             )
             images.append(
                 self._sample_batch(
@@ -192,13 +184,6 @@ class LatentDiffusion(nn.Module):
             return image
         return torch.where(
             source.mask > 0, image, torch.lerp(source.image, image, soft_mask(source.mask, source.border))
-        )
-
-    def _between(self, condition: Condition, noise: Noise, toward: Toward) -> tuple[Condition, Noise]:
-        shares = torch.tensor(toward.shares)
-        other = self.conditioner(toward.prompts)
-        return condition.lerp(other, shares.to(self.autoencoder.shift.device)), noise.toward(
-            toward.seeds, toward.shares
         )
 
     def _check_channels(self) -> None:

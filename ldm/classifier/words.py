@@ -15,9 +15,6 @@ from ldm.classifier.vocabulary import Vocabulary
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.times import Times
 
-COMPARED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""At which two schedules are compared."""
-
 
 class WordClassifier(nn.Module):
     """Tells for each word of a vocabulary how likely it stands in the caption of a noisy latent x_t.
@@ -117,16 +114,13 @@ class WordClassifier(nn.Module):
                 f"{autoencoder.encoder_hash}, or another shift and scale of them; train one for this model: "
                 "python train.py experiment=classifier autoencoder.ckpt=..."
             )
-        self._check_noise(schedule)
+        if (t := self.schedule.apart(schedule)) is not None:
+            time = torch.tensor(t, dtype=torch.float64)
+            (alpha, sigma), (wanted, noise) = self.schedule.exact(time), schedule.exact(time)
+            raise ValueError(
+                f"at t = {t:.1f} the classifier was trained with alpha and sigma {alpha:.4f} and {sigma:.4f}, but the model with "
+                f"{wanted:.4f} and {noise:.4f}; train one with the schedule of this model: "
+                "python train.py experiment=classifier schedule=... autoencoder.ckpt=..."
+            )
         self.to(autoencoder.shift.device)
         self._joined = (autoencoder, schedule)
-
-    def _check_noise(self, schedule: Schedule) -> None:
-        times = torch.tensor(COMPARED_TIMES, dtype=torch.float64)
-        for t, ours, theirs in zip(COMPARED_TIMES, zip(*self.schedule.exact(times)), zip(*schedule.exact(times))):
-            if not torch.allclose(torch.stack(ours), torch.stack(theirs), rtol=1e-4):
-                raise ValueError(
-                    f"at t = {t} the classifier was trained with alpha and sigma {ours[0]:.4f} and {ours[1]:.4f}, but the "
-                    f"model with {theirs[0]:.4f} and {theirs[1]:.4f}; train one with the schedule of this model: "
-                    "python train.py experiment=classifier schedule=... autoencoder.ckpt=..."
-                )

@@ -40,6 +40,13 @@ class Schedule(nn.Module, ABC):
         alpha, sigma = self.exact(t)
         return 2.0 * (alpha.log() - sigma.log())
 
+    def apart(self, other: Schedule) -> float | None:
+        """A time at which another schedule has another alpha or sigma; None where it is the same one."""
+        times = torch.arange(0.1, 1.0, 0.2, dtype=torch.float64)
+        ours, theirs = torch.stack(self.exact(times)), torch.stack(other.exact(times))
+        same = torch.isclose(ours, theirs, rtol=1e-4).all(0)
+        return None if same.all() else float(times[~same][0])
+
     def time(self, log_snr: Tensor) -> Tensor:
         """The inverse of `log_snr` by bisection, float64, of its shape; the nearest time where there is none."""
         low, high = torch.zeros_like(log_snr, dtype=torch.float64), torch.ones_like(log_snr, dtype=torch.float64)

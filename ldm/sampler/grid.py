@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -13,8 +12,9 @@ from ldm.diffusion.schedule import Schedule
 DISCRETE_STEPS = 1000
 """Of a schedule that has none of its own."""
 
-LEAST_SIGNAL = 0.005
-"""alpha_t with which a step may start: of x_t one 200th. (DDPM's linear schedule ends at 0.0064.)"""
+LEAST_SIGNAL, START_SIGNAL = 0.005, 0.02
+"""A schedule that ends with less signal alpha_1 than the first is gone along from where there is the second. (DDPM's linear
+one ends at 0.0064, the paper's at 0.068.)"""
 
 
 class Grid(ABC):
@@ -28,7 +28,8 @@ class Grid(ABC):
         """The starts and 0, `(steps + 1,)`. Raises ValueError where the grid has fewer different times than steps.
 
         Where hardly any signal is left in x_t, but some, the error of a predicted noise is divided by next to nothing.
-        So no step starts there: a grid that would is shrunk. (Of the schedules here, this is for the cosine one.)
+        So no step starts there: a grid that would is shrunk. (Of the schedules here, this is for the cosine one, whose
+        last alpha is 0.00005; pure noise is as good a beginning a little before.)
         """
         starts = self.starts(steps, schedule)
         starts = starts * (_latest(schedule) / starts[0]).clamp(max=1.0)
@@ -72,6 +73,11 @@ class Leading(Grid):
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
         whole = schedule.steps or DISCRETE_STEPS
         indices = torch.arange(steps, dtype=torch.float64).flip(0) * (whole // steps) + self.offset
+        if indices[0] / whole < 0.9 * (steps - 1) / steps:
+            raise ValueError(
+                f"Leading with {steps} steps would start at t = {float(indices[0]) / whole:.2f}, far from noise, since it takes "
+                f"one in {whole // steps} of {whole} times; use a number of steps that divides {whole}, or another grid"
+            )
         return (indices.clamp(max=whole - 1) + 1.0) / whole
 
 
@@ -124,7 +130,8 @@ def _latest(schedule: Schedule) -> Tensor:
     one = torch.ones((), dtype=torch.float64)
     if schedule.ends_in_noise or float(schedule.exact(one)[0]) >= LEAST_SIGNAL:
         return one
-    return schedule.time(torch.tensor(2.0 * math.log(LEAST_SIGNAL), dtype=torch.float64))
+    signal = torch.tensor(START_SIGNAL, dtype=torch.float64)
+    return schedule.time(torch.logit(signal.square()))
 
 
 def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor]:

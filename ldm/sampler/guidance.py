@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Denoiser, Estimate
 from ldm.diffusion.schedule import Schedule
 from ldm.sampler.path import Denoise
 
+Conditioner = Callable[[Sequence[str]], Condition]
+"""Prompts `(B,)` -> what a backbone is told."""
 
-class Decoding(Protocol):
+
+class Latents(Protocol):
     """What an autoencoder is to guidance."""
 
     def image(self, latent: Tensor) -> Tensor:
         """Latents `(B, C, h, w)` -> images `(B, 3, H, W)`, differentiable."""
+
+    def same_latents(self, other: Any) -> bool:
+        """Whether another one gives the same latents."""
+
+
+class Toward(NamedTuple):
+    """The other end of an interpolation: image i is made a share of the way to prompts[i] and seeds[i]."""
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    shares: Sequence[float]
+
+    def rows(self, chunk: slice) -> Toward:
+        """Those of some images."""
+        return Toward(self.prompts[chunk], self.seeds[chunk], self.shares[chunk])
 
 
 class Given(NamedTuple):
@@ -30,13 +49,32 @@ class Given(NamedTuple):
     unconditional  nothing, or what is not wanted: the negative prompt
     prompts        texts of `condition`
     autoencoder    to whose latents all of this belongs
+    toward         where what is wanted lies on the way to other prompts; None: it does not
     """
 
     denoiser: Denoiser
     condition: Condition
     unconditional: Condition
     prompts: Sequence[str]
-    autoencoder: Decoding
+    autoencoder: Latents
+    toward: Toward | None = None
+
+    def log_likelihood(self, of: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """What `of` says of the prompts, `(B,)`; between two prompts, mixed as the conditions are."""
+        here = of(self.prompts)
+        if self.toward is None:
+            return here
+        return torch.lerp(here, of(self.toward.prompts), here.new_tensor(self.toward.shares))
+
+
+def read(conditioner: Conditioner, prompts: Sequence[str], toward: Toward | None) -> Condition:
+    """The condition of prompts, or of places on the way to others."""
+    condition = conditioner(prompts)
+    if toward is None:
+        return condition
+    other = conditioner(toward.prompts)
+    (device, *_) = (part.device for part in other if part is not None)
+    return condition.lerp(other, torch.tensor(toward.shares, device=device))
 
 
 class Guidance(ABC):
@@ -119,8 +157,12 @@ class ClassifierFree(Guidance):
 class Text2Image(Protocol):
     """The parts of a LatentDiffusion that guidance by it needs."""
 
-    conditioner: nn.Module
-    denoiser: nn.Module
+    autoencoder: Latents
+    conditioner: Conditioner
+    denoiser: Denoiser
+
+    def to(self, device: torch.device) -> object:
+        """Move it."""
 
 
 class Autoguidance(Guidance):
@@ -139,12 +181,12 @@ class Autoguidance(Guidance):
         self.weak = weak
         self.scale = scale
         self.guidance = guidance or Unguided()
+        self._joined: tuple[object, ...] = ()
 
     def wrap(self, given: Given) -> Denoise:
-        better = self.guidance.wrap(given)
-        device = next(given.denoiser.parameters()).device
-        condition = self.weak.conditioner.to(device)(given.prompts)
-        worse = self.weak.denoiser.to(device)
+        self._join(given)
+        better, worse = self.guidance.wrap(given), self.weak.denoiser
+        condition = read(self.weak.conditioner, given.prompts, given.toward)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             good, bad = better(x_t, t), worse(x_t, t, condition)
@@ -152,11 +194,27 @@ class Autoguidance(Guidance):
 
         return denoise
 
+    def _join(self, given: Given) -> None:
+        """Move the weak model to the better one's device. Raises ValueError where it is of other latents or other noise."""
+        if self._joined == (given.autoencoder, given.denoiser.schedule):
+            return  # comparing them reads all weights, which each batch need not do again
+        self.weak.to(next(given.denoiser.parameters()).device)
+        if not self.weak.autoencoder.same_latents(given.autoencoder):
+            raise ValueError(
+                "the weak model belongs to another autoencoder, or to another shift and scale of its latents; give one that was "
+                "trained with autoencoder.ckpt= that of the model, or an earlier checkpoint of its run"
+            )
+        if (t := given.denoiser.schedule.apart(self.weak.denoiser.schedule)) is not None:
+            raise ValueError(
+                f"at t = {t:.1f} the weak model was trained with another amount of noise; give one with the schedule of the model"
+            )
+        self._joined = (given.autoencoder, given.denoiser.schedule)
+
 
 class Classifier(Protocol):
     """What knows how well noisy latents fit to texts."""
 
-    def join(self, autoencoder: Decoding, schedule: Schedule) -> None:
+    def join(self, autoencoder: Latents, schedule: Schedule) -> None:
         """Get ready to guide a model with this autoencoder and this schedule, on its device.
 
         Raises ValueError where the classifier was trained for other latents or other noise.
@@ -191,7 +249,7 @@ class Classified(Guidance):
             estimate = inner(x_t, t)
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()
-                fit = self.classifier.log_likelihood(x_t, t, given.prompts)
+                fit = given.log_likelihood(partial(self.classifier.log_likelihood, x_t, t))
                 (pull,) = torch.autograd.grad(fit.sum(), x_t)
             return estimate._replace(clean=estimate.clean + self.scale * _bayes(pull, t, given))
 
@@ -230,7 +288,8 @@ class Scored(Guidance):
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()
                 estimate = inner(x_t, t)
-                fit = self.score.log_likelihood(given.autoencoder.image(estimate.clean), given.prompts)
+                image = given.autoencoder.image(estimate.clean)
+                fit = given.log_likelihood(partial(self.score.log_likelihood, image))
                 (pull,) = torch.autograd.grad(fit.sum(), x_t)
             clean = estimate.clean.detach() + self.scale * _bayes(pull, t, given)
             return Estimate(clean, None if estimate.variance is None else estimate.variance.detach())

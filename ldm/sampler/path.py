@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,8 @@ class Path:
     """One way from noise to latents: the denoiser, the noise of each image, the estimates so far.
 
     past       the last points at which `estimate` was called, the newest last
-    steepness  the noise level at its beginning in units of that after the first step
+    steepness  the largest ratio of the noise levels before and after a step; levels below 1, the deviation of the data,
+               count as 1
     """
 
     def __init__(
@@ -93,6 +95,5 @@ class Path:
     def lead(self, times: Tensor) -> list[Knot]:
         """Knots at the times `(N,)` of the whole way, N > 1."""
         knots = self.knots(times)
-        first, second, *_ = knots
-        self.steepness = first.level / second.level if second.level else math.inf
+        self.steepness = max(max(here.level, 1.0) / max(there.level, 1.0) for here, there in pairwise(knots))
         return knots

@@ -13,8 +13,8 @@ class Straight(NamedTuple):
     """X = x_t / c and tau = sigma_t / c with c = alpha_t, or c = alpha_t + sigma_t.
 
     The probability flow is dX / dtau = slope. The first kind, noise levels as in EDM, has no place for pure noise, and from
-    one level to less than a third of it, Heun's method does not stay stable: there, slopes change like 1 / tau. The
-    second kind, the time of a rectified flow, has neither fault; a sampler of first order does not tell them apart.
+    one level to less than a third of it, Heun's method does not stay stable, for slopes change like 1 / tau. The second
+    kind, the time of a rectified flow, has neither fault; a sampler of first order does not tell them apart.
 
     Paper: Karras et al., 2022, eq. 1 and appendix B.1, arXiv:2206.00364; Liu et al., 2022, eq. 1, arXiv:2209.03003.
     """

@@ -10,7 +10,7 @@ from ldm.diffusion.schedule import Linear, RectifiedFlow
 from ldm.sampler.base import Way
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2M
-from ldm.sampler.guidance import Autoguidance, Classified, ClassifierFree, Given, Scored, Unguided
+from ldm.sampler.guidance import Autoguidance, Classified, ClassifierFree, Given, Scored, Toward, Unguided
 from ldm.sampler.heun import Heun
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.likeness import Likeness
@@ -44,6 +44,9 @@ class Pixels(torch.nn.Identity):
 
     def image(self, latent):
         return latent
+
+    def same_latents(self, other):
+        return isinstance(other, Pixels)
 
 
 def given(denoiser, wanted, free=0.0, count=2):
@@ -201,6 +204,7 @@ class Weak(torch.nn.Module):
     def __init__(self, denoiser, token):
         super().__init__()
         self.denoiser, self.token = denoiser, token
+        self.autoencoder = Pixels()
         self.conditioner = torch.nn.Identity()
         self.conditioner.forward = lambda prompts: Condition(tokens=torch.full((len(prompts), 1, 1), token))
 
@@ -216,6 +220,50 @@ def test_autoguidance_leads_away_from_the_worse_model():
     torch.testing.assert_close(Autoguidance(Weak(good, 2.0), scale=9.0).wrap(here)(X, T).clean, better)
     both = Autoguidance(Weak(bad, 2.0), scale=3.0, guidance=ClassifierFree(2.0)).wrap(here)(X, T).clean
     torch.testing.assert_close(both, worse + 3 * (ClassifierFree(2.0).wrap(here)(X, T).clean - worse))
+
+
+def test_autoguidance_refuses_a_model_of_other_latents_or_other_noise():
+    weak = Weak(denoiser(), 2.0)
+    weak.autoencoder.same_latents = lambda other: False
+    with pytest.raises(ValueError, match="the weak model belongs to another autoencoder"):
+        Autoguidance(weak).wrap(given(denoiser(), 2.0))
+    other = Weak(denoiser(Linear(start=0.001)), 2.0)
+    with pytest.raises(ValueError, match="another amount of noise; give one with the schedule of the model"):
+        Autoguidance(other).wrap(given(denoiser(), 2.0))
+
+
+class Spelled:
+    """A classifier and a score whose prompts are numbers."""
+
+    def join(self, autoencoder, schedule):
+        pass
+
+    def log_likelihood(self, image, *rest):
+        wanted = torch.tensor([float(prompt) for prompt in rest[-1]])[:, None, None, None]
+        return -(image - wanted).square().sum((1, 2, 3))
+
+
+def spelling_weak():
+    weak = Weak(denoiser(variance=0.9), 0.0)
+    weak.conditioner.forward = lambda prompts: Condition(
+        tokens=torch.tensor([float(prompt) for prompt in prompts])[:, None, None]
+    )
+    return weak
+
+
+@pytest.mark.parametrize("guidance", [Autoguidance(spelling_weak()), Classified(Spelled()), Scored(Spelled())])
+def test_on_the_way_to_other_prompts_guidance_goes_along(guidance):
+    network = denoiser()
+
+    def clean(prompts, toward=None):
+        here = given(network, 1.0)._replace(prompts=prompts, toward=toward)
+        return guidance.wrap(here)(X, T).clean
+
+    first, last = clean(["1", "1"]), clean(["2", "2"])
+    torch.testing.assert_close(
+        clean(["1", "1"], Toward(["2", "2"], [0, 0], [0.0, 1.0])), torch.stack([first[0], last[1]])
+    )
+    assert not torch.allclose(first, last)
 
 
 def test_outside_of_its_interval_there_is_no_guidance_at_half_the_cost():

@@ -18,7 +18,7 @@ from diffusers import (
 from ldm.diffusion.denoiser import Estimate
 from ldm.diffusion.prediction import Flow, Velocity
 from ldm.diffusion.prediction import Noise as NoisePrediction
-from ldm.diffusion.schedule import EDM, Linear, RectifiedFlow, ZeroTerminal
+from ldm.diffusion.schedule import EDM, Cosine, DDPMLinear, Linear, RectifiedFlow, ZeroTerminal
 from ldm.sampler.base import Way
 from ldm.sampler.churn import Churn
 from ldm.sampler.ddim import DDIM
@@ -390,6 +390,17 @@ def test_multistep_solvers_on_flows_agree_with_diffusers():
 
 @pytest.mark.parametrize("grid", [Uniform(), Trailing(), Leading(), Quadratic(), Karras(), LogSNR()], ids=name)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_leading_refuses_to_start_far_from_noise():
+    with pytest.raises(ValueError, match="400 steps would start at t = 0.80"):
+        Leading().times(400, Linear())
+
+
+def test_grids_begin_where_there_is_signal_or_nothing_but_noise():
+    assert float(Cosine().exact(Uniform().times(25, Cosine()))[0][0]) == pytest.approx(0.02, rel=1e-3)
+    for schedule in (Linear(), DDPMLinear(), EDM(), RectifiedFlow(), ZeroTerminal(Cosine())):
+        assert float(Uniform().times(25, schedule)[0]) == 1
+
+
 def test_grids_fall_from_one_to_zero(grid, schedule):
     for steps in (1, 2, 7, 50, 250):
         times = grid.times(steps, schedule)
