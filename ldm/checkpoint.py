@@ -85,13 +85,12 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
     return model.eval().requires_grad_(False)
 
 
-def swap_decoder(model: LatentDiffusion, path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> None:
-    """Let a model decode by the decoder of another autoencoder, which must have the same encoder: of the same latent space.
+def with_decoder(own: Autoencoder, path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> Autoencoder:
+    """An autoencoder with the decoder of another one, which must have the same encoder: of the same latent space.
 
     Raises ValueError where it has not.
     """
     other, _ = load_autoencoder(path, packages=packages)
-    own = model.autoencoder
     if other.encoder_hash != own.encoder_hash:
         raise ValueError(
             f"the decoder in {path} belongs to the encoder {other.encoder_hash}, but the model was trained with "
@@ -100,7 +99,7 @@ def swap_decoder(model: LatentDiffusion, path: str | Path, *, packages: Sequence
         )
     other.shift.copy_(own.shift)
     other.scale.copy_(own.scale)
-    model.autoencoder = other.to(own.shift.device).eval().requires_grad_(False)
+    return other.to(own.shift.device).eval().requires_grad_(False)
 
 
 def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:

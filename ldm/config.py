@@ -25,11 +25,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
+PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
+"""Options whose values are texts: they are never parsed by Hydra."""
+
 TEXT_OPTIONS = (
-    *("prompt", "prompts", "negative", "to_prompt", "init", "mask", "ckpt", "decoder", "out", "images", "captions"),
+    *PROSE_OPTIONS,
+    *("prompts", "init", "mask", "ckpt", "decoder", "out", "images", "captions"),
     *("run", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name"),
+    *("guidance.weak.path", "guidance.classifier.path", "guidance.score.image.path", "guidance.score.name"),
 )
-"""Options whose values are texts, file names or patterns: they are never parsed by Hydra, unless they begin with [."""
+"""These, and options whose values are file names or patterns: they are never parsed, unless they begin with [."""
 
 
 BRACED_OPTIONS = ("data.caption.fields", "data.buckets")
@@ -106,9 +111,12 @@ def quote_texts(arguments: Sequence[str]) -> list[str]:
 
 def _quote(argument: str) -> str:
     name, equals, value = argument.partition("=")
-    if not equals or name not in TEXT_OPTIONS or value[:1] in ("'", '"', "[") or value in ("", "null", "???"):
+    if not equals or name not in TEXT_OPTIONS or value in ("", "null", "???"):
         return argument
-    return f"{name}='" + value.replace("'", "\\'") + "'"
+    if re.fullmatch(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*\"""", value) or (value[0] == "[" and name not in PROSE_OPTIONS):
+        return argument
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{name}='" + escaped.replace("${", "\\${") + "'"
 
 
 def build(node: Any) -> Any:

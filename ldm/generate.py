@@ -19,22 +19,33 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.config import build, resolved
 from ldm.model import LatentDiffusion, Source
-from ldm.orders import Order, check_mode, find_images, orders, read_image, read_mask, read_prompts
+from ldm.orders import (
+    GRID,
+    RECORD,
+    Order,
+    check_images,
+    check_mode,
+    find_images,
+    orders,
+    read_image,
+    read_masked,
+    read_prompts,
+)
 from ldm.picture import grid, to_picture, to_tensor
 from ldm.sampler.base import Sampler
 from ldm.sampler.guidance import Guidance, Toward
 
-RECORD = "samples.jsonl"
 GRID_IMAGES = 100
 
 
 class Change(NamedTuple):
-    """What is done to images that orders begin with; see Source. `mask` is a file."""
+    """What is done to images that orders begin with; see Source. `mask` is a file, `init_prompt` says what they show."""
 
     strength: float = 1.0
     mask: str | None = None
     border: int = 4
     visits: int = 1
+    init_prompt: str | None = None
 
 
 class Painter:
@@ -81,10 +92,12 @@ class Painter:
         files = [order.init for order in wanted if order.init is not None]
         if not files:
             return None
-        strength, file, border, visits = self.change
-        image = torch.stack([read_image(init, self.side) for init in files])
-        mask = None if file is None else torch.stack([read_mask(file, init, self.side) for init in files])
-        return Source(image, strength, mask, border, visits)
+        strength, mask_file, border, visits, text = self.change
+        if mask_file is None:
+            image = torch.stack([read_image(file, self.side) for file in files])
+            return Source(image, strength, prompts=None if text is None else [text] * len(files))
+        images, masks = zip(*(read_masked(file, mask_file, self.side) for file in files), strict=True)
+        return Source(torch.stack(images), strength, torch.stack(masks), border, visits)
 
 
 def _toward(wanted: Sequence[Order]) -> Toward | None:
@@ -116,57 +129,95 @@ class Reconstruction:
 
 def sample(config: DictConfig) -> list[Order]:
     """What the command does with its options; returns what was made."""
-    check_mode(config.mode, init=config.init, mask=config.mask, to_prompt=config.to_prompt, to_seed=config.to_seed)
+    _check(config)
     prompts = [] if config.mode == "reconstruct" else read_prompts(config.prompt, config.prompts)
+    inits = find_images(config.init)
+    check_images([*inits, *([config.mask] if config.mask is not None else [])], Path(config.out))
     wanted = orders(
         config.mode,
         prompts,
         config.n,
         config.seed,
-        inits=find_images(config.init),
+        inits=inits,
         to_prompt=config.to_prompt,
         to_seed=config.to_seed,
     )
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
     make: Callable[[Sequence[Order]], Tensor]
     if config.mode == "reconstruct":
-        make, settings = _reconstruction(config, device, wanted)
+        make, settings = _reconstruction(config, _device(config), wanted)
     else:
-        make, settings = _painter(config, device)
+        make, settings = _painter(config, _device(config))
+    settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": config.mode, **settings}
+    settings = {name: value for name, value in settings.items() if value not in (None, "")}
     generate(make, wanted, Path(config.out), settings=settings, batch_size=config.batch_size)
     return wanted
 
 
-def _painter(config: DictConfig, device: str) -> tuple[Painter, dict[str, Any]]:
+def _check(config: DictConfig) -> None:
+    """Raise ValueError where options make no sense, before anything is loaded."""
+    names = ("prompt", "prompts", "init", "mask", "strength", "border", "visits", "init_prompt", "to_prompt", "to_seed")
+    given = {name: config[name] for name in names}
+    check_mode(config.mode, negative=config.negative or None, **given)
+    least = {"n": 1, "seed": -(2**63), "batch_size": 1, "side": 1, "to_seed": -(2**63), "border": 0, "visits": 1}
+    for name, smallest in least.items():
+        value = config[name]
+        if value is not None and (not isinstance(value, int) or not smallest <= value < 2**63):
+            raise ValueError(f"{name} is a whole number, at least {smallest}; got {value}")
+    if Path(config.out).is_file():
+        raise ValueError(f"out={config.out} is a file; give a folder for the images")
+
+
+def _device(config: DictConfig) -> torch.device:
+    """That of the options, or this process's GPU, or the CPU. Raises ValueError where there is none of that name."""
+    found = torch.cuda.is_available()
+    name = config.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"there is no device={name} here ({str(error).splitlines()[0]}); say device=cpu") from error
+    return torch.device(name)
+
+
+def _painter(config: DictConfig, device: torch.device) -> tuple[Painter, dict[str, Any]]:
+    guidance: Guidance = build(config.guidance)
+    if config.negative and not guidance.has_negative:
+        raise ValueError(
+            "negative= is what classifier-free guidance leads away from; with this guidance there is none: "
+            "leave it out, or say guidance=classifier_free guidance.scale=2"
+        )
     model = checkpoint.load(config.ckpt, device=device, packages=config.packages)
     if config.decoder is not None:
-        checkpoint.swap_decoder(model, config.decoder, packages=config.packages)
+        model.autoencoder = checkpoint.with_decoder(model.autoencoder, config.decoder, packages=config.packages)
     change = None
-    if config.init is not None:
-        strength = 1.0 if config.mode == "inpaint" else config.strength
-        change = Change(strength, config.mask, config.border, config.visits)
+    if config.mode == "img2img":
+        change = Change(0.6 if config.strength is None else config.strength, init_prompt=config.init_prompt)
+    elif config.mode == "inpaint":
+        border, visits = (own if value is None else value for value, own in ((config.border, 4), (config.visits, 1)))
+        change = Change(mask=config.mask, border=border, visits=visits)
     painter = Painter(
         model,
         sampler=build(config.sampler),
-        guidance=build(config.guidance),
+        guidance=guidance,
         negative=config.negative,
         side=config.side,
         change=change,
     )
-    names = ("mode", "sampler", "guidance", "negative", "decoder")
-    settings = {name: resolved(config[name]) for name in names} | (change._asdict() if change is not None else {})
-    return painter, {name: value for name, value in settings.items() if value not in (None, "")}
+    settings = {name: resolved(config[name]) for name in ("sampler", "guidance", "negative")}
+    return painter, {**settings, "side": painter.side, **(change._asdict() if change is not None else {})}
 
 
-def _reconstruction(config: DictConfig, device: str, wanted: Sequence[Order]) -> tuple[Reconstruction, dict[str, Any]]:
+def _reconstruction(
+    config: DictConfig, device: torch.device, wanted: Sequence[Order]
+) -> tuple[Reconstruction, dict[str, Any]]:
     """As large as the first image, but for what the autoencoder's factor does not divide."""
-    autoencoder, _ = checkpoint.load_autoencoder(config.decoder or config.ckpt, packages=config.packages)
+    autoencoder, _ = checkpoint.load_autoencoder(config.ckpt, packages=config.packages)
+    if config.decoder is not None:
+        autoencoder = checkpoint.with_decoder(autoencoder, config.decoder, packages=config.packages)
     side = config.side
     if side is None:
         with Image.open(str(wanted[0].init)) as picture:
             side = max(min(picture.size) // autoencoder.factor, 1) * autoencoder.factor
-    return Reconstruction(autoencoder.to(device).eval(), side=side), {"mode": config.mode, "side": side}
+    return Reconstruction(autoencoder.to(device).eval(), side=side), {"side": side}
 
 
 def generate(
@@ -197,15 +248,15 @@ def generate(
                 _barrier(world)
                 if rank == 0:
                     _clear(out)
+                    lines = [json.dumps({**order.record(), **settings}) for order in wanted]
+                    (out / RECORD).write_text("\n".join(lines) + "\n")
                 _barrier(world)
             for order, image in zip(chunk, images, strict=True):
                 to_picture(image).save(out / order.file)
             bar.update(len(chunk))
     _barrier(world)
     if rank == 0:
-        lines = [json.dumps({**order.record(), **settings}) for order in wanted]
-        (out / RECORD).write_text("\n".join(lines) + "\n")
-        grid(_read([out / order.file for order in wanted[:GRID_IMAGES]])).save(out / "grid.png")
+        grid(_read([out / order.file for order in wanted[:GRID_IMAGES]])).save(out / GRID)
     if world > 1:
         dist.destroy_process_group()
 
@@ -218,6 +269,7 @@ def _clear(out: Path) -> None:
         for line in record.read_text().splitlines():
             (out / Path(json.loads(line)["file"]).name).unlink(missing_ok=True)
         record.unlink()
+        (out / GRID).unlink(missing_ok=True)
 
 
 def _read(files: Sequence[Path]) -> Tensor:

@@ -16,8 +16,9 @@ from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
 from ldm.sampler.base import Sampler, Way
-from ldm.sampler.guidance import Given, Guidance, Toward, read
+from ldm.sampler.guidance import Given, Guidance, Toward, Unguided, read
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
+from ldm.sampler.inversion import invert
 from ldm.sampler.noise import Noise
 
 
@@ -28,7 +29,9 @@ class Source(NamedTuple):
     strength  share of the sampler's steps that are made from it, in [0, 1]
     mask      1 where something new shall be, 0 where the image stays, `(N, 1, H, W)`; None: all may change
     border    pixels around the mask over which new and old are blended; beyond, the image stays as it is
-    visits    of each step; see Sampler
+    visits    of each step; see Way
+    prompts   what the images show, `(N,)`; then they become noise by inverting DDIM, not by drawing it, and keep what the new
+              prompts do not change. None: noise is drawn
     """
 
     image: Tensor
@@ -36,10 +39,15 @@ class Source(NamedTuple):
     mask: Tensor | None = None
     border: int = 4
     visits: int = 1
+    prompts: Sequence[str] | None = None
 
     def rows(self, chunk: slice) -> Source:
         """Those of some images."""
-        return self._replace(image=self.image[chunk], mask=None if self.mask is None else self.mask[chunk])
+        return self._replace(
+            image=self.image[chunk],
+            mask=None if self.mask is None else self.mask[chunk],
+            prompts=None if self.prompts is None else self.prompts[chunk],
+        )
 
 
 class LatentDiffusion(nn.Module):
@@ -172,12 +180,23 @@ class LatentDiffusion(nn.Module):
         shape = (self.autoencoder.latent_channels, latent_side, latent_side)
         denoise, way = guidance.wrap(given), Way()
         if source is not None:
-            shown = source.image if source.mask is None else without_masked(source.image, source.mask)
-            init = self.autoencoder.to_latent(self.autoencoder.encode(shown.to(device)).mean)
+            image = source.image if source.mask is None else without_masked(source.image, source.mask)
+            init = self.autoencoder.to_latent(self.autoencoder.encode(image.to(device)).mean)
             if source.mask is not None:
                 made = F.max_pool2d(source.mask.to(device), self.autoencoder.factor)
                 denoise = hold_known(denoise, init, made)
             way = Way(init, source.strength, source.visits)
+            if source.prompts is not None:
+                shown = given._replace(condition=self.conditioner(source.prompts), prompts=source.prompts, toward=None)
+                start = invert(
+                    Unguided().wrap(shown),
+                    self.denoiser.schedule,
+                    init,
+                    steps=sampler.steps,
+                    grid=sampler.grid,
+                    strength=source.strength,
+                )
+                way = Way(strength=source.strength, start=start)
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
         image = self.autoencoder.image(latent).clamp(-1, 1).cpu()
         if source is None or source.mask is None:

@@ -9,22 +9,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from ldm.data.decode import Broken, decode_image
+from ldm.data.decode import Broken, decode_image, decode_text
 from ldm.data.shards import IMAGE_ENDINGS
-from ldm.data.transforms import ImageTransform
-from ldm.picture import from_levels
+from ldm.data.transforms import Frame, ImageTransform, Size
+from ldm.picture import from_levels, to_picture, to_tensor
+from ldm.sampler.inpainting import without_masked
 
-MODES = {
+RECORD, GRID = "samples.jsonl", "grid.png"
+"""In a folder of samples: a line for each image, and all of them in one picture."""
+
+NEEDED = {
     "txt2img": (),
     "img2img": ("init",),
     "inpaint": ("init", "mask"),
     "interpolate": (),
     "reconstruct": ("init",),
 }
-"""Mode -> options that it needs and others do not have, beside a prompt, which all but reconstruct need."""
+"""Mode -> files that it needs, beside a prompt, which all but reconstruct need."""
+
+POSSIBLE = {
+    "txt2img": ("prompt", "prompts", "negative"),
+    "img2img": ("prompt", "prompts", "negative", "strength", "init_prompt"),
+    "inpaint": ("prompt", "prompts", "negative", "border", "visits"),
+    "interpolate": ("prompt", "prompts", "negative", "to_prompt", "to_seed"),
+    "reconstruct": (),
+}
+"""Mode -> options that have a meaning for it and not for all others."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +102,13 @@ def _interpolation(
 
 def check_mode(mode: str, **given: object) -> None:
     """Raise ValueError where a mode is none, lacks an option that it needs, or has one that is not its own."""
-    if mode not in MODES:
-        raise ValueError(f"mode is one of {', '.join(MODES)}; got {mode!r}")
+    if mode not in NEEDED:
+        raise ValueError(f"mode is one of {', '.join(NEEDED)}; got {mode!r}")
     for option, value in given.items():
-        wanted = option in MODES[mode] or (option in ("to_prompt", "to_seed") and mode == "interpolate")
-        if value is None and wanted and option in MODES[mode]:
+        if value is None and option in NEEDED[mode]:
             raise ValueError(f"mode={mode} needs {option}=FILE")
-        if value is not None and not wanted:
-            modes = [name for name, options in MODES.items() if option in options] or ["interpolate"]
+        modes = [name for name in NEEDED if option in NEEDED[name] + POSSIBLE[name]]
+        if value is not None and mode not in modes:
             raise ValueError(f"{option} has no meaning for mode={mode}; with it, say mode={' or mode='.join(modes)}")
 
 
@@ -105,7 +118,7 @@ def read_prompts(prompt: str | None, prompts: str | None) -> list[str]:
         raise ValueError('give one of prompt="a red heart on a white background" and prompts=FILE')
     if prompt is not None:
         return [prompt]
-    lines = [line.strip() for line in Path(str(prompts)).read_text().splitlines()]
+    lines = [line.strip() for line in decode_text(Path(str(prompts)).read_bytes()).splitlines()]
     found = [line for line in lines if line]
     if not found:
         raise ValueError(f"no prompts in {prompts}; write one a line")
@@ -113,11 +126,15 @@ def read_prompts(prompt: str | None, prompts: str | None) -> list[str]:
 
 
 def find_images(path: str | None) -> list[str]:
-    """An image file, or all in a folder, by name; None gives none. Raises FileNotFoundError where there is none."""
+    """An image file, or all in a folder, by name; None gives none. Raises FileNotFoundError where there is none.
+
+    The picture of all images in a folder of samples is left out.
+    """
     if path is None:
         return []
     if Path(path).is_dir():
-        found = sorted(file for file in Path(path).iterdir() if file.suffix[1:].lower() in IMAGE_ENDINGS)
+        files = (file for file in Path(path).iterdir() if file.suffix[1:].lower() in IMAGE_ENDINGS)
+        found = sorted(file for file in files if file.name != GRID or not (file.parent / RECORD).is_file())
         if found:
             return [str(file) for file in found]
     elif Path(path).is_file():
@@ -125,32 +142,56 @@ def find_images(path: str | None) -> list[str]:
     raise FileNotFoundError(f"no image at {path}; give a file, or a folder of {', '.join(IMAGE_ENDINGS)} files")
 
 
+def check_images(files: Sequence[str], out: Path) -> None:
+    """Raise ValueError where one cannot be read, or lies among what an earlier command wrote into the folder `out`."""
+    for file in files:
+        if (out / RECORD).is_file() and Path(file).resolve().parent == out.resolve():
+            raise ValueError(
+                f"{file} lies in out={out}, whose images are replaced; choose another folder, like out=changed"
+            )
+        _open(file)
+
+
 def read_image(path: str, side: int) -> Tensor:
     """An image file, resized and cut at the centre as validation images are, `(3, side, side)` in [-1, 1]."""
     try:
         levels = ImageTransform(side)(Path(path).read_bytes(), random.Random(0)).levels
     except Broken as broken:
-        raise ValueError(f"{path} cannot be read as an image: {broken}; give another init") from broken
-    assert levels is not None
-    return from_levels(torch.from_numpy(levels).permute(2, 0, 1))
+        raise _unreadable(path, broken) from broken
+    return from_levels(torch.tensor(levels).permute(2, 0, 1))
 
 
-def read_mask(path: str, like: str, side: int) -> Tensor:
-    """A mask of the size of an image, cut as the image is: 1 where it is lighter than middle gray, `(1, side, side)`.
+def read_masked(path: str, mask_path: str, side: int) -> tuple[Tensor, Tensor]:
+    """An image, and a mask of its size, white where something new shall be, both cut as `read_image` does.
+
+    Image `(3, side, side)` in [-1, 1]; what is masked is painted over before it is made smaller, so that no pixel beside it
+    holds any of it. Mask `(1, side, side)`: 1 where any part of a pixel is lighter than middle gray. Transparent is black.
 
     Raises ValueError where the sizes differ, or where nothing or everything is masked.
     """
+    picture, light = _open(path), _open(mask_path, background="black").convert("L")
+    if light.size != picture.size:
+        raise ValueError(f"the mask is of {light.size} pixels, but {path} of {picture.size}; draw one of the same size")
+    mask = torch.tensor(np.asarray(light))[None, None].ge(128).float()
+    frame = Frame.centre(picture, Size(side, side))
+    rows, columns = frame.touched()
+    cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], side)[0]
+    if float(cut.mean()) in (0.0, 1.0):
+        seen = "all" if cut.any() else "nothing"
+        raise ValueError(f"{mask_path} masks {seen}; white is made anew, black or transparent stays")
+    painted = to_picture(without_masked(to_tensor(picture)[None], mask)[0])
+    return to_tensor(frame.cut(painted)), cut
+
+
+def _open(path: str, *, background: str = "white") -> Image.Image:
     try:
-        mask, image = (decode_image(Path(file).read_bytes()) for file in (path, like))
+        return decode_image(Path(path).read_bytes(), background=background)
     except Broken as broken:
-        raise ValueError(f"{path} or {like} cannot be read as an image: {broken}; give another") from broken
-    if mask.size != image.size:
-        raise ValueError(f"the mask is of {mask.size} pixels, but {like} of {image.size}; draw one of the same size")
-    cut = ImageOps.fit(mask.convert("L"), (side, side), Image.Resampling.NEAREST)
-    found = torch.from_numpy(np.array(cut))[None].ge(128).float()
-    if float(found.mean()) in (0.0, 1.0):
-        raise ValueError(f"{path} masks {'all' if found.any() else 'nothing'}; white is made anew, black stays")
-    return found
+        raise _unreadable(path, broken) from broken
+
+
+def _unreadable(path: str, broken: Broken) -> ValueError:
+    return ValueError(f"{path} cannot be read as an image: {broken}; give another")
 
 
 def _name(index: int) -> str:

@@ -144,11 +144,21 @@ def test_experiment_must_be_named():
 
 @pytest.mark.parametrize(
     "text",
-    ["a cat, a dog: (two) {friends} = [love]", "it's 5 o'clock", "/data/{000..099}.tar", "plain", "50% off"],
+    ["a cat, a dog: (two) {friends} = [love]", "it's 5 o'clock", "/data/{000..099}.tar", "plain", "50% off"]
+    + [
+        "[abstract] red",
+        '"red" heart',
+        "a heart \\",
+        "a ${x} heart",
+        '["x", "y"]',
+        "it\\'s",
+        "'a' or 'b'",
+        "\\\\' ${y}",
+    ],
 )
 def test_texts_reach_the_config_as_they_were_typed(text):
     config = compose("sample", ["ckpt=x", f"prompt={text}"])
-    assert OmegaConf.to_container(config)["prompt"] == text
+    assert config.prompt == text
     assert quote_texts(quote_texts([f"prompt={text}"])) == quote_texts([f"prompt={text}"])
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from ldm.check import check_latents
-from ldm.checkpoint import load, load_autoencoder, read, swap_decoder
+from ldm.checkpoint import load, load_autoencoder, read, with_decoder
 from ldm.plot import read_metrics
 from ldm.snapshot import read_snapshots
 from ldm.task.diffusion import DiffusionTask
@@ -350,5 +350,5 @@ def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, ti
     assert torch.equal(after.scale, before.scale)
     assert not torch.equal(after.decoder.conv_in.weight, before.decoder.conv_in.weight)
     model = load(tiny_run)
-    swap_decoder(model, home / "runs" / "tuned")
+    model.autoencoder = with_decoder(model.autoencoder, home / "runs" / "tuned")
     assert not torch.equal(model.sample(["a red heart"]), load(tiny_run).sample(["a red heart"]))

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from PIL import Image, ImageChops, ImageDraw
 from ldm.checkpoint import load, load_autoencoder, save
 from ldm.config import CONFIGS, build, compose
 from ldm.model import Source
-from ldm.orders import orders, read_mask, read_prompts
+from ldm.orders import find_images, orders, read_masked, read_prompts
 from ldm.picture import to_levels, to_picture, to_tensor
-from ldm.sampler.guidance import ClassifierFree
+from ldm.sampler.ddim import DDIM
+from ldm.sampler.guidance import ClassifierFree, Unguided
 from tests.conftest import ROOT, command
 
 PROMPT = 'prompt="a red heart on a white background"'
@@ -106,7 +108,15 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([], "give one of prompt="),
         ([PROMPT, "n=0"], "at least 1; got 0"),
         ([PROMPT, "side=30"], "image side 30 is not a multiple of 4"),
-        ([PROMPT, "sampler.steps=0"], "at least 1 step"),
+        ([PROMPT, "n=1.5"], "n is a whole number, at least 1; got 1.5"),
+        ([PROMPT, "batch_size=0"], "batch_size is a whole number, at least 1; got 0"),
+        ([PROMPT, "seed=20000000000000000000"], "seed is a whole number"),
+        ([PROMPT, "device=cuda:99"], "there is no device=cuda:99 here"),
+        ([PROMPT, f"out={__file__}"], "is a file; give a folder"),
+        ([PROMPT, "sampler.steps=2.5"], "a whole number of steps, at least 1; got steps=2.5"),
+        ([PROMPT, "strength=0.5"], "strength has no meaning for mode=txt2img; with it, say mode=img2img"),
+        ([PROMPT, "mode=reconstruct", "init=a.png"], "prompt has no meaning for mode=reconstruct"),
+        ([PROMPT, "guidance=none", "negative=cat"], "with this guidance there is none"),
         ([PROMPT, "mode=paint"], "mode is one of txt2img, img2img, inpaint, interpolate, reconstruct; got 'paint'"),
         ([PROMPT, "mode=img2img"], "mode=img2img needs init=FILE"),
         ([PROMPT, "init=a.png"], "init has no meaning for mode=txt2img; with it, say mode=img2img or mode=inpaint"),
@@ -121,7 +131,7 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
 
 
 def test_prompts_and_orders(tmp_path):
-    (tmp_path / "p.txt").write_text("one\n\n two \n")
+    (tmp_path / "p.txt").write_bytes("\ufeffone\r\n\n two \n".encode())
     assert read_prompts(None, str(tmp_path / "p.txt")) == ["one", "two"]
     assert [(o.file, o.prompt, o.seed) for o in orders("txt2img", ["one", "two"], 2, 5)] == [
         ("00000.png", "one", 5),
@@ -194,8 +204,8 @@ def test_inpainting_keeps_what_is_not_masked_bitwise_beyond_the_border(tiny_run,
 
 
 def test_inpainting_does_not_know_what_was_there(tiny_run, photo):
-    model, mask = load(tiny_run), read_mask(str(photo / "mask.png"), str(photo / "init.png"), 32)[None]
-    image = to_tensor(Image.open(photo / "init.png"))[None]
+    model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
+    mask = read_masked(str(photo / "init.png"), str(photo / "mask.png"), 32)[1][None]
     black = torch.where(mask > 0, -1.0, image)
     first, second = (
         model.sample(["a red heart"], source=Source(before, mask=mask, border=0)) for before in (image, black)
@@ -210,6 +220,46 @@ def test_images_of_an_earlier_command_stay_where_the_next_one_fails(tiny_run, tm
     options = [PROMPT, "n=1", "mode=img2img", f"init={tmp_path / 'broken.png'}"]
     assert "cannot be read as an image" in sample(tiny_run, tmp_path / "x", *options, ok=False)
     assert pixels(tmp_path / "x") == before
+
+
+def test_an_image_to_begin_with_is_not_replaced_by_those_made_of_it(tiny_run, tmp_path):
+    sample(tiny_run, tmp_path / "x", PROMPT, "n=1")
+    before = pixels(tmp_path / "x")
+    options = [PROMPT, "n=1", "mode=img2img", f"init={tmp_path / 'x' / '00000.png'}"]
+    assert "whose images are replaced; choose another folder" in sample(tiny_run, tmp_path / "x", *options, ok=False)
+    assert pixels(tmp_path / "x") == before
+    assert [Path(file).name for file in find_images(str(tmp_path / "x"))] == ["00000.png"], "without grid.png"
+
+
+def test_a_described_image_comes_back_from_its_own_noise(tiny_run, photo):
+    """Inverted and made again with the same prompt, by the same steps; the usual noise would change it."""
+    model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
+    options = {"sampler": DDIM(20), "guidance": Unguided()}
+    plain = model.sample([""], source=Source(image, strength=0.0), **options)
+    again, drawn = (
+        model.sample(["a red heart"], source=Source(image, strength=0.7, prompts=prompts), **options)
+        for prompts in (["a red heart"], None)
+    )
+    assert float((again - plain).abs().max()) < 0.02
+    assert float((drawn - plain).abs().mean()) > 10 * float((again - plain).abs().mean())
+
+
+def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
+    """Large pictures, larger masks: nothing of what is masked is left beside it, not even by the smoothing."""
+    size, side = (500, 333), 32
+    picture, stroke = Image.effect_noise(size, 90).convert("RGB"), Image.new("RGBA", size)
+    ImageDraw.Draw(stroke).line((100, 300, 380, 20), fill="white", width=3)
+    stroke.save(tmp_path / "stroke.png")
+    seen = []
+    for color in ("red", "blue"):
+        ImageDraw.Draw(picture).line((100, 300, 380, 20), fill=color, width=3)
+        picture.save(tmp_path / "picture.png")
+        seen.append(read_masked(str(tmp_path / "picture.png"), str(tmp_path / "stroke.png"), side))
+    (red, mask), (blue, _) = seen
+    assert torch.equal(red, blue)
+    assert mask.sum() > 30, "a line over the whole height"
+    columns = mask[0].amax(0).nonzero().flatten()
+    assert torch.equal(columns, torch.arange(int(columns[0]), int(columns[-1]) + 1)), "without gaps"
 
 
 def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):

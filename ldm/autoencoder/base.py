@@ -117,7 +117,7 @@ class Autoencoder(nn.Module, ABC):
             below = side - side % self.factor
             raise ValueError(
                 f"image side {side} is not a multiple of {self.factor}, the factor of this autoencoder; "
-                f"use data.side={below or self.factor} or data.side={below + self.factor}"
+                f"use a side of {below or self.factor} or {below + self.factor}"
             )
         if side // self.factor % multiple:
             raise ValueError(

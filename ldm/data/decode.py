@@ -80,17 +80,18 @@ def read_header(data: bytes) -> Header:
     return Header(height, width) if _orientation(opened) >= 5 else Header(width, height)
 
 
-def decode_image(data: bytes, *, side: int | None = None) -> Image.Image:
-    """Bytes of an image file -> RGB picture, 8 bits, upright, its first frame. Transparent pixels become white.
+def decode_image(data: bytes, *, side: int | None = None, background: str = "white") -> Image.Image:
+    """Bytes of an image file -> RGB picture, 8 bits, upright, its first frame.
 
-    side  where given, formats that can do so are decoded at a reduced scale whose shorter side is no less than this
+    side        where given, formats that can do so are decoded at a reduced scale whose shorter side is no less than this
+    background  colour behind transparent pixels
 
     Raises Broken where there is no picture in the bytes, or not all of it.
     """
-    return decode_with_size(data, side=side)[0]
+    return decode_with_size(data, side=side, background=background)[0]
 
 
-def decode_with_size(data: bytes, *, side: int | None = None) -> tuple[Image.Image, Header]:
+def decode_with_size(data: bytes, *, side: int | None = None, background: str = "white") -> tuple[Image.Image, Header]:
     """As `decode_image`, with the size of the original."""
     opened = open_image(data)
     width, height = opened.size
@@ -101,7 +102,8 @@ def decode_with_size(data: bytes, *, side: int | None = None) -> tuple[Image.Ima
         turned = _orientation(opened)
         if turned != 1:
             opened = ImageOps.exif_transpose(opened)
-        return _opaque(opened), Header(height, width) if turned >= 5 else Header(width, height)
+        size = Header(height, width) if turned >= 5 else Header(width, height)
+        return _opaque(opened, background), size
     except PILLOW_ERRORS as error:
         raise Broken("unreadable image", _line(error)) from error
 
@@ -135,14 +137,14 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _opaque(picture: Image.Image) -> Image.Image:
+def _opaque(picture: Image.Image, background: str) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":
         return Image.fromarray(_levels(picture)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
     return picture.convert("RGB")
 
 

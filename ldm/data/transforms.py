@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -83,10 +84,11 @@ class ImageTransform(Transform):
     def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
         size = size or Size(self.side, self.side)
         picture, original = decode_with_size(data, side=max(size))
-        cover = _cover(Size(picture.height, picture.width), size)
-        spare = (cover.width - size.width, cover.height - size.height)
-        left, top = (chance.randint(0, s) if self.crop == "random" else s // 2 for s in spare)
-        picture = _cut(picture, cover, (left, top, left + size.width, top + size.height))
+        frame = Frame.centre(picture, size)
+        if self.crop == "random":
+            frame = frame.anywhere(chance)
+        left, top = frame.box[:2]
+        picture = frame.cut(picture)
         if self.flip and chance.random() < 0.5:
             picture = ImageOps.mirror(picture)
         return Item(levels=np.asarray(picture), geometry=(original.height, original.width, top, left, *size))
@@ -160,17 +162,46 @@ def _texts(value: Any) -> list[str]:
     return [text for text in (clean_text(value) for value in values if isinstance(value, str)) if text]
 
 
-def _cover(picture: Size, size: Size) -> Size:
-    """The smallest size of the same shape that covers another."""
-    scale = max(size.height / picture.height, size.width / picture.width)
-    return Size(max(size.height, round(picture.height * scale)), max(size.width, round(picture.width * scale)))
+class Frame(NamedTuple):
+    """What of a picture is shown: it is resized until it just covers the wanted size, then a box is cut out of it.
 
+    picture  its size, (width, height)
+    cover    its size when resized, (width, height)
+    box      left, top, right, bottom in it
+    """
 
-def _cut(picture: Image.Image, resized: Size, box: tuple[int, int, int, int]) -> Image.Image:
-    """Resize a picture and cut a box (left, top, right, bottom) out of it; what lies outside is never computed."""
-    if (resized.width, resized.height) == picture.size:
-        return picture if box == (0, 0, *picture.size) else picture.crop(box)
-    x, y = picture.width / resized.width, picture.height / resized.height
-    part = (box[0] * x, box[1] * y, min(picture.width, box[2] * x), min(picture.height, box[3] * y))
-    size = (box[2] - box[0], box[3] - box[1])
-    return picture.resize(size, Image.Resampling.LANCZOS, box=part, reducing_gap=3.0)
+    picture: tuple[int, int]
+    cover: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+    @staticmethod
+    def centre(picture: Image.Image, size: Size) -> Frame:
+        """Of the middle of a picture."""
+        scale = max(size.height / picture.height, size.width / picture.width)
+        width, height = (max(size.width, round(picture.width * scale)), max(size.height, round(picture.height * scale)))
+        left, top = (width - size.width) // 2, (height - size.height) // 2
+        return Frame(picture.size, (width, height), (left, top, left + size.width, top + size.height))
+
+    def anywhere(self, chance: random.Random) -> Frame:
+        """As large, at a random place."""
+        width, height = self.box[2] - self.box[0], self.box[3] - self.box[1]
+        left, top = chance.randint(0, self.cover[0] - width), chance.randint(0, self.cover[1] - height)
+        return self._replace(box=(left, top, left + width, top + height))
+
+    def part(self) -> tuple[float, float, float, float]:
+        """The box in the original picture."""
+        x, y = self.picture[0] / self.cover[0], self.picture[1] / self.cover[1]
+        left, top, right, bottom = self.box
+        return left * x, top * y, min(self.picture[0], right * x), min(self.picture[1], bottom * y)
+
+    def touched(self) -> tuple[slice, slice]:
+        """Rows and columns of the original picture of which something is shown."""
+        left, top, right, bottom = self.part()
+        return slice(math.floor(top), math.ceil(bottom)), slice(math.floor(left), math.ceil(right))
+
+    def cut(self, picture: Image.Image) -> Image.Image:
+        """What is shown of a picture; what lies outside is never computed."""
+        if self.cover == picture.size:
+            return picture if self.box == (0, 0, *picture.size) else picture.crop(self.box)
+        size = (self.box[2] - self.box[0], self.box[3] - self.box[1])
+        return picture.resize(size, Image.Resampling.LANCZOS, box=self.part(), reducing_gap=3.0)

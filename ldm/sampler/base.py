@@ -24,7 +24,7 @@ class Way(NamedTuple):
               Paper: Meng et al., 2022, algorithm 1, arXiv:2108.01073
     visits    times that each step is made, going back by new noise in between, so that what is known of an image and what
               is made of it come to fit. Paper: Lugmayr et al., 2022, algorithm 1, arXiv:2201.09865
-    start     x_t `(B, C, h, w)` at the first time, as `invert` finds it; None: drawn
+    start     x_t `(B, C, h, w)` where the steps begin, as `invert` finds it; None: drawn
     """
 
     init: Tensor | None = None
@@ -36,7 +36,7 @@ class Way(NamedTuple):
         """Raise ValueError where it leads nowhere."""
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is a share of the steps in [0, 1]; got {self.strength}")
-        if self.init is None and self.strength < 1:
+        if self.init is None and self.start is None and self.strength < 1:
             raise ValueError(f"strength={self.strength} needs an image to begin with; give init=FILE")
         if self.visits < 1:
             raise ValueError(f"each step is made 1 or more times; got visits={self.visits}")
@@ -50,8 +50,8 @@ class Sampler(ABC):
     """
 
     def __init__(self, steps: int, grid: Grid | None = None) -> None:
-        if steps < 1:
-            raise ValueError(f"a sampler needs at least 1 step; got steps={steps}")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"a sampler needs a whole number of steps, at least 1; got steps={steps}")
         self.steps = steps
         self.grid = grid or Uniform()
 
@@ -73,7 +73,7 @@ class Sampler(ABC):
         way = way or Way()
         way.check()
         path = Path(denoise, schedule, noise, shape, device)
-        knots = path.lead(self.grid.times(self.steps, schedule))[self.steps - round(self.steps * way.strength) :]
+        knots = path.lead(self.grid.times(self.steps, schedule))[-1 - made_steps(self.steps, way.strength) :]
         x = path.draw() if way.start is None else way.start
         if way.init is not None:
             x = knots[0].alpha * way.init + knots[0].sigma * x
@@ -84,6 +84,11 @@ class Sampler(ABC):
                     x = _back(x, there, here, path)
                 x = self.step(x, here, there, path)
         return x
+
+
+def made_steps(steps: int, strength: float) -> int:
+    """How many of the last steps are made: a share of them, but at least one where anything shall change."""
+    return max(round(steps * strength), 1 if strength > 0 else 0)
 
 
 def _back(x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:

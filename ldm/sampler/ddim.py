@@ -15,7 +15,7 @@ class DDIM(Sampler):
     Paper: Song et al., 2021, eq. 12 and 16, arXiv:2010.02502, written for any alpha_t and sigma_t.
     """
 
-    def __init__(self, steps: int = 50, *, eta: float = 0.0, grid: Grid | None = None) -> None:
+    def __init__(self, steps: int = 25, *, eta: float = 0.0, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
         if eta < 0:
             raise ValueError(f"eta is a share of DDPM's noise and cannot be negative; got {eta}")

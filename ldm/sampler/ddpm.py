@@ -19,7 +19,7 @@ class DDPM(Sampler):
     arXiv:2102.09672.
     """
 
-    def __init__(self, steps: int = 1000, *, grid: Grid | None = None) -> None:
+    def __init__(self, steps: int = 250, *, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:

@@ -15,6 +15,9 @@ from ldm.diffusion.denoiser import Denoiser, Estimate
 from ldm.diffusion.schedule import Schedule
 from ldm.sampler.path import Denoise
 
+ROUNDING = 1e-6
+"""Of times, which denoisers get as fp32."""
+
 Conditioner = Callable[[Sequence[str]], Condition]
 """Prompts `(B,)` -> what a backbone is told."""
 
@@ -78,7 +81,12 @@ def read(conditioner: Conditioner, prompts: Sequence[str], toward: Toward | None
 
 
 class Guidance(ABC):
-    """Turns a conditional denoiser into what a sampler calls."""
+    """Turns a conditional denoiser into what a sampler calls.
+
+    has_negative  whether it leads away from the unconditional estimate
+    """
+
+    has_negative: bool = False
 
     @abstractmethod
     def wrap(self, given: Given) -> Denoise:
@@ -110,7 +118,7 @@ class ClassifierFree(Guidance):
 
     def __init__(
         self,
-        scale: float = 2.0,
+        scale: float = 1.5,
         *,
         interval: Sequence[float] = (0.0, 1.0),
         rescale: float = 0.0,
@@ -123,6 +131,7 @@ class ClassifierFree(Guidance):
             raise ValueError(f"rescale is a share in [0, 1]; got {rescale}")
         if threshold is not None and threshold <= 0:
             raise ValueError(f"threshold is the largest absolute value of a latent, or null; got {threshold}")
+        self.has_negative = scale != 1
         self.scale = scale
         self.interval = (low, high)
         self.rescale = rescale
@@ -135,7 +144,7 @@ class ClassifierFree(Guidance):
         low, high = self.interval
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
-            if not low <= float(t[0]) <= high:
+            if not low - ROUNDING <= float(t[0]) <= high + ROUNDING:
                 return given.denoiser(x_t, t, given.condition)
             clean, variance = given.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
             wanted, free = clean.chunk(2)
@@ -177,10 +186,11 @@ class Autoguidance(Guidance):
     Paper: Karras et al., 2024, eq. 3, arXiv:2406.02507.
     """
 
-    def __init__(self, weak: Text2Image, *, scale: float = 2.0, guidance: Guidance | None = None) -> None:
+    def __init__(self, weak: Text2Image, *, scale: float = 1.5, guidance: Guidance | None = None) -> None:
         self.weak = weak
         self.scale = scale
         self.guidance = guidance or Unguided()
+        self.has_negative = self.guidance.has_negative
         self._joined: tuple[object, ...] = ()
 
     def wrap(self, given: Given) -> Denoise:
@@ -240,6 +250,7 @@ class Classified(Guidance):
         self.classifier = classifier
         self.scale = scale
         self.guidance = guidance or Unguided()
+        self.has_negative = self.guidance.has_negative
 
     def wrap(self, given: Given) -> Denoise:
         inner = self.guidance.wrap(given)
@@ -280,6 +291,7 @@ class Scored(Guidance):
         self.score = score
         self.scale = scale
         self.guidance = guidance or Unguided()
+        self.has_negative = self.guidance.has_negative
 
     def wrap(self, given: Given) -> Denoise:
         inner = self.guidance.wrap(given)

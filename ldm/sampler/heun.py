@@ -19,7 +19,7 @@ class Heun(Sampler):
     Paper: Karras et al., 2022, algorithms 1 and 2, arXiv:2206.00364.
     """
 
-    def __init__(self, steps: int = 25, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
+    def __init__(self, steps: int = 13, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
         super().__init__(steps, grid)
         self.churn = churn
 

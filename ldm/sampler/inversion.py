@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
+from ldm.sampler.base import made_steps
 from ldm.sampler.grid import Grid, Uniform
 from ldm.sampler.noise import Noise
 from ldm.sampler.path import Denoise, Knot, Path
@@ -17,30 +18,38 @@ def invert(
     schedule: Schedule,
     latent: Tensor,
     *,
-    steps: int = 50,
+    steps: int = 25,
     grid: Grid | None = None,
+    strength: float = 1.0,
     tolerance: float = 1e-5,
     most: int = 50,
 ) -> Tensor:
-    """x_t at the first time of the grid from which `DDIM(steps, grid=grid)` gives this clean latent `(B, C, h, w)`.
+    """x_t from which `DDIM(steps, grid=grid)` gives this clean latent `(B, C, h, w)`.
 
     Each step is solved exactly, by fixed-point iteration from the usual approximation (the estimate at its end is taken
-    for that at its start), so that there and back is the identity up to rounding, not up to the size of the steps.
-    tolerance  root mean square change at which an iteration ends
-    most       iterations a step
+    for that at its start), so that there and back is the identity up to rounding, not up to the size of the steps. What is
+    found for an image does not depend on the others.
+
+    steps, grid  of that sampler
+    strength     share of its steps, the last ones, that are inverted; see Way
+    tolerance    root mean square change at which an iteration ends
+    most         iterations a step
 
     Raises ValueError where a step does not converge: with more steps it does.
 
     Paper: Song et al., 2021, section 4.3, arXiv:2010.02502; Pan et al., 2023, section 3.2, arXiv:2309.04907.
     """
     path = Path(denoise, schedule, Noise([]), latent.shape[1:], latent.device)
-    knots = path.knots((grid or Uniform()).times(steps, schedule))
+    knots = path.knots((grid or Uniform()).times(steps, schedule))[-1 - made_steps(steps, strength) :]
     x = latent
     for here, there in zip(knots[-2::-1], knots[:0:-1], strict=True):
-        end = x
+        end, moves = x, torch.ones(len(x), dtype=torch.bool, device=x.device)
         for _ in range(most):
-            before, x = x, _start(end, path.peek(x, here).clean, x, here, there)
-            if float((x - before).square().mean()) < tolerance**2:
+            found = _start(end, path.peek(x, here).clean, x, here, there)
+            change = (found - x).flatten(1).square().mean(1).sqrt()
+            x = torch.where(moves[:, None, None, None], found, x)
+            moves = moves & (change >= tolerance)
+            if not moves.any():
                 break
         else:
             raise ValueError(

@@ -21,7 +21,7 @@ class PLMS(Sampler):
     Paper: Liu et al., 2022, eq. 12 and 13, arXiv:2202.09778.
     """
 
-    def __init__(self, steps: int = 50, *, grid: Grid | None = None) -> None:
+    def __init__(self, steps: int = 25, *, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:

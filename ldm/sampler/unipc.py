@@ -29,7 +29,7 @@ class UniPC(Sampler):
     Paper: Zhao et al., 2023, eq. 3 to 9 and section 3.4 with B(h) = exp(h) - 1, arXiv:2302.04867.
     """
 
-    def __init__(self, steps: int = 20, *, order: int = 2, grid: Grid | None = None) -> None:
+    def __init__(self, steps: int = 25, *, order: int = 2, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
         if not 1 <= order < REMEMBERED:
             raise ValueError(f"order is 1, 2 or 3; got {order}")

@@ -35,16 +35,17 @@ SEED = 1_000_000
 ACCURACY, DISTANCE = "caption_accuracy", "frechet_efficientnet"
 
 TRAINING = {
-    "noise, linear, min-SNR 1 (default)": "",
+    "noise, linear, P2 (default)": "",
     "the same, seed 1": "seed=1",
     "noise, linear, constant": "weighting=constant",
-    "noise, linear, min-SNR 5": "weighting.gamma=5",
+    "noise, linear, min-SNR 1": "weighting=min_snr weighting.gamma=1",
+    "noise, linear, min-SNR 1, seed 1": "weighting=min_snr weighting.gamma=1 seed=1",
+    "noise, linear, min-SNR 5": "weighting=min_snr",
     "noise, linear, soft min-SNR 5": "weighting=soft_min_snr",
-    "noise, linear, P2": "weighting=p2",
-    "noise, cosine, min-SNR 1": "schedule=cosine",
-    "clean, linear, min-SNR 1": "prediction=clean",
+    "noise, cosine, min-SNR 1": "schedule=cosine weighting=min_snr weighting.gamma=1",
+    "clean, linear, min-SNR 1": "prediction=clean weighting=min_snr weighting.gamma=1",
     "clean, linear, constant": "prediction=clean weighting=constant",
-    "velocity, linear, min-SNR 1": "prediction=velocity",
+    "velocity, linear, min-SNR 1": "prediction=velocity weighting=min_snr weighting.gamma=1",
     "velocity, linear, constant": "prediction=velocity weighting=constant",
     "velocity, cosine, constant": "prediction=velocity schedule=cosine weighting=constant",
     "velocity, sigmoid, constant": "prediction=velocity schedule=sigmoid weighting=constant",
@@ -91,24 +92,11 @@ def train(name: str, overrides: list[str], options: argparse.Namespace, experime
     return options.runs / name
 
 
-def by_training(base: Path, options: argparse.Namespace) -> Wanted:
-    """Runs that differ in what they train on, all with the autoencoder of one."""
-
-    def score(place: int, overrides: str) -> Score:
-        shared = [f"autoencoder.ckpt={base}", f"task.diffusion.steps={options.steps}"]
-        run = train(f"study/{place:02d}", [*shared, *overrides.split()], options)
-        results = json.loads((run / "diffusion" / "results.json").read_text())
-        return Score(results[f"eval/{ACCURACY}"], results[f"eval/{DISTANCE}"])
-
-    return {title: partial(score, place, overrides) for place, (title, overrides) in enumerate(TRAINING.items())}
-
-
 class Judge:
-    """Scores ways to sample one model."""
+    """Scores ways to sample models."""
 
-    def __init__(self, run: Path, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.model: LatentDiffusion = load(run)
         config = compose("train", ["experiment=txt2img", *(["debug=tiny"] if options.debug else []), *options.extra])
         self.data: DataModule = build(config.data)
         self.metrics: list[GenerationMetric] = list(build(config.metric).values())
@@ -119,11 +107,11 @@ class Judge:
                     metric.refer(batch.image)
                 metric.set_reference(metric.reference())
 
-    def score(self, *overrides: str) -> Score:
+    def score(self, model: LatentDiffusion, *overrides: str) -> Score:
         """Of all held-out captions, sampled with these options of sample.py."""
         config = compose("sample", ["ckpt=none", *overrides])
         seeds = range(SEED, SEED + len(self.captions))
-        images = self.model.sample(
+        images = model.sample(
             self.captions, seeds=seeds, sampler=build(config.sampler), guidance=build(config.guidance), batch_size=128
         )
         for metric in self.metrics:
@@ -132,24 +120,34 @@ class Judge:
         return Score(values[ACCURACY], values[DISTANCE])
 
 
-def by_sampler(judge: Judge) -> Wanted:
+def by_training(judge: Judge, base: Path) -> Wanted:
+    """Runs that differ in what they train on, all with the autoencoder of one, sampled in the same way."""
+
+    def score(place: int, overrides: str) -> Score:
+        shared = [f"autoencoder.ckpt={base}", f"task.diffusion.steps={judge.options.steps}"]
+        return judge.score(load(train(f"study/{place:02d}", [*shared, *overrides.split()], judge.options)))
+
+    return {title: partial(score, place, overrides) for place, (title, overrides) in enumerate(TRAINING.items())}
+
+
+def by_sampler(judge: Judge, model: LatentDiffusion) -> Wanted:
     """Each sampler with as many calls of the network: Heun makes half the steps."""
     *few, many = judge.options.calls
     wanted = {}
     for sampler, calls in [*product(SAMPLERS, few), *product(SLOW, [many])]:
         steps = max(1, (calls + 1) // 2) if sampler == "heun" else calls
-        wanted[f"{sampler} {calls}"] = partial(judge.score, f"sampler={sampler}", f"sampler.steps={steps}")
+        wanted[f"{sampler} {calls}"] = partial(judge.score, model, f"sampler={sampler}", f"sampler.steps={steps}")
     return wanted
 
 
-def by_guidance(judge: Judge, weak: Path, classifier: Path) -> Wanted:
-    """Each kind of guidance, with 25 steps of DDIM."""
+def by_guidance(judge: Judge, model: LatentDiffusion, weak: Path, classifier: Path) -> Wanted:
+    """Each kind of guidance, with the default sampler."""
     second = {"autoguidance": f"guidance.weak.path={weak}", "classifier": f"guidance.classifier.path={classifier}"}
     wanted = {}
     for title, overrides in GUIDANCE.items():
         kind, *rest = overrides.split()
         path = [second[name] for name in second if kind == f"guidance={name}"]
-        wanted[title] = partial(judge.score, "sampler.steps=25", kind, *rest, *path)
+        wanted[title] = partial(judge.score, model, kind, *rest, *path)
     return wanted
 
 
@@ -218,10 +216,10 @@ def main(arguments: list[str]) -> None:
     folder, calls = options.runs / "study", tuple(options.calls)
     base = train(BASE, [], options)
     classifier = train("study/classifier", [f"autoencoder.ckpt={base}"], options, "classifier")
-    training = kept(folder / "training.json", by_training(base, options))
-    judge = Judge(base, options)
-    samplers = kept(folder / "samplers.json", by_sampler(judge))
-    guidance = kept(folder / "guidance.json", by_guidance(judge, folder / "00", classifier))
+    judge, model = Judge(options), load(base)
+    training = kept(folder / "training.json", by_training(judge, base))
+    samplers = kept(folder / "samplers.json", by_sampler(judge, model))
+    guidance = kept(folder / "guidance.json", by_guidance(judge, model, folder / "00", classifier))
     print(table(f"{options.steps} steps of training with", training))
     print(sampler_table(samplers, calls))
     print(table("guidance", guidance))
