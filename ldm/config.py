@@ -27,7 +27,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 TEXT_OPTIONS = (
     *("prompt", "prompts", "negative", "to_prompt", "init", "mask", "ckpt", "decoder", "out", "images", "captions"),
-    *("run", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name"),
+    *("run", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name", "alignment.encoder.name"),
 )
 """Options whose values are texts, file names or patterns: they are never parsed by Hydra, unless they begin with [."""
 
