@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.backbone.base import Backbone
@@ -14,7 +14,7 @@ from ldm.conditioner.base import Conditioner
 from ldm.model import LatentDiffusion
 from ldm.task.alignment import REPA
 from ldm.task.latent import LatentTask
-from ldm.task.optimization import LearningRate
+from ldm.task.optimization import LearningRate, Trained
 
 
 class DiffusionTask(LatentTask[LatentDiffusion]):
@@ -31,7 +31,7 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         self,
         model: LatentDiffusion,
         *,
-        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
+        optimizer: Callable[[Trained], Optimizer],
         learning_rate: LearningRate,
         config: dict[str, Any],
         gradient_clip: float = 1.0,
