@@ -103,9 +103,9 @@ def _check_tokens(data: DataModule, task: DiffusionTask) -> None:
 def check_alignment(config: DictConfig, data: DataModule) -> None:
     """Raise ValueError where the loss that needs images would get latents."""
     held = data.encoding or config.data.get("cache_latents", False)
-    if "diffusion" in config.task and config.task.diffusion.alignment is not None and held:
+    if "diffusion" in config.task and config.alignment is not None and held:
         raise ValueError(
-            "task.diffusion.alignment needs the images, but training reads latents; set data.cache_latents=false, or "
+            "alignment to a vision encoder needs the images, but training reads latents; set data.cache_latents=false, or "
             "data=shards instead of data=latents"
         )
 

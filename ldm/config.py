@@ -31,7 +31,7 @@ PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
 TEXT_OPTIONS = (
     *PROSE_OPTIONS,
     *("prompts", "init", "mask", "ckpt", "decoder", "out", "images", "captions"),
-    *("run", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name"),
+    *("run", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name", "alignment.encoder.name"),
     *("guidance.weak.path", "guidance.classifier.path", "guidance.score.image.path", "guidance.score.name"),
 )
 """These, and options whose values are file names or patterns: they are never parsed, unless they begin with [."""

@@ -2,7 +2,7 @@ import inspect
 
 import pytest
 import torch
-from hydra.utils import get_class
+from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
 from ldm.config import CONFIGS, build, compose, differences, folder_name, quote_texts, remaining_trials, resolved
@@ -61,6 +61,31 @@ def test_every_choice_composes(group, choice):
             build(config[group]["network"])
 
 
+UNDER = [
+    ("autoguidance", "guidance.weak.path=a"),
+    ("classifier", "guidance.classifier.path=a"),
+    ("likeness", "guidance.score.image.path=a guidance.score.image.side=8"),
+    ("clip", "guidance.score.name=a"),
+]
+
+
+@pytest.mark.parametrize(("choice", "options"), UNDER, ids=[choice for choice, _ in UNDER])
+def test_any_guidance_goes_under_another(choice, options):
+    for under in ("none", "classifier_free", "autoguidance"):
+        names = [f"guidance={choice}", f"guidance@guidance.guidance={under}", *options.split()]
+        config = resolved(compose("sample", ["ckpt=x", *names]))["guidance"]
+        assert config["guidance"] == resolved(compose("sample", [f"guidance={under}"]))["guidance"]
+        for node in targets(config):
+            parameters = inspect.signature(get_object(node["_target_"])).parameters
+            assert {key for key in node if not key.startswith("_")} <= parameters.keys()
+
+
+def test_likeness_by_lpips_is_one_option():
+    lpips = "{_target_:ldm.autoencoder.perceptual.LPIPS,vgg16:a,linear:b}"
+    config = compose("sample", ["ckpt=x", "guidance=likeness", f"guidance.score.distance={lpips}"])
+    assert config.guidance.score.distance.linear == "b"
+
+
 def test_the_papers_text_to_image_model_has_its_parameters():
     with torch.device("meta"):
         model = build(resolved(composed("txt2img_1p4b").model))
@@ -96,6 +121,7 @@ def test_help_is_readable():
             "batch_size 7 is not a multiple of accumulate 2",
         ),
         (["conditioner=huggingface", "conditioner.name=/nowhere"], "no text encoder '/nowhere'"),
+        (["alignment=repa", "alignment.encoder.name=/nowhere"], "no vision encoder '/nowhere'"),
         (["optimized_metric=acuracy"], "optimized_metric=acuracy is not measured; choose from background_accuracy"),
         (["task.diffusion.checkpoints.best=val/fid"], "checkpoints.best=val/fid is not measured; choose from eval/"),
         (["metric=fid", "metric.fid.extractor.weights=/nowhere"], "no Inception weights at /nowhere"),

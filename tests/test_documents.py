@@ -75,7 +75,11 @@ def test_readme_sampling_commands_run(line, tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "group", ["sampler", "grid", "guidance", "prediction", "schedule", "times", "weighting", "distance", "optimizer"]
+    "group",
+    [
+        *("sampler", "grid", "guidance", "prediction", "schedule", "times", "weighting", "distance", "optimizer"),
+        "alignment",
+    ],
 )
 def test_the_readme_names_every_choice(group):
     missing = [path.stem for path in (CONFIGS / group).glob("*.yaml") if not re.search(rf"\b{path.stem}\b", README)]

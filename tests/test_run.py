@@ -311,15 +311,14 @@ def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):
         ),
         add_pooling_layer=False,
     ).save_pretrained(tmp_path / "vit")
-    vision = f"{{_target_:ldm.conditioner.vision.VisionEncoder,name:{tmp_path / 'vit'},side:32}}"
-    aligned = f"{{_target_:ldm.task.alignment.Alignment,channels:32,steps:10,encoder:{vision}}}"
+    aligned = f"alignment=repa alignment.encoder.name={tmp_path / 'vit'} alignment.encoder.side=32 alignment.steps=10"
     options = [
         *("prediction=flow", "schedule=rectified_flow", "times=logit_normal", "weighting=constant", "distance=huber"),
         *("model.loss.noise_offset=0.1", "optimizer@task.diffusion.optimizer=muon", "sampler=heun"),
-        *(f"task.diffusion.alignment={aligned}", f"autoencoder.ckpt={tiny_run}", "name=flow"),
+        *(*aligned.split(), f"autoencoder.ckpt={tiny_run}", "name=flow"),
     ]
     text = command(*TINY, *places, *options, ok=False)
-    assert "task.diffusion.alignment needs the images" in text
+    assert "alignment to a vision encoder needs the images" in text
     command(*TINY, *places, *options, "data.cache_latents=false")
     curve = dict(read_metrics(home / "runs" / "flow" / "diffusion" / "logs")["train/alignment"])
     assert [value < 0 for step, value in sorted(curve.items())] == [step < 10 for step in sorted(curve)]

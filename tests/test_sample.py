@@ -58,7 +58,7 @@ def test_every_sampler_gives_the_same_image_for_the_same_seed_in_any_batch(tiny_
     """Stochastic ones included."""
     model, options = load(tiny_run), [f"sampler={sampler}", "sampler.steps=6"]
     if sampler in ("euler", "heun"):
-        options.append("sampler.churn={_target_:ldm.sampler.churn.Churn,amount:5}")
+        options.append("sampler.churn.amount=5")
     made = build(compose("sample", ["ckpt=none", *options]).sampler)
     prompts = ["a red heart on a white background", "a blue cat on a black background", "a green dog"]
     together = to_levels(model.sample(prompts, seeds=[3, 4, 5], sampler=made)).int()

@@ -12,12 +12,14 @@ from ldm.batch import Condition
 class Backbone(nn.Module, ABC):
     """A network that predicts something about the clean latent from a noisy one.
 
-    factor        sides of latents must be multiples of it
-    out_channels  of the prediction: those of the latent, or twice as many where the variance is learned
+    factor            sides of latents must be multiples of it
+    out_channels      of the prediction: those of the latent, or twice as many where the variance is learned
+    deepest_channels  of what the module `deepest` gives
     """
 
     factor: int
     out_channels: int
+    deepest_channels: int
 
     @property
     @abstractmethod

@@ -77,6 +77,7 @@ class UNet(Backbone):
         self.factor = parts.factor
         self.channels = channels
         self.out_channels = out_channels or in_channels
+        self.deepest_channels = parts.widths[-1]
         self.concat_channels = concat_channels
         self.context_width = context_width
         self.time = embedding_mlp(channels, parts.time_width)

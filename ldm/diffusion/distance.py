@@ -33,6 +33,8 @@ class Absolute(Distance):
 class Huber(Distance):
     """The squared error up to `delta`, from there on a straight line: outliers count less.
 
+    delta  an error of the network's output, as weighted (with weighting=constant: as it is)
+
     Paper: Huber, 1964, doi:10.1214/aoms/1177703732 (here twice as large, so that near zero it is `Squared`).
     """
 

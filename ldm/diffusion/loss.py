@@ -18,8 +18,11 @@ CONTINUOUS_STEPS = 1000
 
 
 class DenoisingLoss:
-    """Weighted distance between the network's output and its target at random times.
+    """Distance between the network's output and its target at random times, both scaled by the root of the weight.
 
+    times               that are trained
+    weighting           what a squared error counts at each of them
+    distance            of which the mean over all numbers of a latent is taken
     noise_offset        standard deviation of an extra noise that is the same for all places of a channel, so that the
                         network learns to choose the mean of an image, too (Guttenberg, 2023,
                         crosslabs.org/blog/diffusion-with-offset-noise)
@@ -53,9 +56,9 @@ class DenoisingLoss:
         alpha, sigma = (part[:, None, None, None] for part in denoiser.schedule.alpha_sigma(t))
         x_t = alpha * x + sigma * z
         output, variance = denoiser.predict(x_t, t, condition)
-        far = self.distance.between(output, denoiser.prediction.target(x, z, alpha, sigma)).flatten(1).mean(1)
-        gain = denoiser.prediction.gain(alpha, sigma).flatten()
-        loss = self.weighting.weight((alpha / sigma).square().flatten(), gain) * far
+        target = denoiser.prediction.target(x, z, alpha, sigma)
+        root = self.weighting.weight((alpha / sigma).square(), denoiser.prediction.gain(alpha, sigma)).sqrt()
+        loss = self.distance.between(root * output, root * target).flatten(1).mean(1)
         if variance is not None:
             clean = denoiser.prediction.clean(output.detach(), x_t, alpha, sigma)
             loss = loss + self.variational_weight * _bound(x, clean, variance, t, denoiser.schedule)

@@ -1,7 +1,8 @@
 """How much the loss at each noise level counts.
 
 A weighting says what a squared error of the clean latent counts, but for `Constant`, which takes the network's output as it
-comes. So with each of the others the same estimate has the same loss, whatever the network predicts.
+comes. The errors themselves are scaled by its root, whatever the distance makes of them then. So with each of the others the
+same estimate has the same loss, whatever the network predicts.
 """
 
 from __future__ import annotations

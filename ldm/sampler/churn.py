@@ -13,7 +13,7 @@ from ldm.sampler.path import Knot, Path
 class Churn:
     """Before each step the noise level sigma_t / alpha_t grows by a factor, at levels between two bounds.
 
-    amount  S_churn: the sum of the growth over all steps, about
+    amount  S_churn: the sum of the growth over all steps, about; 0: none, then sampling is deterministic given the first noise
     low     S_tmin: noise level from which on it is done
     high    S_tmax: noise level up to which it is done
     noise   S_noise: standard deviation of what is added, a little over 1 against lost detail
@@ -21,7 +21,7 @@ class Churn:
     Paper: Karras et al., 2022, algorithm 2, arXiv:2206.00364.
     """
 
-    def __init__(self, amount: float, *, low: float = 0.05, high: float = 50.0, noise: float = 1.003) -> None:
+    def __init__(self, amount: float = 0.0, *, low: float = 0.05, high: float = 50.0, noise: float = 1.003) -> None:
         if amount < 0:
             raise ValueError(f"churn adds noise and cannot be negative; got {amount}")
         self.amount = amount

@@ -14,18 +14,17 @@ from ldm.sampler.straight import Straight
 class Euler(Sampler):
     """First-order steps along the slope of the probability flow. Without churn this is DDIM.
 
-    churn  None: deterministic given the first noise
+    churn  before each step; None: none
 
     Paper: Karras et al., 2022, algorithm 2 without its second-order correction, arXiv:2206.00364.
     """
 
     def __init__(self, steps: int = 25, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
         super().__init__(steps, grid)
-        self.churn = churn
+        self.churn = churn or Churn()
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
-        if self.churn is not None:
-            x, here = self.churn.apply(x, here, self.steps, path)
+        x, here = self.churn.apply(x, here, self.steps, path)
         line = Straight.of(path)
         return line.go(x, line.slope(x, path.estimate(x, here).clean, here), here, there)
 

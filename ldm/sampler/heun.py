@@ -14,18 +14,17 @@ from ldm.sampler.straight import Straight
 class Heun(Sampler):
     """Second-order steps along the mean of the slopes at both ends. Two calls of the denoiser a step, one for the last.
 
-    churn  None: deterministic given the first noise
+    churn  before each step; None: none
 
     Paper: Karras et al., 2022, algorithms 1 and 2, arXiv:2206.00364.
     """
 
     def __init__(self, steps: int = 13, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
         super().__init__(steps, grid)
-        self.churn = churn
+        self.churn = churn or Churn()
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
-        if self.churn is not None:
-            x, here = self.churn.apply(x, here, self.steps, path)
+        x, here = self.churn.apply(x, here, self.steps, path)
         clean = path.estimate(x, here).clean
         if not there.sigma:
             return clean

@@ -5,40 +5,40 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.backbone.base import Backbone
 from ldm.conditioner.vision import VisionEncoder
 
 
-class Alignment(nn.Module):
+class REPA(nn.Module):
     """Minus the cosine of projected features of the backbone and those of a frozen vision encoder, for the first steps.
 
     What is projected are the features of the backbone's middle, enlarged to the encoder's patches. The projection is
     trained along and thrown away.
 
+    backbone  of whose middle the features are, at each of its calls from now on
     encoder   its features are what is aligned to
-    channels  of the backbone's middle
     weight    of the loss, beside the denoising loss
     steps     after which it ends: what it gives in the beginning it may take in the end
 
     Paper: Yu et al., 2024, eq. 8 and 9, arXiv:2410.06940; Tian et al., 2025, section 3.2 (for U-Nets), arXiv:2503.18414.
     """
 
-    def __init__(self, encoder: VisionEncoder, *, channels: int, weight: float = 0.5, steps: int = 200_000) -> None:
+    def __init__(
+        self, backbone: Backbone, encoder: VisionEncoder, *, weight: float = 0.5, steps: int = 100_000
+    ) -> None:
         super().__init__()
         self._encoder = (encoder,)  # no part of what is saved and averaged
         self.weight = weight
         self.steps = steps
         self.project = nn.Sequential(
-            nn.Conv2d(channels, encoder.width, 1),
+            nn.Conv2d(backbone.deepest_channels, encoder.width, 1),
             nn.SiLU(),
             nn.Conv2d(encoder.width, encoder.width, 1),
             nn.SiLU(),
             nn.Conv2d(encoder.width, encoder.width, 1),
         )
         self._features: Tensor | None = None
-
-    def watch(self, middle: nn.Module) -> None:
-        """Look at what this module gives at each of its calls from now on."""
-        middle.register_forward_hook(self._see)
+        backbone.deepest.register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, given: tuple, output: Tensor) -> None:
         self._features = output

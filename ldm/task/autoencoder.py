@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +15,7 @@ from ldm.autoencoder.base import Autoencoder, latent_moments
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
 from ldm.checkpoint import CONFIG_KEY
-from ldm.task.optimization import LearningRate
+from ldm.task.optimization import LearningRate, Trained
 
 
 class AutoencoderTask(pl.LightningModule):
@@ -23,7 +23,7 @@ class AutoencoderTask(pl.LightningModule):
 
     model               the autoencoder
     loss                its loss, with the discriminator
-    optimizer           pairs of name and parameter -> optimiser, for each of the two
+    optimizer           what is trained -> optimiser, for each of the two
     learning_rate       over time, for both
     config              that builds `model`; goes into checkpoints
     accumulate          batches an optimiser step
@@ -40,7 +40,7 @@ class AutoencoderTask(pl.LightningModule):
         model: Autoencoder,
         loss: AutoencoderLoss,
         *,
-        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
+        optimizer: Callable[[Trained], Optimizer],
         learning_rate: LearningRate,
         config: dict[str, Any],
         accumulate: int = 1,
@@ -69,11 +69,9 @@ class AutoencoderTask(pl.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         steps = self.trainer.max_steps
-        optimizers = [
-            self.optimizer((name, part) for name, part in self.model.named_parameters() if part.requires_grad)
-        ]
+        optimizers = [self.optimizer(Trained(self.model))]
         if self.loss.discriminator is not None:
-            optimizers.append(self.optimizer(self.loss.discriminator.named_parameters()))
+            optimizers.append(self.optimizer(Trained(self.loss.discriminator)))
         return optimizers, [self.learning_rate.schedule(optimizer, steps) for optimizer in optimizers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

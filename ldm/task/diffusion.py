@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.model import LatentDiffusion
-from ldm.task.alignment import Alignment
+from ldm.task.alignment import REPA
 from ldm.task.latent import LatentTask
-from ldm.task.optimization import LearningRate
+from ldm.task.optimization import LearningRate, Trained
 
 
 class DiffusionTask(LatentTask[LatentDiffusion]):
     """Trains denoiser and conditioner by the loss of the model.
 
-    alignment  a loss beside that of the model; None: none
+    alignment  backbone -> a loss beside that of the model; None: none
 
     The others are those of LatentTask.
     """
@@ -31,20 +31,20 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         self,
         model: LatentDiffusion,
         *,
-        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
+        optimizer: Callable[[Trained], Optimizer],
         learning_rate: LearningRate,
         config: dict[str, Any],
         gradient_clip: float = 1.0,
-        alignment: Alignment | None = None,
+        alignment: Callable[[Backbone], REPA] | None = None,
     ) -> None:
         super().__init__(
             model, optimizer=optimizer, learning_rate=learning_rate, config=config, gradient_clip=gradient_clip
         )
-        self.alignment = alignment
+        self.alignment: REPA | None = None
         if alignment is not None:
             backbone = model.denoiser.backbone
             assert isinstance(backbone, Backbone)
-            alignment.watch(backbone.deepest)
+            self.alignment = alignment(backbone)
 
     @property
     def reader(self) -> Conditioner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
@@ -18,7 +18,7 @@ from ldm.classifier.vocabulary import Vocabulary
 from ldm.classifier.words import WordClassifier
 from ldm.conditioner.base import Conditioner
 from ldm.model import LatentDiffusion
-from ldm.task.optimization import LearningRate
+from ldm.task.optimization import LearningRate, Trained
 
 Model = TypeVar("Model", LatentDiffusion, WordClassifier)
 
@@ -27,7 +27,7 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
     """One optimiser over all that is not frozen; the autoencoder is.
 
     model          what is trained, with the autoencoder
-    optimizer      pairs of name and parameter -> optimiser
+    optimizer      what is trained -> optimiser
     learning_rate  over time
     config         that builds `model`; goes into checkpoints
     gradient_clip  largest gradient norm
@@ -37,7 +37,7 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         self,
         model: Model,
         *,
-        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
+        optimizer: Callable[[Trained], Optimizer],
         learning_rate: LearningRate,
         config: dict[str, Any],
         gradient_clip: float = 1.0,
@@ -55,7 +55,7 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         """The part of the model that reads the captions before training; what it learns is its extra state."""
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.optimizer((name, part) for name, part in self.named_parameters() if part.requires_grad)
+        optimizer = self.optimizer(Trained(self))
         scheduler = self.learning_rate.schedule(optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import AdamW, Optimizer
+
+from ldm.task.optimization import Trained
 
 
 class MuonAdamW(Optimizer):
     """Weights of linear layers and attention take steps of one length in all directions (Muon); the rest takes AdamW's.
 
-    Both have the same learning rate: Muon's step is scaled to the size of AdamW's.
+    Both have the same learning rate: Muon's step is scaled to the size of AdamW's. Tables, like those of tokens and
+    positions, are matrices, too, but no linear maps: they are AdamW's.
 
-    parameters  pairs of name and parameter
-    lr          learning rate
-    momentum    of Muon
-    betas       of AdamW
-    exclude     parts of names of matrices that are no linear map, and are AdamW's
+    parameters    what is trained
+    lr            learning rate
+    momentum      of Muon, in [0, 1)
+    betas         of AdamW, each in [0, 1)
+    weight_decay  of both, decoupled: each step a weight loses the share lr * weight_decay
 
-    Raises ModuleNotFoundError where torch has no Muon yet (before 2.9).
+    Raises ValueError where there is no linear layer, ModuleNotFoundError where torch has no Muon yet (before 2.9).
 
     Paper: Jordan et al., 2024, kellerjordan.github.io/posts/muon; Liu et al., 2025, eq. 4, arXiv:2502.16982.
     """
 
     def __init__(
         self,
-        parameters: Iterable[tuple[str, nn.Parameter]],
+        parameters: Trained,
         *,
         lr: float = 1e-4,
         momentum: float = 0.95,
         betas: Sequence[float] = (0.9, 0.999),
         weight_decay: float = 0.01,
-        exclude: Sequence[str] = ("embed", "position"),
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise ModuleNotFoundError(
                 f"torch {torch.__version__} has no Muon; update it to 2.9 or later, or use another optimizer"
             )
-        named = list(parameters)
-        matrices = [
-            (name, part) for name, part in named if part.ndim == 2 and not any(word in name for word in exclude)
-        ]
+        linear = parameters.linear
+        matrices = [(name, part) for name, part in parameters if name in linear]
+        others = [(name, part) for name, part in parameters if name not in linear]
         if not matrices:
-            raise ValueError("Muon found no matrix among the parameters; use another optimizer")
-        chosen = {name for name, _ in matrices}
-        others = [(name, part) for name, part in named if name not in chosen]
+            raise ValueError("Muon found no linear layer in what is trained; use another optimizer")
         muon = torch.optim.Muon(
             matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )

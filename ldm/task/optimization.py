@@ -1,12 +1,32 @@
-"""Learning rates over time, the same for both stages."""
+"""What is trained, and learning rates over time, the same for all stages."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+
+class Trained:
+    """The parameters of a module that are not frozen, in pairs of name and parameter, which any optimiser of torch takes.
+
+    module  that is trained
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __iter__(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, part) for name, part in self.module.named_parameters() if part.requires_grad)
+
+    @property
+    def linear(self) -> set[str]:
+        """Names of the matrices of linear layers, trained or not: not of tables, like those of tokens and positions."""
+        return {f"{name}.weight" for name, part in self.module.named_modules() if isinstance(part, nn.Linear)}
 
 
 class LearningRate:

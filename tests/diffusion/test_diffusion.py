@@ -325,6 +325,45 @@ def test_loss_of_the_exact_denoiser_is_the_known_remainder():
     assert float(loss.mean()) == pytest.approx(float(expected), rel=0.02)
 
 
+class Shrinks(torch.nn.Module):
+    """The estimate 0.3 x_t of the clean latent, as a network says it whose output means something else."""
+
+    def __init__(self, schedule, prediction):
+        super().__init__()
+        self.schedule, self.prediction = schedule, prediction
+
+    def forward(self, x_t, t, condition):
+        alpha, sigma = (map_of(part) for part in self.schedule.alpha_sigma(t))
+        clean = 0.3 * x_t
+        return self.prediction.target(clean, (x_t - alpha * clean) / sigma, alpha, sigma)
+
+
+@pytest.mark.parametrize("distance", [Squared(), Absolute(), Huber(delta=0.1)], ids=name)
+@pytest.mark.parametrize("weighting", [SNR(), MinSNR(gamma=3), SoftMinSNR(), P2(), weightings.EDM()], ids=name)
+def test_by_any_distance_the_same_estimate_has_the_same_loss(distance, weighting):
+    schedule, x = Linear(), torch.randn(64, 2, 4, 4)
+    loss, losses = DenoisingLoss(Uniform(), weighting, distance), []
+    for prediction in PREDICTIONS:
+        torch.manual_seed(1)
+        losses.append(loss(Denoiser(Shrinks(schedule, prediction), schedule, prediction), x, Condition()))
+    for other in losses[1:]:
+        torch.testing.assert_close(other, losses[0], rtol=1e-3, atol=1e-4)
+    assert losses[0].min() > 0
+
+
+def test_a_weight_is_one_of_squared_errors():
+    """A distance that grows as the error itself is weighted by the root."""
+    schedule, x = Linear(), torch.randn(64, 2, 4, 4)
+    losses = {}
+    for distance in (Squared(), Absolute()):
+        for weighting in (Constant(), MinSNR(gamma=3)):
+            torch.manual_seed(1)
+            loss = DenoisingLoss(Uniform(), weighting, distance)
+            losses[name(distance), name(weighting)] = loss(Denoiser(Recorder(), schedule, Noise()), x, Condition())
+    squared = losses["Squared", "MinSNR"] / losses["Squared", "Constant"]
+    torch.testing.assert_close(losses["Absolute", "MinSNR"] / losses["Absolute", "Constant"], squared.sqrt())
+
+
 class Recorder(torch.nn.Module):
     """Predicts nothing and remembers what it saw."""
 

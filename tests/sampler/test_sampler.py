@@ -143,7 +143,7 @@ def test_ancestral_samplers_with_all_noise_are_ddpm_number_by_number():
 def test_samplers_without_noise_are_one():
     for schedule in SCHEDULES:
         data = Gaussian(schedule, 0.3, mean=0.2)
-        samplers = [DDIM(20), Euler(20), EulerAncestral(20, eta=0.0), Euler(20, churn=Churn(0.0))]
+        samplers = [DDIM(20), Euler(20), EulerAncestral(20, eta=0.0), Euler(20, churn=Churn())]
         got = [s.sample(data, schedule, Noise([5, 6]), (1, 4, 4)) for s in samplers]
         for other in got[1:]:
             torch.testing.assert_close(other, got[0], atol=1e-5, rtol=0)

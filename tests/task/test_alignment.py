@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,8 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 from ldm.backbone.unet import UNet
 from ldm.batch import Condition
 from ldm.conditioner.vision import VisionEncoder
-from ldm.task.alignment import Alignment
+from ldm.config import build, compose
+from ldm.task.alignment import REPA
 from tests.conftest import scramble
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
@@ -42,8 +45,8 @@ def test_features_have_their_places(folder):
 
 def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
     encoder = VisionEncoder(str(folder), side=16)
-    alignment, network = Alignment(encoder, channels=16, weight=0.5, steps=100), unet()
-    alignment.watch(network.deepest)
+    network = unet()
+    alignment = REPA(network, encoder, weight=0.5, steps=100)
     assert "encoder" not in "".join(alignment.state_dict())
     image, x_t = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 4, 8, 8)
     optimizer = torch.optim.Adam([*alignment.parameters(), *network.parameters()], lr=3e-3)
@@ -61,8 +64,8 @@ def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
 
 
 def test_after_its_steps_it_is_nothing_but_finds_gradients(folder):
-    alignment, network = Alignment(VisionEncoder(str(folder), side=16), channels=16, steps=7), unet()
-    alignment.watch(network.deepest)
+    network = unet()
+    alignment = REPA(network, VisionEncoder(str(folder), side=16), steps=7)
     network(torch.randn(1, 4, 8, 8), torch.ones(1), Condition())
     loss = alignment(None, step=7)
     loss.backward()
@@ -77,15 +80,27 @@ def test_the_loss_is_minus_the_cosine():
         def forward(self, image):
             return image[:, :1].expand(-1, 5, -1, -1)
 
-    alignment = Alignment(Fixed(), channels=3, weight=2.0)
-    layer = torch.nn.Identity()
-    alignment.watch(layer)
+    backbone = SimpleNamespace(deepest=torch.nn.Identity(), deepest_channels=3)
+    alignment = REPA(backbone, Fixed(), weight=2.0)
     features, image = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    layer(features)
+    backbone.deepest(features)
     cosine = F.cosine_similarity(alignment.project(features), image[:, :1].expand(-1, 5, -1, -1), dim=1)
     torch.testing.assert_close(alignment(image, step=0), -2 * cosine.mean())
     with pytest.raises(ValueError, match="alignment needs images, but batches hold latents"):
         alignment(None, step=0)
+
+
+def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
+    options = ["alignment=repa", f"alignment.encoder.name={folder}", "alignment.encoder.side=16", "alignment.steps=7"]
+    alignment = build(compose("train", ["experiment=txt2img", *options]).task.diffusion.alignment)
+    for multipliers in ((1, 2), (1, 2, 3)):
+        network = UNet(4, channels=8, multipliers=multipliers, attention_levels=(), heads=2, blocks=1, groups=4)
+        assert network.deepest_channels == 8 * multipliers[-1]
+        aligned = alignment(network)
+        network(torch.randn(2, 4, 8, 8), torch.ones(2), Condition())
+        assert aligned.steps == 7
+        assert aligned(torch.rand(2, 3, 32, 32), step=6).isfinite()
+    assert compose("train", ["experiment=txt2img"]).task.diffusion.alignment is None
 
 
 def test_encoders_that_do_not_fit(folder):

@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 
+from ldm.config import build, compose, resolved
 from ldm.task.muon import MuonAdamW
-from ldm.task.optimization import LearningRate
+from ldm.task.optimization import LearningRate, Trained
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
 
@@ -31,7 +32,7 @@ def steps(net, optimizer, count, seed=1):
 
 def test_matrices_step_by_muon_and_the_rest_by_adamw():
     ours, theirs = Net(), Net()
-    steps(ours, MuonAdamW(ours.named_parameters(), lr=1e-2), 5)
+    steps(ours, MuonAdamW(Trained(ours), lr=1e-2), 5)
     muon = torch.optim.Muon([theirs.linear.weight], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
     rest = [part for name, part in theirs.named_parameters() if name != "linear.weight"]
     adamw = torch.optim.AdamW(rest, lr=1e-2, weight_decay=0.01)
@@ -48,7 +49,7 @@ def test_matrices_step_by_muon_and_the_rest_by_adamw():
 
 def test_learning_rates_reach_both_and_a_continued_run_steps_as_before():
     def begin(net):
-        optimizer = MuonAdamW(net.named_parameters(), lr=1e-2)
+        optimizer = MuonAdamW(Trained(net), lr=1e-2)
         return optimizer, LearningRate(warmup_steps=10).schedule(optimizer, 100)
 
     net = Net()
@@ -72,6 +73,21 @@ def test_learning_rates_reach_both_and_a_continued_run_steps_as_before():
     assert {group["lr"] for group in other.param_groups} == {1e-2 * 8 / 10}
 
 
+def test_hidden_matrices_are_muons_and_tables_adamws():
+    """Whatever they are called: a residual block's projection of the time is called as a table of tokens is."""
+    config = resolved(compose("train", ["experiment=txt2img", "debug=tiny"]))
+    model = torch.nn.ModuleDict({part: build(config[part]) for part in ("conditioner", "backbone")})
+    model.backbone.conv_in.requires_grad_(False)
+    muon, adamw = (
+        {name for group in part.param_groups for name in group["param_names"]}
+        for part in MuonAdamW(Trained(model)).parts
+    )
+    shapes = {name: part.ndim for name, part in model.named_parameters() if part.requires_grad}
+    assert muon | adamw == shapes.keys()
+    assert {name for name in adamw if shapes[name] == 2} == {"conditioner.embed.weight", "conditioner.position"}
+    assert "backbone.middle.0.residual.embed.weight" in muon
+
+
 def test_without_a_matrix_it_is_the_wrong_optimiser():
-    with pytest.raises(ValueError, match="Muon found no matrix"):
-        MuonAdamW(torch.nn.Conv2d(1, 2, 3).named_parameters())
+    with pytest.raises(ValueError, match="Muon found no linear layer"):
+        MuonAdamW(Trained(torch.nn.Conv2d(1, 2, 3)))
