@@ -51,6 +51,8 @@ STOCHASTIC = {
     "ddim_1": (DDIM, {"eta": 1.0}),
     "ddim_0.5": (DDIM, {"eta": 0.5}),
     "euler_ancestral": (EulerAncestral, {}),
+    "euler_ancestral_0.7": (EulerAncestral, {"eta": 0.7}),
+    "euler_ancestral_0.3": (EulerAncestral, {"eta": 0.3}),
     "euler_churn": (Euler, {"churn": Churn(10.0, noise=1.0)}),
     "heun_churn": (Heun, {"churn": Churn(40.0, noise=1.0)}),
     "dpmpp_2m_sde": (DPMPP2MSDE, {}),
@@ -137,6 +139,14 @@ def test_ancestral_samplers_with_all_noise_are_ddpm_number_by_number():
         got = [s.sample(data, schedule, Noise([5, 6]), (1, 4, 4)) for s in samplers]
         torch.testing.assert_close(got[1], got[0], atol=1e-3, rtol=0)
         torch.testing.assert_close(got[2], got[0], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.7])
+def test_ancestral_samplers_with_some_noise_are_one(eta):
+    for schedule in SCHEDULES:
+        data = Gaussian(schedule, 0.3, mean=0.2)
+        got = [kind(50, eta=eta).sample(data, schedule, Noise([5, 6]), (1, 4, 4)) for kind in (DDIM, EulerAncestral)]
+        torch.testing.assert_close(got[1], got[0], atol=1e-4, rtol=0)
 
 
 def test_samplers_without_noise_are_one():
