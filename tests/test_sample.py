@@ -41,7 +41,7 @@ def test_writes_images_grid_and_record_and_repeats_bitwise(tiny_run, tmp_path):
     assert [record["seed"] for record in records] == [4, 5, 6]
     assert records[0]["prompt"] == "a red heart on a white background"
     assert records[0]["sampler"]["steps"] == 5
-    assert records[0]["guidance"]["scale"] == 2.0
+    assert records[0]["guidance"]["scale"] == 1.5
     sample(tiny_run, tmp_path / "b", PROMPT, "n=3", "seed=4")
     assert pixels(tmp_path / "a") == pixels(tmp_path / "b")
     sample(tiny_run, tmp_path / "b", PROMPT, "n=1", "seed=6")
