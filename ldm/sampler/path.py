@@ -55,7 +55,10 @@ class Point(NamedTuple):
 class Path:
     """One way from noise to latents: the denoiser, the noise of each image, the estimates so far.
 
-    past  the last points at which `estimate` was called, the newest last
+    denoise  at each time what the latents are when clean
+    shape    of a latent, `(C, h, w)`
+    device   of the latents
+    past     the last points at which `estimate` was called, the newest last
     """
 
     def __init__(
