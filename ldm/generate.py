@@ -112,7 +112,7 @@ def _toward(wanted: Sequence[Order]) -> Toward | None:
 
 
 class Reconstruction:
-    """Encodes and decodes the images of orders, without noise."""
+    """Encodes and decodes the images of orders, cut to `side`, without noise."""
 
     def __init__(self, autoencoder: Autoencoder, *, side: int) -> None:
         self.autoencoder = autoencoder

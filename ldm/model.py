@@ -53,6 +53,7 @@ class Source(NamedTuple):
 class LatentDiffusion(nn.Module):
     """Autoencoder (frozen), conditioner, denoiser; how they are trained and how they are sampled by default.
 
+    loss             of a batch of latents, which trains the denoiser and what gives it its conditions
     side             of the images that it was trained on
     caption_dropout  share of captions replaced by "" in training, for classifier-free guidance
 

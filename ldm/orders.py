@@ -45,6 +45,9 @@ POSSIBLE = {
 class Order:
     """One image to be made; what is None plays no part in it.
 
+    file       its name
+    prompt     what is to be seen
+    seed       of its noise
     init       file of the image that it begins with
     to_prompt, to_seed, share  the other end of an interpolation, and how far it is gone there
     """

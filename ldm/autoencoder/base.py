@@ -39,6 +39,9 @@ class Autoencoder(nn.Module, ABC):
 
     A latent is `(raw - shift) * scale` per channel. Shift and scale are estimated from data at the end of training
     (`estimate_statistics`) and live in the checkpoint with the number of images they were estimated on.
+
+    latent_channels  C of the raw latent
+    factor           f: sides of an image in units of those of its latent
     """
 
     shift: Tensor
@@ -129,7 +132,9 @@ class Autoencoder(nn.Module, ABC):
 class LatentMoments:
     """Sums from which shift and scale are estimated; `totals` of several processes may be added.
 
-    totals `(2C + 2)` float64: per-channel sum, per-channel sum of squares, number of values a channel, of images.
+    channels  C of the raw latent
+    device    on which the sums are held
+    totals    `(2C + 2)` float64: per-channel sum, per-channel sum of squares, number of values a channel, of images
     """
 
     def __init__(self, channels: int, device: torch.device | str = "cpu") -> None:

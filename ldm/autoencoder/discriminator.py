@@ -12,6 +12,10 @@ class PatchDiscriminator(nn.Module):
     Batch norm is replaced by group norm, with as many parameters: the verdict on an image then depends on that image
     alone, not on what shares its batch or its device.
 
+    channels  after the first convolution; each further one doubles them, up to eight times as many
+    layers    convolutions that halve the side: more of them judge larger patches
+    groups    of the group norms
+
     Paper: Isola et al., 2017, section 3.2.2 and appendix 6.1.2, arXiv:1611.07004.
     """
 

@@ -23,6 +23,7 @@ class KLAutoencoder(Autoencoder):
     blocks            residual blocks a level of the encoder; the decoder has one more
     latent_channels   C of the raw latent
     attention_levels  indices of levels with self-attention (the middle has it always if `middle_attention`)
+    dropout           inside residual blocks, in [0, 1)
     groups            of the group norms
     log_variance      of the posterior at the start (paper: 0); -6 spares short runs the time to learn that noise hurts
 
@@ -77,7 +78,12 @@ class KLAutoencoder(Autoencoder):
 
 @dataclass(frozen=True)
 class Shape:
-    """What encoder and decoder have in common; `widths` are the channels of the levels, from the image down."""
+    """What encoder and decoder have in common.
+
+    widths  channels of the levels, from the image down
+
+    The others are those of KLAutoencoder.
+    """
 
     widths: list[int]
     blocks: int
@@ -110,7 +116,12 @@ class Shape:
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by self-attention where wanted, then a change of resolution."""
+    """Residual blocks at one resolution, each followed by self-attention where wanted, then a change of resolution.
+
+    residuals   blocks, in their order
+    attentions  what follows each
+    resample    changes the resolution; None: it stays
+    """
 
     def __init__(
         self, residuals: Sequence[nn.Module], attentions: Sequence[nn.Module], resample: nn.Module | None
@@ -127,7 +138,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image `(B, 3, H, W)` -> features `(B, out_channels, H/f, W/f)`."""
+    """Image `(B, 3, H, W)` -> features `(B, out_channels, H/f, W/f)`; the first convolution gives `channels`."""
 
     def __init__(self, channels: int, shape: Shape, out_channels: int) -> None:
         super().__init__()
@@ -154,7 +165,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Raw latent `(B, C, h, w)` -> image `(B, 3, h*f, w*f)`."""
+    """Raw latent `(B, latent_channels, h, w)` -> image `(B, 3, h*f, w*f)`."""
 
     def __init__(self, latent_channels: int, shape: Shape) -> None:
         super().__init__()

@@ -35,6 +35,8 @@ class UNet(Backbone):
     depth                transformer blocks at each place of attention
     scale_shift          time scales and shifts the norms instead of being added
     residual_resampling  change resolution inside residual blocks instead of by a convolution
+    dropout              inside residual blocks, in [0, 1)
+    groups               of the group norms; they divide the channels of each level
 
     Paper: Rombach et al., 2022, section 3.3, appendix E.2, arXiv:2112.10752; Dhariwal & Nichol, 2021, arXiv:2105.05233.
     """
@@ -155,7 +157,7 @@ class Stage(nn.Module):
 
 
 class Level(nn.Module):
-    """The stages at one resolution and the change to the next."""
+    """The stages at one resolution and `resample`, the change to the next; None: there is none."""
 
     def __init__(self, stages: list[Stage], resample: nn.Module | None) -> None:
         super().__init__()

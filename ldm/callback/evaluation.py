@@ -38,6 +38,7 @@ class Evaluation(pl.Callback):
     batch_size   of sampling, a rank
     cache        folder for reference statistics
     sampler      None: the model's own; so for guidance
+    seed         of the first image; far from those of `sample.py`, which begin at 0
     grid         images in the picture, at most
     """
 

@@ -21,7 +21,8 @@ class HalfUNet(nn.Module):
     blocks            residual blocks a level
     attention_levels  indices of levels with attention, 0 being the latent's own resolution
     head_channels     channels of each attention head
-    dropout           inside residual blocks
+    dropout           inside residual blocks, in [0, 1)
+    groups            of the group norms; they divide the channels of each level
 
     width             of the result
     factor            sides of latents must be multiples of it

@@ -92,7 +92,10 @@ class TransformerConditioner(Conditioner):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward. Paper: Vaswani et al., 2017, section 3.1, arXiv:1706.03762."""
+    """Pre-norm self-attention and feed-forward over tokens `(B, L, width)`, by `heads` of `head_width` channels each.
+
+    Paper: Vaswani et al., 2017, section 3.1, arXiv:1706.03762.
+    """
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()

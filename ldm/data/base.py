@@ -159,6 +159,7 @@ def _leave_signals_alone(worker: int) -> None:
 class Loader(DataLoader):
     """A DataLoader that counts broken samples and finishes batches.
 
+    dataset  of batches, or of samples that are collated to them
     health   to which broken samples are reported
     device   on which images are made of the levels that workers read
     samples  that there are; None: nobody knows

@@ -44,6 +44,7 @@ class Shuffled(Order):
     What is left over by the division comes last. With one stream and a window that holds all, it is a uniform permutation.
 
     counts   samples of each shard
+    seed     of the order, with the number of the epoch
     streams  parts that are read side by side
     window   samples of a part that are shuffled together
     first    number of the first sample
@@ -109,6 +110,7 @@ class Mixture(Order):
 
     parts    orders of the data sets; their numbers must not overlap
     weights  how often each is drawn from, in any unit
+    seed     of the order in which they take turns
     """
 
     def __init__(self, parts: Sequence[Order], weights: Sequence[float], *, seed: int) -> None:

@@ -183,7 +183,7 @@ class Places(NamedTuple):
 
 
 class PlacesCache:
-    """Places of the shards that were asked for last, up to so many bytes."""
+    """Places of the shards that were asked for last, up to `limit` bytes."""
 
     def __init__(self, limit: int = 2**27) -> None:
         self.limit = limit

@@ -112,7 +112,8 @@ class RankBatches(Sampler[list[Draw]]):
 class Pass(Sampler[list[Draw]]):
     """One pass in order, every sample once: rank r takes each `world`-th from the r-th, the last batch may be short.
 
-    limit  at most so many samples, evenly spread; None: all
+    batch_size  samples a batch, of this rank
+    limit       at most so many samples, evenly spread; None: all
     """
 
     def __init__(

@@ -36,8 +36,9 @@ class ShardStream(IterableDataset):
     Which they are is a function of seed, start, rank and worker. There are no epochs, and a run that continues goes on
     with other samples than an uninterrupted one would have seen: nothing is known but what has been read.
 
-    buffer  samples held to be shuffled, by each worker
-    start   optimiser steps already made
+    caption  where captions come from
+    buffer   samples held to be shuffled, by each worker
+    start    optimiser steps already made
     """
 
     def __init__(

@@ -17,7 +17,10 @@ class Distance(ABC):
 
 
 class Squared(Distance):
-    """The squared error, as in the paper: its minimum is the mean of what is possible, which sampling needs."""
+    """The squared error, as in the paper: its minimum is the mean of what is possible, which sampling needs.
+
+    Paper: Ho et al., 2020, eq. 14, arXiv:2006.11239.
+    """
 
     def between(self, output: Tensor, target: Tensor) -> Tensor:
         return (output - target).square()

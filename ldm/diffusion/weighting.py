@@ -78,10 +78,15 @@ class SoftMinSNR(Weighting):
 class P2(Weighting):
     """SNR / (k + SNR)^gamma: less for the noise levels at which only what cannot be seen is cleaned.
 
+    gamma  not negative: 0 is `SNR`, 1 (or 0.5) the paper's
+    k      positive: the signal-to-noise ratio about which it begins to count less
+
     Paper: Choi et al., 2022, eq. 8, arXiv:2204.00227.
     """
 
     def __init__(self, *, gamma: float = 1.0, k: float = 1.0) -> None:
+        if gamma < 0:
+            raise ValueError(f"gamma is a power and not negative; got {gamma}")
         self.gamma = gamma
         self.k = _positive(k, "k")
 

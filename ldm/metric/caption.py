@@ -24,7 +24,10 @@ class Truth(Protocol):
 
 
 class CaptionAccuracy(GenerationMetric):
-    """Share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part."""
+    """Share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
+
+    truth  gives all drawings and their captions
+    """
 
     def __init__(self, truth: Truth) -> None:
         drawings = list(truth.drawings)

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """Multi-head attention from `(B, N, width)` to `(B, M, context_width)`, or to itself where no context is given.
 
+    heads       number of them
+    head_width  channels of each; None: width / heads
+    bias        of the projections to queries, keys and values
+
     Paper: Vaswani et al., 2017, section 3.2, arXiv:1706.03762.
     """
 
@@ -45,7 +49,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """Gated GELU: `a * gelu(b)` of one projection. Paper: Shazeer, 2020, arXiv:2002.05202."""
+    """Gated GELU: `a * gelu(b)` of one projection from `width` to twice `hidden`. Paper: Shazeer, 2020, arXiv:2002.05202."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -58,6 +62,10 @@ class GEGLU(nn.Module):
 
 class TransformerBlock(nn.Module):
     """Pre-norm block: self-attention, cross-attention, gated feed-forward.
+
+    width          of the sequence `(B, N, width)`
+    heads          of both attentions
+    context_width  of the tokens `(B, M, context_width)`
 
     Paper: Rombach et al., 2022, appendix E.2.2, arXiv:2112.10752.
     """
@@ -80,6 +88,9 @@ class TransformerBlock(nn.Module):
 class MapAttention(nn.Module):
     """Self-attention between all places of a map `(B, C, H, W)`, added to it.
 
+    channels   C
+    heads      of the attention
+    groups     of the norm before it, as eps
     zero_init  the last projection starts at zero, so that the module starts as the identity
 
     Paper: Dhariwal & Nichol, 2021, section 3, arXiv:2105.05233.
@@ -105,6 +116,9 @@ class AttentionPool(nn.Module):
 
     It knows no positions, so that maps may be of any size.
 
+    channels  C
+    heads     of the attention
+
     Paper: Radford et al., 2021, section 2.4, arXiv:2103.00020; Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233.
     """
 
@@ -122,6 +136,12 @@ class MapTransformer(nn.Module):
     """Transformer blocks over all places of a map `(B, C, H, W)`, cross-attending to tokens, added to the map.
 
     The last projection starts at zero, so that the module starts as the identity.
+
+    channels       C
+    heads          of each attention
+    context_width  of the tokens
+    depth          transformer blocks
+    groups         of the norm before them
 
     Paper: Rombach et al., 2022, section 3.3 and appendix E.2.2, arXiv:2112.10752.
     """

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 class ResidualBlock(nn.Module):
     """Two normalised 3x3 convolutions added to the input; a time embedding, where there is one, enters between them.
 
+    channels         of the input
+    out_channels     of the result
     embedding_width  width of the time embedding; None: no embedding
     scale_shift      the embedding scales and shifts the second norm instead of being added before it
     resample         applied to both paths before the first convolution (BigGAN's up- and downsampling)
+    dropout          before the second convolution, in [0, 1)
+    groups, eps      of the group norms
     zero_init        the second convolution starts at zero, so that the block starts as its skip connection
 
     Paper: Dhariwal & Nichol, 2021, section 3, arXiv:2105.05233.
@@ -63,6 +67,7 @@ class ResidualBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve the side by a strided 3x3 convolution.
 
+    channels    of input and result
     asymmetric  pad right and below only (the autoencoder's way) instead of on all sides (the U-Net's)
 
     An embedding is taken and ignored, so that a `ResidualBlock` that resamples can stand in its place.
@@ -78,7 +83,10 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the side by repeating places, then a 3x3 convolution. An embedding is ignored, as in `Downsample`."""
+    """Double the side by repeating places, then a 3x3 convolution, `channels` to `channels`.
+
+    An embedding is ignored, as in `Downsample`.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Noise:
-    """One random generator an image, seeded by the image's own seed.
+    """One random generator an image, image i's seeded by `seeds[i]`.
 
     Image i gets the same noise bitwise in any batch, any order, on any device and any number of processes: numbers are
     drawn on the CPU in fp32, image by image.

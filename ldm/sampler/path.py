@@ -56,6 +56,9 @@ class Point(NamedTuple):
 class Path:
     """One way from noise to latents: the denoiser, the noise of each image, the estimates so far.
 
+    denoise    at each time what the latents are when clean
+    shape      of a latent, `(C, h, w)`
+    device     of the latents
     past       the last points at which `estimate` was called, the newest last
     steepness  the largest ratio of the noise levels before and after a step; levels below 1, the deviation of the data,
                count as 1

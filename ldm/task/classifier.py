@@ -41,7 +41,10 @@ class ClassifierTask(LatentTask[WordClassifier]):
 def word_recall(odds: Tensor, held: Tensor) -> Tensor:
     """Share of the words of all captions that are among the k likeliest of their image, k being the number of its words.
 
-    odds `(B, words)`, of any order-preserving scale; held `(B, words)`, 1 or 0. Also called R-precision, over all words.
+    odds `(B, words)`, of any order-preserving scale; held `(B, words)`, 1 or 0.
+
+    Also called R-precision, here over all words together: Manning et al., Introduction to Information Retrieval, 2008,
+    section 8.4.
     """
     place = odds.argsort(1, descending=True).argsort(1)
     found = held * (place < held.sum(1, keepdim=True))

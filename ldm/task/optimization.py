@@ -35,6 +35,9 @@ class LearningRate:
     warmup_steps  steps from zero to the full rate
     decay         "constant" (the paper's), "linear" or "cosine"
     final         share of the rate that is left at the last step, in [0, 1]
+
+    Paper: Goyal et al., 2017, section 2.2 (warm-up), arXiv:1706.02677; Loshchilov & Hutter, 2017, eq. 5 (cosine),
+    arXiv:1608.03983.
     """
 
     def __init__(

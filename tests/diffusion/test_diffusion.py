@@ -285,6 +285,8 @@ def test_weightings_are_their_formulas_and_meet_in_their_limits():
     for weighting in (MinSNR, SoftMinSNR):
         with pytest.raises(ValueError, match="gamma is a signal-to-noise ratio and positive"):
             weighting(gamma=0)
+    with pytest.raises(ValueError, match="gamma is a power and not negative"):
+        P2(gamma=-1)
 
 
 # distances and the loss
