@@ -1,7 +1,10 @@
 import pytest
 import torch
+from PIL import Image
 
 from ldm.autoencoder.perceptual import LPIPS, vgg16_features
+from ldm.config import build, compose
+from tests.sampler.test_guidance import with_and_without
 
 
 @pytest.fixture
@@ -26,6 +29,19 @@ def test_is_a_distance_whose_gradient_reaches_the_images(files):
     distance(a, b).sum().backward()
     assert b.grad.abs().max() > 0
     assert all(p.grad is None for p in distance.parameters())
+
+
+def test_images_are_guided_towards_likeness(files, tmp_path):
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "wanted.png")
+    weights = ",".join(f"{name}:{file}" for name, file in files.items())
+    likeness = ["guidance=likeness", f"guidance.score.image.path={tmp_path / 'wanted.png'}"]
+    distance = f"+guidance.score.distance={{_target_:ldm.autoencoder.perceptual.LPIPS,{weights}}}"
+    options = [*likeness, "guidance.score.image.side=16", "guidance.scale=4", distance]
+    guidance = build(compose("sample", ["ckpt=x", *options]).guidance)
+    assert isinstance(guidance.score.distance, LPIPS)
+    images = with_and_without(guidance, [""] * 2, side=32)
+    guided, free = (guidance.score.log_likelihood(part, [""] * 2) for part in images)
+    assert (guided > 0.8 * free).all()
 
 
 def test_layers_stand_where_torchvision_has_them():

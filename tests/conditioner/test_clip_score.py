@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from ldm.conditioner.clip_score import CLIPScore
+from ldm.config import build, compose
 from tests.conditioner.test_conditioner import CAPTIONS, save_pretrained
+from tests.sampler.test_guidance import with_and_without
 
 
 @pytest.fixture
@@ -43,6 +45,13 @@ def test_its_gradient_leads_up_for_images_of_any_size(folder):
     after = score.log_likelihood(image + 0.05 * F.normalize(slope.flatten(1)).view_as(image), CAPTIONS[:2])
     assert (after > before).all()
     assert not any(part.requires_grad for part in score.network.parameters())
+
+
+def test_images_are_guided_towards_their_prompts(folder):
+    guidance = build(compose("sample", ["ckpt=x", "guidance=clip", f"guidance.score.name={folder}"]).guidance)
+    images = with_and_without(guidance, CAPTIONS[:4], side=16)
+    guided, free = (guidance.score.log_likelihood(part, CAPTIONS[:4]) for part in images)
+    assert (guided > free + 1).all()
 
 
 def test_a_clip_that_is_not_there():

@@ -58,6 +58,14 @@ def denoiser(schedule=SCHEDULE, variance=0.5):
     return Denoiser(Means(schedule, variance), schedule, Clean())
 
 
+def with_and_without(guidance, prompts, side):
+    """An image of a side for each prompt, guided and not, from the same noise."""
+    here, seeds = given(denoiser(), 0.0, count=len(prompts))._replace(prompts=prompts), range(len(prompts))
+    return [
+        DPMPP2M(10).sample(kind.wrap(here), SCHEDULE, Noise(seeds), (3, side, side)) for kind in (guidance, Unguided())
+    ]
+
+
 def test_classifier_free_guidance_is_the_formula_and_scale_one_is_none():
     network = denoiser()
     wanted, free = (Unguided().wrap(given(network, value))(X, T).clean for value in (3.0, 1.0))
