@@ -38,6 +38,7 @@ from tests.sampler.gaussian import Between, Gaussian
 SCHEDULES = [
     Linear(),
     DDPMLinear(),
+    Cosine(),
     Sigmoid(),
     RectifiedFlow(),
     EDM(),
@@ -111,7 +112,8 @@ def test_the_end_of_the_flow_is_reached_from_pure_noise(kind, options, order, sc
 @pytest.mark.parametrize(("kind", "options"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_stochastic_samplers_reproduce_mean_and_variance(kind, options, schedule):
     data = Gaussian(schedule, 0.5, mean=1.5)
-    got = kind(400, **options).sample(data, schedule, Noise(range(10)), (1, 40, 40))
+    steps = 250 if "churn" in options else 400  # its times are searched for, which takes long
+    got = kind(steps, **options).sample(data, schedule, Noise(range(10)), (1, 40, 40))
     assert float(got.mean()) == pytest.approx(1.5, abs=0.03)
     assert float(got.var()) == pytest.approx(0.5, rel=0.06)
 
@@ -138,6 +140,39 @@ def test_covariance_is_reproduced(kind, options):
     schedule = Linear()
     got = kind(400, **options).sample(Correlated(schedule, covariance), schedule, Noise(range(10)), (3, 40, 40))
     torch.testing.assert_close(torch.cov(got.transpose(0, 1).flatten(1)), covariance, atol=0.04, rtol=0)
+
+
+class Wrong:
+    """The denoiser of N(1, 1) whose network errs by 0.02, a fixed field of x_t and t; a part of the batch for each prediction."""
+
+    def __init__(self, schedule):
+        self.schedule = schedule
+        predictions = NoisePrediction(), Velocity(), Flow(), Clean()
+        self.predictions = [one for one in predictions if one.tells_from_noise or not schedule.ends_in_noise]
+        self.phase = 2 * math.pi * torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+
+    def __call__(self, x_t, t):
+        alpha, sigma = (part[:1, None, None, None] for part in self.schedule.alpha_sigma(t))
+        clean = Gaussian(self.schedule, 1.0, mean=1.0)(x_t, t).clean
+        noise = (x_t - alpha * clean) / sigma
+        error = 0.02 * 2**0.5 * torch.sin(3 * x_t + 20 * t[:, None, None, None] + self.phase)
+        estimates = []
+        for prediction, *parts in zip(self.predictions, clean, noise, x_t, error):
+            x, z, noisy, off = (part[None] for part in parts)
+            output = prediction.target(x, z, alpha, sigma) + off
+            estimates.append(prediction.clean(output, noisy, alpha, sigma))
+        return Estimate(torch.cat(estimates))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("kind", [DDPM, DDIM, Euler, EulerAncestral, Heun, PLMS, DPMPP2M, DPMPP2MSDE, UniPC])
+def test_a_slightly_wrong_network_gives_slightly_wrong_samples(kind, schedule):
+    """In its default number of steps, whatever is predicted. Of EDM, ancestral Euler's 50 steps alone lose a tenth."""
+    wrong = Wrong(schedule)
+    got = kind().sample(wrong, schedule, Noise(range(len(wrong.predictions))), (1, 64, 64))
+    for prediction, samples in zip(wrong.predictions, got, strict=True):
+        assert float(samples.mean()) == pytest.approx(1, abs=0.1), name(prediction)
+        assert float(samples.std()) == pytest.approx(1, abs=0.15), name(prediction)
 
 
 def test_ancestral_samplers_with_all_noise_are_ddpm_number_by_number():
@@ -416,7 +451,8 @@ def test_grids_fall_from_one_to_zero(grid, schedule):
         assert float(times[-1]) == 0
         assert 0 < float(times[0]) <= 1
         if not isinstance(grid, Leading):
-            assert float(times[0]) > 0.998
+            signal = schedule.exact(torch.stack([times[0], torch.ones_like(times[0])]))[0]
+            assert float(signal.diff().abs()) < 0.01, "all but pure noise"
     levels = [knot.level for knot in _knots(schedule, *Karras().times(20, schedule).tolist())]
     assert levels[-1] == END.level == 0
 
@@ -462,7 +498,7 @@ def test_strength_says_how_much_of_the_image_stays():
     assert torch.equal(still, init)
 
 
-@pytest.mark.parametrize("schedule", [one for one in SCHEDULES if not isinstance(one, Sigmoid)], ids=name)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
 def test_ddim_is_inverted_exactly(schedule):
     """There and back is the identity: unlike with the usual approximation, also in few steps."""
 
