@@ -37,7 +37,7 @@ class EulerAncestral(Sampler):
     Paper: Song et al., 2021, section 4.1, arXiv:2010.02502, in the noise levels of Karras et al., 2022, arXiv:2206.00364.
     """
 
-    def __init__(self, steps: int = 25, *, eta: float = 1.0, grid: Grid | None = None) -> None:
+    def __init__(self, steps: int = 50, *, eta: float = 1.0, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta is a share of DDPM's noise in [0, 1]; got {eta}")
