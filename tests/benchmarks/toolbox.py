@@ -1,6 +1,6 @@
 """What predictions, schedules, weightings, samplers and guidance are worth on icons, at equal cost.
 
-python -m tests.benchmarks.toolbox            some two and a half hours on two CPU cores; the same command again goes on
+python -m tests.benchmarks.toolbox            some three hours on two CPU cores; the same command again goes on
 
 Trained are the default run, then, with its autoencoder and 2,000 steps instead of 3,000, a run for each way to train. All
 sampling is from the default run. Each score is over the 256 held-out captions, the same seeds everywhere; what differs by less
@@ -197,6 +197,10 @@ def draw(file: Path, training: dict, samplers: dict, guidance: dict, calls: tupl
         ]
         middle.plot(*zip(*found, strict=True), marker=".", label=sampler)
     middle.set_xscale("log")
+    middle.set_xticks(calls, [str(count) for count in calls], minor=False)
+    middle.set_xticks([], minor=True)
+    distances = [score.distance for score in samplers.values()]
+    middle.set_ylim(0.9 * min(distances), 1.1 * max(distances))
     middle.set_xlabel("calls of the network")
     middle.set_title("samplers: Fréchet distance", fontsize=9)
     middle.legend(fontsize=7)
