@@ -70,7 +70,9 @@ def test_readme_sampling_commands_run(line, tiny_run, tmp_path):
     options = [option for option in shlex.split(line)[1:] if not option.startswith("out=")]
     for name, place in places.items():
         options = [option.replace(name, place) for option in options]
-    text = command("sample.py", *options, f"out={tmp_path / 'out'}", "sampler.steps=3")
+    if "init_prompt" not in line:  # what is inverted in few steps may not converge
+        options.append("sampler.steps=3")
+    text = command("sample.py", *options, f"out={tmp_path / 'out'}")
     assert "grid.png" in text
 
 
