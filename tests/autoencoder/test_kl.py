@@ -82,7 +82,7 @@ def test_statistics_whiten_the_latents_and_can_be_undone():
 
 
 def test_side_that_cannot_be_divided_is_an_error():
-    with pytest.raises(ValueError, match=r"image side 250 is not a multiple of 4.*data.side=248"):
+    with pytest.raises(ValueError, match=r"image side 250 is not a multiple of 4.*use a side of 248"):
         KLAutoencoder(**SMALL).check_side(250)
 
 

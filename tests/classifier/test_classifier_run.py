@@ -97,8 +97,8 @@ def sample(run, out, *options, ok=True):
 
 def test_sampling_by_the_command(classifier_run, tiny_run, tmp_path):
     path = f"guidance.classifier.path={classifier_run}"
-    under = "guidance.guidance={_target_: ldm.sampler.guidance.ClassifierFree, scale: 1.5}"
-    sample(tiny_run, tmp_path / "a", path, "guidance.scale=2", f"prompt={PROMPTS[0]}", under)
+    under = ["guidance@guidance.guidance=classifier_free", "guidance.guidance.scale=1.5"]
+    sample(tiny_run, tmp_path / "a", path, "guidance.scale=2", f"prompt={PROMPTS[0]}", *under)
     record = json.loads((tmp_path / "a" / "samples.jsonl").read_text())
     assert record["guidance"]["classifier"]["path"] == str(classifier_run)
     for options, message in (

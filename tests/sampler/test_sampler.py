@@ -556,7 +556,7 @@ def test_an_image_depends_on_its_seed_alone(kind, options):
 
 def test_samplers_refuse_nonsense():
     for make, message in (
-        (lambda: DDIM(0), "at least 1 step"),
+        (lambda: DDIM(0), "whole number of steps, at least 1"),
         (lambda: DDIM(5, eta=-1), "eta"),
         (lambda: EulerAncestral(5, eta=2), "eta"),
         (lambda: UniPC(5, order=4), "order is 1, 2 or 3"),
