@@ -17,7 +17,10 @@ from typing import NoReturn
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two tests run side by side
 
 import pytest
-import torch
+
+import ldm  # noqa: F401  before torch: it sets how threads wait
+
+import torch  # isort: skip
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
