@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.vocabulary import Vocabulary
+from ldm.conditioner.transformer import TransformerConditioner
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import DataModule
 from ldm.task.autoencoder import AutoencoderTask
@@ -56,7 +57,8 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
     learned = run / name / LEARNED_FILE
     if learned.is_file():
         task.reader.set_extra_state(load_file(learned)["state"])
-    task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
+    if is_rank_zero() or not isinstance(task.reader, Vocabulary | TransformerConditioner):
+        task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
     return task
 
 
