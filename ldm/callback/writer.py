@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class CheckpointWriter(CheckpointIO):
             draft.replace(path)
             sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink()
             raise OSError(_explained(path, error)) from error
 
     def load_checkpoint(
