@@ -53,7 +53,9 @@ class KLAutoencoder(Autoencoder):
         check("autoencoder.network.dropout", dropout, Real(0.0, 1.0, below=True))
         check("autoencoder.network.log_variance", log_variance, Real(-30.0, 20.0))
         if not multipliers:
-            raise ValueError("autoencoder.network.multipliers=[] is no level; give one multiplier for each, like [1,2,4]")
+            raise ValueError(
+                "autoencoder.network.multipliers=[] is no level; give one multiplier for each, like [1,2,4]"
+            )
         super().__init__(latent_channels, 2 ** (len(multipliers) - 1))
         shape = Shape(
             [channels * multiplier for multiplier in multipliers],

@@ -131,7 +131,10 @@ class _Distance(torch.nn.Module):
 @pytest.mark.parametrize("strength", [1.0, 1e-7], ids=["balanced", "clamped"])
 def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_values_of_an_image(strength):
     """Also where the discriminator is so weak, as a fresh one can be, that the adaptive weight is at its limit."""
-    network, discriminator = scramble(KLAutoencoder(**SMALL)).double(), PatchDiscriminator(channels=32, layers=2).double()
+    network, discriminator = (
+        scramble(KLAutoencoder(**SMALL)).double(),
+        PatchDiscriminator(channels=32, layers=2).double(),
+    )
     discriminator.stages[-1].weight.data *= strength
     loss, last = AutoencoderLoss(discriminator, perceptual=_Distance(), start_step=0), network.last_layer()
     image = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
@@ -144,7 +147,9 @@ def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_v
     assert parts.adversarial_weight.item() * values == pytest.approx(weight, rel=1e-5)
     assert parts.total.item() * values == pytest.approx(expected.item(), rel=1e-5)
     ours, theirs = (
-        torch.cat([part.flatten() for part in torch.autograd.grad(total, list(network.parameters()), retain_graph=True)])
+        torch.cat(
+            [part.flatten() for part in torch.autograd.grad(total, list(network.parameters()), retain_graph=True)]
+        )
         for total in (parts.total, expected)
     )
     assert float((ours * values - theirs).norm() / theirs.norm()) < 1e-5

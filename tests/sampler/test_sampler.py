@@ -584,15 +584,25 @@ def test_a_grid_without_enough_times_says_so():
         DDIM(1500, grid=Trailing()).sample(Gaussian(OURS, 1), OURS, Noise([0]), (1, 2, 2))
     with pytest.raises(ValueError, match="0 < last < first <= 1"):
         Karras(first=0.1, last=0.2)
-    with pytest.raises(ValueError, match="Leading has no 1500 different times 1 apart among 1000; use at most 1000 sampler"):
+    with pytest.raises(
+        ValueError, match="Leading has no 1500 different times 1 apart among 1000; use at most 1000 sampler"
+    ):
         Leading().times(1500, OURS)
-    with pytest.raises(ValueError, match="Leading has no 32 different times 33 apart among 1000; use at most 31 sampler"):
+    with pytest.raises(
+        ValueError, match="Leading has no 32 different times 33 apart among 1000; use at most 31 sampler"
+    ):
         Leading(stride=33).times(32, OURS)
 
 
 @pytest.mark.parametrize(
     ("kind", "option", "value"),
-    [(Leading, "offset", -1), (Leading, "stride", 0), (Karras, "rho", 0), (Karras, "last", 0.0), (LogSNR, "first", 1.5)],
+    [
+        (Leading, "offset", -1),
+        (Leading, "stride", 0),
+        (Karras, "rho", 0),
+        (Karras, "last", 0.0),
+        (LogSNR, "first", 1.5),
+    ],
 )
 def test_options_of_grids_that_cannot_be_are_refused(kind, option, value):
     with pytest.raises(ValueError, match=f"grid.{option}={value} cannot be; give "):
