@@ -42,7 +42,9 @@ class CLIPScore:
     def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
         """See Score."""
         network = self.network.to(image.device)  # type: ignore[arg-type]
-        words = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(image.device)
+        words = self.tokenizer(
+            list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
+        ).to(image.device)
         text = network.text_projection(network.text_model(**words).pooler_output)
         pixels = standardized(image, self.side, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         seen = network.visual_projection(network.vision_model(pixels).pooler_output)
