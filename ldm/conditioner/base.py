@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,14 @@ def cut_captions(conditioner: Conditioner, captions: Iterable[str]) -> str | Non
         f"{len(cut)} of {len(looked_at)} captions looked at are longer than conditioner.max_tokens allows, and are cut; of the "
         f"first, {shortened(caption)!r}, this is not seen: {shortened(rest)!r}"
     )
+
+
+def cut_prompts(conditioner: Conditioner, prompts: Iterable[str]) -> Iterator[str]:
+    """Say of each different prompt that is too long for a conditioner what is cut away."""
+    different = list(dict.fromkeys(prompts))
+    for prompt, rest in zip(different, conditioner.overflow(different), strict=True):
+        if rest:
+            yield f"the prompt {shortened(prompt)!r} is longer than the model takes; cut away is {shortened(rest)!r}"
 
 
 def shortened(text: str, most: int = 200) -> str:

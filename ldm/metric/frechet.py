@@ -88,6 +88,6 @@ class _Finite(nn.Module):
         check_finite(
             features,
             f"feature vectors of the images for {self.extractor.name}",
-            advice="the images themselves are finite, so the extractor's weights are broken: choose another metric, or get them anew",
+            advice="the images are finite, so the extractor's weights are broken: choose another metric, or get them anew",
         )
         return features

@@ -13,7 +13,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ldm.conditioner.base import cut_captions
+from ldm.conditioner.base import cut_captions, cut_prompts
 from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.conditioner.tokens import encode_texts
 from ldm.conditioner.transformer import TransformerConditioner, learn_tokenizer
@@ -134,6 +134,10 @@ def test_what_is_cut_away_is_told(conditioner):
     assert said.startswith("1 of 3 captions looked at are longer than conditioner.max_tokens allows")
     assert repr(cut[1]) in said
     assert cut_captions(conditioner, texts[:1]) is None
+    said = list(cut_prompts(conditioner, [*texts, *texts, "a cat " * 200]))
+    assert len(said) == 2, "once for each prompt"
+    assert f"cut away is {cut[1]!r}" in said[0]
+    assert len(said[1]) < 500
 
 
 @pytest.mark.parametrize(
