@@ -1,6 +1,5 @@
 """Files of all endings: what an image's is, what is inside, and what becomes of it."""
 
-import io
 import struct
 
 import numpy as np
