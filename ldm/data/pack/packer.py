@@ -39,7 +39,7 @@ class _Text(Rule):
         return isinstance(value, (str, Path)) and str(value) != ""
 
     def __str__(self) -> str:
-        return "one name, in quotes where it is a number or begins with a bracket"
+        return "one name, with ./ before it where it begins with a bracket"
 
 
 RULES = {
