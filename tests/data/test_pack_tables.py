@@ -53,6 +53,7 @@ def test_merging_is_the_same_for_any_number_of_workers_and_after_a_stop(tmp_path
     options = {"images": folder, "captions": path, "samples_per_shard": 4}
     for workers in (1, 2):
         pack(tmp_path / str(workers), workers=workers, **options)
+    assert all(len(captions) == 5 for captions in captions_of(tmp_path / "1").values())
     whole = written(tmp_path / "1")
     assert written(tmp_path / "2") == whole
     (tmp_path / "2" / "train-000001.tar").unlink()
