@@ -284,7 +284,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
 
 def is_rank_zero() -> bool:
     """Whether this process is the first, under torchrun, SLURM or Lightning's own launcher."""
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.vocabulary import Vocabulary
 from ldm.conditioner.base import cut_captions
+from ldm.conditioner.transformer import TransformerConditioner
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import CAPTIONS_LOOKED_AT, DataModule
 from ldm.task.autoencoder import AutoencoderTask
@@ -60,7 +61,8 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
     learned = run / name / LEARNED_FILE
     if learned.is_file():
         task.reader.set_extra_state(load_file(learned)["state"])
-    task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
+    if is_rank_zero() or not isinstance(task.reader, Vocabulary | TransformerConditioner):
+        task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
     if (
         isinstance(task, DiffusionTask) and is_rank_zero() and not (run / name).is_dir()
     ):  # once, before the stage begins
