@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -44,11 +43,15 @@ def register_resolvers() -> None:
 
 def best_accelerator() -> str:
     """The GPU where there is one with CUDA, else the CPU."""
+    import torch  # not above: help and mistyped options shall be answered at once
+
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def best_precision(accelerator: str) -> str:
     """bf16 autocast over fp32 weights where the accelerator computes in bf16 natively; else fp32."""
+    import torch
+
     if accelerator != "cpu" and torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
