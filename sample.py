@@ -6,7 +6,6 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from ldm import generate
 from ldm.config import check_options, is_rank_zero, quote_texts, register_resolvers, say_errors
 
 register_resolvers()
@@ -16,6 +15,8 @@ sys.argv[1:] = quote_texts(sys.argv[1:])
 @hydra.main(config_path="configs", config_name="sample", version_base="1.3")
 @say_errors
 def main(config: DictConfig) -> None:
+    from ldm import generate  # not above: it loads the large libraries, which help and mistyped options do not need
+
     wanted = generate.sample(config)
     if is_rank_zero():
         print(f"{len(wanted)} images in {config.out}: look at {Path(config.out) / 'grid.png'}")

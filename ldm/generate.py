@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,8 @@ from tqdm.auto import tqdm
 
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
-from ldm.config import build, resolved
+from ldm.conditioner.base import Conditioner, cut_prompts
+from ldm.config import build, is_rank_zero, resolved
 from ldm.model import LatentDiffusion, Source
 from ldm.orders import (
     GRID,
@@ -36,8 +39,14 @@ from ldm.sampler.base import Sampler
 from ldm.sampler.given import Toward
 from ldm.sampler.guidance import Guidance
 
+log = logging.getLogger(__name__)
+
 GRID_IMAGES = 100
+MOST_WARNINGS = 10
 IMG2IMG_STRENGTH = 0.6
+
+TEXTS = ("negative", "to_prompt", "init_prompt")
+"""Options that the model reads, beside prompts."""
 
 
 class Change(NamedTuple):
@@ -150,11 +159,20 @@ def sample(config: DictConfig) -> list[Order]:
     if config.mode == "reconstruct":
         make, settings = _reconstruction(config, _device(config), wanted)
     else:
-        make, settings = _painter(config, _device(config))
+        painter, settings = _painter(config, _device(config))
+        _warn_of_cut(painter.model.conditioner, [*prompts, *(config[name] or "" for name in TEXTS)])
+        make = painter
     settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": config.mode, **settings}
     settings = {name: value for name, value in settings.items() if value not in (None, "")}
     generate(make, wanted, Path(config.out), settings=settings, batch_size=config.batch_size)
     return wanted
+
+
+def _warn_of_cut(conditioner: Conditioner, prompts: Sequence[str]) -> None:
+    """Log what is cut away from prompts that are too long, a line for each of the first few."""
+    if is_rank_zero():
+        for warning in islice(cut_prompts(conditioner, prompts), MOST_WARNINGS):
+            log.warning(warning)
 
 
 def _check(config: DictConfig) -> None:

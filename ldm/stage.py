@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from safetensors.torch import load_file
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.vocabulary import Vocabulary
+from ldm.conditioner.base import cut_captions
 from ldm.conditioner.transformer import TransformerConditioner
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
-from ldm.data.base import DataModule
+from ldm.data.base import CAPTIONS_LOOKED_AT, DataModule
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.classifier import ClassifierTask
 from ldm.task.diffusion import DiffusionTask
 from ldm.tensors import write_tensors
+
+log = logging.getLogger(__name__)
 
 Task = AutoencoderTask | DiffusionTask | ClassifierTask
 
@@ -59,6 +63,12 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
         task.reader.set_extra_state(load_file(learned)["state"])
     if is_rank_zero() or not isinstance(task.reader, Vocabulary | TransformerConditioner):
         task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
+    if (
+        isinstance(task, DiffusionTask) and is_rank_zero() and not (run / name).is_dir()
+    ):  # once, before the stage begins
+        warning = cut_captions(task.reader, data.captions(limit=CAPTIONS_LOOKED_AT))
+        if warning is not None:
+            log.warning(warning)
     return task
 
 

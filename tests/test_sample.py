@@ -316,7 +316,8 @@ def test_reconstruct_needs_no_prompt_and_takes_a_folder(tiny_run, photo, tmp_pat
     autoencoder, _ = load_autoencoder(tiny_run)
     with torch.no_grad():
         image = autoencoder.decode(autoencoder.encode(to_tensor(Image.open(photo / "init.png"))[None]).mean)[0]
-    assert Image.open(tmp_path / "x" / "00000.png").tobytes() == to_picture(image).tobytes()
+    to_picture(image).save(tmp_path / "alone.png")
+    assert apart(tmp_path / "x" / "00000.png", tmp_path / "alone.png") <= 1
 
 
 def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_run, tmp_path):

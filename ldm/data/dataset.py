@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from ldm.batch import Batch, Condition, Skip
 from ldm.data.decode import Broken
+from ldm.data.grouping import Sample
 from ldm.data.index import Index
+from ldm.data.members import ABSENT, Extent
 from ldm.data.order import Draw
 from ldm.data.shard_index import stamp_of
-from ldm.data.shards import ABSENT, Extent, Sample
 from ldm.data.transforms import CaptionChoice, Item, Size, Transform
 from ldm.picture import from_levels
 

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ldm.batch import Skip
+from ldm.data.grouping import Leftover, Sample
+from ldm.data.members import Extent
 from ldm.data.shard_index import PlacesCache, ShardSummary, column, make, read
-from ldm.data.shards import Extent, Sample
 
 FEW_SHARDS = 8
 """So many are indexed without other processes."""
@@ -78,6 +79,15 @@ class Index:
     def skipped(self) -> list[Skip]:
         """Samples, and whole shards (with the key ""), that were left out."""
         return [skip for shard in self.shards for skip in shard.skipped]
+
+    @property
+    def leftovers(self) -> list[tuple[Skip, int]]:
+        """Files that are in no sample, though no sample lacks them: the first of each shard and reason, and how many."""
+        return [
+            (Leftover(shard.path, first, reason), count)
+            for shard in self.shards
+            for reason, (count, first) in shard.leftovers.items()
+        ]
 
     @property
     def fingerprint(self) -> str:

@@ -1,58 +1,26 @@
-"""Tar shards of captioned images: writing, finding, and where each sample lies in one. Alone knows their layout.
+"""Tar shards of captioned images: how they are written and found, and what is in a sample's .json.
 
-A sample is the files of a shard that share a key, the name up to the first dot: `000017.png`, `000017.txt`,
-`000017.json`; one of cached latents has `000017.safetensors` instead of an image.
+A sample is the files of a shard that share a key: `000017.png`, `000017.txt`, `000017.json`; one of cached latents has
+`000017.safetensors` instead of an image. `grouping` has the rule.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import webdataset
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import base_plus_ext
 
-from ldm.batch import Skip
 from ldm.data.decode import decode_text
 from ldm.data.remote import fetch, is_remote
 
 LATENT_ENDING = "safetensors"
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
-
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
-
-
-class Extent(NamedTuple):
-    """Where a file's bytes lie inside its shard."""
-
-    offset: int
-    size: int
-
-
-ABSENT = Extent(0, -1)
-
-
-class Sample(NamedTuple):
-    """One captioned image: its key, its shard, and where its image (or latent), .txt and .json lie in it."""
-
-    key: str
-    shard: str
-    image: Extent
-    text: Extent = ABSENT
-    record: Extent = ABSENT
-
-
-class Contents(NamedTuple):
-    """What is in a shard: samples with an image and a caption file, and what was left out."""
-
-    samples: list[Sample]
-    skipped: list[Skip]
 
 
 def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_per_shard: int) -> None:
@@ -120,87 +88,6 @@ def find_shards(pattern: str | Sequence[str], cache: str | Path) -> list[str]:
     names = name_shards(pattern)
     copies = fetch([name for name in names if is_remote(name)], Path(cache))
     return [copies.get(name, name) for name in names]
-
-
-def list_shard(shard: str) -> Contents:
-    """All samples of a shard in the order in which they lie there, from its tar headers alone."""
-    groups: dict[str, dict[str, Extent]] = {}
-    skipped: list[Skip] = []
-    for name, extent, damage in _members(shard):
-        key, ending = base_plus_ext(name)
-        if damage:
-            skipped.append(Skip(shard, "", damage))
-        elif key:
-            files, ending = groups.setdefault(key, {}), ending.lower()
-            if ending not in files:
-                files[ending] = extent
-            elif ending in (*IMAGE_ENDINGS, LATENT_ENDING):
-                skipped.append(Skip(shard, key, "duplicate key"))
-    samples = []
-    for key, files in _split_dotted(groups):
-        image = next((files[ending] for ending in (LATENT_ENDING, *IMAGE_ENDINGS) if ending in files), None)
-        text, record = files.get("txt", ABSENT), files.get("json", ABSENT)
-        if image is None:
-            skipped.append(Skip(shard, key, "no image"))
-        elif max(text.size, record.size) <= 0:
-            skipped.append(Skip(shard, key, "no caption"))
-        else:
-            samples.append(Sample(key, shard, image, text, record))
-    return Contents(samples, skipped)
-
-
-def _members(shard: str) -> Iterator[tuple[str, Extent, str]]:
-    """Name, place and damage ("" for none) of each regular file; damage to a whole shard has the name ""."""
-    size = os.path.getsize(shard)
-    if not size:
-        yield "", ABSENT, "empty shard file"
-        return
-    end = 0
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                extent = Extent(member.offset_data, member.size)
-                if extent.size < 0 or extent.offset <= end:
-                    break  # a header that leads back would be read for ever
-                end = extent.offset + -(-extent.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if member.isreg() and not member.issparse():
-                    yield member.name, extent, "shard cut off" if sum(extent) > size else ""
-    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError, MemoryError):
-        if not end:
-            yield "", ABSENT, f"not a tar file{_compression(shard)}"
-            return
-    if end <= size and not _is_end(shard, end):
-        yield "", ABSENT, "shard damaged or without an end"
-
-
-def _is_end(shard: str, offset: int) -> bool:
-    """Whether there is tar's end mark, a block of zeros, at a place."""
-    with open(shard, "rb") as file:
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
-    return len(block) == tarfile.BLOCKSIZE and not any(block)
-
-
-def _compression(shard: str) -> str:
-    with open(shard, "rb") as file:
-        name = COMPRESSED.get(file.read(2))
-    return f" but {name}; unpack it" if name else ""
-
-
-def _split_dotted(groups: dict[str, dict[str, Extent]]) -> Iterator[tuple[str, dict[str, Extent]]]:
-    """Groups by key. `a.v1.jpg`, `a.v1.txt`, `a.v2.jpg`, ... without any `a.jpg` are samples `a.v1`, `a.v2`, ..."""
-    images = {LATENT_ENDING, *IMAGE_ENDINGS}
-    for key, files in groups.items():
-        dotted: dict[str, dict[str, Extent]] = {}
-        if not images & files.keys():
-            for ending, extent in files.items():
-                inner, dot, last = ending.rpartition(".")
-                if dot:
-                    dotted.setdefault(f"{key}.{inner}", {})[last] = extent
-        if any(images & inner.keys() for inner in dotted.values()):
-            yield from dotted.items()
-        else:
-            yield key, files
 
 
 def numbers_of(record: bytes) -> dict[str, float]:
