@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import signal
 import time
@@ -26,11 +25,23 @@ from ldm.callback.ema import EMA
 from ldm.callback.pictures import finish_pictures
 from ldm.callback.progress import Progress
 from ldm.callback.randomness import StepSeed
-from ldm.check import CONFIG_FILE, check_alignment, check_claim, check_latents, check_metrics, check_whole
-from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
+from ldm.check import (
+    CONFIG_FILE,
+    check_alignment,
+    check_batches,
+    check_claim,
+    check_images,
+    check_latents,
+    check_metrics,
+    check_whole,
+    idle_devices,
+    world_size,
+)
+from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.plot import plot_curves
-from ldm.stage import MODEL_FILES, Task, build_task, remember_captions
+from ldm.rules import check_values
+from ldm.stage import MODEL_FILES, Task, build_task, read_captions, remember_captions
 from ldm.task.autoencoder import AutoencoderTask
 
 log = logging.getLogger(__name__)
@@ -47,12 +58,15 @@ BESIDE_THE_POINT = (
 
 def train(config: DictConfig) -> float | None:
     """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
-    check_whole(config)
     run = Path(config.run_dir)
+    check_values(resolved(config))
+    check_whole(config)
     stages = [name for name in config.task if not (name == "autoencoder" and _is_given(config))]
     check_claim(run, config)
     todo = [name for name in stages if not (run / MODEL_FILES[name]).is_file()]
     if todo:
+        if is_rank_zero() and (hint := idle_devices(config)) is not None:
+            print(hint)
         try:
             _train_stages(todo, config, run)
         except Preempted as preempted:
@@ -76,20 +90,18 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     settings = resolved(config)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
-    data: DataModule = build(config.data)
-    if not (run / CONFIG_FILE).is_file():
-        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
-    tasks = {name: build_task(name, config, data, run) for name in todo}
+    world = world_size(config)
+    check_batches(config, todo, world)
+    tasks = {name: build_task(name, config, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
-    world = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False).world_size
-    if world > 1 and in_sweep() and "LOCAL_RANK" not in os.environ:
-        raise ValueError(
-            f"a run of a sweep cannot start {world} processes itself; sweep with trainer.devices=1, "
-            "or by a launcher that starts each run's processes"
-        )
+    data: DataModule = build(config.data)
+    check_images(data, callbacks)
     check_latents(data, tasks)
     check_alignment(config, data)
+    if not (run / CONFIG_FILE).is_file():
+        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
+    read_captions(tasks, config, data, run)
     for name in todo:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
     _claim(run, settings)
