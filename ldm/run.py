@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import signal
 import warnings
@@ -20,12 +19,24 @@ from rich.table import Table
 from ldm import checkpoint, processes
 from ldm.callback.checkpoints import newest
 from ldm.callback.signals import Preempted, Signals
-from ldm.check import CONFIG_FILE, check_alignment, check_claim, check_latents, check_metrics, check_whole
-from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
+from ldm.check import (
+    CONFIG_FILE,
+    check_alignment,
+    check_batches,
+    check_claim,
+    check_images,
+    check_latents,
+    check_metrics,
+    check_whole,
+    first_trainer,
+    idle_devices,
+)
+from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.fit import CHECKPOINTS, RESULTS_FILE, fit
 from ldm.plot import plot_curves
-from ldm.stage import Task, build_task, remember_captions
+from ldm.rules import check_values
+from ldm.stage import Task, build_task, read_captions, remember_captions
 from ldm.task.autoencoder import AutoencoderTask
 
 log = logging.getLogger(__name__)
@@ -42,12 +53,15 @@ BESIDE_THE_POINT = (
 
 def train(config: DictConfig) -> float | None:
     """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
-    check_whole(config)
     run = Path(config.run_dir)
+    check_values(resolved(config))
+    check_whole(config)
     stages = [name for name in config.task if not (name == "autoencoder" and _is_given(config))]
     check_claim(run, config)
     todo = [name for name in stages if not (run / name / RESULTS_FILE).is_file()]
     if todo:
+        if is_rank_zero() and (hint := idle_devices(config)) is not None:
+            print(hint)
         try:
             _train_stages(todo, config, run)
         except Preempted as preempted:
@@ -74,23 +88,20 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     settings = resolved(config)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
-    data: DataModule = build(config.data)
-    if is_rank_zero() and not (run / CONFIG_FILE).is_file():
-        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
-    tasks = {name: build_task(name, config, data, run) for name in todo}
+    first = first_trainer(config)
+    check_batches(config, todo, first.world_size)
+    tasks = {name: build_task(name, config, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
-    first = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False)
-    world = first.world_size
-    if world > 1 and in_sweep() and "LOCAL_RANK" not in os.environ:
-        raise ValueError(
-            f"a run of a sweep cannot start {world} processes itself; sweep with trainer.devices=1, "
-            "or by a launcher that starts each run's processes"
-        )
+    data: DataModule = build(config.data)
+    check_images(data, callbacks)
     check_latents(data, tasks)
     check_alignment(config, data)
+    if is_rank_zero() and not (run / CONFIG_FILE).is_file():
+        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
+    read_captions(tasks, config, data, run)
     for name in todo:
-        data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
+        data.set_batch(config.task[name].batch_size, config.task[name].accumulate, first.world_size)
         if is_rank_zero():
             newest(run / name / CHECKPOINTS)  # what it cannot go on from is said here
     processes.start(first, str(config.trainer.strategy))

@@ -37,8 +37,11 @@ LEARNED_FILE = "tokenizer.safetensors"
 """In a stage's folder: what was learned from the captions before training."""
 
 
-def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Task:
-    """The task of a stage. The network of an autoencoder that is given takes the place of the config's."""
+def build_task(name: str, config: DictConfig, run: Path) -> Task:
+    """The task of a stage. The network of an autoencoder that is given takes the place of the config's.
+
+    No data are needed, nor written; `read_captions` is to follow.
+    """
     if name == "autoencoder":
         return _autoencoder_task(config)
     stage = config.task[name]
@@ -58,18 +61,23 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
         task = DiffusionTask(model, config=model_config, alignment=build(stage.alignment), **shared)
     else:
         task = ClassifierTask(model, config=model_config, **shared)
-    learned = run / name / LEARNED_FILE
-    if learned.is_file():
-        task.reader.set_extra_state(load_file(learned)["state"])
-    if is_rank_zero() or not isinstance(task.reader, Vocabulary | TransformerConditioner):
-        task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
-    if (
-        isinstance(task, DiffusionTask) and is_rank_zero() and not (run / name).is_dir()
-    ):  # once, before the stage begins
-        warning = cut_captions(task.reader, data.captions(limit=CAPTIONS_LOOKED_AT))
-        if warning is not None:
-            log.warning(warning)
     return task
+
+
+def read_captions(tasks: dict[str, Task], config: DictConfig, data: DataModule, run: Path) -> None:
+    """Let the tasks learn from the training captions what they need, like a tokenizer, unless that was learned before."""
+    for name, task in tasks.items():
+        if isinstance(task, AutoencoderTask):
+            continue
+        learned = run / name / LEARNED_FILE
+        if learned.is_file():
+            task.reader.set_extra_state(load_file(learned)["state"])
+        if is_rank_zero() or not isinstance(task.reader, Vocabulary | TransformerConditioner):
+            task.reader.prepare(data.captions(limit=config.task[name].captions_for_vocabulary))
+        if isinstance(task, DiffusionTask) and is_rank_zero() and not (run / name).is_dir():
+            warning = cut_captions(task.reader, data.captions(limit=CAPTIONS_LOOKED_AT))
+            if warning is not None:
+                log.warning(warning)
 
 
 def _check_loadable(model_config: dict[str, Any]) -> None:
