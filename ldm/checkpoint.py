@@ -19,6 +19,7 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.words import WordClassifier
 from ldm.config import build_trusted
 from ldm.divergence import all_finite
+from ldm.frozen import whole_state
 from ldm.model import LatentDiffusion
 from ldm.tensors import write_tensors
 
@@ -150,7 +151,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{file} is a torch file, but not a checkpoint of this project: it has no {CONFIG_KEY!r}")
     weights = {
         name.removeprefix(WEIGHTS_PREFIX): tensor
-        for name, tensor in content["state_dict"].items()
+        for name, tensor in whole_state(file, content).items()
         if name.startswith(WEIGHTS_PREFIX)
     }
     return content[CONFIG_KEY], weights

@@ -78,7 +78,7 @@ def fit(
         else:
             log.info("%s %s: %s", "continuing" if last else "training", name, folder)
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-            ema.apply(task)
+            ema.apply()
         seconds = time.monotonic() - start
         scores = trainer.validate(task, datamodule=data, verbose=False)[0]
     except Diverged as diverged:

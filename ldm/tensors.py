@@ -20,7 +20,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft, metadata)
+        save_file(_apart(tensors), draft, metadata)
         draft.chmod(0o666 & ~_umask())  # the library makes it private
         with draft.open("rb") as written:
             os.fsync(written.fileno())
@@ -28,6 +28,18 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         sync_folder(file.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own: the format has no word for one that stands under two names."""
+    parts: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        part = tensor.detach().cpu().contiguous()
+        place = part.untyped_storage().data_ptr()
+        parts[name] = part.clone() if place in seen else part
+        seen.add(place)
+    return parts
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class EMA(WeightAveraging):
-    """Lightning's weight averaging with a decay that warms up, so that short runs are not averages of their beginning.
+class EMA(pl.Callback):
+    """An average of the trained weights with a decay that warms up, so that short runs are not averages of their beginning.
 
     The decay after n updates is min(decay, (1 + n) / (10 + n)), the warm-up of TensorFlow's ExponentialMovingAverage.
-    Validation, and everything after training, sees the averaged weights. It must stand after callbacks that use the weights at
-    the end of validation.
+    Validation sees the averaged weights, and so does everything after `apply`. Averages are kept in fp32, of what is trained
+    alone. It must stand after callbacks that use the weights at the end of validation.
+
+    In a checkpoint `state_dict` has the averages, and `current_model_state` the weights themselves.
 
     decay  of the average at each optimiser step, in [0, 1)
 
@@ -23,21 +26,79 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of an average lies in [0, 1); got {decay}")
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self.decay = decay
+        self._weights: dict[str, nn.Parameter] = {}
+        self._averages: dict[str, Tensor] = {}
+        self._updates = 0
+        self._step = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._weights = {name: part for name, part in pl_module.named_parameters() if part.requires_grad}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the model to its device: Lightning copies it before the model has been moved there."""
-        assert self._average_model is not None
-        self._average_model.to(pl_module.device)
+        """Follow the model to its device."""
+        self._averages = {name: average.to(pl_module.device) for name, average in self._averages.items()}
 
-    def apply(self, pl_module: pl.LightningModule) -> None:
-        """Give the module the averaged weights, also where a run was continued that had made its last step."""
-        self._copy_average_to_current(pl_module)
-        self._average_model = None  # nothing is swapped from now on
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # inside gradient accumulation
+        self._step = trainer.global_step
+        current = {name: weight.detach().float() for name, weight in self._weights.items()}
+        if self._updates == 0:
+            self._averages = {name: weight.clone() for name, weight in current.items()}
+        else:
+            self._average(list(self._averages.values()), list(current.values()), self._updates)
+        self._updates += 1
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._swap()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._swap()
 
     @torch.no_grad()
-    def _average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        updates = int(count)
-        decay = min(self.decay, (1 + updates) / (10 + updates))
+    def apply(self) -> None:
+        """Give the module the averaged weights for good, also where a run was continued that had made its last step."""
+        for name, average in self._averages.items():
+            self._weights[name].copy_(average)
+        self._averages = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest_update_step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._step = state_dict["latest_update_step"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["current_model_state"] = {name: state[name] for name in self._weights}
+        checkpoint["state_dict"] = {**state, **self._averages}
+        checkpoint["averaging_state"] = {"n_averaged": self._updates}
+
+    @torch.no_grad()
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the averages, and give the module its weights back, which has loaded the averages."""
+        self._averages = {name: checkpoint["state_dict"][name].float().clone() for name in self._weights}
+        self._updates = int(checkpoint["averaging_state"]["n_averaged"])
+        for name, weight in self._weights.items():
+            weight.copy_(checkpoint["current_model_state"][name])
+
+    @torch.no_grad()
+    def _average(self, averaged: list[Tensor], current: list[Tensor], count: int) -> None:
+        decay = min(self.decay, (1 + count) / (10 + count))
         torch._foreach_lerp_(averaged, current, 1.0 - decay)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, average in self._averages.items():
+            weight = self._weights[name]
+            before = weight.clone()
+            weight.copy_(average)
+            average.copy_(before)

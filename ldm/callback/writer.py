@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
+from ldm.frozen import store
 from ldm.tensors import sync_folder
 
 
@@ -25,7 +26,7 @@ class CheckpointWriter(CheckpointIO):
         """Write a checkpoint to a path.
 
         Args:
-            checkpoint: Tensors and plain values.
+            checkpoint: Tensors and plain values. What it says is frozen goes into a file of its own, unless that is there.
             path: The file; its folder is made where it is missing.
             storage_options: Not used.
 
@@ -37,6 +38,7 @@ class CheckpointWriter(CheckpointIO):
         draft = draft_of(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            store(path.parent, checkpoint)
             with draft.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()

@@ -17,6 +17,7 @@ from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
 from ldm.checkpoint import CONFIG_KEY
 from ldm.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS, Watch
+from ldm.frozen import FrozenParts
 from ldm.task.optimization import LearningRate, Trained, clip_gradients
 
 
@@ -60,6 +61,7 @@ class AutoencoderTask(pl.LightningModule):
         self.accumulate = accumulate
         self.gradient_clip = gradient_clip
         self.watch = Watch()
+        self.frozen: FrozenParts | None = None
         self.statistics_batches = statistics_batches
         self.freeze_encoder = freeze_encoder
         if freeze_encoder:
@@ -152,8 +154,17 @@ class AutoencoderTask(pl.LightningModule):
         moments.totals = self.trainer.strategy.reduce(moments.totals, reduce_op="sum")
         moments.store(self.model)
 
+    def setup(self, stage: str) -> None:
+        self.frozen = self.frozen or FrozenParts(self)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CONFIG_KEY] = self.config
+        if self.frozen is not None and self.trainer.is_global_zero:  # which alone writes it
+            self.frozen.leave_out(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.frozen is not None:
+            self.frozen.fill_in(checkpoint)
 
     def _optimizers(self) -> list[Any]:
         optimizers = self.optimizers()

@@ -18,6 +18,7 @@ from ldm.classifier.vocabulary import Vocabulary
 from ldm.classifier.words import WordClassifier
 from ldm.conditioner.base import Conditioner
 from ldm.divergence import GRADIENT, LOSS, Watch
+from ldm.frozen import FrozenParts
 from ldm.model import LatentDiffusion
 from ldm.task.optimization import LearningRate, Trained, clip_gradients
 
@@ -50,6 +51,7 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         self.config = config
         self.gradient_clip = gradient_clip
         self.watch = Watch()
+        self.frozen: FrozenParts | None = None
 
     @property
     @abstractmethod
@@ -89,5 +91,14 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         loss = self.model.loss(batch).mean()
         self.log("val/loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch.key))
 
+    def setup(self, stage: str) -> None:
+        self.frozen = self.frozen or FrozenParts(self)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CONFIG_KEY] = self.config
+        if self.frozen is not None and self.trainer.is_global_zero:  # which alone writes it
+            self.frozen.leave_out(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.frozen is not None:
+            self.frozen.fill_in(checkpoint)
