@@ -2,11 +2,15 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
-from ldm import processes
+from ldm import processes, stage
+from ldm.callback.checkpoints import Checkpoints
+from ldm.conditioner.transformer import TransformerConditioner
 from tests.ranks import on_two_ranks
 
 
@@ -85,3 +89,29 @@ def test_processes_that_start_in_the_middle_are_refused():
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match="trainer.strategy=ddp_spawn starts processes in a way"):
         processes.start(trainer, "ddp_spawn")
+
+
+def test_nobody_trains_from_another_step_or_place_in_the_data(tmp_path):
+    def work(rank):
+        trainer = connected()
+        trainer.datamodule = SimpleNamespace(position=5)
+        saving = Checkpoints(tmp_path, every_n_steps=1)
+        saving._step = 5 * (1 - rank)
+        saving.on_fit_start(trainer, torch.nn.Linear(1, 1))
+
+    (first, text), (second, other) = on_two_ranks(work)
+    assert (first, second) == (1, 0)
+    assert "ValueError: the place to go on from is not the same in 1 of 2 processes as in the first" in text
+    assert "step: 5 -> 0" in other
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_captions_are_read_by_the_first_process_alone(tmp_path, monkeypatch, rank):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    reader = TransformerConditioner(width=8, vocabulary=300, depth=1, heads=1, head_width=8, max_tokens=8)
+    read = []
+    data = SimpleNamespace(captions=lambda limit: read.append(limit) or ["a red heart", "a blue cat"])
+    config = SimpleNamespace(task={"x": SimpleNamespace(captions_for_vocabulary=7)})
+    stage.read_captions({"x": SimpleNamespace(reader=reader)}, config, data, tmp_path)
+    assert read == ([7] if rank == "0" else [])
+    assert (reader.tokenizer is None) == (rank == "1"), "the others are told it before training"

@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from ldm.callback.evaluation import Evaluation, _cached
+from tests.ranks import on_two_ranks
+from tests.test_processes import connected
 
 
 class Model:
@@ -69,3 +71,49 @@ def test_damaged_or_broken_sums_over_real_images_are_made_anew(tmp_path):
     assert _cached(path) is None
     save_file({"sum": torch.tensor([1.0, float("nan")])}, path)
     assert _cached(path) is None
+
+
+class Counting:
+    """A metric that sums real images."""
+
+    reference_name = "sum"
+
+    def __init__(self):
+        self.total, self.given = torch.zeros(1), None
+
+    def refer(self, images):
+        self.total += images.sum()
+
+    def reference(self):
+        return {"total": self.total}
+
+    def set_reference(self, sums):
+        self.given = float(sums["total"])
+
+
+def test_the_first_rank_alone_reads_the_sums_over_real_images(tmp_path):
+    """Each rank has a cache of its own here, as on two machines; only the first has the file, or writes it."""
+
+    def work(rank):
+        trainer = connected()
+        (tmp_path / str(rank)).mkdir(exist_ok=True)
+        for expected in (10.0, 10.0):
+            metric = Counting()
+            passed = []
+            data = SimpleNamespace(
+                fingerprint="a",
+                val_pass=lambda size, rank, world, passed=passed: (
+                    passed.append(1) or [SimpleNamespace(image=torch.full((1,), 5.0))]
+                ),
+            )
+            place = SimpleNamespace(
+                datamodule=data, strategy=trainer.strategy, global_rank=rank, world_size=2, is_global_zero=rank == 0
+            )
+            Evaluation({}, num_images=1, batch_size=1, cache=tmp_path / str(rank))._refer(place, metric)
+            assert metric.given == (expected if rank == 0 else 0.0)
+            print("computed" if passed else "read")
+
+    for code, text in on_two_ranks(work):
+        assert code == 0, text
+        assert text.split()[-2:] == ["computed", "read"], text
+    assert not list((tmp_path / "1").iterdir())
