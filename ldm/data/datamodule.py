@@ -26,6 +26,11 @@ class Source(Protocol):
         """Write `train-*.tar` and `val-*.tar`, unless they are there; returns their folder."""
 
 
+def written_shards(source: Source, split: str) -> list[str]:
+    """Paths of the shards of a split, "train" or "val", which are written first unless they are there."""
+    return sorted(str(path) for path in source.write().glob(f"{split}-*.tar"))
+
+
 class CaptionedImages(DataModule):
     """Training and validation batches from tar shards of captioned images, or of their cached latents.
 
@@ -63,8 +68,7 @@ class CaptionedImages(DataModule):
         seed: int = 0,
     ) -> None:
         if source is not None:
-            folder = source.write()
-            train, val = f"{folder}/train-*.tar", f"{folder}/val-*.tar"
+            train, val = (written_shards(source, split) for split in ("train", "val"))
         caption = caption or CaptionChoice()
         super().__init__(
             side=side,

@@ -100,12 +100,15 @@ class Icons:
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".icons-", dir=self.folder.parent))
-            for split, drawings in (("train", self.train), ("val", self.val)):
-                write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
             try:
+                for split, drawings in (("train", self.train), ("val", self.val)):
+                    write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
                 draft.rename(self.folder)
-            except OSError:  # another process was faster
-                shutil.rmtree(draft)
+            except OSError:
+                if not self.folder.is_dir():  # else another process was faster
+                    raise
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
         return self.folder
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:

@@ -21,6 +21,20 @@ def test_icons_are_the_same_bytes_every_time(tmp_path):
     assert icons(tmp_path / "a", side=32).folder != first
 
 
+@pytest.mark.parametrize("folder", ["[2023]", "{a}", "a*b?", "50%d"])
+def test_icons_are_found_in_folders_of_any_name(tmp_path, folder):
+    data = captioned(tmp_path, side=16, source=icons(tmp_path / folder))
+    assert (len(data.train_set), len(data.val_set)) == (24, 6)
+
+
+def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+    source = icons(tmp_path)
+    monkeypatch.setattr(source, "colors", {})
+    with pytest.raises(KeyError):
+        source.write()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_icons_hold_out_combinations_but_no_part(tmp_path):
     source = icons(tmp_path)
     train, val = set(source.train), set(source.val)
