@@ -30,7 +30,7 @@ from ldm.check import CONFIG_FILE, check_alignment, check_claim, check_latents, 
 from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.plot import plot_curves
-from ldm.stage import MODEL_FILES, Task, build_task, remember_captions
+from ldm.stage import MODEL_FILES, Task, build_task, prepare_task, remember_captions
 from ldm.task.autoencoder import AutoencoderTask
 
 log = logging.getLogger(__name__)
@@ -77,9 +77,7 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     settings = resolved(config)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
     data: DataModule = build(config.data)
-    if not (run / CONFIG_FILE).is_file():
-        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
-    tasks = {name: build_task(name, config, data, run) for name in todo}
+    tasks = {name: build_task(name, config, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
     world = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False).world_size
@@ -88,6 +86,11 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
             f"a run of a sweep cannot start {world} processes itself; sweep with trainer.devices=1, "
             "or by a launcher that starts each run's processes"
         )
+    data.open()  # the first that writes: all that can be checked without it has been
+    if not (run / CONFIG_FILE).is_file():
+        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
+    for name in todo:
+        prepare_task(name, tasks[name], config, data, run)
     check_latents(data, tasks)
     check_alignment(config, data)
     for name in todo:

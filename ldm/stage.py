@@ -32,7 +32,7 @@ LEARNED_FILE = "tokenizer.safetensors"
 """In a stage's folder: what was learned from the captions before training."""
 
 
-def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Task:
+def build_task(name: str, config: DictConfig, run: Path) -> Task:
     """The task of a stage. The network of an autoencoder that is given takes the place of the config's."""
     if name == "autoencoder":
         return _autoencoder_task(config)
@@ -53,11 +53,17 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
         task = DiffusionTask(model, config=model_config, alignment=build(stage.alignment), **shared)
     else:
         task = ClassifierTask(model, config=model_config, **shared)
+    return task
+
+
+def prepare_task(name: str, task: Task, config: DictConfig, data: DataModule, run: Path) -> None:
+    """Let a stage learn what it has to from captions; a stage that goes on has learned it already."""
+    if isinstance(task, AutoencoderTask):
+        return
     learned = run / name / LEARNED_FILE
     if learned.is_file():
         task.reader.set_extra_state(load_file(learned)["state"])
-    task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
-    return task
+    task.reader.prepare(data.captions(limit=config.task[name].captions_for_vocabulary))
 
 
 def _check_loadable(model_config: dict[str, Any]) -> None:

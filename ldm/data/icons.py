@@ -24,6 +24,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.data.shards import write_shards
+from ldm.data.source import SOURCE_OPTIONS
+from ldm.options import check_all
 from ldm.picture import to_tensor
 
 FAMILIAR = (
@@ -76,6 +78,8 @@ class Icons:
         samples_per_shard: int = 1000,
         val_share: float = 0.125,
     ) -> None:
+        given = {"count": count, "side": side, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        check_all({"data": {"source": given}}, SOURCE_OPTIONS)
         self.icons = choose_icons(count)
         self.colors = dict(colors)
         self.backgrounds = dict(backgrounds)

@@ -109,11 +109,12 @@ def _literal_folder(pattern: str) -> tuple[str, str]:
 
 
 def find_shards(pattern: str | Sequence[str], cache: str | Path) -> list[str]:
-    """Paths of the shards that a pattern names; see name_shards.
+    """Paths of the shards that a pattern names; see name_shards and copied."""
+    return copied(name_shards(pattern), cache)
 
-    Remote ones are copied into the folder `cache` first; those that are there already are not.
-    """
-    names = name_shards(pattern)
+
+def copied(names: Sequence[str], cache: str | Path) -> list[str]:
+    """Paths of shards by their names. Remote ones are copied into the folder `cache`, unless they are there already."""
     copies = fetch([name for name in names if is_remote(name)], Path(cache))
     return [copies.get(name, name) for name in names]
 
