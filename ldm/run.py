@@ -90,10 +90,11 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
     first = first_trainer(config)
     check_batches(config, todo, first.world_size)
+    data: DataModule = build(config.data)
     tasks = {name: build_task(name, config, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
-    data: DataModule = build(config.data)
+    data.open()  # the first that writes: all that can be checked without it has been
     check_images(data, callbacks)
     check_latents(data, tasks)
     check_alignment(config, data)
