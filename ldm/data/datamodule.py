@@ -209,10 +209,10 @@ def _mixed(
     train: str | Sequence[str | Mapping[str, Any]],
 ) -> tuple[list[str | Sequence[str]], list[float]]:
     """Shards of each data set of a mixture, and the weights; without weights it is one data set."""
-    parts = [train] if isinstance(train, str) else list(train)
+    parts = [train] if isinstance(train, str) else list(train or [])
     mixed = [part for part in parts if isinstance(part, Mapping)]
     if not mixed:
-        return [[part for part in parts if isinstance(part, str)]], []
+        return [train], []  # type: ignore[list-item]
     if len(mixed) != len(parts) or any(part.keys() != {"shards", "weight"} for part in mixed):
         raise ValueError(f"in a mixture every data set has a weight: [{{shards: ..., weight: 1}}, ...]; got {parts}")
     for part in mixed:
