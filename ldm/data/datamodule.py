@@ -91,8 +91,8 @@ class CaptionedImages(DataModule):
                 "or data.crop=center data.flip=false data.buckets=null"
             )
         self.buckets = buckets
-        self._train_names = [name_shards(group) for group in groups] if source is None else []
         self._val_names = name_shards(val) if source is None else []
+        self._train_names = [name_shards(group) for group in groups] if source is None else []
         self._train_set: ShardDataset | None = None
         self._order: Order | None = None
 
