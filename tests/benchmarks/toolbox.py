@@ -224,7 +224,7 @@ def main(arguments: list[str]) -> None:
     judge, model = Judge(options), load(base)
     training = kept(folder / "training.json", by_training(judge, base))
     samplers = kept(folder / "samplers.json", by_sampler(judge, model))
-    guidance = kept(folder / "guidance.json", by_guidance(judge, model, folder / "00", classifier))
+    guidance = kept(folder / "guidance.json", by_guidance(judge, model, options.runs / "study-00", classifier))
     print(table(f"{options.steps} steps of training with", training))
     print(sampler_table(samplers, calls))
     print(table("guidance", guidance))
