@@ -1,7 +1,6 @@
 """Draw images: `python sample.py ckpt=runs/txt2img prompt="a red heart on a white background"`, or `--help`."""
 
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -17,9 +16,9 @@ sys.argv[1:] = quote_texts(sys.argv[1:])
 def main(config: DictConfig) -> None:
     from ldm import generate  # not above: it loads the large libraries, which help and mistyped options do not need
 
-    wanted = generate.sample(config)
+    wanted, out = generate.sample(config)
     if is_rank_zero():
-        print(f"{len(wanted)} images in {config.out}: look at {Path(config.out) / 'grid.png'}")
+        print(f"{len(wanted)} images in {out}: look at {out / 'grid.png'}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -11,20 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.conditioner.base import Conditioner, cut_prompts
 from ldm.config import build, is_rank_zero, resolved
-from ldm.model import LatentDiffusion, Source
+from ldm.model import LatentDiffusion, Source, check_finite
+from ldm.options import COUNT, FRACTION, SEED, Optional, Rule, Whole, check
 from ldm.orders import (
-    GRID,
-    RECORD,
     Order,
     check_images,
     check_mode,
@@ -32,21 +28,38 @@ from ldm.orders import (
     orders,
     read_image,
     read_masked,
-    read_prompts,
 )
-from ldm.picture import grid, to_picture, to_tensor
+from ldm.prompts import Prompt, negatives, read_prompts
+from ldm.sample_folder import SampleFolder
+from ldm.sample_writer import generate
 from ldm.sampler.base import Sampler
 from ldm.sampler.given import Toward
 from ldm.sampler.guidance import Guidance
+from ldm.sweep import job_folder
+from ldm.text import clean_text
 
 log = logging.getLogger(__name__)
 
-GRID_IMAGES = 100
 MOST_WARNINGS = 10
 IMG2IMG_STRENGTH = 0.6
 
+RULES: dict[str, Rule] = {
+    "n": COUNT,
+    "seed": SEED,
+    "to_seed": Optional(SEED, "the same"),
+    "batch_size": COUNT,
+    "side": Optional(COUNT, "as in training"),
+    "strength": Optional(FRACTION),
+    "border": Optional(Whole(0)),
+    "visits": Optional(COUNT),
+}
+"""Numbers among the options of `sample.py` -> what they can be; those of samplers and guidance are checked by them."""
+
 TEXTS = ("negative", "to_prompt", "init_prompt")
 """Options that the model reads, beside prompts."""
+
+FILES = ("ckpt", "decoder", "init", "mask", "prompts")
+"""Options that name what is read."""
 
 
 class Change(NamedTuple):
@@ -90,7 +103,7 @@ class Painter:
         return self.model.sample(
             [order.prompt or "" for order in wanted],
             seeds=[order.seed or 0 for order in wanted],
-            negative=self.negative,
+            negative=[self.negative if order.negative is None else order.negative for order in wanted],
             toward=_toward(wanted),
             source=self._source(wanted),
             sampler=self.sampler,
@@ -137,35 +150,43 @@ class Reconstruction:
         """Images `(N, 3, side, side)` in [-1, 1]."""
         images = torch.stack([read_image(str(order.init), self.side) for order in wanted])
         posterior = self.autoencoder.encode(images.to(self.autoencoder.shift.device))
-        return self.autoencoder.decode(posterior.mean).float().clamp(-1, 1).cpu()
+        made = self.autoencoder.decode(posterior.mean).float().cpu()
+        check_finite(made, [f"the reconstruction of {order.init}" for order in wanted])
+        return made.clamp(-1, 1)
 
 
-def sample(config: DictConfig) -> list[Order]:
-    """What the command does with its options; returns what was made."""
+def sample(config: DictConfig) -> tuple[list[Order], Path]:
+    """What the command does with its options; returns what was made, and the folder that it is in."""
     _check(config)
     prompts = [] if config.mode == "reconstruct" else read_prompts(config.prompt, config.prompts)
+    texts = {name: None if config[name] is None else clean_text(config[name]) for name in TEXTS}
     inits = find_images(config.init)
-    check_images([*inits, *([config.mask] if config.mask is not None else [])], Path(config.out))
+    folder = SampleFolder(job_folder(config.out))
+    folder.check(
+        [*((name, config[name]) for name in FILES if config[name] is not None), *(("init", file) for file in inits)]
+    )
+    check_images(inits, config.mask)
     wanted = orders(
         config.mode,
         prompts,
         config.n,
         config.seed,
         inits=inits,
-        to_prompt=config.to_prompt,
+        to_prompt=texts["to_prompt"],
         to_seed=config.to_seed,
     )
     make: Callable[[Sequence[Order]], Tensor]
     if config.mode == "reconstruct":
         make, settings = _reconstruction(config, _device(config), wanted)
     else:
-        painter, settings = _painter(config, _device(config))
-        _warn_of_cut(painter.model.conditioner, [*prompts, *(config[name] or "" for name in TEXTS)])
+        painter, settings = _painter(config, texts, prompts, _device(config))
+        told = [*(prompt.text for prompt in prompts), *negatives(prompts, ""), *(text or "" for text in texts.values())]
+        _warn_of_cut(painter.model.conditioner, told)
         make = painter
     settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": config.mode, **settings}
     settings = {name: value for name, value in settings.items() if value not in (None, "")}
-    generate(make, wanted, Path(config.out), settings=settings, batch_size=config.batch_size)
-    return wanted
+    generate(make, wanted, folder, settings=settings, batch_size=config.batch_size)
+    return wanted, folder.path
 
 
 def _warn_of_cut(conditioner: Conditioner, prompts: Sequence[str]) -> None:
@@ -177,16 +198,11 @@ def _warn_of_cut(conditioner: Conditioner, prompts: Sequence[str]) -> None:
 
 def _check(config: DictConfig) -> None:
     """Raise ValueError where options make no sense, before anything is loaded."""
+    for name, rule in RULES.items():
+        check(name, config[name], rule)
     names = ("prompt", "prompts", "init", "mask", "strength", "border", "visits", "init_prompt", "to_prompt", "to_seed")
     given = {name: config[name] for name in names}
     check_mode(config.mode, negative=config.negative or None, **given)
-    least = {"n": 1, "seed": -(2**63), "batch_size": 1, "side": 1, "to_seed": -(2**63), "border": 0, "visits": 1}
-    for name, smallest in least.items():
-        value = config[name]
-        if value is not None and (not isinstance(value, int) or not smallest <= value < 2**63):
-            raise ValueError(f"{name} is a whole number, at least {smallest}; got {value}")
-    if Path(config.out).is_file():
-        raise ValueError(f"out={config.out} is a file; give a folder for the images")
 
 
 def _device(config: DictConfig) -> torch.device:
@@ -200,9 +216,12 @@ def _device(config: DictConfig) -> torch.device:
     return torch.device(name)
 
 
-def _painter(config: DictConfig, device: torch.device) -> tuple[Painter, dict[str, Any]]:
+def _painter(
+    config: DictConfig, texts: dict[str, str | None], prompts: list[Prompt], device: torch.device
+) -> tuple[Painter, dict[str, Any]]:
+    sampler: Sampler = build(config.sampler)
     guidance: Guidance = build(config.guidance)
-    if config.negative and not guidance.has_negative:
+    if any(negatives(prompts, texts["negative"] or "")) and not guidance.has_negative:
         raise ValueError(
             "negative= is what classifier-free guidance leads away from; with this guidance there is none: "
             "leave it out, or say guidance=classifier_free guidance.scale=2"
@@ -210,7 +229,8 @@ def _painter(config: DictConfig, device: torch.device) -> tuple[Painter, dict[st
     model = checkpoint.load(config.ckpt, device=device, packages=config.packages)
     if config.decoder is not None:
         model.autoencoder = checkpoint.with_decoder(model.autoencoder, config.decoder, packages=config.packages)
-    options = {name: config[name] for name in Change._fields if config[name] is not None}
+    given = {name: texts.get(name, config[name]) for name in Change._fields}
+    options = {name: value for name, value in given.items() if value is not None}
     change = None
     if config.mode == "img2img":
         change = Change(**{"strength": IMG2IMG_STRENGTH, **options})
@@ -218,13 +238,14 @@ def _painter(config: DictConfig, device: torch.device) -> tuple[Painter, dict[st
         change = Change(**options)
     painter = Painter(
         model,
-        sampler=build(config.sampler),
+        sampler=sampler,
         guidance=guidance,
-        negative=config.negative,
+        negative=texts["negative"] or "",
         side=config.side,
         change=change,
     )
-    settings = {name: resolved(config[name]) for name in ("sampler", "guidance", "negative")}
+    settings = {name: resolved(config[name]) for name in ("sampler", "guidance")}
+    settings["negative"] = painter.negative
     return painter, {**settings, "side": painter.side, **(change._asdict() if change is not None else {})}
 
 
@@ -240,65 +261,3 @@ def _reconstruction(
         with Image.open(str(wanted[0].init)) as picture:
             side = max(min(picture.size) // autoencoder.factor, 1) * autoencoder.factor
     return Reconstruction(autoencoder.to(device).eval(), side=side), {"side": side}
-
-
-def generate(
-    make: Callable[[Sequence[Order]], Tensor],
-    wanted: Sequence[Order],
-    out: Path,
-    *,
-    settings: dict[str, Any],
-    batch_size: int = 16,
-) -> None:
-    """Write the images, a grid of the first hundred and a record of each into a folder; share them among processes.
-
-    Under torchrun each process makes every world-th image. What an earlier command wrote there is replaced.
-
-    make      orders -> images, which does not depend on how orders are put together
-    settings  for the record
-    """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the same image in any batch
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    own_group = world > 1 and not dist.is_initialized()
-    if own_group:
-        dist.init_process_group("gloo")
-    share = wanted[rank::world]
-    with tqdm(total=len(share), desc="sampling", unit="image", disable=rank > 0) as bar:
-        for start in range(0, max(len(share), 1), batch_size):
-            chunk = share[start : start + batch_size]
-            images = make(chunk) if chunk else ()
-            if start == 0:  # nothing is lost where the first images fail
-                _barrier(world)
-                if rank == 0:
-                    _clear(out)
-                    lines = [json.dumps({**order.record(), **settings}) for order in wanted]
-                    (out / RECORD).write_text("\n".join(lines) + "\n")
-                _barrier(world)
-            for order, image in zip(chunk, images, strict=True):
-                to_picture(image).save(out / order.file)
-            bar.update(len(chunk))
-    _barrier(world)
-    if rank == 0:
-        grid(_read([out / order.file for order in wanted[:GRID_IMAGES]])).save(out / GRID)
-    if own_group:
-        dist.destroy_process_group()
-
-
-def _clear(out: Path) -> None:
-    """Remove the images that an earlier record in this folder lists, so that the folder holds what its record says."""
-    out.mkdir(parents=True, exist_ok=True)
-    record = out / RECORD
-    if record.is_file():
-        for line in record.read_text().splitlines():
-            (out / Path(json.loads(line)["file"]).name).unlink(missing_ok=True)
-        record.unlink()
-        (out / GRID).unlink(missing_ok=True)
-
-
-def _read(files: Sequence[Path]) -> Tensor:
-    return torch.stack([to_tensor(Image.open(file)) for file in files])
-
-
-def _barrier(world: int) -> None:
-    if world > 1:
-        dist.barrier()

@@ -15,12 +15,14 @@ from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
+from ldm.options import Whole, check
 from ldm.sampler.base import Sampler, Way
 from ldm.sampler.given import Given, Toward, read
 from ldm.sampler.guidance import Guidance, Unguided
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.inversion import invert
 from ldm.sampler.noise import Noise
+from ldm.text import clean_prompts
 
 
 class Source(NamedTuple):
@@ -49,6 +51,30 @@ class Source(NamedTuple):
             mask=None if self.mask is None else self.mask[chunk],
             prompts=None if self.prompts is None else self.prompts[chunk],
         )
+
+
+MOST_LATENT = 1e4
+"""Latents have about unit variance; values beyond this are no image."""
+
+WHAT_TO_TRY = "try a smaller guidance.scale, more sampler.steps or another sampler, or an earlier checkpoint"
+
+
+def check_finite(images: Tensor, names: Sequence[str]) -> None:
+    """Raise ValueError where one of some images `(B, 3, H, W)`, called by its name, has values that are not finite."""
+    for image, name in zip(images, names, strict=True):
+        if not image.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite, so that it cannot be shown; {WHAT_TO_TRY}")
+
+
+def _check_latents(latents: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raise ValueError where one of some latents `(B, C, h, w)` is far from any image's: a decoder may hide that."""
+    largest = latents.abs().flatten(1).amax(1).tolist()
+    for value, prompt, seed in zip(largest, prompts, seeds, strict=True):
+        if not value < MOST_LATENT:  # as nan is not
+            raise ValueError(
+                f"sampling {prompt!r} with seed {seed} went astray: its latent reaches {value:.3g}, where images have about "
+                f"1; {WHAT_TO_TRY}"
+            )
 
 
 class LatentDiffusion(nn.Module):
@@ -114,10 +140,10 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
-        seeds: Sequence[int] | None = None,
-        negative: str = "",
+        seeds: int | Sequence[int] | None = None,
+        negative: str | Sequence[str] = "",
         toward: Toward | None = None,
         source: Source | None = None,
         sampler: Sampler | None = None,
@@ -129,21 +155,34 @@ class LatentDiffusion(nn.Module):
         """Images `(len(prompts), 3, side, side)` in [-1, 1], on the CPU.
 
         Image i depends on prompts[i] and seeds[i] alone (and their likes in the other options), not on the batch that it
-        is made in; on a GPU up to the rounding of TF32, which `sample.py` turns off (torch.backends.cudnn.allow_tf32).
+        is made in: bit by bit on a CPU. On a GPU kernels differ by the size of the batch, so that it is the same up to
+        rounding, the more so without TF32, which `sample.py` turns off (torch.backends.cudnn.allow_tf32).
 
+        prompts     white space around each is taken off, as from captions in training; a single text is one prompt
         seeds       one an image; None: 0, 1, 2, ...
-        negative    what guidance leads away from; "": from the mean of all images
+        negative    what guidance leads away from, for all or one an image; "": from the mean of all images
         toward      prompts and seeds at the other end of an interpolation; None: none
         source      images to begin with; None: noise alone
         sampler     None: the model's own; so for guidance and side
         batch_size  images at once; changes speed only
         progress    called with the number of images after each batch
+
+        Raises ValueError where options do not fit together, or an image is not finite.
         """
+        prompts = clean_prompts(prompts)
+        seeds = [seeds] if isinstance(seeds, int) else seeds
+        negatives = clean_prompts(negative)
+        if isinstance(negative, str):
+            negatives *= len(prompts)
+        if len(negatives) != len(prompts):
+            raise ValueError(f"negative is one text, or one a prompt; got {len(negatives)} for {len(prompts)} prompts")
         if batch_size < 1:
             raise ValueError(f"batch_size is the number of images at once, at least 1; got {batch_size}")
         seeds = list(range(len(prompts))) if seeds is None else list(seeds)
         if len(seeds) != len(prompts):
             raise ValueError(f"one seed a prompt is needed; got {len(prompts)} prompts and {len(seeds)} seeds")
+        for one in seeds:
+            check("seeds", one, Whole())
         sampler, guidance = sampler or self.sampler, guidance or self.guidance
         if source is not None and source.prompts is not None and sampler.draws:
             raise ValueError(
@@ -162,7 +201,7 @@ class LatentDiffusion(nn.Module):
             given = Given(
                 self.denoiser,
                 read(self.conditioner, prompts[chunk], end),
-                self.conditioner([negative] * len(prompts[chunk])),
+                self.conditioner(negatives[chunk]),
                 prompts[chunk],
                 self.autoencoder,
                 end,
@@ -208,7 +247,12 @@ class LatentDiffusion(nn.Module):
                 )
                 way = Way(None, source.strength, source.visits, start)
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
-        image = self.autoencoder.image(latent).clamp(-1, 1).cpu()
+        _check_latents(latent, given.prompts, noise.seeds)
+        image = self.autoencoder.image(latent).cpu()
+        check_finite(
+            image, [f"the image of {p!r} with seed {s}" for p, s in zip(given.prompts, noise.seeds, strict=True)]
+        )
+        image = image.clamp(-1, 1)
         if source is None or source.mask is None:
             return image
         return torch.where(

@@ -19,11 +19,14 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def job_folder(folder: str) -> str:
+    """Where a job writes: the folder that was asked for, in a sweep one for each job."""
+    return HydraConfig.get().runtime.output_dir if in_sweep() else folder
+
+
 def run_folder(runs_dir: str, name: str) -> str:
     """Where a run writes: a folder of its name, in a sweep one for each job."""
-    if in_sweep():
-        return HydraConfig.get().runtime.output_dir
-    return f"{runs_dir}/{name}"
+    return job_folder(f"{runs_dir}/{name}")
 
 
 def folder_name(overrides: Sequence[str]) -> str:

@@ -10,8 +10,9 @@ from PIL import Image, ImageChops, ImageDraw
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
 from ldm.model import Source
-from ldm.orders import find_images, orders, read_image, read_masked, read_prompts
+from ldm.orders import find_images, orders, read_image, read_masked
 from ldm.picture import to_levels, to_picture, to_tensor
+from ldm.prompts import Prompt, read_prompts
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2MSDE
 from ldm.sampler.given import Toward
@@ -38,7 +39,7 @@ def apart(a, b):
 def test_writes_images_grid_and_record_and_repeats_bitwise(tiny_run, tmp_path):
     text = sample(tiny_run, tmp_path / "a", PROMPT, "n=3", "seed=4")
     assert "3 images" in text
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    names = sorted(path.name for path in (tmp_path / "a").glob("[!.]*"))
     assert names == ["00000.png", "00001.png", "00002.png", "grid.png", "samples.jsonl"]
     records = [json.loads(line) for line in (tmp_path / "a" / "samples.jsonl").read_text().splitlines()]
     assert [record["seed"] for record in records] == [4, 5, 6]
@@ -119,11 +120,11 @@ def test_python_interface(tiny_run):
 def test_errors_are_one_clear_line(tiny_run, tmp_path):
     for options, message in [
         ([], "give one of prompt="),
-        ([PROMPT, "n=0"], "at least 1; got 0"),
+        ([PROMPT, "n=0"], "n=0 cannot be; give a whole number, at least 1"),
         ([PROMPT, "side=30"], "image side 30 is not a multiple of 4"),
-        ([PROMPT, "n=1.5"], "n is a whole number, at least 1; got 1.5"),
-        ([PROMPT, "batch_size=0"], "batch_size is a whole number, at least 1; got 0"),
-        ([PROMPT, "seed=20000000000000000000"], "seed is a whole number"),
+        ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number"),
+        ([PROMPT, "batch_size=0"], "batch_size=0 cannot be; give a whole number"),
+        ([PROMPT, "seed=20000000000000000000"], "seed=20000000000000000000 cannot be"),
         ([PROMPT, "device=cuda:99"], "there is no device=cuda:99 here"),
         ([PROMPT, "sampler.steps=2.5"], "a whole number of steps, at least 1; got steps=2.5"),
         ([PROMPT, "strength=0.5"], "strength has no meaning for mode=txt2img; with it, say mode=img2img"),
@@ -139,14 +140,14 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         text = sample(tiny_run, tmp_path / "x", *options, ok=False)
         assert message in text
         assert "Traceback" not in text
-    assert "is a file; give a folder" in sample(tiny_run, __file__, PROMPT, ok=False)
+    assert "is a file; choose another" in sample(tiny_run, __file__, PROMPT, ok=False)
     assert "no checkpoint at" in sample(tmp_path / "none", tmp_path / "x", PROMPT, ok=False)
 
 
 def test_prompts_and_orders(tmp_path):
     (tmp_path / "p.txt").write_bytes("\ufeffone\r\n\n two \n".encode())
-    assert read_prompts(None, str(tmp_path / "p.txt")) == ["one", "two"]
-    assert [(o.file, o.prompt, o.seed) for o in orders("txt2img", ["one", "two"], 2, 5)] == [
+    assert read_prompts(None, str(tmp_path / "p.txt")) == [Prompt("one"), Prompt("two")]
+    assert [(o.file, o.prompt, o.seed) for o in orders("txt2img", [Prompt("one"), Prompt("two")], 2, 5)] == [
         ("00000.png", "one", 5),
         ("00001.png", "one", 6),
         ("00002.png", "two", 7),

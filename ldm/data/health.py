@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ldm.batch import Skip
 from ldm.data.grouping import Leftover
 from ldm.data.index import Index
+from ldm.options import FRACTION, check
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,7 @@ class Health:
     """
 
     def __init__(self, max_broken: float) -> None:
-        if not 0 <= max_broken <= 1:
-            raise ValueError(f"max_broken is a share in [0, 1]; got {max_broken}")
+        check("data.max_broken", max_broken, FRACTION)
         self.max_broken = max_broken
         self.reasons: Counter[str] = Counter()
         self.shards: Counter[str] = Counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ldm.batch import Batch, Skip
-from ldm.data.base import DataModule
+from ldm.data.base import OPTIONS, DataModule
 from ldm.data.decode import Broken
 from ldm.data.grouping import NO_CAPTION, Leftover
 from ldm.data.latents import read_encoding
+from ldm.data.shard_index import ShardSummary
 from ldm.data.shard_reader import RawSample, ShardReader
 from ldm.data.shards import name_shards
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Item, Transform
+from ldm.options import check_all
 
 MOST_SKIPPED = 1000
 """So many samples in a row may be broken."""
@@ -130,7 +132,7 @@ class ShardStream(IterableDataset):
 class StreamedImages(DataModule):
     """Training batches from shards without an index, validation images from shards with one.
 
-    train   shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them
+    train, val  shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them
     crop, flip  see ImageTransform
     buffer  samples that each worker holds to shuffle them
 
@@ -148,24 +150,30 @@ class StreamedImages(DataModule):
         flip: bool = False,
         caption: CaptionChoice | None = None,
         buffer: int = 1000,
+        val_images: int | None = None,
         max_broken: float = 0.01,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
-        caption = caption or CaptionChoice()
+        check_all({"data": {"crop": crop, "flip": flip, "buffer": buffer}}, OPTIONS)
         super().__init__(
             side=side,
-            val=val,
             cache=Path(cache),
-            caption=caption,
+            caption=caption or CaptionChoice(),
+            val_images=val_images,
             max_broken=max_broken,
             workers=workers,
             seed=seed,
         )
-        self.shards = name_shards(train)
+        self.val_shards, self.shards = name_shards(val), name_shards(train)
         self.transform = ImageTransform(side, crop=crop, flip=flip)
-        self.caption = caption
         self.buffer = buffer
+
+    def name_val(self) -> list[str]:
+        return self.val_shards
+
+    def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        self.warn_of_shared(self.shards, val, {})
 
     @property
     def encoding(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ldm.options import NOT_NEGATIVE, check
 from ldm.sampler.path import Knot, Path
 
 
@@ -24,8 +25,8 @@ class Churn:
     """
 
     def __init__(self, amount: float = 0.0, *, low: float = 0.05, high: float = 50.0, noise: float = 1.003) -> None:
-        if amount < 0:
-            raise ValueError(f"churn adds noise and cannot be negative; got {amount}")
+        for name, value in (("amount", amount), ("low", low), ("noise", noise)):
+            check(f"sampler.churn.{name}", value, NOT_NEGATIVE)
         self.amount = amount
         self.low = low
         self.high = high

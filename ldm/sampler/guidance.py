@@ -13,11 +13,16 @@ from torch import Tensor
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Denoiser, Estimate
 from ldm.diffusion.schedule import Schedule
+from ldm.options import FRACTION, POSITIVE, Optional, Real, check
 from ldm.sampler.given import Conditioner, Given, Latents, read
 from ldm.sampler.path import Denoise
 
 ROUNDING = 1e-6
 """Of times, which denoisers get as fp32."""
+
+
+SCALE = Real(-1e3, 1e3)
+"""What any scale can be; 1 to 10 are usual."""
 
 
 class Guidance(ABC):
@@ -65,13 +70,12 @@ class ClassifierFree(Guidance):
         rescale: float = 0.0,
         threshold: float | None = None,
     ) -> None:
+        check("guidance.scale", scale, SCALE)
+        check("guidance.rescale", rescale, FRACTION)
+        check("guidance.threshold", threshold, Optional(POSITIVE, "none"))
         low, high = interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"interval is two times, 0 <= low <= high <= 1; got {list(interval)}")
-        if not 0 <= rescale <= 1:
-            raise ValueError(f"rescale is a share in [0, 1]; got {rescale}")
-        if threshold is not None and threshold <= 0:
-            raise ValueError(f"threshold is the largest absolute value of a latent, or null; got {threshold}")
         self.scale = scale
         self.interval = (low, high)
         self.rescale = rescale
@@ -115,6 +119,7 @@ class Over(Guidance, ABC):
     """
 
     def __init__(self, scale: float, guidance: Guidance | None) -> None:
+        check("guidance.scale", scale, SCALE)
         self.scale = scale
         self.guidance = guidance or Unguided()
 

@@ -703,7 +703,7 @@ def test_samplers_refuse_nonsense():
         (lambda: DDIM(5, eta=-1), "eta"),
         (lambda: EulerAncestral(5, eta=2), "eta"),
         (lambda: UniPC(5, order=4), "order is 1, 2 or 3"),
-        (lambda: Churn(-1), "churn adds noise"),
+        (lambda: Churn(-1), "churn.amount=-1 cannot be"),
         (
             lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(strength=0.5)),
             "needs an image to begin with",
