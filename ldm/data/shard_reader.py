@@ -62,7 +62,8 @@ class ShardReader:
         """Yield the samples in order."""
         try:
             source = webdataset.gopen(self.shard)
-            file = unpacked(Forward(source))
+            stream = getattr(source, "stream", source)  # a command's own `read` loses what it gave before it failed
+            file = unpacked(Forward(stream))
             for member in read_members(file):
                 if not member.name:
                     if member.fault == EMPTY:

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import webdataset
 
 from ldm.data.grouping import REPLACED, Leftover, list_shard, plain, split_name
 from ldm.data.health import Health
@@ -266,7 +267,16 @@ def test_a_stream_unpacks_what_is_compressed(tmp_path, pack):
     assert any("unreadable shard" in skip.reason for skip in streamed(str(tmp_path / "cut.tar.packed"))[1])
 
 
-def test_a_command_that_fails_is_said_after_what_it_gave(tmp_path):
+def test_a_command_that_fails_is_said_after_what_it_gave(tmp_path, monkeypatch):
+    """Also where it has ended before anything was read."""
+    open_command = webdataset.gopen
+
+    def ended(name):
+        source = open_command(name)
+        source.proc.wait()
+        return source
+
+    monkeypatch.setattr(webdataset, "gopen", ended)
     write_tar(tmp_path / "a.tar", pair("a"))
     samples, skipped = streamed(f"pipe:cat {tmp_path}/a.tar; false")
     assert [sample.key for sample in samples] == ["a"]
