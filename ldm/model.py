@@ -15,24 +15,27 @@ from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
+from ldm.options import COUNT, FRACTION, Optional, check
+from ldm.picture import first_not_finite
 from ldm.sampler.base import Sampler, Way
 from ldm.sampler.given import Given, Toward, read
 from ldm.sampler.guidance import Guidance, Unguided
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.inversion import invert
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import Noise, as_seeds
+from ldm.text import clean_prompts
 
 
 class Source(NamedTuple):
     """Images to begin with.
 
-    image     `(N, 3, H, W)` in [-1, 1], one for each prompt
+    image     `(N, 3, H, W)` in [-1, 1], one for each prompt; a single one is for all
     strength  share of the sampler's steps that are made from it, in [0, 1]
     mask      1 where something new shall be, 0 where the image stays, `(N, 1, H, W)`; None: all may change
     border    pixels around the mask over which new and old are blended; beyond, the image stays as it is
     visits    of each step; see Way
-    prompts   what the images show, `(N,)`; then they become noise by inverting DDIM, not by drawing it, and keep what the new
-              prompts do not change, best without guidance. None: noise is drawn
+    prompts   what the images show, `(N,)`, or one text for all; then they become noise by inverting DDIM, not by drawing it,
+              and keep what the new prompts do not change, best without guidance. None: noise is drawn
     """
 
     image: Tensor
@@ -40,7 +43,30 @@ class Source(NamedTuple):
     mask: Tensor | None = None
     border: int = 4
     visits: int = 1
-    prompts: Sequence[str] | None = None
+    prompts: str | Sequence[str] | None = None
+
+    def each(self, count: int) -> Source:
+        """Return this source with one image, mask and clean prompt for each of `count` images.
+
+        Raises:
+            ValueError: Where there are neither one nor `count` of them, or an image is not finite.
+        """
+        image, mask, prompts = self.image, self.mask, self.prompts
+        if image.ndim != 4 or len(image) not in (1, count) or (mask is not None and len(mask) not in (1, count)):
+            raise ValueError(
+                f"images to begin with are (N, 3, H, W), one for each of {count} prompts; got {image.shape}"
+            )
+        if not image.isfinite().all():
+            raise ValueError("images to begin with are numbers in [-1, 1]; got some that are not finite")
+        if prompts is not None:
+            shown = clean_prompts(prompts) * (count if isinstance(prompts, str) else 1)
+            if len(shown) != count:
+                raise ValueError(f"one text for each of {count} images to begin with is needed; got {len(shown)}")
+            prompts = shown
+        image = image.expand(count, -1, -1, -1)
+        return self._replace(
+            image=image, mask=None if mask is None else mask.expand(count, -1, -1, -1), prompts=prompts
+        )
 
     def rows(self, chunk: slice) -> Source:
         """Those of some images."""
@@ -74,8 +100,7 @@ class LatentDiffusion(nn.Module):
         caption_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if not 0 <= caption_dropout <= 1:
-            raise ValueError(f"caption_dropout is a share in [0, 1]; got {caption_dropout}")
+        check("caption_dropout", caption_dropout, FRACTION)
         self.autoencoder = autoencoder.requires_grad_(False)
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -114,10 +139,10 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
-        seeds: Sequence[int] | None = None,
-        negative: str = "",
+        seeds: int | Sequence[int] | None = None,
+        negative: str | Sequence[str] = "",
         toward: Toward | None = None,
         source: Source | None = None,
         sampler: Sampler | None = None,
@@ -129,21 +154,31 @@ class LatentDiffusion(nn.Module):
         """Images `(len(prompts), 3, side, side)` in [-1, 1], on the CPU.
 
         Image i depends on prompts[i] and seeds[i] alone (and their likes in the other options), not on the batch that it
-        is made in; on a GPU up to the rounding of TF32, which `sample.py` turns off (torch.backends.cudnn.allow_tf32).
+        is made in. On a CPU that holds up to the rounding of fp32, and the same call gives the same bits again. On a GPU
+        neither is promised: other kernels are chosen for other batch sizes, and some add in an order that changes from
+        call to call, so images differ by rounding, or by more with many steps and in bf16. TF32, which `sample.py` turns
+        off (torch.backends.cudnn.allow_tf32), adds to it; torch.use_deterministic_algorithms(True) makes calls repeat.
 
-        seeds       one an image; None: 0, 1, 2, ...
-        negative    what guidance leads away from; "": from the mean of all images
+        prompts     one text an image; a str is one prompt. White space around each is taken off, as of captions in training
+        seeds       one an image, from 0 to 2^63 - 1; a single number: that one, the next, ...; None: 0, 1, 2, ...
+        negative    what guidance leads away from, a text for all or one an image; "": from the mean of all images
         toward      prompts and seeds at the other end of an interpolation; None: none
         source      images to begin with; None: noise alone
         sampler     None: the model's own; so for guidance and side
         batch_size  images at once; changes speed only
         progress    called with the number of images after each batch
+
+        Raises ValueError where options make no sense, or an image comes out that is not finite.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is the number of images at once, at least 1; got {batch_size}")
-        seeds = list(range(len(prompts))) if seeds is None else list(seeds)
-        if len(seeds) != len(prompts):
-            raise ValueError(f"one seed a prompt is needed; got {len(prompts)} prompts and {len(seeds)} seeds")
+        check("batch_size", batch_size, COUNT)
+        check("side", side, Optional(COUNT, "as in training"))
+        prompts = clean_prompts(prompts)
+        seeds = as_seeds(seeds, len(prompts))
+        against = clean_prompts(negative) * (len(prompts) if isinstance(negative, str) else 1)
+        if len(against) != len(prompts):
+            raise ValueError(f"one negative prompt a prompt is needed, or one for all; got {len(against)}")
+        toward = None if toward is None else toward.each(len(prompts))
+        source = None if source is None else source.each(len(prompts))
         sampler, guidance = sampler or self.sampler, guidance or self.guidance
         if source is not None and source.prompts is not None and sampler.draws:
             raise ValueError(
@@ -162,21 +197,13 @@ class LatentDiffusion(nn.Module):
             given = Given(
                 self.denoiser,
                 read(self.conditioner, prompts[chunk], end),
-                self.conditioner([negative] * len(prompts[chunk])),
+                self.conditioner(against[chunk]),
                 prompts[chunk],
                 self.autoencoder,
                 end,
             )
-            images.append(
-                self._sample_batch(
-                    given,
-                    noise,
-                    sampler,
-                    guidance,
-                    side,
-                    None if source is None else source.rows(chunk),
-                )
-            )
+            rows = None if source is None else source.rows(chunk)
+            images.append(self._sample_batch(given, noise, sampler, guidance, side, rows))
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images)
@@ -197,7 +224,8 @@ class LatentDiffusion(nn.Module):
             if source.prompts is None:
                 way = Way(init, source.strength, source.visits)
             else:
-                shown = given._replace(condition=self.conditioner(source.prompts), prompts=source.prompts, toward=None)
+                said = clean_prompts(source.prompts)
+                shown = given._replace(condition=self.conditioner(said), prompts=said, toward=None)
                 start = invert(
                     Unguided().wrap(shown),
                     self.denoiser.schedule,
@@ -208,12 +236,25 @@ class LatentDiffusion(nn.Module):
                 )
                 way = Way(None, source.strength, source.visits, start)
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
-        image = self.autoencoder.image(latent).clamp(-1, 1).cpu()
+        image = self.autoencoder.image(latent).cpu()
+        if (bad := first_not_finite(image)) is not None:
+            raise ValueError(
+                f"the image of {given.prompts[bad]!r} with seed {noise.seeds[bad]} {self._why_not_finite()}"
+            )
+        image = image.clamp(-1, 1)
         if source is None or source.mask is None:
             return image
         return torch.where(
             source.mask > 0, image, torch.lerp(source.image, image, soft_mask(source.mask, source.border))
         )
+
+    def _why_not_finite(self) -> str:
+        """The rest of a sentence about an image, and what to try."""
+        said = "is not finite (it holds NaN or infinity), so none is made"
+        damaged = next((name for name, part in self.named_parameters() if not part.isfinite().all()), None)
+        if damaged is not None:
+            return f"{said}: the model's own weights are not finite, {damaged} first; give an earlier checkpoint"
+        return f"{said}; try a smaller guidance.scale or guidance=none, another sampler, or more sampler.steps"
 
     def _check_weighting(self) -> None:
         """Sampling starts at t = 1; where nothing but noise is left there, SNR and loss may both be zero."""

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.decode import Broken, decode_image, decode_text
+from ldm.data.decode import Broken, decode_image
 from ldm.data.shards import IMAGE_ENDINGS
 from ldm.data.transforms import Frame, ImageTransform, Size
+from ldm.options import COUNT, SEED, check
 from ldm.picture import from_levels, to_picture, to_tensor
+from ldm.prompts import Prompt
+from ldm.sample_folder import GRID, RECORD, image_name
 from ldm.sampler.inpainting import without_masked
-
-RECORD, GRID = "samples.jsonl", "grid.png"
-"""In a folder of samples: a line for each image, and all of them in one picture."""
 
 NEEDED = {
     "txt2img": (),
@@ -41,6 +41,10 @@ POSSIBLE = {
 """Mode -> options that have a meaning for it and not for all others."""
 
 
+MIDDLE = 128
+"""The gray level from which on a mask is white."""
+
+
 @dataclass(frozen=True)
 class Order:
     """One image to be made; what is None plays no part in it.
@@ -48,6 +52,7 @@ class Order:
     file       its name
     prompt     what is to be seen
     seed       of its noise
+    negative   what guidance leads away from, where that is another one than for all
     init       file of the image that it begins with
     to_prompt, to_seed, share  the other end of an interpolation, and how far it is gone there
     """
@@ -55,6 +60,7 @@ class Order:
     file: str
     prompt: str | None = None
     seed: int | None = None
+    negative: str | None = None
     init: str | None = None
     to_prompt: str | None = None
     to_seed: int | None = None
@@ -67,7 +73,7 @@ class Order:
 
 def orders(
     mode: str,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     n: int,
     seed: int,
     *,
@@ -77,21 +83,29 @@ def orders(
 ) -> list[Order]:
     """n images for each prompt (and each image to begin with), numbered through; image i has the seed `seed + i`.
 
+    Where a prompt has a seed of its own, its n images have that one, the next, and so on, for each image to begin with.
     Of an interpolation, n images on the way from one prompt and seed to the other, ends included.
+
+    Raises ValueError where n is none, a seed is beyond the last one, or an interpolation has no two ends.
     """
     if n < 1:
         raise ValueError(f"n is the number of images a prompt, at least 1; got {n}")
     if mode == "reconstruct":
-        return [Order(_name(index), init=init) for index, init in enumerate(inits)]
+        return [Order(image_name(index), init=init) for index, init in enumerate(inits)]
     if mode == "interpolate":
         return _interpolation(prompts, n, seed, to_prompt, to_seed)
     begin: Sequence[str | None] = inits or [None]
-    asked = [(prompt, init) for init in begin for prompt in prompts for _ in range(n)]
-    return [Order(_name(index), prompt, seed + index, init) for index, (prompt, init) in enumerate(asked)]
+    asked = [(prompt, init, k) for init in begin for prompt in prompts for k in range(n)]
+    made = []
+    for index, (prompt, init, k) in enumerate(asked):
+        own = seed + index if prompt.seed is None else prompt.seed + k
+        check(f"the seed of {image_name(index)}", own, SEED)
+        made.append(Order(image_name(index), prompt.text, own, prompt.negative, init))
+    return made
 
 
 def _interpolation(
-    prompts: Sequence[str], n: int, seed: int, to_prompt: str | None, to_seed: int | None
+    prompts: Sequence[Prompt], n: int, seed: int, to_prompt: str | None, to_seed: int | None
 ) -> list[Order]:
     if len(prompts) != 1 or n < 2:
         raise ValueError(
@@ -99,8 +113,13 @@ def _interpolation(
         )
     if to_prompt is None and to_seed is None:
         raise ValueError('an interpolation needs another end: give to_prompt="..." or to_seed=NUMBER, or both')
-    (prompt,), end, last = prompts, prompts[0] if to_prompt is None else to_prompt, seed if to_seed is None else to_seed
-    return [Order(_name(index), prompt, seed, to_prompt=end, to_seed=last, share=index / (n - 1)) for index in range(n)]
+    ((prompt, own, negative),) = prompts
+    first = seed if own is None else own
+    end, last = prompt if to_prompt is None else to_prompt, first if to_seed is None else to_seed
+    return [
+        Order(image_name(index), prompt, first, negative, to_prompt=end, to_seed=last, share=index / (n - 1))
+        for index in range(n)
+    ]
 
 
 def check_mode(mode: str, **given: object) -> None:
@@ -115,19 +134,6 @@ def check_mode(mode: str, **given: object) -> None:
             raise ValueError(f"{option} has no meaning for mode={mode}; with it, say mode={' or mode='.join(modes)}")
 
 
-def read_prompts(prompt: str | None, prompts: str | None) -> list[str]:
-    """The prompts of a command: one given outright, or one a line of a file."""
-    if (prompt is None) == (prompts is None):
-        raise ValueError('give one of prompt="a red heart on a white background" and prompts=FILE')
-    if prompt is not None:
-        return [prompt]
-    lines = [line.strip() for line in decode_text(Path(str(prompts)).read_bytes()).splitlines()]
-    found = [line for line in lines if line]
-    if not found:
-        raise ValueError(f"no prompts in {prompts}; write one a line")
-    return found
-
-
 def find_images(path: str | None) -> list[str]:
     """An image file, or all in a folder, by name; None gives none. Raises FileNotFoundError where there is none.
 
@@ -136,7 +142,7 @@ def find_images(path: str | None) -> list[str]:
     if path is None:
         return []
     if Path(path).is_dir():
-        files = (file for file in Path(path).iterdir() if file.suffix[1:].lower() in IMAGE_ENDINGS)
+        files = (file for file in Path(path).iterdir() if file.suffix[1:].lower() in IMAGE_ENDINGS and file.is_file())
         found = sorted(file for file in files if file.name != GRID or not (file.parent / RECORD).is_file())
         if found:
             return [str(file) for file in found]
@@ -145,22 +151,28 @@ def find_images(path: str | None) -> list[str]:
     raise FileNotFoundError(f"no image at {path}; give a file, or a folder of {', '.join(IMAGE_ENDINGS)} files")
 
 
-def check_images(files: Sequence[str], out: Path) -> None:
-    """Raise ValueError where one cannot be read, or lies among what an earlier command wrote into the folder `out`."""
-    for file in files:
-        if (out / RECORD).is_file() and Path(file).resolve().parent == out.resolve():
-            raise ValueError(
-                f"{file} lies in out={out}, whose images are replaced; choose another folder, like out=changed"
-            )
-        _open(file)
+def check_images(inits: Sequence[str], mask: str | None) -> None:
+    """Raise ValueError where an image or the mask cannot be read, or the mask fits to no image or masks nothing."""
+    sizes = [(file, _open(file).size) for file in inits]
+    if mask is None:
+        return
+    light = _open_mask(mask)
+    for file, size in sizes:
+        _check_size(light, file, size)
+    white = np.asarray(light) >= MIDDLE
+    if white.all() or not white.any():
+        raise _masks(mask, bool(white.any()))
 
 
 def read_image(path: str, side: int) -> Tensor:
     """An image file, resized and cut at the centre as validation images are, `(3, side, side)` in [-1, 1]."""
+    check("side", side, COUNT)
     try:
         levels = ImageTransform(side)(Path(path).read_bytes(), random.Random(0)).levels
     except Broken as broken:
         raise _unreadable(path, broken) from broken
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
     return from_levels(torch.tensor(levels).permute(2, 0, 1))
 
 
@@ -172,16 +184,14 @@ def read_masked(path: str, mask_path: str, side: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError where the sizes differ, or where nothing or everything is masked.
     """
-    picture, light = _open(path), _open(mask_path, background="black").convert("L")
-    if light.size != picture.size:
-        raise ValueError(f"the mask is of {light.size} pixels, but {path} of {picture.size}; draw one of the same size")
-    mask = torch.tensor(np.asarray(light))[None, None].ge(128).float()
+    picture, light = _open(path), _open_mask(mask_path)
+    _check_size(light, path, picture.size)
+    mask = torch.tensor(np.asarray(light))[None, None].ge(MIDDLE).float()
     frame = Frame.centre(picture, Size(side, side))
     rows, columns = frame.touched()
     cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], side)[0]
     if float(cut.mean()) in (0.0, 1.0):
-        seen = "all" if cut.any() else "nothing"
-        raise ValueError(f"{mask_path} masks {seen}; white is made anew, black or transparent stays")
+        raise _masks(mask_path, bool(cut.any()))
     painted = to_picture(without_masked(to_tensor(picture)[None], mask)[0])
     return to_tensor(frame.cut(painted)), cut
 
@@ -191,11 +201,24 @@ def _open(path: str, *, background: str = "white") -> Image.Image:
         return decode_image(Path(path).read_bytes(), background=background)
     except Broken as broken:
         raise _unreadable(path, broken) from broken
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
 
 
-def _unreadable(path: str, broken: Broken) -> ValueError:
-    return ValueError(f"{path} cannot be read as an image: {broken}; give another")
+def _open_mask(path: str) -> Image.Image:
+    """A mask as gray levels; what is transparent is black."""
+    return _open(path, background="black").convert("L")
 
 
-def _name(index: int) -> str:
-    return f"{index:05d}.png"
+def _check_size(mask: Image.Image, path: str, size: tuple[int, int]) -> None:
+    if mask.size != size:
+        raise ValueError(f"the mask is of {mask.size} pixels, but {path} of {size}; draw one of the same size")
+
+
+def _masks(path: str, everything: bool) -> ValueError:
+    seen = "all" if everything else "nothing"
+    return ValueError(f"{path} masks {seen}; white is made anew, black or transparent stays")
+
+
+def _unreadable(path: str, reason: object) -> ValueError:
+    return ValueError(f"{path} cannot be read as an image: {reason}; give another")

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from ldm.text import clean_text
+
 MAX_PIXELS = 2**27
 """Pictures with more are taken for decompression bombs: 134 million pixels, 400 MB as RGB. (Pillow warns of 89 million.)"""
 
@@ -121,11 +123,6 @@ def decode_text(data: bytes) -> str:
         except UnicodeDecodeError:
             text = data.decode("cp1252", errors="replace")
     return clean_text(text)
-
-
-def clean_text(text: str) -> str:
-    """Text that any encoder takes: no halves of surrogate pairs, no zeros, no surrounding space."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "").strip()
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ldm.options import NOT_NEGATIVE, Real, check
 from ldm.sampler.path import Knot, Path
 
 
@@ -17,15 +18,18 @@ class Churn:
 
     amount  S_churn: the sum of the growth over all steps, about; 0: none, then sampling is deterministic given the first noise
     low     S_tmin: noise level from which on it is done
-    high    S_tmax: noise level up to which it is done
+    high    S_tmax: noise level up to which it is done; may be infinite
     noise   S_noise: standard deviation of what is added, a little over 1 against lost detail
 
     Paper: Karras et al., 2022, algorithm 2, arXiv:2206.00364.
     """
 
     def __init__(self, amount: float = 0.0, *, low: float = 0.05, high: float = 50.0, noise: float = 1.003) -> None:
-        if amount < 0:
-            raise ValueError(f"churn adds noise and cannot be negative; got {amount}")
+        check("amount", amount, NOT_NEGATIVE)
+        check("low", low, NOT_NEGATIVE)
+        if high != math.inf:
+            check("high", high, Real(low))
+        check("noise", noise, NOT_NEGATIVE)
         self.amount = amount
         self.low = low
         self.high = high

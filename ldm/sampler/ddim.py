@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ldm.options import NOT_NEGATIVE, check
 from ldm.sampler.base import Sampler
 from ldm.sampler.grid import Grid
 from ldm.sampler.path import Knot, Path
@@ -20,8 +21,7 @@ class DDIM(Sampler):
 
     def __init__(self, steps: int = 25, *, eta: float = 0.0, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
-        if eta < 0:
-            raise ValueError(f"eta is a share of DDPM's noise and cannot be negative; got {eta}")
+        check("eta", eta, NOT_NEGATIVE)
         self.eta = eta
         self.draws = eta > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ldm.options import FRACTION, check
 from ldm.sampler.base import Sampler
 from ldm.sampler.churn import Churn
 from ldm.sampler.grid import Grid
@@ -45,8 +46,7 @@ class EulerAncestral(Sampler):
 
     def __init__(self, steps: int = 50, *, eta: float = 1.0, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta is a share of DDPM's noise in [0, 1]; got {eta}")
+        check("eta", eta, FRACTION)
         self.eta = eta
         self.draws = eta > 0
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
+from ldm.options import POSITIVE, Whole, check
 
 DISCRETE_STEPS = 1000
 """Of a schedule that has none of its own."""
@@ -70,6 +71,7 @@ class Leading(Grid):
     """
 
     def __init__(self, *, offset: int = 1) -> None:
+        check("offset", offset, Whole(0))
         self.offset = offset
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
@@ -105,6 +107,8 @@ class Karras(Grid):
     """
 
     def __init__(self, *, rho: float = 7.0, first: float = 1.0, last: float = 0.001) -> None:
+        check("rho", rho, POSITIVE)
+        _check_ends(first, last)
         self.rho = rho
         self.first = first
         self.last = last
@@ -124,6 +128,7 @@ class LogSNR(Grid):
     """
 
     def __init__(self, *, first: float = 1.0, last: float = 0.001) -> None:
+        _check_ends(first, last)
         self.first = first
         self.last = last
 
@@ -141,10 +146,13 @@ def _latest(schedule: Schedule) -> Tensor:
     return schedule.time(torch.logit(signal.square()))
 
 
-def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor]:
-    """The log-SNR at two times, the first of them no later than a step may start; of pure noise, that shortly before."""
+def _check_ends(first: float, last: float) -> None:
     if not 0 < last < first <= 1:
         raise ValueError(f"a grid needs 0 < last < first <= 1; got first={first}, last={last}")
+
+
+def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor]:
+    """The log-SNR at two times, the first of them no later than a step may start; of pure noise, that shortly before."""
     first = min(first, 0.999 if schedule.ends_in_noise else float(_latest(schedule)))
     low, high = schedule.log_snr(torch.tensor([first, last], dtype=torch.float64))
     return low, high

@@ -13,11 +13,16 @@ from torch import Tensor
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Denoiser, Estimate
 from ldm.diffusion.schedule import Schedule
+from ldm.options import FRACTION, POSITIVE, Optional, Real, check
 from ldm.sampler.given import Conditioner, Given, Latents, read
 from ldm.sampler.path import Denoise
 
 ROUNDING = 1e-6
 """Of times, which denoisers get as fp32."""
+
+
+SCALE = Real()
+"""The values that a scale can have: also below 0, which leads the other way."""
 
 
 class Guidance(ABC):
@@ -65,13 +70,13 @@ class ClassifierFree(Guidance):
         rescale: float = 0.0,
         threshold: float | None = None,
     ) -> None:
-        low, high = interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"interval is two times, 0 <= low <= high <= 1; got {list(interval)}")
-        if not 0 <= rescale <= 1:
-            raise ValueError(f"rescale is a share in [0, 1]; got {rescale}")
-        if threshold is not None and threshold <= 0:
-            raise ValueError(f"threshold is the largest absolute value of a latent, or null; got {threshold}")
+        check("scale", scale, SCALE)
+        times = tuple(interval) if isinstance(interval, Sequence) else ()
+        if len(times) != 2 or not all(map(FRACTION.allows, times)) or times[0] > times[1]:
+            raise ValueError(f"interval is two times, 0 <= low <= high <= 1; got {interval}")
+        low, high = times
+        check("rescale", rescale, FRACTION)
+        check("threshold", threshold, Optional(POSITIVE, "none"))
         self.scale = scale
         self.interval = (low, high)
         self.rescale = rescale
@@ -115,6 +120,7 @@ class Over(Guidance, ABC):
     """
 
     def __init__(self, scale: float, guidance: Guidance | None) -> None:
+        check("scale", scale, SCALE)
         self.scale = scale
         self.guidance = guidance or Unguided()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.options import POSITIVE, check
+
 
 class Likeness:
     """log p(y | x) = -distance(y, x made as small as y) / (2 deviation^2).
@@ -17,8 +19,7 @@ class Likeness:
     """
 
     def __init__(self, image: Tensor, *, deviation: float = 0.1, distance: nn.Module | None = None) -> None:
-        if deviation <= 0:
-            raise ValueError(f"deviation is positive; got {deviation}")
+        check("deviation", deviation, POSITIVE)
         self.image = image
         self.deviation = deviation
         self.distance = distance

@@ -1,0 +1,107 @@
+"""Prompts of a command: one given outright, or those of a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ldm.data.decode import decode_text
+from ldm.options import SEED, check
+from ldm.text import clean_text, lines
+
+JSON_LINES = (".jsonl", ".ndjson")
+
+TABLES = (".csv", ".tsv", ".parquet", ".json", ".xls", ".xlsx")
+"""Endings of files that hold prompts in a form that is not read."""
+
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+NOT_TEXT = re.compile(r"[\x01-\x08\x0e-\x1a]")
+"""What no text file holds, beside zeros, and nearly every other file."""
+
+WHAT_TO_DO = (
+    'write one prompt a line into a .txt file, or lines like {"prompt": "a red heart", "seed": 5} into a .jsonl file'
+)
+
+
+class Prompt(NamedTuple):
+    """What is to be seen.
+
+    text      the prompt itself
+    seed      of its first image; None: as the images are numbered
+    negative  what guidance leads away from; None: as for all
+    """
+
+    text: str
+    seed: int | None = None
+    negative: str | None = None
+
+
+def read_prompts(prompt: str | None, prompts: str | None) -> list[Prompt]:
+    """Return the prompts of a command: one given outright, or those of a text file or a .jsonl file.
+
+    White space around each is taken off, as it is of captions in training; lines of white space alone are skipped.
+
+    Raises:
+        ValueError: Where both or none are given, or the file is not one of prompts.
+    """
+    if (prompt is None) == (prompts is None):
+        raise ValueError('give one of prompt="a red heart on a white background" and prompts=FILE')
+    if prompt is not None:
+        return [Prompt(clean_text(prompt))]
+    file = Path(str(prompts))
+    rows = [(number, line) for number, line in enumerate(lines(_read(file)), start=1) if clean_text(line)]
+    if not rows:
+        raise ValueError(f"no prompts in {file}; {WHAT_TO_DO}")
+    if file.suffix.lower() in JSON_LINES:
+        return [_parse(line, f"line {number} of {file}") for number, line in rows]
+    if isinstance(_json(rows[0][1]), dict):
+        raise ValueError(f"{file} holds JSON; rename it to {file.stem}.jsonl, or {WHAT_TO_DO}")
+    return [Prompt(clean_text(line)) for _, line in rows]
+
+
+def negatives(prompts: list[Prompt], negative: str) -> Iterator[str]:
+    """Yield the negative prompts that play a part: that of all, and those of single prompts."""
+    yield from filter(None, (negative, *(prompt.negative for prompt in prompts)))
+
+
+def _read(file: Path) -> str:
+    """The text in a file, its line ends as they are."""
+    if file.is_dir():
+        raise ValueError(f"prompts={file} is a folder; give a file: {WHAT_TO_DO}")
+    if file.suffix.lower() in TABLES:
+        raise ValueError(f"prompts={file}: files of this kind are not read; {WHAT_TO_DO}")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file prompts={file}; {WHAT_TO_DO}") from error
+    except OSError as error:
+        raise ValueError(f"prompts={file} cannot be read ({error.strerror}); {WHAT_TO_DO}") from error
+    text = decode_text(data)
+    if NOT_TEXT.search(text) or (data[:2] not in UTF16_MARKS and b"\0" in data):
+        raise ValueError(f"prompts={file} is not a text file; {WHAT_TO_DO}")
+    return text
+
+
+def _parse(line: str, place: str) -> Prompt:
+    """The prompt in a line of a .jsonl file; keys that are not known, like those of samples.jsonl, play no part."""
+    found = _json(line)
+    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
+        raise ValueError(f'{place} is not an object with a text "prompt": {line[:60]}; {WHAT_TO_DO}')
+    seed, negative = found.get("seed"), found.get("negative")
+    if seed is not None:
+        check(f'{place}: "seed"', seed, SEED)
+    if not isinstance(negative, str | None):
+        raise ValueError(f'{place}: "negative" is a text; got {negative!r}')
+    return Prompt(clean_text(found["prompt"]), seed, None if negative is None else clean_text(negative))
+
+
+def _json(line: str) -> Any:
+    """What a line says as JSON; None where it is no JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,38 @@
+"""Texts: what is done to every caption and every prompt, and what ends a line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+
+def clean_text(text: str) -> str:
+    """Text that any encoder takes: no halves of surrogate pairs, no zeros, no surrounding space.
+
+    Captions of training and prompts of sampling both go through this one function. White space inside is left as it is.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "").strip()
+
+
+def lines(text: str) -> list[str]:
+    r"""Return the lines of a text file, which end with \n, \r\n or \r and with nothing else.
+
+    (`str.splitlines` also ends them at form feeds, U+0085, U+2028 and others, which stand inside of texts.)
+    """
+    found = re.split(r"\r\n|\r|\n", text)
+    return found[:-1] if found[-1] == "" else found
+
+
+def clean_prompts(prompts: str | Iterable[str]) -> list[str]:
+    """Return prompts as a list, each cleaned as captions are; a single text is one prompt.
+
+    Raises:
+        ValueError: Where one is no text.
+    """
+    if isinstance(prompts, str):
+        return [clean_text(prompts)]
+    found = list(prompts) if isinstance(prompts, Iterable) else [prompts]
+    for prompt in found:
+        if not isinstance(prompt, str):
+            raise ValueError(f"a prompt is a text, and several are a list of texts; got {prompt!r}")
+    return [clean_text(prompt) for prompt in found]
