@@ -6,7 +6,6 @@ import hydra
 from omegaconf import DictConfig
 
 from ldm.config import check_options, quote_texts, register_resolvers, say_errors
-from ldm.run import train
 
 register_resolvers()
 sys.argv[1:] = quote_texts(sys.argv[1:])
@@ -15,6 +14,8 @@ sys.argv[1:] = quote_texts(sys.argv[1:])
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 @say_errors
 def main(config: DictConfig) -> float | None:
+    from ldm.run import train  # not above: it loads the large libraries, which help and mistyped options do not need
+
     return train(config)
 
 

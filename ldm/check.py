@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.callback.evaluation import Evaluation
-from ldm.config import differences, resolved
+from ldm.config import differences, in_sweep, resolved
 from ldm.data.base import DataModule
 from ldm.stage import Task
 from ldm.task.autoencoder import AutoencoderTask
@@ -34,16 +39,6 @@ def check_whole(config: DictConfig) -> None:
             )
     if "autoencoder" in config.task and config.task.autoencoder.freeze_encoder and config.autoencoder.ckpt is None:
         raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")
-    if str(config.trainer.precision).startswith("16"):
-        raise ValueError(
-            f"trainer.precision={config.trainer.precision} needs loss scaling, which stage 1's two optimisers do not have; "
-            "use bf16-mixed or 32-true"
-        )
-    if config.trainer.get("limit_train_batches") not in (None, 1.0):
-        raise ValueError(
-            "trainer.limit_train_batches would cut epochs short, and with them the order that a run goes on in; "
-            "use task.diffusion.steps, or fewer shards"
-        )
     if "classifier" in config.task and config.autoencoder.ckpt is None:
         raise ValueError(
             "a classifier needs the autoencoder of the model that it shall guide; give its run, autoencoder.ckpt=runs/txt2img, "
@@ -54,14 +49,73 @@ def check_whole(config: DictConfig) -> None:
         raise ValueError(f"options were given for data.source, which data=shards does not have: {resolved(source)}")
 
 
+def first_trainer(config: DictConfig) -> pl.Trainer:
+    """The trainer by which processes are started. Raises ValueError where there are no such devices."""
+    try:
+        trainer = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False)
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(
+            f"the options trainer.* cannot be used here: {error}; trainer=auto takes what this machine has"
+        ) from error
+    if trainer.world_size > 1 and in_sweep() and "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            f"a run of a sweep cannot start {trainer.world_size} processes itself; sweep with trainer.devices=1, "
+            "or by a launcher that starts each run's processes"
+        )
+    return trainer
+
+
+def idle_devices(config: DictConfig) -> str | None:
+    """Say how to use all GPUs of this machine where fewer are used; None where there is nothing to say."""
+    there, devices = torch.cuda.device_count(), config.trainer.devices
+    started = in_sweep() or not {"LOCAL_RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
+    if started or config.trainer.accelerator not in ("gpu", "cuda", "auto") or not isinstance(devices, int):
+        return None
+    if not 0 < devices < there:
+        return None
+    return f"this machine has {there} GPUs, of which {devices} will be used; to use all, stop and add trainer=ddp"
+
+
+def check_batches(config: DictConfig, stages: Sequence[str], world: int) -> None:
+    """Raise ValueError where a stage's batch cannot be shared evenly by all processes and accumulated batches."""
+    for name in stages:
+        batch, accumulate = config.task[name].batch_size, config.task[name].accumulate
+        parts = accumulate * world
+        if batch % parts:
+            fitting = [number for number in range(1, batch // world + 1) if not batch % (number * world)]
+            near = sorted(fitting, key=lambda number: abs(number - accumulate))[:3]
+            other = f"task.{name}.accumulate={' or '.join(map(str, sorted(near)))}, or " if near else ""
+            sizes = [size for size in (batch // parts * parts, (batch // parts + 1) * parts) if size]
+            raise ValueError(
+                f"task.{name}: batch_size {batch} is not a multiple of accumulate {accumulate} times {world} processes; "
+                f"use {other}task.{name}.batch_size={' or '.join(map(str, sizes))}"
+            )
+
+
+def check_images(data: DataModule, callbacks: dict[str, list[Callback]]) -> None:
+    """Raise ValueError where there are fewer validation images than a metric needs."""
+    there = len(data.val_set)
+    for evaluation in (one for several in callbacks.values() for one in several if isinstance(one, Evaluation)):
+        for metric in evaluation.metrics:
+            if there < metric.least_images:
+                raise ValueError(
+                    f"{metric.names[0]} needs at least {metric.least_images} validation images, but data.val has {there}; "
+                    "give it more, or choose another metric"
+                )
+
+
 def check_metrics(config: DictConfig, tasks: dict[str, Task], callbacks: dict[str, list[Callback]]) -> None:
-    """Raise ValueError where a sweep, or the choice of the best checkpoint, asks for a score that nobody measures."""
+    """Raise ValueError where a sweep, or the choice of the best checkpoint, asks for a score that nobody measures.
+
+    And where a metric would get fewer images than it needs.
+    """
     known = set()
     for stage, task in tasks.items():
         measured = {f"val/{name}" for name in task.scores}
         for callback in callbacks[stage]:
             if isinstance(callback, Evaluation):
                 measured.update(f"eval/{name}" for measure in callback.metrics for name in measure.names)
+                _check_counts(stage, callback)
         best = config.task[stage].checkpoints.best
         if best is not None and best not in measured:
             raise ValueError(
@@ -71,6 +125,19 @@ def check_metrics(config: DictConfig, tasks: dict[str, Task], callbacks: dict[st
     names = sorted({name.rpartition("/")[2] for name in known})
     if config.optimized_metric is not None and config.optimized_metric not in {*names, *known}:
         raise ValueError(f"optimized_metric={config.optimized_metric} is not measured; choose from {', '.join(names)}")
+
+
+def _check_counts(stage: str, evaluation: Evaluation) -> None:
+    """Raise ValueError where fewer images are to be made than a metric needs."""
+    for metric in evaluation.metrics:
+        name, least = metric.names[0], metric.least_images
+        for option in ("num_images", "final_images"):
+            wanted = getattr(evaluation, option)
+            if wanted is not None and wanted < least:
+                raise ValueError(
+                    f"{name} needs at least {least} images, but task.{stage}.callbacks.evaluation.{option}={wanted}; "
+                    "give more, or choose another metric"
+                )
 
 
 def check_latents(data: DataModule, tasks: dict[str, Task]) -> None:

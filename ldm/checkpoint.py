@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.words import WordClassifier
 from ldm.config import build_trusted
+from ldm.divergence import all_finite
 from ldm.model import LatentDiffusion
 from ldm.tensors import write_tensors
 
@@ -29,8 +30,25 @@ WEIGHTS_PREFIX = "model."
 
 
 def save(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
-    """Write a model and the config that builds it; the file appears whole or not at all."""
+    """Write a model and the config that builds it; the file appears whole or not at all.
+
+    Raises ValueError where its weights are not finite.
+    """
+    check_finite(model)
     write_tensors(path, model.state_dict(), {CONFIG_KEY: json.dumps(config)})
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise ValueError where a weight is infinite or no number, or a buffer holds what is no number."""
+    for name, tensor in model.named_parameters():
+        if not all_finite([tensor]):
+            raise ValueError(
+                f"{name} of the trained model holds inf or nan, for the training diverged, so no model is written; train anew "
+                "with a lower learning rate, or go on from an earlier checkpoint: delete the newest and repeat the command"
+            )
+    for name, buffer in model.named_buffers():
+        if bool(buffer.isnan().any()):
+            raise ValueError(f"{name} of the trained model holds nan, so no model is written; look for it in the data")
 
 
 def load(

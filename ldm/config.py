@@ -7,35 +7,25 @@ import functools
 import importlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm.arguments import MULTIRUN, TEXT_OPTIONS, quote_texts, quoted, why_no_option
+from ldm.sweep import folder_name, in_sweep, remaining_trials, run_folder
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-
-PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
-"""Options whose values are texts: they are never parsed by Hydra."""
-
-TEXT_OPTIONS = (
-    *PROSE_OPTIONS,
-    *("prompts", "init", "mask", "ckpt", "decoder", "out", "images", "captions"),
-    *("run", "data.train", "data.val", "autoencoder.ckpt", "conditioner.name", "alignment.encoder.name"),
-    *("guidance.weak.path", "guidance.classifier.path", "guidance.score.image.path", "guidance.score.name"),
-)
-"""These, and options whose values are file names or patterns: they are never parsed, unless they begin with [."""
-
 
 BRACED_OPTIONS = ("data.caption.fields", "data.buckets")
 """Options whose values are mappings."""
@@ -53,11 +43,15 @@ def register_resolvers() -> None:
 
 def best_accelerator() -> str:
     """The GPU where there is one with CUDA, else the CPU."""
+    import torch  # not above: help and mistyped options shall be answered at once
+
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def best_precision(accelerator: str) -> str:
     """bf16 autocast over fp32 weights where the accelerator computes in bf16 natively; else fp32."""
+    import torch
+
     if accelerator != "cpu" and torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -67,39 +61,9 @@ def best_precision(accelerator: str) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
-def in_sweep() -> bool:
-    """Whether this is a run of a sweep (`-m`)."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def run_folder(runs_dir: str, name: str) -> str:
-    """Where a run writes: a folder of its name, in a sweep one for each job."""
-    if in_sweep():
-        return HydraConfig.get().runtime.output_dir
-    return f"{runs_dir}/{name}"
-
-
-def folder_name(overrides: str) -> str:
-    """Overrides of a sweep's run as a name that a folder can have."""
-    return (
-        "".join(letter if letter.isalnum() or letter in "=,.+-_" else "-" for letter in overrides)[:200] or "defaults"
-    )
-
-
 def output_channels(latent_channels: int, learned_variance: bool) -> int:
     """Those of a backbone: what it predicts has the latent's, and so has a learned variance."""
     return 2 * latent_channels if learned_variance else latent_channels
-
-
-def remaining_trials(wanted: int, storage: str, study: str) -> int:
-    """How many of the `wanted` trials of an Optuna study on disk are not finished; an interrupted one is run anew."""
-    import optuna
-
-    Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    if study not in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
-        return wanted
-    trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
-    return max(0, wanted - sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials))
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -108,21 +72,6 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra_compose(name, overrides=quote_texts(overrides))
-
-
-def quote_texts(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments with free text and patterns quoted, so that Hydra takes their commas and braces as they are."""
-    return [_quote(argument) for argument in arguments]
-
-
-def _quote(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    if not equals or name not in TEXT_OPTIONS or value in ("", "null", "???"):
-        return argument
-    if re.fullmatch(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*\"""", value) or (value[0] == "[" and name not in PROSE_OPTIONS):
-        return argument
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-    return f"{name}='" + escaped.replace("${", "\\${") + "'"
 
 
 def build(node: Any) -> Any:
@@ -212,6 +161,9 @@ def check_options(name: str, arguments: Sequence[str]) -> None:
                 file=sys.stderr,
             )
             raise SystemExit(1)
+    if (wrong := unreadable(arguments)) is not None:
+        print(f"error: {wrong}", file=sys.stderr)
+        raise SystemExit(1)
     if any(argument.startswith("-") for argument in arguments):
         return
     try:
@@ -226,6 +178,39 @@ def check_options(name: str, arguments: Sequence[str]) -> None:
         hint = f"did you mean {' or '.join(close)}?" if close else "see all options with --help"
         print(f"error: there is no option {found[1]}; {hint}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def unreadable(arguments: Sequence[str]) -> str | None:
+    """Return what to do about the first argument that Hydra's grammar does not take; None where all are of it."""
+    for place, argument in enumerate(arguments):
+        flag = place > 0 and arguments[place - 1].startswith("-") and arguments[place - 1] not in MULTIRUN
+        if argument.startswith(("-", "~")) or flag:
+            continue
+        name, equals, value = argument.partition("=")
+        if not equals:
+            return why_no_option(arguments, place)
+        if name and _is_readable(argument):
+            continue
+        if name and _is_readable(option := f"{name}={quoted(value)}"):
+            return (
+                f"{argument} cannot be read; if its value is a text, put that in quotes of both kinds: {_shown(option)}"
+            )
+        return f"{argument} cannot be read: {name!r} is no name of an option; --help shows all options"
+    return None
+
+
+def _is_readable(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def _shown(option: str) -> str:
+    """An option with a value in single quotes as it can be typed into a shell."""
+    name, _, value = option.partition("=")
+    return f'{name}="{value}"' if not set(value) & set('"$`\\!') else shlex.quote(option)
 
 
 def command(name: str, run: Callable[[DictConfig], Any]) -> None:
@@ -258,7 +243,7 @@ def write_source(name: str, report: Callable[[Any], None]) -> None:
 def _options(name: str, arguments: Sequence[str]) -> DictConfig:
     """A program's config. Raises ValueError where the command line is not a list of options, or one is missing."""
     for argument in arguments:
-        if argument.startswith("-") or "=" not in argument:
+        if argument.startswith(("-", "~")):
             raise ValueError(f"{argument!r} is not of the form option=value; --help shows all options")
     try:
         check_options(name, arguments)
@@ -281,7 +266,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
 
 def is_rank_zero() -> bool:
     """Whether this process is the first, under torchrun, SLURM or Lightning's own launcher."""
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

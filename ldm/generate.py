@@ -2,54 +2,176 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ldm import checkpoint
-from ldm.config import build, resolved
-from ldm.options import COUNT, FRACTION, SEED, Optional, Whole, check_all
-from ldm.orders import Order, check_images, check_mode, find_images, orders
-from ldm.painter import Change, Painter, Reconstruction
-from ldm.picture import grid, to_picture, to_tensor
-from ldm.prompts import negatives, read_prompts
-from ldm.sample_folder import GRID, SampleFolder
+from ldm.autoencoder.base import Autoencoder
+from ldm.conditioner.base import Conditioner, cut_prompts
+from ldm.config import build, is_rank_zero, resolved
+from ldm.model import LatentDiffusion, Source
+from ldm.options import COUNT, FRACTION, SEED, Optional, Rule, Whole, check
+from ldm.orders import (
+    Order,
+    check_images,
+    check_mode,
+    find_images,
+    orders,
+    read_image,
+    read_masked,
+)
+from ldm.prompts import Prompt, negatives, read_prompts
+from ldm.sample_folder import SampleFolder
+from ldm.sample_writer import generate
 from ldm.sampler.base import Sampler
+from ldm.sampler.finite import check_finite, check_weights
+from ldm.sampler.given import Toward
 from ldm.sampler.guidance import Guidance
+from ldm.sweep import job_folder
 from ldm.text import clean_text
 
-GRID_IMAGES = 100
+log = logging.getLogger(__name__)
+
+MOST_WARNINGS = 10
 IMG2IMG_STRENGTH = 0.6
 
-RULES = {
+RULES: dict[str, Rule] = {
     "n": COUNT,
     "seed": SEED,
+    "to_seed": Optional(SEED, "the same"),
     "batch_size": COUNT,
     "side": Optional(COUNT, "as in training"),
     "strength": Optional(FRACTION),
     "border": Optional(Whole(0)),
     "visits": Optional(COUNT),
-    "to_seed": Optional(SEED, "the same seed"),
 }
-"""Option of `sample.py` -> its values. Those of sampler, grid and guidance are checked by their classes."""
+"""Numbers among the options of `sample.py` -> what they can be; those of samplers and guidance are checked by them."""
+
+TEXTS = ("negative", "to_prompt", "init_prompt")
+"""Options that the model reads, beside prompts."""
+
+FILES = ("ckpt", "decoder", "init", "mask", "prompts")
+"""Options that name what is read."""
 
 
-def sample(config: DictConfig) -> list[Order]:
-    """What the command does with its options; returns what was made."""
+class Change(NamedTuple):
+    """What is done to images that orders begin with; see Source. `mask` is a file, `init_prompt` says what they show."""
+
+    strength: float = 1.0
+    mask: str | None = None
+    border: int = 4
+    visits: int = 1
+    init_prompt: str | None = None
+
+
+class Painter:
+    """Makes the images of orders by a model.
+
+    negative  what guidance leads away from
+    side      of the images; None: as in training
+    change    of images to begin with
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        *,
+        sampler: Sampler,
+        guidance: Guidance,
+        negative: str = "",
+        side: int | None = None,
+        change: Change | None = None,
+    ) -> None:
+        self.model = model
+        self.sampler = sampler
+        self.guidance = guidance
+        self.negative = negative
+        self.side = side or model.side
+        self.change = change or Change()
+        model.check_side(self.side)
+
+    def __call__(self, wanted: Sequence[Order]) -> Tensor:
+        """Images `(N, 3, side, side)` in [-1, 1]."""
+        return self.model.sample(
+            [order.prompt or "" for order in wanted],
+            seeds=[order.seed or 0 for order in wanted],
+            negative=[self.negative if order.negative is None else order.negative for order in wanted],
+            toward=_toward(wanted),
+            source=self._source(wanted),
+            sampler=self.sampler,
+            guidance=self.guidance,
+            side=self.side,
+            batch_size=len(wanted),
+        )
+
+    def check_masks(self, inits: Sequence[str]) -> None:
+        """Raise ValueError where, of an image cut to the side, all is masked or nothing."""
+        if self.change.mask is not None:
+            for file in inits:
+                read_masked(file, self.change.mask, self.side)
+
+    def _source(self, wanted: Sequence[Order]) -> Source | None:
+        files = [order.init for order in wanted if order.init is not None]
+        if not files:
+            return None
+        strength, mask_file, border, visits, text = self.change
+        if mask_file is None:
+            images = {file: read_image(file, self.side) for file in set(files)}
+            image = torch.stack([images[file] for file in files])
+            return Source(image, strength, prompts=None if text is None else [text] * len(files))
+        masked = {file: read_masked(file, mask_file, self.side) for file in set(files)}
+        image, mask = (torch.stack(part) for part in zip(*(masked[file] for file in files), strict=True))
+        return Source(image, strength, mask, border, visits)
+
+
+def _toward(wanted: Sequence[Order]) -> Toward | None:
+    ends = [order for order in wanted if order.share is not None]
+    if not ends:
+        return None
+    return Toward(
+        [order.to_prompt or "" for order in ends],
+        [order.to_seed or 0 for order in ends],
+        [order.share or 0.0 for order in ends],
+    )
+
+
+class Reconstruction:
+    """Encodes and decodes the images of orders, cut to `side`, without noise."""
+
+    def __init__(self, autoencoder: Autoencoder, *, side: int) -> None:
+        self.autoencoder = autoencoder
+        self.side = side
+        autoencoder.check_side(side)
+
+    @torch.no_grad()
+    def __call__(self, wanted: Sequence[Order]) -> Tensor:
+        """Images `(N, 3, side, side)` in [-1, 1]."""
+        images = torch.stack([read_image(str(order.init), self.side) for order in wanted])
+        posterior = self.autoencoder.encode(images.to(self.autoencoder.shift.device))
+        made = self.autoencoder.decode(posterior.mean).float().cpu()
+        if not made.isfinite().all():
+            check_weights(self.autoencoder)
+        check_finite(made, [f"the reconstruction of {order.init}" for order in wanted])
+        return made.clamp(-1, 1)
+
+
+def sample(config: DictConfig) -> tuple[list[Order], Path]:
+    """What the command does with its options; returns what was made, and the folder that it is in."""
     _check(config)
     prompts = [] if config.mode == "reconstruct" else read_prompts(config.prompt, config.prompts)
+    texts = {name: None if config[name] is None else clean_text(config[name]) for name in TEXTS}
     inits = find_images(config.init)
-    SampleFolder(config.out).check(_inputs(config, inits))
+    folder = SampleFolder(job_folder(config.out))
+    folder.check(_inputs(config, inits))
     check_images(inits, config.mask)
     wanted = orders(
         config.mode,
@@ -57,45 +179,53 @@ def sample(config: DictConfig) -> list[Order]:
         config.n,
         config.seed,
         inits=inits,
-        to_prompt=None if config.to_prompt is None else clean_text(config.to_prompt),
+        to_prompt=texts["to_prompt"],
         to_seed=config.to_seed,
     )
-    device = _device(config)
     make: Callable[[Sequence[Order]], Tensor]
     if config.mode == "reconstruct":
-        make, settings = _reconstruction(config, device, wanted)
+        make, settings = _reconstruction(config, _device(config), wanted)
     else:
-        make, settings = _painter(config, device, used=list(negatives(prompts, clean_text(config.negative))))
-        make.check_masks(inits)
+        painter, settings = _painter(config, texts, prompts, _device(config))
+        told = [*(prompt.text for prompt in prompts), *negatives(prompts, ""), *(text or "" for text in texts.values())]
+        _warn_of_cut(painter.model.conditioner, told)
+        painter.check_masks(inits)
+        make = painter
     settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": config.mode, **settings}
     settings = {name: value for name, value in settings.items() if value not in (None, "")}
-    generate(make, wanted, Path(config.out), settings=settings, batch_size=config.batch_size)
-    return wanted
+    generate(make, wanted, folder, settings=settings, batch_size=config.batch_size)
+    return wanted, folder.path
+
+
+def _warn_of_cut(conditioner: Conditioner, prompts: Sequence[str]) -> None:
+    """Log what is cut away from prompts that are too long, a line for each of the first few."""
+    if is_rank_zero():
+        for warning in islice(cut_prompts(conditioner, prompts), MOST_WARNINGS):
+            log.warning(warning)
 
 
 def _check(config: DictConfig) -> None:
     """Raise ValueError where options make no sense, before anything is loaded."""
-    names = ("prompt", "prompts", "init", "mask", "strength", "border", "visits", "init_prompt", "to_prompt", "to_seed")
-    given = {name: config[name] for name in names}
-    check_mode(config.mode, negative=config.negative or None, **given)
-    check_all({name: config[name] for name in RULES}, RULES)
+    for name, rule in RULES.items():
+        check(name, config[name], rule)
     for name in ("ckpt", "out"):
         if not config[name]:
             raise ValueError(f"the option {name} has no value; type {name}=VALUE, or --help for an example")
     if isinstance(config.packages, str):
         raise ValueError(f"packages is a list; say packages=[ldm,{config.packages}]")
+    names = ("prompt", "prompts", "init", "mask", "strength", "border", "visits", "init_prompt", "to_prompt", "to_seed")
+    given = {name: config[name] for name in names}
+    check_mode(config.mode, negative=config.negative or None, **given)
 
 
 def _inputs(config: DictConfig, inits: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Option and path of each file that is read."""
+    yield from ((name, config[name]) for name in FILES if config[name] is not None)
     yield from (("init", file) for file in inits)
-    for name in ("mask", "prompts", "ckpt", "decoder"):
-        if config[name] is not None:
-            yield name, config[name]
-    yield from ((f"guidance{name}", text) for name, text in _texts(resolved(config.guidance)) if Path(text).exists())
+    yield from ((name, text) for name, text in _texts(resolved(config.guidance), "guidance") if os.path.exists(text))
 
 
-def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _texts(node: Any, name: str) -> Iterator[tuple[str, str]]:
     """Name and value of each text in a plain config."""
     if isinstance(node, dict):
         for key, value in node.items():
@@ -109,19 +239,19 @@ def _device(config: DictConfig) -> torch.device:
     found = torch.cuda.is_available()
     name = str(config.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found else "cpu"))
     try:
-        torch.zeros(1, device=name).tolist()  # some devices, like meta, hold no numbers
+        torch.zeros(1, device=name).tolist()  # some, like meta, hold no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"there is no device={name} here ({reason}); say device=cpu") from error
     return torch.device(name)
 
 
-def _painter(config: DictConfig, device: torch.device, *, used: Sequence[str]) -> tuple[Painter, dict[str, Any]]:
-    """The painter that the options ask for, and its settings for the record; `used` are the negative prompts."""
-    checkpoint.find(config.ckpt)
+def _painter(
+    config: DictConfig, texts: dict[str, str | None], prompts: list[Prompt], device: torch.device
+) -> tuple[Painter, dict[str, Any]]:
     sampler: Sampler = build(config.sampler)
     guidance: Guidance = build(config.guidance)
-    if used and not guidance.has_negative:
+    if any(negatives(prompts, texts["negative"] or "")) and not guidance.has_negative:
         raise ValueError(
             "negative= is what classifier-free guidance leads away from; with this guidance there is none: "
             "leave it out, or say guidance=classifier_free guidance.scale=2"
@@ -129,9 +259,8 @@ def _painter(config: DictConfig, device: torch.device, *, used: Sequence[str]) -
     model = checkpoint.load(config.ckpt, device=device, packages=config.packages)
     if config.decoder is not None:
         model.autoencoder = checkpoint.with_decoder(model.autoencoder, config.decoder, packages=config.packages)
-    options = {name: config[name] for name in Change._fields if config[name] is not None}
-    if "init_prompt" in options:
-        options["init_prompt"] = clean_text(options["init_prompt"])
+    given = {name: texts.get(name, config[name]) for name in Change._fields}
+    options = {name: value for name, value in given.items() if value is not None}
     change = None
     if config.mode == "img2img":
         change = Change(**{"strength": IMG2IMG_STRENGTH, **options})
@@ -141,17 +270,13 @@ def _painter(config: DictConfig, device: torch.device, *, used: Sequence[str]) -
         model,
         sampler=sampler,
         guidance=guidance,
-        negative=clean_text(config.negative),
+        negative=texts["negative"] or "",
         side=config.side,
         change=change,
     )
     settings = {name: resolved(config[name]) for name in ("sampler", "guidance")}
-    return painter, {
-        **settings,
-        "negative": painter.negative,
-        "side": painter.side,
-        **(change._asdict() if change is not None else {}),
-    }
+    settings["negative"] = painter.negative
+    return painter, {**settings, "side": painter.side, **(change._asdict() if change is not None else {})}
 
 
 def _reconstruction(
@@ -166,67 +291,3 @@ def _reconstruction(
         with Image.open(str(wanted[0].init)) as picture:
             side = max(min(picture.size) // autoencoder.factor, 1) * autoencoder.factor
     return Reconstruction(autoencoder.to(device).eval(), side=side), {"side": side}
-
-
-def generate(
-    make: Callable[[Sequence[Order]], Tensor],
-    wanted: Sequence[Order],
-    out: Path,
-    *,
-    settings: dict[str, Any],
-    batch_size: int = 16,
-) -> None:
-    """Write the images, a grid of the first hundred and a record of each into a folder; share them among processes.
-
-    Under torchrun each process makes every world-th image. What an earlier command wrote there is replaced; a folder that
-    holds files of somebody else, or that another process writes into, is refused.
-
-    make      orders -> images, which on a CPU does not depend on how orders are put together
-    settings  for the record
-
-    Raises ValueError where the folder is refused, or a setting is no finite number.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the same image in any batch
-    folder, record = SampleFolder(out), [_line({**order.record(), **settings, **order.record()}) for order in wanted]
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    own_group = world > 1 and not dist.is_initialized()
-    if own_group:
-        dist.init_process_group("gloo")
-    share = wanted[rank::world]
-    with (
-        folder.lock() if rank == 0 else nullcontext(),
-        tqdm(total=len(share), desc="sampling", unit="image", disable=rank > 0) as bar,
-    ):
-        for start in range(0, max(len(share), 1), batch_size):
-            chunk = share[start : start + batch_size]
-            images = make(chunk) if chunk else ()
-            if start == 0:  # nothing is lost where the first images fail
-                _barrier(world)
-                if rank == 0:
-                    folder.begin(record)
-                _barrier(world)
-            for order, image in zip(chunk, images, strict=True):
-                to_picture(image).save(out / order.file)
-            bar.update(len(chunk))
-        _barrier(world)
-        if rank == 0:
-            grid(_read([out / order.file for order in wanted[:GRID_IMAGES]])).save(out / GRID)
-    if own_group:
-        dist.destroy_process_group()
-
-
-def _line(record: dict[str, Any]) -> str:
-    """A line of the record. Raises ValueError where a number in it is none that JSON knows."""
-    try:
-        return json.dumps(record, allow_nan=False)
-    except ValueError as error:
-        raise ValueError(f"an option has a value that is no finite number: {record}") from error
-
-
-def _read(files: Sequence[Path]) -> Tensor:
-    return torch.stack([to_tensor(Image.open(file)) for file in files])
-
-
-def _barrier(world: int) -> None:
-    if world > 1:
-        dist.barrier()

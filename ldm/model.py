@@ -15,9 +15,9 @@ from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
-from ldm.options import COUNT, FRACTION, Optional, check
-from ldm.picture import first_not_finite
+from ldm.options import COUNT, Optional, check
 from ldm.sampler.base import Sampler, Way
+from ldm.sampler.finite import check_finite, check_latents, check_weights
 from ldm.sampler.given import Given, Toward, read
 from ldm.sampler.guidance import Guidance, Unguided
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
@@ -100,7 +100,8 @@ class LatentDiffusion(nn.Module):
         caption_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        check("caption_dropout", caption_dropout, FRACTION)
+        if not 0 <= caption_dropout <= 1:
+            raise ValueError(f"caption_dropout is a share in [0, 1]; got {caption_dropout}")
         self.autoencoder = autoencoder.requires_grad_(False)
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -156,27 +157,28 @@ class LatentDiffusion(nn.Module):
         Image i depends on prompts[i] and seeds[i] alone (and their likes in the other options), not on the batch that it
         is made in. On a CPU that holds up to the rounding of fp32, and the same call gives the same bits again. On a GPU
         neither is promised: other kernels are chosen for other batch sizes, and some add in an order that changes from
-        call to call, so images differ by rounding, or by more with many steps and in bf16. TF32, which `sample.py` turns
-        off (torch.backends.cudnn.allow_tf32), adds to it; torch.use_deterministic_algorithms(True) makes calls repeat.
+        call to call, so that images differ by rounding, and by more where many steps or low precision let it grow. TF32,
+        which `sample.py` turns off (torch.backends.cudnn.allow_tf32), adds to it; with
+        torch.use_deterministic_algorithms(True) the same call gives the same bits there, too.
 
         prompts     one text an image; a str is one prompt. White space around each is taken off, as of captions in training
-        seeds       one an image, from 0 to 2^63 - 1; a single number: that one, the next, ...; None: 0, 1, 2, ...
-        negative    what guidance leads away from, a text for all or one an image; "": from the mean of all images
+        seeds       one an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...
+        negative    what guidance leads away from, for all or one an image; "": from the mean of all images
         toward      prompts and seeds at the other end of an interpolation; None: none
         source      images to begin with; None: noise alone
         sampler     None: the model's own; so for guidance and side
         batch_size  images at once; changes speed only
         progress    called with the number of images after each batch
 
-        Raises ValueError where options make no sense, or an image comes out that is not finite.
+        Raises ValueError where options do not fit together, or an image is not finite.
         """
         check("batch_size", batch_size, COUNT)
         check("side", side, Optional(COUNT, "as in training"))
         prompts = clean_prompts(prompts)
         seeds = as_seeds(seeds, len(prompts))
-        against = clean_prompts(negative) * (len(prompts) if isinstance(negative, str) else 1)
-        if len(against) != len(prompts):
-            raise ValueError(f"one negative prompt a prompt is needed, or one for all; got {len(against)}")
+        negatives = clean_prompts(negative) * (len(prompts) if isinstance(negative, str) else 1)
+        if len(negatives) != len(prompts):
+            raise ValueError(f"negative is one text, or one a prompt; got {len(negatives)} for {len(prompts)} prompts")
         toward = None if toward is None else toward.each(len(prompts))
         source = None if source is None else source.each(len(prompts))
         sampler, guidance = sampler or self.sampler, guidance or self.guidance
@@ -197,7 +199,7 @@ class LatentDiffusion(nn.Module):
             given = Given(
                 self.denoiser,
                 read(self.conditioner, prompts[chunk], end),
-                self.conditioner(against[chunk]),
+                self.conditioner(negatives[chunk]),
                 prompts[chunk],
                 self.autoencoder,
                 end,
@@ -237,24 +239,18 @@ class LatentDiffusion(nn.Module):
                 way = Way(None, source.strength, source.visits, start)
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
         image = self.autoencoder.image(latent).cpu()
-        if (bad := first_not_finite(image)) is not None:
-            raise ValueError(
-                f"the image of {given.prompts[bad]!r} with seed {noise.seeds[bad]} {self._why_not_finite()}"
-            )
+        if not (latent.isfinite().all() and image.isfinite().all()):
+            check_weights(self)
+        check_latents(latent, given.prompts, noise.seeds)
+        check_finite(
+            image, [f"the image of {p!r} with seed {s}" for p, s in zip(given.prompts, noise.seeds, strict=True)]
+        )
         image = image.clamp(-1, 1)
         if source is None or source.mask is None:
             return image
         return torch.where(
             source.mask > 0, image, torch.lerp(source.image, image, soft_mask(source.mask, source.border))
         )
-
-    def _why_not_finite(self) -> str:
-        """The rest of a sentence about an image, and what to try."""
-        said = "is not finite (it holds NaN or infinity), so none is made"
-        damaged = next((name for name, part in self.named_parameters() if not part.isfinite().all()), None)
-        if damaged is not None:
-            return f"{said}: the model's own weights are not finite, {damaged} first; give an earlier checkpoint"
-        return f"{said}; try a smaller guidance.scale or guidance=none, another sampler, or more sampler.steps"
 
     def _check_weighting(self) -> None:
         """Sampling starts at t = 1; where nothing but noise is left there, SNR and loss may both be zero."""

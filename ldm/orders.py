@@ -159,9 +159,10 @@ def check_images(inits: Sequence[str], mask: str | None) -> None:
     light = _open_mask(mask)
     for file, size in sizes:
         _check_size(light, file, size)
-    white = np.asarray(light) >= MIDDLE
-    if white.all() or not white.any():
-        raise _masks(mask, bool(white.any()))
+    levels = np.asarray(light)
+    darkest, lightest = int(levels.min()), int(levels.max())
+    if not darkest < MIDDLE <= lightest:
+        raise _masks(mask, lightest >= MIDDLE)
 
 
 def read_image(path: str, side: int) -> Tensor:

@@ -25,12 +25,6 @@ def to_levels(images: Tensor) -> Tensor:
     return images.add(1.0).mul(127.5).round().clamp(0, 255).byte()
 
 
-def first_not_finite(images: Tensor) -> int | None:
-    """Return the number of the first image of `(N, 3, H, W)` that holds NaN or infinity; None where there is none."""
-    bad = ~images.flatten(1).isfinite().all(1)
-    return int(bad.nonzero()[0]) if bad.any() else None
-
-
 def to_picture(image: Tensor) -> Image.Image:
     """`(3, H, W)` in [-1, 1] -> RGB picture."""
     return Image.fromarray(to_levels(image).permute(1, 2, 0).cpu().numpy())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import signal
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,30 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor
-from pytorch_lightning.loggers import CSVLogger, Logger
 from rich.console import Console
 from rich.table import Table
 
-from ldm import checkpoint
-from ldm.callback.checkpoints import Checkpoints, Preempted, newest
-from ldm.callback.ema import EMA
-from ldm.callback.pictures import finish_pictures
-from ldm.callback.progress import Progress
-from ldm.callback.randomness import StepSeed
-from ldm.check import CONFIG_FILE, check_alignment, check_claim, check_latents, check_metrics, check_whole
-from ldm.config import build, in_sweep, is_rank_zero, packages_of, resolved
+from ldm import checkpoint, processes
+from ldm.callback.checkpoints import newest
+from ldm.callback.signals import Preempted, Signals
+from ldm.check import (
+    CONFIG_FILE,
+    check_alignment,
+    check_batches,
+    check_claim,
+    check_images,
+    check_latents,
+    check_metrics,
+    check_whole,
+    first_trainer,
+    idle_devices,
+)
+from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
+from ldm.fit import CHECKPOINTS, RESULTS_FILE, fit
 from ldm.plot import plot_curves
-from ldm.stage import MODEL_FILES, Task, build_task, remember_captions
+from ldm.rules import check_values
+from ldm.stage import Task, build_task, read_captions, remember_captions
 from ldm.task.autoencoder import AutoencoderTask
 
 log = logging.getLogger(__name__)
@@ -47,19 +53,25 @@ BESIDE_THE_POINT = (
 
 def train(config: DictConfig) -> float | None:
     """Train those stages of a config that are not finished in its run folder; returns the score that sweeps optimise."""
-    check_whole(config)
     run = Path(config.run_dir)
+    check_values(resolved(config))
+    check_whole(config)
     stages = [name for name in config.task if not (name == "autoencoder" and _is_given(config))]
     check_claim(run, config)
-    todo = [name for name in stages if not (run / MODEL_FILES[name]).is_file()]
+    todo = [name for name in stages if not (run / name / RESULTS_FILE).is_file()]
     if todo:
+        if is_rank_zero() and (hint := idle_devices(config)) is not None:
+            print(hint)
         try:
             _train_stages(todo, config, run)
         except Preempted as preempted:
-            if is_rank_zero():
-                print(preempted)
+            if not is_rank_zero():  # whose end would be taken for a failure by the process that started this one
+                raise SystemExit(0) from None
+            print(preempted)
             raise SystemExit(128 + signal.SIGTERM) from None
-    results = {name: json.loads((run / name / "results.json").read_text()) for name in stages}
+    for name in stages:
+        processes.appears(run / name / RESULTS_FILE)  # to all processes; the first has written it
+    results = {name: json.loads((run / name / RESULTS_FILE).read_text()) for name in stages}
     if is_rank_zero():
         _report(run, results, config, new=bool(todo))
     return _score(results, config.optimized_metric)
@@ -76,30 +88,55 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     settings = resolved(config)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
+    first = first_trainer(config)
+    check_batches(config, todo, first.world_size)
     data: DataModule = build(config.data)
-    if not (run / CONFIG_FILE).is_file():
-        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
-    tasks = {name: build_task(name, config, data, run) for name in todo}
+    tasks = {name: build_task(name, config, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
-    world = pl.Trainer(**resolved(config.trainer), logger=False, enable_checkpointing=False).world_size
-    if world > 1 and in_sweep() and "LOCAL_RANK" not in os.environ:
-        raise ValueError(
-            f"a run of a sweep cannot start {world} processes itself; sweep with trainer.devices=1, "
-            "or by a launcher that starts each run's processes"
-        )
+    data.open()  # the first that writes: all that can be checked without it has been
+    check_images(data, callbacks)
     check_latents(data, tasks)
     check_alignment(config, data)
+    if is_rank_zero() and not (run / CONFIG_FILE).is_file():
+        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
+    read_captions(tasks, config, data, run)
     for name in todo:
-        data.set_batch(config.task[name].batch_size, config.task[name].accumulate, world)
-    _claim(run, settings)
-    remember_captions(tasks, run)
-    for name in todo:
-        task = tasks[name]
-        if not isinstance(task, AutoencoderTask) and "autoencoder" in todo:
-            trained, _ = checkpoint.load_autoencoder(run / checkpoint.AUTOENCODER_FILE, packages=packages_of(settings))
-            task.model.autoencoder.load_state_dict(trained.state_dict())
-        _fit(name, config, data, task, callbacks[name], run, world)
+        data.set_batch(config.task[name].batch_size, config.task[name].accumulate, first.world_size)
+        if is_rank_zero():
+            newest(run / name / CHECKPOINTS)  # what it cannot go on from is said here
+    processes.start(first, str(config.trainer.strategy))
+    try:
+        processes.check_shared(first, run)
+        processes.check_same(first, "the configuration", _trained(settings))
+        _claim(run, settings)
+        remember_captions(tasks, run)
+        with Signals() as signals:
+            for name in todo:
+                if not isinstance(tasks[name], AutoencoderTask) and "autoencoder" in todo:
+                    _take_autoencoder(first, tasks[name], run, settings)
+                fit(name, config, data, tasks[name], callbacks[name], run, first, signals)
+    except BaseException:
+        processes.end(first)
+        raise
+
+
+def _trained(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of what is trained, without those of where files lie."""
+    stages = {
+        name: {part: value for part, value in stage.items() if part not in ("callbacks", "checkpoints")}
+        for name, stage in settings["task"].items()
+    }
+    return {"seed": settings["seed"], "model": settings["model"], "task": stages}
+
+
+def _take_autoencoder(first: pl.Trainer, task: Task, run: Path, settings: dict[str, Any]) -> None:
+    """Give a later stage the network that the first one has trained."""
+    assert not isinstance(task, AutoencoderTask)
+    file = processes.agreed_file(first, run / checkpoint.AUTOENCODER_FILE)
+    assert file is not None
+    trained, _ = checkpoint.load_autoencoder(file, packages=packages_of(settings))
+    task.model.autoencoder.load_state_dict(trained.state_dict())
 
 
 def _suit_hardware(accelerator: str, precision: str) -> None:
@@ -110,77 +147,6 @@ def _suit_hardware(accelerator: str, precision: str) -> None:
     torch.set_float32_matmul_precision("high")
     if accelerator == "cpu" and precision.startswith("bf16"):
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
-
-
-def _fit(
-    name: str,
-    config: DictConfig,
-    data: DataModule,
-    task: Task,
-    callbacks: list[Callback],
-    run: Path,
-    world: int,
-) -> None:
-    stage, folder = config.task[name], run / name
-    options = resolved(config.trainer)
-    if name == "autoencoder" and world > 1 and options["strategy"] in ("auto", "ddp"):
-        options["strategy"] = "ddp_find_unused_parameters_true"  # each backward reaches one of the two networks
-    if name != "autoencoder":
-        options["accumulate_grad_batches"] = stage.accumulate
-    last = newest(folder / "checkpoints")
-    ema = EMA(stage.ema_decay)
-    loggers = _loggers(config, name, folder)
-    trainer = pl.Trainer(
-        **options,
-        max_steps=stage.steps,
-        max_epochs=-1,
-        val_check_interval=stage.validate_every_n_steps * stage.accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        inference_mode=False,  # guidance by gradients is evaluated, too
-        enable_model_summary=False,
-        default_root_dir=folder,
-        logger=loggers,
-        callbacks=[
-            *callbacks,
-            StepSeed(config.seed),
-            LearningRateMonitor("step"),
-            Progress(),
-            ema,
-            Checkpoints(folder / "checkpoints", **resolved(stage.checkpoints)),
-        ],
-    )
-    data.set_batch(stage.batch_size, stage.accumulate, world)
-    log.info("%s %s: %s", "continuing" if last else "training", name, folder)
-    start = time.monotonic()
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        last = newest(folder / "checkpoints")
-        if trainer.is_global_zero:
-            print(f"interrupted; the same command goes on from {last.stem if last else 'the beginning of this stage'}")
-        raise SystemExit(128 + signal.SIGINT) from None
-    seconds = time.monotonic() - start
-    ema.apply(task)
-    scores = trainer.validate(task, datamodule=data, verbose=False)[0]
-    if trainer.is_global_zero:
-        size = sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
-        results = {**scores, "steps": trainer.global_step, "trained parameters": size, "seconds": round(seconds, 1)}
-        (folder / "results.json").write_text(json.dumps(results, indent=2))
-        checkpoint.save(run / MODEL_FILES[name], task.model, task.config)
-    trainer.strategy.barrier()
-    finish_pictures(loggers)
-
-
-def _loggers(config: DictConfig, name: str, folder: Path) -> list[Logger]:
-    """CSV always, and those of the config. Metrics that an interrupted run wrote are kept beside the new ones."""
-    metrics = folder / "logs" / "metrics.csv"
-    if metrics.is_file() and is_rank_zero():
-        metrics.rename(metrics.with_name(f"metrics-{len(list(metrics.parent.glob('*.csv')))}.csv"))
-    csv = CSVLogger(folder, name="", version="logs", flush_logs_every_n_steps=10)
-    others = build(config.logger) or {}
-    return [csv, *(logger(name=f"{config.name}-{name}") for logger in others.values())]
 
 
 def _claim(run: Path, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from safetensors.torch import load_file
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.vocabulary import Vocabulary
+from ldm.conditioner.base import cut_captions
+from ldm.conditioner.transformer import TransformerConditioner
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
-from ldm.data.base import DataModule
+from ldm.data.base import CAPTIONS_LOOKED_AT, DataModule
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.classifier import ClassifierTask
 from ldm.task.diffusion import DiffusionTask
 from ldm.tensors import write_tensors
+
+log = logging.getLogger(__name__)
 
 Task = AutoencoderTask | DiffusionTask | ClassifierTask
 
@@ -32,8 +37,11 @@ LEARNED_FILE = "tokenizer.safetensors"
 """In a stage's folder: what was learned from the captions before training."""
 
 
-def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Task:
-    """The task of a stage. The network of an autoencoder that is given takes the place of the config's."""
+def build_task(name: str, config: DictConfig, run: Path) -> Task:
+    """The task of a stage. The network of an autoencoder that is given takes the place of the config's.
+
+    No data are needed, nor written; `read_captions` is to follow.
+    """
     if name == "autoencoder":
         return _autoencoder_task(config)
     stage = config.task[name]
@@ -53,11 +61,23 @@ def build_task(name: str, config: DictConfig, data: DataModule, run: Path) -> Ta
         task = DiffusionTask(model, config=model_config, alignment=build(stage.alignment), **shared)
     else:
         task = ClassifierTask(model, config=model_config, **shared)
-    learned = run / name / LEARNED_FILE
-    if learned.is_file():
-        task.reader.set_extra_state(load_file(learned)["state"])
-    task.reader.prepare(data.captions(limit=stage.captions_for_vocabulary))
     return task
+
+
+def read_captions(tasks: dict[str, Task], config: DictConfig, data: DataModule, run: Path) -> None:
+    """Let the tasks learn from the training captions what they need, like a tokenizer, unless that was learned before."""
+    for name, task in tasks.items():
+        if isinstance(task, AutoencoderTask):
+            continue
+        learned = run / name / LEARNED_FILE
+        if learned.is_file():
+            task.reader.set_extra_state(load_file(learned)["state"])
+        if is_rank_zero() or not isinstance(task.reader, Vocabulary | TransformerConditioner):
+            task.reader.prepare(data.captions(limit=config.task[name].captions_for_vocabulary))
+        if isinstance(task, DiffusionTask) and is_rank_zero() and not (run / name).is_dir():
+            warning = cut_captions(task.reader, data.captions(limit=CAPTIONS_LOOKED_AT))
+            if warning is not None:
+                log.warning(warning)
 
 
 def _check_loadable(model_config: dict[str, Any]) -> None:

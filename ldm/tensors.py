@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,9 +22,22 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft, metadata)
         draft.chmod(0o666 & ~_umask())  # the library makes it private
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
         draft.replace(file)
+        sync_folder(file.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of new files in a folder last, whatever happens to the machine."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot, and need not
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import multiprocessing
 import os
 import runpy
 import signal
@@ -26,6 +26,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["ldm.run", "ldm.generate", "ldm.data.encode", "ldm.data.pack.packer"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,25 +61,29 @@ def command(*arguments: str, cwd: Path = ROOT, ok: bool = True) -> str:
 
 
 def forked(*arguments: str, ok: bool = True) -> str:
-    """As `command`, but in a fork of this process, which has loaded the libraries: far faster, for what does not train."""
-    importlib.import_module("ldm.run")
-    with tempfile.TemporaryFile("w+") as output:
-        if (child := os.fork()) == 0:
-            _become(arguments, output.fileno())
-        _, status = os.waitpid(child, 0)
-        output.seek(0)
+    """As `command`, but in a fork of a process that has loaded the libraries and done nothing else: faster by seconds.
+
+    Training in it works, as long as it begins no further process that trains.
+    """
+    with tempfile.NamedTemporaryFile("w+") as output:
+        child = FORKS.Process(target=_become, args=(arguments, output.name, dict(os.environ)))
+        child.start()
+        child.join()
         text = output.read()
-    assert (status == 0) == ok, text[-8000:]
+    assert (child.exitcode == 0) == ok, text[-8000:]
     return text
 
 
-def _become(arguments: Sequence[str], output: int) -> NoReturn:
+def _become(arguments: Sequence[str], output: str, environment: dict[str, str]) -> NoReturn:
     """Run a script, or a module after -m, as Python itself would, and end."""
     code: object = 1
     try:
-        signal.alarm(300)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        signal.alarm(500)
+        os.environ.clear()
+        os.environ.update(environment)
+        file = os.open(output, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         os.chdir(ROOT)
         if arguments[0] == "-m":
@@ -110,5 +117,5 @@ def places(home: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_run(home: Path, places: list[str]) -> Path:
     """A finished tiny run of both stages."""
-    command("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=tiny", *places)
+    forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=tiny", *places)
     return home / "runs" / "tiny"

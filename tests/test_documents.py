@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm.config import CONFIGS
-from tests.conftest import ROOT, command, forked
+from tests.conftest import ROOT, forked
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMMAND = re.compile(r"python (?P<command>(?:train\.py|sample\.py|-m ldm\.)[^\n#`]*?)\s*(?:[#`].*)?$", re.MULTILINE)
@@ -141,7 +141,7 @@ def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
         line = line.replace("runs/autoencoder", f"{tiny_run}/autoencoder.safetensors")
         for name, place in names.items():
             line = line.replace(name, place)
-        return command(*shlex.split(line), *more)
+        return forked(*shlex.split(line), *more)
 
     assert "150" in run("-m ldm.data.pack images=photos captions", "val_share=0.2")
     assert (tmp_path / "shards" / "val-000000.tar").is_file()

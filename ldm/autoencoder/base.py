@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.batch import Batch
+from ldm.options import COUNT, check
 
 
 class Posterior:
@@ -116,6 +117,7 @@ class Autoencoder(nn.Module, ABC):
 
         multiple  sides of latents must be multiples of it
         """
+        check("side", side, COUNT)
         if side % self.factor:
             below = side - side % self.factor
             raise ValueError(

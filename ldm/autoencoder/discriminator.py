@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.nn.blocks import check_groups
+from ldm.options import COUNT, check
+
 
 class PatchDiscriminator(nn.Module):
     """Judges overlapping patches of an image: logits `(B, 1, h', w')`, positive for real.
@@ -21,7 +24,10 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, *, channels: int = 64, layers: int = 3, groups: int = 32) -> None:
         super().__init__()
+        for name, count in (("channels", channels), ("layers", layers), ("groups", groups)):
+            check(f"task.autoencoder.loss.discriminator.{name}", count, COUNT)
         widths = [channels * min(2**index, 8) for index in range(layers + 1)]
+        check_groups(groups, widths[1:])
         stages: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for index in range(1, layers + 1):
             stride = 2 if index < layers else 1

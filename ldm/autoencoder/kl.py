@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ldm.autoencoder.base import Autoencoder, Posterior
 from ldm.nn.attention import MapAttention
 from ldm.nn.blocks import Downsample, ResidualBlock, Upsample, check_groups, check_levels
+from ldm.options import COUNT, Real, check
 
 EPS = 1e-6
 
@@ -46,6 +47,15 @@ class KLAutoencoder(Autoencoder):
         groups: int = 32,
         log_variance: float = 0.0,
     ) -> None:
+        counts = {"channels": channels, "blocks": blocks, "latent_channels": latent_channels, "groups": groups}
+        for name, count in [*counts.items(), *(("multipliers", multiplier) for multiplier in multipliers)]:
+            check(f"autoencoder.network.{name}", count, COUNT)
+        check("autoencoder.network.dropout", dropout, Real(0.0, 1.0, below=True))
+        check("autoencoder.network.log_variance", log_variance, Real(-30.0, 20.0))
+        if not multipliers:
+            raise ValueError(
+                "autoencoder.network.multipliers=[] is no level; give one multiplier for each, like [1,2,4]"
+            )
         super().__init__(latent_channels, 2 ** (len(multipliers) - 1))
         shape = Shape(
             [channels * multiplier for multiplier in multipliers],

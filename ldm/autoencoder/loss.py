@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Posterior
 from ldm.autoencoder.discriminator import hinge_loss
+from ldm.options import NOT_NEGATIVE, Whole, check
+
+MOST_WEIGHT = 1e4
+"""The most that the adaptive weight may be, for a reconstruction loss summed over the image, as in the paper's own code."""
 
 
 class LossParts(NamedTuple):
@@ -24,14 +28,16 @@ class LossParts(NamedTuple):
 class AutoencoderLoss(nn.Module):
     """L1 + perceptual + KL + PatchGAN.
 
-    Everything is a mean over the values of an image, the KL term too, so that learning rate, clipping and logged
-    numbers do not depend on the image side. The ratios between the terms are the paper's.
+    The paper's own code sums over the N values of an image; here everything is a mean over them, so that learning rate,
+    clipping and logged numbers do not depend on the image side. The whole loss, with the adversarial term and its
+    adaptive weight, is exactly theirs divided by N, and so is each gradient. (Theirs has one more number, a learned
+    log-variance of the error; it starts at 0 and no optimiser is given it, so it stays 0 and is left out here.)
 
     discriminator       judges images; None: no adversarial term
     kl_weight           of the KL divergence, relative to a reconstruction loss summed over the image (paper: 1e-6)
     squared_weight      of a squared error beside the absolute one (paper: 0)
     perceptual          a distance between two batches of images -> `(B,)`; None: no perceptual term
-    perceptual_weight   of that distance, relative to the L1 error of a value
+    perceptual_weight   of that distance, which counts for each value of the image as its L1 error does (paper: 1)
     adversarial_weight  of the adversarial term, on top of the adaptive weight (paper: 0.5)
     start_step          first step with the adversarial term and the first at which the discriminator learns
 
@@ -50,6 +56,10 @@ class AutoencoderLoss(nn.Module):
         start_step: int = 50_001,
     ) -> None:
         super().__init__()
+        weights = {"kl_weight": kl_weight, "squared_weight": squared_weight, "perceptual_weight": perceptual_weight}
+        for name, weight in {**weights, "adversarial_weight": adversarial_weight}.items():
+            check(f"task.autoencoder.loss.{name}", weight, NOT_NEGATIVE)
+        check("task.autoencoder.loss.start_step", start_step, Whole(0))
         self.discriminator = discriminator
         self.kl_weight = kl_weight
         self.squared_weight = squared_weight
@@ -71,12 +81,13 @@ class AutoencoderLoss(nn.Module):
         if self.perceptual is not None:
             restored = restored + self.perceptual_weight * self.perceptual(image, reconstruction).mean()
         kl = posterior.kl().mean()
-        total = restored + self.kl_weight * kl / image[0].numel()
+        values = image[0].numel()
+        total = restored + self.kl_weight * kl / values
         zero = restored.new_zeros(())
         if self.discriminator is None or not self.adversarial(step):
             return LossParts(total, restored, kl, zero, zero)
         adversarial = -self.discriminator(reconstruction).float().mean()
-        weight = self.adversarial_weight * adaptive_weight(restored, adversarial, last_layer)
+        weight = self.adversarial_weight * adaptive_weight(restored, adversarial, last_layer, values)
         return LossParts(total + weight * adversarial, restored, kl, adversarial, weight)
 
     def judge(self, image: Tensor, reconstruction: Tensor) -> Tensor:
@@ -88,11 +99,20 @@ class AutoencoderLoss(nn.Module):
         return hinge_loss(real, fake)
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """Ratio of the two losses' gradient norms at the decoder's last layer, in [0, 1e4].
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, values: int) -> Tensor:
+    """Return the ratio of the two losses' gradient norms at the decoder's last layer, in [0, 1e4 / values].
 
-    Paper: Esser et al., 2021, eq. 7, arXiv:2012.09841.
+    It is that of the paper's own code divided by `values`, as the whole loss is. There, the reconstruction loss is a sum
+    over an image, the adversarial one a mean over the verdicts as here: so only the upper norm and the limit are divided.
+
+    Args:
+        reconstruction: Loss, a mean over the values of an image.
+        adversarial: Loss.
+        last_layer: Weight of the decoder's last layer.
+        values: Number of values of an image, C * H * W.
+
+    References: Esser et al., 2021, eq. 7, arXiv:2012.09841.
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (given,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (wanted.norm() / (given.norm() + 1e-4)).clamp(0.0, 1e4).detach()
+    return (wanted.norm() / (given.norm() + 1e-4)).clamp(0.0, MOST_WEIGHT / values).detach()

@@ -1,14 +1,12 @@
-"""Checkpoints of a run: every so many steps, on a signal, and the best by a metric."""
+"""Checkpoints of a run: every so many steps, at the end, on a signal, and the best by a metric."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-import os
-import signal
 import zipfile
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -16,28 +14,34 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from ldm.callback.signals import DIVERGED, STOP, Preempted, Signals, leave_signals_alone
+from ldm.callback.writer import draft_of
+from ldm.divergence import NEVER, WEIGHTS, Diverged, Watch, all_finite, code_of, fault_of
+from ldm.processes import check_same
+
 log = logging.getLogger(__name__)
 
 BEST = "best.ckpt"
-GO_ON, SAVE, STOP = 0, 1, 2
-
-
-class Preempted(Exception):  # noqa: N818
-    """Training was asked to end by SIGTERM, and has saved where it stands."""
 
 
 class Checkpoints(Checkpoint):
-    """Writes `step-00001000.ckpt`, ... into a folder, always after a whole optimiser step.
+    """Writes `step-00001000.ckpt`, ... into a folder, always after a whole optimiser step, the last one among them.
 
     SIGUSR1 saves at the end of the running step and goes on; SIGTERM saves and raises Preempted on all ranks, whichever
-    of them was told. (A signal during validation takes effect after it.) A file appears under its name whole or not at
-    all: it is written beside it and renamed, on the same file system.
+    of them was told. (A signal during a validation takes effect after it, during the one that ends a stage after its
+    running batch.) A file appears under its name whole or not at all: see CheckpointWriter, which the trainer needs.
+
+    A training that diverged ends, on all ranks after the same step, by Diverged: when a loss or a gradient that was not finite
+    is noticed, and at the latest before a validation and before anything is written. So no checkpoint ever holds weights
+    that are not finite.
 
     folder         for the files
     every_n_steps  optimiser steps between two files
     keep           newest files to keep
     best           of a metric that validation logs, like val/psnr: the checkpoint with the best value is kept as best.ckpt
     mode           whether the best is the "min" or the "max"
+    signals        what the run is asked for; None: nothing
+    watch          to which the task shows its losses and gradients; None: only weights are looked at
     """
 
     def __init__(
@@ -45,9 +49,11 @@ class Checkpoints(Checkpoint):
         folder: Path,
         *,
         every_n_steps: int,
-        keep: int = 1,
+        keep: int = 3,
         best: str | None = None,
         mode: Literal["min", "max"] = "min",
+        signals: Signals | None = None,
+        watch: Watch | None = None,
     ) -> None:
         if every_n_steps < 1 or keep < 1:
             raise ValueError(
@@ -61,19 +67,45 @@ class Checkpoints(Checkpoint):
         self.best = best
         self.mode = mode
         self.best_value: float | None = None
-        self._asked = GO_ON
+        self.signals = signals or Signals()
+        self.watch = watch or Watch()
         self._step = 0
+        self._common_batches = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Listen to signals in Lightning's place: its handler would not save."""
+        leave_signals_alone(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember the step. On a CPU, take what the optimisers will work with out of the file, which may be deleted."""
+        self._step = checkpoint["global_step"]
+        if trainer.strategy.root_device.type == "cpu":
+            checkpoint["optimizer_states"] = copy.deepcopy(checkpoint["optimizer_states"])
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise ValueError where nobody can go on from the checkpoint, or not all processes go on from the same."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        place = {"step": self._step, "position in the data": data.position if data is not None else 0}
+        check_same(trainer, "the place to go on from", place)
+        if trainer.ckpt_path is not None and not all_finite(pl_module.parameters()):
+            raise ValueError(
+                f"the checkpoint {trainer.ckpt_path} holds weights that are not finite, for the training had diverged; "
+                "delete it, and the same command goes on from the one before it"
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to signals, in Lightning's place: its handler would not save, and does not ask the other ranks."""
+        """Know the best so far, and clear away what a process that was killed had begun to write."""
         self._step = trainer.global_step
         if self.best is not None and (self.folder / BEST).is_file():
             content = torch.load(self.folder / BEST, map_location="cpu", weights_only=True, mmap=True)
             before = content["callbacks"][self.state_key]
             if (before["best"], before["mode"]) == (self.best, self.mode):
                 self.best_value = before["best_value"]
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGUSR1, self._ask)
+        if trainer.is_global_zero:
+            for draft in self.folder.glob(draft_of(Path("*.ckpt")).name):
+                draft.unlink()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -81,9 +113,9 @@ class Checkpoints(Checkpoint):
         if trainer.global_step == self._step:
             return  # inside gradient accumulation
         self._step = trainer.global_step
-        asked = self._agreed(trainer, self._take())
-        if asked or self._step % self.every_n_steps == 0:
-            self._save(trainer, self.folder / f"step-{self._step:08d}.ckpt")
+        asked = self._agreed(trainer, DIVERGED if self.watch.noticed() else self.signals.take())
+        if asked or self._step % self.every_n_steps == 0 or self._step == trainer.max_steps:
+            self._save(trainer, pl_module, self.folder / f"step-{self._step:08d}.ckpt")
             if trainer.is_global_zero:
                 self._prune()
         if asked:
@@ -91,6 +123,32 @@ class Checkpoints(Checkpoint):
         if asked == STOP:
             raise Preempted(
                 f"stopped by SIGTERM at step {self._step}, which is saved; the same command goes on from there"
+            )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._check(trainer, pl_module)
+            return
+        batches = torch.tensor(float(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
+        self._common_batches = float(trainer.strategy.reduce(batches, reduce_op="min"))
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx < self._common_batches:  # a rank may have one batch more than another
+            self.end_if_asked(trainer)
+
+    def end_if_asked(self, trainer: pl.Trainer) -> None:
+        """In the validation that ends a stage: raise Preempted, on all ranks, if SIGTERM came to any. All must call it."""
+        if trainer.state.fn == TrainerFn.VALIDATING and self._agreed(trainer, self.signals.take()) == STOP:
+            raise Preempted(
+                "stopped by SIGTERM during the last validation; all that was trained is saved, and the same command goes on"
             )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -102,9 +160,9 @@ class Checkpoints(Checkpoint):
         value = float(trainer.callback_metrics[self.best])
         before = self.best_value
         better = before is None or (value < before if self.mode == "min" else value > before)
-        if better and not math.isnan(value):
+        if better and math.isfinite(value):
             self.best_value = value
-            self._save(trainer, self.folder / BEST)
+            self._save(trainer, pl_module, self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
         """For best.ckpt, which knows its own value; that of step-*.ckpt may be older than the best there is."""
@@ -113,33 +171,42 @@ class Checkpoints(Checkpoint):
     def _prune(self) -> None:
         """Delete whole checkpoints but the newest; what is no whole checkpoint, or of a later step, is not one of them."""
         last = self.folder / f"step-{self._step:08d}.ckpt"
-        whole = [path for path in saved(self.folder) if path <= last and zipfile.is_zipfile(path)]
-        for old in whole[: -self.keep]:
+        for old in [path for path in whole(self.folder) if path <= last][: -self.keep]:
             old.unlink()
 
-    def _take(self) -> int:
-        """What was asked for, which from now on is answered."""
-        asked, self._asked = self._asked, GO_ON
-        return asked
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = max(self._asked, STOP if number == signal.SIGTERM else SAVE)
-
     def _agreed(self, trainer: pl.Trainer, mine: int) -> int:
-        """The most that any rank was asked for, so that all do the same at the same step."""
+        """The most that is to be done on any rank, so that all do the same at the same step."""
         if trainer.world_size == 1:
             return mine
         asked = torch.tensor(mine, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(asked, reduce_op="max"))  # type: ignore[arg-type]
 
-    def _save(self, trainer: pl.Trainer, path: Path) -> None:
-        draft = path.with_name(f".{path.name}.part")
-        trainer.save_checkpoint(draft)
-        if trainer.is_global_zero:
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            draft.replace(path)
-        trainer.strategy.barrier()  # the file is there before any rank goes on, or ends
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> None:
+        self._check(trainer, pl_module)
+        trainer.save_checkpoint(path)  # and wait for each other: the file is there before any rank goes on, or ends
+
+    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise Diverged, on all ranks, where any has seen what is not finite. Waits for the device."""
+        code = self.watch.code()
+        if code == NEVER and not all_finite(pl_module.parameters()):
+            code = code_of(self._step - 1, WEIGHTS)
+        if trainer.world_size > 1:
+            mine = torch.tensor(code, device=trainer.strategy.root_device)
+            code = int(trainer.strategy.reduce(mine, reduce_op="min"))  # type: ignore[arg-type]
+        if (fault := fault_of(code)) is None:
+            return
+        good = whole(self.folder)
+        raise Diverged(
+            f"the training diverged at step {fault.step}: {fault.what} is inf or nan; "
+            + (f"the last good state is {good[-1]}" if good else "there is no checkpoint from before")
+        )
+
+
+def end_if_asked(trainer: pl.Trainer) -> None:
+    """In the validation that ends a stage: raise Preempted, on all ranks, if SIGTERM came to any. All must call it."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, Checkpoints):
+            callback.end_if_asked(trainer)
 
 
 def saved(folder: Path) -> list[Path]:
@@ -147,10 +214,29 @@ def saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.ckpt"))
 
 
+def step_of(path: Path) -> int:
+    """The optimiser step after which a checkpoint was written."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def whole(folder: Path) -> list[Path]:
+    """Those that are not cut."""
+    return [path for path in saved(folder) if zipfile.is_zipfile(path)]
+
+
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint of a folder that is whole; None where there is none."""
-    for path in reversed(saved(folder)):
-        if zipfile.is_zipfile(path):
+    """The newest checkpoint of a folder that is whole; None where the folder has none.
+
+    Raises ValueError where there are some, but none of them is whole.
+    """
+    found, good = saved(folder), whole(folder)
+    if found and not good:
+        raise ValueError(
+            f"{found[-1]} is not a whole checkpoint, and there is no other to go on from; copy it again, or delete "
+            f"{'it' if len(found) == 1 else f'all {len(found)} of them'} to begin this stage anew"
+        )
+    for path in reversed(found):
+        if path in good:
             return path
         log.warning("%s is not a whole checkpoint; taking the one before it", path)
     return None

@@ -34,6 +34,7 @@ class EMA(WeightAveraging):
     def apply(self, pl_module: pl.LightningModule) -> None:
         """Give the module the averaged weights, also where a run was continued that had made its last step."""
         self._copy_average_to_current(pl_module)
+        self._average_model = None  # nothing is swapped from now on
 
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:

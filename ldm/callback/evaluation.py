@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.pictures import show
+from ldm.divergence import all_finite
 from ldm.metric.base import GenerationMetric
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
@@ -34,7 +37,7 @@ class Evaluation(pl.Callback):
 
     metrics      name -> metric
     num_images   at validations during training, spread evenly over the validation set
-    final_images at the end; None: one for every validation caption
+    final_images at the end, at most one for every validation caption; None: so many
     batch_size   of sampling, a rank
     cache        folder for reference statistics
     sampler      None: the model's own; so for guidance
@@ -49,7 +52,7 @@ class Evaluation(pl.Callback):
         num_images: int,
         batch_size: int,
         cache: str | Path,
-        final_images: int | None = None,
+        final_images: int | None = 5000,
         sampler: Sampler | None = None,
         guidance: Guidance | None = None,
         seed: int = 1_000_000,
@@ -87,17 +90,25 @@ class Evaluation(pl.Callback):
             show(trainer, "samples", shown)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
-        """Generate this rank's share and give it to the metrics; returns some, evenly spread, for the picture."""
+        """Generate this rank's share and give it to the metrics; returns some, evenly spread, for the picture.
+
+        All ranks go round as often, since they ask each other each time whether to end; at the end one may have nothing to do.
+        """
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         total = len(data.val_set)
         count = min(wanted or total, total)
         numbers = range(trainer.global_rank, count, trainer.world_size)
+        most = -(-count // trainer.world_size)
+        places = set(range(len(numbers))[:: max(1, len(numbers) // self.grid)][: self.grid])
         shown: list[Tensor] = []
         with tqdm(
             total=len(numbers), desc="sampling", unit="image", leave=False, disable=trainer.global_rank > 0
         ) as bar:
-            for start in range(0, len(numbers), self.batch_size):
+            for start in range(0, most, self.batch_size):
+                end_if_asked(trainer)
                 chunk = numbers[start : start + self.batch_size]
+                if not chunk:
+                    continue
                 captions = [data.val_set.caption_of(number * total // count) for number in chunk]
                 images = model.sample(
                     captions,
@@ -109,20 +120,18 @@ class Evaluation(pl.Callback):
                 )
                 for metric in self.metrics:
                     metric.update(images.to(model.autoencoder.shift.device), captions)
-                shown.append(images)
+                shown += [image.clone() for place, image in enumerate(images, start) if place in places]
                 bar.update(len(chunk))
-        made = torch.cat(shown) if shown else torch.empty(0, 3, data.side, data.side)
-        return made[:: max(1, len(made) // self.grid)][: self.grid]
+        return torch.stack(shown) if shown else torch.empty(0, 3, data.side, data.side)
 
     def _refer(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
-        """Give the metric its sums over real images: from the cache, or computed by all ranks and then cached."""
+        """Give the metric its sums over real images: from the cache, which rank 0 reads, or computed by all ranks."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         key = hashlib.sha256(f"{data.fingerprint}/{metric.reference_name}".encode()).hexdigest()[:16]
         path = self.cache / f"reference-{metric.reference_name}-{key}.safetensors"
-        known = trainer.strategy.broadcast(path.is_file())
-        if known:
-            sums = load_file(path)
-        else:
+        sums = _cached(path) if trainer.is_global_zero else None
+        shapes = trainer.strategy.broadcast(None if sums is None else _zeros(sums))
+        if shapes is None:
             rank, world = trainer.global_rank, trainer.world_size
             for batch in tqdm(
                 data.val_pass(self.batch_size, rank=rank, world=world),
@@ -134,5 +143,20 @@ class Evaluation(pl.Callback):
             sums = {name: trainer.strategy.reduce(part, reduce_op="sum") for name, part in metric.reference().items()}
             if trainer.is_global_zero:
                 write_tensors(path, sums)
-        zeros = {name: torch.zeros_like(part) for name, part in sums.items()}
-        metric.set_reference(sums if trainer.is_global_zero else zeros)
+            shapes = _zeros(sums)
+        metric.set_reference(sums if trainer.is_global_zero and sums is not None else shapes)
+
+
+def _zeros(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(part, device="cpu") for name, part in sums.items()}
+
+
+def _cached(path: Path) -> dict[str, Tensor] | None:
+    """Sums over real images from a file; None where it is missing, damaged, or of no use, and is to be written anew."""
+    if not path.is_file():
+        return None
+    try:
+        sums = load_file(path)
+    except SafetensorError:
+        return None
+    return sums if all_finite(sums.values()) else None

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from ldm.batch import Batch
@@ -17,13 +18,16 @@ from ldm.picture import grid
 
 def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None = None) -> Path:
     """Write images `(N, 3, H, W)` as one grid into the stage's folder and to loggers that take pictures."""
-    path = Path(trainer.default_root_dir) / "pictures" / f"{name}-{trainer.global_step:08d}.png"
+    step = (
+        trainer.max_steps if trainer.state.fn == TrainerFn.VALIDATING else trainer.global_step
+    )  # at the end of a stage
+    path = Path(trainer.default_root_dir) / "pictures" / f"{name}-{step:08d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = grid(images, columns=columns)
     sheet.save(path)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(key=name, images=[sheet], step=trainer.global_step)
+            logger.log_image(key=name, images=[sheet], step=step)
     return path
 
 

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ldm.divergence import all_finite
 from ldm.power_function import gamma_of, newest_share
 from ldm.snapshot import write_snapshot
 from ldm.tensors import DTYPES
@@ -52,7 +53,10 @@ class PowerEMA(pl.Callback):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the averages to the weights' device, or begin them. Raises ValueError where their beginning is missing."""
+        """Take the averages to the weights' device, out of a file that may be deleted, or begin them.
+
+        Raises ValueError where their beginning is missing.
+        """
         if trainer.global_step == 0:
             weights = _trained(pl_module)
             self.averages = {
@@ -65,7 +69,7 @@ class PowerEMA(pl.Callback):
                 "step: train anew under another name="
             )
         for average in self.averages.values():
-            average.update({name: tensor.to(pl_module.device) for name, tensor in average.items()})
+            average.update({name: tensor.to(pl_module.device, copy=True) for name, tensor in average.items()})
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -79,6 +83,8 @@ class PowerEMA(pl.Callback):
             torch._foreach_lerp_([average[name] for name in weights], list(weights.values()), share)
         if trainer.is_global_zero and (self._step % self.every_n_steps == 0 or self._step == trainer.max_steps):
             for length, average in self.averages.items():
+                if not all_finite(average.values()):
+                    return  # the training diverged, which Checkpoints will say
                 write_snapshot(self.folder, self._step, length, weights=average, dtype=self.dtype)
 
     def state_dict(self) -> dict[str, Any]:

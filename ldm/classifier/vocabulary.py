@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioner.base import tensor_to_text, text_to_tensor
+from ldm.options import Whole, check
 
 TOO_FREQUENT = 0.9
 """Share of the captions above which a word, "a" or "photo", tells nothing about an image."""
@@ -34,6 +35,7 @@ class Vocabulary(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        check("model.vocabulary", size, Whole(2))
         self.size = size
         self.shares: dict[str, float] = {}
         self.register_buffer("log_odds", torch.zeros(size), persistent=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,9 +12,15 @@ from torch import Tensor, nn
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch
 from ldm.classifier.half_unet import HalfUNet
-from ldm.classifier.vocabulary import Vocabulary
+from ldm.classifier.vocabulary import Vocabulary, words_of
+from ldm.conditioner.base import shortened
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.times import Times
+
+log = logging.getLogger(__name__)
+
+MOST_TOLD = 10
+"""Prompts of which it is said which words count."""
 
 
 class WordClassifier(nn.Module):
@@ -54,6 +61,7 @@ class WordClassifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self._joined: tuple[nn.Module, ...] = ()
+        self._told: set[str] = set()
         autoencoder.check_side(side, multiple=network.factor)
 
     def train(self, mode: bool = True) -> WordClassifier:
@@ -87,7 +95,8 @@ class WordClassifier(nn.Module):
 
         x_t `(B, C, h, w)`, t `(B,)`. It is the probability that the caption of x_t holds all words of the prompt. Words that
         are not in the prompt, and may or may not be in the caption, are summed over, which leaves nothing of them: a prompt
-        does not deny what it does not mention. A word counts once, and those that are not in the vocabulary do not count.
+        does not deny what it does not mention. A word counts once, and those that are not in the vocabulary do not count; the
+        log says so of each of the first few different prompts.
 
         Raises ValueError where a prompt has no word that is.
         """
@@ -97,7 +106,21 @@ class WordClassifier(nn.Module):
                     f"the classifier knows no word of the prompt {prompt!r}; it knows {len(self.vocabulary)}, such as "
                     f"{', '.join(list(self.vocabulary.shares)[:8])}: use some of them, or another guidance"
                 )
+            self._tell(prompt)
         return (F.logsigmoid(self(x_t, t)) * self.vocabulary.held(prompts)).sum(1)
+
+    def _tell(self, prompt: str) -> None:
+        """Log once which words of a prompt do not count."""
+        if prompt in self._told or len(self._told) >= MOST_TOLD:
+            return
+        self._told.add(prompt)
+        counted = self.vocabulary.known(prompt)
+        others = words_of(prompt) - counted
+        if others:
+            log.info(
+                f"for the classifier, of the prompt {shortened(prompt)!r} count {', '.join(sorted(counted))}; not "
+                f"{', '.join(sorted(others))}, which were in nearly all or nearly none of its captions"
+            )
 
     def join(self, autoencoder: Autoencoder, schedule: Schedule) -> None:
         """Get ready to guide a model with this autoencoder and this schedule, on its device.

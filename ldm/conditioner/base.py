@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,40 @@ class Conditioner(nn.Module, ABC):
     def forward(self, captions: Sequence[str]) -> Condition:
         """captions `(B,)` -> Condition with tokens `(B, L, width)`."""
 
+    @abstractmethod
+    def overflow(self, captions: Sequence[str]) -> list[str]:
+        """Return the end of each caption that is cut away, since it is too long; "" where the whole caption fits."""
+
     @property
     @abstractmethod
     def frozen_hash(self) -> str | None:
         """A name for what a frozen conditioner gives, so that it can be cached; None for one that is trained."""
+
+
+def cut_captions(conditioner: Conditioner, captions: Iterable[str]) -> str | None:
+    """Say how many of some training captions are too long for a conditioner; None where it takes all of them whole."""
+    looked_at = list(captions)
+    cut = [(caption, rest) for caption, rest in zip(looked_at, conditioner.overflow(looked_at), strict=True) if rest]
+    if not cut:
+        return None
+    caption, rest = cut[0]
+    return (
+        f"{len(cut)} of {len(looked_at)} captions looked at are longer than conditioner.max_tokens allows, and are cut; of the "
+        f"first, {shortened(caption)!r}, this is not seen: {shortened(rest)!r}"
+    )
+
+
+def cut_prompts(conditioner: Conditioner, prompts: Iterable[str]) -> Iterator[str]:
+    """Say of each different prompt that is too long for a conditioner what is cut away."""
+    different = list(dict.fromkeys(prompts))
+    for prompt, rest in zip(different, conditioner.overflow(different), strict=True):
+        if rest:
+            yield f"the prompt {shortened(prompt)!r} is longer than the model takes; cut away is {shortened(rest)!r}"
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A text, or its beginning and "..." where it is longer than `most` characters."""
+    return text if len(text) <= most else text[:most] + "..."
 
 
 def text_to_tensor(text: str) -> Tensor:

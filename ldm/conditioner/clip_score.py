@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ldm.conditioner.base import shortened
+from ldm.conditioner.tokens import overflow
 from ldm.conditioner.vision import standardized
+from ldm.options import Real, check
+
+log = logging.getLogger(__name__)
 
 
 class CLIPScore:
@@ -26,6 +32,7 @@ class CLIPScore:
     """
 
     def __init__(self, name: str, *, strength: float = 100.0) -> None:
+        check("guidance.score.strength", strength, Real())
         try:
             self.network = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
             self.tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
@@ -38,12 +45,26 @@ class CLIPScore:
         self.network.requires_grad_(False).eval()
         self.side = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
         self.strength = strength
+        self._told: set[str] = set()
 
     def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
         """See Score."""
         network = self.network.to(image.device)  # type: ignore[arg-type]
-        words = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(image.device)
+        words = self.tokenizer(
+            list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
+        ).to(image.device)
+        self._tell_overflow(prompts)
         text = network.text_projection(network.text_model(**words).pooler_output)
         pixels = standardized(image, self.side, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         seen = network.visual_projection(network.vision_model(pixels).pooler_output)
         return self.strength * F.cosine_similarity(seen, text)
+
+    def _tell_overflow(self, prompts: Sequence[str]) -> None:
+        """Log once for each prompt what the tokenizer, which has just read it, has cut away."""
+        different = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._told]
+        self._told.update(different)
+        for prompt, rest in zip(different, overflow(self.tokenizer.backend_tokenizer, different), strict=True):
+            if rest:
+                log.warning(
+                    f"the prompt {shortened(prompt)!r} is longer than CLIP takes; cut away is {shortened(rest)!r}"
+                )

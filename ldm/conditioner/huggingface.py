@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5
 
 from ldm.batch import Condition
 from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
+from ldm.conditioner.tokens import encode_texts, overflow
+from ldm.options import COUNT, FLAG, check
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""
@@ -24,17 +26,24 @@ class HuggingFaceConditioner(Conditioner):
 
     Its architecture, weights and tokenizer go into the checkpoint, so that sampling needs neither hub nor folder.
 
-    name        of the model on the hub, or a local folder
-    width       of its hidden states
-    max_tokens  length to which captions are padded or cut
+    name          of the model on the hub, or a local folder
+    width         of its hidden states
+    max_tokens    length to which captions are padded or cut
+    mask_padding  attend to the caption's own tokens only, in the encoder and in what is conditioned on it. False: to all of
+                  them in both, as Stable Diffusion does with CLIP. (The encoder is then given no mask. What stands in the
+                  padding is the tokenizer's choice: CLIP's repeats <|endoftext|>, the token that ends each caption.)
 
     Paper: Rombach et al., 2022, section 3.3, arXiv:2112.10752; Saharia et al., 2022, section 2.1, arXiv:2205.11487.
     """
 
-    def __init__(self, name: str, *, width: int, max_tokens: int = 77) -> None:
+    def __init__(self, name: str, *, width: int, max_tokens: int = 77, mask_padding: bool = True) -> None:
+        check("conditioner.width", width, COUNT)
+        check("conditioner.max_tokens", max_tokens, COUNT)
+        check("conditioner.mask_padding", mask_padding, FLAG)
         super().__init__(width)
         self.name = name
         self.max_tokens = max_tokens
+        self.mask_padding = mask_padding
         self.tokenizer: Tokenizer | None = None
         self.encoder: nn.Module | None = None
 
@@ -52,26 +61,37 @@ class HuggingFaceConditioner(Conditioner):
                 f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
                 "set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
             ) from error
+        most = getattr(config, "max_position_embeddings", None)
+        if most is not None and self.max_tokens > most:
+            raise ValueError(
+                f"conditioner.max_tokens={self.max_tokens} is more than the {most} tokens that {self.name!r} knows places for; "
+                f"give at most {most}"
+            )
         self._adopt(encoder)
         self._adopt_tokenizer(tokenizer.backend_tokenizer, tokenizer.pad_token_id, tokenizer.pad_token)
 
     def forward(self, captions: Sequence[str]) -> Condition:
-        if self.tokenizer is None or self.encoder is None:
-            raise RuntimeError("this conditioner has no encoder yet; call prepare(captions) or load a checkpoint")
-        encodings = self.tokenizer.encode_batch(list(captions))
-        device = next(self.encoder.parameters()).device
+        tokenizer, encoder = self._parts()
+        encodings = encode_texts(tokenizer, captions)
+        device = next(encoder.parameters()).device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
-        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
+        mask = None
+        if self.mask_padding:
+            mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
         with torch.no_grad():
-            tokens = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return Condition(tokens=tokens.float(), mask=mask.bool())
+            tokens = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return Condition(tokens=tokens.float(), mask=None if mask is None else mask.bool())
+
+    def overflow(self, captions: Sequence[str]) -> list[str]:
+        return overflow(self._parts()[0], captions)
 
     @property
     def frozen_hash(self) -> str:
-        if self.tokenizer is None or self.encoder is None:
-            raise RuntimeError("this conditioner has no encoder yet; call prepare(captions) or load a checkpoint")
-        digest = hashlib.sha256(f"{self.max_tokens}{self.tokenizer.to_str()}".encode())
-        for name, tensor in self.encoder.state_dict().items():
+        tokenizer, encoder = self._parts()
+        digest = hashlib.sha256(f"{self.max_tokens}{tokenizer.to_str()}".encode())
+        if not self.mask_padding:
+            digest.update(b"padding is attended to")
+        for name, tensor in encoder.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -96,6 +116,11 @@ class HuggingFaceConditioner(Conditioner):
                 encoder_class = ENCODERS.get(config.model_type)
                 self._adopt(encoder_class(config) if encoder_class else AutoModel.from_config(config))
 
+    def _parts(self) -> tuple[Tokenizer, nn.Module]:
+        if self.tokenizer is None or self.encoder is None:
+            raise RuntimeError("this conditioner has no encoder yet; call prepare(captions) or load a checkpoint")
+        return self.tokenizer, self.encoder
+
     def _adopt(self, encoder: nn.Module) -> None:
         found = encoder.config.hidden_size  # type: ignore[union-attr]
         if found != self.width:
@@ -105,6 +130,12 @@ class HuggingFaceConditioner(Conditioner):
     def _adopt_tokenizer(self, tokenizer: Tokenizer, pad_id: int | None, pad_token: str | None) -> None:
         if pad_id is None or pad_token is None:
             raise ValueError(f"the tokenizer of {self.name!r} has no padding token; choose an encoder that has one")
+        special = tokenizer.num_special_tokens_to_add(False)
+        if self.max_tokens <= special:
+            raise ValueError(
+                f"conditioner.max_tokens={self.max_tokens} leaves no place for a caption: {special} tokens are those that the "
+                f"tokenizer of {self.name!r} puts around each; give more"
+            )
         tokenizer.enable_truncation(self.max_tokens)
         tokenizer.enable_padding(pad_id=pad_id, pad_token=pad_token, length=self.max_tokens)
         self.tokenizer = tokenizer

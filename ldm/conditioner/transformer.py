@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from ldm.batch import Condition
 from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
+from ldm.conditioner.tokens import encode_texts, overflow
 from ldm.nn.attention import Attention
+from ldm.options import COUNT, FLAG, Whole, check
 
 PAD, START, END = "<pad>", "<start>", "<end>"
+
+LEAST_VOCABULARY = 259
+"""The 256 bytes, of which every text can be put together, and the three special tokens."""
 
 
 class TransformerConditioner(Conditioner):
@@ -24,7 +29,7 @@ class TransformerConditioner(Conditioner):
     depth          number of layers
     heads          attention heads, each of `head_width` channels
     max_tokens     length to which captions are padded or cut
-    vocabulary     most tokens that the tokenizer may learn
+    vocabulary     most tokens that the tokenizer may learn, at least 259: the 256 bytes and three special ones
     mask_padding   attend to the caption's own tokens only (the paper attends to padding too)
 
     Paper: Rombach et al., 2022, section 4.3.1 and appendix E.2.1, arXiv:2112.10752; Sennrich et al., 2016,
@@ -42,6 +47,12 @@ class TransformerConditioner(Conditioner):
         vocabulary: int = 30_522,
         mask_padding: bool = True,
     ) -> None:
+        for name, count in (("width", width), ("heads", heads), ("head_width", head_width)):
+            check(f"conditioner.{name}", count, COUNT)
+        check("conditioner.depth", depth, Whole(0))
+        check("conditioner.max_tokens", max_tokens, Whole(3))  # one beside start and end
+        check("conditioner.vocabulary", vocabulary, Whole(LEAST_VOCABULARY))
+        check("conditioner.mask_padding", mask_padding, FLAG)
         super().__init__(width)
         self.max_tokens = max_tokens
         self.vocabulary = vocabulary
@@ -59,9 +70,7 @@ class TransformerConditioner(Conditioner):
             self.tokenizer = self._ready(learn_tokenizer(captions, self.vocabulary))
 
     def forward(self, captions: Sequence[str]) -> Condition:
-        if self.tokenizer is None:
-            raise RuntimeError("this conditioner has no tokenizer yet; call prepare(captions) or load a checkpoint")
-        encodings = self.tokenizer.encode_batch(list(captions))
+        encodings = encode_texts(self._tokenizer(), captions)
         device = self.position.device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device).bool()
@@ -74,6 +83,9 @@ class TransformerConditioner(Conditioner):
             x = layer(x, mask)
         return Condition(tokens=self.norm(x), mask=mask)
 
+    def overflow(self, captions: Sequence[str]) -> list[str]:
+        return overflow(self._tokenizer(), captions)
+
     @property
     def frozen_hash(self) -> None:
         return None
@@ -84,6 +96,11 @@ class TransformerConditioner(Conditioner):
     def set_extra_state(self, state: Tensor) -> None:
         text = tensor_to_text(state)
         self.tokenizer = self._ready(Tokenizer.from_str(text)) if text else None
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RuntimeError("this conditioner has no tokenizer yet; call prepare(captions) or load a checkpoint")
+        return self.tokenizer
 
     def _ready(self, tokenizer: Tokenizer) -> Tokenizer:
         tokenizer.enable_truncation(self.max_tokens)

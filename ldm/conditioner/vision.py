@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_utils import ImageProcessingMixin
 
+from ldm.options import COUNT, check
+
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -45,6 +47,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, name: str, *, side: int = 224) -> None:
         super().__init__()
+        check("alignment.encoder.side", side, COUNT)
         try:
             config = AutoConfig.from_pretrained(name)
             self.network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -18,20 +20,42 @@ from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.health import Health
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Draw
-from ldm.data.shards import find_shards
+from ldm.data.overlap import shared_shards
+from ldm.data.shard_index import ShardSummary
+from ldm.data.shards import copied
 from ldm.data.steps import Pass, spread
 from ldm.data.transforms import CaptionChoice, ImageTransform
+from ldm.options import COUNT, FLAG, FRACTION, SEED, OneOf, Optional, Rule, Whole, check_all
+
+log = logging.getLogger(__name__)
 
 CAPTIONS_LOOKED_AT = 1000
+
+OPTIONS: dict[str, Rule] = {
+    "data.side": COUNT,
+    "data.val_images": Optional(COUNT, "all of them"),
+    "data.max_broken": FRACTION,
+    "data.workers": Whole(0),
+    "data.seed": SEED,
+    "data.crop": OneOf(("center", "random")),
+    "data.flip": FLAG,
+    "data.cache_latents": FLAG,
+    "data.streams": COUNT,
+    "data.window": COUNT,
+    "data.buffer": COUNT,
+}
+"""Which values the options of data modules can have."""
 
 
 class DataModule(pl.LightningDataModule, ABC):
     """Validation images from shards, and the common ways to load.
 
+    Making one checks its options and writes nothing; `open` reads what is in the shards, and is called by whatever needs it.
+
     side        of the square images
-    val         shards; see find_shards
     cache       folder for copies of remote shards, and for indexes that cannot lie beside their shards
     caption     where captions come from
+    val_images  at most so many validation images, evenly spread over the shards; None: all
     max_broken  share of samples that may be broken
     workers     processes that read and decode
     seed        of everything that is random
@@ -41,25 +65,58 @@ class DataModule(pl.LightningDataModule, ABC):
         self,
         *,
         side: int,
-        val: str | Sequence[str],
         cache: Path,
         caption: CaptionChoice,
+        val_images: int | None,
         max_broken: float,
         workers: int,
         seed: int,
     ) -> None:
         super().__init__()
+        given = {"side": side, "val_images": val_images, "max_broken": max_broken, "workers": workers, "seed": seed}
+        check_all({"data": given}, OPTIONS)
         self.side = side
+        self.cache = cache
+        self.caption = caption
+        self.val_images = val_images
         self.workers = workers
         self.seed = seed
         self.health, self.val_health = Health(max_broken), Health(max_broken)
-        index = Index(index_shards(find_shards(val, cache / "shards"), cache / "index"))
-        self.health.check_index(index)
-        if index.encoding:
-            raise ValueError("validation needs images, for they are what is measured; give data.val shards of images")
-        self.val_set = ShardDataset(index, ImageTransform(side), caption, seed=seed)
         self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
         self.position = 0
+        self._opened: ShardDataset | None = None
+
+    def open(self) -> None:
+        """Copy what is remote, index the shards and check what is in them; once.
+
+        A source's shards are written first. Raises ValueError or OSError where the shards cannot serve.
+        """
+        if self._opened is None:
+            names = self.name_val()
+            shards = copied(names, self.cache / "shards")
+            index = Index(index_shards(shards, self.cache / "index"), limit=self.val_images)
+            self.health.check_index(index)
+            if index.encoding:
+                raise ValueError(
+                    "validation needs images, for they are what is measured; give data.val shards of images"
+                )
+            self.open_training(dict(zip(names, index.shards)))
+            self._opened = ShardDataset(index, ImageTransform(self.side), self.caption, seed=self.seed)
+
+    @property
+    def val_set(self) -> ShardDataset:
+        """The validation images, no more than `val_images`."""
+        self.open()
+        assert self._opened is not None
+        return self._opened
+
+    @abstractmethod
+    def name_val(self) -> list[str]:
+        """Names of the validation shards, which are written first where a source writes them."""
+
+    @abstractmethod
+    def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        """The part of `open` for training shards; `val` is what is in the validation shards, by their names."""
 
     @property
     @abstractmethod
@@ -103,6 +160,23 @@ class DataModule(pl.LightningDataModule, ABC):
                     f"{broken[0].shard}; set data.caption.fields to fields with text, add .txt files, "
                     "or raise data.max_broken to leave such samples out"
                 )
+
+    def warn_of_shared(self, train: Sequence[str], val: Mapping[str, ShardSummary], digests: Mapping[str, str]) -> None:
+        """Say which validation shards are trained on, too.
+
+        Args:
+            train: Names of the training shards.
+            val: What is in the validation shards, by their names.
+            digests: Of the contents of training shards, as far as they are known, by their names.
+        """
+        known = {name: shard.digest for name, shard in val.items() if shard.samples} if digests else {}
+        shared = shared_shards(train, list(val), {**known, **digests})
+        if shared:
+            named = ", ".join(name if name == other else f"{name} (as {other})" for name, other in shared.items())
+            _say(
+                f"{len(shared)} of {len(val)} validation shards are trained on, too: {named}; scores on them tell nothing "
+                "about other images: give others as data.val, unless this is wanted"
+            )
 
     def set_batch(self, images_per_step: int, accumulate: int, world: int) -> None:
         """Choose the loaders' batch: images an optimiser step, over `accumulate` batches on each of `world` processes."""
@@ -148,6 +222,11 @@ class DataModule(pl.LightningDataModule, ABC):
             device=self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu"),
             samples=len(dataset) if isinstance(dataset, Sized) else None,
         )
+
+
+@rank_zero_only
+def _say(warning: str) -> None:
+    log.warning("%s", warning)
 
 
 def _leave_signals_alone(worker: int) -> None:

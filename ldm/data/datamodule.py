@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm.batch import Skip
-from ldm.data.base import DataModule
+from ldm.data.base import OPTIONS, DataModule
 from ldm.data.dataset import Buckets, MomentsDataset, ShardDataset
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Mixture, Order, Shuffled
-from ldm.data.shards import find_shards
+from ldm.data.shard_index import ShardSummary
+from ldm.data.shards import copied, name_shards
+from ldm.data.source import Source, written_shards
 from ldm.data.steps import Bucketed, Consecutive, Pass, RankBatches, Steps, spread
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, LatentTransform, Transform
-
-
-class Source(Protocol):
-    """A data set that can be written."""
-
-    def write(self) -> Path:
-        """Write `train-*.tar` and `val-*.tar`, unless they are there; returns their folder."""
+from ldm.options import POSITIVE, check, check_all
 
 
 class CaptionedImages(DataModule):
@@ -36,7 +32,7 @@ class CaptionedImages(DataModule):
     buckets      None: squares; else {multiple: 64, max_ratio: 2.0}: training images keep about their aspect ratio,
                  and each batch is of one shape; see Buckets
     streams, window  of the shuffling; see Shuffled
-    source       writes train and val shards at first use, instead of those two patterns
+    source       writes train and val shards when the data are opened, instead of those two patterns
     cache_latents  hold the training images' latents in memory; for data that never change (centre crop, no flip)
 
     The others are those of DataModule.
@@ -58,35 +54,78 @@ class CaptionedImages(DataModule):
         window: int = 100_000,
         source: Source | None = None,
         cache_latents: bool = False,
+        val_images: int | None = None,
         max_broken: float = 0.01,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
-        if source is not None:
-            folder = source.write()
-            train, val = f"{folder}/train-*.tar", f"{folder}/val-*.tar"
-        caption = caption or CaptionChoice()
+        given = {"crop": crop, "flip": flip, "cache_latents": cache_latents, "streams": streams, "window": window}
+        check_all({"data": given}, OPTIONS)
         super().__init__(
             side=side,
-            val=val,
             cache=Path(cache),
-            caption=caption,
+            caption=caption or CaptionChoice(),
+            val_images=val_images,
             max_broken=max_broken,
             workers=workers,
             seed=seed,
         )
         self.source = source
+        self.crop: Crop = crop
+        self.flip = flip
+        self.filters = list(filters)
+        self.streams = streams
+        self.window = window
         self.cache_latents = cache_latents
-        index, self.order = _open(train, Path(cache), filters=filters, streams=streams, window=window, seed=seed)
-        self.health.check_index(index)
-        if buckets is not None and isinstance(self.order, Mixture):
-            raise ValueError(
-                "a mixture has no buckets: how many samples of each it draws in an epoch varies; choose one"
-            )
-        chosen = None if buckets is None else Buckets.choose(index, side, **buckets)
-        transform = _transform(index, side, crop, flip, cache_latents=cache_latents, buckets=chosen)
-        self.train_set = ShardDataset(index, transform, caption, seed=seed, varied=True, buckets=chosen)
         self.moments: MomentsDataset | None = None
+        groups, self.weights = _mixed(train)
+        if buckets is not None:
+            Buckets.check(side, **buckets)
+            if self.weights:
+                raise ValueError(
+                    "a mixture has no buckets: how many samples of each it draws in an epoch varies; choose one"
+                )
+        if cache_latents and (crop != "center" or flip or buckets is not None):
+            raise ValueError(
+                "latents can be cached only where images never change; set data.cache_latents=false, "
+                "or data.crop=center data.flip=false data.buckets=null"
+            )
+        self.buckets = buckets
+        self._train_names = [name_shards(group) for group in groups] if source is None else []
+        self._val_names = name_shards(val) if source is None else []
+        self._train_set: ShardDataset | None = None
+        self._order: Order | None = None
+
+    def name_val(self) -> list[str]:
+        return self._val_names if self.source is None else written_shards(self.source, "val")
+
+    def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
+        names = [name for group in groups for name in group]
+        shards = index_shards(copied(names, self.cache / "shards"), self.cache / "index")
+        index = Index(shards, self.filters)
+        self.health.check_index(index)
+        digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}
+        self.warn_of_shared(names, val, digests)
+        chosen = None if self.buckets is None else Buckets.choose(index, self.side, **self.buckets)
+        self._train_set = ShardDataset(
+            index, self._transform(index), self.caption, seed=self.seed, varied=True, buckets=chosen
+        )
+        self._order = self._ordered(index, [len(group) for group in groups])
+
+    @property
+    def train_set(self) -> ShardDataset:
+        """The training samples that pass the filters."""
+        self.open()
+        assert self._train_set is not None
+        return self._train_set
+
+    @property
+    def order(self) -> Order:
+        """The order in which training samples are seen."""
+        self.open()
+        assert self._order is not None
+        return self._order
 
     @property
     def encoding(self) -> dict[str, str]:
@@ -121,14 +160,18 @@ class CaptionedImages(DataModule):
     def state_dict(self) -> dict[str, Any]:
         """How many optimiser steps' samples training has consumed, and of which shards."""
         steps = self.trainer.global_step if self.trainer is not None else self.position
-        return {"position": steps, "shards": self.train_set.index.fingerprint}
+        index = self.train_set.index
+        return {"position": steps, "shards": index.fingerprint, "samples": len(index)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises ValueError where the training shards are others now."""
-        if state_dict["shards"] != self.train_set.index.fingerprint:
+        index = self.train_set.index
+        if state_dict["shards"] != index.fingerprint:
+            before = f"{state_dict['samples']} samples" if "samples" in state_dict else "others"
             raise ValueError(
-                "the training shards, or what is in them, have changed since the checkpoint of this run was written, and "
-                "with them the order of samples; put them back, or choose another name= to train anew"
+                "the training shards, or what is in them, have changed since the checkpoint of this run was written "
+                f"({before}, now {len(index)} samples in {len(index.shards)} shards), and with them the order of samples; "
+                "put them back (they may lie in another folder), or choose another name= to train anew"
             )
         self.position = state_dict["position"]
 
@@ -137,49 +180,41 @@ class CaptionedImages(DataModule):
         steps: Steps = Consecutive(self.order, size) if buckets is None else Bucketed(self.order, size, buckets.chosen)
         return RankBatches(steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position)
 
+    def _ordered(self, index: Index, groups: Sequence[int]) -> Order:
+        """The order of the samples of a data set, or of the data sets of a mixture, each of so many shards."""
+        orders: list[Order] = []
+        first, start = 0, 0
+        for shards in groups:
+            counts = index.counts[start : start + shards]
+            seed = self.seed + len(orders)
+            orders.append(Shuffled(counts, seed=seed, streams=self.streams, window=self.window, first=first))
+            first, start = first + int(counts.sum()), start + shards
+        return Mixture(orders, self.weights, seed=self.seed) if self.weights else orders[0]
 
-def _open(
-    pattern: str | Sequence[str | Mapping[str, Any]],
-    cache: Path,
-    *,
-    seed: int,
-    filters: Sequence[str] = (),
-    streams: int = 1,
-    window: int = 100_000,
-) -> tuple[Index, Order]:
-    """The samples of a data set, or of the data sets of a mixture, and the order in which they are seen."""
-    parts = [pattern] if isinstance(pattern, str) else list(pattern)
-    weights = [part["weight"] for part in parts if isinstance(part, Mapping)]
-    if weights and len(weights) != len(parts):
+    def _transform(self, index: Index) -> Transform:
+        """Of images or of latents, whichever the shards hold. Raises ValueError where they cannot be had as is asked for."""
+        made = index.encoding
+        if made and (self.crop != "center" or self.buckets is not None):
+            raise ValueError("latents were cut when they were made; set data.crop=center and data.buckets=null")
+        if made and made["side"] != str(self.side):
+            raise ValueError(f"the latents were made at side {made['side']}; set data.side={made['side']}")
+        if made and self.flip and made["flip"] != "true":
+            raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
+        if made and self.cache_latents:
+            raise ValueError("these are latents already; set data.cache_latents=false")
+        return LatentTransform(flip=self.flip) if made else ImageTransform(self.side, crop=self.crop, flip=self.flip)
+
+
+def _mixed(
+    train: str | Sequence[str | Mapping[str, Any]],
+) -> tuple[list[str | Sequence[str]], list[float]]:
+    """Shards of each data set of a mixture, and the weights; without weights it is one data set."""
+    parts = [train] if isinstance(train, str) else list(train)
+    mixed = [part for part in parts if isinstance(part, Mapping)]
+    if not mixed:
+        return [[part for part in parts if isinstance(part, str)]], []
+    if len(mixed) != len(parts) or any(part.keys() != {"shards", "weight"} for part in mixed):
         raise ValueError(f"in a mixture every data set has a weight: [{{shards: ..., weight: 1}}, ...]; got {parts}")
-    groups = [part["shards"] for part in parts if isinstance(part, Mapping)] or [parts]
-    found = [find_shards(group, cache / "shards") for group in groups]
-    index = Index(index_shards([shard for shards in found for shard in shards], cache / "index"), filters)
-    orders: list[Order] = []
-    first, start = 0, 0
-    for shards in found:
-        counts = index.counts[start : start + len(shards)]
-        orders.append(Shuffled(counts, seed=seed + len(orders), streams=streams, window=window, first=first))
-        first, start = first + int(counts.sum()), start + len(shards)
-    return index, Mixture(orders, weights, seed=seed) if weights else orders[0]
-
-
-def _transform(
-    index: Index, side: int, crop: Crop, flip: bool, *, cache_latents: bool, buckets: Buckets | None
-) -> Transform:
-    """Of images or of latents, whichever the shards hold. Raises ValueError where they cannot be had as is asked for."""
-    made = index.encoding
-    if made and (crop != "center" or buckets is not None):
-        raise ValueError("latents were cut when they were made; set data.crop=center and data.buckets=null")
-    if made and made["side"] != str(side):
-        raise ValueError(f"the latents were made at side {made['side']}; set data.side={made['side']}")
-    if made and flip and made["flip"] != "true":
-        raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
-    if cache_latents and made:
-        raise ValueError("these are latents already; set data.cache_latents=false")
-    if cache_latents and (crop != "center" or flip or buckets is not None):
-        raise ValueError(
-            "latents can be cached only where images never change; set data.cache_latents=false, "
-            "or data.crop=center data.flip=false data.buckets=null"
-        )
-    return LatentTransform(flip=flip) if made else ImageTransform(side, crop=crop, flip=flip)
+    for part in mixed:
+        check(f"weight of {part['shards']}", part["weight"], POSITIVE)
+    return [part["shards"] for part in mixed], [part["weight"] for part in mixed]

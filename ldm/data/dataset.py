@@ -13,11 +13,13 @@ from torch.utils.data import Dataset
 
 from ldm.batch import Batch, Condition, Skip
 from ldm.data.decode import Broken
+from ldm.data.grouping import Sample
 from ldm.data.index import Index
+from ldm.data.members import ABSENT, Extent
 from ldm.data.order import Draw
 from ldm.data.shard_index import stamp_of
-from ldm.data.shards import ABSENT, Extent, Sample
 from ldm.data.transforms import CaptionChoice, Item, Size, Transform
+from ldm.options import COUNT, Real, check
 from ldm.picture import from_levels
 
 OPEN_SHARDS = 512
@@ -41,6 +43,16 @@ class Buckets:
         self.sizes = list(sizes)
         self.chosen = chosen
 
+    @staticmethod
+    def check(side: int, *, multiple: int, max_ratio: float) -> None:
+        """Raise ValueError where there are no such buckets; see `choose`."""
+        check("data.buckets.multiple", multiple, COUNT)
+        check("data.buckets.max_ratio", max_ratio, Real(1.0))
+        if side % multiple:
+            raise ValueError(
+                f"buckets need a side that is a multiple of `multiple`; got side={side}, multiple={multiple}"
+            )
+
     @classmethod
     def choose(cls, index: Index, side: int, *, multiple: int, max_ratio: float) -> Buckets:
         """For each sample the size of the nearest aspect ratio among those with about `side` x `side` pixels.
@@ -48,11 +60,7 @@ class Buckets:
         multiple   heights and widths are multiples of this
         max_ratio  of the longer to the shorter side
         """
-        if side % multiple or max_ratio < 1:
-            raise ValueError(
-                f"buckets need a side that is a multiple of `multiple`, and max_ratio of at least 1; got "
-                f"side={side}, multiple={multiple}, max_ratio={max_ratio}"
-            )
+        cls.check(side, multiple=multiple, max_ratio=max_ratio)
         wide = [Size(h, round(side * side / h / multiple) * multiple) for h in range(multiple, side + 1, multiple)]
         wide = [size for size in wide if size.width <= max_ratio * size.height]
         sizes = sorted({*wide, *(Size(*reversed(size)) for size in wide)}, key=lambda size: size.width / size.height)

@@ -15,8 +15,11 @@ from ldm.text import clean_text
 MAX_PIXELS = 2**27
 """Pictures with more are taken for decompression bombs: 134 million pixels, 400 MB as RGB. (Pillow warns of 89 million.)"""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 """What may hide behind an image's name; Pillow's other readers never see a stranger's bytes."""
+
+TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg", "zstd")
+"""Ways in which the pixels of a TIFF may be stored; the readers of its old ones never see a stranger's bytes."""
 
 PILLOW_ERRORS = (
     *(
@@ -65,6 +68,10 @@ def open_image(data: bytes) -> Image.Image:
         raise Broken("empty image file")
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        if opened.format == "TIFF":
+            _check_tiff(opened)
+    except Broken:
+        raise
     except Image.DecompressionBombError as error:
         raise Broken("too many pixels", _line(error)) from error
     except PILLOW_ERRORS as error:
@@ -106,6 +113,8 @@ def decode_with_size(data: bytes, *, side: int | None = None, background: str = 
             opened = ImageOps.exif_transpose(opened)
         size = Header(height, width) if turned >= 5 else Header(width, height)
         return _opaque(opened, background), size
+    except Broken:
+        raise
     except PILLOW_ERRORS as error:
         raise Broken("unreadable image", _line(error)) from error
 
@@ -123,6 +132,18 @@ def decode_text(data: bytes) -> str:
         except UnicodeDecodeError:
             text = data.decode("cp1252", errors="replace")
     return clean_text(text)
+
+
+def _check_tiff(opened: Image.Image) -> None:
+    """Raise Broken where reading a TIFF would take code that is rarely used, or memory that its size does not tell."""
+    compression = opened.info.get("compression")
+    if compression not in TIFF_COMPRESSIONS:
+        raise Broken("unreadable image", f"a TIFF with compression {compression}, which is not read; convert it to png")
+    if opened.tag_v2.get(262) == 0 and opened.mode not in ("1", "L"):  # type: ignore[attr-defined]
+        raise Broken("unreadable image", "a TIFF of more than 8 bits in which 0 is white; convert it to png")
+    tile = [opened.tag_v2.get(tag, 0) for tag in (322, 323)]  # type: ignore[attr-defined]
+    if tile[0] * tile[1] > MAX_PIXELS:
+        raise Broken("too many pixels", f"a tile of {tile[0]} x {tile[1]}; at most {MAX_PIXELS} are read")
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -146,10 +167,16 @@ def _opaque(picture: Image.Image, background: str) -> Image.Image:
 
 
 def _levels(picture: Image.Image) -> np.ndarray:
-    """Gray of 16 bits (which Pillow would clip, not scale) as 8 bits; floating point is read as in [0, 1]."""
-    values = np.asarray(picture).astype(np.float32)
+    """Gray of 16 bits (which Pillow would clip, not scale) as 8 bits; floating point is read as in [0, 1].
+
+    Raises Broken where values lie outside that range: nothing says which of them would be white.
+    """
+    values = np.nan_to_num(np.asarray(picture).astype(np.float32), posinf=np.inf, neginf=-np.inf)
+    low, high, white = values.min(), values.max(), 1.0 if picture.mode == "F" else 65535.0
+    if low < 0 or high > white:
+        raise Broken("unreadable image", f"its gray values go from {low:g} to {high:g}, not from 0 to {white:g}")
     values = values * 255.0 if picture.mode == "F" else values / 257.0
-    return np.rint(np.clip(np.nan_to_num(values), 0, 255)).astype(np.uint8)
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
 
 
 def _line(error: BaseException) -> str:

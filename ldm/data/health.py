@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ldm.batch import Skip
+from ldm.data.grouping import Leftover
 from ldm.data.index import Index
+from ldm.options import FRACTION, check
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +27,24 @@ class Health:
     """
 
     def __init__(self, max_broken: float) -> None:
-        if not 0 <= max_broken <= 1:
-            raise ValueError(f"max_broken is a share in [0, 1]; got {max_broken}")
+        check("data.max_broken", max_broken, FRACTION)
         self.max_broken = max_broken
         self.reasons: Counter[str] = Counter()
         self.shards: Counter[str] = Counter()
+        self.leftovers: Counter[str] = Counter()
         self.seen = 0
 
     def check_index(self, index: Index) -> None:
         """Say what an index left out; raise ValueError where it is too much.
 
+        Files that no sample lacks are named, but break nothing.
         A damaged shard counts as the samples by which it falls short of the average of the others.
         """
+        counts: Counter[str] = Counter()
+        for leftover, count in index.leftovers:
+            counts[leftover.reason] += count
+        for first in {leftover.reason: leftover for leftover, _ in reversed(index.leftovers)}.values():
+            self._leave(first, counts[first.reason])
         skipped = index.skipped
         if not skipped:
             return
@@ -62,7 +70,10 @@ class Health:
         """
         self.seen += seen
         for skip in skipped:
-            self._name(skip)
+            if isinstance(skip, Leftover):
+                self._leave(skip, 1)
+            else:
+                self._name(skip)
         broken, total = sum(self.reasons.values()), max(self.seen, 1000 if samples is None else min(1000, samples))
         if skipped and broken > self.max_broken * total:
             raise self._too_many(broken, total)
@@ -86,3 +97,17 @@ class Health:
         if count <= NAMED or count & (count - 1) == 0:
             name = f"sample {skip.key!r} in {skip.shard}" if skip.key else skip.shard
             log.warning("left out %s: %s%s", name, skip.reason, "" if count <= NAMED else f" ({count} so far)")
+
+    def _leave(self, leftover: Skip, count: int) -> None:
+        """Count files that are not read; said at the first of a reason, and whenever their number has doubled since."""
+        before = self.leftovers[leftover.reason]
+        self.leftovers[leftover.reason] += count
+        if not before or before.bit_length() < (before + count).bit_length():
+            log.warning(
+                "%d file%s not read: %s; one is %r in %s",
+                before + count,
+                " is" if before + count == 1 else "s are",
+                leftover.reason,
+                leftover.key,
+                leftover.shard,
+            )

@@ -24,6 +24,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.data.shards import write_shards
+from ldm.data.source import SOURCE_OPTIONS
+from ldm.options import check_all
 from ldm.picture import to_tensor
 
 FAMILIAR = (
@@ -76,6 +78,8 @@ class Icons:
         samples_per_shard: int = 1000,
         val_share: float = 0.125,
     ) -> None:
+        given = {"count": count, "side": side, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        check_all({"data": {"source": given}}, SOURCE_OPTIONS)
         self.icons = choose_icons(count)
         self.colors = dict(colors)
         self.backgrounds = dict(backgrounds)
@@ -100,12 +104,15 @@ class Icons:
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".icons-", dir=self.folder.parent))
-            for split, drawings in (("train", self.train), ("val", self.val)):
-                write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
             try:
+                for split, drawings in (("train", self.train), ("val", self.val)):
+                    write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
                 draft.rename(self.folder)
-            except OSError:  # another process was faster
-                shutil.rmtree(draft)
+            except OSError:
+                if not self.folder.is_dir():  # else another process was faster
+                    raise
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
         return self.folder
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:

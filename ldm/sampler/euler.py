@@ -46,7 +46,7 @@ class EulerAncestral(Sampler):
 
     def __init__(self, steps: int = 50, *, eta: float = 1.0, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
-        check("eta", eta, FRACTION)
+        check("sampler.eta", eta, FRACTION)
         self.eta = eta
         self.draws = eta > 0
 

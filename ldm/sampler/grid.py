@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
-from ldm.options import POSITIVE, Whole, check
+from ldm.options import COUNT, POSITIVE, Optional, Real, Whole, check
 
 DISCRETE_STEPS = 1000
 """Of a schedule that has none of its own."""
@@ -60,27 +60,40 @@ class Trailing(Grid):
 
 
 class Leading(Grid):
-    """Every k-th of T discrete times of training, counted from the first: the grid of the paper's own code and of DDIM.
+    """Every k-th of T discrete times of training, counted from the first: the grid of DDIM and of the paper's own code.
 
-    t = (k j + offset + 1) / T for j from steps - 1 down to 0, with k = T // steps.
+    t = (k j + offset + 1) / T for j from steps - 1 down to 0.
     It does not start at pure noise, which darkens or lightens images; for comparisons with published samples.
 
+    With k = T // steps it is the paper's code's for numbers of steps S that divide T = 1000. For others, that code makes more
+    steps than S: it goes on to the end of the T times, for S = 30, 60 and 75 in 31, 63 and 77 steps. To repeat such samples,
+    give k itself, `stride` = 1000 // S, and as many steps: for S = 30, sampler.steps=31 grid.stride=33.
+
     offset  discrete steps by which all are later
+    stride  k; None: T // steps, which leaves the last times out where steps does not divide T, as diffusers does
 
     Paper: Song et al., 2021, appendix D.2 ("linear"), arXiv:2010.02502; Lin et al., 2024, table 2, arXiv:2305.08891.
     """
 
-    def __init__(self, *, offset: int = 1) -> None:
-        check("offset", offset, Whole(0))
+    def __init__(self, *, offset: int = 1, stride: int | None = None) -> None:
+        check("grid.offset", offset, Whole(0))
+        check("grid.stride", stride, Optional(COUNT, "as large as the number of steps allows"))
         self.offset = offset
+        self.stride = stride
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
         whole = schedule.steps or DISCRETE_STEPS
-        indices = torch.arange(steps, dtype=torch.float64).flip(0) * (whole // steps) + self.offset
+        stride = self.stride or whole // steps or 1
+        if stride * (steps - 1) >= whole:
+            raise ValueError(
+                f"Leading has no {steps} different times {stride} apart among {whole}; use at most {-(-whole // stride)} "
+                "sampler.steps, or a smaller grid.stride"
+            )
+        indices = torch.arange(steps, dtype=torch.float64).flip(0) * stride + self.offset
         if indices[0] / whole < max(0.9 * (steps - 1) / steps, 0.4):
             raise ValueError(
                 f"Leading with {steps} steps would start at t = {float(indices[0]) / whole:.2f}, far from noise, since it takes "
-                f"one in {whole // steps} of {whole} times; use a number of steps that divides {whole}, or another grid"
+                f"one in {stride} of {whole} times; use a number of steps that divides {whole}, or another grid"
             )
         return (indices.clamp(max=whole - 1) + 1.0) / whole
 
@@ -107,7 +120,7 @@ class Karras(Grid):
     """
 
     def __init__(self, *, rho: float = 7.0, first: float = 1.0, last: float = 0.001) -> None:
-        check("rho", rho, POSITIVE)
+        check("grid.rho", rho, POSITIVE)
         _check_ends(first, last)
         self.rho = rho
         self.first = first
@@ -147,7 +160,9 @@ def _latest(schedule: Schedule) -> Tensor:
 
 
 def _check_ends(first: float, last: float) -> None:
-    if not 0 < last < first <= 1:
+    for name, time in (("first", first), ("last", last)):
+        check(f"grid.{name}", time, Real(0.0, 1.0, above=True))
+    if last >= first:
         raise ValueError(f"a grid needs 0 < last < first <= 1; got first={first}, last={last}")
 
 

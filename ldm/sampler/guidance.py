@@ -20,9 +20,8 @@ from ldm.sampler.path import Denoise
 ROUNDING = 1e-6
 """Of times, which denoisers get as fp32."""
 
-
-SCALE = Real()
-"""The values that a scale can have: also below 0, which leads the other way."""
+SCALE = Real(-1e3, 1e3)
+"""What any scale can be; 1 to 10 are usual."""
 
 
 class Guidance(ABC):
@@ -70,13 +69,13 @@ class ClassifierFree(Guidance):
         rescale: float = 0.0,
         threshold: float | None = None,
     ) -> None:
-        check("scale", scale, SCALE)
+        check("guidance.scale", scale, SCALE)
+        check("guidance.rescale", rescale, FRACTION)
+        check("guidance.threshold", threshold, Optional(POSITIVE, "none"))
         times = tuple(interval) if isinstance(interval, Sequence) else ()
         if len(times) != 2 or not all(map(FRACTION.allows, times)) or times[0] > times[1]:
-            raise ValueError(f"interval is two times, 0 <= low <= high <= 1; got {interval}")
+            raise ValueError(f"guidance.interval is two times, 0 <= low <= high <= 1; got {interval}")
         low, high = times
-        check("rescale", rescale, FRACTION)
-        check("threshold", threshold, Optional(POSITIVE, "none"))
         self.scale = scale
         self.interval = (low, high)
         self.rescale = rescale
@@ -120,7 +119,7 @@ class Over(Guidance, ABC):
     """
 
     def __init__(self, scale: float, guidance: Guidance | None) -> None:
-        check("scale", scale, SCALE)
+        check("guidance.scale", scale, SCALE)
         self.scale = scale
         self.guidance = guidance or Unguided()
 

@@ -19,7 +19,7 @@ class Likeness:
     """
 
     def __init__(self, image: Tensor, *, deviation: float = 0.1, distance: nn.Module | None = None) -> None:
-        check("deviation", deviation, POSITIVE)
+        check("guidance.score.deviation", deviation, POSITIVE)
         self.image = image
         self.deviation = deviation
         self.distance = distance

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.options import SEED, check
+from ldm.options import Whole, check
 
 
 def as_seeds(seeds: int | Iterable[int] | None, count: int) -> list[int]:
@@ -21,16 +21,16 @@ def as_seeds(seeds: int | Iterable[int] | None, count: int) -> list[int]:
         count: The number of images.
 
     Raises:
-        ValueError: Where one is no whole number from 0 to 2^63 - 1, or there are more or fewer than images.
+        ValueError: Where one is no whole number from -2^63 to 2^63 - 1, or there are more or fewer than images.
     """
     first: Any = 0 if seeds is None else _whole(seeds)
     if isinstance(first, Iterable) and not isinstance(first, str):
         found = [_whole(seed) for seed in first]
     else:
-        check("seeds", first, SEED)
+        check("seeds", first, Whole())
         found = [first + index for index in range(count)]
     for seed in found:
-        check("seeds", seed, SEED)
+        check("seeds", seed, Whole())
     if len(found) != count:
         raise ValueError(f"one seed a prompt is needed; got {count} prompts and {len(found)} seeds")
     return found
@@ -48,7 +48,7 @@ class Noise:
     """One random generator an image, image i's seeded by `seeds[i]`.
 
     Image i gets the same noise bitwise in any batch, any order, on any device and any number of processes: numbers are
-    drawn on the CPU in fp32, image by image. Seeds are whole numbers from 0 to 2^63 - 1, each with noise of its own.
+    drawn on the CPU in fp32, image by image. Seeds are whole numbers from -2^63 to 2^63 - 1.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:

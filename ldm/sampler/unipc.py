@@ -35,7 +35,7 @@ class UniPC(Sampler):
 
     def __init__(self, steps: int = 25, *, order: int = 2, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
-        check("order", order, Whole(1, REMEMBERED - 1))
+        check("sampler.order", order, Whole(1, REMEMBERED - 1))
         self.order = order
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:

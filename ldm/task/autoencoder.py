@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
@@ -15,7 +16,8 @@ from ldm.autoencoder.base import Autoencoder, latent_moments
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
 from ldm.checkpoint import CONFIG_KEY
-from ldm.task.optimization import LearningRate, Trained
+from ldm.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS, Watch
+from ldm.task.optimization import LearningRate, Trained, clip_gradients
 
 
 class AutoencoderTask(pl.LightningModule):
@@ -27,7 +29,7 @@ class AutoencoderTask(pl.LightningModule):
     learning_rate       over time, for both
     config              that builds `model`; goes into checkpoints
     accumulate          batches an optimiser step
-    gradient_clip       largest gradient norm
+    gradient_clip       largest gradient norm, of each of the two; None: gradients are not clipped
     statistics_batches  batches, evenly spread over the training set, from which shift and scale of the raw latents are
                         estimated at the end; None: all
     freeze_encoder      train the decoder alone: latents stay what they are, and with them every model trained on them
@@ -44,7 +46,7 @@ class AutoencoderTask(pl.LightningModule):
         learning_rate: LearningRate,
         config: dict[str, Any],
         accumulate: int = 1,
-        gradient_clip: float = 1.0,
+        gradient_clip: float | None = 1.0,
         statistics_batches: int | None = None,
         freeze_encoder: bool = False,
     ) -> None:
@@ -57,6 +59,7 @@ class AutoencoderTask(pl.LightningModule):
         self.config = config
         self.accumulate = accumulate
         self.gradient_clip = gradient_clip
+        self.watch = Watch()
         self.statistics_batches = statistics_batches
         self.freeze_encoder = freeze_encoder
         if freeze_encoder:
@@ -81,7 +84,7 @@ class AutoencoderTask(pl.LightningModule):
         step = self.global_step
         reconstruction = self._autoencoder_step(image, step, step_now)
         if self.loss.adversarial(step):
-            self._discriminator_step(image, reconstruction, step_now)
+            self._discriminator_step(image, reconstruction, step, step_now)
         if step_now:
             for scheduler in self._schedulers():
                 scheduler.step()
@@ -92,25 +95,30 @@ class AutoencoderTask(pl.LightningModule):
         posterior = self.model.encode(image)
         reconstruction = self.model.decode(posterior.sample())
         parts = self.loss.autoencoder(image, reconstruction, posterior, last_layer=self.model.last_layer(), step=step)
+        self.watch.see(step, LOSS, parts.total)
         self.manual_backward(parts.total / self.accumulate)
         if step_now:
             optimizer = self._optimizers()[0]
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+            norm = clip_gradients(self.model.parameters(), self.gradient_clip)
+            self.watch.see(step, GRADIENT, norm)
+            self.log("train/gradient_norm", norm)
             optimizer.step()
             optimizer.zero_grad()
         self.log_dict({f"train/{name}": value.detach() for name, value in parts._asdict().items()})
         self.log("train/loss", parts.total.detach(), prog_bar=True, logger=False)
         return reconstruction
 
-    def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step_now: bool) -> None:
+    def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step: int, step_now: bool) -> None:
         assert self.loss.discriminator is not None
         self.loss.discriminator.requires_grad_(True)
         loss = self.loss.judge(image, reconstruction)
+        self.watch.see(step, JUDGEMENT, loss)
         self.manual_backward(loss / self.accumulate)
         if step_now:
             # The bare optimiser: a step of Lightning's wrapper would be counted, and `global_step` run twice as fast.
             optimizer = self._optimizers()[1].optimizer
-            nn.utils.clip_grad_norm_(self.loss.discriminator.parameters(), self.gradient_clip)
+            norm = clip_gradients(self.loss.discriminator.parameters(), self.gradient_clip)
+            self.watch.see(step, JUDGES_GRADIENT, norm)
             optimizer.step()
             optimizer.zero_grad()
         self.log("train/discriminator", loss.detach())
@@ -120,16 +128,21 @@ class AutoencoderTask(pl.LightningModule):
         assert image is not None
         posterior = self.model.encode(image)
         reconstruction = self.model.decode(posterior.mean).float().clamp(-1, 1)
-        self.psnr.update(reconstruction, image)
-        self.ssim.update(reconstruction, image)
+        with torch.autocast(image.device.type, enabled=False):  # in bf16 the SSIM is off by 0.01 and more
+            self.psnr.update(reconstruction, image.float())
+            self.ssim.update(reconstruction, image.float())
+            kl = posterior.kl().mean()
         self.log("val/psnr", self.psnr, on_epoch=True, prog_bar=True, batch_size=len(image))
         self.log("val/ssim", self.ssim, on_epoch=True, batch_size=len(image))
-        self.log("val/kl", posterior.kl().mean(), on_epoch=True, sync_dist=True, batch_size=len(image))
+        self.log("val/kl", kl, on_epoch=True, sync_dist=True, batch_size=len(image))
         return reconstruction
 
     def on_validation_start(self) -> None:
-        """Before the validation that ends a stage: estimate shift and scale of the raw latents, over all ranks."""
-        if self.trainer.state.fn != TrainerFn.VALIDATING or self.freeze_encoder:
+        """Before the validation that ends a stage: estimate shift and scale of the raw latents, over all ranks.
+
+        Not where they are known: with a frozen encoder, or when a finished model is evaluated alone.
+        """
+        if self.trainer.state.fn != TrainerFn.VALIDATING or int(self.model.statistics_count):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         rank, world = self.trainer.global_rank, self.trainer.world_size

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.batch import Batch
@@ -17,8 +17,9 @@ from ldm.checkpoint import CONFIG_KEY
 from ldm.classifier.vocabulary import Vocabulary
 from ldm.classifier.words import WordClassifier
 from ldm.conditioner.base import Conditioner
+from ldm.divergence import GRADIENT, LOSS, Watch
 from ldm.model import LatentDiffusion
-from ldm.task.optimization import LearningRate, Trained
+from ldm.task.optimization import LearningRate, Trained, clip_gradients
 
 Model = TypeVar("Model", LatentDiffusion, WordClassifier)
 
@@ -30,7 +31,7 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
     optimizer      what is trained -> optimiser
     learning_rate  over time
     config         that builds `model`; goes into checkpoints
-    gradient_clip  largest gradient norm
+    gradient_clip  largest gradient norm; None: gradients are not clipped
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         optimizer: Callable[[Trained], Optimizer],
         learning_rate: LearningRate,
         config: dict[str, Any],
-        gradient_clip: float = 1.0,
+        gradient_clip: float | None = 1.0,
     ) -> None:
         super().__init__()
         self.model: Model = model
@@ -48,6 +49,7 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         self.learning_rate = learning_rate
         self.config = config
         self.gradient_clip = gradient_clip
+        self.watch = Watch()
 
     @property
     @abstractmethod
@@ -72,12 +74,14 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
     def training_loss(self, batch: Batch) -> Tensor:
         """The mean loss over a batch, logged as train/loss."""
         loss = self.model.loss(batch).mean()
+        self.watch.see(self.global_step, LOSS, loss)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.key))
         return loss
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clip here: Lightning refuses to under autocast with a fused optimiser, for the sake of fp16's loss scaling."""
-        norm = nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+        norm = clip_gradients(self.parameters(), self.gradient_clip)
+        self.watch.see(self.global_step, GRADIENT, norm)
         self.log("train/gradient_norm", norm)
 
     def log_validation_loss(self, batch: Batch) -> None:

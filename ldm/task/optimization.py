@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -27,6 +27,17 @@ class Trained:
     def linear(self) -> set[str]:
         """Names of the matrices of linear layers, trained or not: not of tables, like those of tokens and positions."""
         return {f"{name}.weight" for name, part in self.module.named_modules() if isinstance(part, nn.Linear)}
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """Scale gradients down to a norm, over all of them together, that is at most `limit`; None: leave them as they are.
+
+    Returns the norm before.
+    """
+    parameters = list(parameters)
+    if limit is None:
+        return nn.utils.get_total_norm([part.grad for part in parameters if part.grad is not None])
+    return nn.utils.clip_grad_norm_(parameters, limit)
 
 
 class LearningRate:

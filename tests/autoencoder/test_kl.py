@@ -84,6 +84,9 @@ def test_statistics_whiten_the_latents_and_can_be_undone():
 def test_side_that_cannot_be_divided_is_an_error():
     with pytest.raises(ValueError, match=r"image side 250 is not a multiple of 4.*use a side of 248"):
         KLAutoencoder(**SMALL).check_side(250)
+    for side in (0, -8, 8.0):
+        with pytest.raises(ValueError, match=f"side={side} cannot be; give a whole number, at least 1"):
+            KLAutoencoder(**SMALL).check_side(side)
 
 
 def _losses(start_step=0):
@@ -111,6 +114,73 @@ def test_adaptive_weight_balances_gradients_at_the_last_layer():
         for part in (parts.reconstruction, parts.adversarial_weight * parts.adversarial)
     ]
     torch.testing.assert_close(norms[1], 0.5 * norms[0], rtol=0.05, atol=0)
+
+
+def published_loss(image, reconstruction, posterior, discriminator, last_layer, perceptual):
+    """The loss of the paper's own code, from its formulas: all but the adversarial term are sums over the image."""
+    errors = (image - reconstruction).abs() + perceptual(image, reconstruction)[:, None, None, None]
+    restored = errors.sum() / len(image)
+    judged = -discriminator(reconstruction).mean()
+    up, down = (torch.autograd.grad(part, last_layer, retain_graph=True)[0].norm() for part in (restored, judged))
+    weight = 0.5 * min(float(up / (down + 1e-4)), 1e4)
+    return weight, restored + 1e-6 * posterior.kl().sum() / len(image) + weight * judged
+
+
+class _Distance(torch.nn.Module):
+    def forward(self, a, b):
+        return (a - b).square().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-7], ids=["balanced", "clamped"])
+def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_values_of_an_image(strength):
+    """Also where the discriminator is so weak, as a fresh one can be, that the adaptive weight is at its limit."""
+    network, discriminator = (
+        scramble(KLAutoencoder(**SMALL)).double(),
+        PatchDiscriminator(channels=32, layers=2).double(),
+    )
+    discriminator.stages[-1].weight.data *= strength
+    loss, last = AutoencoderLoss(discriminator, perceptual=_Distance(), start_step=0), network.last_layer()
+    image = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    posterior = network.encode(image)
+    reconstruction = network.decode(posterior.mean.double())
+    weight, expected = published_loss(image, reconstruction, posterior, discriminator, last, loss.perceptual)
+    assert (weight == 0.5 * 1e4) == (strength < 1)
+    parts = loss.autoencoder(image, reconstruction, posterior, last_layer=last, step=0)
+    values = image[0].numel()
+    assert parts.adversarial_weight.item() * values == pytest.approx(weight, rel=1e-5)
+    assert parts.total.item() * values == pytest.approx(expected.item(), rel=1e-5)
+    ours, theirs = (
+        torch.cat(
+            [part.flatten() for part in torch.autograd.grad(total, list(network.parameters()), retain_graph=True)]
+        )
+        for total in (parts.total, expected)
+    )
+    assert float((ours * values - theirs).norm() / theirs.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("kl_weight", -1e-6), ("adversarial_weight", float("nan")), ("start_step", 0.5)]
+)
+def test_weights_that_cannot_be_are_refused(option, value):
+    with pytest.raises(ValueError, match=f"task.autoencoder.loss.{option}={value} cannot be; give "):
+        AutoencoderLoss(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        (KLAutoencoder, "groups", 0),
+        (KLAutoencoder, "multipliers", [1, -2]),
+        (KLAutoencoder, "multipliers", []),
+        (KLAutoencoder, "dropout", 1.0),
+        (PatchDiscriminator, "layers", 0),
+    ],
+)
+def test_networks_of_impossible_sizes_are_refused(kind, option, value):
+    with pytest.raises(ValueError, match=rf"{option}=\S+ (cannot be; give|is no level; give)"):
+        kind(**{option: value})
+    with pytest.raises(ValueError, match="32 groups do not divide"):
+        kind(channels=12)
 
 
 def test_no_adversarial_term_before_its_first_step():

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ldm.config import build, compose
-from tests.benchmarks import latents, loader, toolbox
+from tests.benchmarks import latents, loader, startup, threads, toolbox
 
 
 def test_loader(tmp_path, capsys):
@@ -20,6 +20,17 @@ def test_loader(tmp_path, capsys):
 def test_latents(tmp_path, capsys):
     latents.measure("small", tmp_path, ["debug=tiny"], steps=1)
     assert "x as long as one from latents" in capsys.readouterr().out
+
+
+def test_startup(monkeypatch):
+    monkeypatch.setattr(startup, "PROGRAMS", ("-c 'import ldm'",))
+    assert startup.seconds(["-c", "import ldm, sys; assert not {'torch', 'hydra'} & sys.modules.keys()"]) > 0
+    assert startup.first_step("debug=tiny", "trainer=cpu") > 0
+
+
+def test_threads():
+    assert threads.measure(None, 1, busy=False) > 0
+    assert threads.measure({"OMP_WAIT_POLICY": "passive"}, 1, busy=True) > 0
 
 
 @pytest.mark.parametrize("overrides", toolbox.TRAINING.values(), ids=list(toolbox.TRAINING))

@@ -5,7 +5,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ldm.callback.checkpoints import Checkpoints, Preempted, newest, saved
+from ldm.callback.checkpoints import Checkpoints, newest, saved
+from ldm.callback.signals import Preempted, Signals
 from tests.callback import trainer
 
 VALUES = [3.0, 1.0, 2.0, 0.5, 4.0]
@@ -35,8 +36,9 @@ class Task(pl.LightningModule):
 
 
 def fit(folder, task, **options):
-    callback = Checkpoints(folder, **{"every_n_steps": 3, **options})
-    trainer.fit(task, [callback], steps=10, validate_every=4, batches=8)
+    with Signals() as signals:
+        callback = Checkpoints(folder, **{"every_n_steps": 3, "signals": signals, **options})
+        trainer.fit(task, [callback], steps=10, validate_every=4, batches=8)
     return callback
 
 
@@ -44,8 +46,8 @@ def step(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize(("keep", "kept"), [(1, [9]), (2, [6, 9]), (9, [3, 6, 9])])
-def test_the_newest_are_kept(tmp_path, keep, kept):
+@pytest.mark.parametrize(("keep", "kept"), [(1, [10]), (2, [9, 10]), (9, [3, 6, 9, 10])])
+def test_the_newest_and_the_last_are_kept(tmp_path, keep, kept):
     fit(tmp_path, Task(), keep=keep)
     assert [path.name for path in saved(tmp_path)] == [f"step-{number:08d}.ckpt" for number in kept]
     assert [step(path) for path in saved(tmp_path)] == kept
@@ -72,7 +74,7 @@ def test_a_metric_that_is_not_measured_is_named(tmp_path):
 def test_usr1_saves_and_goes_on(tmp_path):
     """In the first half of step 5 (batch 8 of two a step): saved when the step is whole."""
     fit(tmp_path, Task({8: signal.SIGUSR1}), keep=9)
-    assert [step(path) for path in saved(tmp_path)] == [3, 5, 6, 9]
+    assert [step(path) for path in saved(tmp_path)] == [3, 5, 6, 9, 10]
 
 
 def test_term_saves_and_ends(tmp_path):
@@ -85,9 +87,9 @@ def test_term_saves_and_ends(tmp_path):
 def test_a_signal_while_saving_is_not_forgotten(tmp_path, monkeypatch):
     save = Checkpoints._save
 
-    def slow(self, trainer, path):
+    def slow(self, trainer, *rest):
         os.kill(os.getpid(), signal.SIGTERM)
-        save(self, trainer, path)
+        save(self, trainer, *rest)
 
     monkeypatch.setattr(Checkpoints, "_save", slow)
     with pytest.raises(Preempted, match="step 4,"):
@@ -103,7 +105,7 @@ def test_nan_is_never_the_best(tmp_path, monkeypatch):
 def test_a_broken_file_does_not_push_out_whole_ones(tmp_path):
     (tmp_path / "step-00000100.ckpt").write_bytes(b"half")
     fit(tmp_path, Task())
-    assert step(newest(tmp_path)) == 9
+    assert step(newest(tmp_path)) == 10
 
 
 def test_half_a_file_is_never_picked(tmp_path):
@@ -111,8 +113,25 @@ def test_half_a_file_is_never_picked(tmp_path):
     fit(tmp_path, Task(), keep=2)
     last = saved(tmp_path)[-1]
     last.write_bytes(last.read_bytes()[:-100])
-    assert step(newest(tmp_path)) == 6
+    assert step(newest(tmp_path)) == 9
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_only_cut_files_are_left_nothing_begins_anew_in_silence(tmp_path, count):
+    for number in range(count):
+        (tmp_path / f"step-0000000{number}.ckpt").write_bytes(b"half")
+    with pytest.raises(
+        ValueError, match=r"is not a whole checkpoint, and there is no other.*delete (it|all 2 of them) to"
+    ):
+        newest(tmp_path)
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
+    (tmp_path / ".step-00000004.ckpt.part").write_bytes(b"half")
+    (tmp_path / "other.part").write_bytes(b"somebody's")
+    fit(tmp_path, Task())
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == ["other.part"]
 
 
 @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"keep": 0}, {"mode": "least"}])

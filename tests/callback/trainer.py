@@ -4,6 +4,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from ldm.callback.writer import CheckpointWriter
+
 
 def fit(task, callbacks, *, steps, validate_every, batches, ckpt=None):
     """Train on the numbers below `batches`, one a batch, two batches a step; validations are counted in batches."""
@@ -19,6 +21,7 @@ def fit(task, callbacks, *, steps, validate_every, batches, ckpt=None):
         check_val_every_n_epoch=None,
         accumulate_grad_batches=2,
         callbacks=callbacks,
+        plugins=[CheckpointWriter()],
     )
     numbers = torch.arange(float(batches))
     trainer.fit(task, DataLoader(numbers, 1), DataLoader(numbers[:1], 1), ckpt_path=ckpt, weights_only=True)

@@ -101,6 +101,24 @@ def test_a_prompt_without_a_known_word_is_refused(classifier, prompt):
         classifier.log_likelihood(X, T, ["a red cat", prompt])
 
 
+def test_words_that_do_not_count_are_told_once_a_prompt(classifier, caplog):
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            classifier.log_likelihood(X, T, ["a red unicorn", "red heart"])
+    (told,) = caplog.messages
+    assert "of the prompt 'a red unicorn' count red; not a, unicorn, which were in nearly all or nearly none" in told
+    with caplog.at_level("INFO"):
+        for letter in "bcdefghijklmnop":
+            classifier.log_likelihood(X, T, [f"red {letter}"] * 2)
+    assert len(caplog.messages) < 11, "of a few prompts"
+
+
+@pytest.mark.parametrize("size", [1, 0, True, 2.5])
+def test_a_vocabulary_of_fewer_than_two_words_is_refused(size):
+    with pytest.raises(ValueError, match=r"model.vocabulary=\S+ cannot be; give a whole number, at least 2"):
+        Vocabulary(size)
+
+
 def test_life_cycle(classifier):
     x = X.clone().requires_grad_()
     batch = Batch(["a", "b"], CAPTIONS[:2], image=X)

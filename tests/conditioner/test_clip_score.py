@@ -40,6 +40,23 @@ def test_the_score_is_clips_own(folder):
     torch.testing.assert_close(score.log_likelihood(image, CAPTIONS[:3]), expected)
 
 
+def test_special_tokens_in_a_prompt_are_text(folder):
+    """As other signs and letters that the tokenizer does not know."""
+    score, image = CLIPScore(str(folder)), torch.rand(1, 3, 16, 16).expand(2, -1, -1, -1)
+    special, other = score.log_likelihood(image, ["a [END] cat", "a ( zzz ) cat"])
+    assert special == other
+
+
+def test_what_clip_cuts_away_from_a_prompt_is_told_once(folder, caplog):
+    score, image = CLIPScore(str(folder)), torch.rand(2, 3, 16, 16)
+    score.tokenizer.model_max_length = 4
+    for _ in range(2):
+        score.log_likelihood(image, ["a red cat on a white background", "a red cat"])
+    assert caplog.messages == [
+        "the prompt 'a red cat on a white background' is longer than CLIP takes; cut away is 'on a white background'"
+    ]
+
+
 def test_its_gradient_leads_up_for_images_of_any_size(folder):
     score = CLIPScore(str(folder))
     image = (torch.rand(2, 3, 40, 40) - 0.5).requires_grad_()

@@ -1,6 +1,8 @@
+import copy
+
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
     BertModel,
@@ -11,7 +13,9 @@ from transformers import (
     T5EncoderModel,
 )
 
+from ldm.conditioner.base import cut_captions, cut_prompts
 from ldm.conditioner.huggingface import HuggingFaceConditioner
+from ldm.conditioner.tokens import encode_texts
 from ldm.conditioner.transformer import TransformerConditioner, learn_tokenizer
 from tests.conftest import scramble
 
@@ -82,6 +86,68 @@ def test_state_dict_carries_the_tokenizer(conditioner):
     torch.testing.assert_close(again(CAPTIONS).tokens, conditioner(CAPTIONS).tokens, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("text", ["<pad>", "a <end> cat", "<start>"])
+def test_special_tokens_in_a_caption_are_text(conditioner, text):
+    """Also for a tokenizer from a checkpoint, and for one that was learned from such captions."""
+    again = TransformerConditioner(**SMALL)
+    again.load_state_dict(conditioner.state_dict())
+    learned = TransformerConditioner(**SMALL)
+    learned.prepare([*CAPTIONS, *[text] * 5])
+    for made in (conditioner, again, copy.deepcopy(conditioner), learned):
+        (encoding,) = encode_texts(made.tokenizer, [text])
+        inside = [token for token, special in zip(encoding.tokens, encoding.special_tokens_mask) if not special]
+        assert not {"<pad>", "<start>", "<end>"} & set(inside)
+        assert made([text]).mask.sum() == len(inside) + 2
+
+
+def test_ids_of_other_captions_are_what_they_were(conditioner):
+    before = Tokenizer.from_str(conditioner.tokenizer.to_str())
+    texts = [*CAPTIONS, "", "a < b > c", "Grüße 🐕", "a " * 50]
+    after = encode_texts(conditioner.tokenizer, texts)
+    assert [encoding.ids for encoding in after] == [encoding.ids for encoding in before.encode_batch(texts)]
+
+
+def test_special_tokens_that_are_pieces_of_words_too_are_text():
+    """As in T5's vocabulary."""
+    tokenizer = Tokenizer(
+        models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -2.0) for c in "ab▁ </s>")], 2)
+    )
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("<pad>", "</s>", "<unk>")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    ended, plain, unknown = (encoding.ids for encoding in encode_texts(tokenizer, ["a </s> b", "a b", "a x"]))
+    assert ended.count(1) == plain.count(1) == 1
+    assert 2 in unknown
+    assert plain == tokenizer.encode("a b").ids
+
+
+def test_what_is_cut_away_is_told(conditioner):
+    texts = ["a red cat", "a red cat on a white background and a blue heart and a red sailboat", ""]
+    cut = conditioner.overflow(texts)
+    assert [bool(rest) for rest in cut] == [False, True, False]
+    kept = texts[1].removesuffix(cut[1])
+    assert len(kept) < len(texts[1])
+    assert conditioner.overflow([kept]) == [""], "what stays fits"
+    longer = encode_texts(conditioner.tokenizer, [kept + cut[1].split()[0]])[0]
+    assert longer.overflowing, "and not a word more"
+    said = cut_captions(conditioner, iter(texts))
+    assert said.startswith("1 of 3 captions looked at are longer than conditioner.max_tokens allows")
+    assert repr(cut[1]) in said
+    assert cut_captions(conditioner, texts[:1]) is None
+    said = list(cut_prompts(conditioner, [*texts, *texts, "a cat " * 200]))
+    assert len(said) == 2, "once for each prompt"
+    assert f"cut away is {cut[1]!r}" in said[0]
+    assert len(said[1]) < 500
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_tokens", 2), ("vocabulary", 258), ("depth", -1), ("heads", 0), ("mask_padding", 1)]
+)
+def test_options_that_cannot_be_are_refused(option, value):
+    with pytest.raises(ValueError, match=f"conditioner.{option}={value} cannot be; give "):
+        TransformerConditioner(**{**SMALL, option: value})
+
+
 def test_gradients_reach_every_weight(conditioner):
     conditioner(CAPTIONS).tokens.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in conditioner.parameters())
@@ -131,9 +197,34 @@ def test_huggingface_encoder_from_a_folder(tmp_path, kind):
     torch.testing.assert_close(again(CAPTIONS[:2]).tokens, condition.tokens, rtol=0, atol=0)
 
 
+def test_padding_is_attended_to_as_by_stable_diffusion(tmp_path):
+    theirs = save_pretrained(tmp_path / "clip", "clip")
+    made = [
+        HuggingFaceConditioner(str(tmp_path / "clip"), width=16, max_tokens=10, mask_padding=wanted)
+        for wanted in (True, False)
+    ]
+    for conditioner in made:
+        conditioner.prepare([])
+    masked, unmasked = made
+    texts = [*CAPTIONS[:2], "a cat", ""]
+    ids = torch.tensor([encoding.ids for encoding in unmasked.tokenizer.encode_batch(texts)])
+    with torch.no_grad():
+        torch.testing.assert_close(unmasked(texts).tokens, theirs(ids).last_hidden_state, rtol=0, atol=0)
+    assert unmasked(texts).mask is None
+    assert not torch.allclose(masked(texts).tokens, unmasked(texts).tokens)
+    assert masked.frozen_hash != unmasked.frozen_hash
+    assert unmasked.overflow(["a red cat on a white background and a blue one"]) == ["blue one"]
+    (ended,) = encode_texts(unmasked.tokenizer, ["a [END] cat [PAD]"])
+    assert ended.ids.count(2) == 1, "in a caption, a special token is text"
+
+
 def test_huggingface_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no text encoder .*conditioner.name=FOLDER"):
         HuggingFaceConditioner(str(tmp_path / "nowhere"), width=16).prepare([])
     save_pretrained(tmp_path / "bert", "bert")
     with pytest.raises(ValueError, match="have width 16; set conditioner.width=16"):
         HuggingFaceConditioner(str(tmp_path / "bert"), width=24).prepare([])
+    with pytest.raises(ValueError, match="max_tokens=1 leaves no place for a caption: 1 tokens"):
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=1).prepare([])
+    with pytest.raises(ValueError, match="max_tokens=513 is more than the 512 tokens .* give at most 512"):
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=513).prepare([])

@@ -30,7 +30,9 @@ def icons(folder, **options):
 
 
 def captioned(folder, **options):
-    return CaptionedImages(cache=folder / "cache", **{"side": 8, **options})
+    data = CaptionedImages(cache=folder / "cache", **{"side": 8, **options})
+    data.open()
+    return data
 
 
 def encoded(picture, form="png", **options):

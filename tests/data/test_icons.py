@@ -4,9 +4,11 @@ import tarfile
 import pytest
 import torch
 
+from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import collate, finish
 from ldm.data.icons import Drawing, choose_icons, split_drawings
 from ldm.data.order import Draw
+from tests.conftest import forked
 from tests.data.shards import captioned, icons
 
 
@@ -19,6 +21,20 @@ def test_icons_are_the_same_bytes_every_time(tmp_path):
     icons(tmp_path / "a").write()
     assert (first / names[0]).stat().st_mtime_ns == before, "what is there is not written again"
     assert icons(tmp_path / "a", side=32).folder != first
+
+
+@pytest.mark.parametrize("folder", ["[2023]", "{a}", "a*b?", "50%d"])
+def test_icons_are_found_in_folders_of_any_name(tmp_path, folder):
+    data = captioned(tmp_path, side=16, source=icons(tmp_path / folder))
+    assert (len(data.train_set), len(data.val_set)) == (24, 6)
+
+
+def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+    source = icons(tmp_path)
+    monkeypatch.setattr(source, "colors", {})
+    with pytest.raises(KeyError):
+        source.write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_icons_hold_out_combinations_but_no_part(tmp_path):
@@ -59,3 +75,30 @@ def test_icons_refuse_what_cannot_be(tmp_path):
         icons(tmp_path, backgrounds={"crimson": "#FF0000"})
     with pytest.raises(ValueError, match="nothing can be held out"):
         split_drawings([Drawing("heart", "red", "white")], 0.5)
+
+
+def test_nothing_is_drawn_before_all_options_are_checked(tmp_path):
+    source = icons(tmp_path)
+    for options in ({"workers": -1}, {"crop": "middle"}, {"cache_latents": True, "flip": True}, {"window": 0}):
+        with pytest.raises(ValueError, match="cannot be|latents can be cached"):
+            CaptionedImages(**{"side": 16, "cache": tmp_path / "cache", "source": source, **options})
+    data = CaptionedImages(side=16, cache=tmp_path / "cache", source=source)
+    assert list(tmp_path.iterdir()) == []
+    assert len(data.val_set) == 6, "what needs the data opens them"
+    assert source.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    "option", [{"count": 0}, {"count": True}, {"side": 0}, {"samples_per_shard": 0}, {"val_share": 2}]
+)
+def test_options_of_icons(tmp_path, option):
+    with pytest.raises(ValueError, match=rf"data.source.{next(iter(option))}=\S+ cannot be; give a"):
+        icons(tmp_path, **option)
+
+
+def test_a_side_that_the_networks_cannot_have_is_said_before_anything_is_drawn(tmp_path):
+    places = [f"paths.data_dir={tmp_path}/data", f"paths.runs_dir={tmp_path}/runs"]
+    text = forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "data.side=33", *places, ok=False)
+    assert "33" in text
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []

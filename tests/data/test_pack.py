@@ -1,4 +1,3 @@
-import csv
 import hashlib
 import io
 import json
@@ -8,7 +7,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tarfile
 import time
 import zlib
 
@@ -19,55 +17,8 @@ from PIL import Image, features
 
 from ldm.data.pack.packer import Packer
 from ldm.data.shards import write_shards
-from tests.conftest import ROOT, command
-
-
-def encoded(width=12, height=8, *, form="png", color="red", **options):
-    data = io.BytesIO()
-    Image.new("RGB", (width, height), color).save(data, format=form, **options)
-    return data.getvalue()
-
-
-def images(folder, count=10, **options):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        (folder / f"{number:03d}.png").write_bytes(encoded(color=(number, 0, 0), **options))
-    return folder
-
-
-def table(path, rows, columns=("file", "caption")):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-    return path
-
-
-def captioned(folder, count=10):
-    images(folder, count)
-    return table(folder.parent / "captions.csv", [(f"{n:03d}.png", f"number {n}") for n in range(count)])
-
-
-def pack(out, **options):
-    return Packer(out, **{"workers": 1, "max_broken": 1.0, "val_share": 0.0, **options}).write()
-
-
-def contents(out):
-    """Key -> files by ending, of all shards in order, and "shard" -> the name of its shard."""
-    samples = {}
-    for path in sorted(out.glob("*.tar")):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                key, ending = member.name.split(".")
-                samples.setdefault(key, {"shard": path.name})[ending] = archive.extractfile(member).read()
-    return samples
-
-
-def written(out):
-    """All that a packing leaves, but for what belongs to the folder it is in."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-
-
-def reasons(summary):
-    return {reason: entry["count"] for reason, entry in summary.skipped.skipped.items()}
+from tests.conftest import ROOT, forked
+from tests.data.packing import captioned, contents, encoded, images, pack, reasons, table, written
 
 
 def test_a_sample_holds_the_files_bytes_its_caption_and_the_other_columns(tmp_path):
@@ -149,7 +100,9 @@ def test_a_folder_is_not_continued_with_something_else(tmp_path):
     with pytest.raises(ValueError, match=r"captions: 10 rows, \w+ -> 11 rows, \w+"):
         pack(tmp_path / "out", **options)
     (tmp_path / "out" / "pack.json").unlink()
-    with pytest.raises(ValueError, match=r"not packed here \(train-000000.tar"):
+    with pytest.raises(
+        ValueError, match=r"not written by this program \(summary.json, train-000000.tar\); nothing was"
+    ):
         pack(tmp_path / "out", **options)
 
 
@@ -170,7 +123,7 @@ def test_a_samples_split_does_not_depend_on_the_others(tmp_path):
 
 
 def test_whatever_cannot_be_used_is_counted_under_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr("ldm.data.pack.shard.MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr("ldm.data.pack.files.MAX_FILE_BYTES", 100_000)
     folder = images(tmp_path / "images", 2)
     (tmp_path / "outside.png").write_bytes(encoded())
     (folder / "empty.png").write_bytes(b"")
@@ -208,11 +161,12 @@ def test_whatever_cannot_be_used_is_counted_under_its_reason(tmp_path, monkeypat
         "no image named": 1,
         "unreadable file": 1,
         "no caption": 2,
-        "duplicate key": 2,
+        "duplicate key": 1,
         "more fields than columns": 1,
     }
     assert sorted(contents(tmp_path / "out")) == ["001_png", "a_b_png"]
-    assert summary.rows == len(rows) == summary.skipped.broken + 2
+    assert summary.rows == len(rows) == summary.skipped.broken + summary.merged + 2
+    assert summary.merged == 1
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored["skipped"] == summary.skipped.skipped
     assert stored["train"] == {
@@ -243,7 +197,7 @@ def test_too_many_broken_rows_are_an_error_after_all_is_written(tmp_path):
     )
 
 
-def test_a_table_says_its_next_command(tmp_path):
+def test_a_table_says_its_next_forked(tmp_path):
     path = captioned(tmp_path / "images", 40)
     summary = pack(tmp_path / "out", images=tmp_path / "images", captions=path, val_share=0.5)
     shards = f"data.train='{tmp_path}/out/train-*.tar' data.val='{tmp_path}/out/val-*.tar'"
@@ -310,7 +264,8 @@ def test_text_files_beside_the_images(tmp_path):
         "deep/er/000_png": "deep",
     }
     assert reasons(summary) == {"no caption": 1}
-    assert summary.skipped.skipped["no caption"]["first"] == ["001.png: 001.txt: No such file or directory"]
+    assert summary.skipped.skipped["no caption"]["first"] == ["001.png: no 001.txt"]
+    assert summary.others.skipped == {".txt of no image": {"count": 1, "first": ["notes.txt"]}}
 
 
 def test_parquet_with_paths_and_with_images_inside(tmp_path):
@@ -412,9 +367,9 @@ def test_a_truncated_jpeg_is_found_even_where_it_is_decoded_at_a_smaller_scale(t
         ({"captions": "empty.csv"}, r"none of 0 rows can be used \(there are none\); nothing was packed"),
         ({"images": "."}, r"none of 0 rows can be used"),
         ({"captions": "c.csv"}, r"none of 1 rows can be used \(1 missing file: a.png\)"),
-        ({"captions": "c.csv", "side": 0}, "side=0 cannot be; give a number of pixels"),
+        ({"captions": "c.csv", "side": 0}, "side=0 cannot be; give a whole number, at least 1, or null"),
         ({"captions": "c.csv", "side": "big"}, "side=big cannot be"),
-        ({"captions": "c.csv", "format": "gif", "side": 8}, "format=gif cannot be; give jpg, png or null"),
+        ({"captions": "c.csv", "format": "gif", "side": 8}, "format=gif cannot be; give one of jpg, png, null"),
         ({"captions": "c.csv", "format": "png"}, "format=png cannot be; give a side as well"),
         ({"captions": "c.csv", "val_share": 1}, "val_share=1 cannot be"),
         ({"captions": "c.csv", "workers": 0}, "workers=0 cannot be"),
@@ -435,17 +390,17 @@ def test_mistakes_are_said_in_words(tmp_path, options, message):
 
 def test_two_packings_do_not_share_a_folder(tmp_path):
     path = captioned(tmp_path / "images", 2)
-    (tmp_path / "out" / ".pack").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
     with (
-        FileLock(tmp_path / "out" / ".pack" / "lock"),
-        pytest.raises(ValueError, match="another process is packing into .*out; wait"),
+        FileLock(tmp_path / "out" / ".lock"),
+        pytest.raises(ValueError, match="another process is writing into .*out; wait"),
     ):
         pack(tmp_path / "out", images=tmp_path / "images", captions=path)
 
 
 def test_the_command_packs_and_says_what_to_type_next(tmp_path):
     path = captioned(tmp_path / "it's {1,2} = images", 3)
-    text = command(
+    text = forked(
         "-m", "ldm.data.pack", f"images={path.parent}/it's {{1,2}} = images", f"captions={path}", f"out={tmp_path}/o"
     )
     assert "3 train samples in 1 shard, " in text
@@ -453,7 +408,7 @@ def test_the_command_packs_and_says_what_to_type_next(tmp_path):
 
 
 def test_help_lists_every_option():
-    text = command("-m", "ldm.data.pack", "--help")
+    text = forked("-m", "ldm.data.pack", "--help")
     assert "python -m ldm.data.pack images=FOLDER captions=captions.csv out=DIR" in text
     assert all(f"\n{option}: " in text for option in ("images", "captions", "out", "side", "val_share", "max_broken"))
 
@@ -477,5 +432,5 @@ def test_mistyped_commands_end_with_a_message(arguments, message, monkeypatch, c
 
 
 def test_a_mistyped_option_ends_the_program_without_a_traceback():
-    text = command("-m", "ldm.data.pack", "out=x", "worker=2", ok=False)
+    text = forked("-m", "ldm.data.pack", "out=x", "worker=2", ok=False)
     assert text == "error: there is no option worker; did you mean workers?\n"

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from ldm.data import shard_index
+from ldm.data.grouping import list_shard
 from ldm.data.health import Health
 from ldm.data.index import Index, index_shards
-from ldm.data.shards import find_shards, list_shard, write_shard, write_shards
+from ldm.data.shards import find_shards, name_shards, write_shard, write_shards
 from tests.data.shards import encoded, level, numbered, opened, sample, write_tar
 from tests.data.test_decode import bomb
 
@@ -39,6 +40,35 @@ def test_patterns(tmp_path):
     assert braces == find([str(tmp_path / "s-000000.tar"), str(tmp_path / "s-00000[12].tar")])
     with pytest.raises(FileNotFoundError, match=r"s-000003.tar.*1 of 4 files"):
         find(str(tmp_path / "s-{000000..000003}.tar"))
+
+
+@pytest.mark.parametrize(
+    "folder", ["[2023]", "{a}", "{a,b}", "{a", "*", "what?", "50%d", "a::b", "${WDS_NONE}", "a'b\"c\\\\d"]
+)
+def test_folders_are_taken_by_their_very_names(tmp_path, monkeypatch, folder):
+    numbered(tmp_path / folder, [1, 1])
+    names = sorted(str(path) for path in (tmp_path / folder).iterdir())
+    assert len(names) == 2
+    patterns = ("train-*.tar", "train-00[01]-000000.tar", "train-{000..001}-000000.tar")
+    for pattern in patterns:
+        assert name_shards(f"{tmp_path}/{folder}/{pattern}") == names
+    assert name_shards(names) == names
+    monkeypatch.chdir(tmp_path)
+    assert name_shards(f"./{folder}/{patterns[0]}") == [f"./{folder}/{Path(name).name}" for name in names]
+    with pytest.raises(FileNotFoundError, match="is a folder; give the shards in it"):
+        name_shards(str(tmp_path / folder))
+
+
+def test_patterns_may_have_patterns_in_their_folders(tmp_path):
+    for folder in ("1", "2", "[1]"):
+        numbered(tmp_path / folder, [1])
+    shards = [f"{tmp_path}/{folder}/train-000-000000.tar" for folder in "12"]
+    assert name_shards(f"{tmp_path}/[12]/*.tar") == shards
+    assert name_shards(f"{tmp_path}/{{1,2}}/train*") == shards
+    assert name_shards("::".join(shards)) == shards
+    assert name_shards(f"{tmp_path}/[1]/*.tar") == [f"{tmp_path}/[1]/train-000-000000.tar"], "it is there by this name"
+    (tmp_path / "{x}.tar").write_bytes(b"")
+    assert name_shards(f"{tmp_path}/{{x}}.tar") == [f"{tmp_path}/{{x}}.tar"]
 
 
 def test_what_is_written_is_found(tmp_path):
@@ -170,11 +200,11 @@ def test_hostile_tars(tmp_path):
     assert found == [
         "deep/er/good", "UPPER", "apart", "twice", "photo.v1", "photo.v2", "masked", "../../escape", "/etc/passwd",
     ]  # fmt: skip
-    assert index[3].text.size == len(b"first")
+    assert index[3].text.size == len(b"second"), "of one name the last, as tar has it"
     assert reasons(index) == sorted(
         ["no caption"] * 2
         + ["no image"] * 2
-        + ["duplicate key", "empty image file", "unreadable image", "too many pixels"]
+        + ["replaced by a later file of the same name", "empty image file", "unreadable image", "too many pixels"]
     )
     assert {path.name for path in tmp_path.parent.iterdir()} == before, "no path of a tar is written"
     assert not os.path.exists("/etc/passwd.png")

@@ -1,6 +1,7 @@
 """The stream as a loader gives it: the right pair, for any number of workers, past any damage, with flat memory."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import Buckets
 from ldm.data.health import Health
+from ldm.data.index import Index
 from ldm.data.order import Draw
 from ldm.data.shards import write_shards
+from ldm.data.streaming import StreamedImages
 from ldm.data.transforms import CaptionChoice
 from ldm.picture import to_levels
 from tests.data.shards import captioned, dataset, encoded, icons, level, numbered, sample, write_tar
@@ -303,3 +306,75 @@ def test_is_a_data_module_of_its_own(tmp_path, shards):
     data = CaptionedImages(side=8, cache=tmp_path, **shards)
     assert list(data.captions(limit=3)) == ["caption 0", "caption 13", "caption 26"]
     assert data.fingerprint != CaptionedImages(side=16, cache=tmp_path, **shards).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("side", 0), ("side", 8.0), ("workers", -1), ("workers", True), ("seed", "abc"), ("seed", 1.5), ("max_broken", 2),
+        ("max_broken", float("nan")), ("val_images", 0), ("crop", "middle"), ("flip", "yes"), ("streams", 0), ("window", 0),
+        ("cache_latents", None),
+    ],
+)  # fmt: skip
+def test_options_are_checked_before_anything_is_read(tmp_path, shards, option, value):
+    with pytest.raises(ValueError, match=rf"^data.{option}=\S+ cannot be; give "):
+        captioned(tmp_path, **{**shards, option: value})
+    assert not list(tmp_path.glob(".*.index"))
+
+
+def test_validation_images_are_bounded(tmp_path):
+    shards = {"train": numbered(tmp_path, [5]), "val": numbered(tmp_path, [4, 0, 3, 9], split="val")}
+    whole = captioned(tmp_path, **shards)
+    prints = {whole.fingerprint}
+    for limit in (1, 5, 15):
+        data = captioned(tmp_path, **shards, val_images=limit)
+        expected = [f"{number * 16 // limit:06d}" for number in range(limit)]
+        assert [data.val_set[Draw(0, number)].key for number in range(len(data.val_set))] == expected
+        assert [key for batch in data.val_pass(2) for key in batch.key] == expected
+        assert data.val_set.index.counts.sum() == len(data.val_set.index.column("number")) == limit
+        prints.add(data.fingerprint)
+    assert len(prints) == 4
+    assert captioned(tmp_path, **shards, val_images=16).fingerprint == whole.fingerprint
+    assert len(captioned(tmp_path, **shards, val_images=100).val_set) == 16
+    assert len(Index(whole.val_set.index.shards, ["number >= 4"], limit=3)) == 3
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_validation_shards_that_are_trained_on_are_named(tmp_path, caplog, streamed):
+    train, val = numbered(tmp_path, [3, 2, 1]), numbered(tmp_path, [4], split="val")
+    names = sorted(str(path) for path in tmp_path.glob("train*"))
+    (tmp_path / "other").mkdir()
+    shutil.copy(names[0], tmp_path / "other" / "copy.tar")
+    os.symlink(names[1], tmp_path / "other" / "link.tar")
+
+    def warnings(val):
+        caplog.clear()
+        data = (StreamedImages if streamed else CaptionedImages)(side=8, cache=tmp_path / "cache", train=train, val=val)
+        data.open()
+        data.open()
+        return [record.message for record in caplog.records]
+
+    assert warnings(val) == []
+    (text,) = warnings([names[2], val, f"{tmp_path}/other/*.tar"])
+    assert text.startswith(
+        f"3 of 4 validation shards are trained on, too: {names[2]}, {tmp_path}/other/copy.tar (as {names[0]}), "
+    )
+    for other, name in (("copy", names[0]), ("link", names[1])):
+        assert f"{tmp_path}/other/{other}.tar (as {name})" in text
+    if streamed:
+        (text,) = warnings(names[:1])
+        assert names[0] in text
+
+
+def test_a_state_goes_on_with_the_same_data_in_another_folder(tmp_path, shards):
+    data = captioned(tmp_path, **shards)
+    state = {**data.state_dict(), "position": 3}
+    (tmp_path / "moved").mkdir()
+    for number, name in enumerate(sorted(tmp_path.glob("train*"))):
+        shutil.copy(name, tmp_path / "moved" / f"{number}.tar")
+    moved = captioned(tmp_path / "moved", train=f"{tmp_path}/moved/*.tar", val=f"{tmp_path}/train-000*.tar")
+    moved.load_state_dict(state)
+    assert moved.position == 3
+    fewer = captioned(tmp_path / "moved", train=f"{tmp_path}/moved/[12].tar", val=shards["val"])
+    with pytest.raises(ValueError, match=r"\(40 samples, now 10 samples in 2 shards\).*may lie in another folder"):
+        fewer.load_state_dict(state)

@@ -118,3 +118,82 @@ def test_caption_accuracy_refuses_foreign_captions_and_sides(source):
         metric.update(torch.zeros(1, 3, 32, 32), ["a photo"])
     with pytest.raises(ValueError, match="use the same side"):
         metric.update(torch.zeros(1, 3, 16, 16), [source.val[0].caption])
+
+
+BROKEN = [torch.nan, torch.inf, -torch.inf]
+
+
+@pytest.mark.parametrize("value", BROKEN)
+@pytest.mark.parametrize("extractor", [Pixels, lambda: EfficientNetLite0(side=32)], ids=["pixels", "efficientnet"])
+def test_images_that_are_not_finite_are_refused(extractor, value):
+    """LAPACK ends the process where it gets such numbers."""
+    metric = Frechet(extractor())
+    images = torch.rand(4, 3, 32, 32)
+    metric.refer(images)
+    images[1, 0, 0, 0] = value
+    with pytest.raises(
+        ValueError, match=r"1 of 4 generated images hold numbers that are not finite .* lower learning rate"
+    ):
+        metric.update(images, [])
+    with pytest.raises(ValueError, match=r"1 of 4 real images hold numbers that are not finite .* look at data.val"):
+        metric.refer(images)
+    sums = metric.reference()
+    sums["real_features_sum"] = sums["real_features_sum"] * value
+    with pytest.raises(ValueError, match=r"stored sums over real images for .* delete the file reference-"):
+        metric.set_reference(sums)
+
+
+def test_features_that_are_not_finite_are_refused():
+    class Overflowing(Pixels):
+        def forward(self, images):
+            return images[:, :, 0, 0] / 0
+
+    with pytest.raises(ValueError, match=r"4 of 4 feature vectors of the images for pixels .* choose another metric"):
+        Frechet(Overflowing()).refer(torch.ones(4, 3, 4, 4))
+
+
+def test_caption_accuracy_refuses_images_that_are_not_finite(source):
+    with pytest.raises(ValueError, match="1 of 1 generated images hold numbers that are not finite"):
+        CaptionAccuracy(source).update(torch.full((1, 3, 32, 32), torch.nan), [source.val[0].caption])
+
+
+def test_metrics_tell_how_many_images_they_need(source):
+    assert CaptionAccuracy(source).least_images == 1
+    metric = Frechet(Pixels())
+    assert metric.least_images == 2
+    metric.refer(gaussians(0.0, 1.0, count=2))
+    metric.update(gaussians(0.0, 1.0, count=2), [])
+    assert metric.compute()["pixels"] >= 0
+
+
+def test_a_rank_without_images_computes_too():
+    """Where there are fewer images than processes, and the reference is read: the sums of the others come with the reduction."""
+    whole, alone = Frechet(Pixels()), Frechet(Pixels())
+    whole.refer(gaussians(0.0, 1.0))
+    whole.update(gaussians(0.5, 1.0), [])
+    alone.set_reference(whole.reference())
+    for name in ("fake_features_sum", "fake_features_cov_sum", "fake_features_num_samples"):
+        setattr(alone.distance, name, getattr(whole.distance, name))
+    assert alone.compute() == whole.compute()
+
+
+@pytest.mark.parametrize("kind", ["frechet", "caption"])
+def test_numbers_are_the_same_under_autocast_and_for_half_precision_images(source, kind):
+    images = source.images(source.drawings)
+    drawings = list(source.drawings)
+    noisy = (images + 0.5 * torch.randn_like(images)).clamp(-1, 1).bfloat16()
+    scores = []
+    for enabled, fakes in ((False, noisy.float()), (True, noisy.float()), (True, noisy)):
+        metric = CaptionAccuracy(source) if kind == "caption" else Frechet(EfficientNetLite0(side=32))
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            metric.refer(images)
+            metric.update(fakes, [drawing.caption for drawing in drawings])
+            scores.append(metric.compute())
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_a_side_too_small_for_the_extractor_is_refused():
+    with pytest.raises(
+        ValueError, match=r"metric.frechet_efficientnet.extractor.side=16 cannot be; give a whole number"
+    ):
+        EfficientNetLite0(side=16)

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -373,11 +374,16 @@ def test_learned_variance_is_that_of_what_is_wanted():
 def test_guidance_refuses_nonsense():
     for options, message in (
         ({"interval": (0.5, 0.2)}, "low <= high"),
-        ({"rescale": 2}, "rescale=2 cannot be; give a finite number, at least 0, at most 1"),
-        ({"threshold": 0}, "threshold=0 cannot be; give a finite number, above 0, or null"),
+        ({"rescale": 2}, "guidance.rescale=2 cannot be"),
+        ({"threshold": 0}, "guidance.threshold=0 cannot be"),
+        *(({"scale": scale}, f"guidance.scale={scale} cannot be") for scale in (math.nan, math.inf)),
     ):
         with pytest.raises(ValueError, match=message):
-            ClassifierFree(2.0, **options)
+            ClassifierFree(**{"scale": 2.0, **options})
+    with pytest.raises(ValueError, match=r"guidance.scale=1e\+30 cannot be; give a finite number"):
+        ClassifierFree(1e30)
+    with pytest.raises(ValueError, match="guidance.scale=nan cannot be"):
+        Scored(None, scale=math.nan)
 
 
 @pytest.mark.parametrize(("kind", "options"), EVERY.values(), ids=EVERY)
@@ -449,7 +455,7 @@ def test_likeness_by_another_distance():
     score = Likeness(torch.full((3, 2, 2), 0.5), deviation=0.1, distance=Brightness())
     image = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 0.7)])
     torch.testing.assert_close(score.log_likelihood(image, ["", ""]), torch.tensor([0.0, -0.2 / 0.01 / 2]))
-    with pytest.raises(ValueError, match="deviation=.* cannot be; give a finite number, above 0"):
+    with pytest.raises(ValueError, match="deviation=0 cannot be"):
         Likeness(torch.zeros(3, 2, 2), deviation=0)
 
 

@@ -560,6 +560,16 @@ def test_discrete_grids_are_those_of_diffusers():
             assert ours.tolist() == scheduler.timesteps.tolist()
 
 
+@pytest.mark.parametrize("wanted", [20, 30, 50, 60, 75, 250, 300])
+def test_the_leading_grid_can_be_that_of_the_papers_code(wanted):
+    """Which for 30, 60, 75 and 300 steps makes 31, 63, 77 and 334: every k-th time to the end, and one later."""
+    theirs = [index + 1 for index in range(0, 1000, 1000 // wanted)]
+    for grid in [Leading(stride=1000 // wanted)] + [Leading()] * (1000 % wanted == 0):
+        ours = (grid.starts(len(theirs), OURS) * 1000 - 1).round().long()
+        assert ours.flip(0).tolist() == [min(index, 999) for index in theirs]
+    assert len(theirs) == {30: 31, 60: 63, 75: 77, 300: 334}.get(wanted, wanted)
+
+
 @pytest.mark.parametrize(("grid", "option"), [(Karras(), "use_karras_sigmas"), (LogSNR(), "use_lu_lambdas")], ids=name)
 def test_grids_of_noise_levels_are_those_of_diffusers(grid, option):
     for steps in (2, 7, 25):
@@ -573,7 +583,30 @@ def test_a_grid_without_enough_times_says_so():
     with pytest.raises(ValueError, match="Trailing has no 1500 different times; use fewer sampler.steps"):
         DDIM(1500, grid=Trailing()).sample(Gaussian(OURS, 1), OURS, Noise([0]), (1, 2, 2))
     with pytest.raises(ValueError, match="0 < last < first <= 1"):
-        Karras(first=0.1, last=0.2).times(3, OURS)
+        Karras(first=0.1, last=0.2)
+    with pytest.raises(
+        ValueError, match="Leading has no 1500 different times 1 apart among 1000; use at most 1000 sampler"
+    ):
+        Leading().times(1500, OURS)
+    with pytest.raises(
+        ValueError, match="Leading has no 32 different times 33 apart among 1000; use at most 31 sampler"
+    ):
+        Leading(stride=33).times(32, OURS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        (Leading, "offset", -1),
+        (Leading, "stride", 0),
+        (Karras, "rho", 0),
+        (Karras, "last", 0.0),
+        (LogSNR, "first", 1.5),
+    ],
+)
+def test_options_of_grids_that_cannot_be_are_refused(kind, option, value):
+    with pytest.raises(ValueError, match=f"grid.{option}={value} cannot be; give "):
+        kind(**{option: value})
 
 
 # image to image, inpainting, inversion
@@ -666,11 +699,11 @@ def test_an_image_depends_on_its_seed_alone(kind, options):
 
 def test_samplers_refuse_nonsense():
     for make, message in (
-        (lambda: DDIM(0), "steps=0 cannot be; give a whole number, at least 1"),
+        (lambda: DDIM(0), "sampler.steps=0 cannot be; give a whole number, at least 1"),
         (lambda: DDIM(5, eta=-1), "eta"),
         (lambda: EulerAncestral(5, eta=2), "eta"),
-        (lambda: UniPC(5, order=4), "order=4 cannot be; give a whole number from 1 to 3"),
-        (lambda: Churn(-1), "amount=-1 cannot be; give a finite number, at least 0"),
+        (lambda: UniPC(5, order=4), "sampler.order=4 cannot be; give a whole number from 1 to 3"),
+        (lambda: Churn(-1), "churn.amount=-1 cannot be"),
         (
             lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(strength=0.5)),
             "needs an image to begin with",

@@ -9,86 +9,54 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ldm.data.decode import Broken
-from ldm.data.pack.captions import Row, find_tables, read_sidecars, read_table
-from ldm.data.pack.plan import Plan, Tally, make_plan
-from ldm.data.pack.shard import Job, read_tally, write_json
+from ldm.data.pack.captions import find_tables, read_table, table_folder
+from ldm.data.pack.plan import Plan, make_plan
+from ldm.data.pack.row import Found
+from ldm.data.pack.shard import Job, fingerprint_images, read_tally, write_json
+from ldm.data.pack.sidecars import read_sidecars
+from ldm.data.pack.summary import Summary, summarize
 from ldm.data.pack.workers import write_all
+from ldm.folder import OutputFolder
+from ldm.options import COUNT, FRACTION, OneOf, Optional, Real, Rule, check_all
 
-SPLITS = ("train", "val")
+PLAN_FILE = "pack.json"
+OWN_FILES = re.compile(rf"(train|val)-\d{{6,}}\.tar|{re.escape(PLAN_FILE)}|summary\.json")
 
 
-class Summary(NamedTuple):
-    """What is in a folder of shards.
+@dataclass(frozen=True)
+class _Text(Rule):
+    """Texts that are not empty, and paths."""
 
-    out      the folder
-    rows     how many were read
-    skipped  those that are in no shard
-    splits   counts of each split
-    shards   how many each split has
-    """
+    def allows(self, value: object) -> bool:
+        return isinstance(value, (str, Path)) and str(value) != ""
 
-    out: Path
-    rows: int
-    skipped: Tally
-    splits: dict[str, Tally]
-    shards: dict[str, int]
+    def __str__(self) -> str:
+        return "one name, with ./ before it where it begins with a bracket"
 
-    def save(self) -> None:
-        """Write `summary.json` into the folder."""
-        splits = {
-            split: {"samples": tally.samples, "shards": self.shards[split], "bytes": tally.size}
-            for split, tally in self.splits.items()
-        }
-        write_json(self.out / "summary.json", {"rows": self.rows, **splits, "skipped": self.skipped.skipped})
 
-    def table(self) -> str:
-        """For people, with the command to type next."""
-        lines = [f"{self.rows:>12,} rows"]
-        for split, tally in self.splits.items():
-            shards = f"{self.shards[split]:,} shard{'' if self.shards[split] == 1 else 's'}"
-            lines.append(f"{tally.samples:>12,} {split} samples in {shards}, {tally.size / 1e6:,.1f} MB")
-        lines.append(f"{self.skipped.broken:>12,} skipped")
-        for reason, entry in self.skipped.skipped.items():
-            more = ", ..." if entry["count"] > len(entry["first"]) else ""
-            lines.append(f"{entry['count']:>12,}   {reason}: {', '.join(entry['first'])}{more}")
-        if not self.shards["val"]:
-            lines.append(
-                "training needs validation images, too, which are not here: give other shards, or pack into another "
-                "out= with a larger val_share"
-            )
-        return "\n".join([*lines, f"next: {self.next_command()}"])
-
-    def next_command(self) -> str:
-        """What trains on these shards."""
-        patterns = {split: shlex.quote(f"{self.out}/{split}-*.tar") if n else "..." for split, n in self.shards.items()}
-        options = " ".join(f"data.{split}={pattern}" for split, pattern in patterns.items())
-        return f"python train.py experiment=txt2img_shards {options}"
-
-    def check(self, max_broken: float) -> None:
-        """Raise ValueError where there is no sample, or where more than this share of the rows was skipped."""
-        reasons = "; ".join(
-            f"{entry['count']:,} {reason}: {', '.join(entry['first'])}"
-            for reason, entry in self.skipped.skipped.items()
-        )
-        if not any(self.shards.values()):
-            raise ValueError(
-                f"none of {self.rows:,} rows can be used ({reasons or 'there are none'}); nothing was packed"
-            )
-        if self.skipped.broken > max_broken * self.rows:
-            raise ValueError(
-                f"{self.skipped.broken:,} of {self.rows:,} rows cannot be used ({reasons}), which is more than "
-                f"max_broken={max_broken} of them; mend them and pack into another folder, or give a larger max_broken"
-            )
+RULES = {
+    "out": _Text(),
+    "images": Optional(_Text(), "the folder of the captions"),
+    "captions": Optional(_Text(), ".txt files beside the images"),
+    "image_column": Optional(_Text(), "by its usual names"),
+    "caption_column": Optional(_Text(), "by its usual names"),
+    "side": Optional(COUNT, "files stay as they are"),
+    "format": OneOf(("jpg", "png", None)),
+    "val_share": Real(0.0, 1.0, below=True),
+    "val_max": Optional(COUNT, "any number"),
+    "samples_per_shard": COUNT,
+    "workers": Optional(COUNT, "as many as there are cores"),
+    "max_broken": FRACTION,
+}
+"""The values that each option can have."""
 
 
 class Packer:
@@ -102,6 +70,7 @@ class Packer:
     side               to which the shorter side of an image is reduced, in pixels; None: files are stored as they are
     format             of what `side` writes, "jpg" or "png"; None: jpg for jpgs and png else
     val_share          share of the samples for validation, in [0, 1)
+    val_max            the largest number of samples for validation; None: any
     samples_per_shard  rows that go into one shard
     workers            processes; None: as many as there are cores
     max_broken         share of rows that may be skipped, in [0, 1]
@@ -118,26 +87,33 @@ class Packer:
         side: int | None = None,
         format: str | None = None,
         val_share: float = 0.01,
+        val_max: int | None = 10_000,
         samples_per_shard: int = 1000,
         workers: int | None = None,
         max_broken: float = 0.05,
     ) -> None:
-        _check("side", side, side is None or _is_count(side), "a number of pixels, or null")
-        _check("format", format, format in (None, "jpg", "png"), "jpg, png or null")
-        _check("format", format, format is None or side is not None, "a side as well, or null: files stay as they are")
-        _check("val_share", val_share, _is_share(val_share) and val_share < 1, "a share, from 0 to below 1")
-        _check("samples_per_shard", samples_per_shard, _is_count(samples_per_shard), "a number from 1")
-        _check("workers", workers, workers is None or _is_count(workers), "a number from 1, or null")
-        _check("max_broken", max_broken, _is_share(max_broken), "a share, from 0 to 1")
+        given: dict[str, object] = {"out": out, "images": images, "captions": captions, "side": side, "format": format}
+        given |= {"image_column": image_column, "caption_column": caption_column, "workers": workers}
+        given |= {"val_share": val_share, "val_max": val_max, "samples_per_shard": samples_per_shard}
+        check_all({**given, "max_broken": max_broken}, RULES)
+        if format is not None and side is None:
+            raise ValueError(f"format={format} cannot be; give a side as well, or null: files stay as they are")
+        if image_column is not None and captions is None:
+            raise ValueError(f"image_column={image_column} is of a table; give captions=TABLE as well, or null")
         self.captions = None if captions is None else str(captions)
-        self.columns = (image_column, caption_column)
+        self.image_column = image_column
+        self.caption_column = caption_column
         self.val_share = val_share
+        self.val_max = val_max
         self.samples_per_shard = samples_per_shard
         self.workers = workers or _cores()
         self.max_broken = max_broken
-        self.job = Job(Path(os.path.abspath(out)), _folder(images, self.captions), side, format)
+        path = Path(os.path.abspath(out))
+        self.folder = OutputFolder(path, option="out", is_own=self._is_own)
+        self.folder.check()
         if self.captions is not None:
             find_tables(self.captions)
+        self.job = Job(path, _folder(images, self.captions), side, format)
 
     def write(self) -> Summary:
         """Write the shards that are not there yet, and `summary.json`.
@@ -145,43 +121,46 @@ class Packer:
         Raises ValueError where the folder was begun with other options or rows, and, after all is written, where too many
         rows were skipped.
         """
-        _check_folder(self.job.out)
-        self.job.private.mkdir(parents=True, exist_ok=True)
-        with _alone(self.job):
+        with self.folder.lock():
+            self.job.private.mkdir(exist_ok=True)
             try:
                 plan = make_plan(
                     tqdm(self._rows(), desc="reading captions", unit="row"),
                     self.job.database,
                     val_share=self.val_share,
+                    val_max=self.val_max,
                     samples_per_shard=self.samples_per_shard,
                 )
                 if plan.shards:
                     self._claim(plan)
                     self._write_missing(plan)
-                    _sum(plan, self.job).save()
+                    summarize(plan, self.job).save()
             finally:
                 self.job.database.unlink(missing_ok=True)
-        summary = _sum(plan, self.job)
+        summary = summarize(plan, self.job)
         summary.check(self.max_broken)
         return summary
 
-    def _rows(self) -> Iterator[tuple[str, Row | Broken]]:
+    def _is_own(self, name: str) -> bool:
+        return OWN_FILES.fullmatch(name) is not None and _read_plan(self.folder.path) is not None
+
+    def _rows(self) -> Iterator[Found]:
         if self.captions is None:
-            return read_sidecars(self.job.images)
-        return read_table(self.captions, self.job.images, *self.columns)
+            return read_sidecars(self.job.images, leave_out=self.job.out, caption_column=self.caption_column)
+        return read_table(self.captions, self.job.images, self.image_column, self.caption_column)
 
     def _claim(self, plan: Plan) -> None:
         """Write down what is packed here; raise ValueError where it was something else."""
         wanted = {
             "captions": f"{plan.rows} rows, {plan.fingerprint}",
-            "images": str(self.job.images),
+            "images": fingerprint_images(plan.shards[0], self.job),
             "side": self.job.side,
             "format": self.job.format,
             "val_share": self.val_share,
+            "val_max": self.val_max,
             "samples_per_shard": self.samples_per_shard,
         }
-        file = self.job.out / "pack.json"
-        known = json.loads(file.read_text()) if file.is_file() else wanted
+        known = _read_plan(self.job.out) or wanted
         changes = [
             f"{name}: {known.get(name)} -> {value}" for name, value in wanted.items() if known.get(name) != value
         ]
@@ -190,7 +169,7 @@ class Packer:
                 f"{self.job.out} was begun with something else ({'; '.join(changes)}); "
                 "give what it was begun with, choose another out=..., or delete the folder"
             )
-        write_json(file, wanted)
+        write_json(self.job.out / PLAN_FILE, wanted)
 
     def _write_missing(self, plan: Plan) -> None:
         missing = [shard for shard in plan.shards if read_tally(shard, self.job) is None]
@@ -199,64 +178,23 @@ class Packer:
             write_all(missing, self.job, self.workers, bar.update)
 
 
-def _sum(plan: Plan, job: Job) -> Summary:
-    skipped, splits, shards = Tally(), {split: Tally() for split in SPLITS}, dict.fromkeys(SPLITS, 0)
-    skipped.add(plan.skipped)
-    for shard in plan.shards:
-        tally = read_tally(shard, job)
-        assert tally is not None
-        split = shard.name.rpartition("-")[0]
-        skipped.add(Tally(skipped=tally.skipped))
-        splits[split].add(Tally(tally.samples, tally.size))
-        shards[split] += tally.samples > 0
-    return Summary(job.out, plan.rows, skipped, splits, shards)
-
-
-def _check_folder(out: Path) -> None:
-    """Raise ValueError where shards cannot be written without being mixed up with something else."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out={out} is a file; give the folder that the shards shall be in")
-    others = sorted(path.name for split in SPLITS for path in out.glob(f"{split}-*.tar"))
-    if others and not (out / "pack.json").is_file():
-        raise ValueError(f"{out} holds shards that were not packed here ({others[0]}, ...); choose another out=...")
-
-
-@contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    lock = FileLock(job.private / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(
-            f"another process is packing into {job.out}; wait for it, or choose another out=..."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _read_plan(out: Path) -> dict | None:
+    """What was written down about a packing into a folder; None where there is none."""
+    with suppress(OSError, ValueError):
+        plan = json.loads((out / PLAN_FILE).read_text())
+        if isinstance(plan, dict) and "captions" in plan:
+            return plan
+    return None
 
 
 def _folder(images: str | Path | None, captions: str | None) -> Path:
     """The folder of the images, absolute."""
     if images is None and captions is None:
         raise ValueError("neither images nor captions were given; type images=FOLDER, captions=TABLE, or both")
-    folder = Path(os.path.abspath(images if images is not None else Path(str(captions)).parent))
+    folder = Path(os.path.abspath(images if images is not None else table_folder(str(captions))))
     if not folder.is_dir():
         raise FileNotFoundError(f"images={folder} is no folder; give the one that the images are in")
     return folder
-
-
-def _check(option: str, value: Any, right: bool, wanted: str) -> None:
-    if not right:
-        raise ValueError(f"{option}={value} cannot be; give {wanted}")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _cores() -> int:

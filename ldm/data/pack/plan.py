@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm.data.decode import Broken
-from ldm.data.pack.captions import Row
+from ldm.data.pack.row import Found, OtherFile, Row
 
 FIRST = 3
 """So many of each reason are named."""
@@ -38,8 +38,11 @@ class Tally:
 
     def skip(self, where: str, broken: Broken) -> None:
         """Count a row that cannot be used."""
-        name = f"{where}: {broken.detail}" if broken.detail else where
-        self._add(broken.reason, 1, [name.encode("utf-8", "replace").decode()])
+        self.count(broken.reason, f"{where}: {broken.detail}" if broken.detail else where)
+
+    def count(self, reason: str, name: str) -> None:
+        """Count something under a reason."""
+        self._add(reason, 1, [name.encode("utf-8", "replace").decode()])
 
     def add(self, other: Tally) -> None:
         """Add other counts to these."""
@@ -67,69 +70,123 @@ class Plan(NamedTuple):
     """What will be packed.
 
     shards       in the order in which they are written
-    fingerprint  of the list of rows, in whatever order they came
+    fingerprint  of the list of rows, in whatever order the images came
     skipped      rows that are in no shard
+    others       files that are no rows, by kind
+    merged       rows that gave their captions to a row of the same image
+    several      whether any sample has more than one caption
     """
 
     shards: list[Shard]
     fingerprint: str
     skipped: Tally
+    others: Tally
+    merged: int
+    several: bool
 
     @property
     def rows(self) -> int:
         """How many rows were read."""
-        return sum(shard.rows for shard in self.shards) + self.skipped.broken
+        return sum(shard.rows for shard in self.shards) + self.skipped.broken + self.merged
 
 
 def make_plan(
-    rows: Iterable[tuple[str, Row | Broken]], database: Path, *, val_share: float, samples_per_shard: int
+    rows: Iterable[Found], database: Path, *, val_share: float, val_max: int | None, samples_per_shard: int
 ) -> Plan:
     """Write rows into a database and cut them into shards.
 
-    A row's place in the order, and whether it is for validation, depend on the sha256 of its key alone.
+    Rows of the same image become one. A row's place in the order depends on the sha256 of its key alone.
 
     val_share  share of the rows with the smallest digests, which are for validation
+    val_max    the largest number of rows for validation; None: any
     """
     database.unlink(missing_ok=True)
     with closing(sqlite3.connect(f"{database.as_uri()}?nolock=1", uri=True)) as connection:
-        connection.execute("PRAGMA journal_mode=OFF")
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.execute("CREATE TABLE rows (digest BLOB UNIQUE, content TEXT, image BLOB)")
-        skipped, total = Tally(), 0
+        table, skipped, others = _Table(connection), Tally(), Tally()
         for where, row in rows:
-            reason = row if isinstance(row, Broken) else _insert(connection, row)
-            if isinstance(reason, Broken):
-                skipped.skip(where, reason)
-            else:
-                total += reason
+            if isinstance(row, OtherFile):
+                others.count(row.kind, where)
+                continue
+            broken = row if isinstance(row, Broken) else table.add(row)
+            if broken is not None:
+                skipped.skip(where, broken)
         connection.commit()
-        shards = list(_cut(connection, val_share, samples_per_shard))
-    return Plan(shards, f"{total % 2**256:064x}"[:16], skipped)
+        shards = list(_cut(connection, val_share, val_max, samples_per_shard))
+    return Plan(shards, f"{table.total % 2**256:064x}"[:16], skipped, others, table.merged, table.several)
 
 
 def rows_of(shard: Shard, database: Path) -> Iterator[Row]:
     """The rows of a shard in order."""
-    query = "SELECT content, image FROM rows WHERE digest BETWEEN ? AND ? ORDER BY digest"
+    query = "SELECT digest, content, image FROM rows WHERE digest BETWEEN ? AND ? ORDER BY digest"
     with closing(sqlite3.connect(f"{database.as_uri()}?immutable=1", uri=True)) as connection:
-        for content, image in connection.execute(query, (shard.first, shard.last)):
+        for digest, content, image in connection.execute(query, (shard.first, shard.last)):
             source, captions, record = json.loads(content)
+            more = connection.execute(
+                "SELECT captions FROM more WHERE digest = ? ORDER BY number", (digest,)
+            ).fetchall()
+            if more:
+                captions = list(dict.fromkeys([*captions, *(text for (texts,) in more for text in json.loads(texts))]))
             yield Row(source, captions, record, image)
 
 
-def _insert(connection: sqlite3.Connection, row: Row) -> int | Broken:
-    """Add a row and return a number that stands for it, or why it is not wanted."""
-    digest = hashlib.sha256(row.key.encode()).digest()
-    content = json.dumps([row.source, row.captions, row.record])
-    done = connection.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", (digest, content, row.image))
-    if not done.rowcount:
-        return Broken("duplicate key", row.key)
-    image = hashlib.sha256(row.image or b"").digest()
-    return int.from_bytes(hashlib.sha256(content.encode() + image).digest(), "big")
+class _Table:
+    """The rows in the database: the first of each image, and the captions of those that followed.
+
+    Args:
+        connection: To an empty database.
+
+    Attributes:
+        total: Sum of numbers that stand for the rows.
+        merged: How many rows followed another one of their image.
+        several: Whether any image may have more than one caption.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.total = 0
+        self.merged = 0
+        self.several = False
+        connection.execute("PRAGMA journal_mode=OFF")
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("CREATE TABLE rows (digest BLOB UNIQUE, content TEXT, image BLOB)")
+        connection.execute(
+            "CREATE TABLE more (digest BLOB, number INTEGER, captions TEXT, PRIMARY KEY (digest, number))"
+        )
+
+    def add(self, row: Row) -> Broken | None:
+        """Add a row; return why where it is not wanted."""
+        digest = hashlib.sha256(row.key.encode()).digest()
+        content = json.dumps([row.source, row.captions, row.record])
+        done = self.connection.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", (digest, content, row.image))
+        number = 0
+        if not done.rowcount:
+            query = "SELECT content, image FROM rows WHERE digest = ?"
+            first, image = self.connection.execute(query, (digest,)).fetchone()
+            if json.loads(first)[0] != row.source or image != row.image:
+                return Broken("duplicate key", row.key)
+            number = self._add_captions(digest, row.captions)
+        self.several = self.several or number > 0 or len(row.captions) > 1
+        self.merged += number > 0
+        parts = [content.encode(), hashlib.sha256(row.image or b"").digest(), str(number or "").encode()]
+        self.total += int.from_bytes(hashlib.sha256(b"".join(parts)).digest(), "big")
+        return None
+
+    def _add_captions(self, digest: bytes, captions: list[str]) -> int:
+        """Add captions behind those of an image; return how many rows had added some before, and this one."""
+        query = "SELECT COALESCE(MAX(number), 0) + 1 FROM more WHERE digest = ?"
+        (number,) = self.connection.execute(query, (digest,)).fetchone()
+        self.connection.execute("INSERT INTO more VALUES (?, ?, ?)", (digest, number, json.dumps(captions)))
+        return number
 
 
-def _cut(connection: sqlite3.Connection, val_share: float, samples_per_shard: int) -> Iterator[Shard]:
+def _cut(
+    connection: sqlite3.Connection, val_share: float, val_max: int | None, samples_per_shard: int
+) -> Iterator[Shard]:
     """The training shards, then those of validation."""
     border = min(int(val_share * 2**64), 2**64 - 1).to_bytes(8, "big")
+    if val_max is not None:
+        query = "SELECT digest FROM rows WHERE digest < ? ORDER BY digest LIMIT 1 OFFSET ?"
+        (border,) = connection.execute(query, (border, val_max)).fetchone() or (border,)
     for split, comparison in (("train", ">="), ("val", "<")):
         digests = connection.execute(f"SELECT digest FROM rows WHERE digest {comparison} ? ORDER BY digest", (border,))
         number = 0

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-import stat
 import tarfile
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from ldm.data.decode import Broken, decode_image, open_image
-from ldm.data.pack.captions import Row
+from ldm.data.pack.files import read_file
 from ldm.data.pack.plan import Shard, Tally, rows_of
+from ldm.data.pack.row import Row
 
 ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """Pillow's name of a format -> the ending under which its bytes can lie in a shard."""
 
-MAX_FILE_BYTES = 2**28
-"""Files that are larger are not read: 268 MB."""
+LOOKED_AT = 16
+"""So many images tell whether a packing goes on with the images that it was begun with."""
 
 
 class Job(NamedTuple):
@@ -100,6 +102,18 @@ def write_json(path: Path, content: dict) -> None:
     draft.replace(path)
 
 
+def fingerprint_images(shard: Shard, job: Job) -> str:
+    """A number that tells the first images of a shard from others of the same names."""
+    digest = hashlib.sha256()
+    for row in islice(rows_of(shard, job.database), LOOKED_AT):
+        try:
+            data = read_file(job.images / row.source) if row.image is None else row.image
+        except Broken:
+            data = b""
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()[:16]
+
+
 def fit(data: bytes, side: int | None, form: str | None) -> Encoded:
     """An image file as it is stored: its own bytes, unless it must become smaller or another format. Raises Broken."""
     ending = ENDINGS.get(open_image(data).format or "")
@@ -126,24 +140,11 @@ def _encode(picture: Image.Image, ending: str) -> bytes:
 
 def _sample(row: Row, job: Job) -> dict[str, bytes]:
     """The files of a sample, by ending. Raises Broken."""
-    image = fit(_read(job.images / row.source) if row.image is None else row.image, job.side, job.format)
+    image = fit(read_file(job.images / row.source) if row.image is None else row.image, job.side, job.format)
     caption = row.captions if len(row.captions) > 1 else row.captions[0]
-    record = {**row.record, "caption": caption, "source": row.source, "width": image.width, "height": image.height}
+    size = {"width": image.width, "height": image.height}
+    record = {"caption": caption, **row.record, "source": row.source, **size}
     return {image.ending: image.data, "txt": row.captions[0].encode(), "json": json.dumps(record).encode()}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise Broken("not a file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise Broken("file too large", f"{status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise Broken("missing file") from error
-    except OSError as error:
-        raise Broken("unreadable file", error.strerror or "") from error
 
 
 def _add(archive: tarfile.TarFile, key: str, files: dict[str, bytes]) -> None:

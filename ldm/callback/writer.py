@@ -1,0 +1,93 @@
+"""How checkpoints are written to disk and read from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from ldm.tensors import sync_folder
+
+
+class CheckpointWriter(CheckpointIO):
+    """Writes a checkpoint beside its final place and renames it, so that a file appears whole or not at all.
+
+    Nothing is staged in memory or in a temporary folder on another disk. When a file has its name, it is on the disk. Files
+    are read memory-mapped, and never in a way that could run code from them.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint to a path.
+
+        Args:
+            checkpoint: Tensors and plain values.
+            path: The file; its folder is made where it is missing.
+            storage_options: Not used.
+
+        Raises:
+            OSError: If the disk is full, or the folder cannot be written. The message names the file and its disk, and
+                what lay under the path before is still there.
+        """
+        path = Path(path)
+        draft = draft_of(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):
+                draft.unlink()
+            raise OSError(_explained(path, error)) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return the content of a checkpoint; its tensors lie in the file until they are used.
+
+        Args:
+            path: The file.
+            map_location: Where tensors go; nothing else than the CPU serves here.
+            weights_only: Taken for true whatever it is.
+
+        Raises:
+            ValueError: If the file cannot be read, or holds anything but tensors and plain values.
+        """
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            raise ValueError(
+                f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}; copy it again, or delete it: the same "
+                "command then goes on from the one before it, or anew where there is none"
+            ) from error
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def draft_of(path: Path) -> Path:
+    """Return the hidden file in which a checkpoint is written before it gets its name."""
+    return path.with_name(f".{path.name}.part")
+
+
+def _explained(path: Path, error: BaseException) -> str:
+    """Say why a file could not be written: the system's reason, which torch may have hidden behind one of its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    reason = (cause.strerror if isinstance(cause, OSError) else None) or str(error).splitlines()[0]
+    folder = next(place for place in path.absolute().parents if place.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    return (
+        f"the checkpoint {path} cannot be written: {reason} (the disk of {folder} has {free:.3g} GB left); make room or "
+        "free the folder for writing, and the same command goes on from the last checkpoint there is"
+    )

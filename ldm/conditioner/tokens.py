@@ -1,0 +1,55 @@
+"""Texts -> tokens: whatever stands in a text is text, and what does not fit is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Encoding, Tokenizer
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
+    """Encode texts in which nothing stands for a special token: a caption that holds "<pad>" or "</s>" holds these letters.
+
+    Args:
+        tokenizer: With truncation and padding as they shall be.
+        texts: Captions or prompts, `(B,)`.
+
+    Returns:
+        An encoding for each text. Special tokens are only those that the tokenizer itself puts around a text.
+    """
+    return [encoding for _, encoding in _encoded(tokenizer, texts)]
+
+
+def overflow(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Return the end of each text that the tokenizer cuts away; "" where the whole text fits."""
+    rests = []
+    for text, encoding in _encoded(tokenizer, texts):
+        starts = [
+            start
+            for part in encoding.overflowing
+            for (start, _), special in zip(part.offsets, part.special_tokens_mask, strict=True)
+            if not special
+        ]
+        rests.append(text[min(starts) :].strip() if starts else "")
+    return rests
+
+
+def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[str, Encoding]]:
+    """Texts as they were encoded, and their encodings.
+
+    Most tokenizers need no more than to be told that special tokens in a text are text. The vocabulary of some (T5's) holds
+    them as pieces of words, too: with a space after its first letter, such a piece is one no longer.
+    """
+    tokenizer.encode_special_tokens = True  # each time: a copy of a tokenizer, or one from a file, has forgotten it
+    pairs = list(zip(texts, tokenizer.encode_batch(list(texts)), strict=True))
+    special = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    everything = "\n".join(texts)
+    if any(content in everything for content in special.values()):
+        for place, (text, encoding) in enumerate(pairs):
+            if any(
+                number in special and not added for number, added in zip(encoding.ids, encoding.special_tokens_mask)
+            ):
+                for content in special.values():
+                    text = text.replace(content, f"{content[0]} {content[1:]}")
+                pairs[place] = (text, tokenizer.encode(text))
+    return pairs

@@ -1,0 +1,214 @@
+"""Which files of a shard make up a sample, and what becomes of the others: the one rule of all that read shards.
+
+A file's key is its name up to the last dot of the last part of its path, its ending is what follows, in any case. Files that
+share a key belong together. An image (or cached latent) with a .txt or .json of its own is a sample. Files without such a pair
+whose key goes on from the key of an image are extras of that image: `a.seg.png` beside `a.png`. Every other image has no
+caption, and every other key has no image. Of several files of one name the last one counts, as it does when a tar is unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ldm.batch import Skip
+from ldm.data.members import ABSENT, Extent, Forward, Member, read_members
+from ldm.data.shards import IMAGE_ENDINGS, LATENT_ENDING
+
+PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
+"""Endings of what a sample is read from; where there are several, the first of these."""
+
+CAPTIONS = ("txt", "json")
+
+NO_CAPTION = "no caption"
+NO_IMAGE = "no image"
+REPLACED = "replaced by a later file of the same name"
+EXTRA = "beside an image, but not read"
+NAMELESS = "hidden, or without an ending"
+LOST_LINK = "hard link to a file that is not before it in this shard"
+
+
+class Leftover(Skip):
+    """A file that no sample lacks: it is counted, but its place is its own, and nothing is broken. Its key is its name."""
+
+
+class Sample(NamedTuple):
+    """One captioned image: its key, its shard, and where its image (or latent), .txt and .json lie in it."""
+
+    key: str
+    shard: str
+    image: Extent
+    text: Extent = ABSENT
+    record: Extent = ABSENT
+
+
+class Contents(NamedTuple):
+    """What is in a shard: samples with an image and a caption file, and what was left out, samples or single files."""
+
+    samples: list[Sample]
+    skipped: list[Skip]
+
+
+@dataclass
+class Group:
+    """The files of one key.
+
+    Args:
+        key: As it stands in the tar.
+        files: By ending, in lower case.
+    """
+
+    key: str
+    files: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Member | None:
+        """The image or latent whose bytes can be used."""
+        return next((member for ending in PICTURES if (member := self._sound(ending))), None)
+
+    @property
+    def text(self) -> Member | None:
+        """The .txt."""
+        return self._sound("txt")
+
+    @property
+    def record(self) -> Member | None:
+        """The .json."""
+        return self._sound("json")
+
+    @property
+    def complete(self) -> bool:
+        """Whether this is a sample."""
+        return self.image is not None and any(part and part.extent.size > 0 for part in (self.text, self.record))
+
+    @property
+    def unread(self) -> Iterator[Member]:
+        """Files that a sample does not consist of."""
+        read = [part.name for part in (self.image, self.text, self.record) if part]
+        return (member for member in self.files.values() if member.name not in read)
+
+    @property
+    def lacks(self) -> str:
+        """What a key that is no sample lacks, in a few words."""
+        if self.image is not None:
+            return NO_CAPTION
+        faults = (self.files[ending].fault for ending in PICTURES if ending in self.files)
+        return next(faults, NO_IMAGE)
+
+    def _sound(self, ending: str) -> Member | None:
+        member = self.files.get(ending)
+        return None if member is None or member.fault else member
+
+
+class Grouping:
+    """Gathers the files of a shard by their keys.
+
+    Args:
+        shard: Its name, for what is counted.
+        skipped: To this is added what is left out.
+    """
+
+    def __init__(self, shard: str, skipped: list[Skip]) -> None:
+        self.shard = shard
+        self.skipped = skipped
+        self.groups: dict[str, Group] = {}
+
+    def add(self, member: Member) -> None:
+        """Put a file to its like; one of the same name that was there before is counted."""
+        name = split_name(member.name)
+        if name is None:
+            self.leave(member, NAMELESS)
+            return
+        key, ending = name
+        group = self.groups.setdefault(plain(key), Group(key))
+        if (before := group.files.get(ending)) is not None:
+            if ending in PICTURES:
+                self.skipped.append(Skip(self.shard, key, REPLACED))
+            else:
+                self.leave(before, REPLACED)
+        group.files[ending] = member
+
+    def leave(self, member: Member, reason: str) -> None:
+        """Count a file that no sample lacks."""
+        self.skipped.append(Leftover(self.shard, member.name, member.fault or reason))
+
+    def samples(self, images: Container[str] = ()) -> Iterator[Group]:
+        """Hand out the samples of all that was added, and count everything else.
+
+        Args:
+            images: Keys of images that were handed out before, beside those that are still here.
+        """
+        here = {key for key, group in self.groups.items() if group.image is not None}
+        for key, group in self.groups.items():
+            if group.complete:
+                yield self.hand_out(group)
+            elif any(prefix in here or prefix in images for prefix in _prefixes(key)):
+                for member in group.files.values():
+                    self.leave(member, EXTRA)
+            else:
+                self.skipped.append(Skip(self.shard, group.key, group.lacks))
+        self.groups = {}
+
+    def hand_out(self, group: Group) -> Group:
+        """Return a sample; its other files are counted."""
+        for member in group.unread:
+            self.leave(member, EXTRA)
+        return group
+
+
+def list_shard(shard: str) -> Contents:
+    """All samples of a shard in the order in which they lie there, from its tar headers alone."""
+    skipped: list[Skip] = []
+    grouping = Grouping(shard, skipped)
+    with open(shard, "rb") as file:
+        for member in _resolved(read_members(Forward(file, os.path.getsize(shard)))):
+            if member.name:
+                grouping.add(member)
+            else:
+                skipped.append(Skip(shard, "", member.fault))
+    samples = []
+    for group in grouping.samples():
+        image, text, record = (part.extent if part else ABSENT for part in (group.image, group.text, group.record))
+        samples.append(Sample(group.key, shard, image, text, record))
+    return Contents(samples, skipped)
+
+
+def _resolved(members: Iterable[Member]) -> Iterator[Member]:
+    """Hard links in the place of which stands what they stand for: the file of that name that was there then."""
+    found: dict[str, Member] = {}
+    for member in members:
+        if member.link:
+            target = found.get(plain(member.link))
+            member = member._replace(fault=LOST_LINK) if target is None else target._replace(name=member.name)
+        found[plain(member.name)] = member
+        yield member
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and ending of a file; None where it is hidden or has no ending."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, ending = last.rpartition(".")
+    return None if not stem or last.startswith(".") else (folder + slash + stem, ending.lower())
+
+
+def plain(name: str) -> str:
+    """A path without what tells nothing: `./a` is `a`."""
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
+
+
+def first_part(key: str) -> str:
+    """A key up to the first dot of its last part: what all share that may be extras of one another."""
+    folder, slash, last = key.rpartition("/")
+    return folder + slash + last.partition(".")[0]
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    """Shorter keys that a key goes on from: `a.b` and `a` for `a.b.c`."""
+    folder, slash, last = key.rpartition("/")
+    while "." in last:
+        last = last.rpartition(".")[0]
+        yield folder + slash + last

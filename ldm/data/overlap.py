@@ -1,0 +1,61 @@
+"""Which validation shards are trained on, too: the same file by whatever path, or another one with the same contents."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+
+from ldm.data.remote import is_remote
+
+HEAD_BYTES = 2**20
+"""Of two files of one size so many bytes are compared."""
+
+
+def shared_shards(train: Sequence[str], val: Sequence[str], digests: Mapping[str, str]) -> dict[str, str]:
+    """Find validation shards that are training shards, too.
+
+    Args:
+        train: Names of the training shards.
+        val: Names of the validation shards.
+        digests: Name of a shard -> what is known to be in it; of the others, files of one size are compared by what they
+            begin with.
+
+    Returns:
+        Name of a validation shard -> that of the training shard.
+    """
+    known: dict[object, str] = {}
+    for name in train:
+        for mark in _marks(name, digests):
+            known.setdefault(mark, name)
+    found = {}
+    for name in val:
+        same = next((known[mark] for mark in _marks(name, digests) if mark in known), None)
+        size = _size(name)
+        if same is None and size and name not in digests:
+            alike = [other for other in train if _size(other) == size]
+            head = _head(name) if alike else b""
+            same = next((other for other in alike if _head(other) == head), None)
+        if same is not None:
+            found[name] = same
+    return found
+
+
+def _marks(name: str, digests: Mapping[str, str]) -> list[object]:
+    """By each of these a shard is known again."""
+    marks: list[object] = [name]
+    if not is_remote(name):
+        status = os.stat(name)
+        marks.append((status.st_dev, status.st_ino))
+    if name in digests:
+        marks.append(("digest", digests[name]))
+    return marks
+
+
+def _size(name: str) -> int:
+    return 0 if is_remote(name) else os.path.getsize(name)
+
+
+def _head(name: str) -> bytes:
+    with open(name, "rb") as file:
+        return hashlib.sha256(file.read(HEAD_BYTES)).digest()

@@ -1,0 +1,117 @@
+"""Images in a folder, each with its caption in a .txt of its name, or in a .json as img2dataset's `files` layout has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ldm.data.decode import Broken, decode_text
+from ldm.data.pack.captions import CAPTION_COLUMNS
+from ldm.data.pack.files import check_format, ending_of, looks_like_image, read_file
+from ldm.data.pack.row import Fields, Found, OtherFile, Row, captions_of, find_inside, plain
+
+SIDECAR_ENDINGS = (".txt", ".json")
+
+
+def read_sidecars(folder: Path, *, leave_out: Path, caption_column: str | None = None) -> Iterator[Found]:
+    """All files below a folder, but for hidden ones and the sidecars of images: where, what.
+
+    What does not have an image's ending is an OtherFile. Sidecars are found whether their endings are in small letters or
+    capitals. All that a .json holds becomes the sample's record; it has the caption, too, where there is no text in a .txt.
+
+    Args:
+        folder: The folder.
+        leave_out: A folder that is not looked into if it lies inside.
+        caption_column: The name under which a .json has the caption; None: found among CAPTION_COLUMNS.
+    """
+    broken: list[tuple[str, Broken]] = []
+
+    def note(error: OSError) -> None:
+        where = os.path.relpath(error.filename, folder)
+        broken.append((where, Broken("unreadable folder", error.strerror or "")))
+
+    for path, names in _walk(folder, leave_out, note):
+        sidecars = _sidecars(names)
+        stems = {os.path.splitext(name)[0] for name in names if looks_like_image(name)}
+        used = {name for (stem, _), name in sidecars.items() if stem in stems}
+        for name in names:
+            where = os.path.relpath(os.path.join(path, name), folder)
+            if looks_like_image(name):
+                stem = os.path.splitext(name)[0]
+                text, record = (sidecars.get((stem, ending)) for ending in SIDECAR_ENDINGS)
+                yield where, _row(where, folder, Path(path), stem, text, record, caption_column)
+            elif name not in used:
+                yield where, OtherFile(_kind(name))
+    yield from broken
+
+
+def _row(
+    where: str, folder: Path, path: Path, stem: str, text: str | None, record: str | None, column: str | None
+) -> Row | Broken:
+    """An image and its sidecars' names -> a row, or why there is none."""
+    try:
+        source = find_inside(where, folder)
+        check_format(source)
+        fields = {} if record is None else plain(_object(path, record))
+        caption = "" if text is None else decode_text(_read(path, text))
+        if caption:
+            return Row(source, [caption], fields)
+        lower = {name.lower(): name for name in reversed(fields)}
+        found = [lower[name] for name in CAPTION_COLUMNS if name in lower] if column is None else [column]
+        try:
+            return Row(source, captions_of(fields.pop(found[0], None) if found else None), fields)
+        except Broken as broken:
+            wanted = f"no text in {text}" if text else f"no {stem}.txt"
+            raise Broken(broken.reason, wanted + (f", and no caption in {record}" if record else "")) from broken
+    except Broken as broken:
+        return broken
+
+
+def _object(path: Path, name: str) -> Fields:
+    data = _read(path, name)
+    try:
+        content = json.loads(decode_text(data))
+    except (ValueError, RecursionError) as error:
+        raise Broken("unreadable sidecar", f"{name}: {error}") from error
+    if not isinstance(content, dict):
+        raise Broken("unreadable sidecar", f"{name}: not an object {{...}}")
+    return content
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return read_file(path / name)
+    except Broken as broken:
+        raise Broken("unreadable sidecar", f"{name}: {broken}") from broken
+
+
+def _sidecars(names: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(Stem, ending in small letters) -> name; of `a.txt` and `a.TXT` the first."""
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in SIDECAR_ENDINGS and (ending.islower() or (stem, ending.lower()) not in found):
+            found[stem, ending.lower()] = name
+    return found
+
+
+def _kind(name: str) -> str:
+    ending = ending_of(name)
+    if ending in SIDECAR_ENDINGS:
+        return f"{ending} of no image"
+    return ending if re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", ending) else "no usual ending"
+
+
+def _walk(folder: Path, leave_out: Path, note: Callable[[OSError], None]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Folders and the names of their files in order; links are followed, each folder is seen once."""
+    seen = {os.path.realpath(leave_out)}
+    for path, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        if os.path.realpath(path) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(path))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield path, sorted(name for name in names if not name.startswith("."))

@@ -1,0 +1,120 @@
+"""What a packing has left in its folder, for people and for programs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from glob import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from ldm.data.pack.plan import Plan, Tally
+from ldm.data.pack.shard import Job, read_tally, write_json
+
+SPLITS = ("train", "val")
+
+
+class Summary(NamedTuple):
+    """What is in a folder of shards.
+
+    out      the folder
+    rows     how many were read
+    skipped  those that are in no shard
+    others   files that are no rows, since they are no images, by kind
+    merged   rows that gave their captions to a row of the same image
+    several  whether there are samples with more than one caption
+    splits   counts of each split
+    shards   how many each split has
+    """
+
+    out: Path
+    rows: int
+    skipped: Tally
+    others: Tally
+    merged: int
+    several: bool
+    splits: dict[str, Tally]
+    shards: dict[str, int]
+
+    def save(self) -> None:
+        """Write `summary.json` into the folder."""
+        splits = {
+            split: {"samples": tally.samples, "shards": self.shards[split], "bytes": tally.size}
+            for split, tally in self.splits.items()
+        }
+        counts = {"merged": self.merged, "skipped": self.skipped.skipped, "other_files": self.others.skipped}
+        write_json(self.out / "summary.json", {"rows": self.rows, **splits, **counts})
+
+    def table(self) -> str:
+        """For people, with the command to type next."""
+        lines = [f"{self.rows:>12,} rows"]
+        for split, tally in self.splits.items():
+            shards = f"{self.shards[split]:,} shard{'' if self.shards[split] == 1 else 's'}"
+            lines.append(f"{tally.samples:>12,} {split} samples in {shards}, {tally.size / 1e6:,.1f} MB")
+        if self.merged:
+            lines.append(f"{self.merged:>12,} merged into the sample of a row before, which has the same image")
+        lines += [f"{self.skipped.broken:>12,} skipped", *_lines(self.skipped)]
+        if self.others.broken:
+            lines += [f"{self.others.broken:>12,} other files, which are no images, and no rows", *_lines(self.others)]
+        if not self.shards["val"]:
+            lines.append(
+                "training needs validation images, too, which are not here: give other shards, or pack into another "
+                "out= with a larger val_share"
+            )
+        return "\n".join([*lines, f"next: {self.next_command()}"])
+
+    def next_command(self) -> str:
+        """What trains on these shards; where samples have several captions, on all of them."""
+        folder = escape_folder(str(self.out))
+        patterns = {split: f"{folder}/{split}-*.tar" if count else "..." for split, count in self.shards.items()}
+        options = [f"data.{split}={shlex.quote(pattern)}" for split, pattern in patterns.items()]
+        if self.several:
+            options.append("'data.caption.fields={caption:1}'")
+        return " ".join(["python train.py experiment=txt2img_shards", *options])
+
+    def check(self, max_broken: float) -> None:
+        """Raise ValueError where there is no sample, or where more than this share of the images was skipped."""
+        reasons = "; ".join(_reasons(self.skipped))
+        if not any(self.shards.values()):
+            others = "; ".join(_reasons(self.others))
+            raise ValueError(
+                f"none of {self.rows:,} rows can be used ({reasons or 'there are none'}); nothing was packed"
+                + (f"; beside them are files that are no images ({others})" if others else "")
+            )
+        wanted = self.rows - self.merged
+        if self.skipped.broken > max_broken * wanted:
+            raise ValueError(
+                f"{self.skipped.broken:,} of {wanted:,} rows cannot be used ({reasons}), which is more than "
+                f"max_broken={max_broken} of them; mend them and pack into another folder, or give a larger max_broken"
+            )
+
+
+def summarize(plan: Plan, job: Job) -> Summary:
+    """Add up the counts of all shards of a plan, which are finished."""
+    skipped, splits, shards = Tally(), {split: Tally() for split in SPLITS}, dict.fromkeys(SPLITS, 0)
+    skipped.add(plan.skipped)
+    for shard in plan.shards:
+        tally = read_tally(shard, job)
+        assert tally is not None
+        split = shard.name.rpartition("-")[0]
+        skipped.add(Tally(skipped=tally.skipped))
+        splits[split].add(Tally(tally.samples, tally.size))
+        shards[split] += tally.samples > 0
+    return Summary(job.out, plan.rows, skipped, plan.others, plan.merged, plan.several, splits, shards)
+
+
+def escape_folder(folder: str) -> str:
+    """Return a pattern of shards that names just this folder, whatever brackets, braces and stars are in its name."""
+    return re.sub(r"[\\{}]", r"\\\g<0>", escape(folder))
+
+
+def _lines(tally: Tally) -> Iterator[str]:
+    for reason, entry in tally.skipped.items():
+        more = ", ..." if entry["count"] > len(entry["first"]) else ""
+        yield f"{entry['count']:>12,}   {reason}: {', '.join(entry['first'])}{more}"
+
+
+def _reasons(tally: Tally) -> Iterator[str]:
+    for reason, entry in tally.skipped.items():
+        yield f"{entry['count']:,} {reason}: {', '.join(entry['first'])}"

@@ -1,0 +1,131 @@
+"""One shard read from front to back, once: a file, a URL or a command. The rule for samples is that of `grouping`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import webdataset
+
+from ldm.batch import Skip
+from ldm.data.grouping import (
+    CAPTIONS,
+    PICTURES,
+    Group,
+    Grouping,
+    first_part,
+    plain,
+    split_name,
+)
+from ldm.data.members import CUT_OFF, EMPTY, Forward, Member, Unreadable, read_members, unpacked
+
+LATE = "after its sample, which a stream has passed on"
+PASSED_LINK = "hard link to a file that a stream has passed"
+
+
+class RawSample(NamedTuple):
+    """The bytes of a sample's files.
+
+    key     of the sample
+    shard   in which it lies
+    image   the image, or cached latent
+    text    the .txt; None where there is none
+    record  the .json; None where there is none
+    """
+
+    key: str
+    shard: str
+    image: bytes
+    text: bytes | None
+    record: bytes | None
+
+
+class ShardReader:
+    """Reads the samples of one shard, of which it holds no more than those whose files are being read.
+
+    A file counts with its sample as long as the files of a key stand together, extras between them: what comes later is
+    counted as a leftover, for its sample has been passed on.
+
+    Args:
+        shard: A path, a URL or a command; it may be compressed (gzip, bzip2, xz).
+        skipped: To this is added what is left out.
+    """
+
+    def __init__(self, shard: str, skipped: list[Skip]) -> None:
+        self.shard = shard
+        self.skipped = skipped
+        self.grouping = Grouping(shard, skipped)
+        self.closed: set[str] = set()
+        self.images: set[str] = set()
+
+    def __iter__(self) -> Iterator[RawSample]:
+        """Yield the samples in order."""
+        try:
+            source = webdataset.gopen(self.shard)
+            file = unpacked(Forward(source))
+            for member in read_members(file):
+                if not member.name:
+                    if member.fault == EMPTY:
+                        source.close()  # a command that gave nothing may have failed
+                    self._damaged(member.fault)
+                    break
+                yield from self._passed(member.name)
+                if not self._take(member, file):
+                    self._damaged(CUT_OFF)
+                    break
+            else:
+                source.close()  # which says, too, whether a command has failed
+        except Unreadable as error:
+            self._damaged(str(error))
+        except (OSError, ValueError) as error:
+            self._damaged(f"unreadable shard: {type(error).__name__}")
+        yield from self._rest()
+
+    def _passed(self, name: str) -> Iterator[RawSample]:
+        """Samples that are complete before a file of this name is read."""
+        parts = split_name(name)
+        if parts is None:
+            return
+        key = plain(parts[0])
+        open_groups = self.grouping.groups
+        if open_groups and first_part(key) != first_part(next(iter(open_groups))):
+            yield from self._rest()
+        for other, group in list(open_groups.items()):
+            if other in self.closed or key == other or key.startswith(f"{other}."):
+                continue
+            self.closed.add(other)
+            if group.complete:
+                del open_groups[other]
+                self.images.add(other)
+                yield self._raw(self.grouping.hand_out(group))
+            else:  # whether it is an extra is known later; its bytes are not needed for that
+                group.files = {ending: member._replace(data=b"") for ending, member in group.files.items()}
+
+    def _rest(self) -> Iterator[RawSample]:
+        """Samples among what is held, after which nothing is."""
+        self.closed.update(self.grouping.groups)
+        for group in self.grouping.samples(self.images):
+            yield self._raw(group)
+        self.images.clear()
+
+    def _take(self, member: Member, file: Forward) -> bool:
+        """Read a file that may be part of a sample; returns whether all of it was there."""
+        parts = split_name(member.name)
+        if parts is not None and plain(parts[0]) in self.closed:
+            self.grouping.leave(member, LATE)
+            return True
+        if member.link:
+            member = member._replace(fault=PASSED_LINK)
+        elif not member.fault and parts is not None and parts[1] in (*PICTURES, *CAPTIONS):
+            member = member._replace(data=file.read(member.extent.size))
+            if len(member.data) < member.extent.size:
+                return False
+        self.grouping.add(member)
+        return True
+
+    def _raw(self, group: Group) -> RawSample:
+        text, record = (part.data if part else None for part in (group.text, group.record))
+        return RawSample(group.key, self.shard, group.image.data if group.image else b"", text, record)
+
+    def _damaged(self, reason: str) -> None:
+        self.skipped.append(Skip(self.shard, "", reason))

@@ -1,0 +1,289 @@
+"""Packing folders as people have them: nothing in them disappears uncounted, and nothing of theirs is overwritten."""
+
+import json
+import os
+import shlex
+import shutil
+
+import pytest
+from PIL import Image
+
+from ldm.config import compose
+from ldm.data.pack.packer import Packer
+from ldm.data.shards import name_shards
+from tests.data.packing import captioned, contents, encoded, images, pack, reasons, table
+
+
+def odd_folder(folder):
+    """Files of many kinds; returns how many of them are neither hidden nor a sidecar of an image."""
+    folder.mkdir(parents=True)
+    forms = {"a.jfif": "jpeg", "b.JPE": "jpeg", "c.tif": "tiff", "d.TIFF": "tiff", "e.JPG": "jpeg", "f.dib": "bmp"}
+    for name, form in forms.items():
+        (folder / name).write_bytes(encoded(form=form))
+        (folder / name).with_suffix(".txt").write_text(name)
+    os.rename(folder / "e.txt", folder / "e.TXT")
+    for name in ("g.heic", "h.nef", "i.svg"):
+        (folder / name).write_bytes(encoded(form="tiff"))
+        (folder / name).with_suffix(".txt").write_text(name)
+    (folder / "j.png").write_bytes(b"cut")
+    (folder / "j.txt").write_text("j")
+    (folder / "k.png").write_bytes(encoded())
+    for name in ("l.mp4", "l.xmp", "Thumbs.db", "LICENSE", "notes.txt", "rest.json", "table.csv", "long.1234567890"):
+        (folder / name).write_bytes(b"no image")
+    (folder / "away.jpg").symlink_to(folder / "nowhere")
+    (folder / "away.txt").write_text("away")
+    os.mkfifo(folder / "m.txt")
+    (folder / "m.png").write_bytes(encoded())
+    (folder / ".hidden.png").write_bytes(encoded())
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "n.png").write_bytes(encoded())
+    sidecars = len(forms) + 3 + 3
+    return sum(not path.name.startswith(".") for path in folder.iterdir()) - sidecars
+
+
+def test_whatever_is_in_a_folder_is_packed_or_counted(tmp_path):
+    present = odd_folder(tmp_path / "images")
+    summary = pack(tmp_path / "out", images=tmp_path / "images")
+    samples = contents(tmp_path / "out")
+    assert {key: set(files) - {"shard", "json"} for key, files in samples.items()} == {
+        **{key: {"jpg", "txt"} for key in ("a_jfif", "b_JPE", "e_JPG")},
+        **{key: {"png", "txt"} for key in ("c_tif", "d_TIFF", "f_dib")},
+    }
+    assert reasons(summary) == {
+        "image format that is not read": 3,
+        "unreadable image": 1,
+        "no caption": 1,
+        "missing file": 1,
+        "unreadable sidecar": 1,
+    }
+    assert {kind: entry["count"] for kind, entry in summary.others.skipped.items()} == {
+        **{
+            ".mp4": 1,
+            ".xmp": 1,
+            ".db": 1,
+            ".csv": 1,
+            "no usual ending": 2,
+            ".txt of no image": 1,
+            ".json of no image": 1,
+        }
+    }
+    assert len(samples) + summary.skipped.broken + summary.others.broken == present
+    assert len(samples) + summary.skipped.broken == summary.rows
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert stored["other_files"] == summary.others.skipped
+    assert stored["skipped"]["image format that is not read"]["first"][0] == "g.heic: convert it to jpg or png"
+    assert "8 other files, which are no images" in summary.table()
+
+
+def test_what_is_no_image_is_not_broken(tmp_path):
+    folder = images(tmp_path / "images", 2)
+    for name in ("000.txt", "001.txt"):
+        (folder / name).write_text("x")
+    for number in range(20):
+        (folder / f"{number}.mp4").write_bytes(b"")
+    assert pack(tmp_path / "out", images=folder, max_broken=0).splits["train"].samples == 2
+    (folder / "a.heic").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 of 3 rows cannot be used \(1 image format that is not read: a.heic"):
+        pack(tmp_path / "again", images=folder, max_broken=0.3)
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "x.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of 0 rows.*beside them are files that are no images \(1 .mp4: x.mp4\)"):
+        pack(tmp_path / "none", images=tmp_path / "films")
+
+
+def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    folder = images(tmp_path / "images", 1)
+    (folder / "000.txt").write_text("x")
+    (folder / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    summary = pack(tmp_path / "out", images=folder)
+    assert summary.skipped.skipped == {"unreadable folder": {"count": 1, "first": ["locked: Permission denied"]}}
+
+
+def test_the_files_layout_of_img2dataset(tmp_path):
+    folder = tmp_path / "laion" / "00000"
+    images(folder, 3)
+    record = {
+        "caption": "from json",
+        "url": "https://x/a.jpg",
+        "similarity": 0.3,
+        "width": 5,
+        "exif": "{}",
+        "nan": float("nan"),
+    }
+    for number in range(3):
+        (folder / f"{number:03d}.json").write_text(json.dumps({**record, "key": f"{number:09d}"}))
+    (folder / "000.txt").write_text("from txt")
+    (folder / "001.txt").write_text(" ")
+    (tmp_path / "laion" / "00000_stats.json").write_text("{}")
+    (tmp_path / "laion" / "00000.parquet").write_bytes(b"PAR1")
+    summary = pack(tmp_path / "out", images=tmp_path / "laion")
+    samples = contents(tmp_path / "out")
+    assert {key: files["txt"].decode() for key, files in samples.items()} == {
+        "00000/000_png": "from txt",
+        "00000/001_png": "from json",
+        "00000/002_png": "from json",
+    }
+    same = {"url": "https://x/a.jpg", "similarity": 0.3, "exif": "{}", "nan": None, "width": 12, "height": 8}
+    for number in range(3):
+        assert json.loads(samples[f"00000/00{number}_png"]["json"]) == {
+            **same,
+            "caption": "from json",
+            "key": f"{number:09d}",
+            "source": f"00000/00{number}.png",
+        }
+    assert {kind: entry["count"] for kind, entry in summary.others.skipped.items()} == {
+        ".parquet": 1,
+        ".json of no image": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{broken", "unreadable sidecar"),
+        ("[1]", "unreadable sidecar"),
+        ('{"title": "a"}', None),
+        ('{"Caption": ["a", " ", "b"]}', None),
+        ('{"note": "a"}', "no caption"),
+        ('{"caption": null}', "no caption"),
+        ('{"caption": "a", "deep": ' + "[" * 60 + "]" * 60 + "}", "unreadable row"),
+    ],
+)
+def test_json_sidecars(tmp_path, text, reason):
+    folder = images(tmp_path / "images", 2)
+    (folder / "000.txt").write_text("x")
+    (folder / "001.json").write_text(text)
+    summary = pack(tmp_path / "out", images=folder)
+    assert reasons(summary) == ({} if reason is None else {reason: 1})
+    if reason is None:
+        assert contents(tmp_path / "out")["001_png"]["txt"] == b"a"
+
+
+def test_a_column_of_json_sidecars_can_be_chosen(tmp_path):
+    folder = images(tmp_path / "images", 1)
+    (folder / "000.json").write_text('{"caption": "bad", "blip": "good"}')
+    pack(tmp_path / "out", images=folder, caption_column="blip")
+    assert contents(tmp_path / "out")["000_png"]["txt"] == b"good"
+    with pytest.raises(ValueError, match="image_column=x is of a table; give captions=TABLE as well"):
+        Packer(tmp_path / "x", images=folder, image_column="x")
+
+
+@pytest.mark.parametrize("name", ["my data (1)", "[2023]", "{a,b}", "{", "мои данные", "it's 100% *?$HOME", "a\\b"])
+def test_the_next_command_finds_the_shards_whatever_the_folder_is_called(tmp_path, name):
+    images(tmp_path / name / "images", 8)
+    rows = [(f"{number:03d}.png", "x") for number in range(8)]
+    table(tmp_path / name / "c.csv", rows[:4])
+    table(tmp_path / name / "d.csv", rows[4:])
+    for other in ("2", "0", "a", "b", "x"):  # what an unquoted pattern would name
+        (tmp_path / other / "out").mkdir(parents=True)
+        (tmp_path / other / "out" / "train-000000.tar").write_bytes(b"")
+    folder = tmp_path / name
+    options = {"out": folder / "out", "images": folder / "images", "captions": folder / "[cd].csv", "val_share": 0.5}
+    config = compose("pack", [f"{option}={value}" for option, value in options.items()])
+    assert all(str(config[option]) == str(value) for option, value in options.items())
+    summary = pack(**options)
+    assert summary.rows == 8
+    command, script, *options = shlex.split(summary.next_command())
+    assert (command, script) == ("python", "train.py")
+    data = compose("train", options).data
+    for split in ("train", "val"):
+        assert name_shards(data[split]) == [str(folder / "out" / f"{split}-000000.tar")]
+
+
+def test_captions_in_several_folders_need_images(tmp_path):
+    for name in "ab":
+        images(tmp_path / name, 1)
+        table(tmp_path / name / "c.csv", [("000.png", name)])
+    with pytest.raises(ValueError, match=r"captions=.* are in 2 folders; say with images=FOLDER where images are"):
+        Packer(tmp_path / "out", captions=tmp_path / "*" / "c.csv")
+    assert Packer(tmp_path / "out", captions=tmp_path / "[a]" / "c.csv").job.images == tmp_path / "a"
+
+
+def test_a_folder_with_somebodys_files_is_refused_before_anything_is_read(tmp_path):
+    folder = images(tmp_path / "images", 2)
+    before = sorted(folder.iterdir())
+    for out in (folder, tmp_path):
+        with pytest.raises(ValueError, match=r"out=.* holds what was not written by this program \("):
+            Packer(out, images=folder)
+    (tmp_path / "own").mkdir()
+    for name in ("train-000000.tar", "summary.json", "pack.json"):
+        (tmp_path / "own" / name).write_text("[]")
+        with pytest.raises(ValueError, match=rf"\({name}\); nothing was changed"):
+            Packer(tmp_path / "own", images=folder)
+        (tmp_path / "own" / name).unlink()
+    assert sorted(folder.iterdir()) == before
+
+
+def test_shards_that_lie_inside_the_folder_of_images_are_not_among_them(tmp_path):
+    folder = images(tmp_path / "images", 3)
+    for number in range(3):
+        (folder / f"{number:03d}.txt").write_text("x")
+    first = pack(folder / "shards", images=folder)
+    again = pack(folder / "shards", images=folder)
+    assert first == again
+    assert first.rows == 3
+    assert not first.others.broken
+
+
+def test_a_packing_goes_on_where_the_images_have_moved_but_not_with_others(tmp_path):
+    path = captioned(tmp_path / "images", 4)
+    pack(tmp_path / "out", images=tmp_path / "images", captions=path, samples_per_shard=2)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (tmp_path / "moved").mkdir()
+    shutil.move(tmp_path / "images", tmp_path / "moved" / "here")
+    shutil.move(path, tmp_path / "moved" / "other.csv")
+    options = {
+        "images": tmp_path / "moved" / "here",
+        "captions": tmp_path / "moved" / "other.csv",
+        "samples_per_shard": 2,
+    }
+    pack(tmp_path / "out", **options)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    for file in (tmp_path / "moved" / "here").iterdir():
+        Image.new("RGB", (3, 3)).save(file)
+    with pytest.raises(ValueError, match=r"begun with something else \(images: \w{16} -> \w{16}\)"):
+        pack(tmp_path / "out", **options)
+
+
+def test_the_share_of_validation_has_a_limit(tmp_path):
+    path = captioned(tmp_path / "images", 60)
+    options = {"images": tmp_path / "images", "captions": path, "val_share": 0.5, "samples_per_shard": 4}
+    keys = {}
+    for limit in (None, 5, 6, 60):
+        out = tmp_path / str(limit)
+        summary = pack(out, val_max=limit, **options)
+        keys[limit] = {key for key, files in contents(out).items() if files["shard"].startswith("val")}
+        assert len(contents(out)) == 60
+        assert len(keys[limit]) == summary.splits["val"].samples
+    assert len(keys[5]) == 5
+    assert len(keys[6]) == 6
+    assert keys[5] < keys[6] < keys[None] == keys[60], "those with the smallest digests"
+    assert Packer(tmp_path / "default", images=tmp_path / "images", captions=path).val_max == 10_000
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("out", ["2023"]),
+        ("images", 2023),
+        ("captions", ""),
+        ("val_max", 0),
+        ("val_share", float("nan")),
+        ("samples_per_shard", True),
+        ("workers", 1.5),
+        ("caption_column", ["a"]),
+    ],
+)
+def test_impossible_values_are_said_before_anything_is_read_or_written(tmp_path, option, value):
+    options = {"out": tmp_path / "out", "images": tmp_path / "nowhere", option: value}
+    with pytest.raises(ValueError, match=rf"^{option}=.* cannot be; give "):
+        Packer(**options)
+    assert not any(tmp_path.iterdir())
