@@ -55,6 +55,8 @@ def test_what_an_earlier_command_wrote_is_replaced_also_where_it_was_interrupted
         folder.begin(['{"file": "00000.png"}'])
         assert names(folder.path) == ["samples.jsonl"]
         assert folder.listed() == {"00000.png", "grid.png", "samples.jsonl"}
+    (folder.path / "all").mkdir()
+    (folder.path / "multirun.yaml").write_text("")
     folder.check()
 
 
