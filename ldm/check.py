@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.callback.evaluation import Evaluation
-from ldm.config import differences, in_sweep, resolved
+from ldm.config import in_sweep, resolved
 from ldm.data.base import DataModule
 from ldm.stage import Task
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
-
-CONFIG_FILE = "config.yaml"
-"""In a run folder: the settings of the run that it holds."""
-
-FREE_TO_CHANGE = ("trainer", "logger", "paths", "run_dir", "optimized_metric", "search")
-"""What may differ between a run and its continuation: where and how it runs, not what is trained."""
-
-FREE_DATA = ("workers", "cache", "max_broken")
-"""The same within `data`; and within a stage its `checkpoints`."""
 
 
 def check_whole(config: DictConfig) -> None:
@@ -174,28 +164,4 @@ def check_alignment(config: DictConfig, data: DataModule) -> None:
         raise ValueError(
             "alignment to a vision encoder needs the images, but training reads latents; set data.cache_latents=false, or "
             "data=shards instead of data=latents"
-        )
-
-
-def check_claim(run: Path, config: DictConfig) -> None:
-    """Raise ValueError where the run folder holds a run of something else."""
-    file = run / CONFIG_FILE
-    if not file.is_file():
-        return
-    before = resolved(OmegaConf.load(file))
-    here = config.copy()
-    OmegaConf.set_struct(here, False)
-    for key in FREE_TO_CHANGE:
-        here[key] = before.get(key)
-    for key in FREE_DATA:
-        if key in here.data:
-            here.data[key] = before["data"].get(key)
-    for stage in here.task:
-        here.task[stage].checkpoints = before["task"].get(stage, {}).get("checkpoints")
-    changed = list(differences(before, resolved(here)))
-    if changed:
-        raise ValueError(
-            f"{run} holds a run with other settings:\n  "
-            + "\n  ".join(changed[:20])
-            + f"\nkeep it and choose another name, like name={config.name}-2, or delete the folder to train anew"
         )

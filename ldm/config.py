@@ -151,6 +151,7 @@ def _in_words(error: BaseException) -> str:
 
 def check_options(name: str, arguments: Sequence[str]) -> None:
     """End the program with a suggestion where an option is mistyped or given twice; everything else is left to Hydra."""
+    arguments = quote_texts(arguments)
     given = [argument.partition("=")[0] for argument in arguments]
     for option in (*TEXT_OPTIONS, *BRACED_OPTIONS):
         if (

@@ -7,12 +7,13 @@ import logging
 import shlex
 import signal
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -20,10 +21,8 @@ from ldm import checkpoint, processes
 from ldm.callback.checkpoints import newest
 from ldm.callback.signals import Preempted, Signals
 from ldm.check import (
-    CONFIG_FILE,
     check_alignment,
     check_batches,
-    check_claim,
     check_images,
     check_latents,
     check_metrics,
@@ -31,12 +30,13 @@ from ldm.check import (
     first_trainer,
     idle_devices,
 )
+from ldm.claim import CONFIG_FILE, Continuation, compare, run_output, take
 from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.fit import CHECKPOINTS, RESULTS_FILE, fit
 from ldm.plot import plot_curves
 from ldm.rules import check_values
-from ldm.stage import Task, build_task, read_captions, remember_captions
+from ldm.stage import MODEL_FILES, Task, build_task, read_captions, remember_captions
 from ldm.task.autoencoder import AutoencoderTask
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,16 @@ def train(config: DictConfig) -> float | None:
     check_values(resolved(config))
     check_whole(config)
     stages = [name for name in config.task if not (name == "autoencoder" and _is_given(config))]
-    check_claim(run, config)
-    todo = [name for name in stages if not (run / name / RESULTS_FILE).is_file()]
+    if is_rank_zero():
+        run_output(run).check()
+    finished = [name for name in stages if (run / name / RESULTS_FILE).is_file()]
+    again = compare(run, resolved(config), finished)
+    todo = [name for name in stages if name not in finished or name in again.measured or name in again.lengthened]
     if todo:
         if is_rank_zero() and (hint := idle_devices(config)) is not None:
             print(hint)
         try:
-            _train_stages(todo, config, run)
+            _train_stages(todo, config, run, again)
         except Preempted as preempted:
             if not is_rank_zero():  # whose end would be taken for a failure by the process that started this one
                 raise SystemExit(0) from None
@@ -82,7 +85,7 @@ def _is_given(config: DictConfig) -> bool:
     return config.autoencoder.ckpt is not None and not config.task.autoencoder.freeze_encoder
 
 
-def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
+def _train_stages(todo: list[str], config: DictConfig, run: Path, again: Continuation) -> None:
     """Build everything first, so that whatever is wrong is said before any training; then train."""
     for pattern in BESIDE_THE_POINT:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
@@ -105,20 +108,22 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path) -> None:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, first.world_size)
         if is_rank_zero():
             newest(run / name / CHECKPOINTS)  # what it cannot go on from is said here
-    processes.start(first, str(config.trainer.strategy))
-    try:
-        processes.check_shared(first, run)
-        processes.check_same(first, "the configuration", _trained(settings))
-        _claim(run, settings)
-        remember_captions(tasks, run)
-        with Signals() as signals:
-            for name in todo:
-                if not isinstance(tasks[name], AutoencoderTask) and "autoencoder" in todo:
-                    _take_autoencoder(first, tasks[name], run, settings)
-                fit(name, config, data, tasks[name], callbacks[name], run, first, signals)
-    except BaseException:
-        processes.end(first)
-        raise
+    with run_output(run).lock() if is_rank_zero() else nullcontext():
+        processes.start(first, str(config.trainer.strategy))
+        try:
+            processes.check_shared(first, run)
+            processes.check_same(first, "the configuration", _trained(settings))
+            if is_rank_zero():
+                take(run, settings, again, MODEL_FILES, RESULTS_FILE)
+            remember_captions(tasks, run)
+            with Signals() as signals:
+                for name in todo:
+                    if not isinstance(tasks[name], AutoencoderTask) and "autoencoder" in todo:
+                        _take_autoencoder(first, tasks[name], run, settings)
+                    fit(name, config, data, tasks[name], callbacks[name], run, first, signals)
+        except BaseException:
+            processes.end(first)
+            raise
 
 
 def _trained(settings: dict[str, Any]) -> dict[str, Any]:
@@ -147,16 +152,6 @@ def _suit_hardware(accelerator: str, precision: str) -> None:
     torch.set_float32_matmul_precision("high")
     if accelerator == "cpu" and precision.startswith("bf16"):
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
-
-
-def _claim(run: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new run into its folder."""
-    file = run / CONFIG_FILE
-    if is_rank_zero() and not file.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(".config.yaml")
-        draft.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
-        draft.replace(file)
 
 
 def _score(results: dict[str, dict[str, float]], metric: str | None) -> float | None:

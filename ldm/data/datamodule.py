@@ -91,8 +91,8 @@ class CaptionedImages(DataModule):
                 "or data.crop=center data.flip=false data.buckets=null"
             )
         self.buckets = buckets
-        self._train_names = [name_shards(group) for group in groups] if source is None else []
         self._val_names = name_shards(val) if source is None else []
+        self._train_names = [name_shards(group) for group in groups] if source is None else []
         self._train_set: ShardDataset | None = None
         self._order: Order | None = None
 
@@ -209,10 +209,10 @@ def _mixed(
     train: str | Sequence[str | Mapping[str, Any]],
 ) -> tuple[list[str | Sequence[str]], list[float]]:
     """Shards of each data set of a mixture, and the weights; without weights it is one data set."""
-    parts = [train] if isinstance(train, str) else list(train)
+    parts = [train] if isinstance(train, str) else list(train or [])
     mixed = [part for part in parts if isinstance(part, Mapping)]
     if not mixed:
-        return [[part for part in parts if isinstance(part, str)]], []
+        return [train], []  # type: ignore[list-item]
     if len(mixed) != len(parts) or any(part.keys() != {"shards", "weight"} for part in mixed):
         raise ValueError(f"in a mixture every data set has a weight: [{{shards: ..., weight: 1}}, ...]; got {parts}")
     for part in mixed:

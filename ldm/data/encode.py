@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,14 +25,30 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Condition
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
-from ldm.config import build, command, differences, packages_of, resolved
+from ldm.config import build, command, differences, packages_of, quote_texts, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
+from ldm.data.index import Index
 from ldm.data.latents import pack_latent
 from ldm.data.shards import write_shard
+from ldm.folder import OutputFolder
+from ldm.options import COUNT, FLAG, SEED, OneOf, Rule, check_all
 from ldm.tensors import DTYPES
 
 PLAN = "encoding.json"
+
+SHARD_NAME = re.compile(r"train-\d{6,}\.tar")
+
+NOT_IMAGES = "what is encoded are images with an index: data=shards, data=icons or data=openmoji"
+
+OPTIONS: dict[str, Rule] = {
+    "batch_size": COUNT,
+    "flip": FLAG,
+    "text": FLAG,
+    "dtype": OneOf(tuple(DTYPES)),
+    "seed": SEED,
+}
+"""Which values the command's own options can have."""
 
 
 class Encoder:
@@ -101,16 +118,35 @@ def encode(
     """Write a shard of latents for each shard of training images into a folder; those that are there are kept.
 
     Rank r of `world` processes takes each `world`-th shard. Broken samples are left out. Returns what was done: samples,
-    shards, shards kept, and broken samples by reason.
+    shards, shards kept, and of the shards written what else is in them, by the reason for which it was left out.
     """
-    facts = encoder.facts(data.side)
+    folder = output_folder(out)
+    shards = range(rank, len(data.train_set.index.shards), world)
+    if rank > 0:
+        folder.check()
+        return _encode(data, encoder, out, batch_size, shards)
+    with folder.lock():  # for all of them
+        return _encode(data, encoder, out, batch_size, shards)
+
+
+def output_folder(out: Path) -> OutputFolder:
+    """The folder for shards of latents, in which nothing else may lie."""
+    begun = (out / PLAN).is_file()  # which is written before any shard
+    return OutputFolder(
+        out, option="out", is_own=lambda name: begun and (name == PLAN or SHARD_NAME.fullmatch(name) is not None)
+    )
+
+
+def _encode(data: CaptionedImages, encoder: Encoder, out: Path, batch_size: int, shards: Sequence[int]) -> Counter[str]:
+    index, facts = data.train_set.index, encoder.facts(data.side)
     captions = data.train_set.caption.fields if facts["text"] else None
-    _plan(out, {"facts": facts, "captions": captions, "shards": data.train_set.index.fingerprint})
-    index = data.train_set.index
+    _plan(out, {"facts": facts, "captions": captions, "shards": index.fingerprint})
     ends = index.counts.cumsum().tolist()
-    files = {shard: out / f"train-{shard:06d}.tar" for shard in range(rank, len(ends), world)}
+    files = {shard: out / f"train-{shard:06d}.tar" for shard in shards}
     todo = [shard for shard, file in files.items() if not file.is_file()]
     done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})
+    for shard in todo:
+        done.update(_left_out(index, shard))
     chunks = [
         (shard, chunk)
         for shard in todo
@@ -118,7 +154,7 @@ def encode(
     ]
     total = sum(len(numbers) for _, numbers in chunks)
     loader = DataLoader(_Exact(data.train_set, [numbers for _, numbers in chunks]), None, num_workers=data.workers)
-    with tqdm(total=total, desc="encoding", unit="image", disable=rank > 0) as bar:
+    with tqdm(total=total, desc="encoding", unit="image", disable=0 not in shards) as bar:
 
         def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[dict]:
             for _, (batch, texts) in batches:
@@ -130,6 +166,16 @@ def encode(
         for shard, batches in groupby(zip((shard for shard, _ in chunks), loader), key=itemgetter(0)):
             write_shard(files[shard], files_of(batches))
     return done
+
+
+def _left_out(index: Index, shard: int) -> Counter[str]:
+    """What of a shard is not encoded, by reason, before its images are decoded."""
+    summary = index.shards[shard]
+    counts = Counter(skip.reason for skip in summary.skipped)
+    counts.update({f"files {reason}": count for reason, (count, _) in summary.leftovers.items()})
+    if filtered := summary.samples - int(index.counts[shard]):
+        counts["left out by the filters"] = filtered
+    return counts
 
 
 def _chunks(start: int, end: int, size: int) -> list[range]:
@@ -177,37 +223,51 @@ def _plan(out: Path, plan: dict) -> None:
 
 def main(config: DictConfig) -> None:
     """What the command does."""
+    check_all(resolved(config), OPTIONS)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = config.device or (gpu if torch.cuda.is_available() else "cpu")
+    out = Path(config.out)
+    output_folder(out).check()
     data = build(config.data)
-    if not isinstance(data, CaptionedImages) or data.encoding:
-        raise ValueError("what is encoded are images with an index: data=shards, data=icons or data=openmoji")
-    if not data.train_set.transform.deterministic or data.train_set.buckets is not None:
+    if not isinstance(data, CaptionedImages):
+        raise ValueError(f"{NOT_IMAGES}; data=stream has none")
+    if data.crop != "center" or data.flip or data.buckets is not None:
         raise ValueError(
             "images that change cannot be encoded once: data.crop=center data.flip=false data.buckets=null"
         )
     autoencoder, _ = load_autoencoder(config.autoencoder.ckpt, packages=packages_of(resolved(config)))
+    autoencoder.check_side(data.side)
     conditioner = None
     if config.text:
         conditioner = build(config.conditioner)
-        conditioner.prepare(data.captions(limit=0))
+        conditioner.prepare(())
         conditioner.to(device).eval()
     encoder = Encoder(autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner)
-    out = Path(config.out)
+    data.open()
+    if data.encoding:
+        raise ValueError(f"{NOT_IMAGES}; data.train are latents already")
     done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
     print(f"process {rank}: " + ", ".join(f"{name}: {count}" for name, count in done.items()) + f", in {out}")
     if rank == 0:
-        val = data.source.write() / "val-*.tar" if data.source is not None else config.data.val
+        val = f"{data.source.write()}/val-*.tar" if data.source is not None else resolved(config.data.val)
         options = {
-            "data.train": out / "train-*.tar",
-            "data.val": val,
+            "data.train": _typed(f"{out}/train-*.tar"),
+            "data.val": _typed(val),
             "data.side": data.side,
             "data.flip": str(config.flip).lower(),
-            "autoencoder.ckpt": config.autoencoder.ckpt,
+            "autoencoder.ckpt": _typed(config.autoencoder.ckpt),
         }
         words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
         print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
+
+
+def _typed(names: str | list[str]) -> str:
+    """Names of files, or one, as they are typed behind an option: no path is taken for a list, or for a quoted text."""
+    if isinstance(names, str):
+        return names if names[:1] not in ("[", "'", '"') else f"./{names}"
+    quoted = (word.partition("=")[2] for word in quote_texts([f"data.val={_typed(name)}" for name in names]))
+    return f"[{','.join(quoted)}]"
 
 
 if __name__ == "__main__":

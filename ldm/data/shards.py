@@ -66,7 +66,10 @@ def name_shards(pattern: str | Sequence[str]) -> list[str]:
     which does not exist as it stands. Raises FileNotFoundError where a path names nothing.
     """
     found: list[str] = []
-    for part in [pattern] if isinstance(pattern, str) else pattern:
+    parts = [pattern] if isinstance(pattern, str) else list(pattern or [])
+    if not parts or not all(isinstance(part, str) and part for part in parts):
+        raise ValueError(f"shards are named by a path, a pattern, a URL, a command, or a list of them; got {pattern!r}")
+    for part in parts:
         if is_remote(part):
             found += expand_urls(part)
             continue

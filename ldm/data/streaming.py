@@ -165,7 +165,7 @@ class StreamedImages(DataModule):
             workers=workers,
             seed=seed,
         )
-        self.shards, self.val_shards = name_shards(train), name_shards(val)
+        self.val_shards, self.shards = name_shards(val), name_shards(train)
         self.transform = ImageTransform(side, crop=crop, flip=flip)
         self.buffer = buffer
 

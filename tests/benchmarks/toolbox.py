@@ -30,7 +30,7 @@ from ldm.metric.base import GenerationMetric
 from ldm.model import LatentDiffusion
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE = "study/default"
+BASE = "study-default"
 SEED = 1_000_000
 ACCURACY, DISTANCE = "caption_accuracy", "frechet_efficientnet"
 
@@ -125,7 +125,7 @@ def by_training(judge: Judge, base: Path) -> Wanted:
 
     def score(place: int, overrides: str) -> Score:
         shared = [f"autoencoder.ckpt={base}", f"task.diffusion.steps={judge.options.steps}"]
-        return judge.score(load(train(f"study/{place:02d}", [*shared, *overrides.split()], judge.options)))
+        return judge.score(load(train(f"study-{place:02d}", [*shared, *overrides.split()], judge.options)))
 
     return {title: partial(score, place, overrides) for place, (title, overrides) in enumerate(TRAINING.items())}
 
@@ -220,11 +220,11 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     folder, calls = options.runs / "study", tuple(options.calls)
     base = train(BASE, [], options)
-    classifier = train("study/classifier", [f"autoencoder.ckpt={base}"], options, "classifier")
+    classifier = train("study-classifier", [f"autoencoder.ckpt={base}"], options, "classifier")
     judge, model = Judge(options), load(base)
     training = kept(folder / "training.json", by_training(judge, base))
     samplers = kept(folder / "samplers.json", by_sampler(judge, model))
-    guidance = kept(folder / "guidance.json", by_guidance(judge, model, folder / "00", classifier))
+    guidance = kept(folder / "guidance.json", by_guidance(judge, model, options.runs / "study-00", classifier))
     print(table(f"{options.steps} steps of training with", training))
     print(sampler_table(samplers, calls))
     print(table("guidance", guidance))

@@ -1,9 +1,7 @@
 """Texts that are longer than the conditioner takes: what is cut away is said, by `sample.py` and before training."""
 
-from pathlib import Path
-
 from ldm.config import build, compose
-from ldm.stage import build_task
+from ldm.stage import build_task, read_captions
 from tests.conftest import forked
 
 
@@ -21,10 +19,10 @@ def test_a_new_run_says_once_how_many_captions_are_cut(tiny_run, places, tmp_pat
     for tokens, count in ((6, 1), (12, 0)):
         config = compose("train", [*options, f"conditioner.max_tokens={tokens}"])
         caplog.clear()
-        build_task("diffusion", config, build(config.data), tmp_path)
+        read_captions({"diffusion": build_task("diffusion", config, tmp_path)}, config, build(config.data), tmp_path)
         assert sum("captions looked at are longer than" in message for message in caplog.messages) == count
     (tmp_path / "diffusion").mkdir()
     config = compose("train", [*options, "conditioner.max_tokens=6"])
     caplog.clear()
-    build_task("diffusion", config, build(config.data), Path(tmp_path))
+    read_captions({"diffusion": build_task("diffusion", config, tmp_path)}, config, build(config.data), tmp_path)
     assert not caplog.messages, "a run that goes on has said it"

@@ -1,17 +1,22 @@
 """Cached latents: training on them is training on the images."""
 
 import os
+import shlex
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.batch import Batch
+from ldm.checkpoint import save
 from ldm.conditioner.huggingface import HuggingFaceConditioner
+from ldm.config import build, compose
 from ldm.data.dataset import finish
 from ldm.data.decode import Broken
-from ldm.data.encode import Encoder, encode
+from ldm.data.encode import Encoder, _typed, encode, main, output_folder
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
+from ldm.data.shards import name_shards
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.data.shards import captioned, level, numbered, opened, write_tar
 from tests.data.test_stream import read_all
@@ -159,3 +164,91 @@ def test_frozen_tokens_are_cached_with_their_mask(tmp_path, images, autoencoder)
         assert torch.equal(batch.text.mask, expected.mask)
     assert data.encoding["text"] == conditioner.frozen_hash
     assert isinstance(batch, Batch)
+
+
+def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, autoencoder):
+    """Also of the files that are no samples, and of those that a filter leaves out."""
+    files = [
+        (f"{i}.{e}", d) for i in range(5) for e, d in (("png", level(i)), ("json", b'{"caption": "x", "n": %d}' % i))
+    ]
+    odd = [("0.seg.png", level(1)), ("mute.png", level(1)), ("lone.txt", b"x"), ("1.json", b'{"caption": "y", "n": 1}')]
+    path = write_tar(tmp_path / "a.tar", files + odd)
+    data = captioned(tmp_path, train=path, val=path, max_broken=1.0, filters=["n > 1"])
+    done = encode(data, Encoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)
+    assert done == {
+        **{
+            "shards written": 1,
+            "shards kept": 0,
+            "samples": 3,
+            "left out by the filters": 2,
+            "no caption": 1,
+            "no image": 1,
+        },
+        **{"files beside an image, but not read": 1, "files replaced by a later file of the same name": 1},
+    }
+
+
+def test_nothing_of_others_is_written_upon(tmp_path, images, autoencoder):
+    for name in ("notes.md", "train-000000.tar"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_text("mine")
+        with pytest.raises(ValueError, match=rf"out=\S+mine holds what was not written by this program \({name}\)"):
+            encoded_to(tmp_path / "mine", images, autoencoder)
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+        (tmp_path / "mine" / name).unlink()
+    with output_folder(tmp_path / "mine").lock(), pytest.raises(ValueError, match="another process is writing into"):
+        encoded_to(tmp_path / "mine", images, autoencoder)
+    encoded_to(tmp_path / "mine", images, autoencoder)
+    assert encoded_to(tmp_path / "mine", images, autoencoder)["shards kept"] == 4
+
+
+@pytest.fixture
+def ckpt(tmp_path):
+    config = {
+        "_target_": "ldm.autoencoder.kl.KLAutoencoder", "latent_channels": 2, "channels": 8, "multipliers": [1, 1],
+        "blocks": 1, "groups": 4,
+    }  # fmt: skip
+    network = build(config)
+    network.statistics_count.fill_(1)
+    save(tmp_path / "it's" / "autoencoder.safetensors", network, config)
+    return tmp_path / "it's" / "autoencoder.safetensors"
+
+
+def options_of(ckpt, images, out, *more):
+    return [f"autoencoder.ckpt={ckpt}", f"out={out}", "data.side=8", "data.workers=0", f"data.train={images['train']}",
+            f"data.val={images['val']}", f"data.cache={ckpt.parents[1]}/cache", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("out", ["./[2023] {a}", "./a,b*", "plain"])
+def test_the_next_command_can_be_typed(tmp_path, monkeypatch, capsys, ckpt, images, out):
+    monkeypatch.chdir(tmp_path)
+    main(compose("encode", options_of(ckpt, images, out)))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    config = compose("train", [*shlex.split(line)[3:], "name=x"]).data
+    assert len(name_shards(config.train)) == 4
+    assert len(name_shards(config.val)) == 1
+    listed = _typed([f"{tmp_path}/it's [1]{{}}.tar", "a,b.tar"])
+    assert compose("train", ["experiment=txt2img_shards", f"data.val={listed}", "name=x"]).data.val == [
+        f"{tmp_path}/it's [1]{{}}.tar", "a,b.tar",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("batch_size=0", "batch_size=0 cannot be; give a whole number, at least 1"),
+        ("dtype=int8", "dtype=int8 cannot be; give one of float32, float16"),
+        ("flip=1", "flip=1 cannot be"),
+        ("seed=x", "seed=x cannot be"),
+        ("data.workers=-1", "data.workers=-1 cannot be"),
+        ("data.side=9", "side 9"),
+        ("data.crop=random", "images that change cannot be encoded once"),
+        ("data.train=nowhere.tar", "no shard at 'nowhere.tar'"),
+    ],
+)
+def test_options_are_checked_before_anything_is_written(tmp_path, ckpt, images, option, said):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((ValueError, OSError, InstantiationException)) as caught:
+        main(compose("encode", options_of(ckpt, images, tmp_path / "out", option)))
+    assert said in f"{caught.value} {caught.value.__cause__}"
+    assert sorted(tmp_path.rglob("*")) == before

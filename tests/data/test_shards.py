@@ -17,7 +17,7 @@ from ldm.data.grouping import list_shard
 from ldm.data.health import Health
 from ldm.data.index import Index, index_shards
 from ldm.data.shards import find_shards, name_shards, write_shard, write_shards
-from tests.data.shards import encoded, level, numbered, opened, sample, write_tar
+from tests.data.shards import captioned, encoded, level, numbered, opened, sample, write_tar
 from tests.data.test_decode import bomb
 
 PNG = level(7)
@@ -57,6 +57,13 @@ def test_folders_are_taken_by_their_very_names(tmp_path, monkeypatch, folder):
     assert name_shards(f"./{folder}/{patterns[0]}") == [f"./{folder}/{Path(name).name}" for name in names]
     with pytest.raises(FileNotFoundError, match="is a folder; give the shards in it"):
         name_shards(str(tmp_path / folder))
+
+
+@pytest.mark.parametrize("pattern", [None, "", [], ["a.tar", 5], [None]])
+def test_what_names_no_shards_is_refused(tmp_path, pattern):
+    for split in ("train", "val"):
+        with pytest.raises(ValueError, match="shards are named by a path"):
+            captioned(tmp_path, **{"train": numbered(tmp_path, [1]), "val": numbered(tmp_path, [1]), split: pattern})
 
 
 def test_patterns_may_have_patterns_in_their_folders(tmp_path):

@@ -1,0 +1,107 @@
+"""What a run may change when it goes on, and that two do not write into one folder."""
+
+import json
+import shutil
+
+import pytest
+from omegaconf import OmegaConf
+
+from ldm.claim import compare, run_output
+from ldm.config import compose, resolved
+from tests.conftest import forked
+from tests.test_run import TINY, same_weights
+
+
+def settings(*overrides):
+    return resolved(compose("train", ["experiment=txt2img", "debug=tiny", "trainer=cpu", *overrides]))
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings())))
+    return tmp_path
+
+
+def again(run, *overrides):
+    return compare(run, settings(*overrides), ["autoencoder", "diffusion"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "measured"),
+    [
+        ([], []),
+        (["paths.data_dir=/moved", "paths.runs_dir=/elsewhere", "data.workers=3", "trainer.precision=bf16-mixed"], []),
+        (["task.diffusion.checkpoints.keep=7", "task.diffusion.validate_every_n_steps=3", "logger=wandb"], []),
+        (["metric=fid"], ["diffusion"]),
+        (["sampler=heun", "guidance.scale=3", "grid=karras"], ["diffusion"]),
+        (["task.diffusion.callbacks.evaluation.final_images=20"], ["diffusion"]),
+        (["data.val_images=10"], ["autoencoder", "diffusion"]),
+    ],
+)
+def test_what_does_not_change_the_steps_made_is_free(run, overrides, measured):
+    assert again(run, *overrides) == (measured, {})
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("seed=1", "seed: 0 -> 1"),
+        ("data.side=64", "data.side: 32 -> 64"),
+        ("task.diffusion.batch_size=4", "task.diffusion.batch_size: 8 -> 4"),
+        ("task.diffusion.optimizer.lr=0.5", r"optimizer.lr: 0.001 -> 0.5"),
+        ("task.diffusion.steps=30", r"steps: 20 -> 30 \(under a learning rate that decays to the end"),
+        ("task.diffusion.steps=10", r"steps: 20 -> 10 \(a run cannot become shorter"),
+        ("weighting=constant", "weighting._target_: .*P2 -> .*Constant"),
+    ],
+)
+def test_what_does_is_refused_with_the_reason(run, override, reason):
+    with pytest.raises(ValueError, match=reason):
+        again(run, override)
+
+
+def test_an_autoencoder_may_move_but_not_become_another(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "old").mkdir()
+    before = settings(f"autoencoder.ckpt={tmp_path}/old")
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(before)))
+    with pytest.raises(ValueError, match="it is still there, so this is another"):
+        again(run, f"autoencoder.ckpt={tmp_path}/new")
+    (tmp_path / "old").rmdir()
+    again(run, f"autoencoder.ckpt={tmp_path}/new")
+
+
+def test_a_run_is_lengthened_and_measured_again(tiny_run, places, tmp_path):
+    constant = "task.diffusion.learning_rate.decay=constant"
+    options = [*TINY, f"autoencoder.ckpt={tiny_run}", constant, places[0], f"paths.runs_dir={tmp_path}"]
+    forked(*options, "name=straight", "task.diffusion.steps=14")
+    forked(*options, "name=longer", "task.diffusion.steps=10")
+    shutil.copytree(tmp_path / "longer", tmp_path / "before")
+    forked(*options, "name=longer", "task.diffusion.steps=14")
+    longer = tmp_path / "longer"
+    assert same_weights(longer / "model.safetensors", tmp_path / "straight" / "model.safetensors")
+    assert same_weights(longer / "model-1.safetensors", tmp_path / "before" / "model.safetensors")
+    results = longer / "diffusion" / "results.json"
+    assert json.loads(results.read_text())["steps"] == 14
+    assert json.loads((longer / "diffusion" / "results-1.json").read_text())["steps"] == 10
+    assert (longer / "config-1.yaml").read_text() == (tmp_path / "before" / "config.yaml").read_text()
+    first = json.loads(results.read_text())
+    evaluation = "task.diffusion.callbacks.evaluation.final_images=6"
+    assert "finished" in forked(*options, "name=longer", "task.diffusion.steps=14", evaluation)
+    second = json.loads(results.read_text())
+    assert second["val/loss"] == first["val/loss"]
+    assert second["eval/frechet_efficientnet"] != first["eval/frechet_efficientnet"]
+    assert same_weights(longer / "model.safetensors", tmp_path / "straight" / "model.safetensors")
+
+
+def test_a_folder_in_use_and_one_of_somebody_else_are_refused(tmp_path, places):
+    options = [*TINY, places[0], f"paths.runs_dir={tmp_path}"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    text = forked(*options, "name=mine", ok=False)
+    assert "holds what was not written by this program (notes.txt)" in text
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    with run_output(tmp_path / "busy").lock():
+        text = forked(*options, "name=busy", ok=False)
+    assert "another process is writing into" in text
+    assert "training:" not in text
