@@ -154,6 +154,39 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
             model.sample(**{"prompts": "a", **mistake})
 
 
+def test_what_guidance_reads_may_not_lie_where_images_go(tmp_path):
+    """Nor is it looked at what the checkpoint is, before that is said."""
+    folder = SampleFolder(tmp_path / "out")
+    with folder.lock():
+        folder.begin([json.dumps({"file": "00000.png"})])
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "out" / "00000.png")
+    place = f"guidance.score.image.path={tmp_path / 'out' / '00000.png'}"
+    text = sample(
+        "/nowhere", tmp_path / "out", PROMPT, "guidance=likeness", place, "guidance.score.image.side=8", ok=False
+    )
+    assert f"{place} lies in out=" in text
+    assert (tmp_path / "out" / "00000.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([], "no finished checkpoint (model.safetensors) below"),
+        (["diffusion/checkpoints/step-00000020.ckpt"], "the run has not ended, but"),
+        (["model.safetensors"], "is not a readable safetensors file"),
+    ],
+)
+def test_a_ckpt_that_is_none_is_said(tmp_path, made, message):
+    (tmp_path / "run").mkdir()
+    for name in made:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("")
+    text = sample(tmp_path / "run", tmp_path / "x", PROMPT, ok=False)
+    assert message in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_damaged_model_and_one_that_goes_astray_write_no_image(tiny_run, tmp_path):
     before, (config, weights) = photos(tmp_path / "photos"), read(find(tiny_run))
     weights["autoencoder.decoder.conv_out.bias"][0] = math.inf
