@@ -6,24 +6,35 @@ Paper: Karras et al., 2023, section 3.2, arXiv:2312.02696.
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, read
 from ldm.config import command, resolved
+from ldm.folder import OutputFolder
+from ldm.options import Optional, Real, Whole, check
 from ldm.power_function import Profile, gamma_of, match
 from ldm.snapshot import Snapshot, read_snapshots
 from ldm.tensors import write_tensors
 
 FOLDER = "diffusion/ema"
 """Of the snapshots in a run."""
+
+ORIGIN_KEY = "ldm_average"
+"""In the metadata of a file that is written here: of what it is the average."""
+
+LENGTH, STEP = Real(), Optional(Whole(1), "the last")
+"""Values of the options; which lengths there are, `gamma_of` says."""
 
 POOR = 0.1
 """A residual from which on an average is hardly the wished one."""
@@ -51,24 +62,59 @@ def average(run: Path, lengths: Sequence[float], *, step: int | None = None, out
     """Write a run's finished model with averaged weights, `ema-0.075.safetensors`, for each length.
 
     step  of a snapshot, as of which to average; None: the last
-    out   folder for the files; None: the run's
+    out   folder for the files; None: the run's. A file of one of these names is replaced only where it was written here, as
+          the average of the same run, length and step
 
-    Raises ValueError or FileNotFoundError where a length is none, the run has not ended, or has no such snapshots.
+    Raises ValueError or FileNotFoundError where a length or step is none, a file would be lost, the run has not ended, has no
+    such snapshots, or an average is not finite. Then nothing is written.
     """
+    for length in lengths:
+        check("length", length, LENGTH)
+    check("step", step, STEP)
     gammas = [gamma_of(length) for length in lengths]
+    if not run.is_dir():
+        raise FileNotFoundError(f"there is no folder run={run}; give that of a finished run, like run=runs/txt2img")
+    origins = {_name(length, step): _origin(run, out or run, length, step) for length in lengths}
+    folder = OutputFolder(out or run, option="out", is_own=partial(_may_replace, out or run, origins))
+    folder.check()
     snapshots = _snapshots(run, step)
     config, weights = _finished(run)
     end = snapshots[-1].step
     profiles = [Profile(gamma_of(snapshot.length), snapshot.step) for snapshot in snapshots]
     matches = [match(profiles, Profile(gamma, end)) for gamma in gammas]
     written = []
-    sums = combine(snapshots, [found.coefficients.tolist() for found in matches])
-    for length, found, trained in zip(lengths, matches, sums, strict=True):
-        name = f"ema-{length}.safetensors" if step is None else f"ema-{length}-step-{end:08d}.safetensors"
-        file = (out or run) / name
-        _write(file, config, weights, trained)
-        written.append(Averaged(file, length, end, len(snapshots), found.residual))
+    with folder.lock():
+        sums = combine(snapshots, [found.coefficients.tolist() for found in matches])
+        for trained in sums:
+            _check(trained, weights)
+        for length, found, trained in zip(lengths, matches, sums, strict=True):
+            name = _name(length, step)
+            metadata = {CONFIG_KEY: json.dumps(config), ORIGIN_KEY: origins[name]}
+            write_tensors(folder.path / name, {**weights, **trained}, metadata)
+            written.append(Averaged(folder.path / name, length, end, len(snapshots), found.residual))
     return written
+
+
+def _name(length: float, step: int | None) -> str:
+    """The file of an average."""
+    return f"ema-{length}.safetensors" if step is None else f"ema-{length}-step-{step:08d}.safetensors"
+
+
+def _origin(run: Path, out: Path, length: float, step: int | None) -> str:
+    """What a file says of itself: which average it is, of the run at which place seen from its own folder."""
+    place = os.path.relpath(run.resolve(), out.resolve())
+    return json.dumps({"run": place, "length": length, "step": step})
+
+
+def _may_replace(out: Path, origins: Mapping[str, str], name: str) -> bool:
+    """Whether nothing is lost: a file has none of the names that are written, or is an earlier average of the same kind."""
+    if name not in origins:
+        return True
+    try:
+        with safe_open(out / name, framework="pt") as content:
+            return (content.metadata() or {}).get(ORIGIN_KEY) == origins[name]
+    except (SafetensorError, OSError):
+        return False
 
 
 def combine(snapshots: Sequence[Snapshot], coefficients: Sequence[Sequence[float]]) -> list[dict[str, Tensor]]:
@@ -102,22 +148,29 @@ def _finished(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return read(run / MODEL_FILE)
 
 
-def _write(file: Path, config: dict[str, Any], weights: dict[str, Tensor], trained: dict[str, Tensor]) -> None:
-    """Write a whole model, of which some weights are replaced. Raises ValueError where they are of another model."""
+def _check(trained: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    """Raise ValueError where averaged weights are not finite, or of another model than that whose weights they replace."""
     for name, tensor in trained.items():
         if name not in weights or weights[name].shape != tensor.shape:
             raise ValueError(f"the snapshots are of another model: {MODEL_FILE} has no {name} {tuple(tensor.shape)}")
-    write_tensors(file, {**weights, **trained}, {CONFIG_KEY: json.dumps(config)})
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"the average of {name} is not finite, as a snapshot holds NaN or infinity: the training diverged, or a file is "
+                "damaged; choose an earlier step=, before it did"
+            )
 
 
 def main(config: DictConfig) -> None:
     """What the command does."""
     given = resolved(config.length)
     lengths = given if isinstance(given, list) else [given]
-    if not lengths or not all(isinstance(length, float | int) for length in lengths):
+    if not lengths or not all(map(Real().allows, lengths)):
         raise ValueError(
             f"length is a number or a list of numbers, like length=0.075 or length=[0.05,0.1]; got {given}"
         )
+    for name in ("run", "out"):
+        if config[name] == "":
+            raise ValueError(f"the option {name} has no value; type {name}=FOLDER")
     out = None if config.out is None else Path(config.out)
     written = average(Path(config.run), lengths, step=config.step, out=out)
     for model in written:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.conditioner.base import Conditioner, cut_prompts
 from ldm.config import build, is_rank_zero, resolved
-from ldm.model import LatentDiffusion, Source, check_finite
+from ldm.model import LatentDiffusion, Source
 from ldm.options import COUNT, FRACTION, SEED, Optional, Rule, Whole, check
 from ldm.orders import (
     Order,
@@ -33,6 +33,7 @@ from ldm.prompts import Prompt, negatives, read_prompts
 from ldm.sample_folder import SampleFolder
 from ldm.sample_writer import generate
 from ldm.sampler.base import Sampler
+from ldm.sampler.finite import check_finite, check_weights
 from ldm.sampler.given import Toward
 from ldm.sampler.guidance import Guidance
 from ldm.sweep import job_folder
@@ -112,6 +113,12 @@ class Painter:
             batch_size=len(wanted),
         )
 
+    def check_masks(self, inits: Sequence[str]) -> None:
+        """Raise ValueError where, of an image cut to the side, all is masked or nothing."""
+        if self.change.mask is not None:
+            for file in inits:
+                read_masked(file, self.change.mask, self.side)
+
     def _source(self, wanted: Sequence[Order]) -> Source | None:
         files = [order.init for order in wanted if order.init is not None]
         if not files:
@@ -151,6 +158,8 @@ class Reconstruction:
         images = torch.stack([read_image(str(order.init), self.side) for order in wanted])
         posterior = self.autoencoder.encode(images.to(self.autoencoder.shift.device))
         made = self.autoencoder.decode(posterior.mean).float().cpu()
+        if not made.isfinite().all():
+            check_weights(self.autoencoder)
         check_finite(made, [f"the reconstruction of {order.init}" for order in wanted])
         return made.clamp(-1, 1)
 
@@ -162,9 +171,7 @@ def sample(config: DictConfig) -> tuple[list[Order], Path]:
     texts = {name: None if config[name] is None else clean_text(config[name]) for name in TEXTS}
     inits = find_images(config.init)
     folder = SampleFolder(job_folder(config.out))
-    folder.check(
-        [*((name, config[name]) for name in FILES if config[name] is not None), *(("init", file) for file in inits)]
-    )
+    folder.check(_inputs(config, inits))
     check_images(inits, config.mask)
     wanted = orders(
         config.mode,
@@ -182,6 +189,7 @@ def sample(config: DictConfig) -> tuple[list[Order], Path]:
         painter, settings = _painter(config, texts, prompts, _device(config))
         told = [*(prompt.text for prompt in prompts), *negatives(prompts, ""), *(text or "" for text in texts.values())]
         _warn_of_cut(painter.model.conditioner, told)
+        painter.check_masks(inits)
         make = painter
     settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": config.mode, **settings}
     settings = {name: value for name, value in settings.items() if value not in (None, "")}
@@ -200,19 +208,41 @@ def _check(config: DictConfig) -> None:
     """Raise ValueError where options make no sense, before anything is loaded."""
     for name, rule in RULES.items():
         check(name, config[name], rule)
+    for name in ("ckpt", "out"):
+        if not config[name]:
+            raise ValueError(f"the option {name} has no value; type {name}=VALUE, or --help for an example")
+    if isinstance(config.packages, str):
+        raise ValueError(f"packages is a list; say packages=[ldm,{config.packages}]")
     names = ("prompt", "prompts", "init", "mask", "strength", "border", "visits", "init_prompt", "to_prompt", "to_seed")
     given = {name: config[name] for name in names}
     check_mode(config.mode, negative=config.negative or None, **given)
 
 
+def _inputs(config: DictConfig, inits: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Option and path of each file that is read."""
+    yield from ((name, config[name]) for name in FILES if config[name] is not None)
+    yield from (("init", file) for file in inits)
+    yield from ((name, text) for name, text in _texts(resolved(config.guidance), "guidance") if os.path.exists(text))
+
+
+def _texts(node: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Name and value of each text in a plain config."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _texts(value, f"{name}.{key}")
+    elif isinstance(node, str):
+        yield name, node
+
+
 def _device(config: DictConfig) -> torch.device:
     """That of the options, or this process's GPU, or the CPU. Raises ValueError where there is none of that name."""
     found = torch.cuda.is_available()
-    name = config.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found else "cpu")
+    name = str(config.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found else "cpu"))
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"there is no device={name} here ({str(error).splitlines()[0]}); say device=cpu") from error
+        torch.zeros(1, device=name).tolist()  # some, like meta, hold no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"there is no device={name} here ({reason}); say device=cpu") from error
     return torch.device(name)
 
 

@@ -15,26 +15,27 @@ from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
-from ldm.options import Whole, check
+from ldm.options import COUNT, Optional, check
 from ldm.sampler.base import Sampler, Way
+from ldm.sampler.finite import check_finite, check_latents, check_weights
 from ldm.sampler.given import Given, Toward, read
 from ldm.sampler.guidance import Guidance, Unguided
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.inversion import invert
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import Noise, as_seeds
 from ldm.text import clean_prompts
 
 
 class Source(NamedTuple):
     """Images to begin with.
 
-    image     `(N, 3, H, W)` in [-1, 1], one for each prompt
+    image     `(N, 3, H, W)` in [-1, 1], one for each prompt; a single one is for all
     strength  share of the sampler's steps that are made from it, in [0, 1]
     mask      1 where something new shall be, 0 where the image stays, `(N, 1, H, W)`; None: all may change
     border    pixels around the mask over which new and old are blended; beyond, the image stays as it is
     visits    of each step; see Way
-    prompts   what the images show, `(N,)`; then they become noise by inverting DDIM, not by drawing it, and keep what the new
-              prompts do not change, best without guidance. None: noise is drawn
+    prompts   what the images show, `(N,)`, or one text for all; then they become noise by inverting DDIM, not by drawing it,
+              and keep what the new prompts do not change, best without guidance. None: noise is drawn
     """
 
     image: Tensor
@@ -42,7 +43,30 @@ class Source(NamedTuple):
     mask: Tensor | None = None
     border: int = 4
     visits: int = 1
-    prompts: Sequence[str] | None = None
+    prompts: str | Sequence[str] | None = None
+
+    def each(self, count: int) -> Source:
+        """Return this source with one image, mask and clean prompt for each of `count` images.
+
+        Raises:
+            ValueError: Where there are neither one nor `count` of them, or an image is not finite.
+        """
+        image, mask, prompts = self.image, self.mask, self.prompts
+        if image.ndim != 4 or len(image) not in (1, count) or (mask is not None and len(mask) not in (1, count)):
+            raise ValueError(
+                f"images to begin with are (N, 3, H, W), one for each of {count} prompts; got {image.shape}"
+            )
+        if not image.isfinite().all():
+            raise ValueError("images to begin with are numbers in [-1, 1]; got some that are not finite")
+        if prompts is not None:
+            shown = clean_prompts(prompts) * (count if isinstance(prompts, str) else 1)
+            if len(shown) != count:
+                raise ValueError(f"one text for each of {count} images to begin with is needed; got {len(shown)}")
+            prompts = shown
+        image = image.expand(count, -1, -1, -1)
+        return self._replace(
+            image=image, mask=None if mask is None else mask.expand(count, -1, -1, -1), prompts=prompts
+        )
 
     def rows(self, chunk: slice) -> Source:
         """Those of some images."""
@@ -51,30 +75,6 @@ class Source(NamedTuple):
             mask=None if self.mask is None else self.mask[chunk],
             prompts=None if self.prompts is None else self.prompts[chunk],
         )
-
-
-MOST_LATENT = 1e4
-"""Latents have about unit variance; values beyond this are no image."""
-
-WHAT_TO_TRY = "try a smaller guidance.scale, more sampler.steps or another sampler, or an earlier checkpoint"
-
-
-def check_finite(images: Tensor, names: Sequence[str]) -> None:
-    """Raise ValueError where one of some images `(B, 3, H, W)`, called by its name, has values that are not finite."""
-    for image, name in zip(images, names, strict=True):
-        if not image.isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite, so that it cannot be shown; {WHAT_TO_TRY}")
-
-
-def _check_latents(latents: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raise ValueError where one of some latents `(B, C, h, w)` is far from any image's: a decoder may hide that."""
-    largest = latents.abs().flatten(1).amax(1).tolist()
-    for value, prompt, seed in zip(largest, prompts, seeds, strict=True):
-        if not value < MOST_LATENT:  # as nan is not
-            raise ValueError(
-                f"sampling {prompt!r} with seed {seed} went astray: its latent reaches {value:.3g}, where images have about "
-                f"1; {WHAT_TO_TRY}"
-            )
 
 
 class LatentDiffusion(nn.Module):
@@ -155,11 +155,14 @@ class LatentDiffusion(nn.Module):
         """Images `(len(prompts), 3, side, side)` in [-1, 1], on the CPU.
 
         Image i depends on prompts[i] and seeds[i] alone (and their likes in the other options), not on the batch that it
-        is made in: bit by bit on a CPU. On a GPU kernels differ by the size of the batch, so that it is the same up to
-        rounding, the more so without TF32, which `sample.py` turns off (torch.backends.cudnn.allow_tf32).
+        is made in. On a CPU that holds up to the rounding of fp32, and the same call gives the same bits again. On a GPU
+        neither is promised: other kernels are chosen for other batch sizes, and some add in an order that changes from
+        call to call, so that images differ by rounding, and by more where many steps or low precision let it grow. TF32,
+        which `sample.py` turns off (torch.backends.cudnn.allow_tf32), adds to it; with
+        torch.use_deterministic_algorithms(True) the same call gives the same bits there, too.
 
-        prompts     white space around each is taken off, as from captions in training; a single text is one prompt
-        seeds       one an image; None: 0, 1, 2, ...
+        prompts     one text an image; a str is one prompt. White space around each is taken off, as of captions in training
+        seeds       one an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...
         negative    what guidance leads away from, for all or one an image; "": from the mean of all images
         toward      prompts and seeds at the other end of an interpolation; None: none
         source      images to begin with; None: noise alone
@@ -169,20 +172,15 @@ class LatentDiffusion(nn.Module):
 
         Raises ValueError where options do not fit together, or an image is not finite.
         """
+        check("batch_size", batch_size, COUNT)
+        check("side", side, Optional(COUNT, "as in training"))
         prompts = clean_prompts(prompts)
-        seeds = [seeds] if isinstance(seeds, int) else seeds
-        negatives = clean_prompts(negative)
-        if isinstance(negative, str):
-            negatives *= len(prompts)
+        seeds = as_seeds(seeds, len(prompts))
+        negatives = clean_prompts(negative) * (len(prompts) if isinstance(negative, str) else 1)
         if len(negatives) != len(prompts):
             raise ValueError(f"negative is one text, or one a prompt; got {len(negatives)} for {len(prompts)} prompts")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is the number of images at once, at least 1; got {batch_size}")
-        seeds = list(range(len(prompts))) if seeds is None else list(seeds)
-        if len(seeds) != len(prompts):
-            raise ValueError(f"one seed a prompt is needed; got {len(prompts)} prompts and {len(seeds)} seeds")
-        for one in seeds:
-            check("seeds", one, Whole())
+        toward = None if toward is None else toward.each(len(prompts))
+        source = None if source is None else source.each(len(prompts))
         sampler, guidance = sampler or self.sampler, guidance or self.guidance
         if source is not None and source.prompts is not None and sampler.draws:
             raise ValueError(
@@ -206,16 +204,8 @@ class LatentDiffusion(nn.Module):
                 self.autoencoder,
                 end,
             )
-            images.append(
-                self._sample_batch(
-                    given,
-                    noise,
-                    sampler,
-                    guidance,
-                    side,
-                    None if source is None else source.rows(chunk),
-                )
-            )
+            rows = None if source is None else source.rows(chunk)
+            images.append(self._sample_batch(given, noise, sampler, guidance, side, rows))
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images)
@@ -236,7 +226,8 @@ class LatentDiffusion(nn.Module):
             if source.prompts is None:
                 way = Way(init, source.strength, source.visits)
             else:
-                shown = given._replace(condition=self.conditioner(source.prompts), prompts=source.prompts, toward=None)
+                said = clean_prompts(source.prompts)
+                shown = given._replace(condition=self.conditioner(said), prompts=said, toward=None)
                 start = invert(
                     Unguided().wrap(shown),
                     self.denoiser.schedule,
@@ -247,8 +238,10 @@ class LatentDiffusion(nn.Module):
                 )
                 way = Way(None, source.strength, source.visits, start)
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
-        _check_latents(latent, given.prompts, noise.seeds)
         image = self.autoencoder.image(latent).cpu()
+        if not (latent.isfinite().all() and image.isfinite().all()):
+            check_weights(self)
+        check_latents(latent, given.prompts, noise.seeds)
         check_finite(
             image, [f"the image of {p!r} with seed {s}" for p, s in zip(given.prompts, noise.seeds, strict=True)]
         )

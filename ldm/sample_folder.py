@@ -15,6 +15,9 @@ from ldm.text import lines
 RECORD, GRID = "samples.jsonl", "grid.png"
 """In a folder of samples: a line for each image, and all of them in one picture."""
 
+SWEEP = "multirun.yaml"
+"""Written by a sweep into the folder that holds those of its jobs."""
+
 IMAGE = re.compile(r"\d{5,}\.png")
 """Names of our images."""
 
@@ -29,7 +32,7 @@ class SampleFolder:
 
     The record is written before the images, so it lists them also where a command was interrupted. What it lists by one of
     our names, and the picture and the record themselves, are replaced by the next command; any other file is a stranger's, and
-    a folder that holds one is refused.
+    a folder that holds one is refused. Folders in it, like those of a sweep, stay as they are.
 
     Args:
         path: The folder; it need not exist.
@@ -84,4 +87,9 @@ class SampleFolder:
 
     def _output(self) -> OutputFolder:
         listed = self.listed()
-        return OutputFolder(self.path, option="out", is_own=lambda name: name in listed)
+        return OutputFolder(self.path, option="out", is_own=lambda name: name in listed or self._may_stay(name))
+
+    def _may_stay(self, name: str) -> bool:
+        """Whether it is nothing that images would be mixed with: a folder, or the settings of a sweep."""
+        ours = name in (GRID, RECORD) or IMAGE.fullmatch(name)
+        return name == SWEEP or (not ours and (self.path / name).is_dir())

@@ -35,18 +35,19 @@ def generate(
     Under torchrun each process makes every world-th image. What an earlier command wrote there is replaced; a folder that
     holds anything else is refused.
 
-    make      orders -> images, which does not depend on how orders are put together
-    settings  for the record
+    make      orders -> images, which on a CPU does not depend on how orders are put together
+    settings  of all images, for the record; what an order says itself goes before them
+
+    Raises ValueError where the folder is refused, or a setting is no finite number.
     """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
-        False  # rounding of TF32 depends on the batch
-    )
+    # Rounding of TF32 depends on the batch.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     own_group = world > 1 and not dist.is_initialized()
     if own_group:
         dist.init_process_group("gloo")
     share = wanted[rank::world]
-    record = [json.dumps({**order.record(), **settings}, allow_nan=False) for order in wanted]
+    record = [_line({**order.record(), **settings, **order.record()}) for order in wanted]
     with (
         folder.lock() if rank == 0 else nullcontext(),
         tqdm(total=len(share), desc="sampling", unit="image", disable=rank > 0) as bar,
@@ -67,6 +68,14 @@ def generate(
             grid(_read([folder.path / order.file for order in wanted[:GRID_IMAGES]])).save(folder.path / GRID)
     if own_group:
         dist.destroy_process_group()
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A line of the record. Raises ValueError where a number in it is none that JSON knows."""
+    try:
+        return json.dumps(record, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"an option has a value that is no finite number: {record}") from error
 
 
 def _read(files: Sequence[Path]) -> Tensor:

@@ -46,7 +46,7 @@ def _read(file: Path) -> Snapshot:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
         return Snapshot(file, int(metadata["step"]), float(metadata["sigma_rel"]))
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"{file} is not a snapshot of averaged weights: {error}; copy it again, or delete it"
         ) from error

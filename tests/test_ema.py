@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.checkpoint import load, read
-from ldm.ema import FOLDER, combine
+from ldm.ema import FOLDER, average, combine
 from ldm.power_function import Profile, gamma_of, match, newest_share
 from ldm.snapshot import read_snapshots, write_snapshot
 from tests.conftest import forked
@@ -40,9 +40,9 @@ def written(walk, request, tmp_path_factory):
     """A folder with 24 snapshots of two lengths, and their dtype."""
     folder = tmp_path_factory.mktemp("snapshots")
     for length in (0.05, 0.1):
-        for step, average in averages(walk, length):
+        for step, weights in averages(walk, length):
             if step % (STEPS // 24) == 0:
-                write_snapshot(folder, step, length, weights={"weight": average}, dtype=request.param)
+                write_snapshot(folder, step, length, weights={"weight": weights}, dtype=request.param)
     return folder, request.param
 
 
@@ -137,6 +137,10 @@ def test_a_poor_match_is_called_one(run, tmp_path):
     [
         (["length=0.3"], "lies between 0 and 0.2886751, where all steps weigh the same; got 0.3"),
         (["length=long"], "length is a number or a list of numbers"),
+        (["length=[0.1,true]"], "length is a number or a list of numbers"),
+        (["length=nan"], "length is a number or a list of numbers"),
+        (["length=0.1", "step=1.5"], "step=1.5 cannot be; give a whole number, at least 1, or null (the last)"),
+        (["length=0.1", f"out={__file__}"], "is a file; choose another"),
         (["length=0.1", "step=13"], "no snapshot of step 13; the last are of 3, 6, 9, 12, 15, 18, 20"),
         ([], "the option length has no value"),
     ],
@@ -147,9 +151,43 @@ def test_mistakes_end_with_a_clear_message(run, options, message):
     assert "Traceback" not in text
 
 
+def test_only_files_that_were_written_as_the_same_average_are_replaced(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "other.txt").write_text("may stay")
+    average(run, [0.1], step=12, out=out)
+    file = out / "ema-0.1-step-00000012.safetensors"
+    first = file.read_bytes()
+    average(run, [0.1], step=12, out=out)
+    assert file.stat().st_size == len(first)
+    (tmp_path / "moved").symlink_to(run)
+    average(tmp_path / "moved", [0.1], step=12, out=out)
+    for name, content in (("ema-0.05.safetensors", b"mine"), ("ema-0.07.safetensors", first)):
+        (out / name).write_bytes(content)
+        length = float(name.removeprefix("ema-").removesuffix(".safetensors"))
+        with pytest.raises(
+            ValueError, match=rf"not written by this program \({name}\); nothing was changed.*like out="
+        ):
+            average(run, [0.1, length], out=out)
+        assert (out / name).read_bytes() == content
+    assert not (out / "ema-0.1.safetensors").exists()
+
+
+def test_an_average_that_is_not_finite_is_not_written(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    broken = read_snapshots(copy / FOLDER)[-1]
+    weights = {name: tensor * torch.nan for name, tensor in broken.tensors()}
+    write_snapshot(copy / FOLDER, broken.step, broken.length, weights=weights, dtype="float32")
+    with pytest.raises(ValueError, match="is not finite, as a snapshot holds NaN or infinity.*choose an earlier step="):
+        average(copy, [0.1])
+    assert not list(copy.glob("ema-0.1.*"))
+
+
 def test_runs_without_snapshots_or_end_are_told_what_to_do(run, tiny_run, tmp_path):
     text = ema(f"run={tiny_run}", "length=0.1", ok=False)
     assert "they are written while a run trains with 'task.diffusion.callbacks.power_ema.lengths=[0.05,0.1]'" in text
+    assert "there is no folder run=/nowhere" in ema("run=/nowhere", "length=0.1", ok=False)
     shutil.copytree(run / FOLDER, tmp_path / FOLDER)
     assert "has no model.safetensors, so the run has not ended" in ema(f"run={tmp_path}", "length=0.1", ok=False)
     file = read_snapshots(tmp_path / FOLDER)[0].file

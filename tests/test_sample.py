@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
 from ldm.model import Source
-from ldm.orders import find_images, orders, read_image, read_masked
+from ldm.orders import check_images, find_images, orders, read_image, read_masked
 from ldm.picture import to_levels, to_picture, to_tensor
 from ldm.prompts import Prompt, read_prompts
 from ldm.sampler.ddim import DDIM
@@ -126,7 +126,7 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([PROMPT, "batch_size=0"], "batch_size=0 cannot be; give a whole number"),
         ([PROMPT, "seed=20000000000000000000"], "seed=20000000000000000000 cannot be"),
         ([PROMPT, "device=cuda:99"], "there is no device=cuda:99 here"),
-        ([PROMPT, "sampler.steps=2.5"], "a whole number of steps, at least 1; got steps=2.5"),
+        ([PROMPT, "sampler.steps=2.5"], "sampler.steps=2.5 cannot be; give a whole number, at least 1"),
         ([PROMPT, "strength=0.5"], "strength has no meaning for mode=txt2img; with it, say mode=img2img"),
         ([PROMPT, "mode=reconstruct", "init=a.png"], "prompt has no meaning for mode=reconstruct"),
         ([PROMPT, "guidance=none", "negative=cat"], "with this guidance there is none"),
@@ -134,6 +134,14 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([PROMPT, "mode=img2img"], "mode=img2img needs init=FILE"),
         ([PROMPT, "init=a.png"], "init has no meaning for mode=txt2img; with it, say mode=img2img or mode=inpaint"),
         ([PROMPT, "mode=img2img", "init=/nowhere.png"], "no image at /nowhere.png"),
+        ([PROMPT, "seed=true"], "seed=true cannot be; give a whole number, at least 0"),
+        ([PROMPT, "seed=abc"], "seed=abc cannot be; give a whole number, at least 0"),
+        (
+            [PROMPT, "mode=img2img", "init=a.png", "strength=nan"],
+            "strength=nan cannot be; give a finite number, at least 0",
+        ),
+        ([PROMPT, "device=meta"], "there is no device=meta here"),
+        ([PROMPT, "packages=mine"], "packages is a list; say packages=[ldm,mine]"),
         ([PROMPT, "to_seed=3"], "to_seed has no meaning for mode=txt2img; with it, say mode=interpolate"),
         ([PROMPT, "mode=interpolate"], "an interpolation needs another end"),
     ]:
@@ -142,6 +150,9 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         assert "Traceback" not in text
     assert "is a file; choose another" in sample(tiny_run, __file__, PROMPT, ok=False)
     assert "no checkpoint at" in sample(tmp_path / "none", tmp_path / "x", PROMPT, ok=False)
+    assert "the option ckpt has no value" in sample("", tmp_path / "x", PROMPT, ok=False)
+    assert "not a text-to-image model" in sample(tiny_run / "autoencoder.safetensors", tmp_path / "x", PROMPT, ok=False)
+    assert not (tmp_path / "x").exists()
 
 
 def test_prompts_and_orders(tmp_path):
@@ -296,7 +307,16 @@ def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
 def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):
     Image.new("L", (16, 32), 255).save(tmp_path / "small.png")
     Image.new("L", (32, 32)).save(tmp_path / "black.png")
+    Image.new("RGB", (96, 32)).save(tmp_path / "wide.png")
+    edge = Image.new("L", (96, 32))
+    edge.paste(255, (0, 0, 8, 32))
+    edge.save(tmp_path / "edge.png")
+    options = [PROMPT, "mode=inpaint", f"init={tmp_path / 'wide.png'}", f"mask={tmp_path / 'edge.png'}"]
+    assert "masks nothing; white is made anew" in sample(tiny_run, tmp_path / "x", *options, ok=False), "of the centre"
+    assert not (tmp_path / "x").exists()
     for name, message in (("small", "draw one of the same size"), ("black", "masks nothing; white is made anew")):
+        with pytest.raises(ValueError, match=message):
+            check_images([str(photo / "init.png")], str(tmp_path / f"{name}.png"))
         options = [PROMPT, "mode=inpaint", f"init={photo / 'init.png'}", f"mask={tmp_path / name}.png"]
         assert message in sample(tiny_run, tmp_path / "x", *options, ok=False)
 

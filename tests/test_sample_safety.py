@@ -9,12 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.checkpoint import load
-from ldm.orders import orders
-from ldm.prompts import Prompt, read_prompts
+from ldm.checkpoint import CONFIG_KEY, find, load, read, save
+from ldm.model import Source
+from ldm.orders import Order
 from ldm.sample_folder import SampleFolder
+from ldm.sample_writer import generate
+from ldm.sampler.ddim import DDIM
+from ldm.sampler.given import Toward
+from ldm.sampler.guidance import Unguided
+from ldm.tensors import write_tensors
 from tests.conftest import forked
-from tests.test_sample import PROMPT, pixels, sample
+from tests.test_sample import PROMPT, apart, pixels, sample
 
 
 def photos(folder: Path) -> dict[str, bytes]:
@@ -66,38 +71,27 @@ def test_what_is_read_may_not_lie_where_images_go(tmp_path, option):
             folder.check([(option, str(tmp_path / place / "00000.png"))])
 
 
-def test_one_text_is_one_prompt(tiny_run):
-    model = load(tiny_run)
-    wanted = model.sample(["a red heart"], seeds=[3], negative="a cat")
-    assert wanted.shape == (1, 3, 32, 32)
-    assert torch.equal(model.sample("a red heart", seeds=3, negative="a cat"), wanted)
-    assert torch.equal(model.sample("  a red heart\n", seeds=[3], negative=["a cat "]), wanted), (
-        "as captions in training"
-    )
-    for prompts, options, message in (
-        ([1], {}, "a prompt is a text"),
-        (None, {}, "a prompt is a text"),
-        (["a"], {"negative": ["a", "b"]}, "negative is one text, or one a prompt; got 2 for 1"),
-        (["a"], {"seeds": [1.5]}, "seeds=1.5 cannot be"),
-        (["a"], {"seeds": [1, 2]}, "one seed a prompt"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            model.sample(prompts, **options)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
-def test_an_image_that_is_none_is_an_error_and_writes_nothing(tiny_run, value):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (math.nan, r"weights of the model are not finite \(denoiser.backbone.conv_out.bias is the first\)"),
+        (math.inf, "weights of the model are not finite"),
+        (1e30, r"sampling 'a red heart' with seed 0 went astray"),
+    ],
+)
+def test_an_image_that_is_none_is_an_error(tiny_run, value, message):
     model = load(tiny_run)
     with torch.no_grad():
         model.denoiser.backbone.conv_out.bias.fill_(value)
-    with pytest.raises(ValueError, match=r"sampling 'a red heart' with seed 0 went astray"):
+    with pytest.raises(ValueError, match=message):
         model.sample("a red heart")
 
 
 def test_a_decoder_that_gives_no_numbers_is_an_error(tiny_run):
     model = load(tiny_run)
     with torch.no_grad():
-        model.autoencoder.decoder.conv_out.bias.fill_(math.nan)
+        model.autoencoder.decoder.conv_out.weight.fill_(3e38)
+        model.autoencoder.decoder.conv_out.bias.fill_(3e38)
     with pytest.raises(ValueError, match=r"the image of 'a red heart' with seed 7 holds values that are not finite"):
         model.sample("a red heart", seeds=[7])
 
@@ -110,41 +104,6 @@ def test_scales_that_cannot_be_are_refused(tmp_path, scale):
     assert not (tmp_path / "x").exists()
 
 
-def test_only_line_ends_end_prompts(tmp_path):
-    file = tmp_path / "p.txt"
-    file.write_bytes("a\u2028b\r\n c\x0cd \re\x85f\n\n\x0b\ng\n".encode())
-    assert [prompt.text for prompt in read_prompts(None, str(file))] == ["a\u2028b", "c\x0cd", "e\x85f", "g"]
-
-
-def test_prompts_with_seeds(tmp_path):
-    file = tmp_path / "p.jsonl"
-    file.write_text('{"prompt": " one ", "seed": 70, "negative": "x"}\n\n{"prompt": "two", "other": 1}\n')
-    prompts = read_prompts(None, str(file))
-    assert prompts == [Prompt("one", 70, "x"), Prompt("two")]
-    made = [(order.prompt, order.seed, order.negative) for order in orders("txt2img", prompts, 2, 5)]
-    assert made == [("one", 70, "x"), ("one", 71, "x"), ("two", 7, None), ("two", 8, None)]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("p.jsonl", b'{"prompt": "a"}\n["b"]\n', 'line 2 of .*p.jsonl is not an object with a text "prompt"'),
-        ("p.jsonl", b'{"prompt": "a", "seed": 1.5}\n', r'line 1 of .*"seed"=1.5 cannot be'),
-        ("p.txt", b'{"prompt": "a"}\n', "holds JSON; rename it to p.jsonl"),
-        ("p.csv", b"prompt\na\n", "files of this kind are not read"),
-        ("p.txt", b"\x89PNG\r\n\x1a\n\0\0\0", "is not a text file"),
-        ("p.txt", b" \n", "no prompts in"),
-        ("", b"", "is a folder; give a file"),
-        ("missing.txt", None, "there is no file prompts="),
-    ],
-)
-def test_what_is_no_file_of_prompts_is_said(tmp_path, name, content, message):
-    if name and content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_prompts(None, str(tmp_path / name))
-
-
 def test_each_job_of_a_sweep_has_a_folder(tiny_run, tmp_path):
     text = forked(
         *("sample.py", "-m", f"ckpt={tiny_run}", f"out={tmp_path / 'sweep'}", PROMPT, "n=1", "device=cpu"),
@@ -155,3 +114,123 @@ def test_each_job_of_a_sweep_has_a_folder(tiny_run, tmp_path):
     assert all(str(folder / "grid.png") in text for folder in folders)
     assert pixels(folders[0]) != pixels(folders[1])
     shutil.rmtree(folders[0])
+
+
+def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
+    model, options = load(tiny_run), {"sampler": DDIM(2)}
+    one = model.sample("a red heart", seeds=5, **options)
+    assert torch.equal(one, model.sample([" a red heart\n"], seeds=[5], **options))
+    two = model.sample(("a red heart", "a cat"), seeds=5, negative="a dog", **options)
+    assert torch.equal(
+        two, model.sample(["a red heart", "a cat"], seeds=torch.tensor([5, 6]), negative=["a dog"] * 2, **options)
+    )
+    image = two[:1]
+    described = [Source(image.expand(2, -1, -1, -1), 0.5, prompts=["a cat"] * 2), Source(image, 0.5, prompts="a cat")]
+    first, second = (
+        model.sample(["a", "b"], source=source, guidance=Unguided(), batch_size=1, sampler=DDIM(8))
+        for source in described
+    )
+    assert torch.equal(first, second)
+    way = model.sample("a red heart", seeds=5, toward=Toward("a cat", 5, [0.0]), **options)
+    torch.testing.assert_close(way, one, atol=0.02, rtol=0)
+    for mistake, message in [
+        ({"prompts": 3}, "a prompt is a text, and several are a list of texts; got 3"),
+        ({"prompts": ["a", None]}, "a prompt is a text"),
+        ({"negative": 3}, "a prompt is a text"),
+        ({"negative": ["a", "b"]}, "negative is one text, or one a prompt; got 2 for 1"),
+        ({"seeds": 1.5}, "seeds=1.5 cannot be; give a whole number"),
+        ({"seeds": True}, "seeds=true cannot be"),
+        ({"seeds": [2**63]}, "seeds=9223372036854775808 cannot be"),
+        ({"seeds": "5"}, "seeds=5 cannot be"),
+        ({"seeds": [1, 2]}, "got 1 prompts and 2 seeds"),
+        ({"batch_size": 0}, "batch_size=0 cannot be"),
+        ({"side": 0}, "side=0 cannot be"),
+        ({"source": Source(image[0])}, "images to begin with are"),
+        ({"source": Source(image * torch.nan)}, "not finite"),
+        ({"toward": Toward(["a", "b"], [1, 2], [0.0, 1.0])}, "for each of 1 images; got 2 prompts and 2 shares"),
+        ({"toward": Toward("a", 1, [torch.nan])}, "shares=nan cannot be"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.sample(**{"prompts": "a", **mistake})
+
+
+def test_what_guidance_reads_may_not_lie_where_images_go(tmp_path):
+    """Nor is it looked at what the checkpoint is, before that is said."""
+    folder = SampleFolder(tmp_path / "out")
+    with folder.lock():
+        folder.begin([json.dumps({"file": "00000.png"})])
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "out" / "00000.png")
+    place = f"guidance.score.image.path={tmp_path / 'out' / '00000.png'}"
+    text = sample(
+        "/nowhere", tmp_path / "out", PROMPT, "guidance=likeness", place, "guidance.score.image.side=8", ok=False
+    )
+    assert f"{place} lies in out=" in text
+    assert (tmp_path / "out" / "00000.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([], "no finished checkpoint (model.safetensors) below"),
+        (["diffusion/checkpoints/step-00000020.ckpt"], "the run has not ended, but"),
+        (["model.safetensors"], "is not a readable safetensors file"),
+    ],
+)
+def test_a_ckpt_that_is_none_is_said(tmp_path, made, message):
+    (tmp_path / "run").mkdir()
+    for name in made:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("")
+    text = sample(tmp_path / "run", tmp_path / "x", PROMPT, ok=False)
+    assert message in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_model_and_one_that_goes_astray_write_no_image(tiny_run, tmp_path):
+    before, (config, weights) = photos(tmp_path / "photos"), read(find(tiny_run))
+    weights["autoencoder.decoder.conv_out.bias"][0] = math.inf
+    write_tensors(tmp_path / "broken.safetensors", weights, {CONFIG_KEY: json.dumps(config)})
+    options = ["mode=reconstruct", f"init={tmp_path / 'photos'}"]
+    text = sample(tmp_path / "broken.safetensors", tmp_path / "x", *options, ok=False)
+    assert "the weights of the model are not finite (decoder.conv_out.bias is the first)" in text
+    options = [
+        PROMPT,
+        "n=2",
+        "seed=4",
+        "guidance.scale=1000",
+        "sampler.eta=1",
+        "guidance.interval=[0,1]",
+        "batch_size=1",
+    ]
+    model = load(tiny_run)
+    with torch.no_grad():
+        model.denoiser.backbone.conv_out.bias.fill_(1e9)
+    save(tmp_path / "astray.safetensors", model, config)
+    text = sample(tmp_path / "astray.safetensors", tmp_path / "x", *options, ok=False)
+    assert "sampling 'a red heart on a white background' with seed 4 went astray" in text
+    assert "Traceback" not in text
+    assert not pixels(tmp_path / "x")
+    assert {path.name for path in (tmp_path / "photos").iterdir()} == before.keys()
+
+
+def test_seeds_and_negatives_of_json_lines_are_those_of_a_record(tiny_run, tmp_path):
+    """So a record makes its images again."""
+    rows = [{"prompt": "a red heart", "seed": 9, "negative": "a cat"}, {"prompt": "a blue cat"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sample(
+        tiny_run, tmp_path / "x", f"prompts={tmp_path / 'p.jsonl'}", "n=1", "seed=3", 'negative="a dog"', "batch_size=1"
+    )
+    text = (tmp_path / "x" / "samples.jsonl").read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    assert [(found["seed"], found["negative"]) for found in records] == [(9, "a cat"), (4, "a dog")]
+    sample(tiny_run, tmp_path / "y", f"prompts={tmp_path / 'x' / 'samples.jsonl'}", "n=1")
+    assert all(apart(tmp_path / "x" / name, tmp_path / "y" / name) <= 2 for name in pixels(tmp_path / "x"))
+    options = [f"prompts={tmp_path / 'p.jsonl'}", "guidance=none"]
+    assert "with this guidance there is none" in sample(tiny_run, tmp_path / "z", *options, ok=False)
+
+
+def test_a_record_has_no_number_that_json_does_not_know(tmp_path):
+    with pytest.raises(ValueError, match="no finite number: .*'mine': nan"):
+        generate(None, [Order("00000.png")], SampleFolder(tmp_path / "x"), settings={"mine": float("nan")})
+    assert not (tmp_path / "x").exists()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
+from ldm.options import COUNT, FRACTION, check
 from ldm.sampler.grid import Grid, Uniform
 from ldm.sampler.noise import Noise
 from ldm.sampler.path import Denoise, Knot, Path
@@ -35,12 +36,10 @@ class Way(NamedTuple):
 
     def check(self) -> None:
         """Raise ValueError where it leads nowhere."""
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength is a share of the steps in [0, 1]; got {self.strength}")
+        check("strength", self.strength, FRACTION)
+        check("visits", self.visits, COUNT)
         if self.init is None and self.start is None and self.strength < 1:
             raise ValueError(f"strength={self.strength} needs an image to begin with; give init=FILE")
-        if self.visits < 1:
-            raise ValueError(f"each step is made 1 or more times; got visits={self.visits}")
 
 
 class Sampler(ABC):
@@ -54,8 +53,7 @@ class Sampler(ABC):
     draws = False
 
     def __init__(self, steps: int, grid: Grid | None = None) -> None:
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"a sampler needs a whole number of steps, at least 1; got steps={steps}")
+        check("sampler.steps", steps, COUNT)
         self.steps = steps
         self.grid = grid or Uniform()
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ldm.options import NOT_NEGATIVE, check
+from ldm.options import NOT_NEGATIVE, Real, check
 from ldm.sampler.path import Knot, Path
 
 
@@ -18,7 +18,7 @@ class Churn:
 
     amount  S_churn: the sum of the growth over all steps, about; 0: none, then sampling is deterministic given the first noise
     low     S_tmin: noise level from which on it is done
-    high    S_tmax: noise level up to which it is done
+    high    S_tmax: noise level up to which it is done; may be infinite
     noise   S_noise: standard deviation of what is added, a little over 1 against lost detail
 
     Paper: Karras et al., 2022, algorithm 2, arXiv:2206.00364.
@@ -27,6 +27,8 @@ class Churn:
     def __init__(self, amount: float = 0.0, *, low: float = 0.05, high: float = 50.0, noise: float = 1.003) -> None:
         for name, value in (("amount", amount), ("low", low), ("noise", noise)):
             check(f"sampler.churn.{name}", value, NOT_NEGATIVE)
+        if high != math.inf:
+            check("sampler.churn.high", high, Real(low))
         self.amount = amount
         self.low = low
         self.high = high

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Denoiser
+from ldm.options import FRACTION, check
+from ldm.sampler.noise import as_seeds
+from ldm.text import clean_prompts
 
 Conditioner = Callable[[Sequence[str]], Condition]
 """Prompts `(B,)` -> what a backbone is told."""
@@ -26,11 +29,27 @@ class Latents(Protocol):
 
 
 class Toward(NamedTuple):
-    """The other end of an interpolation: image i is made a share of the way to prompts[i] and seeds[i]."""
+    """The other end of an interpolation: image i is made a share, in [0, 1], of the way to prompts[i] and seeds[i]."""
 
     prompts: Sequence[str]
     seeds: Sequence[int]
     shares: Sequence[float]
+
+    def each(self, count: int) -> Toward:
+        """Return this end with a clean prompt, a seed and a share for each of `count` images.
+
+        Raises:
+            ValueError: Where there are more or fewer of them, or one is none.
+        """
+        prompts, shares = clean_prompts(self.prompts), [float(share) for share in self.shares]
+        if not len(prompts) == len(shares) == count:
+            raise ValueError(
+                f"the other end of an interpolation has a prompt, a seed and a share for each of {count} images; got "
+                f"{len(prompts)} prompts and {len(shares)} shares"
+            )
+        for share in shares:
+            check("shares", share, FRACTION)
+        return Toward(prompts, as_seeds(self.seeds, count), shares)
 
     def rows(self, chunk: slice) -> Toward:
         """Those of some images."""

@@ -20,7 +20,6 @@ from ldm.sampler.path import Denoise
 ROUNDING = 1e-6
 """Of times, which denoisers get as fp32."""
 
-
 SCALE = Real(-1e3, 1e3)
 """What any scale can be; 1 to 10 are usual."""
 
@@ -73,9 +72,10 @@ class ClassifierFree(Guidance):
         check("guidance.scale", scale, SCALE)
         check("guidance.rescale", rescale, FRACTION)
         check("guidance.threshold", threshold, Optional(POSITIVE, "none"))
-        low, high = interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"interval is two times, 0 <= low <= high <= 1; got {list(interval)}")
+        times = tuple(interval) if isinstance(interval, Sequence) else ()
+        if len(times) != 2 or not all(map(FRACTION.allows, times)) or times[0] > times[1]:
+            raise ValueError(f"guidance.interval is two times, 0 <= low <= high <= 1; got {interval}")
+        low, high = times
         self.scale = scale
         self.interval = (low, high)
         self.rescale = rescale

@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ldm.options import Whole, check
+
+
+def as_seeds(seeds: int | Iterable[int] | None, count: int) -> list[int]:
+    """Return a seed for each of `count` images.
+
+    Args:
+        seeds: One an image; or a single number, from which they count on: seed, seed + 1, ...; None counts from 0.
+        count: The number of images.
+
+    Raises:
+        ValueError: Where one is no whole number from -2^63 to 2^63 - 1, or there are more or fewer than images.
+    """
+    first: Any = 0 if seeds is None else _whole(seeds)
+    if isinstance(first, Iterable) and not isinstance(first, str):
+        found = [_whole(seed) for seed in first]
+    else:
+        check("seeds", first, Whole())
+        found = [first + index for index in range(count)]
+    for seed in found:
+        check("seeds", seed, Whole())
+    if len(found) != count:
+        raise ValueError(f"one seed a prompt is needed; got {count} prompts and {len(found)} seeds")
+    return found
+
+
+def _whole(seed: Any) -> Any:
+    """A whole number of any library as Python's; anything else as it is."""
+    try:
+        return seed if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        return seed
 
 
 class Noise:
     """One random generator an image, image i's seeded by `seeds[i]`.
 
     Image i gets the same noise bitwise in any batch, any order, on any device and any number of processes: numbers are
-    drawn on the CPU in fp32, image by image.
+    drawn on the CPU in fp32, image by image. Seeds are whole numbers from -2^63 to 2^63 - 1.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:

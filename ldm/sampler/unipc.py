@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ldm.options import Whole, check
 from ldm.sampler.base import Sampler
 from ldm.sampler.grid import Grid
 from ldm.sampler.path import REMEMBERED, Knot, Path, Point
@@ -34,8 +35,7 @@ class UniPC(Sampler):
 
     def __init__(self, steps: int = 25, *, order: int = 2, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
-        if not 1 <= order < REMEMBERED:
-            raise ValueError(f"order is 1, 2 or 3; got {order}")
+        check("sampler.order", order, Whole(1, REMEMBERED - 1))
         self.order = order
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:

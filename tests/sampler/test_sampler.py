@@ -699,17 +699,17 @@ def test_an_image_depends_on_its_seed_alone(kind, options):
 
 def test_samplers_refuse_nonsense():
     for make, message in (
-        (lambda: DDIM(0), "whole number of steps, at least 1"),
+        (lambda: DDIM(0), "sampler.steps=0 cannot be; give a whole number, at least 1"),
         (lambda: DDIM(5, eta=-1), "eta"),
         (lambda: EulerAncestral(5, eta=2), "eta"),
-        (lambda: UniPC(5, order=4), "order is 1, 2 or 3"),
+        (lambda: UniPC(5, order=4), "sampler.order=4 cannot be; give a whole number from 1 to 3"),
         (lambda: Churn(-1), "churn.amount=-1 cannot be"),
         (
             lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(strength=0.5)),
             "needs an image to begin with",
         ),
-        (lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(START, 2)), "strength is a share"),
-        (lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(visits=0)), "1 or more times"),
+        (lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(START, 2)), "strength=2 cannot be"),
+        (lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(visits=0)), "visits=0 cannot be"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

@@ -1,0 +1,40 @@
+"""What comes out of sampling is an image, or an error that says what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+MOST_LATENT = 1e4
+"""Latents have about unit variance; values beyond this are no image."""
+
+WHAT_TO_TRY = "try a smaller guidance.scale, more sampler.steps or another sampler, or an earlier checkpoint"
+
+
+def check_finite(images: Tensor, names: Sequence[str]) -> None:
+    """Raise ValueError where one of some images `(B, 3, H, W)`, called by its name, has values that are not finite."""
+    for image, name in zip(images, names, strict=True):
+        if not image.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite, so that it cannot be shown; {WHAT_TO_TRY}")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ValueError where weights of a model are not finite; nothing that it makes would be an image."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"the weights of the model are not finite ({name} is the first): its training has diverged, or its file is "
+                "damaged; give an earlier checkpoint"
+            )
+
+
+def check_latents(latents: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raise ValueError where one of some latents `(B, C, h, w)` is far from any image's: a decoder may hide that."""
+    largest = latents.abs().flatten(1).amax(1).tolist()
+    for value, prompt, seed in zip(largest, prompts, seeds, strict=True):
+        if not value < MOST_LATENT:  # as nan is not
+            raise ValueError(
+                f"sampling {prompt!r} with seed {seed} went astray: its latent reaches {value:.3g}, where images have about "
+                f"1; {WHAT_TO_TRY}"
+            )
