@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.checkpoint import load, read
-from ldm.ema import FOLDER, average, combine
+from ldm.ema.average import FOLDER, average, combine
 from ldm.power_function import Profile, gamma_of, match, newest_share
 from ldm.snapshot import read_snapshots, write_snapshot
 from tests.conftest import forked

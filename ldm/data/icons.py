@@ -15,18 +15,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from fonticon_mdi7 import MDI7
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.data.shards import write_shards
 from ldm.data.source import SOURCE_OPTIONS
 from ldm.options import check_all
-from ldm.picture import to_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILIAR = (
     "heart cat dog star tree fish bird home car bus rocket airplane anchor apple bell bicycle bone book bug butterfly "
@@ -117,6 +117,10 @@ class Icons:
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:
         """The drawings as they are in the shards, `(N, 3, side, side)` in [-1, 1]."""
+        import torch  # not above: it takes a second to load, which drawing does not need
+
+        from ldm.picture import to_tensor
+
         return torch.stack([to_tensor(picture) for picture in self._render(drawings)])
 
     def _samples(self, split: str, drawings: Sequence[Drawing]) -> Iterator[dict]:

@@ -19,7 +19,7 @@ import torch
 from ldm.batch import Batch
 from ldm.config import build, compose
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.encode import Encoder, encode
+from ldm.data.encode.encoder import Encoder, encode
 
 STEPS = 30
 

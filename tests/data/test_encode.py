@@ -14,7 +14,7 @@ from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.config import build, compose
 from ldm.data.dataset import finish
 from ldm.data.decode import Broken
-from ldm.data.encode import Encoder, _typed, encode, main, output_folder
+from ldm.data.encode.encoder import Encoder, _typed, encode, main, output_folder
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
 from ldm.data.shards import name_shards
 from tests.conditioner.test_conditioner import save_pretrained

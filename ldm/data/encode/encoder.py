@@ -25,7 +25,7 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Condition
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
-from ldm.config import build, command, differences, packages_of, quote_texts, resolved
+from ldm.config import build, differences, packages_of, quote_texts, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.index import Index
@@ -268,7 +268,3 @@ def _typed(names: str | list[str]) -> str:
         return names if names[:1] not in ("[", "'", '"') else f"./{names}"
     quoted = (word.partition("=")[2] for word in quote_texts([f"data.val={_typed(name)}" for name in names]))
     return f"[{','.join(quoted)}]"
-
-
-if __name__ == "__main__":
-    command("encode", main)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, read
-from ldm.config import command, resolved
+from ldm.config import resolved
 from ldm.folder import OutputFolder
 from ldm.options import Optional, Real, Whole, check
 from ldm.power_function import Profile, gamma_of, match
@@ -179,7 +179,3 @@ def main(config: DictConfig) -> None:
         f"next: python sample.py ckpt={shlex.quote(str(written[-1].file))} "
         'prompt="a red heart on a white background" n=4 seed=0'
     )
-
-
-if __name__ == "__main__":
-    command("ema", main)

@@ -1,0 +1,18 @@
+"""`python -m ldm.data.encode autoencoder.ckpt=RUN out=DIR`; its options are in configs/encode.yaml."""
+
+from omegaconf import DictConfig
+
+from ldm.config import command
+
+
+def run(config: DictConfig) -> None:
+    """What the command does."""
+    from ldm.data.encode.encoder import (
+        main,
+    )  # not above: it loads the large libraries, which help and mistyped options do not need
+
+    main(config)
+
+
+if __name__ == "__main__":
+    command("encode", run)
