@@ -21,7 +21,6 @@ from fonticon_mdi7 import MDI7
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from ldm.data.shards import write_shards
 from ldm.data.source import SOURCE_OPTIONS
 from ldm.options import check_all
 
@@ -101,6 +100,8 @@ class Icons:
 
     def write(self) -> Path:
         """Write the shards, unless they are there; several processes may try at once. Returns their folder."""
+        from ldm.data.shards import write_shards  # not above: it loads torch, which help does not need
+
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".icons-", dir=self.folder.parent))
@@ -117,7 +118,7 @@ class Icons:
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:
         """The drawings as they are in the shards, `(N, 3, side, side)` in [-1, 1]."""
-        import torch  # not above: it takes a second to load, which drawing does not need
+        import torch
 
         from ldm.picture import to_tensor
 

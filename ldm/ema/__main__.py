@@ -7,9 +7,8 @@ from ldm.config import command
 
 def run(config: DictConfig) -> None:
     """What the command does."""
-    from ldm.ema.average import (
-        main,
-    )  # not above: it loads the large libraries, which help and mistyped options do not need
+    # Not above: it loads the large libraries, which help and mistyped options do not need.
+    from ldm.ema.average import main
 
     main(config)
 
