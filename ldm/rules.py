@@ -109,6 +109,7 @@ RULES: dict[str, Rule] = {
     "guidance.scale": Real(),
     "trainer.devices": Devices(),
     "trainer.num_nodes": COUNT,
+    "trainer.deterministic": Optional(FLAG, "as PyTorch is set"),
     "trainer.log_every_n_steps": Whole(0),
 }
 """Options of train.py, or patterns of them -> the values that they can have."""

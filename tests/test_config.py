@@ -125,6 +125,7 @@ def test_help_is_readable():
             "frechet_efficientnet needs at least 2 images, but task.d",
         ),
         (["task.diffusion.callbacks.evaluation.final_images=1"], "evaluation.final_images=1; give more"),
+        (["trainer.deterministic=maybe"], "trainer.deterministic=maybe cannot be; give one of"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed cannot be; give one of 32-true, bf16-mixed"),
         (
             ["+trainer.limit_train_batches=0.5"],
