@@ -41,6 +41,13 @@ def quote_texts(arguments: Sequence[str]) -> list[str]:
     return [_quote(argument, swept) for argument in arguments]
 
 
+def as_typed(argument: str) -> str:
+    """Return an argument without the quotes that `quote_texts` gave it, where it gives them again."""
+    name, _, value = argument.partition("=")
+    plain = f"{name}={value[1:-1]}"
+    return plain if is_quoted(value) and quote_texts([plain]) == [argument] else argument
+
+
 def is_quoted(value: str) -> bool:
     """Return whether a value is one text in quotes, as Hydra's grammar has it."""
     return re.fullmatch(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*\"""", value) is not None

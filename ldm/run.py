@@ -37,6 +37,7 @@ from ldm.fit import CHECKPOINTS, RESULTS_FILE, fit
 from ldm.plot import plot_curves
 from ldm.rules import check_values
 from ldm.stage import MODEL_FILES, Task, build_task, read_captions, remember_captions
+from ldm.sweep import typed_options
 from ldm.task.autoencoder import AutoencoderTask
 
 log = logging.getLogger(__name__)
@@ -191,8 +192,15 @@ def _next_command(run: Path, results: dict[str, dict[str, float]], config: DictC
         return f"python sample.py ckpt={model} guidance=classifier guidance.classifier.path={folder} {prompt}"
     if config.task.autoencoder.freeze_encoder:
         return f'python sample.py ckpt=RUN decoder={folder} prompt="..."'
-    own = [f"data.{name}={config.data[name]}" for name in ("train", "val", "side") if "train" in config.data]
-    experiment = (
-        ["experiment=txt2img_shards", *(shlex.quote(option) for option in own)] if own else ["experiment=txt2img"]
-    )
-    return f"python train.py {' '.join(experiment)} autoencoder.ckpt={folder}"
+    own = {f"data.{name}": config.data[name] for name in ("train", "val", "side") if "train" in config.data}
+    experiment = "txt2img_shards" if own else "txt2img"
+    typed = {option.partition("=")[0]: option for option in typed_options() if _is_for_all(option)}
+    options = list({**{name: f"{name}={value}" for name, value in own.items()}, **typed}.values())
+    words = " ".join(map(shlex.quote, options))
+    return f"python train.py experiment={experiment} {words}{' ' if words else ''}autoencoder.ckpt={folder}"
+
+
+def _is_for_all(option: str) -> bool:
+    """Whether an option is as good for the next stage: where it runs, what it reads and where that lies."""
+    name = option.lstrip("+~").partition("=")[0].partition(".")[0]
+    return name in ("trainer", "paths", "logger", "data", "seed")

@@ -11,12 +11,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from ldm.arguments import job_name
+from ldm.arguments import as_typed, job_name
 
 
 def in_sweep() -> bool:
     """Whether this is a run of a sweep (`-m`)."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def typed_options() -> list[str]:
+    """The options of this job as they were typed; none where it was not begun by a command."""
+    return list(map(as_typed, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
 
 
 def job_folder(folder: str) -> str:
