@@ -44,6 +44,13 @@ def test_each_kind_of_guidance(overrides):
     compose("sample", ["ckpt=none", *overrides.split()])
 
 
+@pytest.mark.parametrize("overrides", toolbox.TRAINING.values(), ids=toolbox.TRAINING)
+def test_ways_to_train_compose_with_the_settings_of_the_study(overrides):
+    config = compose("train", ["experiment=txt2img", *toolbox.studied(overrides.split())])
+    assert config.backbone.channels == 64
+    assert config.times._target_.endswith("Uniform") != ("times=" in overrides)
+
+
 def test_toolbox(tmp_path, capsys, monkeypatch):
     """A part of the study, with networks that learn nothing; the same command again computes nothing again."""
     monkeypatch.setattr(toolbox, "TRAINING", dict(list(toolbox.TRAINING.items())[:1]))
