@@ -46,7 +46,7 @@ class Plain(Autoencoder):
 def small(schedule=SCHEDULE, words=8, **options):
     network = HalfUNet(2, **{"channels": 8, "multipliers": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,
                              "attention_levels": [1], **options})  # fmt: skip
-    return WordClassifier(Plain(), network, schedule, times=Uniform(), vocabulary=words, side=8)
+    return WordClassifier(Plain(), network, schedule, times=Uniform(), vocabulary=words, size=8)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def icons(folder, **options):
         "count": 5,
         "colors": COLORS,
         "backgrounds": BACKGROUNDS,
-        "side": 16,
+        "size": 16,
         "samples_per_shard": 10,
         "val_share": 0.2,
     }
@@ -30,7 +30,7 @@ def icons(folder, **options):
 
 
 def captioned(folder, **options):
-    data = CaptionedImages(cache=folder / "cache", **{"side": 8, **options})
+    data = CaptionedImages(cache=folder / "cache", **{"size": 8, **options})
     data.open()
     return data
 
@@ -79,7 +79,7 @@ def opened(pattern, cache, filters=()):
     return Index(index_shards(find_shards(pattern, cache), cache), filters)
 
 
-def dataset(pattern, cache, *, side=8, transform=None, caption=None, **options):
+def dataset(pattern, cache, *, size=8, transform=None, caption=None, **options):
     return ShardDataset(
-        opened(pattern, cache), transform or ImageTransform(side), caption or CaptionChoice(), **options
+        opened(pattern, cache), transform or ImageTransform(size), caption or CaptionChoice(), **options
     )
