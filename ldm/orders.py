@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm.batch import Size
+from ldm.batch import as_size
 from ldm.data.decode import Broken, decode_image
 from ldm.data.shards import IMAGE_ENDINGS
 from ldm.data.transforms import Frame, ImageTransform
@@ -177,7 +177,7 @@ def read_image(path: str, size: int | Sequence[int]) -> Tensor:
     return from_levels(torch.tensor(levels).permute(2, 0, 1))
 
 
-def read_masked(path: str, mask_path: str, size: Size) -> tuple[Tensor, Tensor]:
+def read_masked(path: str, mask_path: str, size: int | Sequence[int]) -> tuple[Tensor, Tensor]:
     """An image, and a mask of its size, white where something new shall be, both cut as `read_image` does.
 
     Image `(3, H, W)` in [-1, 1]; what is masked is painted over before it is made smaller, so that no pixel beside it
@@ -188,6 +188,7 @@ def read_masked(path: str, mask_path: str, size: Size) -> tuple[Tensor, Tensor]:
     picture, light = _open(path), _open_mask(mask_path)
     _check_size(light, path, picture.size)
     mask = torch.tensor(np.asarray(light))[None, None].ge(MIDDLE).float()
+    size = as_size(size)
     frame = Frame.centre(picture, size)
     rows, columns = frame.touched()
     cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], size)[0]

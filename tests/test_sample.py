@@ -121,7 +121,7 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
     for options, message in [
         ([], "give one of prompt="),
         ([PROMPT, "n=0"], "n=0 cannot be; give a whole number, at least 1"),
-        ([PROMPT, "size=30"], "image side 30 is not a multiple of 4"),
+        ([PROMPT, "size=30"], "image size 30 is not a multiple of 4"),
         ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number"),
         ([PROMPT, "batch_size=0"], "batch_size=0 cannot be; give a whole number"),
         ([PROMPT, "seed=20000000000000000000"], "seed=20000000000000000000 cannot be"),
@@ -288,7 +288,7 @@ def test_a_described_image_comes_back_from_its_own_noise(tiny_run, photo):
 
 def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
     """Large pictures, larger masks: nothing of what is masked is left beside it, not even by the smoothing."""
-    size, size = (500, 333), 32
+    size, side = (500, 333), 32
     picture, stroke = Image.effect_noise(size, 90).convert("RGB"), Image.new("RGBA", size)
     ImageDraw.Draw(stroke).line((100, 300, 380, 20), fill="white", width=3)
     stroke.save(tmp_path / "stroke.png")
@@ -296,7 +296,7 @@ def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
     for color in ("red", "blue"):
         ImageDraw.Draw(picture).line((100, 300, 380, 20), fill=color, width=3)
         picture.save(tmp_path / "picture.png")
-        seen.append(read_masked(str(tmp_path / "picture.png"), str(tmp_path / "stroke.png"), size))
+        seen.append(read_masked(str(tmp_path / "picture.png"), str(tmp_path / "stroke.png"), side))
     (red, mask), (blue, _) = seen
     assert torch.equal(red, blue)
     assert mask.sum() > 30, "a line over the whole height"

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
             captioned(tmp_path, **settings, **options)
     with pytest.raises(ValueError, match="latents already"):
         captioned(tmp_path, **settings, cache_latents=True)
-    with pytest.raises(ValueError, match="made at side 8; set data.size=8"):
+    with pytest.raises(ValueError, match="made at size 8; set data.size=8"):
         captioned(tmp_path, **settings, size=16)
     with pytest.raises(ValueError, match="validation needs images"):
         captioned(tmp_path, train=images["train"], val=settings["train"])
@@ -241,7 +241,7 @@ def test_the_next_command_can_be_typed(tmp_path, monkeypatch, capsys, ckpt, imag
         ("flip=1", "flip=1 cannot be"),
         ("seed=x", "seed=x cannot be"),
         ("data.workers=-1", "data.workers=-1 cannot be"),
-        ("data.size=9", "side 9"),
+        ("data.size=9", "size 9"),
         ("data.crop=random", "images that change cannot be encoded once"),
         ("data.train=nowhere.tar", "no shard at 'nowhere.tar'"),
     ],

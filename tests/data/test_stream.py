@@ -197,7 +197,7 @@ def test_buckets_keep_the_shape_of_images(tmp_path):
         for key in batch.key:
             seen.setdefault(key.partition("-")[0], set()).add((height, width))
     assert seen == {"square": {(64, 64)}, "wide": {(48, 80)}, "strip": {(48, 80)}, "tall": {(80, 48)}}
-    with pytest.raises(ValueError, match="buckets need a side that is a multiple"):
+    with pytest.raises(ValueError, match="buckets need a size that is a multiple"):
         captioned(tmp_path, **{**settings, "size": 60})
 
 
