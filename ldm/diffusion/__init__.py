@@ -1,1 +1,1 @@
-"""The mathematics: schedules, predictions, weightings, times, the denoiser and its loss. torch only."""
+"""The mathematics of diffusion: schedules, predictions, loss weightings, timesteps, the denoiser and its loss. torch only."""
