@@ -16,8 +16,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         clean: The estimated clean latent, `(B, C, h, w)`, fp32.
-        variance: The learned variance of a DDPM step, `(B, C, h, w)`: its place between the lower bound (0) and the upper
-            bound (1) on a logarithmic scale, about in [0, 1]. None if the variance is not learned.
+        variance: The learned variance of a DDPM step, `(B, C, h, w)`: its place between the lower bound (0) and the
+            upper bound (1) on a logarithmic scale, about in [0, 1]. None if the variance is not learned.
     """
 
     clean: Tensor
@@ -28,8 +28,8 @@ class Denoiser(nn.Module):
     """A model that estimates the clean latent from a noisy one; it owns the backbone, the schedule and the prediction.
 
     Args:
-        backbone: The network, `(x_t, t, condition)` -> prediction of the shape of x_t, or with twice its channels if the
-            variance is learned.
+        backbone: The network, `(x_t, t, condition)` -> prediction of the shape of x_t, or with twice its channels if
+            the variance is learned.
         schedule: The noise schedule, which gives alpha_t and sigma_t.
         prediction: The meaning of the network's output: noise, clean latent, velocity or flow.
         learned_variance: Take the second half of the backbone's channels as the size of the variance of a DDPM step.

@@ -28,7 +28,7 @@ class Distance(ABC):
 
 
 class Squared(Distance):
-    """The squared error (L2), as in the paper.
+    """The squared error (L2), as in the LDM paper.
 
     Its minimum is the mean of all possible targets, which is what sampling needs.
 

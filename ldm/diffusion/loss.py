@@ -20,16 +20,16 @@ CONTINUOUS_STEPS = 1000
 class DenoisingLoss:
     """The denoising loss: it compares the network's output with its target at random timesteps.
 
-    The loss is E d(sqrt(w) output, sqrt(w) target), with t from `times`, noise z from N(0, 1), x_t = alpha_t x + sigma_t z,
-    the criterion d and the loss weight w. With a learned variance it is the hybrid loss
+    The loss is E d(sqrt(w) output, sqrt(w) target), with t from `times`, noise z from N(0, 1), the noisy latent
+    x_t = alpha_t x + sigma_t z, the criterion d and the loss weight w. With a learned variance it is the hybrid loss
     L_simple + variational_weight L_vlb.
 
     Args:
         times: The timestep sampler, which draws the timesteps to train.
         weighting: The weight of a squared error at each timestep.
         distance: The criterion d; its mean over all elements of a latent is taken.
-        noise_offset: Standard deviation of an extra noise that has the same value at all positions of a channel. With it,
-            the network also learns to choose the mean of an image (Guttenberg, 2023,
+        noise_offset: Standard deviation of an extra noise that has the same value at all positions of a channel. With
+            it, the network also learns to choose the mean of an image (Guttenberg, 2023,
             crosslabs.org/blog/diffusion-with-offset-noise).
         variational_weight: Weight of the variational bound, in nats per element. It is used only if the denoiser learns
             the variance, and trains nothing but the variance (Nichol & Dhariwal, 2021, eq. 16, arXiv:2102.09672).

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 Number = float | Tensor
+"""A number, or a tensor that broadcasts."""
 
 
 class Posterior(NamedTuple):

@@ -61,7 +61,7 @@ class Prediction(ABC):
 
 
 class Noise(Prediction):
-    """Noise prediction, as in the paper ("epsilon" in diffusers): the target is the noise z.
+    """Noise prediction, as in the LDM paper ("epsilon" in diffusers): the target is the noise z.
 
     References:
         Ho et al., 2020, eq. 12 and 15, arXiv:2006.11239.

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 class Schedule(nn.Module, ABC):
     """A noise schedule, which gives alpha_t and sigma_t for each timestep t in [0, 1].
 
-    A noisy latent is x_t = alpha_t x + sigma_t z, with the clean latent x and standard normal noise z. alpha_t falls from
-    about 1 and sigma_t grows from about 0: at t = 0 there is next to no noise. For data of unit variance, x_1 is about
-    standard normal. Only the noise level sigma_t / alpha_t matters to a solution: two schedules with the same noise levels
+    A noisy latent is x_t = alpha_t x + sigma_t z, with the clean latent x and standard normal noise z. alpha_t falls
+    from about 1 and sigma_t grows from about 0: at t = 0 there is next to no noise. For data of unit variance, x_1 is
+    about standard normal. Only the noise level sigma_t / alpha_t matters: two schedules with the same noise levels
     differ by a scaling of x_t (Kingma et al., 2021, section 3.1, arXiv:2107.00630).
 
     Attributes:
@@ -42,14 +42,14 @@ class Schedule(nn.Module, ABC):
         return 2.0 * (alpha.log() - sigma.log())
 
     def apart(self, other: Schedule) -> float | None:
-        """Return a timestep at which another schedule has another alpha or sigma; None if the schedules are the same."""
+        """Return a timestep at which another schedule has another alpha or sigma; None if both are the same."""
         times = torch.arange(0.1, 1.0, 0.2, dtype=torch.float64)
         ours, theirs = torch.stack(self.exact(times)), torch.stack(other.exact(times))
         same = torch.isclose(ours, theirs, rtol=1e-4).all(0)
         return None if same.all() else float(times[~same][0])
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """Return the timesteps, float64, with log-SNRs of any shape: `log_snr` inverted by bisection; if none has, the nearest."""
+        """Return the timesteps of log-SNRs, float64: the inverse of `log_snr` by bisection, or the nearest timestep."""
         low, high = torch.zeros_like(log_snr, dtype=torch.float64), torch.ones_like(log_snr, dtype=torch.float64)
         for _ in range(40):
             middle = 0.5 * (low + high)
@@ -101,9 +101,9 @@ class Discrete(VariancePreserving, ABC):
 
 
 class Linear(Discrete):
-    """The paper's schedule ("linear" in its configs, "scaled_linear" in diffusers): the square roots of beta are linear.
+    """The LDM schedule ("linear" in LDM, "scaled_linear" in diffusers): betas with linearly spaced square roots.
 
-    alpha_t^2 = prod_(j <= i) (1 - beta_j) and sqrt(beta_i) = sqrt(start) + (i - 1) / (T - 1) (sqrt(end) - sqrt(start))
+    alpha_t^2 = prod_(j <= i) (1 - beta_j) with sqrt(beta_i) = sqrt(start) + (i - 1) / (T - 1) (sqrt(end) - sqrt(start))
 
     Args:
         start: The first beta, in (0, 1).
@@ -158,7 +158,8 @@ class Cosine(Discrete):
 class Sigmoid(VariancePreserving):
     """The sigmoid schedule: it spends more time at middle noise levels, which large images need.
 
-    sigma_t^2 = (g(t) - g(0)) / (g(1) - g(0)) (1 - smallest) with g(t) = sigmoid((start + t (end - start)) / temperature)
+    sigma_t^2 = (g(t) - g(0)) / (g(1) - g(0)) (1 - smallest)
+    with g(t) = sigmoid((start + t (end - start)) / temperature)
 
     Args:
         start: Argument of the sigmoid at t = 0, before it is divided by the temperature.
@@ -212,9 +213,8 @@ class EDM(VariancePreserving):
 
     sigma_t / alpha_t = (smallest^(1 / rho) + t (largest^(1 / rho) - smallest^(1 / rho)))^rho
 
-    This is EDM for data of unit variance, which latents have. EDM's input scaling gives the variance-preserving x_t, and
-    its output scaling is then that of the velocity prediction. The paper's noise levels, 0.002 to 80, are for data of
-    standard deviation 0.5, so they are doubled here.
+    This is EDM for data of unit variance, as latents are: its input scaling gives the variance-preserving x_t, its
+    output scaling the velocity prediction. EDM's own 0.002 to 80, for a standard deviation of 0.5, are doubled here.
 
     Args:
         smallest: sigma_t / alpha_t at t = 0, positive.
@@ -243,9 +243,9 @@ class EDM(VariancePreserving):
 class ZeroTerminal(VariancePreserving):
     """A schedule with zero terminal SNR: another schedule whose alpha_t is shifted and scaled so that alpha_1 = 0.
 
-    alpha_t becomes (alpha_t - alpha_1) alpha_f / (alpha_f - alpha_1), with f the first discrete step (t = 0 for a continuous
-    schedule), where alpha stays as it is. It cannot be used with noise prediction: from pure noise, the noise says nothing
-    about the image.
+    alpha_t becomes (alpha_t - alpha_1) alpha_f / (alpha_f - alpha_1), where f is the first discrete step, or t = 0 of a
+    continuous schedule; alpha_f stays as it is. A prediction of the noise cannot be used with it, because it says
+    nothing about the image at t = 1.
 
     Args:
         schedule: The other schedule, variance-preserving and with signal left at t = 1.
@@ -283,8 +283,8 @@ class ZeroTerminal(VariancePreserving):
 class Shifted(Schedule):
     """Another schedule with each noise level sigma_t / alpha_t multiplied by `shift`, for larger images.
 
-    An image of twice the resolution needs twice the noise level to lose as much of its content. For the rectified flow, this
-    is t -> shift t / (1 + (shift - 1) t).
+    An image of twice the resolution needs twice the noise level to lose as much of its content. For the rectified
+    flow, this is t -> shift t / (1 + (shift - 1) t).
 
     Args:
         schedule: The other schedule.

@@ -19,9 +19,10 @@ class Times(ABC):
 
     Args:
         stratified: Divide the distribution into B equally likely parts and draw one timestep from each, so that a batch
-            covers all noise levels and its loss has less variance. B is the batch size over all processes together (with
-            gradient accumulation, of each accumulated batch by itself). Samples come in random order, so each of them is
-            as likely to get any timestep as without stratification (Kingma et al., 2021, appendix I.1, arXiv:2107.00630).
+            covers all noise levels and its loss has less variance. B is the batch size over all processes together
+            (with gradient accumulation, of each accumulated batch by itself). Samples come in random order, so each of
+            them is as likely to get any timestep as without stratification (Kingma et al., 2021, appendix I.1,
+            arXiv:2107.00630).
     """
 
     def __init__(self, *, stratified: bool = True) -> None:
@@ -81,7 +82,7 @@ class Uniform(Times):
 
 
 class LogitNormal(Times):
-    """A logit-normal distribution: logit(t) is normal, so the middle of the trajectory, which is hard for flows, is trained more.
+    """A logit-normal distribution: logit(t) is normal, so middle timesteps, which are hard for flows, are trained more.
 
     Args:
         mean: Mean of logit(t).
@@ -103,11 +104,11 @@ class LogitNormal(Times):
 
 
 class LogNormal(Times):
-    """EDM's distribution: the logarithm of the noise level sigma_t / alpha_t is normal, cut at the ends of the schedule.
+    """EDM's distribution: the logarithm of the noise level sigma_t / alpha_t is normal, cut at the schedule's ends.
 
     Args:
-        mean: Mean of ln(sigma_t / alpha_t). The paper's is -1.2 for data of standard deviation 0.5; for unit variance, as
-            here, it is larger by ln 2.
+        mean: Mean of ln(sigma_t / alpha_t). EDM's is -1.2 for data of standard deviation 0.5; for unit variance,
+            as here, it is larger by ln 2.
         deviation: Standard deviation of ln(sigma_t / alpha_t).
         stratified: See `Times`.
 
@@ -129,6 +130,9 @@ class Cosh(Times):
     """The distribution whose log-SNR has the density sech(log_snr / 2) / (2 pi), for any schedule.
 
     This is the distribution of the log-SNR at uniform timesteps of a cosine schedule.
+
+    Args:
+        stratified: See `Times`.
 
     References:
         Kingma & Gao, 2023, table 1, arXiv:2303.00848.

@@ -1,8 +1,8 @@
 """Loss weightings: how much the loss counts at each noise level.
 
-A weighting is a weight on the squared error of the clean latent. Only `Constant` is a weight on the squared error of the
-network's output. Because of that, the same estimate has the same loss for all prediction types with every other weighting.
-The errors are multiplied by the square root of the weight before the criterion (L2, L1, Huber) sees them.
+A weighting is a weight on the squared error of the clean latent; only `Constant` is one on the squared error of the
+network's output. With every weighting but `Constant`, the same estimate therefore has the same loss for all prediction
+types. The errors are multiplied by the square root of the weight before the criterion (L2, L1, Huber) sees them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Weighting(ABC):
 
 
 class Constant(Weighting):
-    """The weight 1 on the network's output: the paper's simple loss.
+    """The weight 1 on the network's output: DDPM's simple loss.
 
     References:
         Ho et al., 2020, eq. 14, arXiv:2006.11239.
@@ -56,7 +56,7 @@ class SNR(Weighting):
 class MinSNR(Weighting):
     """The weight min(SNR, gamma) on the clean latent.
 
-    Low noise levels, where the noise is hard to tell, then no longer drown the middle ones, which shape and caption need.
+    Low noise levels, where the noise is hard to tell, then no longer drown those that matter for shape and caption.
 
     Args:
         gamma: The signal-to-noise ratio above which all clean latents have the same weight, positive.
@@ -103,7 +103,7 @@ class P2(Weighting):
     It is small at low noise levels, where the network only removes noise that nobody can see.
 
     Args:
-        gamma: Exponent, not negative: 0 is `SNR`, 1 (or 0.5) is the paper's.
+        gamma: Exponent, not negative: 0 is `SNR`, 1 (or 0.5) is that of Choi et al.
         k: The signal-to-noise ratio around which the weight begins to fall, positive.
 
     Raises:
