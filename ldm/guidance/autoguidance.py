@@ -21,19 +21,22 @@ class Text2Image(Protocol):
     denoiser: Denoiser
 
     def to(self, device: torch.device) -> object:
-        """Move it."""
+        """Move the model to a device."""
 
 
 class Autoguidance(Over):
-    """Away from a worse model of the same latents, through the better one: w + scale * (b - w).
+    """Autoguidance: from the estimate w of a worse model through the estimate b of the better one, w + scale * (b - w).
 
-    Unlike classifier-free guidance it does not trade variety for it.
+    Unlike classifier-free guidance, it does not lose variety for better images.
 
-    weak      trained less, or smaller
-    scale     1 is no guidance
-    guidance  of the better model; None: none
+    Args:
+        weak: The worse model, which was trained for a shorter time or is smaller. It has the latents and the noise
+            schedule of the better one.
+        scale: Guidance scale; 1 is no guidance.
+        guidance: The guidance of the better model; None: none.
 
-    Paper: Karras et al., 2024, eq. 3, arXiv:2406.02507.
+    References:
+        Karras et al., 2024, eq. 3, arXiv:2406.02507.
     """
 
     def __init__(self, weak: Text2Image, *, scale: float = 1.5, guidance: Guidance | None = None) -> None:
@@ -42,6 +45,11 @@ class Autoguidance(Over):
         self._joined: tuple[object, ...] = ()
 
     def wrap(self, given: Given) -> Denoise:
+        """Return the guided denoiser for one batch; see `Guidance.wrap`.
+
+        Raises:
+            ValueError: If the worse model has other latents or another noise schedule.
+        """
         self._join(given)
         better, worse = self.guidance.wrap(given), self.weak.denoiser
         condition = read(self.weak.conditioner, given.prompts, given.toward)
@@ -53,9 +61,13 @@ class Autoguidance(Over):
         return denoise
 
     def _join(self, given: Given) -> None:
-        """Move the weak model to the better one's device. Raises ValueError where it is of other latents or other noise."""
+        """Move the worse model to the device of the better one, and check that both fit together.
+
+        Raises:
+            ValueError: If the worse model has other latents or another noise schedule.
+        """
         if self._joined == (given.autoencoder, given.denoiser.schedule):
-            return  # comparing them reads all weights, which each batch need not do again
+            return  # the comparison reads all weights: once is enough
         self.weak.to(next(given.denoiser.parameters()).device)
         if not self.weak.autoencoder.same_latents(given.autoencoder):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The interface of every guidance, no guidance, and guidance on top of another guidance."""
+"""The base classes of guidance, and no guidance."""
 
 from __future__ import annotations
 
@@ -9,33 +9,46 @@ from ldm.options import Real, check
 from ldm.sampler.path import Denoise
 
 SCALE = Real(-1e3, 1e3)
-"""What any scale can be; 1 to 10 are usual."""
+"""Range of all guidance scales; 1 to 10 are usual."""
 
 
 class Guidance(ABC):
-    """Turns a conditional denoiser into what a sampler calls."""
+    """A kind of guidance, which turns a conditional denoiser into the denoiser that a sampler calls."""
 
     @property
     def has_negative(self) -> bool:
-        """Whether it leads away from the unconditional estimate."""
+        """Whether it leads away from an unconditional estimate, so that a negative prompt has an effect."""
         return False
 
     @abstractmethod
     def wrap(self, given: Given) -> Denoise:
-        """The guided denoiser of one batch."""
+        """Return the guided denoiser for one batch.
+
+        Args:
+            given: The denoiser, the conditions and the prompts of the batch.
+
+        Returns:
+            A function of x_t `(B, C, h, w)` and t `(B,)` that returns the guided estimate.
+        """
 
 
 class Unguided(Guidance):
-    """The conditional denoiser as it is."""
+    """No guidance: the conditional denoiser as it is."""
 
     def wrap(self, given: Given) -> Denoise:
+        """Return the conditional denoiser; see `Guidance.wrap`."""
         return lambda x_t, t: given.denoiser(x_t, t, given.condition)
 
 
 class Over(Guidance, ABC):
-    """Guidance over another guidance; `scale` says how strong.
+    """A kind of guidance that works on top of another one.
 
-    guidance  under it; None: none
+    Args:
+        scale: Strength of the guidance.
+        guidance: The guidance below it; None: none.
+
+    Raises:
+        ValueError: If the scale is out of its range.
     """
 
     def __init__(self, scale: float, guidance: Guidance | None) -> None:
@@ -45,4 +58,5 @@ class Over(Guidance, ABC):
 
     @property
     def has_negative(self) -> bool:
+        """Whether the guidance below it has a negative prompt."""
         return self.guidance.has_negative

@@ -18,28 +18,41 @@ from ldm.sampler.path import Denoise
 
 
 class Classifier(Protocol):
-    """What knows how well noisy latents fit to texts."""
+    """A classifier of noisy latents, which knows how well they fit to prompts."""
 
     def join(self, autoencoder: Latents, schedule: Schedule) -> None:
-        """Get ready to guide a model with this autoencoder and this schedule, on its device.
+        """Prepare to guide a model with this autoencoder and this noise schedule, on the model's device.
 
-        Raises ValueError where the classifier was trained for other latents or other noise.
+        Raises:
+            ValueError: If the classifier was trained with other latents or another noise schedule.
         """
 
     def log_likelihood(self, x_t: Tensor, t: Tensor, prompts: Sequence[str]) -> Tensor:
-        """log p(prompt | x_t) up to a constant, `(B,)`, differentiable; x_t `(B, C, h, w)`, t `(B,)`."""
+        """Return log p(prompt | x_t) up to a constant, differentiable.
+
+        Args:
+            x_t: Noisy latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`.
+            prompts: The prompt of each, `(B,)`.
+
+        Returns:
+            The log-likelihoods, `(B,)`.
+        """
 
 
 class Classified(Over):
-    """Pulled towards what a classifier of noisy latents takes for the prompt: by Bayes' rule,
-    clean + scale * sigma_t^2 / alpha_t * grad log p(prompt | x_t).
+    """Classifier guidance: the estimate moves towards what a classifier takes for the prompt.
 
-    classifier  trained for the noise of the same schedule
-    scale       1 is Bayes' rule; more gives clearer and fewer kinds of images
-    guidance    under it; None: none
+    By Bayes' rule, the guided estimate is clean + scale * sigma_t^2 / alpha_t * grad log p(prompt | x_t).
 
-    Paper: Dhariwal & Nichol, 2021, algorithm 2, arXiv:2105.05233; Rombach et al., 2022, appendix C, eq. 14,
-    arXiv:2112.10752.
+    Args:
+        classifier: The classifier of noisy latents, trained with the same noise schedule.
+        scale: Guidance scale: 1 is Bayes' rule; larger ones give clearer images of less variety.
+        guidance: The guidance below it; None: none.
+
+    References:
+        Dhariwal & Nichol, 2021, algorithm 2, arXiv:2105.05233; Rombach et al., 2022, appendix C, eq. 14,
+        arXiv:2112.10752.
     """
 
     def __init__(self, classifier: Classifier, *, scale: float = 1.0, guidance: Guidance | None = None) -> None:
@@ -47,6 +60,11 @@ class Classified(Over):
         self.classifier = classifier
 
     def wrap(self, given: Given) -> Denoise:
+        """Return the guided denoiser for one batch; see `Guidance.wrap`.
+
+        Raises:
+            ValueError: If the classifier was trained with other latents or another noise schedule.
+        """
         inner = self.guidance.wrap(given)
         self.classifier.join(given.autoencoder, given.denoiser.schedule)
 

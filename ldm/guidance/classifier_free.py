@@ -15,24 +15,31 @@ from ldm.options import FRACTION, POSITIVE, Optional, check
 from ldm.sampler.path import Denoise
 
 ROUNDING = 1e-6
-"""Of times, which denoisers get as fp32."""
+"""Rounding error of timesteps, which denoisers get in fp32."""
 
 
 class ClassifierFree(Guidance):
-    """Away from the unconditional estimate, through the conditional one: u + scale * (c - u).
+    """Classifier-free guidance: from the unconditional estimate u through the conditional one c, u + scale * (c - u).
 
-    scale 1 is no guidance, 0 ignores the condition. The estimates are clean latents; since these are affine in the
-    predicted noise, with the same coefficients for both, this equals guiding the noise.
+    The estimates are clean latents. They are affine functions of the predicted noise, with the same coefficients for
+    both, so this equals guidance of the noise.
 
-    interval   earliest and latest time at which it guides; at others there is no guidance, at half the cost.
-               Paper: Kynkäänniemi et al., 2024, section 3, arXiv:2404.07724
-    rescale    share, in [0, 1], of the way from the guided estimate to one with the standard deviation of the
-               conditional one, against burnt colours. Paper: Lin et al., 2024, eq. 15 and 16, arXiv:2305.08891 (there of
-               what the network says, here of clean latents, whatever it predicts)
-    threshold  largest absolute value of a latent: where the 99.5th percentile of an image's is above it, all are cut
-               there and scaled to it; None: not done. Paper: Saharia et al., 2022, section 2.3, arXiv:2205.11487
+    Args:
+        scale: Guidance scale: 1 is no guidance, 0 ignores the condition.
+        interval: The earliest and the latest timestep with guidance, 0 <= earliest <= latest <= 1. At the others there
+            is no guidance, at half the cost (Kynkäänniemi et al., 2024, section 3, arXiv:2404.07724).
+        rescale: How far to move the guided estimate, in [0, 1], towards one that has the standard deviation of the
+            conditional estimate, against burnt colours (Lin et al., 2024, eq. 15 and 16, arXiv:2305.08891; there for
+            the output of the network, here for clean latents, whatever is predicted).
+        threshold: Largest absolute value of a latent, positive; None: no limit. If the 99.5th percentile of an image is
+            above it, values are clipped at that percentile and scaled down to the threshold (dynamic thresholding;
+            Saharia et al., 2022, section 2.3, arXiv:2205.11487).
 
-    Paper: Ho & Salimans, 2022, eq. 6, arXiv:2207.12598, with scale = 1 + w.
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Ho & Salimans, 2022, eq. 6, arXiv:2207.12598, with scale = 1 + w.
     """
 
     def __init__(
@@ -57,9 +64,11 @@ class ClassifierFree(Guidance):
 
     @property
     def has_negative(self) -> bool:
+        """Whether the unconditional estimate plays a part, which it does unless the scale is 1."""
         return self.scale != 1
 
     def wrap(self, given: Given) -> Denoise:
+        """Return the guided denoiser for one batch; see `Guidance.wrap`."""
         both = Condition.cat([given.condition, given.unconditional])
         low, high = self.interval
 
@@ -77,6 +86,15 @@ class ClassifierFree(Guidance):
         return denoise
 
     def _tame(self, guided: Tensor, wanted: Tensor) -> Tensor:
+        """Rescale the guided estimate and limit its values.
+
+        Args:
+            guided: The guided estimate, `(B, C, h, w)`.
+            wanted: The conditional estimate, `(B, C, h, w)`.
+
+        Returns:
+            The new estimate, `(B, C, h, w)`.
+        """
         if self.rescale:
             ratio = _deviation(wanted) / _deviation(guided)
             guided = guided * (1.0 - self.rescale + self.rescale * ratio)
@@ -87,4 +105,5 @@ class ClassifierFree(Guidance):
 
 
 def _deviation(latent: Tensor) -> Tensor:
+    """Return the standard deviation of each latent, `(B, 1, 1, 1)`."""
     return latent.flatten(1).std(1)[:, None, None, None]

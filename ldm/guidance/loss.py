@@ -1,4 +1,4 @@
-"""Guidance by a score of the decoded image."""
+"""Guidance by a score (the negative of a loss) of the image that the clean estimate decodes to."""
 
 from __future__ import annotations
 
@@ -17,23 +17,34 @@ from ldm.sampler.path import Denoise
 
 
 class Score(Protocol):
-    """Something that images can be pulled towards."""
+    """A score of images, which guidance makes higher."""
 
     def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Of what is wanted, given an image `(B, 3, H, W)`, about [-1, 1]: `(B,)`, differentiable, up to a constant."""
+        """Return log p(y | image) up to a constant, for what is wanted, y; differentiable.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, about in [-1, 1].
+            prompts: The prompt of each, `(B,)`.
+
+        Returns:
+            The log-likelihoods, `(B,)`.
+        """
 
 
 class Scored(Over):
-    """Pulled towards a high score of the image that the clean estimate decodes to, by Bayes' rule as `Classified`.
+    """Guidance by a score of the decoded image: the estimate moves towards images of a higher score, by Bayes' rule.
 
-    The gradient is that of x_t, through decoder and denoiser. No part of the model is trained for it.
+    The guided estimate is clean + scale * sigma_t^2 / alpha_t * grad log p(y | image), as in `Classified`. The gradient
+    with respect to x_t goes through the decoder and the denoiser. No part of the model is trained for it.
 
-    score     what is wanted
-    scale     1 is Bayes' rule, if the estimate were exact
-    guidance  under it; None: none
+    Args:
+        score: The score of images.
+        scale: Guidance scale; 1 would be Bayes' rule if the clean estimate were exact.
+        guidance: The guidance below it; None: none.
 
-    Paper: Rombach et al., 2022, appendix C, eq. 14 to 16, arXiv:2112.10752; Dhariwal & Nichol, 2021, eq. 14,
-    arXiv:2105.05233.
+    References:
+        Rombach et al., 2022, appendix C, eq. 14 to 16, arXiv:2112.10752; Dhariwal & Nichol, 2021, eq. 14,
+        arXiv:2105.05233.
     """
 
     def __init__(self, score: Score, *, scale: float = 1.0, guidance: Guidance | None = None) -> None:
@@ -41,6 +52,7 @@ class Scored(Over):
         self.score = score
 
     def wrap(self, given: Given) -> Denoise:
+        """Return the guided denoiser for one batch; see `Guidance.wrap`."""
         inner = self.guidance.wrap(given)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
