@@ -17,7 +17,7 @@ class Posterior:
     """A diagonal Gaussian distribution over raw latents.
 
     Args:
-        moments: Mean and log-variance, one behind the other, `(B, 2C, h, w)`.
+        moments: Mean and log-variance, concatenated along the channels, `(B, 2C, h, w)`.
 
     References:
         Kingma & Welling, 2014, appendix B, arXiv:1312.6114.
@@ -149,14 +149,14 @@ class Autoencoder(nn.Module, ABC):
         return statistics and self.encoder_hash == other.encoder_hash
 
     def check_side(self, side: int, *, multiple: int = 1) -> None:
-        """Check that the encoder can divide the height or width of images, and a network that of their latents.
+        """Check that a height or width of images is a multiple of the downsampling factors of encoder and network.
 
         Args:
             side: Height or width of the images, in pixels.
             multiple: Downsampling factor of the network: height and width of latents must be multiples of it.
 
         Raises:
-            ValueError: If they cannot.
+            ValueError: If it is not.
         """
         check("side", side, COUNT)
         if side % self.factor:

@@ -1,1 +1,1 @@
-"""Guidance: denoisers that wrap a denoiser, so that every sampler works with every kind of guidance and knows none."""
+"""Guidance: denoisers that wrap a denoiser, so that all kinds of guidance work with all samplers."""

@@ -27,13 +27,13 @@ class Text2Image(Protocol):
 class Autoguidance(Over):
     """Autoguidance: from the estimate w of a worse model through the estimate b of the better one, w + scale * (b - w).
 
-    Unlike classifier-free guidance, it does not lose variety for better images.
+    Unlike classifier-free guidance, it makes images better without making them less varied.
 
     Args:
         weak: The worse model, which was trained for a shorter time or is smaller. It has the latents and the noise
             schedule of the better one.
         scale: Guidance scale; 1 is no guidance.
-        guidance: The guidance of the better model; None: none.
+        guidance: The guidance of the better model; None: `Unguided`.
 
     References:
         Karras et al., 2024, eq. 3, arXiv:2406.02507.
@@ -55,6 +55,7 @@ class Autoguidance(Over):
         condition = read(self.weak.conditioner, given.prompts, given.toward)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            """Return the guided estimate."""
             good, bad = better(x_t, t), worse(x_t, t, condition)
             return good._replace(clean=bad.clean + self.scale * (good.clean - bad.clean))
 

@@ -17,7 +17,7 @@ class Guidance(ABC):
 
     @property
     def has_negative(self) -> bool:
-        """Whether it leads away from an unconditional estimate, so that a negative prompt has an effect."""
+        """True if a negative prompt has an effect, because guidance leads away from its estimate."""
         return False
 
     @abstractmethod
@@ -25,7 +25,7 @@ class Guidance(ABC):
         """Return the guided denoiser for one batch.
 
         Args:
-            given: The denoiser, the conditions and the prompts of the batch.
+            given: The context: denoiser, conditions and prompts of the batch.
 
         Returns:
             A function of x_t `(B, C, h, w)` and t `(B,)` that returns the guided estimate.
@@ -45,7 +45,7 @@ class Over(Guidance, ABC):
 
     Args:
         scale: Strength of the guidance.
-        guidance: The guidance below it; None: none.
+        guidance: The guidance on top of which it works; None: `Unguided`.
 
     Raises:
         ValueError: If the scale is out of its range.
@@ -58,5 +58,5 @@ class Over(Guidance, ABC):
 
     @property
     def has_negative(self) -> bool:
-        """Whether the guidance below it has a negative prompt."""
+        """True if a negative prompt has an effect on the guidance on top of which it works."""
         return self.guidance.has_negative

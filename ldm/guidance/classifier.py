@@ -48,7 +48,7 @@ class Classified(Over):
     Args:
         classifier: The classifier of noisy latents, trained with the same noise schedule.
         scale: Guidance scale: 1 is Bayes' rule; larger ones give clearer images of less variety.
-        guidance: The guidance below it; None: none.
+        guidance: The guidance on top of which it works; None: `Unguided`.
 
     References:
         Dhariwal & Nichol, 2021, algorithm 2, arXiv:2105.05233; Rombach et al., 2022, appendix C, eq. 14,
@@ -69,6 +69,7 @@ class Classified(Over):
         self.classifier.join(given.autoencoder, given.denoiser.schedule)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            """Return the guided estimate."""
             estimate = inner(x_t, t)
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()

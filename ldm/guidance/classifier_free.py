@@ -64,7 +64,7 @@ class ClassifierFree(Guidance):
 
     @property
     def has_negative(self) -> bool:
-        """Whether the unconditional estimate plays a part, which it does unless the scale is 1."""
+        """True unless the scale is 1, at which the unconditional estimate has no effect."""
         return self.scale != 1
 
     def wrap(self, given: Given) -> Denoise:
@@ -73,6 +73,7 @@ class ClassifierFree(Guidance):
         low, high = self.interval
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            """Return the guided estimate."""
             if not low - ROUNDING <= float(t[0]) <= high + ROUNDING:
                 return given.denoiser(x_t, t, given.condition)
             if self.scale == 1:

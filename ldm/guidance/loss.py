@@ -40,7 +40,7 @@ class Scored(Over):
     Args:
         score: The score of images.
         scale: Guidance scale; 1 would be Bayes' rule if the clean estimate were exact.
-        guidance: The guidance below it; None: none.
+        guidance: The guidance on top of which it works; None: `Unguided`.
 
     References:
         Rombach et al., 2022, appendix C, eq. 14 to 16, arXiv:2112.10752; Dhariwal & Nichol, 2021, eq. 14,
@@ -56,6 +56,7 @@ class Scored(Over):
         inner = self.guidance.wrap(given)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            """Return the guided estimate."""
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()
                 estimate = inner(x_t, t)

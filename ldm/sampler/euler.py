@@ -20,7 +20,7 @@ class Euler(Sampler):
     Args:
         steps: Number of steps, one call of the denoiser each.
         grid: The timestep spacing; None: `Uniform`.
-        churn: Noise that is added before each step; None: none.
+        churn: Noise that is added before each step; None: no noise.
 
     References:
         Karras et al., 2022, algorithm 2 without its second-order correction, arXiv:2206.00364.

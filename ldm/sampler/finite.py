@@ -10,6 +10,7 @@ MOST_LATENT = 1e4
 """Latents have about unit variance; larger absolute values are no image."""
 
 WHAT_TO_TRY = "try a smaller guidance.scale, more sampler.steps or another sampler, or an earlier checkpoint"
+"""Advice at the end of an error about a bad sample."""
 
 
 def check_finite(images: Tensor, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ class Heun(Sampler):
     Args:
         steps: Number of steps, two calls of the denoiser each, one for the last step.
         grid: The timestep spacing; None: `Uniform`.
-        churn: Noise that is added before each step; None: none.
+        churn: Noise that is added before each step; None: no noise.
 
     References:
         Karras et al., 2022, algorithms 1 and 2, arXiv:2206.00364.

@@ -29,6 +29,7 @@ def hold_known(denoise: Denoise, known: Tensor, made: Tensor) -> Denoise:
     """
 
     def held(x_t: Tensor, t: Tensor) -> Estimate:
+        """Return the estimate with the known latent in it."""
         estimate = denoise(x_t, t)
         return estimate._replace(clean=torch.where(made > 0, estimate.clean, known))
 

@@ -61,9 +61,8 @@ class REPA(nn.Module):
         """
         features, self._features = self._features, None
         if step >= self.steps:
-            return (
-                0.0 * nn.utils.parameters_to_vector(self.project.parameters()).sum()
-            )  # DDP needs a gradient for each parameter
+            # zero, but with a gradient for each parameter, which DDP needs
+            return 0.0 * nn.utils.parameters_to_vector(self.project.parameters()).sum()
         if image is None or features is None:
             raise ValueError(
                 "alignment needs images, but batches hold latents; set data.cache_latents=false, data=shards"
