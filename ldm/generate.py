@@ -19,6 +19,8 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Size, as_size
 from ldm.conditioner.base import Conditioner, cut_prompts
 from ldm.config import build, is_rank_zero, resolved
+from ldm.guidance.base import Guidance
+from ldm.guidance.context import Toward
 from ldm.model import LatentDiffusion, Source
 from ldm.options import COUNT, FRACTION, SEED, SIZE, Optional, Rule, Whole, check
 from ldm.orders import (
@@ -35,8 +37,6 @@ from ldm.sample_folder import SampleFolder
 from ldm.sample_writer import generate
 from ldm.sampler.base import Sampler
 from ldm.sampler.finite import check_finite, check_weights
-from ldm.sampler.given import Toward
-from ldm.sampler.guidance import Guidance
 from ldm.sweep import job_folder
 from ldm.text import clean_text
 

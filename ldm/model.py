@@ -15,11 +15,11 @@ from ldm.batch import Batch, Size, as_size
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
+from ldm.guidance.base import Guidance, Unguided
+from ldm.guidance.context import Given, Toward, read
 from ldm.options import COUNT, check
 from ldm.sampler.base import Sampler, Way
 from ldm.sampler.finite import check_finite, check_latents, check_weights
-from ldm.sampler.given import Given, Toward, read
-from ldm.sampler.guidance import Guidance, Unguided
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.inversion import invert
 from ldm.sampler.noise import Noise, as_seeds

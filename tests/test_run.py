@@ -13,9 +13,9 @@ from transformers import ViTConfig, ViTModel
 
 from ldm.check import check_latents
 from ldm.checkpoint import load, load_autoencoder, read, with_decoder
+from ldm.guidance.base import Unguided
 from ldm.plot import read_metrics
 from ldm.sampler.ddpm import DDPM
-from ldm.sampler.guidance import Unguided
 from ldm.sampler.heun import Heun
 from ldm.snapshot import read_snapshots
 from ldm.task.diffusion import DiffusionTask

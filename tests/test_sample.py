@@ -9,15 +9,18 @@ from PIL import Image, ImageChops, ImageDraw
 
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
+from ldm.guidance.autoguidance import Autoguidance
+from ldm.guidance.base import Unguided
+from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.context import Toward
+from ldm.guidance.loss import Scored
+from ldm.guidance.low_resolution import Likeness
 from ldm.model import Source
 from ldm.orders import check_images, find_images, orders, read_image, read_masked
 from ldm.picture import to_levels, to_picture, to_tensor
 from ldm.prompts import Prompt, read_prompts
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2MSDE
-from ldm.sampler.given import Toward
-from ldm.sampler.guidance import Autoguidance, ClassifierFree, Scored, Unguided
-from ldm.sampler.likeness import Likeness
 from tests.conftest import ROOT, command, forked
 
 PROMPT = 'prompt="a red heart on a white background"'

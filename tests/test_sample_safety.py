@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from ldm.checkpoint import CONFIG_KEY, find, load, read, save
+from ldm.guidance.base import Unguided
+from ldm.guidance.context import Toward
 from ldm.model import Source
 from ldm.orders import Order
 from ldm.sample_folder import SampleFolder
 from ldm.sample_writer import generate
 from ldm.sampler.ddim import DDIM
-from ldm.sampler.given import Toward
-from ldm.sampler.guidance import Unguided
 from ldm.tensors import write_tensors
 from tests.conftest import forked
 from tests.test_sample import PROMPT, apart, pixels, sample

@@ -1,4 +1,4 @@
-"""Likeness to an image as something to be guided by: super-resolution and variation by a model never trained for them."""
+"""Likeness to a low-resolution image as a score: super-resolution and variations by a model never trained for them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from ldm.options import POSITIVE, check
 
 
 class Likeness:
-    """log p(y | x) = -distance(y, x made as small as y) / (2 deviation^2).
+    """The score log p(y | x) = -distance(y, x made as small as y) / (2 deviation^2) for a low-resolution image y.
 
-    image      y, `(3, h, w)` in [-1, 1], of any size not above that of the images
-    deviation  how far from it an image may be, in units of a value; smaller holds more tightly
-    distance   between two batches of images -> `(B,)`, LPIPS for one; None: the squared error, summed over y
+    Args:
+        image: y, `(3, h, w)`, in [-1, 1], not larger than the images that are made.
+        deviation: How far from y an image may be, in units of a pixel value, positive; a smaller one holds more
+            tightly.
+        distance: A distance between two batches of images, `(B,)`, for example LPIPS; None: the squared error, summed
+            over the values of y.
 
-    Paper: Rombach et al., 2022, appendix C, eq. 15 and 16, arXiv:2112.10752.
+    Raises:
+        ValueError: If the deviation is not positive.
+
+    References:
+        Rombach et al., 2022, appendix C, eq. 15 and 16, arXiv:2112.10752.
     """
 
     def __init__(self, image: Tensor, *, deviation: float = 0.1, distance: nn.Module | None = None) -> None:
@@ -25,7 +32,7 @@ class Likeness:
         self.distance = distance
 
     def log_likelihood(self, image: Tensor, prompts: object) -> Tensor:
-        """See Score; prompts play no part."""
+        """Return log p(y | image), `(B,)`; the prompts are not used. See `Score`."""
         small = F.interpolate(image, self.image.shape[1:], mode="bilinear", antialias=True, align_corners=False)
         wanted = self.image.to(image.device).expand_as(small)
         if self.distance is not None:

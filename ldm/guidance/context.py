@@ -1,4 +1,4 @@
-"""What guidance is given of a batch, and the other end of an interpolation."""
+"""The context of guidance: the model, the conditions and prompts of a batch, and the other end of an interpolation."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from ldm.sampler.noise import as_seeds
 from ldm.text import clean_prompts
 
 Conditioner = Callable[[Sequence[str]], Condition]
-"""Prompts `(B,)` -> what a backbone is told."""
+"""A conditioner as guidance calls it: prompts `(B,)` -> the condition of the backbone."""
 
 
 class Latents(Protocol):
-    """What an autoencoder is to guidance."""
+    """An autoencoder as guidance needs it."""
 
     def image(self, latent: Tensor) -> Tensor:
-        """Latents `(B, C, h, w)` -> images `(B, 3, H, W)`, differentiable."""
+        """Decode latents, `(B, C, h, w)`, to images, `(B, 3, H, W)`; differentiable."""
 
     def same_latents(self, other: Any) -> bool:
-        """Whether another one gives the same latents."""
+        """Return whether another autoencoder gives the same latents."""
 
 
 class Toward(NamedTuple):
-    """The other end of an interpolation: image i is made a share, in [0, 1], of the way to prompts[i] and seeds[i]."""
+    """The other end of an interpolation: image i goes a share of the way to prompts[i] and seeds[i].
+
+    Attributes:
+        prompts: The other prompt of each image, `(B,)`.
+        seeds: The other seed of each image, `(B,)`.
+        shares: How far to go for each image, `(B,)`, in [0, 1]: 0 is this end, 1 the other.
+    """
 
     prompts: Sequence[str]
     seeds: Sequence[int]
@@ -38,8 +44,14 @@ class Toward(NamedTuple):
     def each(self, count: int) -> Toward:
         """Return this end with a clean prompt, a seed and a share for each of `count` images.
 
+        Args:
+            count: Number of images.
+
+        Returns:
+            The other end of the interpolation, checked.
+
         Raises:
-            ValueError: Where there are more or fewer of them, or one is none.
+            ValueError: If there are more or fewer of them than images, or one of them is not valid.
         """
         prompts, shares = clean_prompts(self.prompts), [float(share) for share in self.shares]
         if not len(prompts) == len(shares) == count:
@@ -52,19 +64,20 @@ class Toward(NamedTuple):
         return Toward(prompts, as_seeds(self.seeds, count), shares)
 
     def rows(self, chunk: slice) -> Toward:
-        """Those of some images."""
+        """Return the other end for a part of the images."""
         return Toward(self.prompts[chunk], self.seeds[chunk], self.shares[chunk])
 
 
 class Given(NamedTuple):
-    """What guidance may use. Conditions and prompts are of the whole batch.
+    """The context of guidance: everything that guidance may use for one batch.
 
-    denoiser       `(x_t, t, condition)` -> Estimate
-    condition      what is wanted
-    unconditional  nothing, or what is not wanted: the negative prompt
-    prompts        texts of `condition`
-    autoencoder    to whose latents all of this belongs
-    toward         where what is wanted lies on the way to other prompts; None: it does not
+    Attributes:
+        denoiser: The denoiser, `(x_t, t, condition)` -> estimate.
+        condition: The condition of the prompts.
+        unconditional: The condition of the empty prompt or of the negative prompt.
+        prompts: The prompts of `condition`, `(B,)`.
+        autoencoder: The autoencoder to whose latents all of this belongs.
+        toward: The other end of an interpolation between prompts; None: there is no interpolation.
     """
 
     denoiser: Denoiser
@@ -75,7 +88,14 @@ class Given(NamedTuple):
     toward: Toward | None = None
 
     def log_likelihood(self, of: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """What `of` says of the prompts, `(B,)`; between two prompts, mixed as the conditions are."""
+        """Return the log-likelihood of the prompts; between two prompts, interpolate it as the conditions are.
+
+        Args:
+            of: A function that returns the log-likelihood of prompts, `(B,)`.
+
+        Returns:
+            The log-likelihoods, `(B,)`.
+        """
         here = of(self.prompts)
         if self.toward is None:
             return here
@@ -83,7 +103,16 @@ class Given(NamedTuple):
 
 
 def read(conditioner: Conditioner, prompts: Sequence[str], toward: Toward | None) -> Condition:
-    """The condition of prompts, or of places on the way to others."""
+    """Return the condition of prompts, interpolated with that of other prompts where there are some.
+
+    Args:
+        conditioner: Makes a condition from prompts.
+        prompts: The prompts, `(B,)`.
+        toward: The other end of the interpolation; None: there is no interpolation.
+
+    Returns:
+        The condition of the batch.
+    """
     condition = conditioner(prompts)
     if toward is None:
         return condition
