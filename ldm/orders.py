@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.decode import Broken, decode_image
-from ldm.data.shards import IMAGE_ENDINGS
+from ldm.data.shards.names import IMAGE_ENDINGS
 from ldm.data.transforms import Frame, ImageTransform, Size
 from ldm.options import COUNT, SEED, check
 from ldm.picture import from_levels, to_picture, to_tensor

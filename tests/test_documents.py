@@ -89,7 +89,7 @@ def test_the_readme_names_every_choice(group):
 
 
 def test_icons_can_be_written_alone(tmp_path):
-    text = forked("-m", "ldm.data.icons", f"folder={tmp_path}", "count=3", "side=16")
+    text = forked("-m", "ldm.data.sources.icons", f"folder={tmp_path}", "count=3", "side=16")
     assert "training and" in text
     assert list(tmp_path.glob("icons-*/train-000000.tar"))
 

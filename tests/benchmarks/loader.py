@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.shards import write_shards
+from ldm.data.shards.names import write_shards
 from ldm.picture import to_tensor
 
 BATCH = 32

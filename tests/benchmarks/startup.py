@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 PROGRAMS = (
     *("train.py --help", "sample.py --help", "-m ldm.data.pack --help", "-m ldm.data.encode --help"),
-    *("-m ldm.ema --help", "-m ldm.data.icons --help", "-m ldm.data.openmoji --help"),
+    *("-m ldm.ema --help", "-m ldm.data.sources.icons --help", "-m ldm.data.sources.openmoji --help"),
     *("train.py experiment=txt2imag", "-c 'import ldm'"),
 )
 """Command lines that end by themselves."""

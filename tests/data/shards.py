@@ -8,9 +8,9 @@ from PIL import Image
 
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset
-from ldm.data.icons import Icons
-from ldm.data.index import Index, index_shards
-from ldm.data.shards import find_shards, write_shards
+from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.shards.names import find_shards, write_shards
+from ldm.data.sources.icons import Icons
 from ldm.data.transforms import CaptionChoice, ImageTransform
 
 COLORS = {"red": "#ff0000", "blue": "#0000ff", "green": "#00ff00"}

@@ -16,7 +16,7 @@ from ldm.data.dataset import finish
 from ldm.data.decode import Broken
 from ldm.data.encode.encoder import Encoder, _typed, encode, main, output_folder
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
-from ldm.data.shards import name_shards
+from ldm.data.shards.names import name_shards
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.data.shards import captioned, level, numbered, opened, write_tar
 from tests.data.test_stream import read_all

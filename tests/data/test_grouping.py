@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from ldm.data.grouping import REPLACED, Leftover, list_shard, plain, split_name
-from ldm.data.health import Health
-from ldm.data.shard_reader import ShardReader
+from ldm.data.bad_samples import Health
+from ldm.data.shards.grouping import REPLACED, Leftover, list_shard, plain, split_name
+from ldm.data.shards.shard_reader import ShardReader
 from tests.data.shards import level, opened, write_tar
 
 PNG = level(7)

@@ -6,8 +6,8 @@ import torch
 
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import collate, finish
-from ldm.data.icons import Drawing, choose_icons, split_drawings
-from ldm.data.order import Draw
+from ldm.data.order.shuffle import Draw
+from ldm.data.sources.icons import Drawing, choose_icons, split_drawings
 from tests.conftest import forked
 from tests.data.shards import captioned, icons
 

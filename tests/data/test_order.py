@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ldm.data.order import BLOCK, Mixture, Shuffled
-from ldm.data.steps import Bucketed, Consecutive, Pass, RankBatches
+from ldm.data.order.batch_sampler import Bucketed, Consecutive, Pass, RankBatches
+from ldm.data.order.shuffle import BLOCK, Mixture, Shuffled
 
 COUNTS = [7, 0, 13, 1, 20, 12]
 SHAPES = [

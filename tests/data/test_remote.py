@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 
 from ldm.data.dataset import collate, finish
-from ldm.data.shards import find_shards
+from ldm.data.shards.names import find_shards
 from ldm.data.streaming import ShardStream, StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform
 from tests.data.shards import captioned, level, numbered, write_tar

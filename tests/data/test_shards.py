@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data import shard_index
-from ldm.data.grouping import list_shard
-from ldm.data.health import Health
-from ldm.data.index import Index, index_shards
-from ldm.data.shards import find_shards, name_shards, write_shard, write_shards
+from ldm.data.bad_samples import Health
+from ldm.data.shards import shard_index
+from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.shards.grouping import list_shard
+from ldm.data.shards.names import find_shards, name_shards, write_shard, write_shards
 from tests.data.shards import captioned, encoded, level, numbered, opened, sample, write_tar
 from tests.data.test_decode import bomb
 
@@ -104,7 +104,7 @@ def test_a_shard_is_written_whole_or_not_at_all(tmp_path):
 
 def test_an_index_is_made_once_and_noticed_when_stale(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr("ldm.data.index.make", lambda *a: made.append(a[0]) or shard_index.make(*a))
+    monkeypatch.setattr("ldm.data.shards.dataset_index.make", lambda *a: made.append(a[0]) or shard_index.make(*a))
     pattern = numbered(tmp_path, [3, 2])
     assert len(opened(pattern, tmp_path / "cache")) == 5
     assert len(made) == 2
@@ -133,7 +133,7 @@ def test_indexes_of_a_folder_that_cannot_be_written_go_to_the_cache(tmp_path, mo
     first = keys(opened(pattern, tmp_path / "cache"))
     assert not list((tmp_path / "data").glob(".*index*"))
     assert len(list((tmp_path / "cache").glob("*.index"))) == 2
-    monkeypatch.setattr("ldm.data.index.make", None)
+    monkeypatch.setattr("ldm.data.shards.dataset_index.make", None)
     assert keys(opened(pattern, tmp_path / "cache")) == first
 
 
@@ -146,11 +146,11 @@ def test_several_processes_may_ask_at_once(tmp_path):
     """Each shard is indexed by one of them, and all see the same."""
     pattern = numbered(tmp_path, [50] * 12)
     program = f"""
-from ldm.data import index, shard_index
+from ldm.data.shards import dataset_index as index, shard_index
 made, make = [], index.make
 index.make = lambda *a: made.append(a) or make(*a)
 index.FEW_SHARDS = 100
-from ldm.data.shards import find_shards
+from ldm.data.shards.names import find_shards
 found = index.Index(index.index_shards(find_shards({pattern!r}, "."), {str(tmp_path / "cache")!r}))
 print(len(made), len(found), found.fingerprint)
 """

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.data.bad_samples import Health
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import Buckets
-from ldm.data.health import Health
-from ldm.data.index import Index
-from ldm.data.order import Draw
-from ldm.data.shards import write_shards
+from ldm.data.order.shuffle import Draw
+from ldm.data.shards.dataset_index import Index
+from ldm.data.shards.names import write_shards
 from ldm.data.streaming import StreamedImages
 from ldm.data.transforms import CaptionChoice
 from ldm.picture import to_levels

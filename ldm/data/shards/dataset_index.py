@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ldm.batch import Skip
-from ldm.data.grouping import Leftover, Sample
-from ldm.data.members import Extent
-from ldm.data.shard_index import PlacesCache, ShardSummary, column, make, read
-from ldm.data.steps import spread
+from ldm.data.order.batch_sampler import spread
+from ldm.data.shards.grouping import Leftover, Sample
+from ldm.data.shards.members import Extent
+from ldm.data.shards.shard_index import PlacesCache, ShardSummary, column, make, read
 
 FEW_SHARDS = 8
 """So many are indexed without other processes."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 
-from ldm.data.remote import is_remote
+from ldm.data.shards.remote import is_remote
 
 HEAD_BYTES = 2**20
 """Of two files of one size so many bytes are compared."""

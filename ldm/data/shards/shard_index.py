@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 
 from ldm.batch import Skip
 from ldm.data.decode import Broken, read_header
-from ldm.data.grouping import Contents, Leftover, Sample, list_shard
 from ldm.data.latents import read_encoding
-from ldm.data.members import Extent
-from ldm.data.shards import numbers_of
+from ldm.data.shards.grouping import Contents, Leftover, Sample, list_shard
+from ldm.data.shards.members import Extent
+from ldm.data.shards.names import numbers_of
 from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)

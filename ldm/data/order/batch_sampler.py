@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import Sampler
 
-from ldm.data.order import Draw, Order
+from ldm.data.order.shuffle import Draw, Order
 
 
 class Steps(ABC):

@@ -1,7 +1,7 @@
 """The embedded data set: named icons in colours on backgrounds, "a red heart on a white background".
 
 Real drawings with real names, no download, and the truth about every caption is known: a generated image can be checked
-against the drawing of its caption. Run `python -m ldm.data.icons` to write the shards without training.
+against the drawing of its caption. Run `python -m ldm.data.sources.icons` to write the shards without training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fonticon_mdi7 import MDI7
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from ldm.data.source import SOURCE_OPTIONS
+from ldm.data.sources.base import SOURCE_OPTIONS
 from ldm.options import check_all
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Icons:
 
     def write(self) -> Path:
         """Write the shards, unless they are there; several processes may try at once. Returns their folder."""
-        from ldm.data.shards import write_shards  # not above: it loads torch, which help does not need
+        from ldm.data.shards.names import write_shards  # not above: it loads torch, which help does not need
 
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import webdataset
 
 from ldm.batch import Skip
-from ldm.data.grouping import (
+from ldm.data.shards.grouping import (
     CAPTIONS,
     PICTURES,
     Group,
@@ -17,7 +17,7 @@ from ldm.data.grouping import (
     plain,
     split_name,
 )
-from ldm.data.members import CUT_OFF, EMPTY, Forward, Member, Unreadable, read_members, unpacked
+from ldm.data.shards.members import CUT_OFF, EMPTY, Forward, Member, Unreadable, read_members, unpacked
 
 LATE = "after its sample, which a stream has passed on"
 PASSED_LINK = "hard link to a file that a stream has passed"
