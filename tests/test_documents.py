@@ -119,7 +119,7 @@ def test_options_of_the_data_page_compose_and_mean_something(cell):
 
 def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
     """Its commands in their order, on small images: pack, encode, train on latents."""
-    from tests.data.shards import level
+    from tests.data.small_shards import level
 
     (tmp_path / "photos").mkdir()
     rows = ["file,caption"]

@@ -12,6 +12,7 @@ from ldm.data.shards.dataset_index import Index, index_shards
 from ldm.data.shards.names import find_shards, write_shards
 from ldm.data.sources.icons import Icons
 from ldm.data.transforms import CaptionChoice, ImageTransform
+from ldm.picture import to_levels
 
 COLORS = {"red": "#ff0000", "blue": "#0000ff", "green": "#00ff00"}
 BACKGROUNDS = {"white": "#ffffff", "black": "#000000"}
@@ -79,7 +80,41 @@ def opened(pattern, cache, filters=()):
     return Index(index_shards(find_shards(pattern, cache), cache), filters)
 
 
+def keys(index):
+    """Return the keys of all samples of an index, in order."""
+    return [index[number].key for number in range(len(index))]
+
+
 def dataset(pattern, cache, *, side=8, transform=None, caption=None, **options):
     return ShardDataset(
         opened(pattern, cache), transform or ImageTransform(side), caption or CaptionChoice(), **options
     )
+
+
+def read_all(data, epochs=1):
+    loader = data.train_dataloader()
+    return [batch for _ in range(epochs) for batch in loader]
+
+
+def fits(batch):
+    """Whether keys, captions and gray levels belong together."""
+    return all(
+        caption == f"caption {int(key)}" and int(image[0, 0, 0]) == int(key) % 256
+        for key, caption, image in zip(batch.key, batch.caption, to_levels(batch.image))
+    )
+
+
+def broken_pair(tmp_path):
+    """Forty samples of which number 7 has half an image and number 20 no caption, beside whole ones."""
+    files = []
+    for number in range(40):
+        image = encoded_noise()[:700] if number == 7 else level(number)
+        files += [
+            (f"{number:06d}.png", image),
+            (f"{number:06d}.txt", b" " if number == 20 else f"caption {number}".encode()),
+        ]
+    return write_tar(tmp_path / "train.tar", files)
+
+
+def encoded_noise():
+    return encoded(Image.effect_noise((64, 64), 50))
