@@ -1,4 +1,7 @@
-"""Small shards for tests."""
+"""Write small shards, open them, and read batches from them, for tests of the data.
+
+Images are told apart by their gray level, which is the number of the sample.
+"""
 
 import io
 import json
@@ -19,6 +22,7 @@ BACKGROUNDS = {"white": "#ffffff", "black": "#000000"}
 
 
 def icons(folder, **options):
+    """Return a small data set of icons; options replace its settings."""
     settings = {
         "count": 5,
         "colors": COLORS,
@@ -31,28 +35,34 @@ def icons(folder, **options):
 
 
 def captioned(folder, **options):
+    """Return an opened data module for images of 8 x 8 pixels, with its cache inside `folder`."""
     data = CaptionedImages(cache=folder / "cache", **{"side": 8, **options})
     data.open()
     return data
 
 
 def encoded(picture, form="png", **options):
+    """Return the bytes of a PIL image in a file format."""
     data = io.BytesIO()
     picture.save(data, format={"jpg": "jpeg"}.get(form, form), **options)
     return data.getvalue()
 
 
 def level(number, *, size=(8, 8), form="png"):
-    """An image of one gray level, by which it is known again."""
+    """Return the bytes of an image that has one gray level."""
     return encoded(Image.new("RGB", size, (number % 256,) * 3), form)
 
 
 def sample(key, *, form="png", number=0, size=(8, 8), **files):
+    """Return a sample as `write_shards` takes it: an image of one gray level, and other files by extension."""
     return {"__key__": key, form: level(number, size=size, form=form), **files}
 
 
 def numbered(folder, counts, *, split="train", **extra):
-    """Shards of so many samples each, whose keys, gray levels and captions count from 0; returns their pattern."""
+    """Write one shard for each count, and return the pattern of their names.
+
+    Keys, gray levels, captions ("caption 0") and numbers in the .json files count from 0 over all shards.
+    """
     number = 0
     for shard, count in enumerate(counts):
         samples = []
@@ -67,7 +77,7 @@ def numbered(folder, counts, *, split="train", **extra):
 
 
 def write_tar(path, files):
-    """A tar file of (name, bytes), in this order."""
+    """Write a tar file of pairs of name and bytes, in this order, and return its path."""
     with tarfile.open(path, "w") as archive:
         for name, data in files:
             member = tarfile.TarInfo(name)
@@ -77,6 +87,7 @@ def write_tar(path, files):
 
 
 def opened(pattern, cache, filters=()):
+    """Return the index of the shards that a pattern stands for."""
     return Index(index_shards(find_shards(pattern, cache), cache), filters)
 
 
@@ -86,18 +97,20 @@ def keys(index):
 
 
 def dataset(pattern, cache, *, side=8, transform=None, caption=None, **options):
+    """Return the data set of the shards that a pattern stands for, for images of 8 x 8 pixels."""
     return ShardDataset(
         opened(pattern, cache), transform or ImageTransform(side), caption or CaptionChoice(), **options
     )
 
 
 def read_all(data, epochs=1):
+    """Return the training batches of the next epochs of a data module."""
     loader = data.train_dataloader()
     return [batch for _ in range(epochs) for batch in loader]
 
 
 def fits(batch):
-    """Whether keys, captions and gray levels belong together."""
+    """Return whether keys, captions and gray levels of a batch of `numbered` samples belong together."""
     return all(
         caption == f"caption {int(key)}" and int(image[0, 0, 0]) == int(key) % 256
         for key, caption, image in zip(batch.key, batch.caption, to_levels(batch.image))
@@ -105,7 +118,7 @@ def fits(batch):
 
 
 def broken_pair(tmp_path):
-    """Forty samples of which number 7 has half an image and number 20 no caption, beside whole ones."""
+    """Write a shard of forty samples, in which number 7 has half an image and number 20 has no caption; return its path."""
     files = []
     for number in range(40):
         image = encoded_noise()[:700] if number == 7 else level(number)
@@ -117,4 +130,5 @@ def broken_pair(tmp_path):
 
 
 def encoded_noise():
+    """Return the bytes of an image of noise; they are more than 700."""
     return encoded(Image.effect_noise((64, 64), 50))
