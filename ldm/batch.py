@@ -8,6 +8,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ldm.options import SIZE, check
+
+
+class Size(NamedTuple):
+    """The size of images in pixels.
+
+    Args:
+        height: Number of rows.
+        width: Number of columns.
+    """
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return str(self.height) if self.height == self.width else f"[{self.height},{self.width}]"
+
+
+def as_size(size: int | Sequence[int]) -> Size:
+    """Return a size that was given as one number, for squares, or as height and width.
+
+    Raises:
+        ValueError: Where it is neither.
+    """
+    check("size", size, SIZE)
+    return Size(size, size) if isinstance(size, int) else Size(*size)
+
 
 class Condition(NamedTuple):
     """What a backbone is told about the image beside x_t and t.

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
+from ldm.batch import Size, as_size
 from ldm.conditioner.base import Conditioner, cut_prompts
 from ldm.config import build, is_rank_zero, resolved
 from ldm.model import LatentDiffusion, Source
-from ldm.options import COUNT, FRACTION, SEED, Optional, Rule, Whole, check
+from ldm.options import COUNT, FRACTION, SEED, SIZE, Optional, Rule, Whole, check
 from ldm.orders import (
     Order,
     check_images,
@@ -49,7 +50,7 @@ RULES: dict[str, Rule] = {
     "seed": SEED,
     "to_seed": Optional(SEED, "the same"),
     "batch_size": COUNT,
-    "side": Optional(COUNT, "as in training"),
+    "size": Optional(SIZE, "as in training"),
     "strength": Optional(FRACTION),
     "border": Optional(Whole(0)),
     "visits": Optional(COUNT),
@@ -77,7 +78,7 @@ class Painter:
     """Makes the images of orders by a model.
 
     negative  what guidance leads away from
-    side      of the images; None: as in training
+    size      of the images, (height, width); None: as in training
     change    of images to begin with
     """
 
@@ -88,19 +89,19 @@ class Painter:
         sampler: Sampler,
         guidance: Guidance,
         negative: str = "",
-        side: int | None = None,
+        size: Sequence[int] | int | None = None,
         change: Change | None = None,
     ) -> None:
         self.model = model
         self.sampler = sampler
         self.guidance = guidance
         self.negative = negative
-        self.side = side or model.side
+        self.size = model.size if size is None else as_size(size)
         self.change = change or Change()
-        model.check_side(self.side)
+        model.check_size(self.size)
 
     def __call__(self, wanted: Sequence[Order]) -> Tensor:
-        """Images `(N, 3, side, side)` in [-1, 1]."""
+        """Images `(N, 3, H, W)` in [-1, 1]."""
         return self.model.sample(
             [order.prompt or "" for order in wanted],
             seeds=[order.seed or 0 for order in wanted],
@@ -109,15 +110,15 @@ class Painter:
             source=self._source(wanted),
             sampler=self.sampler,
             guidance=self.guidance,
-            side=self.side,
+            size=self.size,
             batch_size=len(wanted),
         )
 
     def check_masks(self, inits: Sequence[str]) -> None:
-        """Raise ValueError where, of an image cut to the side, all is masked or nothing."""
+        """Raise ValueError where, of an image cut to the size, all is masked or nothing."""
         if self.change.mask is not None:
             for file in inits:
-                read_masked(file, self.change.mask, self.side)
+                read_masked(file, self.change.mask, self.size)
 
     def _source(self, wanted: Sequence[Order]) -> Source | None:
         files = [order.init for order in wanted if order.init is not None]
@@ -125,10 +126,10 @@ class Painter:
             return None
         strength, mask_file, border, visits, text = self.change
         if mask_file is None:
-            images = {file: read_image(file, self.side) for file in set(files)}
+            images = {file: read_image(file, self.size) for file in set(files)}
             image = torch.stack([images[file] for file in files])
             return Source(image, strength, prompts=None if text is None else [text] * len(files))
-        masked = {file: read_masked(file, mask_file, self.side) for file in set(files)}
+        masked = {file: read_masked(file, mask_file, self.size) for file in set(files)}
         image, mask = (torch.stack(part) for part in zip(*(masked[file] for file in files), strict=True))
         return Source(image, strength, mask, border, visits)
 
@@ -145,17 +146,17 @@ def _toward(wanted: Sequence[Order]) -> Toward | None:
 
 
 class Reconstruction:
-    """Encodes and decodes the images of orders, cut to `side`, without noise."""
+    """Encodes and decodes the images of orders, cut to `size`, without noise."""
 
-    def __init__(self, autoencoder: Autoencoder, *, side: int) -> None:
+    def __init__(self, autoencoder: Autoencoder, *, size: Size) -> None:
         self.autoencoder = autoencoder
-        self.side = side
-        autoencoder.check_side(side)
+        self.size = size
+        autoencoder.check_size(size)
 
     @torch.no_grad()
     def __call__(self, wanted: Sequence[Order]) -> Tensor:
-        """Images `(N, 3, side, side)` in [-1, 1]."""
-        images = torch.stack([read_image(str(order.init), self.side) for order in wanted])
+        """Images `(N, 3, H, W)` in [-1, 1]."""
+        images = torch.stack([read_image(str(order.init), self.size) for order in wanted])
         posterior = self.autoencoder.encode(images.to(self.autoencoder.shift.device))
         made = self.autoencoder.decode(posterior.mean).float().cpu()
         if not made.isfinite().all():
@@ -271,12 +272,12 @@ def _painter(
         sampler=sampler,
         guidance=guidance,
         negative=texts["negative"] or "",
-        side=config.side,
+        size=resolved(config.size),
         change=change,
     )
     settings = {name: resolved(config[name]) for name in ("sampler", "guidance")}
     settings["negative"] = painter.negative
-    return painter, {**settings, "side": painter.side, **(change._asdict() if change is not None else {})}
+    return painter, {**settings, "size": list(painter.size), **(change._asdict() if change is not None else {})}
 
 
 def _reconstruction(
@@ -286,8 +287,10 @@ def _reconstruction(
     autoencoder, _ = checkpoint.load_autoencoder(config.ckpt, packages=config.packages)
     if config.decoder is not None:
         autoencoder = checkpoint.with_decoder(autoencoder, config.decoder, packages=config.packages)
-    side = config.side
-    if side is None:
+    if config.size is not None:
+        size = as_size(resolved(config.size))
+    else:
         with Image.open(str(wanted[0].init)) as picture:
-            side = max(min(picture.size) // autoencoder.factor, 1) * autoencoder.factor
-    return Reconstruction(autoencoder.to(device).eval(), side=side), {"side": side}
+            length = max(min(picture.size) // autoencoder.factor, 1) * autoencoder.factor
+        size = Size(length, length)
+    return Reconstruction(autoencoder.to(device).eval(), size=size), {"size": list(size)}

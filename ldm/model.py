@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch
+from ldm.batch import Batch, Size, as_size
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
-from ldm.options import COUNT, Optional, check
+from ldm.options import COUNT, check
 from ldm.sampler.base import Sampler, Way
 from ldm.sampler.finite import check_finite, check_latents, check_weights
 from ldm.sampler.given import Given, Toward, read
@@ -81,7 +81,7 @@ class LatentDiffusion(nn.Module):
     """Autoencoder (frozen), conditioner, denoiser; how they are trained and how they are sampled by default.
 
     loss             of a batch of latents, which trains the denoiser and what gives it its conditions
-    side             of the images that it was trained on
+    size             of the images that it is trained on, in pixels: one number, or height and width
     caption_dropout  share of captions replaced by "" in training, for classifier-free guidance
 
     Paper: Rombach et al., 2022, arXiv:2112.10752; Ho & Salimans, 2022, arXiv:2207.12598.
@@ -96,7 +96,7 @@ class LatentDiffusion(nn.Module):
         loss: DenoisingLoss,
         sampler: Sampler,
         guidance: Guidance,
-        side: int,
+        size: int | Sequence[int],
         caption_dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -108,9 +108,9 @@ class LatentDiffusion(nn.Module):
         self.denoising_loss = loss
         self.sampler = sampler
         self.guidance = guidance
-        self.side = side
+        self.size = as_size(size)
         self.caption_dropout = caption_dropout
-        self.check_side(side)
+        self.check_size(size)
         self._check_channels()
         self._check_weighting()
 
@@ -120,11 +120,11 @@ class LatentDiffusion(nn.Module):
         self.autoencoder.eval()
         return self
 
-    def check_side(self, side: int) -> None:
-        """Raise ValueError where autoencoder or backbone can not divide an image side."""
+    def check_size(self, size: int | Sequence[int]) -> None:
+        """Raise ValueError where autoencoder or backbone cannot divide an image size."""
         backbone = self.denoiser.backbone
         assert isinstance(backbone, Backbone)
-        self.autoencoder.check_side(side, multiple=backbone.factor)
+        self.autoencoder.check_size(size, multiple=backbone.factor)
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of each image, `(B,)`. Draws posterior, dropout, times and noise from torch's generator."""
@@ -148,11 +148,11 @@ class LatentDiffusion(nn.Module):
         source: Source | None = None,
         sampler: Sampler | None = None,
         guidance: Guidance | None = None,
-        side: int | None = None,
+        size: int | Sequence[int] | None = None,
         batch_size: int = 16,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
-        """Images `(len(prompts), 3, side, side)` in [-1, 1], on the CPU.
+        """Images `(len(prompts), 3, H, W)` in [-1, 1], on the CPU.
 
         Image i depends on prompts[i] and seeds[i] alone (and their likes in the other options), not on the batch that it
         is made in. On a CPU that holds up to the rounding of fp32, and the same call gives the same bits again. On a GPU
@@ -166,14 +166,13 @@ class LatentDiffusion(nn.Module):
         negative    what guidance leads away from, for all or one an image; "": from the mean of all images
         toward      prompts and seeds at the other end of an interpolation; None: none
         source      images to begin with; None: noise alone
-        sampler     None: the model's own; so for guidance and side
+        sampler     None: the model's own; so for guidance and size, (height, width)
         batch_size  images at once; changes speed only
         progress    called with the number of images after each batch
 
         Raises ValueError where options do not fit together, or an image is not finite.
         """
         check("batch_size", batch_size, COUNT)
-        check("side", side, Optional(COUNT, "as in training"))
         prompts = clean_prompts(prompts)
         seeds = as_seeds(seeds, len(prompts))
         negatives = clean_prompts(negative) * (len(prompts) if isinstance(negative, str) else 1)
@@ -187,9 +186,9 @@ class LatentDiffusion(nn.Module):
                 f"what init_prompt describes is made of its own noise, to which {type(sampler).__name__} would add other; "
                 "choose a sampler that adds none, like sampler=ddim"
             )
-        side = side or (self.side if source is None else source.image.shape[-1])
-        self.check_side(side)
-        images = [torch.empty(0, 3, side, side)]
+        size = as_size(size) if size is not None else self.size if source is None else Size(*source.image.shape[2:])
+        self.check_size(size)
+        images = [torch.empty(0, 3, *size)]
         for start in range(0, len(prompts), batch_size):
             chunk = slice(start, start + batch_size)
             noise, end = Noise(seeds[chunk]), None
@@ -205,17 +204,17 @@ class LatentDiffusion(nn.Module):
                 end,
             )
             rows = None if source is None else source.rows(chunk)
-            images.append(self._sample_batch(given, noise, sampler, guidance, side, rows))
+            images.append(self._sample_batch(given, noise, sampler, guidance, size, rows))
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images)
 
     def _sample_batch(
-        self, given: Given, noise: Noise, sampler: Sampler, guidance: Guidance, side: int, source: Source | None
+        self, given: Given, noise: Noise, sampler: Sampler, guidance: Guidance, size: Size, source: Source | None
     ) -> Tensor:
         device = self.autoencoder.shift.device
-        latent_side = side // self.autoencoder.factor
-        shape = (self.autoencoder.latent_channels, latent_side, latent_side)
+        height, width = (length // self.autoencoder.factor for length in size)
+        shape = (self.autoencoder.latent_channels, height, width)
         denoise, way = guidance.wrap(given), Way()
         if source is not None:
             image = source.image if source.mask is None else without_masked(source.image, source.mask)

@@ -114,7 +114,21 @@ class Optional(Rule):
         return f"{self.rule}, or null{f' ({self.meaning})' if self.meaning else ''}"
 
 
+@dataclass(frozen=True)
+class ImageSize(Rule):
+    """Sizes of images in pixels: one number for squares, or a list of height and width."""
+
+    def allows(self, value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return len(value) == 2 and all(map(COUNT.allows, value))
+        return COUNT.allows(value)
+
+    def __str__(self) -> str:
+        return "a whole number, at least 1, or two of them, [height,width]"
+
+
 COUNT = Whole(1)
+SIZE = ImageSize()
 FRACTION = Real(0.0, 1.0)
 POSITIVE = Real(0.0, above=True)
 NOT_NEGATIVE = Real(0.0)

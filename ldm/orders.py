@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ldm.batch import as_size
 from ldm.data.decode import Broken, decode_image
 from ldm.data.shards.names import IMAGE_ENDINGS
-from ldm.data.transforms import Frame, ImageTransform, Size
-from ldm.options import COUNT, SEED, check
+from ldm.data.transforms import Frame, ImageTransform
+from ldm.options import SEED, check
 from ldm.picture import from_levels, to_picture, to_tensor
 from ldm.prompts import Prompt
 from ldm.sample_folder import GRID, RECORD, image_name
@@ -165,11 +166,10 @@ def check_images(inits: Sequence[str], mask: str | None) -> None:
         raise _masks(mask, lightest >= MIDDLE)
 
 
-def read_image(path: str, side: int) -> Tensor:
-    """An image file, resized and cut at the centre as validation images are, `(3, side, side)` in [-1, 1]."""
-    check("side", side, COUNT)
+def read_image(path: str, size: int | Sequence[int]) -> Tensor:
+    """An image file, resized and cut at the centre as validation images are, `(3, H, W)` in [-1, 1]."""
     try:
-        levels = ImageTransform(side)(Path(path).read_bytes(), random.Random(0)).levels
+        levels = ImageTransform(size)(Path(path).read_bytes(), random.Random(0)).levels
     except Broken as broken:
         raise _unreadable(path, broken) from broken
     except OSError as error:
@@ -177,20 +177,21 @@ def read_image(path: str, side: int) -> Tensor:
     return from_levels(torch.tensor(levels).permute(2, 0, 1))
 
 
-def read_masked(path: str, mask_path: str, side: int) -> tuple[Tensor, Tensor]:
+def read_masked(path: str, mask_path: str, size: int | Sequence[int]) -> tuple[Tensor, Tensor]:
     """An image, and a mask of its size, white where something new shall be, both cut as `read_image` does.
 
-    Image `(3, side, side)` in [-1, 1]; what is masked is painted over before it is made smaller, so that no pixel beside it
-    holds any of it. Mask `(1, side, side)`: 1 where any part of a pixel is lighter than middle gray. Transparent is black.
+    Image `(3, H, W)` in [-1, 1]; what is masked is painted over before it is made smaller, so that no pixel beside it
+    holds any of it. Mask `(1, H, W)`: 1 where any part of a pixel is lighter than middle gray. Transparent is black.
 
     Raises ValueError where the sizes differ, or where nothing or everything is masked.
     """
     picture, light = _open(path), _open_mask(mask_path)
     _check_size(light, path, picture.size)
     mask = torch.tensor(np.asarray(light))[None, None].ge(MIDDLE).float()
-    frame = Frame.centre(picture, Size(side, side))
+    size = as_size(size)
+    frame = Frame.centre(picture, size)
     rows, columns = frame.touched()
-    cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], side)[0]
+    cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], size)[0]
     if float(cut.mean()) in (0.0, 1.0):
         raise _masks(mask_path, bool(cut.any()))
     painted = to_picture(without_masked(to_tensor(picture)[None], mask)[0])

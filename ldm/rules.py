@@ -9,7 +9,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from ldm.options import COUNT, FLAG, FRACTION, NOT_NEGATIVE, POSITIVE, OneOf, Optional, Real, Rule, Whole, check_all
+from ldm.options import (
+    COUNT,
+    FLAG,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SIZE,
+    OneOf,
+    Optional,
+    Real,
+    Rule,
+    Whole,
+    check_all,
+)
 
 LONGEST_NAME = 150
 """Bytes in the name of a run: folders and files made of it have longer ones."""
@@ -61,7 +74,7 @@ RULES: dict[str, Rule] = {
     "name": FolderName(),
     "seed": Whole(0, 2**32 - 1),
     "search.trials": COUNT,
-    "data.side": COUNT,
+    "data.size": SIZE,
     "data.crop": OneOf(("center", "random")),
     "data.flip": FLAG,
     "data.cache_latents": FLAG,

@@ -192,7 +192,7 @@ def _next_command(run: Path, results: dict[str, dict[str, float]], config: DictC
         return f"python sample.py ckpt={model} guidance=classifier guidance.classifier.path={folder} {prompt}"
     if config.task.autoencoder.freeze_encoder:
         return f'python sample.py ckpt=RUN decoder={folder} prompt="..."'
-    own = {f"data.{name}": config.data[name] for name in ("train", "val", "side") if "train" in config.data}
+    own = {f"data.{name}": config.data[name] for name in ("train", "val", "size") if "train" in config.data}
     experiment = "txt2img_shards" if own else "txt2img"
     typed = {option.partition("=")[0]: option for option in typed_options() if _is_for_all(option)}
     options = list({**{name: f"{name}={value}" for name, value in own.items()}, **typed}.values())

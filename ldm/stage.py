@@ -106,7 +106,7 @@ def _autoencoder_task(config: DictConfig) -> AutoencoderTask:
     network = build(config.autoencoder.network)
     if trained is not None:
         network.load_state_dict(trained.state_dict())
-    network.check_side(config.data.side)
+    network.check_size(config.data.size)
     return AutoencoderTask(
         network,
         build(stage.loss),

@@ -46,7 +46,7 @@ def test_what_does_not_change_the_steps_made_is_free(run, overrides, measured):
     ("override", "reason"),
     [
         ("seed=1", "seed: 0 -> 1"),
-        ("data.side=64", "data.side: 32 -> 64"),
+        ("data.size=64", "data.size: 32 -> 64"),
         ("task.diffusion.batch_size=4", "task.diffusion.batch_size: 8 -> 4"),
         ("task.diffusion.optimizer.lr=0.5", r"optimizer.lr: 0.001 -> 0.5"),
         ("task.diffusion.steps=30", r"steps: 20 -> 30 \(under a learning rate that decays to the end"),

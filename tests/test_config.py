@@ -72,7 +72,7 @@ def test_every_choice_composes(group, choice):
 UNDER = [
     ("autoguidance", "guidance.weak.path=a"),
     ("classifier", "guidance.classifier.path=a"),
-    ("likeness", "guidance.score.image.path=a guidance.score.image.side=8"),
+    ("likeness", "guidance.score.image.path=a guidance.score.image.size=8"),
     ("clip", "guidance.score.name=a"),
 ]
 
@@ -117,7 +117,7 @@ def test_help_is_readable():
         (["task=autoencoder"], "options were given for the stage 'diffusion'"),
         (["data.train=/a/0.tar", "data.train=/a/1.tar"], "data.train is given 2 times; give it once"),
         (["data=icon"], "Could not find 'data/icon'"),
-        (["data.side=36"], "image side 36 gives latents of side 9"),
+        (["data.size=36"], "image size 36 gives latents of 9"),
         (["trainer.precision=bf16-true"], "trainer.precision=bf16-true cannot be; give one of 32-true, bf16-mixed"),
         (["trainer=ddp", "trainer.accelerator=gpu"], "the options trainer.* cannot be used here: "),
         (
@@ -131,7 +131,7 @@ def test_help_is_readable():
             ["+trainer.limit_train_batches=0.5"],
             "trainer.limit_train_batches cannot be given, since a run sets it by itself; use task.STAGE.steps",
         ),
-        (["data.side=30"], "image side 30 is not a multiple of 4"),
+        (["data.size=30"], "image size 30 is not a multiple of 4"),
         (["data.source.count=5000"], "count=5000 icons asked for"),
         (["autoencoder.ckpt=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
         (["data=shards", "data.train=/nowhere/{0..3}.tar", "data.val=/nowhere/4.tar"], "no shard at '/nowhere/4.tar'"),
@@ -188,7 +188,7 @@ IMPOSSIBLE = [
     ("model.caption_dropout=1.5", "at least 0, at most 1"),
     ("sampler.steps=0", "a whole number, at least 1"),
     ("guidance.scale=inf", "a finite number"),
-    ("data.side=0", "a whole number, at least 1"),
+    ("data.size=0", "a whole number, at least 1"),
     ("data.workers=-1", "a whole number, at least 0"),
     ("data.crop=middle", "one of center, random"),
     ("data.source.val_share=0", "above 0, below 1"),
@@ -281,7 +281,7 @@ def least(number):
 
 
 def test_impossible_sizes_are_said_before_data_are_drawn(tmp_path):
-    for option in ("data.side=33", "task.diffusion.batch_size=7 task.diffusion.accumulate=2", "weighting.gamma=-1"):
+    for option in ("data.size=33", "task.diffusion.batch_size=7 task.diffusion.accumulate=2", "weighting.gamma=-1"):
         places = [f"paths.data_dir={tmp_path}/d", f"paths.runs_dir={tmp_path}/r"]
         text = forked("train.py", "experiment=txt2img", *places, *option.split(), ok=False)
         assert "error: " in text

@@ -89,7 +89,7 @@ def test_the_readme_names_every_choice(group):
 
 
 def test_icons_can_be_written_alone(tmp_path):
-    text = forked("-m", "ldm.data.sources.icons", f"folder={tmp_path}", "count=3", "side=16")
+    text = forked("-m", "ldm.data.sources.icons", f"folder={tmp_path}", "count=3", "size=16")
     assert "training and" in text
     assert list(tmp_path.glob("icons-*/train-000000.tar"))
 
@@ -145,10 +145,10 @@ def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
 
     assert "150" in run("-m ldm.data.pack images=photos captions", "val_share=0.2")
     assert (tmp_path / "shards" / "val-000000.tar").is_file()
-    assert "shards written: 1" in run("-m ldm.data.encode", "data.side=32", "data.workers=0", places[0])
+    assert "shards written: 1" in run("-m ldm.data.encode", "data.size=32", "data.workers=0", places[0])
     text = run(
         *("train.py experiment=txt2img_shards data=latents", "backbone=unet_icons", "conditioner=transformer_icons"),
-        *("debug=tiny_diffusion", "trainer=cpu", "data.side=32", "data.workers=1", "name=page", *places),
+        *("debug=tiny_diffusion", "trainer=cpu", "data.size=32", "data.workers=1", "name=page", *places),
     )
     assert "frechet_efficientnet" in text
     assert "finished" in text

@@ -196,7 +196,7 @@ def test_stage_one_alone_and_own_shards(home, places, tiny_run):
         "data=shards",
         f"data.train={icons}/train-*.tar",
         f"data.val={icons}/val-*.tar",
-        "data.side=32",
+        "data.size=32",
         "data.workers=1",
     ]
     text = command(
@@ -242,7 +242,7 @@ def damaged_shards(home, tiny_run, tmp_path_factory):
             data = archive.extractfile(member).read()
             files.append((member.name, data[:-60] if member.name.endswith("png") and number % 4 == 1 else data))
     write_tar(folder / "train-000000.tar", files)
-    return [f"data.train={folder}/train-*.tar", f"data.val={folder}/val-*.tar", "data.side=32"]
+    return [f"data.train={folder}/train-*.tar", f"data.val={folder}/val-*.tar", "data.size=32"]
 
 
 @pytest.fixture
@@ -356,7 +356,7 @@ def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, ti
     options = [
         "data=icons",
         "data.source.count=6",
-        "data.side=32",
+        "data.size=32",
         "debug=tiny_autoencoder",
         "trainer=cpu",
         "name=tuned",

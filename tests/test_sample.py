@@ -121,7 +121,7 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
     for options, message in [
         ([], "give one of prompt="),
         ([PROMPT, "n=0"], "n=0 cannot be; give a whole number, at least 1"),
-        ([PROMPT, "side=30"], "image side 30 is not a multiple of 4"),
+        ([PROMPT, "size=30"], "image size 30 is not a multiple of 4"),
         ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number"),
         ([PROMPT, "batch_size=0"], "batch_size=0 cannot be; give a whole number"),
         ([PROMPT, "seed=20000000000000000000"], "seed=20000000000000000000 cannot be"),
@@ -404,7 +404,7 @@ def test_autoguidance_by_a_checkpoint_of_the_run_itself(tiny_run, tmp_path):
 
 
 def test_guidance_by_a_smaller_image_needs_no_training(tiny_run, photo, tmp_path):
-    small = [f"guidance.score.image.path={photo / 'init.png'}", "guidance.score.image.side=8"]
+    small = [f"guidance.score.image.path={photo / 'init.png'}", "guidance.score.image.size=8"]
     far = []
     for scale in (0, 1):
         options = [

@@ -144,7 +144,7 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
         ({"seeds": "5"}, "seeds=5 cannot be"),
         ({"seeds": [1, 2]}, "got 1 prompts and 2 seeds"),
         ({"batch_size": 0}, "batch_size=0 cannot be"),
-        ({"side": 0}, "side=0 cannot be"),
+        ({"size": 0}, "size=0 cannot be"),
         ({"source": Source(image[0])}, "images to begin with are"),
         ({"source": Source(image * torch.nan)}, "not finite"),
         ({"toward": Toward(["a", "b"], [1, 2], [0.0, 1.0])}, "for each of 1 images; got 2 prompts and 2 shares"),
@@ -162,7 +162,7 @@ def test_what_guidance_reads_may_not_lie_where_images_go(tmp_path):
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "out" / "00000.png")
     place = f"guidance.score.image.path={tmp_path / 'out' / '00000.png'}"
     text = sample(
-        "/nowhere", tmp_path / "out", PROMPT, "guidance=likeness", place, "guidance.score.image.side=8", ok=False
+        "/nowhere", tmp_path / "out", PROMPT, "guidance=likeness", place, "guidance.score.image.size=8", ok=False
     )
     assert f"{place} lies in out=" in text
     assert (tmp_path / "out" / "00000.png").is_file()

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.batch import Batch
-from ldm.options import COUNT, check
+from ldm.batch import Batch, as_size
 
 
 class Posterior:
@@ -112,23 +111,29 @@ class Autoencoder(nn.Module, ABC):
         statistics = torch.equal(self.shift, other.shift) and torch.equal(self.scale, other.scale)
         return statistics and self.encoder_hash == other.encoder_hash
 
-    def check_side(self, side: int, *, multiple: int = 1) -> None:
-        """Raise ValueError where the encoder can not divide an image side, or a network its latents.
+    def check_size(self, size: int | Sequence[int], *, multiple: int = 1) -> None:
+        """Check that the encoder can divide the size of an image, and a network that of its latents.
 
-        multiple  sides of latents must be multiples of it
+        Args:
+            size: Height and width of images in pixels; one number for squares.
+            multiple: Heights and widths of latents must be multiples of it.
+
+        Raises:
+            ValueError: Where the size cannot be divided so.
         """
-        check("side", side, COUNT)
-        if side % self.factor:
-            below = side - side % self.factor
-            raise ValueError(
-                f"image side {side} is not a multiple of {self.factor}, the factor of this autoencoder; "
-                f"use a side of {below or self.factor} or {below + self.factor}"
-            )
-        if side // self.factor % multiple:
-            raise ValueError(
-                f"image side {side} gives latents of side {side // self.factor}, which the network cannot "
-                f"halve down to its last level; use a multiple of {self.factor * multiple}"
-            )
+        size = as_size(size)
+        for length in size:
+            if length % self.factor:
+                below = length - length % self.factor
+                raise ValueError(
+                    f"image size {size} is not a multiple of {self.factor}, the factor of this autoencoder; "
+                    f"in the place of {length} use {below or self.factor} or {below + self.factor}"
+                )
+            if length // self.factor % multiple:
+                raise ValueError(
+                    f"image size {size} gives latents of {length // self.factor}, which the network cannot "
+                    f"halve down to its last level; use a multiple of {self.factor * multiple}"
+                )
 
 
 class LatentMoments:

@@ -115,14 +115,14 @@ class Evaluation(pl.Callback):
                     seeds=[self.seed + number for number in chunk],
                     sampler=self.sampler,
                     guidance=self.guidance,
-                    side=data.side,
+                    size=data.size,
                     batch_size=self.batch_size,
                 )
                 for metric in self.metrics:
                     metric.update(images.to(model.autoencoder.shift.device), captions)
                 shown += [image.clone() for place, image in enumerate(images, start) if place in places]
                 bar.update(len(chunk))
-        return torch.stack(shown) if shown else torch.empty(0, 3, data.side, data.side)
+        return torch.stack(shown) if shown else torch.empty(0, 3, *data.size)
 
     def _refer(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
         """Give the metric its sums over real images: from the cache, which rank 0 reads, or computed by all ranks."""

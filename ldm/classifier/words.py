@@ -36,7 +36,7 @@ class WordClassifier(nn.Module):
     schedule     that of the model that is to be guided
     times        that are trained
     vocabulary   most words that it may learn
-    side         of the images that it is trained on
+    size         of the images that it is trained on, in pixels: one number, or height and width
 
     Paper: Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233, with words in the place of classes.
     """
@@ -49,7 +49,7 @@ class WordClassifier(nn.Module):
         *,
         times: Times,
         vocabulary: int,
-        side: int,
+        size: int | Sequence[int],
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder.requires_grad_(False)
@@ -62,7 +62,7 @@ class WordClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         self._joined: tuple[nn.Module, ...] = ()
         self._told: set[str] = set()
-        autoencoder.check_side(side, multiple=network.factor)
+        autoencoder.check_size(size, multiple=network.factor)
 
     def train(self, mode: bool = True) -> WordClassifier:
         """The frozen autoencoder stays in evaluation mode."""

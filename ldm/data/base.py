@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ldm.batch import Batch, Skip
+from ldm.batch import Batch, Skip, as_size
 from ldm.data.bad_samples import Health
 from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.order.batch_sampler import Pass, spread
@@ -25,14 +25,14 @@ from ldm.data.shards.names import copied
 from ldm.data.shards.overlap import shared_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.transforms import CaptionChoice, ImageTransform
-from ldm.options import COUNT, FLAG, FRACTION, SEED, OneOf, Optional, Rule, Whole, check_all
+from ldm.options import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule, Whole, check_all
 
 log = logging.getLogger(__name__)
 
 CAPTIONS_LOOKED_AT = 1000
 
 OPTIONS: dict[str, Rule] = {
-    "data.side": COUNT,
+    "data.size": SIZE,
     "data.val_images": Optional(COUNT, "all of them"),
     "data.max_broken": FRACTION,
     "data.workers": Whole(0),
@@ -52,7 +52,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     Making one checks its options and writes nothing; `open` reads what is in the shards, and is called by whatever needs it.
 
-    side        of the square images
+    size        of the images in pixels: one number, or height and width
     cache       folder for copies of remote shards, and for indexes that cannot lie beside their shards
     caption     where captions come from
     val_images  at most so many validation images, evenly spread over the shards; None: all
@@ -64,7 +64,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        side: int,
+        size: int | Sequence[int],
         cache: Path,
         caption: CaptionChoice,
         val_images: int | None,
@@ -73,9 +73,9 @@ class DataModule(pl.LightningDataModule, ABC):
         seed: int,
     ) -> None:
         super().__init__()
-        given = {"side": side, "val_images": val_images, "max_broken": max_broken, "workers": workers, "seed": seed}
+        given = {"size": size, "val_images": val_images, "max_broken": max_broken, "workers": workers, "seed": seed}
         check_all({"data": given}, OPTIONS)
-        self.side = side
+        self.size = as_size(size)
         self.cache = cache
         self.caption = caption
         self.val_images = val_images
@@ -101,7 +101,7 @@ class DataModule(pl.LightningDataModule, ABC):
                     "validation needs images, for they are what is measured; give data.val shards of images"
                 )
             self.open_training(dict(zip(names, index.shards)))
-            self._opened = ShardDataset(index, ImageTransform(self.side), self.caption, seed=self.seed)
+            self._opened = ShardDataset(index, ImageTransform(self.size), self.caption, seed=self.seed)
 
     @property
     def val_set(self) -> ShardDataset:

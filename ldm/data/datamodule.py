@@ -41,7 +41,7 @@ class CaptionedImages(DataModule):
     def __init__(
         self,
         *,
-        side: int,
+        size: int | Sequence[int],
         cache: str | Path,
         train: str | Sequence[str | Mapping[str, Any]] = (),
         val: str | Sequence[str] = (),
@@ -62,7 +62,7 @@ class CaptionedImages(DataModule):
         given = {"crop": crop, "flip": flip, "cache_latents": cache_latents, "streams": streams, "window": window}
         check_all({"data": given}, OPTIONS)
         super().__init__(
-            side=side,
+            size=size,
             cache=Path(cache),
             caption=caption or CaptionChoice(),
             val_images=val_images,
@@ -80,7 +80,7 @@ class CaptionedImages(DataModule):
         self.moments: MomentsDataset | None = None
         groups, self.weights = _mixed(train)
         if buckets is not None:
-            Buckets.check(side, **buckets)
+            Buckets.check(size, **buckets)
             if self.weights:
                 raise ValueError(
                     "a mixture has no buckets: how many samples of each it draws in an epoch varies; choose one"
@@ -107,7 +107,7 @@ class CaptionedImages(DataModule):
         self.health.check_index(index)
         digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
-        chosen = None if self.buckets is None else Buckets.choose(index, self.side, **self.buckets)
+        chosen = None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
         self._train_set = ShardDataset(
             index, self._transform(index), self.caption, seed=self.seed, varied=True, buckets=chosen
         )
@@ -196,13 +196,13 @@ class CaptionedImages(DataModule):
         made = index.encoding
         if made and (self.crop != "center" or self.buckets is not None):
             raise ValueError("latents were cut when they were made; set data.crop=center and data.buckets=null")
-        if made and made["side"] != str(self.side):
-            raise ValueError(f"the latents were made at side {made['side']}; set data.side={made['side']}")
+        if made and made["size"] != str(self.size):
+            raise ValueError(f"the latents were made at size {made['size']}; set data.size={made['size']}")
         if made and self.flip and made["flip"] != "true":
             raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
         if made and self.cache_latents:
             raise ValueError("these are latents already; set data.cache_latents=false")
-        return LatentTransform(flip=self.flip) if made else ImageTransform(self.side, crop=self.crop, flip=self.flip)
+        return LatentTransform(flip=self.flip) if made else ImageTransform(self.size, crop=self.crop, flip=self.flip)
 
 
 def _mixed(

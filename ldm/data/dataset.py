@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections import OrderedDict
@@ -11,14 +12,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ldm.batch import Batch, Condition, Skip
+from ldm.batch import Batch, Condition, Size, Skip, as_size
 from ldm.data.decode import Broken
 from ldm.data.order.shuffle import Draw
 from ldm.data.shards.dataset_index import Index
 from ldm.data.shards.grouping import Sample
 from ldm.data.shards.members import ABSENT, Extent
 from ldm.data.shards.shard_index import stamp_of
-from ldm.data.transforms import CaptionChoice, Item, Size, Transform
+from ldm.data.transforms import CaptionChoice, Item, Transform
 from ldm.options import COUNT, Real, check
 from ldm.picture import from_levels
 
@@ -44,24 +45,27 @@ class Buckets:
         self.chosen = chosen
 
     @staticmethod
-    def check(side: int, *, multiple: int, max_ratio: float) -> None:
+    def check(size: int | Sequence[int], *, multiple: int, max_ratio: float) -> None:
         """Raise ValueError where there are no such buckets; see `choose`."""
         check("data.buckets.multiple", multiple, COUNT)
         check("data.buckets.max_ratio", max_ratio, Real(1.0))
-        if side % multiple:
+        size = as_size(size)
+        if size.height % multiple or size.width % multiple:
             raise ValueError(
-                f"buckets need a side that is a multiple of `multiple`; got side={side}, multiple={multiple}"
+                f"buckets need a size that is a multiple of `multiple`; got size={size}, multiple={multiple}"
             )
 
     @classmethod
-    def choose(cls, index: Index, side: int, *, multiple: int, max_ratio: float) -> Buckets:
-        """For each sample the size of the nearest aspect ratio among those with about `side` x `side` pixels.
+    def choose(cls, index: Index, size: int | Sequence[int], *, multiple: int, max_ratio: float) -> Buckets:
+        """For each sample the size of the nearest aspect ratio among those with about as many pixels.
 
         multiple   heights and widths are multiples of this
         max_ratio  of the longer to the shorter side
         """
-        cls.check(side, multiple=multiple, max_ratio=max_ratio)
-        wide = [Size(h, round(side * side / h / multiple) * multiple) for h in range(multiple, side + 1, multiple)]
+        cls.check(size, multiple=multiple, max_ratio=max_ratio)
+        pixels = math.prod(as_size(size))
+        heights = range(multiple, math.isqrt(pixels) + 1, multiple)
+        wide = [Size(height, round(pixels / height / multiple) * multiple) for height in heights]
         wide = [size for size in wide if size.width <= max_ratio * size.height]
         sizes = sorted({*wide, *(Size(*reversed(size)) for size in wide)}, key=lambda size: size.width / size.height)
         ratios = np.log([size.width / size.height for size in sizes])

@@ -142,7 +142,7 @@ class StreamedImages(DataModule):
     def __init__(
         self,
         *,
-        side: int,
+        size: int | Sequence[int],
         cache: str | Path,
         train: str | Sequence[str],
         val: str | Sequence[str],
@@ -157,7 +157,7 @@ class StreamedImages(DataModule):
     ) -> None:
         check_all({"data": {"crop": crop, "flip": flip, "buffer": buffer}}, OPTIONS)
         super().__init__(
-            side=side,
+            size=size,
             cache=Path(cache),
             caption=caption or CaptionChoice(),
             val_images=val_images,
@@ -166,7 +166,7 @@ class StreamedImages(DataModule):
             seed=seed,
         )
         self.val_shards, self.shards = name_shards(val), name_shards(train)
-        self.transform = ImageTransform(side, crop=crop, flip=flip)
+        self.transform = ImageTransform(size, crop=crop, flip=flip)
         self.buffer = buffer
 
     def name_val(self) -> list[str]:

@@ -12,19 +12,12 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ldm.batch import Condition, Skip
+from ldm.batch import Condition, Size, Skip, as_size
 from ldm.data.decode import Broken, clean_text, decode_text, decode_with_size
 from ldm.data.latents import unpack_latent
 from ldm.data.shards.names import read_record
 
 Crop = Literal["center", "random"]
-
-
-class Size(NamedTuple):
-    """Of an image, in pixels."""
-
-    height: int
-    width: int
 
 
 class Item(NamedTuple):
@@ -62,15 +55,15 @@ class Transform(ABC):
 class ImageTransform(Transform):
     """Decode, resize so that the picture just covers the wanted size, crop, flip.
 
-    side  of the square result, unless another size is asked for
+    size  of the result, unless another is asked for
     crop  "center" or "random"
     flip  mirror half of the images, left to right
     """
 
-    def __init__(self, side: int, *, crop: Crop = "center", flip: bool = False) -> None:
+    def __init__(self, size: int | Sequence[int], *, crop: Crop = "center", flip: bool = False) -> None:
         if crop not in ("center", "random"):
             raise ValueError(f"crop is 'center' or 'random'; got {crop!r}")
-        self.side = side
+        self.size = as_size(size)
         self.crop = crop
         self.flip = flip
 
@@ -79,10 +72,10 @@ class ImageTransform(Transform):
         return self.crop == "center" and not self.flip
 
     def __repr__(self) -> str:
-        return f"ImageTransform({self.side}, crop={self.crop!r}, flip={self.flip})"
+        return f"ImageTransform({self.size}, crop={self.crop!r}, flip={self.flip})"
 
     def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
-        size = size or Size(self.side, self.side)
+        size = size or self.size
         picture, original = decode_with_size(data, side=max(size))
         frame = Frame.centre(picture, size)
         if self.crop == "random":

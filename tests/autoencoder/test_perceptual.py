@@ -36,10 +36,10 @@ def test_images_are_guided_towards_likeness(files, tmp_path):
     weights = ",".join(f"{name}:{file}" for name, file in files.items())
     likeness = ["guidance=likeness", f"guidance.score.image.path={tmp_path / 'wanted.png'}"]
     distance = f"+guidance.score.distance={{_target_:ldm.autoencoder.perceptual.LPIPS,{weights}}}"
-    options = [*likeness, "guidance.score.image.side=16", "guidance.scale=4", distance]
+    options = [*likeness, "guidance.score.image.size=16", "guidance.scale=4", distance]
     guidance = build(compose("sample", ["ckpt=x", *options]).guidance)
     assert isinstance(guidance.score.distance, LPIPS)
-    images = with_and_without(guidance, [""] * 2, side=32)
+    images = with_and_without(guidance, [""] * 2, size=32)
     guided, free = (guidance.score.log_likelihood(part, [""] * 2) for part in images)
     assert (guided > 0.8 * free).all()
 

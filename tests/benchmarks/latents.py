@@ -58,7 +58,7 @@ def measure(title: str, folder: Path, overrides: list[str], steps: int = STEPS) 
     out = folder / title.replace(" ", "-")
     encode(images, Encoder(model.autoencoder, flip=False, dtype="float32"), out, batch_size=16)
     val = f"{images.source.folder}/val-*.tar"
-    latents = CaptionedImages(side=images.side, train=f"{out}/train-*.tar", val=val, cache=folder / "cache")
+    latents = CaptionedImages(size=images.size, train=f"{out}/train-*.tar", val=val, cache=folder / "cache")
     streams = []
     for data in (images, latents):
         data.set_batch(32, 1, 1)
@@ -76,7 +76,7 @@ def main() -> None:
     torch.backends.cuda.enable_flash_sdp(False)
     with tempfile.TemporaryDirectory() as folder:
         measure("icons, 32 x 32, their small autoencoder", Path(folder), [])
-        measure("icons, 64 x 64, KL-f8 of the paper", Path(folder), ["autoencoder=kl_f8", "data.side=64"])
+        measure("icons, 64 x 64, KL-f8 of the paper", Path(folder), ["autoencoder=kl_f8", "data.size=64"])
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def plain(folder: Path, side: int, *, draft: bool = True) -> Iterator[Tensor]:
 
 def ours(folder: Path, side: int, workers: int) -> Iterator[Tensor]:
     data = CaptionedImages(
-        side=side, train=f"{folder}/train-*.tar", val=f"{folder}/val-*.tar", cache=folder, workers=workers
+        size=side, train=f"{folder}/train-*.tar", val=f"{folder}/val-*.tar", cache=folder, workers=workers
     )
     data.set_batch(BATCH, 1, 1)
     return (batch.image for batch in data.train_dataloader())

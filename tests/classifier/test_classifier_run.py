@@ -57,13 +57,13 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(classifier_run, tin
 def test_cached_latents_of_the_same_autoencoder_train_it(home, places, tiny_run, tmp_path):
     icons = next((home / "data").glob("icons-*"))
     ckpt = f"autoencoder.ckpt={tiny_run}"
-    command("-m", "ldm.data.encode", ckpt, f"data.train={icons}/train-*.tar", f"data.val={icons}/val-*.tar", "data.side=32",
+    command("-m", "ldm.data.encode", ckpt, f"data.train={icons}/train-*.tar", f"data.val={icons}/val-*.tar", "data.size=32",
             "data.workers=0", f"out={tmp_path}/latents", places[0])  # fmt: skip
     options = [
         "train.py",
         "experiment=classifier",
         "data=latents",
-        "data.side=32",
+        "data.size=32",
         "data.workers=0",
         "trainer=cpu",
         ckpt,

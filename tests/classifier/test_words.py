@@ -46,7 +46,7 @@ class Plain(Autoencoder):
 def small(schedule=SCHEDULE, words=8, **options):
     network = HalfUNet(2, **{"channels": 8, "multipliers": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,
                              "attention_levels": [1], **options})  # fmt: skip
-    return WordClassifier(Plain(), network, schedule, times=Uniform(), vocabulary=words, side=8)
+    return WordClassifier(Plain(), network, schedule, times=Uniform(), vocabulary=words, size=8)
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_it_guides_no_model_of_other_latents_or_other_noise(classifier):
             classifier.join(Plain(), schedule)
 
 
-def test_sides_that_the_network_cannot_halve_are_refused():
-    with pytest.raises(ValueError, match="image side 8 gives latents of side 8.*use a multiple of 16"):
+def test_sizes_that_the_network_cannot_halve_are_refused():
+    with pytest.raises(ValueError, match="image size 8 gives latents of 8.*use a multiple of 16"):
         small(multipliers=[1, 1, 1, 1, 1])
 
 

@@ -70,7 +70,7 @@ def test_its_gradient_leads_up_for_images_of_any_size(folder):
 
 def test_images_are_guided_towards_their_prompts(folder):
     guidance = build(compose("sample", ["ckpt=x", "guidance=clip", f"guidance.score.name={folder}"]).guidance)
-    images = with_and_without(guidance, CAPTIONS[:4], side=16)
+    images = with_and_without(guidance, CAPTIONS[:4], size=16)
     guided, free = (guidance.score.log_likelihood(part, CAPTIONS[:4]) for part in images)
     assert (guided > free + 1).all()
 

@@ -27,7 +27,7 @@ def icons(folder, **options):
         "count": 5,
         "colors": COLORS,
         "backgrounds": BACKGROUNDS,
-        "side": 16,
+        "size": 16,
         "samples_per_shard": 10,
         "val_share": 0.2,
     }
@@ -36,7 +36,7 @@ def icons(folder, **options):
 
 def captioned(folder, **options):
     """Return an opened data module for images of 8 x 8 pixels, with its cache inside `folder`."""
-    data = CaptionedImages(cache=folder / "cache", **{"side": 8, **options})
+    data = CaptionedImages(cache=folder / "cache", **{"size": 8, **options})
     data.open()
     return data
 
@@ -96,10 +96,10 @@ def keys(index):
     return [index[number].key for number in range(len(index))]
 
 
-def dataset(pattern, cache, *, side=8, transform=None, caption=None, **options):
+def dataset(pattern, cache, *, size=8, transform=None, caption=None, **options):
     """Return the data set of the shards that a pattern stands for, for images of 8 x 8 pixels."""
     return ShardDataset(
-        opened(pattern, cache), transform or ImageTransform(side), caption or CaptionChoice(), **options
+        opened(pattern, cache), transform or ImageTransform(size), caption or CaptionChoice(), **options
     )
 
 

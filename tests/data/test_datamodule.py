@@ -24,7 +24,7 @@ def shards(tmp_path):
 @pytest.mark.parametrize("order", [{}, {"streams": 4, "window": 5}])
 def test_batches_are_the_same_for_any_number_of_workers(tmp_path, shards, workers, order):
     """More workers than shards are no trouble either."""
-    settings = {**shards, **order, "side": 8, "crop": "random", "flip": True}
+    settings = {**shards, **order, "size": 8, "crop": "random", "flip": True}
     reference, data = (captioned(tmp_path, workers=count, **settings) for count in (0, workers))
     for each in (reference, data):
         each.set_batch(6, 1, 1)
@@ -59,7 +59,7 @@ def test_buckets_keep_the_shape_of_images(tmp_path):
     settings = {
         "train": f"{tmp_path}/train*",
         "val": f"{tmp_path}/train*",
-        "side": 64,
+        "size": 64,
         "buckets": {"multiple": 16, "max_ratio": 2.0},
     }
     data = captioned(tmp_path, crop="random", workers=2, **settings)
@@ -73,12 +73,12 @@ def test_buckets_keep_the_shape_of_images(tmp_path):
         for key in batch.key:
             seen.setdefault(key.partition("-")[0], set()).add((height, width))
     assert seen == {"square": {(64, 64)}, "wide": {(48, 80)}, "strip": {(48, 80)}, "tall": {(80, 48)}}
-    with pytest.raises(ValueError, match="buckets need a side that is a multiple"):
-        captioned(tmp_path, **{**settings, "side": 60})
+    with pytest.raises(ValueError, match="buckets need a size that is a multiple"):
+        captioned(tmp_path, **{**settings, "size": 60})
 
 
 def test_moments_in_memory_take_the_place_of_images(tmp_path):
-    data = captioned(tmp_path, side=16, source=icons(tmp_path), cache_latents=True)
+    data = captioned(tmp_path, size=16, source=icons(tmp_path), cache_latents=True)
     data.set_batch(6, 1, 1)
     images = {key: image for batch in read_all(data) for key, image in zip(batch.key, batch.image)}
     data.hold(lambda image: image[:, :2, ::4, ::4], batch_size=5)
@@ -87,7 +87,7 @@ def test_moments_in_memory_take_the_place_of_images(tmp_path):
         for key, moments in zip(batch.key, batch.moments):
             assert torch.equal(moments, images[key][:2, ::4, ::4])
     with pytest.raises(ValueError, match="latents can be cached only"):
-        captioned(tmp_path, side=16, source=icons(tmp_path), cache_latents=True, flip=True)
+        captioned(tmp_path, size=16, source=icons(tmp_path), cache_latents=True, flip=True)
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error(tmp_path, shards):
@@ -158,7 +158,7 @@ def test_memory_stays_flat(tmp_path, workers):
     numbered(tmp_path, [100] * 4)
     write_tar(tmp_path / "train-x.tar", [("x.png", encoded_noise()[:700]), ("x.txt", b"x")])
     settings = {"train": f"{tmp_path}/train-*.tar", "val": numbered(tmp_path, [4], split="val"), "max_broken": 0.1}
-    data = captioned(tmp_path, side=16, workers=workers, **settings)
+    data = captioned(tmp_path, size=16, workers=workers, **settings)
     data.set_batch(16, 1, 1)
     loader, used = data.train_dataloader(), []
     for _ in range(13):
@@ -169,15 +169,15 @@ def test_memory_stays_flat(tmp_path, workers):
 
 
 def test_is_a_data_module_of_its_own(tmp_path, shards):
-    data = CaptionedImages(side=8, cache=tmp_path, **shards)
+    data = CaptionedImages(size=8, cache=tmp_path, **shards)
     assert list(data.captions(limit=3)) == ["caption 0", "caption 13", "caption 26"]
-    assert data.fingerprint != CaptionedImages(side=16, cache=tmp_path, **shards).fingerprint
+    assert data.fingerprint != CaptionedImages(size=16, cache=tmp_path, **shards).fingerprint
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("side", 0), ("side", 8.0), ("workers", -1), ("workers", True), ("seed", "abc"), ("seed", 1.5), ("max_broken", 2),
+        ("size", 0), ("size", 8.0), ("workers", -1), ("workers", True), ("seed", "abc"), ("seed", 1.5), ("max_broken", 2),
         ("max_broken", float("nan")), ("val_images", 0), ("crop", "middle"), ("flip", "yes"), ("streams", 0), ("window", 0),
         ("cache_latents", None),
     ],

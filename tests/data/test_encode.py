@@ -126,8 +126,8 @@ def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
             captioned(tmp_path, **settings, **options)
     with pytest.raises(ValueError, match="latents already"):
         captioned(tmp_path, **settings, cache_latents=True)
-    with pytest.raises(ValueError, match="made at side 8; set data.side=8"):
-        captioned(tmp_path, **settings, side=16)
+    with pytest.raises(ValueError, match="made at size 8; set data.size=8"):
+        captioned(tmp_path, **settings, size=16)
     with pytest.raises(ValueError, match="validation needs images"):
         captioned(tmp_path, train=images["train"], val=settings["train"])
     torch.manual_seed(1)
@@ -214,7 +214,7 @@ def ckpt(tmp_path):
 
 
 def options_of(ckpt, images, out, *more):
-    return [f"autoencoder.ckpt={ckpt}", f"out={out}", "data.side=8", "data.workers=0", f"data.train={images['train']}",
+    return [f"autoencoder.ckpt={ckpt}", f"out={out}", "data.size=8", "data.workers=0", f"data.train={images['train']}",
             f"data.val={images['val']}", f"data.cache={ckpt.parents[1]}/cache", *more]  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def test_the_next_command_can_be_typed(tmp_path, monkeypatch, capsys, ckpt, imag
         ("flip=1", "flip=1 cannot be"),
         ("seed=x", "seed=x cannot be"),
         ("data.workers=-1", "data.workers=-1 cannot be"),
-        ("data.side=9", "side 9"),
+        ("data.size=9", "size 9"),
         ("data.crop=random", "images that change cannot be encoded once"),
         ("data.train=nowhere.tar", "no shard at 'nowhere.tar'"),
     ],

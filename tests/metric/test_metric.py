@@ -27,7 +27,7 @@ def source(tmp_path_factory):
         count=8,
         colors={"red": "#ff0000", "blue": "#0000ff"},
         backgrounds={"white": "#ffffff", "black": "#000000"},
-        side=32,
+        size=32,
     )
 
 

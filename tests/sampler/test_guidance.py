@@ -62,11 +62,11 @@ def denoiser(schedule=SCHEDULE, variance=0.5):
     return Denoiser(Means(schedule, variance), schedule, Clean())
 
 
-def with_and_without(guidance, prompts, side):
+def with_and_without(guidance, prompts, size):
     """An image of a side for each prompt, guided and not, from the same noise."""
     here, seeds = given(denoiser(), 0.0, count=len(prompts))._replace(prompts=prompts), range(len(prompts))
     return [
-        DPMPP2M(10).sample(kind.wrap(here), SCHEDULE, Noise(seeds), (3, side, side)) for kind in (guidance, Unguided())
+        DPMPP2M(10).sample(kind.wrap(here), SCHEDULE, Noise(seeds), (3, size, size)) for kind in (guidance, Unguided())
     ]
 
 
@@ -459,16 +459,16 @@ def test_likeness_by_another_distance():
         Likeness(torch.zeros(3, 2, 2), deviation=0)
 
 
-@pytest.mark.parametrize("side", [8, 13])
-def test_what_is_masked_does_not_show_through(side):
-    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    mask = torch.zeros(2, 1, side, side)
+@pytest.mark.parametrize("size", [8, 13])
+def test_what_is_masked_does_not_show_through(size):
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(2, 1, size, size)
     mask[0, :, 2:7, 3:] = 1
     mask[1] = 1
     painted = without_masked(images, mask)
     assert torch.equal(without_masked(torch.where(mask > 0, 100.0, images), mask), painted)
     assert torch.equal(painted * (1 - mask), images * (1 - mask)), "what is not masked stays"
     assert painted[0].abs().amax() <= images[0].abs().amax(), "of the colours around"
-    assert torch.equal(painted[1], torch.zeros(3, side, side)), "nothing is known"
-    flat = torch.full((1, 3, side, side), 0.3)
+    assert torch.equal(painted[1], torch.zeros(3, size, size)), "nothing is known"
+    flat = torch.full((1, 3, size, size), 0.3)
     torch.testing.assert_close(without_masked(flat * (1 - mask[:1]), mask[:1]), flat)

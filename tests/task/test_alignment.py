@@ -32,7 +32,7 @@ def unet():
 
 def test_features_have_their_places(folder):
     """A change in one corner of the image changes the features of that corner most."""
-    encoder = VisionEncoder(str(folder), side=32)
+    encoder = VisionEncoder(str(folder), size=32)
     image = torch.rand(2, 3, 32, 32) * 2 - 1
     features = encoder.train()(image)
     assert features.shape == (2, 16, 8, 8)
@@ -45,15 +45,15 @@ def test_features_have_their_places(folder):
 
 def test_colours_are_standardized_as_the_encoder_was_trained(folder):
     image = torch.rand(2, 3, 16, 16) * 2 - 1
-    plain = VisionEncoder(str(folder), side=16)(image)
+    plain = VisionEncoder(str(folder), size=16)(image)
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-    encoder = VisionEncoder(str(folder), side=16)
+    encoder = VisionEncoder(str(folder), size=16)
     assert encoder.statistics == ([0.5] * 3, [0.5] * 3)
     assert not torch.allclose(encoder(image), plain)
 
 
 def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
-    encoder = VisionEncoder(str(folder), side=16)
+    encoder = VisionEncoder(str(folder), size=16)
     network = unet()
     alignment = REPA(network, encoder, weight=0.5, steps=100)
     assert "encoder" not in "".join(alignment.state_dict())
@@ -74,7 +74,7 @@ def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
 
 def test_after_its_steps_it_is_nothing_but_finds_gradients(folder):
     network = unet()
-    alignment = REPA(network, VisionEncoder(str(folder), side=16), steps=7)
+    alignment = REPA(network, VisionEncoder(str(folder), size=16), steps=7)
     network(torch.randn(1, 4, 8, 8), torch.ones(1), Condition())
     loss = alignment(None, step=7)
     loss.backward()
@@ -114,6 +114,6 @@ def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
 
 def test_encoders_that_do_not_fit(folder):
     with pytest.raises(ValueError, match="side 30 is not a multiple of the patches"):
-        VisionEncoder(str(folder), side=30)
+        VisionEncoder(str(folder), size=30)
     with pytest.raises(FileNotFoundError, match="no vision encoder '/nowhere'"):
         VisionEncoder("/nowhere")

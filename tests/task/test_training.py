@@ -43,9 +43,9 @@ class Data(pl.LightningDataModule):
 
     batch_size, position = 2, 0
 
-    def __init__(self, side, count):
+    def __init__(self, size, count):
         super().__init__()
-        ramp = torch.linspace(0, 1, side)
+        ramp = torch.linspace(0, 1, size)
         images = 0.9 + 0.1 * torch.stack([(ramp[:, None] + ramp * (1 + i)).sin() for i in range(count)])
         self.images = images[:, None].expand(-1, 3, -1, -1)
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.batch import Batch, Condition
+from ldm.batch import Batch, Condition, Size
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
 from ldm.config import build, differences, packages_of, quote_texts, resolved
@@ -73,11 +73,11 @@ class Encoder:
         self.dtype = dtype
         self.conditioner = conditioner
 
-    def facts(self, side: int) -> dict[str, str]:
+    def facts(self, size: Size) -> dict[str, str]:
         """How latents are made, as it is written beside each."""
         return {
             "autoencoder": self.autoencoder.encoder_hash,
-            "side": str(side),
+            "size": str(size),
             "flip": str(self.flip).lower(),
             "dtype": self.dtype,
             "text": (self.conditioner.frozen_hash or "") if self.conditioner is not None else "",
@@ -138,7 +138,7 @@ def output_folder(out: Path) -> OutputFolder:
 
 
 def _encode(data: CaptionedImages, encoder: Encoder, out: Path, batch_size: int, shards: Sequence[int]) -> Counter[str]:
-    index, facts = data.train_set.index, encoder.facts(data.side)
+    index, facts = data.train_set.index, encoder.facts(data.size)
     captions = data.train_set.caption.fields if facts["text"] else None
     _plan(out, {"facts": facts, "captions": captions, "shards": index.fingerprint})
     ends = index.counts.cumsum().tolist()
@@ -237,7 +237,7 @@ def main(config: DictConfig) -> None:
             "images that change cannot be encoded once: data.crop=center data.flip=false data.buckets=null"
         )
     autoencoder, _ = load_autoencoder(config.autoencoder.ckpt, packages=packages_of(resolved(config)))
-    autoencoder.check_side(data.side)
+    autoencoder.check_size(data.size)
     conditioner = None
     if config.text:
         conditioner = build(config.conditioner)
@@ -254,7 +254,7 @@ def main(config: DictConfig) -> None:
         options = {
             "data.train": _typed(f"{out}/train-*.tar"),
             "data.val": _typed(val),
-            "data.side": data.side,
+            "data.size": str(data.size),
             "data.flip": str(config.flip).lower(),
             "autoencoder.ckpt": _typed(config.autoencoder.ckpt),
         }

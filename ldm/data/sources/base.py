@@ -9,7 +9,7 @@ from ldm.options import COUNT, Real, Rule
 
 SOURCE_OPTIONS: dict[str, Rule] = {
     "data.source.count": COUNT,
-    "data.source.side": COUNT,
+    "data.source.size": COUNT,
     "data.source.samples_per_shard": COUNT,
     "data.source.val_share": Real(0.0, 1.0, above=True),
 }

@@ -70,7 +70,7 @@ class Icons:
         count: The number of icons, familiar ones first.
         colors: Name -> hex code of the colours of icons.
         backgrounds: Name -> hex code of the colours of backgrounds.
-        side: Height and width of the images in pixels.
+        size: Height and width of the images in pixels.
         samples_per_shard: The largest number of samples in a shard.
         val_share: The fraction of the combinations in the validation split.
 
@@ -86,11 +86,11 @@ class Icons:
         count: int,
         colors: Mapping[str, str],
         backgrounds: Mapping[str, str],
-        side: int,
+        size: int,
         samples_per_shard: int = 1000,
         val_share: float = 0.125,
     ) -> None:
-        given = {"count": count, "side": side, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        given = {"count": count, "size": size, "samples_per_shard": samples_per_shard, "val_share": val_share}
         check_all({"data": {"source": given}}, SOURCE_OPTIONS)
         self.icons = choose_icons(count)
         self.colors = dict(colors)
@@ -98,12 +98,12 @@ class Icons:
         clash = {code.lower() for code in self.colors.values()} & {code.lower() for code in self.backgrounds.values()}
         if clash:
             raise ValueError(f"colours and backgrounds share {sorted(clash)}; an icon would be invisible: change one")
-        self.side = side
+        self.size = size
         self.samples_per_shard = samples_per_shard
         self.train, self.val = split_drawings(
             [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_share
         )
-        choice = [self.icons, self.colors, self.backgrounds, side, samples_per_shard, val_share]
+        choice = [self.icons, self.colors, self.backgrounds, size, samples_per_shard, val_share]
         self.folder = Path(folder) / f"icons-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     @property
@@ -140,7 +140,7 @@ class Icons:
             drawings: N drawings.
 
         Returns:
-            Images, `(N, 3, side, side)` in [-1, 1].
+            Images, `(N, 3, size, size)` in [-1, 1].
         """
         import torch
 
@@ -167,8 +167,8 @@ class Icons:
         masks: dict[str, Image.Image] = {}
         for drawing in drawings:
             if drawing.icon not in masks:
-                masks[drawing.icon] = icon_mask(drawing.icon, self.side)
-            picture = Image.new("RGB", (self.side, self.side), self.backgrounds[drawing.background])
+                masks[drawing.icon] = icon_mask(drawing.icon, self.size)
+            picture = Image.new("RGB", (self.size, self.size), self.backgrounds[drawing.background])
             picture.paste(self.colors[drawing.color], (0, 0), masks[drawing.icon])
             yield picture
 
@@ -186,22 +186,22 @@ def choose_icons(count: int) -> list[str]:
     return ordered[:count]
 
 
-def icon_mask(icon: str, side: int) -> Image.Image:
+def icon_mask(icon: str, size: int) -> Image.Image:
     """Render the coverage of an icon, centred in a square.
 
     Args:
         icon: The name of the icon.
-        side: Height and width of the square in pixels.
+        size: Height and width of the square in pixels.
 
     Returns:
         A grayscale image; 255 where the icon covers a pixel, 0 where it does not.
     """
-    large = side * SUPERSAMPLING
+    large = size * SUPERSAMPLING
     font = ImageFont.truetype(MDI7.__font_file__, round(large * 0.9))
     mask = Image.new("L", (large, large), 0)
     glyph = getattr(MDI7, icon).rpartition(".")[2]
     ImageDraw.Draw(mask).text((large / 2, large / 2), glyph, fill=255, font=font, anchor="mm")
-    return mask.resize((side, side), Image.Resampling.BOX)
+    return mask.resize((size, size), Image.Resampling.BOX)
 
 
 def split_drawings(drawings: Sequence[Drawing], val_share: float) -> tuple[list[Drawing], list[Drawing]]:

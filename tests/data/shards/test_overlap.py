@@ -20,7 +20,7 @@ def test_validation_shards_that_are_trained_on_are_named(tmp_path, caplog, strea
 
     def warnings(val):
         caplog.clear()
-        data = (StreamedImages if streamed else CaptionedImages)(side=8, cache=tmp_path / "cache", train=train, val=val)
+        data = (StreamedImages if streamed else CaptionedImages)(size=8, cache=tmp_path / "cache", train=train, val=val)
         data.open()
         data.open()
         return [record.message for record in caplog.records]

@@ -110,7 +110,7 @@ def test_a_stream_of_which_nothing_can_be_decoded_ends(tmp_path):
 def test_streamed_batches_of_several_workers(tmp_path):
     train, val = numbered(tmp_path, [6, 6]), numbered(tmp_path, [4], split="val")
     data = StreamedImages(
-        side=8, cache=tmp_path, train=find_shards(train, tmp_path), val=val, workers=3, buffer=10, crop="random"
+        size=8, cache=tmp_path, train=find_shards(train, tmp_path), val=val, workers=3, buffer=10, crop="random"
     )
     data.set_batch(8, 2, 1)
     data.check_captions()

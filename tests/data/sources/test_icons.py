@@ -20,12 +20,12 @@ def test_icons_are_the_same_bytes_every_time(tmp_path):
     before = (first / names[0]).stat().st_mtime_ns
     icons(tmp_path / "a").write()
     assert (first / names[0]).stat().st_mtime_ns == before, "what is there is not written again"
-    assert icons(tmp_path / "a", side=32).folder != first
+    assert icons(tmp_path / "a", size=32).folder != first
 
 
 @pytest.mark.parametrize("folder", ["[2023]", "{a}", "a*b?", "50%d"])
 def test_icons_are_found_in_folders_of_any_name(tmp_path, folder):
-    data = captioned(tmp_path, side=16, source=icons(tmp_path / folder))
+    data = captioned(tmp_path, size=16, source=icons(tmp_path / folder))
     assert (len(data.train_set), len(data.val_set)) == (24, 6)
 
 
@@ -51,7 +51,7 @@ def test_icons_hold_out_combinations_but_no_part(tmp_path):
 
 def test_icons_shards_hold_what_is_drawn(tmp_path):
     source = icons(tmp_path)
-    data = captioned(tmp_path, side=16, source=source)
+    data = captioned(tmp_path, size=16, source=source)
     assert (len(data.train_set), len(data.val_set)) == (24, 6)
     for number, drawing in enumerate(source.val):
         batch = finish(collate([data.val_set[Draw(0, number)]]))
@@ -81,15 +81,15 @@ def test_nothing_is_drawn_before_all_options_are_checked(tmp_path):
     source = icons(tmp_path)
     for options in ({"workers": -1}, {"crop": "middle"}, {"cache_latents": True, "flip": True}, {"window": 0}):
         with pytest.raises(ValueError, match="cannot be|latents can be cached"):
-            CaptionedImages(**{"side": 16, "cache": tmp_path / "cache", "source": source, **options})
-    data = CaptionedImages(side=16, cache=tmp_path / "cache", source=source)
+            CaptionedImages(**{"size": 16, "cache": tmp_path / "cache", "source": source, **options})
+    data = CaptionedImages(size=16, cache=tmp_path / "cache", source=source)
     assert list(tmp_path.iterdir()) == []
     assert len(data.val_set) == 6, "what needs the data opens them"
     assert source.folder.is_dir()
 
 
 @pytest.mark.parametrize(
-    "option", [{"count": 0}, {"count": True}, {"side": 0}, {"samples_per_shard": 0}, {"val_share": 2}]
+    "option", [{"count": 0}, {"count": True}, {"size": 0}, {"samples_per_shard": 0}, {"val_share": 2}]
 )
 def test_options_of_icons(tmp_path, option):
     with pytest.raises(ValueError, match=rf"data.source.{next(iter(option))}=\S+ cannot be; give a"):
@@ -98,7 +98,7 @@ def test_options_of_icons(tmp_path, option):
 
 def test_a_side_that_the_networks_cannot_have_is_said_before_anything_is_drawn(tmp_path):
     places = [f"paths.data_dir={tmp_path}/data", f"paths.runs_dir={tmp_path}/runs"]
-    text = forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "data.side=33", *places, ok=False)
+    text = forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "data.size=33", *places, ok=False)
     assert "33" in text
     assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,7 @@ def contents(folder):
 
 
 def test_every_drawing_with_a_name_is_there_once(tmp_path):
-    drawings = dict(OpenMoji(tmp_path, side=32).drawings())
+    drawings = dict(OpenMoji(tmp_path, size=32).drawings())
     assert len(drawings) == len(set(drawings.values())) == 3953
     assert KNOWN.items() <= drawings.items()
     assert all(text.strip() == text and "_" not in text and "::" not in text for text in drawings.values())
@@ -64,7 +64,7 @@ def test_captions_read_as_names(text, name, expected):
 
 
 def test_shards_hold_what_is_drawn(tmp_path, few):
-    source = OpenMoji(tmp_path, side=32, val_share=0.2)
+    source = OpenMoji(tmp_path, size=32, val_share=0.2)
     folder = source.write()
     assert sorted(path.name for path in folder.iterdir()) == ["train-000000.tar", "val-000000.tar"]
     samples = contents(folder)
@@ -87,19 +87,19 @@ def test_shards_hold_what_is_drawn(tmp_path, few):
 
 
 def test_shards_are_written_once_and_are_the_same_bytes_every_time(tmp_path, few):
-    first, second = (OpenMoji(tmp_path / name, side=16).write() for name in "ab")
+    first, second = (OpenMoji(tmp_path / name, size=16).write() for name in "ab")
     names = sorted(path.name for path in first.iterdir())
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
     before = (first / names[0]).stat().st_mtime_ns
-    assert OpenMoji(tmp_path / "a", side=16).write() == first
+    assert OpenMoji(tmp_path / "a", size=16).write() == first
     assert (first / names[0]).stat().st_mtime_ns == before
     assert (
-        len({OpenMoji(tmp_path, side=16, **o).folder for o in ({}, {"val_share": 0.1}, {"samples_per_shard": 9})}) == 3
+        len({OpenMoji(tmp_path, size=16, **o).folder for o in ({}, {"val_share": 0.1}, {"samples_per_shard": 9})}) == 3
     )
 
 
 def test_several_processes_may_write_at_once(tmp_path, few, monkeypatch):
-    slow, fast = OpenMoji(tmp_path, side=16), OpenMoji(tmp_path, side=16)
+    slow, fast = OpenMoji(tmp_path, size=16), OpenMoji(tmp_path, size=16)
     pack = slow._pack
     monkeypatch.setattr(slow, "_pack", lambda draft: (pack(draft), fast.write()))
     assert slow.write() == fast.folder
@@ -109,7 +109,7 @@ def test_several_processes_may_write_at_once(tmp_path, few, monkeypatch):
 def test_nothing_is_left_of_a_failure(tmp_path, few, monkeypatch):
     monkeypatch.setattr(OpenMoji, "render", lambda self, code: b"no png")
     with pytest.raises(ValueError, match="unreadable image"):
-        OpenMoji(tmp_path, side=16).write()
+        OpenMoji(tmp_path, size=16).write()
     assert not list(tmp_path.iterdir())
 
 
@@ -117,20 +117,20 @@ def test_nothing_is_left_of_a_failure(tmp_path, few, monkeypatch):
 def test_without_the_packages_it_says_what_to_install(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'needs the package {package}; type pip install -e "\.\[openmoji\]"'):
-        OpenMoji(tmp_path, side=32)
+        OpenMoji(tmp_path, size=32)
 
 
 def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
-    config = resolved(compose("train", ["experiment=txt2img", "data=openmoji", "data.side=48"]).data)
+    config = resolved(compose("train", ["experiment=txt2img", "data=openmoji", "data.size=48"]).data)
     assert config["source"] == {
-        **{"_target_": "ldm.data.sources.openmoji.OpenMoji", "folder": config["source"]["folder"], "side": 48},
+        **{"_target_": "ldm.data.sources.openmoji.OpenMoji", "folder": config["source"]["folder"], "size": 48},
         **{"samples_per_shard": 1000, "val_share": 0.05},
     }
-    source = OpenMoji(tmp_path, side=16)
+    source = OpenMoji(tmp_path, size=16)
     report(source)
     assert capsys.readouterr().out == f"{len(list(source.drawings()))} images in {source.folder}\n"
 
 
 def test_the_command_suggests_options():
     text = command("-m", "ldm.data.sources.openmoji", "sied=16", ok=False)
-    assert text.startswith("error: there is no option data.source.sied; did you mean data.source.side")
+    assert text.startswith("error: there is no option data.source.sied; did you mean data.source.size")
