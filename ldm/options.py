@@ -116,9 +116,10 @@ class Optional(Rule):
 
 @dataclass(frozen=True)
 class ImageSize(Rule):
-    """Sizes of images in pixels: one number for squares, or a list of height and width."""
+    """All sizes of images in pixels: one number for a square, or a list of height and width."""
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is a count, or a list of two counts."""
         if isinstance(value, (list, tuple)):
             return len(value) == 2 and all(map(COUNT.allows, value))
         return COUNT.allows(value)

@@ -79,7 +79,7 @@ class Index:
 
     @property
     def encoding(self) -> dict[str, str]:
-        """How the latents in the shards were made; empty for images.
+        """The facts that say how the latents in the shards were made; empty for images.
 
         Raises:
             ValueError: If shards were made in different ways.
