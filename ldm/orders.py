@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldm.batch import as_size
 from ldm.data.decode import Broken, decode_image
-from ldm.data.shards import IMAGE_ENDINGS
+from ldm.data.shards.names import IMAGE_ENDINGS
 from ldm.data.transforms import Frame, ImageTransform
 from ldm.options import SEED, check
 from ldm.picture import from_levels, to_picture, to_tensor

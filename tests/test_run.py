@@ -23,7 +23,7 @@ from ldm.task.optimization import LearningRate
 from tests.conditioner.test_clip_score import save_clip
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command, forked
-from tests.data.shards import write_tar
+from tests.data.small_shards import write_tar
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
 

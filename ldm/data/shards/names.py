@@ -1,7 +1,7 @@
-"""Tar shards of captioned images: how they are written and found, and what is in a sample's .json.
+"""Names of tar shards, the writing of shards, and the numbers in a sample's .json file.
 
-A sample is the files of a shard that share a key: `000017.png`, `000017.txt`, `000017.json`; one of cached latents has
-`000017.safetensors` instead of an image. `grouping` has the rule.
+A sample is the files of a shard that share a key: `000017.png`, `000017.txt`, `000017.json`. A sample of cached latents
+has `000017.safetensors` instead of an image. The module `grouping` has the exact rule.
 """
 
 from __future__ import annotations
@@ -17,16 +17,25 @@ import webdataset
 from webdataset.shardlists import expand_urls
 
 from ldm.data.decode import decode_text
-from ldm.data.remote import fetch, is_remote
+from ldm.data.shards.remote import fetch, is_remote
 
 LATENT_ENDING = "safetensors"
+"""File extension of cached latents, without the dot."""
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+"""File extensions of images, without the dot."""
 
 
 def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_per_shard: int) -> None:
-    """Write `split-000000.tar`, ... into a folder; the same samples give the same bytes.
+    """Write samples into the shards `SPLIT-000000.tar`, `SPLIT-000001.tar`, ... of a folder.
 
-    samples  each `__key__` and, by ending, the bytes of its files
+    The same samples give the same bytes.
+
+    Args:
+        samples: Dictionaries with the key of a sample under `__key__`, and the bytes of each of its files under the
+            file's extension.
+        folder: The folder of the shards; it is made if it does not exist.
+        split: The first part of the shards' names, like "train".
+        samples_per_shard: The largest number of samples in a shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pattern = str(folder).replace("%", "%%") + f"/{split}-%06d.tar"
@@ -45,7 +54,14 @@ def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_p
 
 
 def write_shard(path: Path, samples: Iterable[dict]) -> None:
-    """Write one shard, which appears whole or not at all; the same samples give the same bytes."""
+    """Write samples into one shard, which appears whole or not at all.
+
+    The same samples give the same bytes.
+
+    Args:
+        path: The file of the shard.
+        samples: As for `write_shards`.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with (
@@ -60,10 +76,21 @@ def write_shard(path: Path, samples: Iterable[dict]) -> None:
 
 
 def name_shards(pattern: str | Sequence[str]) -> list[str]:
-    """What a brace pattern, a glob, a path, a URL (`https://...`), a command (`pipe:...`), or a list of them names, in order.
+    """Return the names of all shards that a pattern stands for, in order.
 
-    What is there by its very name is taken by it: braces, brackets, `*` and `?` are a pattern's only in that part of a path
-    which does not exist as it stands. Raises FileNotFoundError where a path names nothing.
+    A name that exists is taken literally: braces, brackets, `*` and `?` have a meaning only in that part of a path
+    which does not exist as it is written.
+
+    Args:
+        pattern: A path, a brace pattern, a glob, a URL (`https://...`), a command (`pipe:...`), or a list of these. In
+            URLs and commands, only braces have a meaning.
+
+    Returns:
+        Paths, URLs and commands.
+
+    Raises:
+        ValueError: If `pattern` is no text and no list of texts, or is empty.
+        FileNotFoundError: If a path stands for no file.
     """
     found: list[str] = []
     parts = [pattern] if isinstance(pattern, str) else list(pattern or [])
@@ -87,14 +114,17 @@ def name_shards(pattern: str | Sequence[str]) -> list[str]:
 
 
 def _expand(pattern: str) -> list[str]:
-    """Paths that a pattern names; those of which nothing is there as they are."""
+    """Expand a pattern of local paths; patterns that are joined by `::` follow one another.
+
+    A name that matches no file is returned as it is.
+    """
     folder, rest = _literal_folder(pattern)
     rest, several, others = rest.partition("::")
     if several:
         return [*_expand(folder + rest), *_expand(others)]
     try:
         names = expand_urls(rest)
-    except (ValueError, AssertionError):  # braces of which one is missing, a variable that is not set: a mere name
+    except (ValueError, AssertionError):  # an unmatched brace, or a variable that is not set: take it literally
         names = [rest]
     paths = []
     for name in names:
@@ -105,31 +135,58 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _literal_folder(pattern: str) -> tuple[str, str]:
-    """The longest folder at the beginning of a pattern that is there as it stands, and the rest."""
+    """Split a pattern into the longest folder at its beginning that exists as it is written, and the rest."""
     ends = [place for place, letter in enumerate(pattern) if letter == "/"]
     end = next((end + 1 for end in reversed(ends) if os.path.isdir(pattern[: end + 1])), 0)
     return pattern[:end], pattern[end:]
 
 
 def find_shards(pattern: str | Sequence[str], cache: str | Path) -> list[str]:
-    """Paths of the shards that a pattern names; see name_shards and copied."""
+    """Return the paths of all shards that a pattern stands for, and copy the remote ones.
+
+    Args:
+        pattern: As for `name_shards`.
+        cache: The folder for copies of remote shards.
+    """
     return copied(name_shards(pattern), cache)
 
 
 def copied(names: Sequence[str], cache: str | Path) -> list[str]:
-    """Paths of shards by their names. Remote ones are copied into the folder `cache`, unless they are there already."""
+    """Return the paths of shards, and copy the remote ones that have not been copied yet.
+
+    Args:
+        names: Paths, URLs and commands.
+        cache: The folder for copies of remote shards.
+
+    Returns:
+        One path for each name, in the same order.
+    """
     copies = fetch([name for name in names if is_remote(name)], Path(cache))
     return [copies.get(name, name) for name in names]
 
 
 def numbers_of(record: bytes) -> dict[str, float]:
-    """The numbers (and truth values) in a sample's .json, by name; none where it is no json object."""
+    """Return the numbers in a sample's .json file, by name; `true` is 1 and `false` is 0.
+
+    Args:
+        record: The bytes of the file.
+
+    Returns:
+        Finite numbers below 1e300 in size; empty if the file holds no JSON object.
+    """
     numbers = {name: value for name, value in read_record(record).items() if isinstance(value, (int, float))}
-    return {name: float(value) for name, value in numbers.items() if abs(value) < 1e300}  # which nan is not
+    return {name: float(value) for name, value in numbers.items() if abs(value) < 1e300}  # false for nan, too
 
 
 def read_record(record: bytes) -> dict[str, Any]:
-    """A sample's .json; empty where it is no json object."""
+    """Return the JSON object in a sample's .json file.
+
+    Args:
+        record: The bytes of the file.
+
+    Returns:
+        The object; empty if the file holds none.
+    """
     try:
         content = json.loads(decode_text(record))
     except (ValueError, RecursionError):

@@ -1,4 +1,7 @@
-"""The files in a tar, read from front to back, from a file or a pipe: what each is, and where damage begins."""
+"""Reading the members (files) of a tar archive from beginning to end, from a file or a pipe.
+
+Each member comes with its kind, and damage to the archive comes as a member, too.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple, Protocol
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
-"""First two bytes of a file -> how it is compressed."""
+"""The first two bytes of a compressed file -> the name of the compression."""
 
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-"""First two bytes -> what unpacks a compressed file while it is read."""
+"""The first two bytes of a compressed file -> a function that decompresses it while it is read."""
 
 CHUNK = 2**20
-"""So many bytes are read at once; a multiple of tar's block size."""
+"""The number of bytes that are read at once; a multiple of the block size of tar."""
 
 DAMAGED = "shard damaged or without an end"
 CUT_OFF = "shard cut off"
@@ -28,27 +31,34 @@ TAR_ERRORS = (
     *(tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError, MemoryError),
     *(zlib.error, lzma.LZMAError),
 )
-"""What reading a broken tar, compressed or not, raises."""
+"""The errors that reading a broken tar archive raises, compressed or not."""
 
 
 class Extent(NamedTuple):
-    """Where a file's bytes lie inside its shard."""
+    """The range of bytes of a file inside its shard.
+
+    Args:
+        offset: The position of the first byte.
+        size: The number of bytes; -1 for a file that is absent.
+    """
 
     offset: int
     size: int
 
 
 ABSENT = Extent(0, -1)
+"""The byte range of a file that a sample does not have."""
 
 
 class Member(NamedTuple):
-    """A file in a tar; with the name "", damage to the tar itself.
+    """A member of a tar archive; with the name "", damage to the archive itself.
 
-    name    as it stands in the tar
-    extent  where its bytes lie
-    fault   why its bytes cannot be used: "symbolic link", say; "" where they can
-    link    of a hard link, the name of the file that it stands for
-    data    its bytes, where they have been read
+    Args:
+        name: The name as it stands in the archive.
+        extent: The range of its bytes.
+        fault: Why its bytes cannot be used, "symbolic link" for example; "" if they can.
+        link: For a hard link, the name of its target.
+        data: Its bytes, if they have been read.
     """
 
     name: str
@@ -59,25 +69,25 @@ class Member(NamedTuple):
 
 
 class Source(Protocol):
-    """What bytes can be read from."""
+    """An object that bytes can be read from."""
 
     def read(self, count: int, /) -> bytes:
-        """Return the next bytes, fewer than asked for where there are no more."""
+        """Return the next `count` bytes, or fewer if there are no more."""
 
     def seek(self, position: int, /) -> object:
-        """Go to a place; called only where the size is known."""
+        """Go to a position; called only if the size is known."""
 
 
 class Unreadable(OSError):  # noqa: N818
-    """The bytes of a shard cannot be read, whatever is in them: a server or a disk does not answer."""
+    """The bytes of a shard cannot be read, whatever they are: a server or a disk does not answer, for example."""
 
 
 class Forward:
-    """A file that is read from front to back, as `tarfile` wants it.
+    """A file that is read from beginning to end, with the methods that `tarfile` needs.
 
     Args:
-        source: What is read; where `size` is given, it is a file that can seek.
-        size: Number of its bytes; None where nobody knows.
+        source: The object to read from; if `size` is given, it must be able to seek.
+        size: The number of its bytes; None if that is not known.
     """
 
     def __init__(self, source: Source, size: int | None = None) -> None:
@@ -88,11 +98,15 @@ class Forward:
         self._held = b""
 
     def tell(self) -> int:
-        """Return the number of bytes before the next one."""
+        """Return the position of the next byte."""
         return self._position
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes, or all where there are fewer. Raises Unreadable."""
+        """Return the next `count` bytes, or all that are left if there are fewer.
+
+        Raises:
+            Unreadable: If the source cannot be read.
+        """
         parts, wanted = [], count
         while wanted > 0:
             part, self._held = self._held[:wanted], self._held[wanted:]
@@ -106,7 +120,12 @@ class Forward:
         return self.last
 
     def seek(self, position: int) -> None:
-        """Go on to a later place; the end of the file may come before it. Raises OSError for an earlier one."""
+        """Go forward to a position; the file may end before it.
+
+        Raises:
+            OSError: If the position lies before the present one.
+            Unreadable: If the source cannot be read.
+        """
         if position < self._position:
             raise OSError("a header leads back")
         if self.size is not None:
@@ -116,13 +135,17 @@ class Forward:
             pass
 
     def peek(self, count: int) -> bytes:
-        """Return the next bytes, which will be read again."""
+        """Return the next `count` bytes without going forward."""
         found = self.read(count)
         self._put_back(found)
         return found
 
     def skip_zeros(self) -> bool:
-        """Go on to the next block that does not hold zeros alone; returns whether there is one."""
+        """Go forward to the next block that does not consist of zeros.
+
+        Returns:
+            Whether there is such a block.
+        """
         while chunk := self.read(CHUNK):
             zeros = len(chunk) - len(chunk.lstrip(b"\0"))
             if zeros < len(chunk):
@@ -131,10 +154,12 @@ class Forward:
         return False
 
     def _put_back(self, data: bytes) -> None:
+        """Go back by the length of `data`, which will be read again."""
         self._held = data + self._held
         self._position -= len(data)
 
     def _next(self, count: int) -> bytes:
+        """Read from the source; raise `Unreadable` for any of its errors."""
         try:
             return self.source.read(count)
         except Unreadable:
@@ -144,16 +169,16 @@ class Forward:
 
 
 def unpacked(file: Forward) -> Forward:
-    """Return a file whose bytes are those of a compressed one, or the file itself where it is not compressed."""
+    """Return a file with the decompressed bytes of a compressed one, or the file itself if it is not compressed."""
     opener = OPENERS.get(file.peek(2))
     return file if opener is None else Forward(opener(file))
 
 
 def read_members(file: Forward) -> Iterator[Member]:
-    """Yield the files of a tar in order, and its damage, with which they end. Directories are left out.
+    """Yield the members of a tar archive in order, without directories; damage is yielded as the last one.
 
-    What follows an end mark is read, too: `cat a.tar b.tar` holds the files of both. The bytes of a file can be read from
-    `file` until the next one is asked for.
+    Archives that follow the end mark are read, too: `cat a.tar b.tar` has the members of both. The bytes of a member
+    can be read from `file` until the next member is asked for.
     """
     try:
         if not (head := file.peek(2)):
@@ -174,20 +199,25 @@ def read_members(file: Forward) -> Iterator[Member]:
 
 
 def _no_tar(head: bytes) -> str:
+    """Describe a file that begins with these two bytes and is not a tar archive."""
     name = COMPRESSED.get(head)
     return "not a tar file" + (f" but {name}; unpack it" if name else "")
 
 
 def _archive(file: Forward) -> Generator[Member, None, str]:
-    """Files up to the next end mark; returns what is damaged, "" where nothing is."""
+    """Yield the members up to the next end mark.
+
+    Returns:
+        A description of the damage; "" if there is none.
+    """
     end = file.tell()
     try:
         archive = tarfile.TarFile(fileobj=file, errors="surrogateescape")  # type: ignore[arg-type]
         while (found := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # else it holds them all
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all members in memory
             extent = Extent(found.offset_data, found.size)
             if extent.size < 0 or extent.offset <= end:
-                return DAMAGED  # a header that leads back would be read for ever
+                return DAMAGED  # a header that points backwards would be read for ever
             end = extent.offset
             if found.isreg():
                 end += -(-extent.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -203,6 +233,7 @@ def _archive(file: Forward) -> Generator[Member, None, str]:
 
 
 def _member(found: tarfile.TarInfo, extent: Extent) -> Member:
+    """Turn a header of `tarfile` into a `Member`."""
     if found.islnk():
         return Member(found.name, link=found.linkname)
     if found.issym():

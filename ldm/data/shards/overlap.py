@@ -1,4 +1,7 @@
-"""Which validation shards are trained on, too: the same file by whatever path, or another one with the same contents."""
+"""Finding validation shards that are also trained on.
+
+Shards are the same if they are the same file, by whatever path, or if their contents are the same.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,23 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 
-from ldm.data.remote import is_remote
+from ldm.data.shards.remote import is_remote
 
 HEAD_BYTES = 2**20
-"""Of two files of one size so many bytes are compared."""
+"""The number of bytes at the beginning of two files of the same size that are compared."""
 
 
 def shared_shards(train: Sequence[str], val: Sequence[str], digests: Mapping[str, str]) -> dict[str, str]:
-    """Find validation shards that are training shards, too.
+    """Find the validation shards that are training shards, too.
 
     Args:
         train: Names of the training shards.
         val: Names of the validation shards.
-        digests: Name of a shard -> what is known to be in it; of the others, files of one size are compared by what they
-            begin with.
+        digests: Name of a shard -> a hash of its contents, for shards whose contents are known. Other files of the same
+            size are compared by their first bytes.
 
     Returns:
-        Name of a validation shard -> that of the training shard.
+        Name of a validation shard -> name of the same training shard.
     """
     known: dict[object, str] = {}
     for name in train:
@@ -42,7 +45,7 @@ def shared_shards(train: Sequence[str], val: Sequence[str], digests: Mapping[str
 
 
 def _marks(name: str, digests: Mapping[str, str]) -> list[object]:
-    """By each of these a shard is known again."""
+    """Return everything that identifies a shard: its name, its file on disk, and the hash of its contents."""
     marks: list[object] = [name]
     if not is_remote(name):
         status = os.stat(name)
@@ -53,9 +56,11 @@ def _marks(name: str, digests: Mapping[str, str]) -> list[object]:
 
 
 def _size(name: str) -> int:
+    """Return the size of a file in bytes; 0 for a remote shard."""
     return 0 if is_remote(name) else os.path.getsize(name)
 
 
 def _head(name: str) -> bytes:
+    """Return a hash of the first bytes of a file."""
     with open(name, "rb") as file:
         return hashlib.sha256(file.read(HEAD_BYTES)).digest()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.config import compose, resolved
 from ldm.data.decode import decode_image
-from ldm.data.openmoji import OpenMoji, caption, report
+from ldm.data.sources.openmoji import OpenMoji, caption, report
 from tests.conftest import command
 
 emoji = pytest.importorskip("emoji")
@@ -123,7 +123,7 @@ def test_without_the_packages_it_says_what_to_install(tmp_path, monkeypatch, pac
 def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
     config = resolved(compose("train", ["experiment=txt2img", "data=openmoji", "data.size=48"]).data)
     assert config["source"] == {
-        **{"_target_": "ldm.data.openmoji.OpenMoji", "folder": config["source"]["folder"], "size": 48},
+        **{"_target_": "ldm.data.sources.openmoji.OpenMoji", "folder": config["source"]["folder"], "size": 48},
         **{"samples_per_shard": 1000, "val_share": 0.05},
     }
     source = OpenMoji(tmp_path, size=16)
@@ -132,5 +132,5 @@ def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
 
 
 def test_the_command_suggests_options():
-    text = command("-m", "ldm.data.openmoji", "sied=16", ok=False)
+    text = command("-m", "ldm.data.sources.openmoji", "sied=16", ok=False)
     assert text.startswith("error: there is no option data.source.sied; did you mean data.source.size")

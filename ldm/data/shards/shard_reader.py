@@ -1,4 +1,7 @@
-"""One shard read from front to back, once: a file, a URL or a command. The rule for samples is that of `grouping`."""
+"""Reading one shard from beginning to end, once: from a file, a URL or a command.
+
+Which files make up a sample is decided by the rule of the module `grouping`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import NamedTuple
 import webdataset
 
 from ldm.batch import Skip
-from ldm.data.grouping import (
+from ldm.data.shards.grouping import (
     CAPTIONS,
     PICTURES,
     Group,
@@ -17,20 +20,23 @@ from ldm.data.grouping import (
     plain,
     split_name,
 )
-from ldm.data.members import CUT_OFF, EMPTY, Forward, Member, Unreadable, read_members, unpacked
+from ldm.data.shards.members import CUT_OFF, EMPTY, Forward, Member, Unreadable, read_members, unpacked
 
 LATE = "after its sample, which a stream has passed on"
+"""Reason for a file that comes after its sample has been yielded."""
 PASSED_LINK = "hard link to a file that a stream has passed"
+"""Reason for a hard link, whose target cannot be read again."""
 
 
 class RawSample(NamedTuple):
     """The bytes of a sample's files.
 
-    key     of the sample
-    shard   in which it lies
-    image   the image, or cached latent
-    text    the .txt; None where there is none
-    record  the .json; None where there is none
+    Args:
+        key: The key of the sample.
+        shard: The name of the shard that it lies in.
+        image: The image, or the cached latent.
+        text: The .txt file; None if there is none.
+        record: The .json file; None if there is none.
     """
 
     key: str
@@ -41,14 +47,14 @@ class RawSample(NamedTuple):
 
 
 class ShardReader:
-    """Reads the samples of one shard, of which it holds no more than those whose files are being read.
+    """A reader of the samples of one shard that keeps only those in memory whose files are being read.
 
-    A file counts with its sample as long as the files of a key stand together, extras between them: what comes later is
-    counted as a leftover, for its sample has been passed on.
+    The files of a sample must stand together in the shard, and only extras of the same image may lie between them. A
+    file that comes later is counted as a leftover, because its sample has already been yielded.
 
     Args:
-        shard: A path, a URL or a command; it may be compressed (gzip, bzip2, xz).
-        skipped: To this is added what is left out.
+        shard: A path, a URL or a command; the shard may be compressed (gzip, bzip2, xz).
+        skipped: A list to which samples and files are appended that are left out.
     """
 
     def __init__(self, shard: str, skipped: list[Skip]) -> None:
@@ -59,15 +65,17 @@ class ShardReader:
         self.images: set[str] = set()
 
     def __iter__(self) -> Iterator[RawSample]:
-        """Yield the samples in order."""
+        """Yield the samples in the order of the shard."""
         try:
             source = webdataset.gopen(self.shard)
-            stream = getattr(source, "stream", source)  # a command's own `read` loses what it gave before it failed
+            stream = getattr(
+                source, "stream", source
+            )  # a command's own `read` loses the bytes that came before it failed
             file = unpacked(Forward(stream))
             for member in read_members(file):
                 if not member.name:
                     if member.fault == EMPTY:
-                        source.close()  # a command that gave nothing may have failed
+                        source.close()  # raises if a command without any output has failed
                     self._damaged(member.fault)
                     break
                 yield from self._passed(member.name)
@@ -75,7 +83,7 @@ class ShardReader:
                     self._damaged(CUT_OFF)
                     break
             else:
-                source.close()  # which says, too, whether a command has failed
+                source.close()  # raises if a command has failed
         except Unreadable as error:
             self._damaged(str(error))
         except (OSError, ValueError) as error:
@@ -83,7 +91,7 @@ class ShardReader:
         yield from self._rest()
 
     def _passed(self, name: str) -> Iterator[RawSample]:
-        """Samples that are complete before a file of this name is read."""
+        """Yield the samples that are complete before a file of this name is read."""
         parts = split_name(name)
         if parts is None:
             return
@@ -99,18 +107,22 @@ class ShardReader:
                 del open_groups[other]
                 self.images.add(other)
                 yield self._raw(self.grouping.hand_out(group))
-            else:  # whether it is an extra is known later; its bytes are not needed for that
+            else:  # an extra, or a sample without a part: its bytes are not needed to tell
                 group.files = {ending: member._replace(data=b"") for ending, member in group.files.items()}
 
     def _rest(self) -> Iterator[RawSample]:
-        """Samples among what is held, after which nothing is."""
+        """Yield the remaining samples in memory, and forget all files."""
         self.closed.update(self.grouping.groups)
         for group in self.grouping.samples(self.images):
             yield self._raw(group)
         self.images.clear()
 
     def _take(self, member: Member, file: Forward) -> bool:
-        """Read a file that may be part of a sample; returns whether all of it was there."""
+        """Add a file to its sample, with its bytes if they are needed.
+
+        Returns:
+            False if the shard ends inside the file, else True.
+        """
         parts = split_name(member.name)
         if parts is not None and plain(parts[0]) in self.closed:
             self.grouping.leave(member, LATE)
@@ -125,8 +137,10 @@ class ShardReader:
         return True
 
     def _raw(self, group: Group) -> RawSample:
+        """Return the bytes of a complete sample."""
         text, record = (part.data if part else None for part in (group.text, group.record))
         return RawSample(group.key, self.shard, group.image.data if group.image else b"", text, record)
 
     def _damaged(self, reason: str) -> None:
+        """Record damage to the shard itself."""
         self.skipped.append(Skip(self.shard, "", reason))

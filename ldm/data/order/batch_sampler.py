@@ -1,4 +1,4 @@
-"""Which samples make up which optimiser step, and which of them a rank reads in which batch."""
+"""Batch samplers: which samples make up an optimiser step, and which of them a rank reads in which batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import Sampler
 
-from ldm.data.order import Draw, Order
+from ldm.data.order.shuffle import Draw, Order
 
 
 class Steps(ABC):
     """An endless sequence of epochs of optimiser steps.
 
-    size  samples a step, over all ranks and accumulated batches
+    Args:
+        size: The number of samples in a step, over all ranks and accumulated batches.
     """
 
     def __init__(self, size: int) -> None:
@@ -23,15 +24,30 @@ class Steps(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Return the number of steps in an epoch."""
 
     @abstractmethod
     def draws(self, epoch: int, step: int) -> np.ndarray:
-        """Epoch and number of a step's samples, `(size, 2)` int64."""
+        """Return the samples of a step.
+
+        Args:
+            epoch: The number of the epoch.
+            step: The number of the step in the epoch.
+
+        Returns:
+            Epoch and number of each sample, `(size, 2)` int64.
+        """
 
 
 class Consecutive(Steps):
-    """The samples of an order, one step after the other; what fills no step at the end of an epoch is left out."""
+    """Steps that take the samples of an order one after the other.
+
+    The samples at the end of an epoch that do not fill a step are left out.
+
+    Args:
+        order: The order of the samples.
+        size: The number of samples in a step, over all ranks and accumulated batches.
+    """
 
     def __init__(self, order: Order, size: int) -> None:
         super().__init__(size)
@@ -41,14 +57,20 @@ class Consecutive(Steps):
         return len(self.order) // self.size
 
     def draws(self, epoch: int, step: int) -> np.ndarray:
+        """Return the samples of a step; see `Steps.draws`."""
         return self.order.draws(epoch, step * self.size, (step + 1) * self.size)
 
 
 class Bucketed(Steps):
-    """Steps of samples of one bucket each. A step takes place when its last sample has come up in the order; of each
-    bucket, what fills no step at the end of an epoch is left out.
+    """Steps whose samples belong to one bucket each, so that all images of a step have the same size.
 
-    buckets  of each sample, `(N,)`
+    A step takes place when its last sample comes up in the order. The samples of each bucket that do not fill a step at
+    the end of an epoch are left out.
+
+    Args:
+        order: The order of the samples.
+        size: The number of samples in a step, over all ranks and accumulated batches.
+        buckets: The number of each sample's bucket, `(N,)`.
     """
 
     def __init__(self, order: Order, size: int, buckets: np.ndarray) -> None:
@@ -61,10 +83,11 @@ class Bucketed(Steps):
         return int((np.bincount(self.buckets) // self.size).sum())
 
     def draws(self, epoch: int, step: int) -> np.ndarray:
+        """Return the samples of a step; see `Steps.draws`."""
         return self._epoch(epoch)[step]
 
     def _deal(self, epoch: int) -> np.ndarray:
-        """All steps of an epoch, `(steps, size, 2)`."""
+        """Return all steps of an epoch, `(steps, size, 2)`."""
         draws = self.order.draws(epoch, 0, len(self.order))
         bucket = self.buckets[draws[:, 1]]
         by_bucket = np.argsort(bucket, kind="stable")
@@ -78,13 +101,22 @@ class Bucketed(Steps):
 
 
 class RankBatches(Sampler[list[Draw]]):
-    """Deals the batches of one rank: an endless sequence of epochs, of which iterating gives the rest of one.
+    """A batch sampler that gives one rank its share of every step.
 
-    A step's samples are cut into `accumulate` equal parts, and of each part rank r takes every `world`-th from the r-th.
-    So the samples of a step are the same whatever the number of ranks and workers, and every rank has as many batches.
+    Each iteration goes on from the present position to the end of its epoch; the next one begins the next epoch. The
+    samples of a step are cut into `accumulate` equal parts, and rank r takes the samples r, r + world, r + 2 world, ...
+    of each part. So a step has the same samples for any number of ranks and workers, and every rank has the same number
+    of batches.
 
-    steps     whose size is a multiple of accumulate x world
-    position  optimiser steps already made since the start of training
+    Args:
+        steps: The steps; their size is a multiple of `accumulate` times `world`.
+        accumulate: The number of batches of a rank in a step.
+        rank: The rank of this process.
+        world: The number of processes.
+        position: The number of optimiser steps since the start of training.
+
+    Raises:
+        ValueError: If an epoch has no step.
     """
 
     def __init__(self, steps: Steps, *, accumulate: int = 1, rank: int = 0, world: int = 1, position: int = 0) -> None:
@@ -110,10 +142,16 @@ class RankBatches(Sampler[list[Draw]]):
 
 
 class Pass(Sampler[list[Draw]]):
-    """One pass in order, every sample once: rank r takes each `world`-th from the r-th, the last batch may be short.
+    """A batch sampler that goes once through the samples in order, without shuffling.
 
-    batch_size  samples a batch, of this rank
-    limit       at most so many samples, evenly spread; None: all
+    Rank r takes the samples r, r + world, r + 2 world, ...; its last batch may be smaller.
+
+    Args:
+        samples: The number of samples.
+        batch_size: The number of samples in a batch of this rank.
+        rank: The rank of this process.
+        world: The number of processes.
+        limit: The largest number of samples over all ranks, evenly spaced. None: all.
     """
 
     def __init__(
@@ -131,7 +169,7 @@ class Pass(Sampler[list[Draw]]):
 
 
 def spread(count: int, limit: int) -> Sequence[int]:
-    """At most `limit` of the numbers below `count`, evenly spread."""
+    """Return at most `limit` of the numbers below `count`, evenly spaced."""
     if limit >= count:
         return range(count)
     return [step * count // limit for step in range(limit)]

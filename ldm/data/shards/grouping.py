@@ -1,9 +1,10 @@
-"""Which files of a shard make up a sample, and what becomes of the others: the one rule of all that read shards.
+"""The rule that groups the files of a shard into samples; everything that reads shards follows it.
 
-A file's key is its name up to the last dot of the last part of its path, its ending is what follows, in any case. Files that
-share a key belong together. An image (or cached latent) with a .txt or .json of its own is a sample. Files without such a pair
-whose key goes on from the key of an image are extras of that image: `a.seg.png` beside `a.png`. Every other image has no
-caption, and every other key has no image. Of several files of one name the last one counts, as it does when a tar is unpacked.
+The key of a file is its name up to the last dot of the last part of its path; its extension is what follows, in capital
+or small letters. Files with the same key belong together. A key with an image (or a cached latent) and with a .txt or
+.json file is a sample. Other files whose key continues the key of an image are extras of that image: `a.seg.png` beside
+`a.png`. Every other image has no caption, and every other key has no image. Of several files with the same name the
+last one counts, as it does when a tar archive is unpacked.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ldm.batch import Skip
-from ldm.data.members import ABSENT, Extent, Forward, Member, read_members
-from ldm.data.shards import IMAGE_ENDINGS, LATENT_ENDING
+from ldm.data.shards.members import ABSENT, Extent, Forward, Member, read_members
+from ldm.data.shards.names import IMAGE_ENDINGS, LATENT_ENDING
 
 PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
-"""Endings of what a sample is read from; where there are several, the first of these."""
+"""File extensions of images and latents; if a key has several of them, the first of this list is read."""
 
 CAPTIONS = ("txt", "json")
+"""File extensions of captions."""
 
 NO_CAPTION = "no caption"
 NO_IMAGE = "no image"
@@ -31,11 +33,22 @@ LOST_LINK = "hard link to a file that is not before it in this shard"
 
 
 class Leftover(Skip):
-    """A file that no sample lacks: it is counted, but its place is its own, and nothing is broken. Its key is its name."""
+    """A file that is not read, though no sample is broken without it; it is counted apart from broken samples.
+
+    Its `key` is the name of the file.
+    """
 
 
 class Sample(NamedTuple):
-    """One captioned image: its key, its shard, and where its image (or latent), .txt and .json lie in it."""
+    """A sample with an image and a caption: its key, its shard and the byte ranges of its files in the shard.
+
+    Args:
+        key: The key of the sample.
+        shard: The path of the shard.
+        image: The byte range of the image, or of the cached latent.
+        text: The byte range of the .txt file.
+        record: The byte range of the .json file.
+    """
 
     key: str
     shard: str
@@ -45,7 +58,12 @@ class Sample(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What is in a shard: samples with an image and a caption file, and what was left out, samples or single files."""
+    """The contents of a shard.
+
+    Args:
+        samples: All samples that have an image and a caption file.
+        skipped: Samples and single files that were left out.
+    """
 
     samples: list[Sample]
     skipped: list[Skip]
@@ -53,11 +71,11 @@ class Contents(NamedTuple):
 
 @dataclass
 class Group:
-    """The files of one key.
+    """The files that share a key.
 
     Args:
-        key: As it stands in the tar.
-        files: By ending, in lower case.
+        key: The key as it stands in the shard.
+        files: Extension in small letters -> file.
     """
 
     key: str
@@ -65,49 +83,50 @@ class Group:
 
     @property
     def image(self) -> Member | None:
-        """The image or latent whose bytes can be used."""
+        """The image or latent, if its bytes can be used."""
         return next((member for ending in PICTURES if (member := self._sound(ending))), None)
 
     @property
     def text(self) -> Member | None:
-        """The .txt."""
+        """The .txt file, if its bytes can be used."""
         return self._sound("txt")
 
     @property
     def record(self) -> Member | None:
-        """The .json."""
+        """The .json file, if its bytes can be used."""
         return self._sound("json")
 
     @property
     def complete(self) -> bool:
-        """Whether this is a sample."""
+        """True if the files make up a sample."""
         return self.image is not None and any(part and part.extent.size > 0 for part in (self.text, self.record))
 
     @property
     def unread(self) -> Iterator[Member]:
-        """Files that a sample does not consist of."""
+        """The files that are not part of the sample."""
         read = [part.name for part in (self.image, self.text, self.record) if part]
         return (member for member in self.files.values() if member.name not in read)
 
     @property
     def lacks(self) -> str:
-        """What a key that is no sample lacks, in a few words."""
+        """A few words that say why an incomplete group is no sample."""
         if self.image is not None:
             return NO_CAPTION
         faults = (self.files[ending].fault for ending in PICTURES if ending in self.files)
         return next(faults, NO_IMAGE)
 
     def _sound(self, ending: str) -> Member | None:
+        """Return the file with this extension, if its bytes can be used."""
         member = self.files.get(ending)
         return None if member is None or member.fault else member
 
 
 class Grouping:
-    """Gathers the files of a shard by their keys.
+    """A collector that groups the files of a shard by their keys.
 
     Args:
-        shard: Its name, for what is counted.
-        skipped: To this is added what is left out.
+        shard: The name of the shard, which is written into all that is skipped.
+        skipped: A list to which samples and files are appended that are left out.
     """
 
     def __init__(self, shard: str, skipped: list[Skip]) -> None:
@@ -116,7 +135,7 @@ class Grouping:
         self.groups: dict[str, Group] = {}
 
     def add(self, member: Member) -> None:
-        """Put a file to its like; one of the same name that was there before is counted."""
+        """Add a file to its group; an earlier file with the same name is replaced and counted."""
         name = split_name(member.name)
         if name is None:
             self.leave(member, NAMELESS)
@@ -131,14 +150,14 @@ class Grouping:
         group.files[ending] = member
 
     def leave(self, member: Member, reason: str) -> None:
-        """Count a file that no sample lacks."""
+        """Count a file as a leftover."""
         self.skipped.append(Leftover(self.shard, member.name, member.fault or reason))
 
     def samples(self, images: Container[str] = ()) -> Iterator[Group]:
-        """Hand out the samples of all that was added, and count everything else.
+        """Yield all samples among the files that were added, count everything else, and forget all files.
 
         Args:
-            images: Keys of images that were handed out before, beside those that are still here.
+            images: Keys of images that were handed out before, whose extras may follow.
         """
         here = {key for key, group in self.groups.items() if group.image is not None}
         for key, group in self.groups.items():
@@ -152,14 +171,18 @@ class Grouping:
         self.groups = {}
 
     def hand_out(self, group: Group) -> Group:
-        """Return a sample; its other files are counted."""
+        """Count those files of a sample that are not read, and return the sample."""
         for member in group.unread:
             self.leave(member, EXTRA)
         return group
 
 
 def list_shard(shard: str) -> Contents:
-    """All samples of a shard in the order in which they lie there, from its tar headers alone."""
+    """Return all samples of a shard in the order of the shard, from its tar headers alone.
+
+    Args:
+        shard: The path of the shard.
+    """
     skipped: list[Skip] = []
     grouping = Grouping(shard, skipped)
     with open(shard, "rb") as file:
@@ -176,7 +199,7 @@ def list_shard(shard: str) -> Contents:
 
 
 def _resolved(members: Iterable[Member]) -> Iterator[Member]:
-    """Hard links in the place of which stands what they stand for: the file of that name that was there then."""
+    """Replace each hard link by its target: the last file of that name before the link."""
     found: dict[str, Member] = {}
     for member in members:
         if member.link:
@@ -187,27 +210,27 @@ def _resolved(members: Iterable[Member]) -> Iterator[Member]:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and ending of a file; None where it is hidden or has no ending."""
+    """Return key and extension of a file; None if its name is hidden or has no extension."""
     folder, slash, last = name.rpartition("/")
     stem, _, ending = last.rpartition(".")
     return None if not stem or last.startswith(".") else (folder + slash + stem, ending.lower())
 
 
 def plain(name: str) -> str:
-    """A path without what tells nothing: `./a` is `a`."""
+    """Return a path without `./` at its beginning."""
     while name.startswith("./"):
         name = name[2:].lstrip("/")
     return name
 
 
 def first_part(key: str) -> str:
-    """A key up to the first dot of its last part: what all share that may be extras of one another."""
+    """Return a key up to the first dot of its last part, which is the same for an image and all its extras."""
     folder, slash, last = key.rpartition("/")
     return folder + slash + last.partition(".")[0]
 
 
 def _prefixes(key: str) -> Iterator[str]:
-    """Shorter keys that a key goes on from: `a.b` and `a` for `a.b.c`."""
+    """Yield the shorter keys that a key continues: `a.b` and `a` for `a.b.c`."""
     folder, slash, last = key.rpartition("/")
     while "." in last:
         last = last.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""What is in the shards: all samples of a data set that pass the filters, numbered through."""
+"""The index of a data set: all samples of its shards that pass the filters, with numbers from 0."""
 
 from __future__ import annotations
 
@@ -18,29 +18,36 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ldm.batch import Skip
-from ldm.data.grouping import Leftover, Sample
-from ldm.data.members import Extent
-from ldm.data.shard_index import PlacesCache, ShardSummary, column, make, read
-from ldm.data.steps import spread
+from ldm.data.order.batch_sampler import spread
+from ldm.data.shards.grouping import Leftover, Sample
+from ldm.data.shards.members import Extent
+from ldm.data.shards.shard_index import PlacesCache, ShardSummary, column, make, read
 
 FEW_SHARDS = 8
-"""So many are indexed without other processes."""
+"""The largest number of shards that are indexed without worker processes."""
 
 MOST_PROCESSES = 16
+"""The largest number of worker processes that index shards."""
 
 COMPARISONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
 FILTER = re.compile(r"\s*([\w.-]+)\s*(<=|>=|==|!=|<|>)\s*([-+.\deE]+)\s*")
+"""A filter: a name, a comparison and a number."""
 
 
 class Index:
-    """All samples of some shards that pass the filters, numbered through from 0 in the order of the shards.
+    """The index of a data set: all samples that pass the filters, numbered from 0 in the order of the shards.
 
-    shards   summaries of the shards
-    filters  conditions that a sample's numbers must meet, like "aesthetic > 5": each a name (a number of its .json, or
-             width, height, side (the shorter) or ratio (width / height) of its image), one of < <= > >= == !=, a number
-    limit    at most so many of them, evenly spread; None: all
+    Args:
+        shards: Summaries of the shards.
+        filters: Conditions on the numbers of a sample, like "aesthetic > 5": the name of a number in its .json file, or
+            `width`, `height`, `side` (the shorter of both) or `ratio` (width / height) of its image; one of < <= > >=
+            == !=; and a number. A sample without the number meets only conditions with !=.
+        limit: The largest number of samples; if there are more, they are taken evenly spaced. None: all.
+
+    Raises:
+        ValueError: If a filter is wrong, or no sample is left.
     """
 
     def __init__(
@@ -72,7 +79,11 @@ class Index:
 
     @property
     def encoding(self) -> dict[str, str]:
-        """How the latents in these shards were made; empty for images. Raises ValueError where shards differ."""
+        """The facts that say how the latents in the shards were made; empty for images.
+
+        Raises:
+            ValueError: If shards were made in different ways.
+        """
         known = {json.dumps(shard.encoding, sort_keys=True): shard for shard in self.shards if shard.samples}
         if len(known) > 1:
             first, second = list(known.values())[:2]
@@ -84,12 +95,15 @@ class Index:
 
     @property
     def skipped(self) -> list[Skip]:
-        """Samples, and whole shards (with the key ""), that were left out."""
+        """The samples that were left out; an entry with the key "" stands for damage to a whole shard."""
         return [skip for shard in self.shards for skip in shard.skipped]
 
     @property
     def leftovers(self) -> list[tuple[Skip, int]]:
-        """Files that are in no sample, though no sample lacks them: the first of each shard and reason, and how many."""
+        """The files that are not read, though no sample is broken without them.
+
+        For each shard and reason, there is the first file, and the number of files.
+        """
         return [
             (Leftover(shard.path, first, reason), count)
             for shard in self.shards
@@ -98,22 +112,29 @@ class Index:
 
     @property
     def fingerprint(self) -> str:
-        """A short name for these samples in this order, from their keys, sizes and numbers, the filters and the limit.
+        """A short hash of the samples in this order: of their keys, sizes and numbers, the filters and the limit.
 
-        It does not depend on where the shards lie or how their files are called.
+        It does not depend on the folder or the names of the shards.
         """
         parts = [[shard.digest for shard in self.shards], self.filters, self.limit]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def column(self, name: str) -> np.ndarray:
-        """One number of every sample, `(N,)` float64; nan where a sample has none."""
+        """Return one number of every sample.
+
+        Args:
+            name: A number of the .json files, or `width`, `height`, `side` or `ratio` of the image.
+
+        Returns:
+            `(N,)` float64; NaN for a sample that does not have the number.
+        """
         columns = [column(shard, name) for shard in self.shards]
         if self._kept is not None:
             columns = [values[kept] for values, kept in zip(columns, self._kept)]
         return np.concatenate(columns)
 
     def _thin(self, limit: int) -> None:
-        """Keep so many samples, where there are more."""
+        """Keep `limit` samples, evenly spaced, if there are more."""
         kept = self._kept or [np.arange(shard.samples) for shard in self.shards]
         total = sum(map(len, kept))
         if total > limit:
@@ -124,6 +145,7 @@ class Index:
             self.limit = limit
 
     def _why_empty(self) -> str:
+        """Return the error message for an index without samples."""
         held = sum(shard.samples for shard in self.shards)
         why = "; ".join(sorted({skip.reason for skip in self.skipped})) or "all are empty"
         if held:
@@ -132,6 +154,7 @@ class Index:
         return f"no samples in {len(self.shards)} shards ({first}): {why}; give shards that hold images with captions"
 
     def _locate(self, number: int) -> tuple[int, int]:
+        """Return the number of the shard of a sample, and its row in the index of that shard."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
         shard = bisect_right(self._starts, number) - 1
@@ -139,6 +162,7 @@ class Index:
         return shard, row if self._kept is None else int(self._kept[shard][row])
 
     def _keep(self) -> list[np.ndarray]:
+        """Return, for each shard, the rows of the samples that pass all filters."""
         known = {"width", "height", "side", "ratio"}.union(*(shard.numbers for shard in self.shards))
         masks = [np.ones(shard.samples, bool) for shard in self.shards]
         for text in self.filters:
@@ -158,10 +182,21 @@ class Index:
 
 
 def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]:
-    """Summaries of shards, from the indexes that lie beside them; those that are missing or stale are made first.
+    """Return the summaries of shards, after making the indexes that are missing or stale.
 
-    An index is the hidden file `.SHARD.tar.index`, or, where that folder cannot be written, a file in `cache`. It is
-    stale when its shard has changed in size or time. Several processes may ask at once: one makes them, the others wait.
+    The index of a shard is the hidden file `.SHARD.tar.index` beside it or, if that folder cannot be written, a file in
+    `cache`. It is stale if the size or the modification time of the shard has changed. Several processes may call this
+    at the same time: one of them makes the indexes, and the others wait.
+
+    Args:
+        shards: Paths of the shards.
+        cache: The folder for indexes that cannot lie beside their shards.
+
+    Returns:
+        One summary for each shard, in the same order.
+
+    Raises:
+        OSError: If a shard changes while it is indexed.
     """
     found = {shard: summary for shard in shards if (summary := read(shard, Path(cache)))}
     missing = [shard for shard in shards if shard not in found]
@@ -177,7 +212,14 @@ def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]
 
 
 class _Making(Dataset):
-    """Makes the index of one shard an item, so that a DataLoader's workers do it in parallel."""
+    """A map-style data set whose items make the index of a shard each.
+
+    So the workers of a DataLoader make indexes in parallel.
+
+    Args:
+        shards: Paths of the shards.
+        cache: The folder for indexes that cannot lie beside their shards.
+    """
 
     def __init__(self, shards: Sequence[str], cache: Path) -> None:
         self.shards = shards
@@ -191,8 +233,9 @@ class _Making(Dataset):
 
 
 def _make(shards: Sequence[str], cache: Path) -> None:
+    """Make the indexes of shards, in worker processes if there are many, and show the progress."""
     workers = min(MOST_PROCESSES, os.cpu_count() or 1, len(shards)) if len(shards) > FEW_SHARDS else 0
-    own = torch.Generator()  # so that the global one stays as it is
+    own = torch.Generator()  # leaves the global generator as it is
     loader = DataLoader(_Making(shards, cache), batch_size=None, num_workers=workers, generator=own)
     with tqdm(total=len(shards), desc="indexing shards", unit="shard", disable=len(shards) <= FEW_SHARDS) as bar:
         samples = 0

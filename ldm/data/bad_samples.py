@@ -1,4 +1,4 @@
-"""Counting broken samples, saying which they are, and stopping a run that has too many."""
+"""A counter of broken samples, which names them in the log and stops a run that has too many of them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ldm.batch import Skip
-from ldm.data.grouping import Leftover
-from ldm.data.index import Index
+from ldm.data.shards.dataset_index import Index
+from ldm.data.shards.grouping import Leftover
 from ldm.options import FRACTION, check
 
 log = logging.getLogger(__name__)
 
 NAMED = 10
-"""So many broken samples are named in the log one by one; then those whose count is a power of two."""
+"""The number of broken samples that are logged one by one; later, only those whose count is a power of two are logged."""
 
 WORST = 5
-"""Shards that an error lists."""
+"""The number of shards that an error message lists."""
 
 
 class Health:
-    """How many samples were read and how many of them were broken.
+    """A counter of the samples that were read and of those among them that are broken.
 
-    max_broken  share of broken samples above which ValueError is raised, in [0, 1]
+    Args:
+        max_broken: The largest fraction of broken samples, in [0, 1]; above it, ValueError is raised.
     """
 
     def __init__(self, max_broken: float) -> None:
@@ -35,10 +36,16 @@ class Health:
         self.seen = 0
 
     def check_index(self, index: Index) -> None:
-        """Say what an index left out; raise ValueError where it is too much.
+        """Log which samples and files an index left out.
 
-        Files that no sample lacks are named, but break nothing.
-        A damaged shard counts as the samples by which it falls short of the average of the others.
+        Leftover files are logged, but are not counted as broken. A damaged shard counts as the number of samples by
+        which it falls short of the average of the other shards.
+
+        Args:
+            index: The index of the data set.
+
+        Raises:
+            ValueError: If the fraction of samples that were left out is above `max_broken`.
         """
         counts: Counter[str] = Counter()
         for leftover, count in index.leftovers:
@@ -62,11 +69,18 @@ class Health:
         log.warning("%s", report.message(lost, held + lost))
 
     def count(self, seen: int, skipped: Sequence[Skip], samples: int | None) -> None:
-        """Add a batch of `seen` samples; raise ValueError where the share of broken ones is too large.
+        """Count the samples of a batch.
 
-        The share is of the samples seen, but of no fewer than 1,000, or all there are.
+        The fraction of broken samples is taken of all samples seen so far, but of at least 1,000 (or of all samples, if
+        there are fewer).
 
-        samples  that there are; None: nobody knows
+        Args:
+            seen: The number of samples in the batch.
+            skipped: The samples and files that were left out while the batch was made.
+            samples: The number of samples in the data set; None if that is not known.
+
+        Raises:
+            ValueError: If the fraction of broken samples is above `max_broken`.
         """
         self.seen += seen
         for skip in skipped:
@@ -79,18 +93,20 @@ class Health:
             raise self._too_many(broken, total)
 
     def message(self, broken: float, total: float) -> str:
-        """How many of how many samples were broken, why, and in which shards."""
+        """Return a text that says how many of how many samples are broken, why, and in which shards."""
         reasons = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
         worst = ", ".join(f"{shard} ({count})" for shard, count in self.shards.most_common(WORST))
         return f"{broken:.0f} of {total:.0f} samples cannot be used ({reasons}), most of them in {worst}"
 
     def _too_many(self, broken: float, total: float) -> ValueError:
+        """Return the error for too many broken samples."""
         return ValueError(
             f"{self.message(broken, total)}; that is more than the share data.max_broken={self.max_broken:g}: "
             "mend or leave out these shards, or raise it"
         )
 
     def _name(self, skip: Skip) -> None:
+        """Count a broken sample and log it, unless many have been logged already."""
         self.reasons[skip.reason] += 1
         self.shards[skip.shard] += 1
         count = sum(self.reasons.values())
@@ -99,7 +115,7 @@ class Health:
             log.warning("left out %s: %s%s", name, skip.reason, "" if count <= NAMED else f" ({count} so far)")
 
     def _leave(self, leftover: Skip, count: int) -> None:
-        """Count files that are not read; said at the first of a reason, and whenever their number has doubled since."""
+        """Count leftover files; log the first one of each reason, and whenever their number has doubled."""
         before = self.leftovers[leftover.reason]
         self.leftovers[leftover.reason] += count
         if not before or before.bit_length() < (before + count).bit_length():

@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import io
-import logging
 import lzma
 import os
 import tarfile
@@ -13,10 +12,10 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from ldm.data.grouping import REPLACED, Leftover, list_shard, plain, split_name
-from ldm.data.health import Health
-from ldm.data.shard_reader import ShardReader
-from tests.data.shards import level, opened, write_tar
+from ldm.data.bad_samples import Health
+from ldm.data.shards.grouping import REPLACED, Leftover, list_shard, plain, split_name
+from ldm.data.shards.shard_reader import ShardReader
+from tests.data.small_shards import level, opened, write_tar
 
 PNG = level(7)
 OTHER = level(9)
@@ -216,15 +215,6 @@ def test_a_correction_counts_and_is_said(tmp_path, caplog):
     health = Health(0.01)
     health.count(50, skipped, None)
     assert "1 file is not read: after its sample, which a stream has passed on; one is '0.txt'" in caplog.text
-
-
-def test_leftovers_do_not_flood_the_log(caplog):
-    health = Health(0.0)
-    caplog.set_level(logging.WARNING)
-    for number in range(1000):
-        health.count(1, [Leftover("a.tar", f"{number}.seg.png", "beside an image, but not read")], None)
-    assert health.leftovers == {"beside an image, but not read": 1000}
-    assert len(caplog.records) == 10
 
 
 def test_a_hard_link_is_what_it_stands_for(tmp_path):

@@ -1,4 +1,4 @@
-"""Shards that are not on this machine: copied once, through webdataset's own openers."""
+"""Copying remote shards to this machine, once, with the openers of webdataset."""
 
 from __future__ import annotations
 
@@ -14,20 +14,30 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 CHUNK = 2**20
+"""The number of bytes that are copied at once."""
 DOWNLOADS = 8
-"""Shards that are copied at once."""
+"""The number of shards that are copied at the same time."""
 
 
 def is_remote(name: str) -> bool:
-    """Whether a name is a URL or a command instead of a path."""
+    """Return whether a name is a URL or a command, not a path."""
     return name.startswith("pipe:") or re.match(r"[a-z][a-z0-9+.-]*://", name) is not None
 
 
 def fetch(names: Sequence[str], folder: Path) -> dict[str, str]:
-    """Copy shards behind URLs (`https://...`) or commands (`pipe:...`) into a folder, unless they are there already.
+    """Copy remote shards into a folder, if they are not there yet.
 
-    Several processes may try at once; a copy appears whole or not at all. Raises OSError that names what failed.
-    Returns where each copy is.
+    Several processes may do so at the same time; a copy appears whole or not at all.
+
+    Args:
+        names: URLs (`https://...`) or commands (`pipe:...`).
+        folder: The folder of the copies; it is made if it does not exist.
+
+    Returns:
+        Name of a shard -> path of its copy.
+
+    Raises:
+        OSError: If a shard cannot be copied; the error names it.
     """
     if not names:
         return {}
@@ -39,6 +49,7 @@ def fetch(names: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def _copy(name: str, folder: Path) -> Path:
+    """Copy one remote shard, if it is not there yet, and return the path of the copy."""
     tail = re.sub(r"[^\w.-]", "_", name.rstrip("/").rpartition("/")[2])[-40:].removesuffix(".tar")
     path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{tail}.tar"
     with FileLock(path.with_suffix(".lock")):

@@ -6,10 +6,10 @@ import torch
 
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import collate, finish
-from ldm.data.icons import Drawing, choose_icons, split_drawings
-from ldm.data.order import Draw
+from ldm.data.order.shuffle import Draw
+from ldm.data.sources.icons import Drawing, choose_icons, split_drawings
 from tests.conftest import forked
-from tests.data.shards import captioned, icons
+from tests.data.small_shards import captioned, icons
 
 
 def test_icons_are_the_same_bytes_every_time(tmp_path):

@@ -1,4 +1,7 @@
-"""The index of one shard, on disk: count, places, sizes and numbers of its samples, read once."""
+"""The index of one shard on disk: number, byte ranges, image sizes and numbers of its samples.
+
+Making an index reads the headers of all images and all .json files of the shard, once. Later runs read the index alone.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +20,34 @@ from safetensors import SafetensorError, safe_open
 
 from ldm.batch import Skip
 from ldm.data.decode import Broken, read_header
-from ldm.data.grouping import Contents, Leftover, Sample, list_shard
 from ldm.data.latents import read_encoding
-from ldm.data.members import Extent
-from ldm.data.shards import numbers_of
+from ldm.data.shards.grouping import Contents, Leftover, Sample, list_shard
+from ldm.data.shards.members import Extent
+from ldm.data.shards.names import numbers_of
 from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
 VERSION = "3"
+"""Version of the index format; an index of another version is made again."""
 HEADER_BYTES = 2**16
-"""So many bytes of an image usually hold its size; where they do not, all are read."""
+"""The number of bytes at the beginning of an image that usually hold its size; if they do not, all bytes are read."""
 
 
 class ShardSummary(NamedTuple):
-    """What is known of a shard without reading its samples' places.
+    """The facts about a shard that are known without reading the byte ranges of its samples.
 
-    path      of the shard
-    file      of its index
-    stamp     size and time of the shard when it was indexed
-    samples   how many it holds
-    numbers   names of the numbers that its .json files hold
-    digest    of all that is known of its samples but their places
-    encoding  of cached latents: which autoencoder made them, and so on; empty for images
-    skipped   samples that were left out, and with the key "" the shard itself
-    leftovers files that no sample lacks, but that are not read: reason -> how many, and the name of the first
+    Args:
+        path: The file of the shard.
+        file: The file of its index.
+        stamp: Size and modification time of the shard when it was indexed.
+        samples: The number of samples in the shard.
+        numbers: Names of the numbers in its .json files.
+        digest: A hash of everything that is known about its samples, except where they lie.
+        encoding: How cached latents were made: by which autoencoder, and so on; empty for images.
+        skipped: Samples that were left out; an entry with the key "" stands for damage to the shard itself.
+        leftovers: Files that are not read, though no sample is broken without them: for each reason, their number and
+            the name of the first one.
     """
 
     path: str
@@ -56,7 +62,15 @@ class ShardSummary(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """An index being made: a row a sample."""
+    """The contents of an index while it is made, with one entry per sample.
+
+    Args:
+        samples: Keys and byte ranges.
+        sizes: Width and height of each image in pixels.
+        numbers: The numbers in each .json file.
+        encoding: How cached latents were made; empty for images.
+        skipped: Samples and files that were left out.
+    """
 
     samples: list[Sample]
     sizes: list[tuple[int, int]]
@@ -66,7 +80,15 @@ class _Rows(NamedTuple):
 
 
 def make(shard: str, cache: Path) -> int:
-    """Make the index of a shard, beside it or else in the folder `cache`; returns the number of its samples."""
+    """Make the index of a shard, beside it or, if that folder cannot be written, in the folder `cache`.
+
+    Args:
+        shard: The path of the shard.
+        cache: The folder for indexes that cannot lie beside their shards.
+
+    Returns:
+        The number of samples in the shard.
+    """
     before = os.stat(shard)
     rows = _look_into(shard, list_shard(shard))
     names = sorted({name for numbers in rows.numbers for name in numbers})
@@ -98,6 +120,7 @@ def make(shard: str, cache: Path) -> int:
 
 
 def _counted(leftovers: Iterable[Skip]) -> dict[str, tuple[int, str]]:
+    """Count leftover files by reason, and keep the name of the first one of each."""
     found: dict[str, tuple[int, str]] = {}
     for _, name, reason in leftovers:
         count, first = found.get(reason, (0, name))
@@ -106,6 +129,7 @@ def _counted(leftovers: Iterable[Skip]) -> dict[str, tuple[int, str]]:
 
 
 def _save(tensors: dict[str, np.ndarray], metadata: dict[str, str], shard: str, cache: Path) -> None:
+    """Write an index beside its shard, or, if that fails, into the cache folder."""
     beside, elsewhere = _files(shard, cache)
     given = {name: torch.from_numpy(array) for name, array in tensors.items()}
     try:
@@ -115,7 +139,7 @@ def _save(tensors: dict[str, np.ndarray], metadata: dict[str, str], shard: str, 
 
 
 def _look_into(shard: str, contents: Contents) -> _Rows:
-    """Read the head of every image and every .json of a shard."""
+    """Read the header of every image and the whole .json file of every sample of a shard."""
     rows = _Rows([], [], [], {}, list(contents.skipped))
     with open(shard, "rb") as file:
         for sample in contents.samples:
@@ -131,7 +155,13 @@ def _look_into(shard: str, contents: Contents) -> _Rows:
 
 
 def _look_at_image(file: Any, sample: Sample, encoding: dict[str, str]) -> tuple[int, int]:
-    """Width and height; of latents those of the image they were made from, and into `encoding` how."""
+    """Return width and height of a sample's image in pixels; for latents, those of the image that they were made from.
+
+    How latents were made is written into `encoding`.
+
+    Raises:
+        Broken: If the image is unreadable, or its latents were made in another way than the first ones of the shard.
+    """
     head = _read_extent(file, sample.image, HEADER_BYTES)
     found = read_encoding(head)
     if found is not None:
@@ -149,12 +179,21 @@ def _look_at_image(file: Any, sample: Sample, encoding: dict[str, str]) -> tuple
 
 
 def _read_extent(file: Any, extent: Extent, limit: int | None = None) -> bytes:
+    """Return the bytes of a file in a shard, or the first `limit` of them."""
     file.seek(extent.offset)
     return file.read(extent.size if limit is None else min(extent.size, limit))
 
 
 def read(shard: str, cache: Path) -> ShardSummary | None:
-    """The summary of a shard from its index, where there is one that is not stale."""
+    """Return the summary of a shard from its index.
+
+    Args:
+        shard: The path of the shard.
+        cache: The folder for indexes that cannot lie beside their shards.
+
+    Returns:
+        The summary; None if there is no index, or if the shard has changed since its index was made.
+    """
     stamp = stamp_of(os.stat(shard))
     for file in _files(shard, cache):
         try:
@@ -173,18 +212,26 @@ def read(shard: str, cache: Path) -> ShardSummary | None:
 
 
 def stamp_of(status: os.stat_result) -> str:
-    """Size and time of a file, by which it is noticed that it has changed."""
+    """Return size and modification time of a file as a text; if it differs, the file has changed."""
     return f"{status.st_size}/{status.st_mtime_ns}"
 
 
 def _files(shard: str, cache: Path) -> tuple[Path, Path]:
+    """Return the two paths where the index of a shard may lie: beside it, and in the cache folder."""
     path = Path(shard).absolute()
     elsewhere = cache / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}-{path.name}.index"
     return path.with_name(f".{path.name}.index"), elsewhere
 
 
 class Places(NamedTuple):
-    """Where the samples of a shard lie: bytes of all keys, ends of keys, offsets and sizes `(N, 3)`."""
+    """Keys and byte ranges of all N samples of a shard.
+
+    Args:
+        keys: The bytes of all keys, one after the other, uint8.
+        key_ends: For each key, the position in `keys` where it ends, `(N,)` int64.
+        offsets: First bytes of image, .txt and .json in the shard, `(N, 3)` int64.
+        sizes: Numbers of their bytes, `(N, 3)` int64; -1 for a file that a sample does not have.
+    """
 
     keys: np.ndarray
     key_ends: np.ndarray
@@ -193,12 +240,16 @@ class Places(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """In memory."""
+        """The memory that the arrays take, in bytes."""
         return sum(array.nbytes for array in self)
 
 
 class PlacesCache:
-    """Places of the shards that were asked for last, up to `limit` bytes."""
+    """A cache of the byte ranges of the shards that were asked for last.
+
+    Args:
+        limit: The largest size of the cache in bytes; the shard that was asked for last is kept in any case.
+    """
 
     def __init__(self, limit: int = 2**27) -> None:
         self.limit = limit
@@ -206,7 +257,7 @@ class PlacesCache:
         self.size = 0
 
     def __call__(self, summary: ShardSummary) -> Places:
-        """Where the samples of a shard lie."""
+        """Return keys and byte ranges of the samples of a shard, from the cache if they are in it."""
         if summary.path not in self.held:
             with safe_open(summary.file, "np") as content:
                 found = Places(*(content.get_tensor(name) for name in Places._fields))
@@ -219,7 +270,16 @@ class PlacesCache:
 
 
 def column(shard: ShardSummary, name: str) -> np.ndarray:
-    """One number of every sample of a shard, `(N,)` float64; nan where a sample has none."""
+    """Return one number of every sample of a shard.
+
+    Args:
+        shard: The summary of the shard.
+        name: A number of the .json files, or of the image: `width`, `height`, `side` (the shorter of both, in pixels)
+            or `ratio` (width / height).
+
+    Returns:
+        `(N,)` float64; NaN for a sample that does not have the number.
+    """
     with safe_open(shard.file, "np") as content:
         if name in ("width", "height", "side", "ratio"):
             width, height = content.get_tensor("pixels").astype(np.float64).T

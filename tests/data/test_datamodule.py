@@ -1,4 +1,4 @@
-"""The stream as a loader gives it: the right pair, for any number of workers, past any damage, with flat memory."""
+"""Batches of the data module: the same for any number of workers and after a resume, past damage, with flat memory."""
 
 import os
 import shutil
@@ -9,28 +9,10 @@ import pytest
 import torch
 
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.dataset import Buckets
-from ldm.data.health import Health
-from ldm.data.index import Index
-from ldm.data.order import Draw
-from ldm.data.shards import write_shards
-from ldm.data.streaming import StreamedImages
-from ldm.data.transforms import CaptionChoice
-from ldm.picture import to_levels
-from tests.data.shards import captioned, dataset, encoded, icons, level, numbered, sample, write_tar
-
-
-def read_all(data, epochs=1):
-    loader = data.train_dataloader()
-    return [batch for _ in range(epochs) for batch in loader]
-
-
-def fits(batch):
-    """Whether keys, captions and gray levels belong together."""
-    return all(
-        caption == f"caption {int(key)}" and int(image[0, 0, 0]) == int(key) % 256
-        for key, caption, image in zip(batch.key, batch.caption, to_levels(batch.image))
-    )
+from ldm.data.order.shuffle import Draw
+from ldm.data.shards.dataset_index import Index
+from ldm.data.shards.names import write_shards
+from tests.data.small_shards import captioned, encoded_noise, fits, icons, numbered, read_all, sample, write_tar
 
 
 @pytest.fixture
@@ -52,112 +34,6 @@ def test_batches_are_the_same_for_any_number_of_workers(tmp_path, shards, worker
     assert all(map(fits, found))
     assert len({key for batch in found[:6] for key in batch.key}) == 36
     assert len(found) == 2 * (40 // 6)
-
-
-def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("ldm.data.dataset.OPEN_SHARDS", 2)
-    data = dataset(numbered(tmp_path, [1] * 6), tmp_path)
-    for _ in range(2):
-        assert [data[Draw(0, number)].key for number in range(6)] == [f"{number:06d}" for number in range(6)]
-        assert len(data._handles) == 2
-
-
-def broken_pair(tmp_path):
-    """Forty samples of which number 7 has half an image and number 20 no caption, beside whole ones."""
-    files = []
-    for number in range(40):
-        image = encoded_noise()[:700] if number == 7 else level(number)
-        files += [
-            (f"{number:06d}.png", image),
-            (f"{number:06d}.txt", b" " if number == 20 else f"caption {number}".encode()),
-        ]
-    return write_tar(tmp_path / "train.tar", files)
-
-
-def encoded_noise():
-    from PIL import Image
-
-    return encoded(Image.effect_noise((64, 64), 50))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_sample_is_replaced_counted_and_named(tmp_path, workers, caplog):
-    train = broken_pair(tmp_path)
-    data = captioned(tmp_path, train=train, val=numbered(tmp_path, [4], split="val"), max_broken=0.2, workers=workers)
-    data.set_batch(8, 1, 1)
-    batches = read_all(data)
-    assert [len(batch.key) for batch in batches] == [8] * 5
-    assert all(map(fits, batches))
-    assert sorted((skip.key, skip.reason) for batch in batches for skip in batch.skipped) == [
-        ("000007", "unreadable image"), ("000020", "no caption"),
-    ]  # fmt: skip
-    whole = {f"{number:06d}" for number in range(40)} - {"000007", "000020"}
-    assert {key for batch in batches for key in batch.key} == whole, "every other sample is there"
-    assert data.health.reasons == {"unreadable image": 1, "no caption": 1}
-    assert "left out sample '000007' in" in caplog.text
-
-
-def test_a_replacement_depends_on_seed_epoch_and_number_alone(tmp_path):
-    train = broken_pair(tmp_path)
-    draws = [[dataset(train, tmp_path, seed=seed)[Draw(epoch, 7)].key for epoch in range(5)] for seed in (0, 0, 1)]
-    assert draws[0] == draws[1] != draws[2]
-    assert len(set(draws[0])) > 1
-
-
-def test_too_many_broken_samples_end_a_run_and_name_the_shards(tmp_path):
-    train = broken_pair(tmp_path)
-    data = captioned(tmp_path, train=train, val=numbered(tmp_path, [4], split="val"))
-    data.set_batch(8, 1, 1)
-    with pytest.raises(
-        ValueError, match=r"1 of 40 samples cannot be used .*most of them in .*train.tar \(1\).*max_broken=0.01"
-    ):
-        read_all(data)
-
-
-def test_the_share_is_of_what_was_seen_and_the_log_does_not_flood(caplog):
-    from ldm.batch import Skip
-
-    health = Health(0.01)
-    for _ in range(5):
-        health.count(100, [Skip("a.tar", "x", "no caption")] * 2, 10**6)
-    with pytest.raises(ValueError, match="11 of 1000"):
-        health.count(0, [Skip("a.tar", "x", "no caption")], 10**6)
-    health = Health(0.5)  # of one that goes on
-    for _ in range(1000):
-        health.count(10, [Skip("a.tar", "x", "no caption")], 10**6)
-    assert len(caplog.records) < 40
-
-
-def test_nothing_but_broken_samples_is_an_error(tmp_path):
-    path = write_tar(
-        tmp_path / "a.tar", [(f"{i}.{e}", d) for i in range(9) for e, d in (("png", level(1)), ("txt", b" "))]
-    )
-    with pytest.raises(ValueError, match="samples drawn one after the other cannot be used"):
-        dataset(path, tmp_path)[Draw(0, 0)]
-    data = captioned(tmp_path, train=path, val=path)
-    with pytest.raises(ValueError, match=r"9 of 9 samples looked at have no caption.*data.caption.fields"):
-        data.check_captions()
-
-
-def test_a_shard_that_vanishes_or_shrinks_while_it_is_read(tmp_path):
-    data = dataset(numbered(tmp_path, [3, 3, 3, 30]), tmp_path)
-    first, second, third, _ = sorted(tmp_path.glob("train*.tar"))
-    assert data[Draw(0, 6)].skipped == [], "the third is open by now"
-    os.remove(first)
-    second.write_bytes(second.read_bytes().replace(b"caption", b"kaption"))
-    third.write_bytes(third.read_bytes()[:2600])
-    found = {skip.reason for number in range(9) for skip in data[Draw(0, number)].skipped}
-    assert found == {"unreadable shard", "shard changed since it was indexed", "shard cut off"}
-
-
-def test_captions_vary_in_training_and_stand_still_in_validation(tmp_path):
-    train = numbered(tmp_path, [2])
-    write_shards([sample("a", json=b'{"alts": ["x", "y", "z"]}')], tmp_path, "many", samples_per_shard=1)
-    choice = CaptionChoice({"alts": 1})
-    varied, still = (dataset(f"{tmp_path}/many*", tmp_path, caption=choice, varied=varied) for varied in (True, False))
-    assert {varied[Draw(epoch, 0)].caption for epoch in range(30)} == {"x", "y", "z"}
-    assert {still[Draw(epoch, 0)].caption for epoch in range(30)} == {"x"} == {varied.caption_of(0)}
-    assert train
 
 
 def test_mixtures(tmp_path):
@@ -199,16 +75,6 @@ def test_buckets_keep_the_shape_of_images(tmp_path):
     assert seen == {"square": {(64, 64)}, "wide": {(48, 80)}, "strip": {(48, 80)}, "tall": {(80, 48)}}
     with pytest.raises(ValueError, match="buckets need a size that is a multiple"):
         captioned(tmp_path, **{**settings, "size": 60})
-
-
-def test_bucket_is_the_nearest_ratio(tmp_path):
-    for name, size in (("a", (64, 64)), ("b", (90, 64)), ("c", (64, 200))):
-        write_shards([sample(name, size=size, txt=b"x")], tmp_path, name, samples_per_shard=1)
-    data = dataset(f"{tmp_path}/*.tar", tmp_path)
-    buckets = Buckets.choose(data.index, 64, multiple=8, max_ratio=2.0)
-    ratios = np.array([size.width / size.height for size in buckets.sizes])
-    for number, ratio in enumerate((1, 90 / 64, 64 / 200)):
-        assert np.abs(np.log(ratios[buckets.chosen[number]] / ratio)) == np.abs(np.log(ratios / ratio)).min()
 
 
 def test_moments_in_memory_take_the_place_of_images(tmp_path):
@@ -337,33 +203,6 @@ def test_validation_images_are_bounded(tmp_path):
     assert captioned(tmp_path, **shards, val_images=16).fingerprint == whole.fingerprint
     assert len(captioned(tmp_path, **shards, val_images=100).val_set) == 16
     assert len(Index(whole.val_set.index.shards, ["number >= 4"], limit=3)) == 3
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_validation_shards_that_are_trained_on_are_named(tmp_path, caplog, streamed):
-    train, val = numbered(tmp_path, [3, 2, 1]), numbered(tmp_path, [4], split="val")
-    names = sorted(str(path) for path in tmp_path.glob("train*"))
-    (tmp_path / "other").mkdir()
-    shutil.copy(names[0], tmp_path / "other" / "copy.tar")
-    os.symlink(names[1], tmp_path / "other" / "link.tar")
-
-    def warnings(val):
-        caplog.clear()
-        data = (StreamedImages if streamed else CaptionedImages)(size=8, cache=tmp_path / "cache", train=train, val=val)
-        data.open()
-        data.open()
-        return [record.message for record in caplog.records]
-
-    assert warnings(val) == []
-    (text,) = warnings([names[2], val, f"{tmp_path}/other/*.tar"])
-    assert text.startswith(
-        f"3 of 4 validation shards are trained on, too: {names[2]}, {tmp_path}/other/copy.tar (as {names[0]}), "
-    )
-    for other, name in (("copy", names[0]), ("link", names[1])):
-        assert f"{tmp_path}/other/{other}.tar (as {name})" in text
-    if streamed:
-        (text,) = warnings(names[:1])
-        assert names[0] in text
 
 
 def test_a_state_goes_on_with_the_same_data_in_another_folder(tmp_path, shards):

@@ -1,4 +1,7 @@
-"""In which order the samples of an epoch are seen: a function of seed and epoch alone, computed where it is asked for."""
+"""The order in which an epoch visits the samples: a function of seed and epoch alone.
+
+Any part of it is computed when it is asked for, without what comes before.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 BLOCK = 1000
-"""Weights of a mixture are kept in every run of so many samples."""
+"""The number of samples in a block of a mixture; each block has the exact weights."""
 
 
 class Draw(NamedTuple):
-    """Which sample to read, and in which epoch: the epoch decides random crops, flips and captions."""
+    """A reference to a sample in an epoch; the epoch decides random crops, flips and captions.
+
+    Args:
+        epoch: The number of the epoch.
+        number: The number of the sample in the index.
+    """
 
     epoch: int
     number: int
@@ -25,29 +33,40 @@ class Order(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Samples an epoch."""
+        """Return the number of samples in an epoch."""
 
     @abstractmethod
     def draws(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """Epoch and number of the samples at positions `start` to `stop` of an epoch, `(stop - start, 2)` int64.
+        """Return the samples at positions `start` to `stop` of an epoch.
 
-        stop  at most `len(self)`
+        Args:
+            epoch: The number of the epoch.
+            start: The first position.
+            stop: The position after the last one, at most `len(self)`.
+
+        Returns:
+            Epoch and number of each sample, `(stop - start, 2)` int64.
         """
 
 
 class Shuffled(Order):
-    """Every sample once an epoch, shuffled within wide windows, so that only few shards are read at a time.
+    """An order that visits every sample once per epoch, shuffled within wide windows so that few shards are read at a time.
 
-    Each epoch puts the shards in a new order, lets the row of their samples begin anywhere, cuts it into `streams` equal
-    parts, and permutes each part within windows of `window` samples. Position p is the next sample of part p mod `streams`,
-    so that a batch mixes distant shards, and that with R ranks, R a divisor of `streams`, a rank reads but its own parts.
-    What is left over by the division comes last. With one stream and a window that holds all, it is a uniform permutation.
+    Each epoch shuffles the shards and puts their samples in a row, which begins at a random place. The row is cut into
+    `streams` equal parts, and the samples of each part are shuffled within windows of `window` samples. Position p of
+    the epoch is the next sample of part p mod `streams`. So a batch mixes shards that are far apart; and with R ranks,
+    where R divides `streams`, each rank reads only its own parts. The samples that the division leaves over come last.
+    With one stream and a window that holds all samples, the order is a uniform random permutation.
 
-    counts   samples of each shard
-    seed     of the order, with the number of the epoch
-    streams  parts that are read side by side
-    window   samples of a part that are shuffled together
-    first    number of the first sample
+    Args:
+        counts: The number of samples in each shard.
+        seed: The seed of the order; together with the number of the epoch, it decides everything.
+        streams: The number of parts that are read side by side.
+        window: The number of samples of a part that are shuffled together.
+        first: The number of the first sample.
+
+    Raises:
+        ValueError: If `streams` or `window` is below 1.
     """
 
     def __init__(
@@ -69,10 +88,11 @@ class Shuffled(Order):
         return int(self.counts.sum())
 
     def draws(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """Return the samples at positions `start` to `stop` of an epoch; see `Order.draws`."""
         positions = np.arange(start, stop)
         stream, index = positions % self.streams, positions // self.streams
         window, place = index // self.window, index % self.window
-        row = stream * self.length + index - place  # where the window begins
+        row = stream * self.length + index - place  # the first place of the window
         by_window = np.lexsort((window, stream))
         ends = np.flatnonzero(np.diff(row[by_window])) + 1
         for group in np.split(by_window, ends):
@@ -84,7 +104,7 @@ class Shuffled(Order):
         return np.stack([np.full(len(row), epoch), self._number(epoch, row)], axis=1)
 
     def _number(self, epoch: int, row: np.ndarray) -> np.ndarray:
-        """Numbers of samples from their places in the row of this epoch's shards."""
+        """Return the numbers of samples from their places in the row of this epoch's shards, `(N,)` -> `(N,)`."""
         shards, ends, turn = self._shards(epoch)
         row = (row + turn) % max(1, len(self))
         place = np.searchsorted(ends, row, "right")
@@ -92,25 +112,35 @@ class Shuffled(Order):
         return self.starts[shard] + row - (ends[place] - self.counts[shard])
 
     def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """The shards in this epoch's order, where each ends in the row of all samples, and where that row begins."""
+        """Put the shards in the order of an epoch.
+
+        Returns:
+            The shards in order, the place in the row of samples where each of them ends, and the place where the row
+            begins.
+        """
         chance = np.random.default_rng([self.seed, epoch, 0])
         shards = chance.permutation(len(self.counts))
         return shards, np.cumsum(self.counts[shards]), int(chance.integers(max(1, len(self))))
 
     def _shuffle_window(self, epoch: int, stream: int, window: int) -> np.ndarray:
+        """Return the permutation of a window of one part of an epoch."""
         size = min(self.window, self.length - window * self.window)
         return np.random.default_rng([self.seed, epoch, 1, stream, window]).permutation(size)
 
 
 class Mixture(Order):
-    """Several data sets, mixed in given shares; each is gone through whole, in its own order, before it begins again.
+    """An order that mixes several data sets by weight.
 
-    An epoch of the mixture is as many samples as all data sets have together. Each run of 1,000 samples holds the shares
-    exactly, as far as they are whole thousandths.
+    Each data set is visited completely, in its own order, before it begins again. An epoch of the mixture has as many
+    samples as all data sets together. Each block of 1,000 samples has the exact weights, rounded to thousandths.
 
-    parts    orders of the data sets; their numbers must not overlap
-    weights  how often each is drawn from, in any unit
-    seed     of the order in which they take turns
+    Args:
+        parts: Orders of the data sets; their sample numbers must not overlap.
+        weights: How often each data set is drawn from, in any unit.
+        seed: The seed of the order in which the data sets take turns.
+
+    Raises:
+        ValueError: If a weight is missing, not above 0 or too small, or if a data set is empty.
     """
 
     def __init__(self, parts: Sequence[Order], weights: Sequence[float], *, seed: int) -> None:
@@ -134,6 +164,7 @@ class Mixture(Order):
         return sum(map(len, self.parts))
 
     def draws(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """Return the samples at positions `start` to `stop` of an epoch; see `Order.draws`."""
         first, last = epoch * len(self) + start, epoch * len(self) + stop
         blocks = [self._block(block) for block in range(first // BLOCK, -(-last // BLOCK))]
         begin = first // BLOCK * BLOCK
@@ -144,7 +175,12 @@ class Mixture(Order):
         return result
 
     def _block(self, block: int) -> np.ndarray:
-        """For each sample of a run of 1,000: which data set, and which of its samples from the beginning, `(2, 1000)`."""
+        """Return one block of the mixture.
+
+        Returns:
+            For each sample of the block, the number of its data set, and how many samples of that data set came before
+            it since the beginning of training, `(2, 1000)`.
+        """
         parts = np.random.default_rng([self.seed, block, 2]).permutation(
             np.repeat(np.arange(len(self.parts)), self.quota)
         )
@@ -155,7 +191,15 @@ class Mixture(Order):
 
 
 def _endless(order: Order, turns: np.ndarray) -> np.ndarray:
-    """Draws of an order by their count from the beginning of the first epoch, `(N,)` -> `(N, 2)`."""
+    """Return samples of an order by their positions since the beginning of the first epoch.
+
+    Args:
+        order: The order.
+        turns: Positions, `(N,)`.
+
+    Returns:
+        Epoch and number of each sample, `(N, 2)` int64.
+    """
     result = np.empty((len(turns), 2), np.int64)
     epochs, positions = turns // len(order), turns % len(order)
     for epoch in np.unique(epochs):

@@ -1,7 +1,8 @@
-"""The embedded data set: named icons in colours on backgrounds, "a red heart on a white background".
+"""The embedded data set: named icons in a colour on a background, "a red heart on a white background".
 
-Real drawings with real names, no download, and the truth about every caption is known: a generated image can be checked
-against the drawing of its caption. Run `python -m ldm.data.icons` to write the shards without training.
+The drawings and their names are real, nothing is downloaded, and the truth about every caption is known: a generated
+image can be compared with the drawing of its caption. `python -m ldm.data.sources.icons` writes the shards without
+training.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fonticon_mdi7 import MDI7
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from ldm.data.source import SOURCE_OPTIONS
+from ldm.data.sources.base import SOURCE_OPTIONS
 from ldm.options import check_all
 
 if TYPE_CHECKING:
@@ -33,13 +34,20 @@ FAMILIAR = (
     "flower ghost gift hammer horse key kite ladybug leaf lightbulb magnet mushroom owl panda paw penguin piano pizza "
     "rabbit skull snail snowflake snowman spider trophy umbrella unicorn violin wrench tooth sunglasses tractor"
 ).split()
-"""Icons that come first, before all others in alphabetical order."""
+"""Names of the icons that come first; all others follow in alphabetical order."""
 
 SUPERSAMPLING = 4
+"""Icons are drawn this many times larger and then scaled down, which makes their edges smooth."""
 
 
 class Drawing(NamedTuple):
-    """What one image shows."""
+    """The contents of one image.
+
+    Args:
+        icon: The name of the icon.
+        color: The name of its colour.
+        background: The name of the colour of the background.
+    """
 
     icon: str
     color: str
@@ -47,23 +55,28 @@ class Drawing(NamedTuple):
 
     @property
     def caption(self) -> str:
-        """As written into the shards: "a red heart on a white background"."""
+        """The caption of the image in the shards: "a red heart on a white background"."""
         return f"{_article(self.color)} {self.color} {self.icon} on {_article(self.background)} {self.background} background"
 
 
 class Icons:
-    """All combinations of icon, colour and background, split so that validation holds combinations never trained.
+    """A data set of all combinations of icon, colour and background.
 
-    Every icon, every colour, every background, and every pair of two of them, is in the training split, as long as there
-    are at least two values of each.
+    The combinations of the validation split are never trained on. But every icon, every colour, every background, and
+    every pair of two of them, is in the training split, if there are at least two values of each.
 
-    folder             in which the shards lie, in a folder of their own for each choice of the other options
-    count              number of icons, familiar ones first
-    colors             name -> hex code, of the icon
-    backgrounds        name -> hex code
-    size               of the square images
-    samples_per_shard  of the tar files
-    val_share          share of the combinations held out
+    Args:
+        folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
+        count: The number of icons, familiar ones first.
+        colors: Name -> hex code of the colours of icons.
+        backgrounds: Name -> hex code of the colours of backgrounds.
+        size: Height and width of the images in pixels.
+        samples_per_shard: The largest number of samples in a shard.
+        val_share: The fraction of the combinations in the validation split.
+
+    Raises:
+        ValueError: If an option has a wrong value, a colour is also a background, or nothing can be held out for
+            validation.
     """
 
     def __init__(
@@ -95,12 +108,16 @@ class Icons:
 
     @property
     def drawings(self) -> list[Drawing]:
-        """Of both splits."""
+        """The drawings of both splits."""
         return self.train + self.val
 
     def write(self) -> Path:
-        """Write the shards, unless they are there; several processes may try at once. Returns their folder."""
-        from ldm.data.shards import write_shards  # not above: it loads torch, which help does not need
+        """Write the shards, if they do not exist yet; several processes may do so at the same time.
+
+        Returns:
+            The folder of the shards.
+        """
+        from ldm.data.shards.names import write_shards  # imported here: it loads torch, which --help does not need
 
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,14 +127,21 @@ class Icons:
                     write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
                 draft.rename(self.folder)
             except OSError:
-                if not self.folder.is_dir():  # else another process was faster
+                if not self.folder.is_dir():  # otherwise, another process was faster
                     raise
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
         return self.folder
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:
-        """The drawings as they are in the shards, `(N, 3, size, size)` in [-1, 1]."""
+        """Render drawings as they are in the shards.
+
+        Args:
+            drawings: N drawings.
+
+        Returns:
+            Images, `(N, 3, size, size)` in [-1, 1].
+        """
         import torch
 
         from ldm.picture import to_tensor
@@ -125,6 +149,7 @@ class Icons:
         return torch.stack([to_tensor(picture) for picture in self._render(drawings)])
 
     def _samples(self, split: str, drawings: Sequence[Drawing]) -> Iterator[dict]:
+        """Yield the samples of a split as `write_shards` takes them."""
         pictures = tqdm(self._render(drawings), total=len(drawings), desc=f"drawing {split} icons", unit="image")
         for index, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
             data = io.BytesIO()
@@ -138,6 +163,7 @@ class Icons:
             }
 
     def _render(self, drawings: Sequence[Drawing]) -> Iterator[Image.Image]:
+        """Yield the images of drawings in RGB; each icon is rendered once."""
         masks: dict[str, Image.Image] = {}
         for drawing in drawings:
             if drawing.icon not in masks:
@@ -148,7 +174,11 @@ class Icons:
 
 
 def choose_icons(count: int) -> list[str]:
-    """The first `count` icons with a name of one word. Raises ValueError where there are not so many."""
+    """Return the names of the first `count` icons whose name is one word.
+
+    Raises:
+        ValueError: If there are not so many, or `count` is below 1.
+    """
     names = [name for name in dir(MDI7) if not name.startswith("_") and "_" not in name]
     ordered = FAMILIAR + [name for name in sorted(names) if name not in FAMILIAR]
     if not 1 <= count <= len(ordered):
@@ -157,7 +187,15 @@ def choose_icons(count: int) -> list[str]:
 
 
 def icon_mask(icon: str, size: int) -> Image.Image:
-    """The icon's coverage, 0 to 255, centred in a square of this side."""
+    """Render the coverage of an icon, centred in a square.
+
+    Args:
+        icon: The name of the icon.
+        size: Height and width of the square in pixels.
+
+    Returns:
+        A grayscale image; 255 where the icon covers a pixel, 0 where it does not.
+    """
     large = size * SUPERSAMPLING
     font = ImageFont.truetype(MDI7.__font_file__, round(large * 0.9))
     mask = Image.new("L", (large, large), 0)
@@ -167,7 +205,20 @@ def icon_mask(icon: str, size: int) -> Image.Image:
 
 
 def split_drawings(drawings: Sequence[Drawing], val_share: float) -> tuple[list[Drawing], list[Drawing]]:
-    """Hold out a share of the drawings at random, but never the last of any value or of any pair of values."""
+    """Split drawings at random into a training and a validation split; the same drawings are always split in the same way.
+
+    A drawing is not held out if it is the last one in training with one of its values or with a pair of its values.
+
+    Args:
+        drawings: All drawings.
+        val_share: The fraction of the validation split; it is smaller if not so many drawings can be held out.
+
+    Returns:
+        Drawings for training and for validation.
+
+    Raises:
+        ValueError: If no drawing can be held out.
+    """
     remaining: dict[tuple, int] = {}
     for drawing in drawings:
         for part in _parts(drawing):
@@ -187,16 +238,18 @@ def split_drawings(drawings: Sequence[Drawing], val_share: float) -> tuple[list[
 
 
 def _parts(drawing: Drawing) -> list[tuple]:
+    """Return the values of a drawing, and all pairs of two of them."""
     values = list(enumerate(drawing))
     return [(value,) for value in values] + list(itertools.combinations(values, 2))
 
 
 def _article(word: str) -> str:
+    """Return the indefinite article of a word."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 def report(source: Icons) -> None:
-    """Write a data set and say how large it is."""
+    """Write a data set and print its size."""
     print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")
 
 
