@@ -1,0 +1,61 @@
+"""Two additions to the site at build time: API pages of all packages, and the configs on the page about options.
+
+MkDocs calls the `on_...` functions. Nothing of `ldm` is imported: mkdocstrings reads the sources.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = next(folder for folder in (ROOT / "configs", ROOT / "ldm" / "configs") if folder.is_dir())
+MARKER = re.compile(r"^<!-- configs: (?P<group>[\w/]+) -->$", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Put the API pages into the navigation."""
+    pages = [{name: uri} for name, uri, _ in api_pages()]
+    config.nav = [{"API": pages} if "API" in item else item for item in config.nav or []]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the API pages, one for each package."""
+    for name, uri, modules in api_pages():
+        directives = "\n\n".join(f"::: {module}" for module in modules)
+        files.append(File.generated(config, uri, content=f"# {name}\n\n{directives}\n"))
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replace each line `<!-- configs: sampler -->` by the files of that group, a tab each."""
+    return MARKER.sub(lambda found: "\n\n".join(tabs(found["group"])), markdown)
+
+
+def tabs(group: str) -> Iterator[str]:
+    """Yield a content tab with the text of each file `configs/<group>/*.yaml`.
+
+    Raises:
+        FileNotFoundError: The group has no files.
+    """
+    paths = sorted((CONFIGS / group).glob("*.yaml"))
+    if not paths:
+        raise FileNotFoundError(f"docs/options.md names the group {group!r}, but configs/{group}/ has no .yaml file")
+    for path in paths:
+        text = path.read_text().rstrip()
+        code = f'```yaml title="configs/{group}/{path.name}"\n{text}\n```'
+        yield f'=== "{path.stem}"\n\n' + "\n".join(f"    {line}".rstrip() for line in code.splitlines())
+
+
+def api_pages() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield name, page and modules of every package, `ldm` itself first.
+
+    A module that begins with an underscore is private and has no entry; `__init__` stands for its package.
+    """
+    for folder in sorted({path.parent for path in (ROOT / "ldm").rglob("*.py")}):
+        package = ".".join(folder.relative_to(ROOT).parts)
+        modules = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+        if modules:
+            yield package, f"api/{package}.md", [f"{package}.{module}" for module in modules]
