@@ -3,6 +3,7 @@
 MkDocs calls the `on_...` functions. Nothing of `ldm` is imported: mkdocstrings reads the sources.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +19,19 @@ MARKER = re.compile(r"^<!-- configs: (?P<group>[\w/]+) -->$", re.MULTILINE)
 
 def on_config(config: MkDocsConfig) -> None:
     """Put the API pages into the navigation."""
-    pages = [{name: uri} for name, uri, _ in api_pages()]
+    pages = ["api/index.md", *({name: uri} for name, uri, _ in api_pages())]
     config.nav = [{"API": pages} if "API" in item else item for item in config.nav or []]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the API pages, one for each package."""
+    """Add the API pages, one for each package, and a table of them."""
+    table = ["# API", "", "| Package | |", "| --- | --- |"]
     for name, uri, modules in api_pages():
+        about = summary(name)
         directives = "\n\n".join(f"::: {module}" for module in modules)
-        files.append(File.generated(config, uri, content=f"# {name}\n\n{directives}\n"))
+        files.append(File.generated(config, uri, content=f"# {name}\n\n{about}\n\n{directives}\n"))
+        table.append(f"| [`{name}`]({Path(uri).name}) | {about} |")
+    files.append(File.generated(config, "api/index.md", content="\n".join(table)))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -59,3 +64,10 @@ def api_pages() -> Iterator[tuple[str, str, list[str]]]:
         modules = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
         if modules:
             yield package, f"api/{package}.md", [f"{package}.{module}" for module in modules]
+
+
+def summary(package: str) -> str:
+    """Return the first line of the docstring of a package; "" where there is none."""
+    source = ROOT.joinpath(*package.split("."), "__init__.py")
+    text = ast.get_docstring(ast.parse(source.read_text())) if source.is_file() else None
+    return text.splitlines()[0] if text else ""
