@@ -14,7 +14,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = next(folder for folder in (ROOT / "configs", ROOT / "ldm" / "configs") if folder.is_dir())
-MARKER = re.compile(r"^<!-- configs: (?P<group>[\w/]+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- configs: (?P<name>[\w/.]+) -->$", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -35,22 +35,23 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace each line `<!-- configs: sampler -->` by the files of that group, a tab each."""
-    return MARKER.sub(lambda found: "\n\n".join(tabs(found["group"])), markdown)
+    """Replace a line `<!-- configs: sampler -->` by the files of that group, `<!-- configs: pack.yaml -->` by that file."""
+    return MARKER.sub(lambda found: "\n\n".join(tabs(found["name"])), markdown)
 
 
-def tabs(group: str) -> Iterator[str]:
-    """Yield a content tab with the text of each file `configs/<group>/*.yaml`.
+def tabs(name: str) -> Iterator[str]:
+    """Yield a content tab with the text of `configs/<name>`, if that is a file, or of each file of this group.
 
     Raises:
-        FileNotFoundError: The group has no files.
+        FileNotFoundError: There is no such file, or no file in such a group.
     """
-    paths = sorted((CONFIGS / group).glob("*.yaml"))
+    place = CONFIGS / name
+    paths = [place] if place.is_file() else sorted(place.glob("*.yaml"))
     if not paths:
-        raise FileNotFoundError(f"docs/options.md names the group {group!r}, but configs/{group}/ has no .yaml file")
+        raise FileNotFoundError(f"docs/ show configs/{name}, which has no .yaml file")
     for path in paths:
         text = path.read_text().rstrip()
-        code = f'```yaml title="configs/{group}/{path.name}"\n{text}\n```'
+        code = f'```yaml title="configs/{path.relative_to(CONFIGS)}"\n{text}\n```'
         yield f'=== "{path.stem}"\n\n' + "\n".join(f"    {line}".rstrip() for line in code.splitlines())
 
 

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, forked
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMMAND = re.compile(r"python (?P<command>(?:train\.py|sample\.py|-m ldm\.)[^\n#`]*?)\s*(?:[#`].*)?$", re.MULTILINE)
-INTERNAL = {"hydra", "local", "model", "paths"}
+INTERNAL = {"hydra", "local"}
 """Folders of configs/ from which nobody chooses on the command line."""
 
 
