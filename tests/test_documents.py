@@ -1,7 +1,10 @@
-"""README commands and notebooks run."""
+"""The README, the pages of docs/ and the notebooks are true: their commands and code run, their links lead somewhere."""
 
 import re
 import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import nbclient
 import nbformat
@@ -11,54 +14,154 @@ from PIL import Image
 from ldm.config import CONFIGS
 from tests.conftest import ROOT, forked
 
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMMAND = re.compile(r"python (?P<command>(?:train\.py|sample\.py|-m ldm\.)[^\n#`]*?)\s*(?:[#`].*)?$", re.MULTILINE)
-README = (ROOT / "README.md").read_text()
-DATA_PAGE = (ROOT / "ldm" / "data" / "README.md").read_text()
+INTERNAL = {"hydra", "local"}
+"""Folders of configs/ from which nobody chooses on the command line."""
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_is_stored_without_outputs(path, tiny_run, monkeypatch):
-    notebook = nbformat.read(path, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells)
-    monkeypatch.setenv("LDM_RUN", str(tiny_run))
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": ROOT}}).execute()
+def commands(text):
+    """Return the command lines that a page shows, without "python"; those cut in two lines are joined."""
+    return [match["command"].strip() for match in COMMAND.finditer(text.replace("\\\n", " "))]
 
 
-def readme_commands(page=README + DATA_PAGE):
-    """Commands of README and data page, those cut in two lines joined."""
-    return [match["command"].strip() for match in COMMAND.finditer(page.replace("\\\n", " "))]
+def lines(start):
+    """Return all different commands of all pages that begin with a word and have options."""
+    found = {line for text in PAGES.values() for line in commands(text) if line.startswith(start)}
+    return sorted(line for line in found if len(shlex.split(line)) > 1 + line.startswith("-m"))
 
 
-def test_readme_names_its_commands():
-    commands = readme_commands()
-    assert "train.py experiment=txt2img" in commands
-    assert any(line.startswith("sample.py") for line in commands)
+def option_cells(name):
+    """Return the options in the tables "| To | say |" of a page: the first code of each right-hand cell."""
+    tables = re.findall(r"^\| To \| say \|\n(?:\|.*\n)+", PAGES[name], re.MULTILINE)
+    cells = [cell for table in tables for cell in re.findall(r"^\| [^|]+ \| `([^`]+)`", table, re.MULTILINE)]
+    return sorted({cell for cell in cells if "=" in cell and not cell.startswith("python")})
 
 
-@pytest.mark.parametrize("line", sorted({line for line in readme_commands() if line.startswith("train.py")}))
-def test_readme_training_commands_compose(line, home):
+def sections(text):
+    """Return heading -> text below it, of all headings of a page."""
+    parts = re.split(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def composed(*options):
+    """Return the config of train.py that the options make, as text."""
+    return forked("train.py", *options, "--cfg", "job")
+
+
+def test_the_readme_is_short_and_names_its_commands():
+    assert len(PAGES["README.md"].splitlines()) <= 120
+    found = commands(PAGES["README.md"])
+    assert "train.py experiment=txt2img" in found
+    assert any(line.startswith("sample.py") for line in found)
+
+
+def test_the_pages_name_many_commands():
+    assert len(lines("train.py")) >= 15
+    assert len(lines("sample.py")) >= 9
+    assert len(option_cells("your-own-data.md")) >= 8
+    assert len(option_cells("training.md")) >= 15
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for text in (PAGES["README.md"], (ROOT / "CONTRIBUTING.md").read_text()):
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+            path, _, anchor = target.partition("#")
+            assert (ROOT / path).exists(), target
+            if anchor:
+                headings = [
+                    re.sub(r"[^\w\- ]", "", name).lower().replace(" ", "-") for name in sections(PAGES[path[5:]])
+                ]
+                assert anchor in headings, target
+
+
+def test_benchmarks_that_are_named_exist():
+    for text in PAGES.values():
+        for module in re.findall(r"python -m (tests\.[\w.]+)", text):
+            assert find_spec(module), module
+
+
+def test_every_group_and_every_choice_is_on_the_page_about_options():
+    found = sections(PAGES["options.md"])
+    for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in INTERNAL):
+        assert folder.name in found, f"docs/options.md has no section {folder.name}"
+        assert f"<!-- configs: {folder.name} -->" in found[folder.name]
+        named = set(re.findall(r"`(\w+)`", found[folder.name]))
+        choices = {path.stem for path in folder.glob("*.yaml")}
+        assert choices <= named, f"docs/options.md, section {folder.name}, does not name {choices - named}"
+
+
+def test_versions_agree():
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("material", reason="pip install -e '.[docs]'")
+    pytest.importorskip("mkdocstrings", reason="pip install -e '.[docs]'")
+    arguments = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    options = (tmp_path / "options" / "index.html").read_text()
+    assert "configs/sampler/ddim.yaml" in options
+    assert "<!-- configs:" not in options
+    assert "DDIM" in (tmp_path / "api" / "ldm.sampler" / "index.html").read_text()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("line", lines("train.py"))
+def test_training_commands_compose(line):
     """Every training command composes as it stands; that such runs work is shown on tiny data in test_run."""
-    options = [word for word in shlex.split(line)[1:] if word not in ("-m", "--help")]
+    options = [word for word in shlex.split(line)[1:] if word not in ("-m", "--help", "--cfg", "job")]
     if "--help" in line:
         forked("train.py", "--help")
-    elif "-m" in shlex.split(line):
+        return
+    if "-m" in shlex.split(line):
         assert all("=" in option for option in options)
-        forked("train.py", *[re.sub(r"=([^,]*),.*", r"=\1", option) for option in options], "--cfg", "job")
-    else:
-        assert "run_dir" in forked("train.py", *options, "--cfg", "job")
+        options = [re.sub(r"=([^,]*),.*", r"=\1", option) for option in options]
+    assert "output_dir" in composed(*options)
 
 
-def test_readme_python_runs(tiny_run, tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
+@pytest.mark.e2e
+@pytest.mark.parametrize("line", lines("-m ldm."))
+def test_other_commands_compose(line):
+    words = shlex.split(line)
+    text = forked(*words) if "--help" in line else forked(*words, "--cfg", "job")
+    assert text
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("cell", option_cells("your-own-data.md"))
+def test_options_of_the_data_page_compose_and_mean_something(cell):
+    plain = ["experiment=txt2img_shards", "data.train=a", "data.val=b"]
+    options = shlex.split(cell)
+    given = {option.partition("=")[0] for option in options}
+    kept = [option for option in plain if option.partition("=")[0] not in given]
+    assert composed(*kept, *options) != composed(*plain)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("cell", option_cells("training.md"))
+def test_options_of_the_training_page_compose_and_mean_something(cell):
+    assert composed("experiment=txt2img", *shlex.split(cell)) != composed("experiment=txt2img")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if "```python\n" in text])
+def test_python_code_runs(name, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for block in blocks:
+    for block in re.findall(r"```python\n(.*?)```", PAGES[name], re.DOTALL):
         exec(block.replace("runs/txt2img", str(tiny_run)), {})
 
 
-@pytest.mark.parametrize("line", sorted({line for line in readme_commands() if line.startswith("sample.py")}))
-def test_readme_sampling_commands_run(line, tiny_run, tmp_path):
+@pytest.mark.e2e
+@pytest.mark.parametrize("line", lines("sample.py"))
+def test_sampling_commands_run(line, tiny_run, tmp_path):
+    if "--help" in line or "runs/classifier" in line:  # a tiny classifier is trained and guides in test_classifier_run
+        assert forked(*shlex.split(line), *(() if "--help" in line else ("--cfg", "job")))
+        return
     (tmp_path / "prompts.txt").write_text("a red heart on a white background\na blue cat on a black background\n")
     (tmp_path / "samples").mkdir()
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "samples" / "00000.png")
@@ -76,47 +179,14 @@ def test_readme_sampling_commands_run(line, tiny_run, tmp_path):
     assert "grid.png" in text
 
 
-@pytest.mark.parametrize(
-    "group",
-    [
-        *("sampler", "grid", "guidance", "prediction", "schedule", "times", "weighting", "distance", "optimizer"),
-        "alignment",
-    ],
-)
-def test_the_readme_names_every_choice(group):
-    missing = [path.stem for path in (CONFIGS / group).glob("*.yaml") if not re.search(rf"\b{path.stem}\b", README)]
-    assert not missing
-
-
+@pytest.mark.e2e
 def test_icons_can_be_written_alone(tmp_path):
     text = forked("-m", "ldm.data.sources.icons", f"folder={tmp_path}", "count=3", "size=16")
     assert "training and" in text
     assert list(tmp_path.glob("icons-*/train-000000.tar"))
 
 
-def option_cells():
-    """Options of the data page's table: what stands between the first backticks of a right-hand cell."""
-    cells = re.findall(r"^\| [^|]+ \| `(['\"]?data[^`]+)`", DATA_PAGE, re.MULTILINE)
-    return sorted(set(cells) | set(re.findall(r"`(data\.train='[^`]+)`", DATA_PAGE)))
-
-
-def test_the_data_page_names_its_options():
-    assert len(option_cells()) >= 9
-
-
-@pytest.mark.parametrize("cell", option_cells())
-def test_options_of_the_data_page_compose_and_mean_something(cell):
-    from ldm.config import check_options, compose, quote_texts, resolved
-
-    options = shlex.split(cell)
-    given = {option.partition("=")[0] for option in options}
-    places = [option for option in ("data.train=a", "data.val=b") if option.partition("=")[0] not in given]
-    check_options("train", ["experiment=txt2img_shards", *options, *places])
-    config = resolved(compose("train", ["experiment=txt2img_shards", *quote_texts([*options, *places])]))
-    plain = resolved(compose("train", ["experiment=txt2img_shards", "data.train=a", "data.val=b"]))
-    assert config["data"] != plain["data"]
-
-
+@pytest.mark.e2e
 def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
     """Its commands in their order, on small images: pack, encode, train on latents."""
     from tests.data.small_shards import level
@@ -137,7 +207,7 @@ def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
     }
 
     def run(start, *more):
-        (line, *_) = [line for line in readme_commands(DATA_PAGE) if line.startswith(start) and "=" in line]
+        (line, *_) = [line for line in commands(PAGES["your-own-data.md"]) if line.startswith(start) and "=" in line]
         line = line.replace("runs/autoencoder", f"{tiny_run}/autoencoder.safetensors")
         for name, place in names.items():
             line = line.replace(name, place)
@@ -154,8 +224,18 @@ def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
     assert "finished" in text
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["pack", "encode"])
 def test_help_of_programs(name):
     text = forked("-m", f"ldm.data.{name}", "--help")
     assert f"python -m ldm.data.{name}" in text
-    assert "out:" in text
+    assert re.search(r"^ *out[:=]", text, re.MULTILINE)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_and_is_stored_without_outputs(path, tiny_run, monkeypatch):
+    notebook = nbformat.read(path, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    monkeypatch.setenv("LDM_RUN", str(tiny_run))
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": ROOT}}).execute()

@@ -5,7 +5,7 @@ python -m tests.benchmarks.toolbox            some three hours on two CPU cores;
 Trained are the default run, as it was when the study was made, then, with its autoencoder and 2,000 steps instead of 3,000, a
 run for each way to train. All sampling is from the default run. Each score is over the 256 held-out captions, the same seeds
 everywhere; what differs by less than two runs of the same settings with other seeds (listed as such) says nothing. Writes
-runs/study/*.json, prints tables and draws .github/study.png.
+runs/study/*.json, prints tables and draws docs/images/study.png.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--steps", type=int, default=2000, help="of each run")
     parser.add_argument("--calls", type=int, nargs="+", default=STEPS, help="of the network, for samplers")
-    parser.add_argument("--plot", type=Path, default=ROOT / ".github" / "study.png")
+    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "study.png")
     parser.add_argument("--debug", action="store_true", help="tiny networks and few icons, to see that it works")
     parser.add_argument("extra", nargs="*", help="options of train.py for all runs")
     options = parser.parse_args(arguments)
