@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ldm.metric.base import ADVICE, GenerationMetric, check_finite
-from ldm.metric.extractor import Extractor
+from ldm.pretrained.extractor import Extractor
 
 REAL_SUMS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
 

@@ -1,12 +1,11 @@
-import sys
-
 import pytest
 import torch
 
 from ldm.data.icons import Icons
 from ldm.metric.caption import CaptionAccuracy
-from ldm.metric.extractor import EfficientNetLite0, Extractor, Inception
 from ldm.metric.frechet import Frechet
+from ldm.pretrained.efficientnet import EfficientNetLite0
+from ldm.pretrained.extractor import Extractor
 
 
 class Pixels(Extractor):
@@ -72,19 +71,6 @@ def test_efficientnet_distance_orders_damage(source):
     slight, strong = (distance((images + level * torch.randn_like(images)).clamp(-1, 1)) for level in (0.1, 0.5))
     assert same < slight < strong
     assert same == pytest.approx(0.0, abs=0.01)
-
-
-def test_offline_distance_is_never_called_fid():
-    assert EfficientNetLite0.name != Inception.name == "fid"
-
-
-def test_inception_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(FileNotFoundError, match="no Inception weights at"):
-        Inception(weights=tmp_path / "none.pth")
-    (tmp_path / "some.pth").touch()
-    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[fid\]', or choose metric=offline"):
-        Inception(weights=tmp_path / "some.pth")
 
 
 def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
@@ -190,10 +176,3 @@ def test_numbers_are_the_same_under_autocast_and_for_half_precision_images(sourc
             metric.update(fakes, [drawing.caption for drawing in drawings])
             scores.append(metric.compute())
     assert scores[0] == scores[1] == scores[2]
-
-
-def test_a_side_too_small_for_the_extractor_is_refused():
-    with pytest.raises(
-        ValueError, match=r"metric.frechet_efficientnet.extractor.side=16 cannot be; give a whole number"
-    ):
-        EfficientNetLite0(side=16)
