@@ -3,7 +3,7 @@ import torch
 
 from ldm.data.icons import Icons
 from ldm.metric.caption import CaptionAccuracy
-from ldm.metric.frechet import Frechet
+from ldm.metric.frechet import REAL, Frechet
 from ldm.pretrained.efficientnet import EfficientNetLite0
 from ldm.pretrained.extractor import Extractor
 
@@ -56,6 +56,22 @@ def test_frechet_reference_can_be_stored_and_shared():
     for metric in (whole, restored):
         metric.update(fakes, [])
     assert whole.compute()["pixels"] == pytest.approx(restored.compute()["pixels"], rel=1e-6)
+
+
+def test_the_sums_over_real_images_are_the_states_of_torchmetrics():
+    """By their names in its state dict, which are all that is known of them here, and which this guards."""
+    metric = Frechet(Pixels())
+    images = gaussians(0.0, 1.0, count=50)
+    metric.refer(images)
+    metric.update(gaussians(0.5, 1.0, count=20), [])
+    features = images[:, :, 0, 0].double()
+    expected = {"sum": features.sum(0), "cov_sum": features.T @ features, "num_samples": torch.tensor(50)}
+    assert {name.removeprefix(REAL) for name in metric.reference()} == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(metric.reference()[REAL + name], value)
+    metric.compute()
+    torch.testing.assert_close(metric.reference()[REAL + "sum"], expected["sum"])
+    assert len(metric.distance.state_dict()) == 6, "the same three for generated images, and nothing else"
 
 
 def test_efficientnet_distance_orders_damage(source):
@@ -158,8 +174,10 @@ def test_a_rank_without_images_computes_too():
     whole.refer(gaussians(0.0, 1.0))
     whole.update(gaussians(0.5, 1.0), [])
     alone.set_reference(whole.reference())
-    for name in ("fake_features_sum", "fake_features_cov_sum", "fake_features_num_samples"):
-        setattr(alone.distance, name, getattr(whole.distance, name))
+    state = whole.distance.state_dict()
+    alone.distance.load_state_dict(
+        {name: value for name, value in state.items() if name.startswith("fake_")}, strict=False
+    )
     assert alone.compute() == whole.compute()
 
 
