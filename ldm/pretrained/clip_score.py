@@ -65,9 +65,9 @@ class CLIPScore:
             list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
         ).to(image.device)
         self._tell_overflow(prompts)
-        text = network.text_projection(network.text_model(**words).pooler_output)
+        text = network.get_text_features(**words).pooler_output
         pixels = standardized(image, self.side, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        seen = network.visual_projection(network.vision_model(pixels).pooler_output)
+        seen = network.get_image_features(pixels).pooler_output
         return self.strength * F.cosine_similarity(seen, text)
 
     def _tell_overflow(self, prompts: Sequence[str]) -> None:
