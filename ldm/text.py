@@ -1,4 +1,4 @@
-"""Texts: what is done to every caption and every prompt, what ends a line, and how an error shows them."""
+"""Texts: cleaning of captions and prompts, lines of a file, short forms for errors."""
 
 from __future__ import annotations
 

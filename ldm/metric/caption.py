@@ -61,7 +61,7 @@ class CaptionAccuracy(GenerationMetric):
         """Do nothing: real images are not needed."""
 
     def reference(self) -> dict[str, Tensor]:
-        """Return nothing: real images are not needed."""
+        """Return no sums: real images are not needed."""
         return {}
 
     def set_reference(self, sums: dict[str, Tensor]) -> None:

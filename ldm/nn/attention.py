@@ -44,7 +44,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Attend from a sequence to a context, or to itself.
 
         Args:
             x: Sequence `(B, N, width)`, which gives the queries.

@@ -1,4 +1,4 @@
-"""Texts to tokens: all that stands in a text is read as text, and the part that does not fit is returned."""
+"""Texts to tokens: special tokens in a text are read as letters, and the part that does not fit can be told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tokenizers import Encoding, Tokenizer
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
-    """Encode texts in which nothing stands for a special token: a caption that holds "<pad>" or "</s>" holds these letters.
+    """Encode texts as plain text: in a caption, "<pad>" and "</s>" are letters, not special tokens.
 
     Args:
         tokenizer: The tokenizer, with truncation and padding already set.
