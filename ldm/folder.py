@@ -1,4 +1,4 @@
-"""Folders that programs write into: nothing of anybody else's is overwritten, and only one program writes at a time."""
+"""Folders that programs write into: no file of another program is overwritten, and only one program writes at a time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-"""Lies in each folder that a program writes into; it is locked while the program is at work, and stays there."""
+"""A file in each folder that a program writes into; it is locked while the program is at work, and stays there."""
 
 NAMED = 3
-"""An error names so many files."""
+"""The number of files that an error names."""
 
 
 class OutputFolder:
-    """A folder for what one program writes.
+    """A folder for the files that one program writes.
 
     Args:
         path: The folder; it need not exist.
-        option: The option by which a user chooses it, for errors.
-        is_own: Called with the name of each file or folder in it; returns whether this program wrote that, or may replace it.
-            Hidden files are not asked about.
+        option: Name of the option by which a user chooses it, for errors.
+        is_own: Called with the name of each file or folder in it, but for hidden ones; returns True where this program wrote
+            it or may replace it.
     """
 
     def __init__(self, path: str | Path, *, option: str, is_own: Callable[[str], bool]) -> None:
@@ -35,7 +35,11 @@ class OutputFolder:
         self.is_own = is_own
 
     def check(self) -> None:
-        """Write nothing, and raise ValueError where the path is no folder or holds files of somebody else."""
+        """Check that the folder can be used; nothing is written.
+
+        Raises:
+            ValueError: Where the path is no folder, or holds files that this program did not write.
+        """
         for place in (self.path, *self.path.parents):
             if place.exists():
                 if not place.is_dir():
@@ -55,10 +59,10 @@ class OutputFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Check, make the folder, and keep it for this process while the block runs.
+        """Check the folder, make it, and reserve it for this process while the block runs.
 
         Raises:
-            ValueError: As `check` does, and where another process is at work in the folder.
+            ValueError: Where `check` raises it, and where another process is at work in the folder.
         """
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
-"""The mathematics of power-function averages: how long they are, and any of them from others.
+"""The mathematics of power-function averages: their lengths, and how one is computed from others.
 
 Such an average of weights θ over the time (0, t] weighs time τ by the profile p(τ) = (γ + 1) τ^γ / t^(γ+1). Its length is
-the standard deviation of τ under the profile as a share of t, the paper's sigma_rel. Averages are linear in their
-profiles, so whatever combination of some profiles comes near another gives the same combination of averages.
+the standard deviation of τ under the profile as a fraction of t, the paper's sigma_rel. Averages are linear in their
+profiles: if a sum of profiles with some coefficients is near another profile, then the sum of their averages with the same
+coefficients is near that profile's average.
 
-Paper: Karras et al., 2023, sections 3.1, 3.2 and appendix C, arXiv:2312.02696.
+References:
+    Karras et al., 2023, sections 3.1, 3.2 and appendix C, arXiv:2312.02696.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from typing import NamedTuple
 import numpy as np
 
 LONGEST = 1.0 / math.sqrt(12.0)
-"""The length of γ = 0, where all times weigh the same."""
+"""The length for γ = 0, where all times weigh the same."""
 
 
 class Profile(NamedTuple):
-    """A weighing of times.
+    """The weights that an average gives to times.
 
-    gamma  exponent, greater than 0
-    step   at which the average ends, t; 1 or more
+    Attributes:
+        gamma: Exponent γ, greater than 0.
+        step: Step t at which the average ends, 1 or more.
     """
 
     gamma: float
@@ -31,10 +34,11 @@ class Profile(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A combination of profiles that comes near a wished one.
+    """A linear combination of profiles that is near a wished profile.
 
-    coefficients  of the profiles, float64 `(N,)`
-    residual      norm of what is missing, as a share of the wished profile's norm, in [0, 1]
+    Attributes:
+        coefficients: A coefficient for each profile, `(N,)` in float64.
+        residual: Norm of the difference to the wished profile, as a fraction of that profile's norm, in [0, 1].
     """
 
     coefficients: np.ndarray
@@ -42,9 +46,16 @@ class Match(NamedTuple):
 
 
 def gamma_of(length: float) -> float:
-    """The exponent of an average: the positive root of γ + 1 = length² (γ + 2)² (γ + 3), by way of x = γ + 2.
+    """Return the exponent γ of an average: the positive root of γ + 1 = length² (γ + 2)² (γ + 3), solved for x = γ + 2.
 
-    Raises ValueError where there is none.
+    Args:
+        length: Length of the average, the paper's sigma_rel, between 0 and `LONGEST`.
+
+    Raises:
+        ValueError: Where no average has this length.
+
+    References:
+        Karras et al., 2023, section 3.1, arXiv:2312.02696.
     """
     if not 0 < length < LONGEST:
         raise ValueError(
@@ -56,23 +67,42 @@ def gamma_of(length: float) -> float:
 
 
 def length_of(gamma: float) -> float:
-    """The length of the average with an exponent. Paper: section 3.1."""
+    """Return the length of the average with an exponent γ, the paper's sigma_rel.
+
+    References:
+        Karras et al., 2023, section 3.1, arXiv:2312.02696.
+    """
     return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
 
 
 def newest_share(gamma: float, step: int) -> float:
-    """What the weights of step t = 1, 2, ... get in the average at t: 1 - β_t with β_t = (1 - 1/t)^(γ+1)."""
+    """Return the fraction of the newest weights in the average: 1 - β_t with β_t = (1 - 1/t)^(γ+1).
+
+    Args:
+        gamma: Exponent γ of the average.
+        step: Step t of the newest weights: 1, 2, ...
+
+    References:
+        Karras et al., 2023, section 3.1, arXiv:2312.02696.
+    """
     return 1.0 - (1.0 - 1.0 / step) ** (gamma + 1.0)
 
 
 def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
-    """∫ p_i q_j dτ of N profiles p and M profiles q, `(N, M)`.
+    """Return the inner products ∫ p_i q_j dτ of profiles.
 
-    With s ≤ t the ends of the two and γ the exponent of the later one it is
+    Where s ≤ t are the ends of the two profiles, and γ is the exponent of the later one, the product is
 
         (γ_i + 1) (γ_j + 1) / (γ_i + γ_j + 1) · (s / t)^γ / t
 
     in which no power is greater than 1, however great γ and t are.
+
+    Args:
+        a: N profiles p.
+        b: M profiles q.
+
+    Returns:
+        `(N, M)` in float64.
     """
     gamma_a, step_a = np.array(a, np.float64).T[:, :, None]
     gamma_b, step_b = np.array(b, np.float64).T[:, None, :]
@@ -83,12 +113,19 @@ def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
 
 
 def match(profiles: Sequence[Profile], wished: Profile) -> Match:
-    """The combination of profiles that is nearest to the wished one by least squares. Paper: appendix C.
+    """Return the linear combination of profiles that is nearest to a wished profile by least squares.
 
-    It is solved for profiles of norm 1, which are of one size whatever their γ and t. Beyond the paper, the coefficients
-    sum to 1, by a Lagrange multiplier: else weights that hardly move come out scaled. (On a random walk that begins ten
-    times as far from zero as it is long, 24 snapshots of lengths 0.05 and 0.1 gave the average of length 0.075 with an
-    error of 1.6e-4 of the walk without, 2.4e-5 with it; of length 0.2, 1.1e-2 and 4.4e-4.)
+    The equations are solved for profiles of norm 1, which have one size whatever their γ and t. Beyond the paper, the
+    coefficients sum to 1, by a Lagrange multiplier: without it, weights that hardly move come out scaled. (On a random walk
+    that begins ten times as far from zero as it is long, 24 snapshots of lengths 0.05 and 0.1 gave the average of length
+    0.075 with an error of 1.6e-4 of the walk without the multiplier, 2.4e-5 with it; of length 0.2, 1.1e-2 and 4.4e-4.)
+
+    Args:
+        profiles: The N profiles that are combined.
+        wished: The profile to come near to.
+
+    References:
+        Karras et al., 2023, appendix C, arXiv:2312.02696.
     """
     norms = np.sqrt(np.diag(inner_products(profiles, profiles)))
     norm = math.sqrt(inner_products([wished], [wished])[0, 0])

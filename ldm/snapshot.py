@@ -15,7 +15,10 @@ from ldm.tensors import DTYPES, write_tensors
 class Snapshot(NamedTuple):
     """An average of the weights after a number of optimiser steps.
 
-    length  of the average, the paper's sigma_rel
+    Attributes:
+        file: The file that holds it.
+        step: Number of optimiser steps after which it was taken.
+        length: Length of the average, the paper's sigma_rel.
     """
 
     file: Path
@@ -23,21 +26,33 @@ class Snapshot(NamedTuple):
     length: float
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and fp32 value of each weight, read one by one."""
+        """Yield name and value of each weight, in float32, read one by one."""
         with safe_open(self.file, framework="pt") as content:
             for name in content.keys():  # noqa: SIM118
                 yield name, content.get_tensor(name).float()
 
 
 def write_snapshot(folder: Path, step: int, length: float, *, weights: Mapping[str, Tensor], dtype: str) -> None:
-    """Write `step-00001000-0.05.safetensors`, whole or not at all. `dtype` is one of ldm.tensors' DTYPES."""
+    """Write a snapshot, `step-00001000-0.05.safetensors`, whole or not at all.
+
+    Args:
+        folder: Folder of the snapshots.
+        step: Number of optimiser steps after which it was taken.
+        length: Length of the average, the paper's sigma_rel.
+        weights: Averaged weights by name.
+        dtype: The type in which they are stored, a name from `ldm.tensors.DTYPES`.
+    """
     file = folder / f"step-{step:08d}-{length}.safetensors"
     tensors = {name: tensor.to(DTYPES[dtype]) for name, tensor in weights.items()}
     write_tensors(file, tensors, {"step": str(step), "sigma_rel": repr(length)})
 
 
 def read_snapshots(folder: Path) -> list[Snapshot]:
-    """The snapshots in a folder by step and length. Raises ValueError where one is damaged."""
+    """Return the snapshots in a folder, sorted by step and length.
+
+    Raises:
+        ValueError: Where one is damaged.
+    """
     return sorted(map(_read, folder.glob("step-*.safetensors")), key=lambda found: (found.step, found.length))
 
 

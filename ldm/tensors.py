@@ -1,4 +1,4 @@
-"""Files of tensors."""
+"""Files of tensors: written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-"""Of what can be written in half the size."""
+"""The types in which weights can be written, by name; the second takes half the space."""
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a .safetensors file, which appears whole or not at all, and which others may read as any new file."""
+    """Write a .safetensors file, which appears whole or not at all, and which others may read as any new file.
+
+    Args:
+        file: Path of the file; its folder is made where it is missing.
+        tensors: Tensors by name, on any device; they may share memory.
+        metadata: Texts by name, stored beside the tensors.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -31,7 +37,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each in memory of its own: the format has no word for one that stands under two names."""
+    """Return tensors on the CPU, each in memory of its own: the format cannot store one tensor under two names."""
     parts: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -43,7 +49,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of new files in a folder last, whatever happens to the machine."""
+    """Write a folder's list of names to disk, so that new files in it survive a crash of the machine."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems cannot, and need not

@@ -89,9 +89,9 @@ def test_any_guidance_goes_under_another(choice, options):
 
 
 def test_likeness_by_lpips_is_one_option():
-    lpips = "{_target_:ldm.autoencoder.perceptual.LPIPS,vgg16:a,linear:b}"
+    lpips = "{_target_:ldm.pretrained.lpips.LPIPS,vgg16:a}"
     config = compose("sample", ["ckpt=x", "guidance=likeness", f"guidance.score.distance={lpips}"])
-    assert config.guidance.score.distance.linear == "b"
+    assert config.guidance.score.distance.vgg16 == "a"
 
 
 def test_the_papers_text_to_image_model_has_its_parameters():

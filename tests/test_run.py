@@ -20,10 +20,10 @@ from ldm.sampler.heun import Heun
 from ldm.snapshot import read_snapshots
 from ldm.task.diffusion import DiffusionTask
 from ldm.task.optimization import LearningRate
-from tests.conditioner.test_clip_score import save_clip
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command, forked
 from tests.data.small_shards import write_tar
+from tests.pretrained.test_clip_score import save_clip
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
 

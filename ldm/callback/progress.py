@@ -10,40 +10,45 @@ from tqdm.auto import tqdm
 
 
 class Progress(ProgressBar):
-    """One bar over a stage's optimiser steps, from where it begins or goes on, with losses and scores."""
+    """Show one bar over a stage's optimiser steps, from where it begins or goes on, with losses and scores.
+
+    It stands on Lightning's base class of progress bars, not on its `TQDMProgressBar`: that one counts batches, begins anew
+    in each epoch and at each start, and draws a second bar for each validation, all of which would have to be undone here.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown = True
-        self._bar: tqdm | None = None
+        self.shown = True
+        self.bar = tqdm(disable=True)
 
     def disable(self) -> None:
-        """Of ranks that are not the first."""
-        self._shown = False
+        """Show nothing; Lightning calls it on all ranks but the first."""
+        self.shown = False
 
     def enable(self) -> None:
-        """Show it."""
-        self._shown = True
+        """Show the bar."""
+        self.shown = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._bar = tqdm(
-            total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=not self._shown
+        """Begin the bar at the step from which training goes on."""
+        self.bar = tqdm(
+            total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=not self.shown
         )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._bar is not None and trainer.global_step > self._bar.n:
+        """Move the bar, where the batch was the last of an optimiser step, and show the newest losses and scores."""
+        steps = trainer.global_step - self.bar.n
+        if self.shown and steps > 0:
             metrics = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
-            self._bar.set_postfix(metrics, refresh=False)
-            self._bar.update(trainer.global_step - self._bar.n)
+            self.bar.set_postfix(metrics, refresh=False)
+            self.bar.update(steps)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._close()
+        """Leave the bar as it is, and end its line."""
+        self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        """End the bar's line, so that the error begins a new one."""
+        self.bar.close()

@@ -13,9 +13,9 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch
 from ldm.classifier.half_unet import HalfUNet
 from ldm.classifier.vocabulary import Vocabulary, words_of
-from ldm.conditioner.base import shortened
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.times import Times
+from ldm.text import shortened
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.batch import Condition
+from ldm.text import shortened
 
 
 class Conditioner(nn.Module, ABC):
@@ -58,11 +59,6 @@ def cut_prompts(conditioner: Conditioner, prompts: Iterable[str]) -> Iterator[st
     for prompt, rest in zip(different, conditioner.overflow(different), strict=True):
         if rest:
             yield f"the prompt {shortened(prompt)!r} is longer than the model takes; cut away is {shortened(rest)!r}"
-
-
-def shortened(text: str, most: int = 200) -> str:
-    """A text, or its beginning and "..." where it is longer than `most` characters."""
-    return text if len(text) <= most else text[:most] + "..."
 
 
 def text_to_tensor(text: str) -> Tensor:

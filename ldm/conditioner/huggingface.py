@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5
 
 from ldm.batch import Condition
 from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
-from ldm.conditioner.tokens import encode_texts, overflow
 from ldm.options import COUNT, FLAG, check
+from ldm.pretrained.tokens import encode_texts, overflow
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ldm.batch import Condition
 from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
-from ldm.conditioner.tokens import encode_texts, overflow
 from ldm.nn.attention import Attention
 from ldm.options import COUNT, FLAG, Whole, check
+from ldm.pretrained.tokens import encode_texts, overflow
 
 PAD, START, END = "<pad>", "<start>", "<end>"
 

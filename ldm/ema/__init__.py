@@ -1,1 +1,1 @@
-"""Averages of a run's weights, after it."""
+"""Averages of a run's weights, chosen after training."""

@@ -1,6 +1,10 @@
-"""`python -m ldm.ema`: a finished model with its weights averaged over another length, chosen after training.
+"""Averages of weights over any length, chosen after training: `python -m ldm.ema`.
 
-Paper: Karras et al., 2023, section 3.2, arXiv:2312.02696.
+Training leaves snapshots of a few averages (the callback `power_ema`). From them the average of any other length is
+computed, and a finished model with these weights is written.
+
+References:
+    Karras et al., 2023, section 3.2, arXiv:2312.02696.
 """
 
 from __future__ import annotations
@@ -28,22 +32,27 @@ from ldm.snapshot import Snapshot, read_snapshots
 from ldm.tensors import write_tensors
 
 FOLDER = "diffusion/ema"
-"""Of the snapshots in a run."""
+"""The folder of the snapshots in a run."""
 
 ORIGIN_KEY = "ldm_average"
-"""In the metadata of a file that is written here: of what it is the average."""
+"""The key in a file's metadata that says which average of which run it is."""
 
 LENGTH, STEP = Real(), Optional(Whole(1), "the last")
-"""Values of the options; which lengths there are, `gamma_of` says."""
+"""Rules of the options; `gamma_of` knows, too, which lengths exist."""
 
 POOR = 0.1
-"""A residual from which on an average is hardly the wished one."""
+"""The residual above which an average is hardly the one that was asked for."""
 
 
 class Averaged(NamedTuple):
     """A model that was written.
 
-    residual  how far the profile of its average is from the wished one, as a share of that one's norm
+    Attributes:
+        file: The file.
+        length: Length of its average, the paper's sigma_rel.
+        step: Number of optimiser steps at which the average ends.
+        snapshots: Number of snapshots from which it was computed.
+        residual: Distance between the profile of its average and the one asked for, as a fraction of the latter's norm.
     """
 
     file: Path
@@ -61,12 +70,21 @@ class Averaged(NamedTuple):
 def average(run: Path, lengths: Sequence[float], *, step: int | None = None, out: Path | None = None) -> list[Averaged]:
     """Write a run's finished model with averaged weights, `ema-0.075.safetensors`, for each length.
 
-    step  of a snapshot, as of which to average; None: the last
-    out   folder for the files; None: the run's. A file of one of these names is replaced only where it was written here, as
-          the average of the same run, length and step
+    Where an error is raised, nothing has been written.
 
-    Raises ValueError or FileNotFoundError where a length or step is none, a file would be lost, the run has not ended, has no
-    such snapshots, or an average is not finite. Then nothing is written.
+    Args:
+        run: Folder of a finished run.
+        lengths: Lengths of the averages, the paper's sigma_rel.
+        step: Step of a snapshot, at which the averages end; None: the last.
+        out: Folder for the files; None: the run's. A file of one of these names is replaced only where it was written here,
+            as the average of the same run, length and step.
+
+    Returns:
+        The models that were written, one for each length.
+
+    Raises:
+        ValueError: Where a length or the step does not exist, a file would be lost, or an average is not finite.
+        FileNotFoundError: Where the run has not ended or has no snapshots.
     """
     for length in lengths:
         check("length", length, LENGTH)
@@ -96,18 +114,18 @@ def average(run: Path, lengths: Sequence[float], *, step: int | None = None, out
 
 
 def _name(length: float, step: int | None) -> str:
-    """The file of an average."""
+    """Return the name of an average's file."""
     return f"ema-{length}.safetensors" if step is None else f"ema-{length}-step-{step:08d}.safetensors"
 
 
 def _origin(run: Path, out: Path, length: float, step: int | None) -> str:
-    """What a file says of itself: which average it is, of the run at which place seen from its own folder."""
+    """Return the text by which a file says which average it is; the run's place is relative to the file's folder."""
     place = os.path.relpath(run.resolve(), out.resolve())
     return json.dumps({"run": place, "length": length, "step": step})
 
 
 def _may_replace(out: Path, origins: Mapping[str, str], name: str) -> bool:
-    """Whether nothing is lost: a file has none of the names that are written, or is an earlier average of the same kind."""
+    """Return True where writing loses no file: the name is not written, or its file is an earlier average of the same kind."""
     if name not in origins:
         return True
     try:
@@ -118,7 +136,15 @@ def _may_replace(out: Path, origins: Mapping[str, str], name: str) -> bool:
 
 
 def combine(snapshots: Sequence[Snapshot], coefficients: Sequence[Sequence[float]]) -> list[dict[str, Tensor]]:
-    """Sums of the snapshots, one for each row of coefficients; each snapshot is read once, tensor by tensor."""
+    """Sum snapshots with coefficients; each snapshot is read once, tensor by tensor.
+
+    Args:
+        snapshots: The snapshots.
+        coefficients: For each sum, a coefficient for each snapshot.
+
+    Returns:
+        For each sum, its float32 tensors by name.
+    """
     sums: list[dict[str, Tensor]] = [{} for _ in coefficients]
     for number, snapshot in enumerate(tqdm(snapshots, desc="averaging", unit="snapshot")):
         for name, tensor in snapshot.tensors():
@@ -128,7 +154,7 @@ def combine(snapshots: Sequence[Snapshot], coefficients: Sequence[Sequence[float
 
 
 def _snapshots(run: Path, step: int | None) -> list[Snapshot]:
-    """Those of a run up to a step."""
+    """Return a run's snapshots up to a step."""
     found = read_snapshots(run / FOLDER)
     if not found:
         raise FileNotFoundError(
@@ -142,7 +168,7 @@ def _snapshots(run: Path, step: int | None) -> list[Snapshot]:
 
 
 def _finished(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and weights of the run's model."""
+    """Return config and weights of the run's model."""
     if not (run / MODEL_FILE).is_file():
         raise FileNotFoundError(f"{run} has no {MODEL_FILE}, so the run has not ended; finish it by the same command")
     return read(run / MODEL_FILE)
@@ -161,7 +187,15 @@ def _check(trained: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
 
 
 def main(config: DictConfig) -> None:
-    """What the command does."""
+    """Write the averages that a config asks for, and print their files.
+
+    Args:
+        config: The options of `configs/ema.yaml`.
+
+    Raises:
+        ValueError: Where an option has no value that it can have; else as `average` does.
+        FileNotFoundError: As `average` does.
+    """
     given = resolved(config.length)
     lengths = given if isinstance(given, list) else [given]
     if not lengths or not all(map(Real().allows, lengths)):

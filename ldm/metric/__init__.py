@@ -1,1 +1,1 @@
-"""Generated images -> numbers."""
+"""Metrics: numbers that say how good generated images are."""

@@ -1,4 +1,4 @@
-"""What every metric of generated images is."""
+"""The base class of metrics of generated images."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ ADVICE = (
     "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
     "(task.diffusion.optimizer.lr) or a smaller task.diffusion.gradient_clip; or sample with less guidance (guidance.scale)"
 )
-"""What to do where generated images are not finite."""
+"""The advice of an error where generated images are not finite."""
 
 
 class GenerationMetric(ABC):
-    """Collects generated images, in shares, on all ranks; gives named numbers at the end, the same on all ranks.
+    """Turn generated images, of which each rank adds a part, into named numbers, the same on all ranks.
 
-    Where it compares with real images, it keeps sums over them that can be stored and brought back. It computes in float32
+    A metric that compares with real images keeps sums over them that can be stored and brought back. It computes in float32
     or float64, whatever the precision of training. Images that are not finite are refused with a ValueError.
     """
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """Of the numbers that `compute` gives."""
+        """Return the names of the numbers that `compute` gives."""
 
     @property
     def least_images(self) -> int:
-        """The fewest images, over all ranks, that it gives numbers for: of those generated, and of real ones if it needs any."""
+        """Return the fewest images, over all ranks, from which it can compute: generated ones, and real ones if it needs any."""
         return 1
 
     @property
     @abstractmethod
     def reference_name(self) -> str | None:
-        """Names what is kept of real images (extractor and its settings); None: nothing is needed of them."""
+        """Return a name for the sums over real images (extractor and its settings); None: it needs no real images."""
 
     @abstractmethod
     def to(self, device: torch.device) -> None:
-        """Move to a device."""
+        """Move networks and sums to a device."""
 
     @abstractmethod
     def refer(self, images: Tensor) -> None:
@@ -47,28 +47,39 @@ class GenerationMetric(ABC):
 
     @abstractmethod
     def reference(self) -> dict[str, Tensor]:
-        """The sums over the real images of this rank; those of several ranks may be added."""
+        """Return the sums over the real images of this rank, by name; those of several ranks may be added."""
 
     @abstractmethod
     def set_reference(self, sums: dict[str, Tensor]) -> None:
-        """Use these sums over real images: all of them on one rank, zeros on the others."""
+        """Use these sums over real images, which are whole on one rank and zero on the others."""
 
     @abstractmethod
     def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images `(B, 3, H, W)` in [-1, 1] and the captions that they were made for."""
+        """Add generated images.
+
+        Args:
+            images: `(B, 3, H, W)` in [-1, 1].
+            captions: The captions that they were made for, one for each image.
+
+        Raises:
+            ValueError: Where an image is not finite.
+        """
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """Name -> number over all images of all ranks since the last call. Every rank must call it."""
+        """Return a number for each name, over the images of all ranks since the last call. Every rank must call it."""
 
 
 def check_finite(values: Tensor, of: str, *, advice: str) -> None:
-    """Raise ValueError where numbers of a batch, `(B, ...)`, are not finite.
+    """Raise an error where numbers of a batch are not finite.
 
     Args:
-        values: Images or their features.
-        of: What they are, for the message.
-        advice: What to do about it.
+        values: Images or their features, `(B, ...)`.
+        of: What the values are, for the message.
+        advice: What to do about it, for the message.
+
+    Raises:
+        ValueError: Where a value is NaN or infinite.
     """
     wrong = int((~values.flatten(1).isfinite()).any(1).sum())
     if wrong:

@@ -1,4 +1,4 @@
-"""Does the image show what the caption says? For data whose true drawings are known."""
+"""Caption accuracy: whether images show what their captions say, for data whose true drawings are known."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 
 
 class Truth(Protocol):
-    """What can be drawn: every drawing a named tuple of parts that knows its caption."""
+    """A set of drawings, each a named tuple of parts that knows its caption."""
 
     @property
     def drawings(self) -> Sequence[NamedTuple]:
-        """All drawings; each has a `caption`."""
+        """Return all drawings; each has a `caption`."""
 
     def images(self, drawings: Sequence) -> Tensor:
-        """The drawings, `(N, 3, H, W)` in [-1, 1]."""
+        """Return the images `(N, 3, H, W)` in [-1, 1] of drawings."""
 
 
 class CaptionAccuracy(GenerationMetric):
-    """Share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
+    """The fraction of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
 
-    truth  gives all drawings and their captions
+    Args:
+        truth: All drawings and their captions.
     """
 
     def __init__(self, truth: Truth) -> None:
@@ -41,28 +42,41 @@ class CaptionAccuracy(GenerationMetric):
 
     @property
     def names(self) -> Sequence[str]:
+        """Return `caption_accuracy` and a name for each part, like `color_accuracy`."""
         return ["caption_accuracy", *(f"{part}_accuracy" for part in self.parts)]
 
     @property
     def reference_name(self) -> None:
+        """Return None: real images are not needed."""
         return None
 
     def to(self, device: torch.device) -> None:
+        """Move drawings and sums to a device."""
         self.templates = self.templates.to(device)
         self.codes = self.codes.to(device)
         for metric in self.sums:
             metric.to(device)
 
     def refer(self, images: Tensor) -> None:
-        pass
+        """Do nothing: real images are not needed."""
 
     def reference(self) -> dict[str, Tensor]:
+        """Return no sums: real images are not needed."""
         return {}
 
     def set_reference(self, sums: dict[str, Tensor]) -> None:
-        pass
+        """Do nothing: real images are not needed."""
 
     def update(self, images: Tensor, captions: Sequence[str]) -> None:
+        """Add generated images.
+
+        Args:
+            images: `(B, 3, H, W)` in [-1, 1], of the drawings' size.
+            captions: The captions that they were made for, one for each image.
+
+        Raises:
+            ValueError: Where an image is not finite or of another size, or a caption belongs to no drawing.
+        """
         check_finite(images, "generated images", advice=ADVICE)
         unknown = [caption for caption in captions if caption not in self.place]
         if unknown:
@@ -76,7 +90,17 @@ class CaptionAccuracy(GenerationMetric):
             metric.update(count.float().sum())
 
     def nearest(self, images: Tensor) -> Tensor:
-        """Index of each image's nearest drawing, `(B,)`. |image - template|^2 without the term common to all."""
+        """Return the index of each image's nearest drawing by |image - template|^2, without the term common to all.
+
+        Args:
+            images: `(B, 3, H, W)` in [-1, 1].
+
+        Returns:
+            Indices `(B,)`.
+
+        Raises:
+            ValueError: Where images and drawings differ in size.
+        """
         flat = images.to(self.templates).flatten(1)
         if flat.shape[1] != self.templates.shape[1]:
             raise ValueError(
@@ -85,6 +109,7 @@ class CaptionAccuracy(GenerationMetric):
         return (self.templates.square().sum(1) - 2 * flat @ self.templates.T).argmin(1)
 
     def compute(self) -> dict[str, float]:
+        """Return the fractions, in [0, 1], over all images of all ranks since the last call."""
         *right, count = (float(metric.compute()) for metric in self.sums)
         for metric in self.sums:
             metric.reset()

@@ -1,1 +1,1 @@
-"""Layers without ideas: attention, residual blocks, embeddings."""
+"""Common layers of all networks: attention, residual blocks, embeddings."""

@@ -1,4 +1,4 @@
-"""Attention over sequences and over maps."""
+"""Attention over sequences and over feature maps."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention from `(B, N, width)` to `(B, M, context_width)`, or to itself where no context is given.
+    """Multi-head attention of a sequence to a context, or to itself where no context is given.
 
-    heads       number of them
-    head_width  channels of each; None: width / heads
-    bias        of the projections to queries, keys and values
+    Args:
+        width: Channels of the sequence.
+        heads: Number of heads.
+        head_width: Channels of each head; None: width / heads.
+        context_width: Channels of the context; None: `width`.
+        bias: Whether the projections to queries, keys and values have a bias.
 
-    Paper: Vaswani et al., 2017, section 3.2, arXiv:1706.03762.
+    Raises:
+        ValueError: Where `head_width` is None and `heads` does not divide `width`.
+
+    References:
+        Vaswani et al., 2017, section 3.2, arXiv:1706.03762.
     """
 
     def __init__(
@@ -37,7 +44,16 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x `(B, N, width)`, context `(B, M, context_width)`, mask `(B, M)` True where attended -> `(B, N, width)`."""
+        """Attend from a sequence to a context, or to itself.
+
+        Args:
+            x: Sequence `(B, N, width)`, which gives the queries.
+            context: Sequence `(B, M, context_width)`, which gives keys and values; None: `x`.
+            mask: `(B, M)`, True where the context may be attended to; None: everywhere.
+
+        Returns:
+            `(B, N, width)`.
+        """
         context = x if context is None else context
         query, key, value = (
             layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -49,25 +65,36 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """Gated GELU: `a * gelu(b)` of one projection from `width` to twice `hidden`. Paper: Shazeer, 2020, arXiv:2002.05202."""
+    """Gated GELU: a * gelu(b), where a and b are the two halves of one linear projection.
+
+    Args:
+        width: Channels of the input.
+        hidden: Channels of the result.
+
+    References:
+        Shazeer, 2020, arXiv:2002.05202.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.project = nn.Linear(width, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., width)` to `(..., hidden)`."""
         value, gate = self.project(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm block: self-attention, cross-attention, gated feed-forward.
+    """Pre-norm transformer block: self-attention, cross-attention to tokens, gated feed-forward.
 
-    width          of the sequence `(B, N, width)`
-    heads          of both attentions
-    context_width  of the tokens `(B, M, context_width)`
+    Args:
+        width: Channels of the sequence.
+        heads: Heads of both attentions.
+        context_width: Channels of the tokens.
 
-    Paper: Rombach et al., 2022, appendix E.2.2, arXiv:2112.10752.
+    References:
+        Rombach et al., 2022, appendix E.2.2, arXiv:2112.10752.
     """
 
     def __init__(self, width: int, heads: int, context_width: int) -> None:
@@ -80,20 +107,33 @@ class TransformerBlock(nn.Module):
         self.feed = nn.Sequential(GEGLU(width, 4 * width), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply the block.
+
+        Args:
+            x: Sequence `(B, N, width)`.
+            context: Tokens `(B, M, context_width)`.
+            mask: `(B, M)`, True where tokens may be attended to; None: everywhere.
+
+        Returns:
+            `(B, N, width)`.
+        """
         x = x + self.attend_self(self.norm_self(x))
         x = x + self.attend_cross(self.norm_cross(x), context, mask)
         return x + self.feed(self.norm_feed(x))
 
 
 class MapAttention(nn.Module):
-    """Self-attention between all places of a map `(B, C, H, W)`, added to it.
+    """Self-attention between all places of a feature map, added to the map.
 
-    channels   C
-    heads      of the attention
-    groups     of the norm before it, as eps
-    zero_init  the last projection starts at zero, so that the module starts as the identity
+    Args:
+        channels: Channels of the map.
+        heads: Heads of the attention.
+        groups: Groups of the group norm before the attention.
+        eps: Epsilon of the group norm.
+        zero_init: Whether the last projection starts at zero, so that the module starts as the identity.
 
-    Paper: Dhariwal & Nichol, 2021, section 3, arXiv:2105.05233.
+    References:
+        Dhariwal & Nichol, 2021, section 3, arXiv:2105.05233.
     """
 
     def __init__(
@@ -107,19 +147,22 @@ class MapAttention(nn.Module):
             nn.init.zeros_(self.attend.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, channels, H, W)` to the same shape."""
         sequence = self.norm(x).flatten(2).transpose(1, 2)
         return x + self.attend(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class AttentionPool(nn.Module):
-    """A map `(B, C, H, W)` to a vector `(B, C)`: the mean of all places attends to all places and to itself.
+    """Pool a feature map to a vector: the mean of all places attends to all places and to itself.
 
-    It knows no positions, so that maps may be of any size.
+    It has no positional embedding, so that maps may be of any size.
 
-    channels  C
-    heads     of the attention
+    Args:
+        channels: Channels of the map and length of the vector.
+        heads: Heads of the attention.
 
-    Paper: Radford et al., 2021, section 2.4, arXiv:2103.00020; Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233.
+    References:
+        Radford et al., 2021, section 2.4, arXiv:2103.00020; Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -127,23 +170,26 @@ class AttentionPool(nn.Module):
         self.attend = Attention(channels, heads, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, channels, H, W)` to `(B, channels)`."""
         sequence = x.flatten(2).transpose(1, 2)
         mean = sequence.mean(1, keepdim=True)
         return self.attend(mean, torch.cat([mean, sequence], dim=1)).squeeze(1)
 
 
 class MapTransformer(nn.Module):
-    """Transformer blocks over all places of a map `(B, C, H, W)`, cross-attending to tokens, added to the map.
+    """Transformer blocks over all places of a feature map, which attend to tokens; their result is added to the map.
 
     The last projection starts at zero, so that the module starts as the identity.
 
-    channels       C
-    heads          of each attention
-    context_width  of the tokens
-    depth          transformer blocks
-    groups         of the norm before them
+    Args:
+        channels: Channels of the map.
+        heads: Heads of each attention.
+        context_width: Channels of the tokens.
+        depth: Number of transformer blocks.
+        groups: Groups of the group norm before them.
 
-    Paper: Rombach et al., 2022, section 3.3 and appendix E.2.2, arXiv:2112.10752.
+    References:
+        Rombach et al., 2022, section 3.3 and appendix E.2.2, arXiv:2112.10752.
     """
 
     def __init__(self, channels: int, heads: int, context_width: int, *, depth: int = 1, groups: int = 32) -> None:
@@ -156,6 +202,16 @@ class MapTransformer(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply the blocks.
+
+        Args:
+            x: Map `(B, channels, H, W)`.
+            context: Tokens `(B, M, context_width)`.
+            mask: `(B, M)`, True where tokens may be attended to; None: everywhere.
+
+        Returns:
+            `(B, channels, H, W)`.
+        """
         sequence = self.into(self.norm(x).flatten(2).transpose(1, 2))
         for block in self.blocks:
             sequence = block(sequence, context, mask)

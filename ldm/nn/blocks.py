@@ -9,18 +9,21 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions added to the input; a time embedding, where there is one, enters between them.
+    """Residual block of two normalised 3x3 convolutions, between which a time embedding may enter.
 
-    channels         of the input
-    out_channels     of the result
-    embedding_width  width of the time embedding; None: no embedding
-    scale_shift      the embedding scales and shifts the second norm instead of being added before it
-    resample         applied to both paths before the first convolution (BigGAN's up- and downsampling)
-    dropout          before the second convolution, in [0, 1)
-    groups, eps      of the group norms
-    zero_init        the second convolution starts at zero, so that the block starts as its skip connection
+    Args:
+        channels: Channels of the input.
+        out_channels: Channels of the result.
+        embedding_width: Length of the time embedding; None: there is none.
+        scale_shift: Whether the embedding scales and shifts the second norm instead of being added before it.
+        resample: Layer applied to both paths before the first convolution (BigGAN's up- and downsampling); None: none.
+        dropout: Probability of dropout before the second convolution, in [0, 1).
+        groups: Groups of the group norms.
+        eps: Epsilon of the group norms.
+        zero_init: Whether the second convolution starts at zero, so that the block starts as its skip connection.
 
-    Paper: Dhariwal & Nichol, 2021, section 3, arXiv:2105.05233.
+    References:
+        Dhariwal & Nichol, 2021, section 3, arXiv:2105.05233.
     """
 
     def __init__(
@@ -51,7 +54,15 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """x `(B, C, H, W)`, embedding `(B, embedding_width)` -> `(B, out_channels, H', W')`."""
+        """Apply the block.
+
+        Args:
+            x: Map `(B, channels, H, W)`.
+            embedding: Time embedding `(B, embedding_width)`; None where the block has none.
+
+        Returns:
+            Map `(B, out_channels, H', W')`, whose size is what `resample` makes of (H, W).
+        """
         hidden = self.conv1(self.resample(F.silu(self.norm1(x))))
         x = self.resample(x)
         if self.embed is None or embedding is None:
@@ -65,12 +76,11 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the side by a strided 3x3 convolution.
+    """Halve height and width of a feature map by a strided 3x3 convolution.
 
-    channels    of input and result
-    asymmetric  pad right and below only (the autoencoder's way) instead of on all sides (the U-Net's)
-
-    An embedding is taken and ignored, so that a `ResidualBlock` that resamples can stand in its place.
+    Args:
+        channels: Channels of input and result.
+        asymmetric: Whether to pad right and below only (as the autoencoder does) instead of on all sides (as the U-Net does).
     """
 
     def __init__(self, channels: int, *, asymmetric: bool = False) -> None:
@@ -79,13 +89,18 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Map `(B, channels, H, W)` to `(B, channels, H/2, W/2)`.
+
+        The embedding is ignored; it is taken so that a `ResidualBlock` that resamples can stand in this place.
+        """
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):
-    """Double the side by repeating places, then a 3x3 convolution, `channels` to `channels`.
+    """Double height and width of a feature map by repeating its values, then apply a 3x3 convolution.
 
-    An embedding is ignored, as in `Downsample`.
+    Args:
+        channels: Channels of input and result.
     """
 
     def __init__(self, channels: int) -> None:
@@ -93,11 +108,20 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Map `(B, channels, H, W)` to `(B, channels, 2H, 2W)`; the embedding is ignored, as in `Downsample`."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def check_levels(attention_levels: Sequence[int], levels: int) -> None:
-    """Raise ValueError where attention is asked for at a level that does not exist: it would be left out silently."""
+    """Check that attention is asked for only at levels that exist: elsewhere it would be left out silently.
+
+    Args:
+        attention_levels: Levels with attention, counted from 0, the highest resolution.
+        levels: Number of levels.
+
+    Raises:
+        ValueError: Where a level does not exist.
+    """
     wrong = [level for level in attention_levels if not 0 <= level < levels]
     if wrong:
         raise ValueError(
@@ -106,7 +130,15 @@ def check_levels(attention_levels: Sequence[int], levels: int) -> None:
 
 
 def check_groups(groups: int, channels: list[int]) -> None:
-    """Raise ValueError where a group norm could not divide its channels: better at construction than in a forward."""
+    """Check that group norms can divide their channels: better at construction than in a forward pass.
+
+    Args:
+        groups: Groups of each norm.
+        channels: Channels of the maps that are normalised.
+
+    Raises:
+        ValueError: Where `groups` does not divide a number of channels.
+    """
     wrong = [count for count in channels if count % groups]
     if wrong:
         raise ValueError(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.backbone.base import Backbone
-from ldm.conditioner.vision import VisionEncoder
+from ldm.pretrained.vision import VisionEncoder
 
 
 class REPA(nn.Module):

@@ -15,8 +15,8 @@ from transformers import (
 
 from ldm.conditioner.base import cut_captions, cut_prompts
 from ldm.conditioner.huggingface import HuggingFaceConditioner
-from ldm.conditioner.tokens import encode_texts
 from ldm.conditioner.transformer import TransformerConditioner, learn_tokenizer
+from ldm.pretrained.tokens import encode_texts
 from tests.conftest import scramble
 
 CAPTIONS = [

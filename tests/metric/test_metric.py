@@ -1,12 +1,11 @@
-import sys
-
 import pytest
 import torch
 
 from ldm.data.sources.icons import Icons
 from ldm.metric.caption import CaptionAccuracy
-from ldm.metric.extractor import EfficientNetLite0, Extractor, Inception
-from ldm.metric.frechet import Frechet
+from ldm.metric.frechet import REAL, Frechet
+from ldm.pretrained.efficientnet import EfficientNetLite0
+from ldm.pretrained.extractor import Extractor
 
 
 class Pixels(Extractor):
@@ -59,6 +58,22 @@ def test_frechet_reference_can_be_stored_and_shared():
     assert whole.compute()["pixels"] == pytest.approx(restored.compute()["pixels"], rel=1e-6)
 
 
+def test_the_sums_over_real_images_are_the_states_of_torchmetrics():
+    """By their names in its state dict, which are all that is known of them here, and which this guards."""
+    metric = Frechet(Pixels())
+    images = gaussians(0.0, 1.0, count=50)
+    metric.refer(images)
+    metric.update(gaussians(0.5, 1.0, count=20), [])
+    features = images[:, :, 0, 0].double()
+    expected = {"sum": features.sum(0), "cov_sum": features.T @ features, "num_samples": torch.tensor(50)}
+    assert {name.removeprefix(REAL) for name in metric.reference()} == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(metric.reference()[REAL + name], value)
+    metric.compute()
+    torch.testing.assert_close(metric.reference()[REAL + "sum"], expected["sum"])
+    assert len(metric.distance.state_dict()) == 6, "the same three for generated images, and nothing else"
+
+
 def test_efficientnet_distance_orders_damage(source):
     images = source.images(source.drawings)
     metric = Frechet(EfficientNetLite0(side=32))
@@ -72,19 +87,6 @@ def test_efficientnet_distance_orders_damage(source):
     slight, strong = (distance((images + level * torch.randn_like(images)).clamp(-1, 1)) for level in (0.1, 0.5))
     assert same < slight < strong
     assert same == pytest.approx(0.0, abs=0.01)
-
-
-def test_offline_distance_is_never_called_fid():
-    assert EfficientNetLite0.name != Inception.name == "fid"
-
-
-def test_inception_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(FileNotFoundError, match="no Inception weights at"):
-        Inception(weights=tmp_path / "none.pth")
-    (tmp_path / "some.pth").touch()
-    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[fid\]', or choose metric=offline"):
-        Inception(weights=tmp_path / "some.pth")
 
 
 def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
@@ -172,8 +174,10 @@ def test_a_rank_without_images_computes_too():
     whole.refer(gaussians(0.0, 1.0))
     whole.update(gaussians(0.5, 1.0), [])
     alone.set_reference(whole.reference())
-    for name in ("fake_features_sum", "fake_features_cov_sum", "fake_features_num_samples"):
-        setattr(alone.distance, name, getattr(whole.distance, name))
+    state = whole.distance.state_dict()
+    alone.distance.load_state_dict(
+        {name: value for name, value in state.items() if name.startswith("fake_")}, strict=False
+    )
     assert alone.compute() == whole.compute()
 
 
@@ -190,10 +194,3 @@ def test_numbers_are_the_same_under_autocast_and_for_half_precision_images(sourc
             metric.update(fakes, [drawing.caption for drawing in drawings])
             scores.append(metric.compute())
     assert scores[0] == scores[1] == scores[2]
-
-
-def test_a_side_too_small_for_the_extractor_is_refused():
-    with pytest.raises(
-        ValueError, match=r"metric.frechet_efficientnet.extractor.side=16 cannot be; give a whole number"
-    ):
-        EfficientNetLite0(side=16)

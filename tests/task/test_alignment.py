@@ -3,57 +3,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from ldm.backbone.unet import UNet
 from ldm.batch import Condition
-from ldm.conditioner.vision import VisionEncoder
 from ldm.config import build, compose
+from ldm.pretrained.vision import VisionEncoder
 from ldm.task.alignment import REPA
 from tests.conftest import scramble
-
-SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
+from tests.pretrained.test_vision import save_vision
 
 
 @pytest.fixture(params=["dinov2", "vit"])
 def folder(request, tmp_path):
-    """A vision transformer of few random weights, as the hub's lie on disk."""
-    network = {
-        "dinov2": lambda: Dinov2Model(Dinov2Config(**SIZES, image_size=24)),
-        "vit": lambda: ViTModel(ViTConfig(**SIZES, image_size=24), add_pooling_layer=False),
-    }[request.param]()
-    network.save_pretrained(tmp_path)
-    return tmp_path
+    return save_vision(tmp_path, request.param)
 
 
 def unet():
     return scramble(UNet(4, channels=8, multipliers=(1, 2), attention_levels=(), heads=2, blocks=1, groups=4))
 
 
-def test_features_have_their_places(folder):
-    """A change in one corner of the image changes the features of that corner most."""
-    encoder = VisionEncoder(str(folder), size=32)
-    image = torch.rand(2, 3, 32, 32) * 2 - 1
-    features = encoder.train()(image)
-    assert features.shape == (2, 16, 8, 8)
-    assert not features.requires_grad
-    changed = image.clone()
-    changed[..., :4, 28:] *= -1
-    moved = (encoder(changed) - features).square().sum((0, 1))
-    assert int(moved.argmax()) == 7
-
-
-def test_colours_are_standardized_as_the_encoder_was_trained(folder):
-    image = torch.rand(2, 3, 16, 16) * 2 - 1
-    plain = VisionEncoder(str(folder), size=16)(image)
-    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-    encoder = VisionEncoder(str(folder), size=16)
-    assert encoder.statistics == ([0.5] * 3, [0.5] * 3)
-    assert not torch.allclose(encoder(image), plain)
-
-
 def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
-    encoder = VisionEncoder(str(folder), size=16)
+    encoder = VisionEncoder(str(folder), side=16)
     network = unet()
     alignment = REPA(network, encoder, weight=0.5, steps=100)
     assert "encoder" not in "".join(alignment.state_dict())
@@ -74,7 +44,7 @@ def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
 
 def test_after_its_steps_it_is_nothing_but_finds_gradients(folder):
     network = unet()
-    alignment = REPA(network, VisionEncoder(str(folder), size=16), steps=7)
+    alignment = REPA(network, VisionEncoder(str(folder), side=16), steps=7)
     network(torch.randn(1, 4, 8, 8), torch.ones(1), Condition())
     loss = alignment(None, step=7)
     loss.backward()
@@ -110,10 +80,3 @@ def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
         assert aligned.steps == 7
         assert aligned(torch.rand(2, 3, 32, 32), step=6).isfinite()
     assert compose("train", ["experiment=txt2img"]).task.diffusion.alignment is None
-
-
-def test_encoders_that_do_not_fit(folder):
-    with pytest.raises(ValueError, match="side 30 is not a multiple of the patches"):
-        VisionEncoder(str(folder), size=30)
-    with pytest.raises(FileNotFoundError, match="no vision encoder '/nowhere'"):
-        VisionEncoder("/nowhere")

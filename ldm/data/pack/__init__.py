@@ -1,1 +1,1 @@
-"""Captioned images as people have them -> tar shards to train from."""
+"""Packing: turn captioned images, in the forms that people have them in, into tar shards to train from."""

@@ -1,4 +1,4 @@
-"""Captioned images as people have them in tables (csv, tsv, jsonl, parquet) that name images or hold them."""
+"""Captioned images from tables (csv, tsv, jsonl, parquet) that name images or hold them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ IMAGE_COLUMNS = (
     "file_name filename file file_path filepath path image image_path image_file image_name img img_path jpg png"
 ).split()
 CAPTION_COLUMNS = "caption captions text prompt description sentence title".split()
-"""Names under which images and captions are looked for, in any case, the first that there is."""
+"""Usual names of the columns of images and captions; the first that a table has is taken, in small letters or capitals."""
 
 
 def read_table(
     captions: str, folder: Path, image_column: str | None = None, caption_column: str | None = None
 ) -> Iterator[Found]:
-    """All rows of a table, or of several that a glob names: where, what.
+    """Read all rows of a table, or of several tables.
 
-    folder          to which the images' paths are relative; none outside it is named by a row that is not Broken
-    image_column    None: found among IMAGE_COLUMNS
-    caption_column  None: found among CAPTION_COLUMNS
+    Args:
+        captions: Path of a table, or a glob of several.
+        folder: Folder to which the images' paths are relative; a row whose image lies outside it is Broken.
+        image_column: Name of the column of images; None: found among IMAGE_COLUMNS.
+        caption_column: Name of the column of captions; None: found among CAPTION_COLUMNS.
 
-    Raises FileNotFoundError, ValueError and ImportError where the table cannot be read at all.
+    Yields:
+        The place of a row, as `file:line`, and the row, or why it cannot be used.
+
+    Raises:
+        FileNotFoundError: Where there is no table.
+        ValueError: Where a table cannot be read at all, or lacks the columns.
+        ImportError: Where a parquet file cannot be read without pyarrow.
     """
     for path in find_tables(captions):
         read, plain = READERS[path.suffix.lower()]
@@ -42,7 +50,12 @@ def read_table(
 
 
 def find_tables(captions: str) -> list[Path]:
-    """The files that a path or a glob names. Raises FileNotFoundError or ValueError where they are no tables."""
+    """Return the tables that a path or a glob names.
+
+    Raises:
+        FileNotFoundError: Where it names no file.
+        ValueError: Where a file is no table.
+    """
     paths = [Path(captions)] if os.path.exists(captions) else [Path(name) for name in sorted(glob(_pattern(captions)))]
     if not paths:
         raise FileNotFoundError(
@@ -61,7 +74,12 @@ def find_tables(captions: str) -> list[Path]:
 
 
 def table_folder(captions: str) -> Path:
-    """The folder in which all tables are that a path or a glob names. Raises ValueError where they are in several."""
+    """Return the folder that holds all the tables that a path or a glob names.
+
+    Raises:
+        FileNotFoundError: Where it names no file.
+        ValueError: Where a file is no table, or the tables lie in several folders.
+    """
     folders = sorted({path.parent for path in find_tables(captions)})
     if len(folders) > 1:
         raise ValueError(f"captions={captions} are in {len(folders)} folders; say with images=FOLDER where images are")
@@ -69,7 +87,17 @@ def table_folder(captions: str) -> Path:
 
 
 def choose_columns(fields: Fields, image_column: str | None, caption_column: str | None, path: Path) -> Columns:
-    """The columns of the image and of the caption, from the first row. Raises ValueError that lists what there is."""
+    """Choose the columns of images and captions by the names and values of a table's first row.
+
+    Args:
+        fields: The first row, values by name of their column.
+        image_column: Name that was asked for; None: a column that holds images, or the first usual name.
+        caption_column: Name that was asked for; None: the first usual name.
+        path: The table, for errors.
+
+    Raises:
+        ValueError: Where there is no such column; it lists the columns.
+    """
     held = [name for name, value in fields.items() if isinstance(value, bytes) or is_held(value)]
     lower = {name.lower(): name for name in reversed(fields)}
     image = [*held, *(lower[name] for name in IMAGE_COLUMNS if name in lower)]
@@ -87,7 +115,7 @@ def choose_columns(fields: Fields, image_column: str | None, caption_column: str
 
 
 def _pattern(captions: str) -> str:
-    """A glob in which the folders that exist just as they are written are taken as they are."""
+    """Return a glob in which special signs in the names of folders that exist are taken literally."""
     for folder in Path(captions).parents:
         if folder.is_dir() and str(folder) != ".":
             return os.path.join(escape(str(folder)), os.path.relpath(captions, folder))

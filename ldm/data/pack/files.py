@@ -1,4 +1,4 @@
-"""Files of a user: which are taken for images by their names, and how their bytes are read."""
+"""Files of a user: which names are those of images, and how their bytes are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".avif"),
     *(".tif", ".tiff"),
 )
-"""Of files that are taken for images where no table names them, in small letters."""
+"""Endings, in small letters, of files that are taken for images where no table names them."""
 
 UNREAD_ENDINGS = (
     *(
@@ -34,14 +34,14 @@ UNREAD_ENDINGS = (
     *(".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".dds", ".qoi", ".eps", ".dng", ".nef", ".cr2", ".cr3", ".arw"),
     *(".orf", ".rw2", ".raf", ".raw", ".pef", ".srw"),
 )
-"""Of images that are never read. (Pillow would take the small preview in a camera's raw file for the image.)"""
+"""Endings of images that are never read. (Pillow would take the small preview in a camera's raw file for the image.)"""
 
 MAX_FILE_BYTES = 2**28
-"""Files that are larger are not read: 268 MB."""
+"""Size of the largest file that is read: 268 MB."""
 
 
 def looks_like_image(name: str) -> bool:
-    """Return whether a file's name has the ending of an image, read or not."""
+    """Return True where a file's name has the ending of an image, of a format that is read or not."""
     return ending_of(name) in (*PICTURE_ENDINGS, *UNREAD_ENDINGS)
 
 
@@ -51,13 +51,21 @@ def ending_of(name: str) -> str:
 
 
 def check_format(name: str) -> None:
-    """Raise Broken where the name of an image tells that it is not read."""
+    """Check by the name of an image that its format is read.
+
+    Raises:
+        Broken: Where it is not.
+    """
     if ending_of(name) in UNREAD_ENDINGS:
         raise Broken("image format that is not read", "convert it to jpg or png")
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return the bytes of a regular file. Raises Broken."""
+    """Return the bytes of a regular file.
+
+    Raises:
+        Broken: Where it is missing, too large, no regular file, or cannot be read.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):

@@ -1,8 +1,8 @@
-"""Captioned images -> tar shards to train from: `python -m ldm.data.pack images=FOLDER captions=captions.csv out=DIR`.
+"""Pack captioned images into tar shards: `python -m ldm.data.pack images=FOLDER captions=captions.csv out=DIR`.
 
-Whatever is wrong with an image is found here, not in training. The same input gives the same bytes with any number of
-workers, and a second start goes on where the first was stopped: a shard is a fixed range of rows, written under another
-name and renamed when it is whole.
+Broken images are found here, not in training. The same input gives the same bytes with any number of workers, and a second
+start goes on where the first was stopped: a shard is a fixed range of rows, written under another name and renamed when it
+is whole.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OWN_FILES = re.compile(rf"(train|val)-\d{{6,}}\.tar|{re.escape(PLAN_FILE)}|summa
 
 @dataclass(frozen=True)
 class _Text(Rule):
-    """Texts that are not empty, and paths."""
+    """A rule that allows texts that are not empty, and paths."""
 
     def allows(self, value: object) -> bool:
         return isinstance(value, (str, Path)) and str(value) != ""
@@ -56,24 +56,30 @@ RULES = {
     "workers": Optional(COUNT, "as many as there are cores"),
     "max_broken": FRACTION,
 }
-"""The values that each option can have."""
+"""For each option the rule that its value must keep."""
 
 
 class Packer:
-    """Packs captioned images into `train-000000.tar`, ... and `val-000000.tar`, ...
+    """A program that packs captioned images into `train-000000.tar`, ... and `val-000000.tar`, ...
 
-    out                folder of the shards
-    images             folder of the images; None: that of the captions
-    captions           a table, or a glob of several; None: .txt files beside the images
-    image_column       of the table: paths relative to `images`, or the images themselves; None: by its usual names
-    caption_column     of the table; None: by its usual names
-    side               to which the shorter side of an image is reduced, in pixels; None: files are stored as they are
-    format             of what `side` writes, "jpg" or "png"; None: jpg for jpgs and png else
-    val_share          share of the samples for validation, in [0, 1)
-    val_max            the largest number of samples for validation; None: any
-    samples_per_shard  rows that go into one shard
-    workers            processes; None: as many as there are cores
-    max_broken         share of rows that may be skipped, in [0, 1]
+    Args:
+        out: Folder of the shards.
+        images: Folder of the images; None: the folder of the captions.
+        captions: A table, or a glob of several; None: .txt files beside the images.
+        image_column: Column of the table that holds paths relative to `images`, or the images themselves; None: found by
+            its usual names.
+        caption_column: Column of the table that holds captions; None: found by its usual names.
+        side: Length in pixels to which the shorter side of an image is reduced; None: files are stored as they are.
+        format: Format of the images that `side` reduces, "jpg" or "png"; None: jpg for a jpg, png for any other.
+        val_share: Fraction of the samples for validation, in [0, 1).
+        val_max: The greatest number of samples for validation; None: any.
+        samples_per_shard: Rows that go into one shard.
+        workers: Number of processes; None: as many as there are cores.
+        max_broken: The greatest fraction of rows that may be skipped, in [0, 1].
+
+    Raises:
+        ValueError: Where an option has a value that it cannot have, or a folder or a table cannot be used.
+        FileNotFoundError: Where the folder of images or the table is missing.
     """
 
     def __init__(
@@ -118,8 +124,12 @@ class Packer:
     def write(self) -> Summary:
         """Write the shards that are not there yet, and `summary.json`.
 
-        Raises ValueError where the folder was begun with other options or rows, and, after all is written, where too many
-        rows were skipped.
+        Returns:
+            The counts of the whole packing.
+
+        Raises:
+            ValueError: Where the folder was begun with other options or rows, or, after all is written, where too many rows
+                were skipped.
         """
         with self.folder.lock():
             self.job.private.mkdir(exist_ok=True)
@@ -150,7 +160,7 @@ class Packer:
         return read_table(self.captions, self.job.images, self.image_column, self.caption_column)
 
     def _claim(self, plan: Plan) -> None:
-        """Write down what is packed here; raise ValueError where it was something else."""
+        """Write down the options and rows of this packing; raise ValueError where the folder was begun with others."""
         wanted = {
             "captions": f"{plan.rows} rows, {plan.fingerprint}",
             "images": fingerprint_images(plan.shards[0], self.job),
@@ -179,7 +189,7 @@ class Packer:
 
 
 def _read_plan(out: Path) -> dict | None:
-    """What was written down about a packing into a folder; None where there is none."""
+    """Return the options and rows that a folder was begun with; None where it holds no packing."""
     with suppress(OSError, ValueError):
         plan = json.loads((out / PLAN_FILE).read_text())
         if isinstance(plan, dict) and "captions" in plan:
@@ -188,7 +198,7 @@ def _read_plan(out: Path) -> dict | None:
 
 
 def _folder(images: str | Path | None, captions: str | None) -> Path:
-    """The folder of the images, absolute."""
+    """Return the absolute path of the folder of the images."""
     if images is None and captions is None:
         raise ValueError("neither images nor captions were given; type images=FOLDER, captions=TABLE, or both")
     folder = Path(os.path.abspath(images if images is not None else table_folder(str(captions))))

@@ -1,4 +1,7 @@
-"""What will be packed: all usable rows on disk in the order of their digests, cut into shards. Alone knows how they lie."""
+"""The plan of a packing: a database of all usable rows, in the order of their digests, cut into shards.
+
+The form of the database is known in this file alone.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,17 @@ from ldm.data.decode import Broken
 from ldm.data.pack.row import Found, OtherFile, Row
 
 FIRST = 3
-"""So many of each reason are named."""
+"""The number of rows that are named for each reason."""
 
 
 @dataclass
 class Tally:
-    """Counts of what was packed.
+    """Counts of samples that were packed and of rows that were skipped.
 
-    samples  written
-    size     of the shard, in bytes
-    skipped  reason -> {"count": how many, "first": the first ones}
+    Args:
+        samples: Number of samples that were written.
+        size: Size of the shards, in bytes.
+        skipped: For each reason, {"count": how many, "first": the names of the first ones}.
     """
 
     samples: int = 0
@@ -33,15 +37,25 @@ class Tally:
 
     @property
     def broken(self) -> int:
-        """How many rows were skipped."""
+        """Return the number of rows that were skipped."""
         return sum(entry["count"] for entry in self.skipped.values())
 
     def skip(self, where: str, broken: Broken) -> None:
-        """Count a row that cannot be used."""
+        """Count a row that cannot be used.
+
+        Args:
+            where: Place of the row.
+            broken: Why it cannot be used.
+        """
         self.count(broken.reason, f"{where}: {broken.detail}" if broken.detail else where)
 
     def count(self, reason: str, name: str) -> None:
-        """Count something under a reason."""
+        """Count something under a reason.
+
+        Args:
+            reason: The reason.
+            name: Name of the thing, given where it is one of the first.
+        """
         self._add(reason, 1, [name.encode("utf-8", "replace").decode()])
 
     def add(self, other: Tally) -> None:
@@ -58,7 +72,14 @@ class Tally:
 
 
 class Shard(NamedTuple):
-    """A range of the rows, from the first to the last digest, and the name of the shard that they become."""
+    """A range of the rows that become one shard.
+
+    Attributes:
+        name: Name of the shard, without `.tar`.
+        first: Digest of the first row.
+        last: Digest of the last row.
+        rows: Number of rows.
+    """
 
     name: str
     first: bytes
@@ -67,14 +88,15 @@ class Shard(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What will be packed.
+    """The shards that will be written, and counts of the rows that are in none.
 
-    shards       in the order in which they are written
-    fingerprint  of the list of rows, in whatever order the images came
-    skipped      rows that are in no shard
-    others       files that are no rows, by kind
-    merged       rows that gave their captions to a row of the same image
-    several      whether any sample has more than one caption
+    Attributes:
+        shards: The shards, in the order in which they are written.
+        fingerprint: A digest of all rows, which does not depend on the order of the images.
+        skipped: Counts of the rows that are in no shard.
+        others: Counts, by kind, of files that are no rows.
+        merged: Number of rows that gave their captions to another row of the same image.
+        several: Whether any sample has more than one caption.
     """
 
     shards: list[Shard]
@@ -86,7 +108,7 @@ class Plan(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """How many rows were read."""
+        """Return the number of rows that were read."""
         return sum(shard.rows for shard in self.shards) + self.skipped.broken + self.merged
 
 
@@ -97,8 +119,12 @@ def make_plan(
 
     Rows of the same image become one. A row's place in the order depends on the sha256 of its key alone.
 
-    val_share  share of the rows with the smallest digests, which are for validation
-    val_max    the largest number of rows for validation; None: any
+    Args:
+        rows: Places and rows, or why they cannot be used, in any order.
+        database: Path of the database; a file that is there is deleted.
+        val_share: Fraction of the rows, those with the smallest digests, that are for validation, in [0, 1).
+        val_max: The greatest number of rows for validation; None: any.
+        samples_per_shard: Rows of a shard.
     """
     database.unlink(missing_ok=True)
     with closing(sqlite3.connect(f"{database.as_uri()}?nolock=1", uri=True)) as connection:
@@ -116,7 +142,12 @@ def make_plan(
 
 
 def rows_of(shard: Shard, database: Path) -> Iterator[Row]:
-    """The rows of a shard in order."""
+    """Yield the rows of a shard in order.
+
+    Args:
+        shard: The shard.
+        database: Path of the database that `make_plan` wrote.
+    """
     query = "SELECT digest, content, image FROM rows WHERE digest BETWEEN ? AND ? ORDER BY digest"
     with closing(sqlite3.connect(f"{database.as_uri()}?immutable=1", uri=True)) as connection:
         for digest, content, image in connection.execute(query, (shard.first, shard.last)):
@@ -130,14 +161,14 @@ def rows_of(shard: Shard, database: Path) -> Iterator[Row]:
 
 
 class _Table:
-    """The rows in the database: the first of each image, and the captions of those that followed.
+    """The table of rows in the database: the first row of each image, and the captions of the rows that followed it.
 
     Args:
-        connection: To an empty database.
+        connection: Connection to an empty database.
 
     Attributes:
-        total: Sum of numbers that stand for the rows.
-        merged: How many rows followed another one of their image.
+        total: Sum of the rows' digests, as numbers.
+        merged: Number of rows that followed another row of their image.
         several: Whether any image may have more than one caption.
     """
 
@@ -154,7 +185,7 @@ class _Table:
         )
 
     def add(self, row: Row) -> Broken | None:
-        """Add a row; return why where it is not wanted."""
+        """Add a row; return why where it cannot be added, else None."""
         digest = hashlib.sha256(row.key.encode()).digest()
         content = json.dumps([row.source, row.captions, row.record])
         done = self.connection.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", (digest, content, row.image))
@@ -172,7 +203,7 @@ class _Table:
         return None
 
     def _add_captions(self, digest: bytes, captions: list[str]) -> int:
-        """Add captions behind those of an image; return how many rows had added some before, and this one."""
+        """Add captions behind those of an image; return how many rows have added some, with this one."""
         query = "SELECT COALESCE(MAX(number), 0) + 1 FROM more WHERE digest = ?"
         (number,) = self.connection.execute(query, (digest,)).fetchone()
         self.connection.execute("INSERT INTO more VALUES (?, ?, ?)", (digest, number, json.dumps(captions)))
@@ -182,7 +213,7 @@ class _Table:
 def _cut(
     connection: sqlite3.Connection, val_share: float, val_max: int | None, samples_per_shard: int
 ) -> Iterator[Shard]:
-    """The training shards, then those of validation."""
+    """Yield the training shards, then those of validation."""
     border = min(int(val_share * 2**64), 2**64 - 1).to_bytes(8, "big")
     if val_max is not None:
         query = "SELECT digest FROM rows WHERE digest < ? ORDER BY digest LIMIT 1 OFFSET ?"

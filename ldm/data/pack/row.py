@@ -1,4 +1,4 @@
-"""One captioned image before it is packed: where it lies, its captions, and what else is known of it."""
+"""A captioned image before it is packed: its place, its captions, and what else its table says of it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from ldm.data.pack.files import check_format
 Fields = dict[str, Any]
 
 MAX_DEPTH = 50
-"""Lists and objects inside one another that a record may have."""
+"""The greatest depth of lists and objects inside one another in a record."""
 
 
 class Row(NamedTuple):
-    """One captioned image.
+    """A captioned image.
 
-    source    path relative to the folder of images, or a name where the table holds the image itself
-    captions  one or more
-    record    the other columns, fit for json
-    image     bytes of the image's file, where the table holds them
+    Attributes:
+        source: Path relative to the folder of images, or a name where the table holds the image itself.
+        captions: One caption or more.
+        record: Values of the other columns, fit for json.
+        image: Bytes of the image's file, where the table holds them; else None.
     """
 
     source: str
@@ -34,39 +35,40 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The sample's name in the shards: the source without dots, at which tar shards would cut it."""
+        """Return the sample's name in the shards: the source without dots, since a name in a shard ends at its first dot."""
         return self.source.replace(".", "_")
 
 
 class OtherFile(NamedTuple):
     """A file that is neither an image nor belongs to one: it is counted, but it is no row.
 
-    kind  by which it is counted
+    Attributes:
+        kind: Name under which it is counted.
     """
 
     kind: str
 
 
 Found = tuple[str, Row | Broken | OtherFile]
-"""Where something was found, and what."""
+"""A place, for messages, and the thing that was found there."""
 
 
 class Columns(NamedTuple):
-    """Which columns of a table name or hold the image and the caption."""
+    """Names of the columns of a table that hold, or name, the image and the caption."""
 
     image: str
     caption: str
 
 
 def make_row(fields: Fields, columns: Columns, folder: Path, number: str, plain: Callable[[Any], Any]) -> Row | Broken:
-    """Return the row that a table's fields describe, or why there is none.
+    """Return the row that a table's fields describe, or why it cannot be used.
 
     Args:
         fields: Values by name of their column.
-        columns: Those of the image and of the caption.
-        folder: To which the image's path is relative.
-        number: Name of an image that the table holds and does not name.
-        plain: Turns the value of another column into one that is fit for json.
+        columns: Names of the columns of image and caption.
+        folder: Folder to which the image's path is relative.
+        number: Name for an image that the table holds but does not name.
+        plain: Function that turns the value of another column into one that is fit for json.
     """
     image = fields.get(columns.image)
     name, data = (image["path"], image["bytes"]) if is_held(image) else (image, None)
@@ -83,14 +85,21 @@ def make_row(fields: Fields, columns: Columns, folder: Path, number: str, plain:
 
 
 def is_held(value: Any) -> TypeGuard[Fields]:
-    """Whether a value is an image as Hugging Face datasets store it."""
+    """Return True where a value is an image as Hugging Face datasets store it: its bytes and its path."""
     return isinstance(value, dict) and {"bytes", "path"} <= value.keys()
 
 
 def find_inside(name: Any, folder: Path) -> str:
-    """Return a path relative to the folder, in its shortest form. Raises Broken where it leads out of it.
+    """Return a path relative to the folder, in its shortest form.
 
     A path with backslashes is read as Windows does, unless there is a file of just this name.
+
+    Args:
+        name: Path as a table gives it, relative to the folder or absolute.
+        folder: The folder.
+
+    Raises:
+        Broken: Where there is no path, or it leads out of the folder, or holds control characters.
     """
     if not isinstance(name, str) or not name.strip():
         raise Broken("no image named")
@@ -106,7 +115,11 @@ def find_inside(name: Any, folder: Path) -> str:
 
 
 def captions_of(value: Any) -> list[str]:
-    """Return a text, or the texts of a list, without those that are empty. Raises Broken where none is left."""
+    """Return a text, or the texts of a list, without those that are empty.
+
+    Raises:
+        Broken: Where no text is left.
+    """
     values = value if isinstance(value, list) else [value]
     texts = [decode_text(text.encode("utf-8", "replace")) for text in values if isinstance(text, str)]
     if not any(texts):
@@ -115,7 +128,15 @@ def captions_of(value: Any) -> list[str]:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return a value fit for json; images and other bytes are left out. Raises Broken where it is nested too deeply."""
+    """Return a value fit for json; images and other bytes become null, and so do numbers that are not finite.
+
+    Args:
+        value: Any value of a table.
+        depth: Number of lists and objects around it.
+
+    Raises:
+        Broken: Where it is nested more than `MAX_DEPTH` deep.
+    """
     if depth > MAX_DEPTH:
         raise Broken("unreadable row", f"more than {MAX_DEPTH} lists or objects inside one another")
     if isinstance(value, dict):
@@ -128,7 +149,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _label(name: str) -> str:
-    """The name of an image that need not be a file: its path without what leads out of a folder."""
+    """Return a name for an image that need not be a file: its path without parts that lead out of a folder."""
     return os.path.normpath("/" + _clean(name)).lstrip("/") or "image"
 
 

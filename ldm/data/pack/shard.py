@@ -1,4 +1,4 @@
-"""From rows to one tar shard: every image is decoded in full on its way in."""
+"""Writing one tar shard: each image is decoded in full first, so that none is broken."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from ldm.data.pack.plan import Shard, Tally, rows_of
 from ldm.data.pack.row import Row
 
 ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Pillow's name of a format -> the ending under which its bytes can lie in a shard."""
+"""For each format, by Pillow's name, the ending under which its bytes can be stored in a shard."""
 
 LOOKED_AT = 16
-"""So many images tell whether a packing goes on with the images that it was begun with."""
+"""Number of images by which a packing that goes on checks that they are the images it was begun with."""
 
 
 class Job(NamedTuple):
-    """What is the same for all shards.
+    """Settings that all shards share.
 
-    out     folder of the shards
-    images  folder to which the rows' sources are relative
-    side    to which the shorter side of an image is reduced, in pixels; None: images stay as they are
-    format  in which reduced images are stored, "jpg" or "png"; None: jpg for jpgs and png else
+    Attributes:
+        out: Folder of the shards.
+        images: Folder to which the rows' sources are relative.
+        side: Length in pixels to which the shorter side of an image is reduced; None: images stay as they are.
+        format: Format in which reduced images are stored, "jpg" or "png"; None: jpg for a jpg, png for any other.
     """
 
     out: Path
@@ -43,17 +44,24 @@ class Job(NamedTuple):
 
     @property
     def private(self) -> Path:
-        """Folder of what is needed only to go on."""
+        """Return the folder of files that only a packing that goes on needs."""
         return self.out / ".pack"
 
     @property
     def database(self) -> Path:
-        """Where the plan's rows lie."""
+        """Return the path of the database of the plan's rows."""
         return self.private / "rows.sqlite"
 
 
 class Encoded(NamedTuple):
-    """An image file: its bytes, the ending that tells its format, and its size as it is seen, in pixels."""
+    """An image file.
+
+    Attributes:
+        data: Its bytes.
+        ending: The ending that tells its format, "jpg", "png" or "webp".
+        width: Width in pixels, after EXIF's rotation.
+        height: Height in pixels, after EXIF's rotation.
+    """
 
     data: bytes
     ending: str
@@ -62,7 +70,12 @@ class Encoded(NamedTuple):
 
 
 def read_tally(shard: Shard, job: Job) -> Tally | None:
-    """The counts of a shard that is finished; None where it is not."""
+    """Return the counts of a shard; None where it is not finished.
+
+    Args:
+        shard: The shard.
+        job: Settings that all shards share.
+    """
     try:
         tally = Tally(**json.loads((job.private / f"{shard.name}.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -72,9 +85,12 @@ def read_tally(shard: Shard, job: Job) -> Tally | None:
 
 
 def write_shard(shard: Shard, job: Job, step: Callable[[], None]) -> None:
-    """Write a shard, and then its counts, by which it is known to be finished; none where no row of it is usable.
+    """Write a shard, and then its counts, by which it is known to be finished; no shard where none of its rows is usable.
 
-    step  is called after each row
+    Args:
+        shard: The shard.
+        job: Settings that all shards share.
+        step: Function that is called after each row.
     """
     tally, draft = Tally(), job.private / f"{shard.name}.draft"
     with open(draft, "wb") as file:
@@ -94,7 +110,12 @@ def write_shard(shard: Shard, job: Job, step: Callable[[], None]) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a file that is either whole or not there."""
+    """Write a json file, which appears whole or not at all.
+
+    Args:
+        path: Path of the file.
+        content: An object fit for json.
+    """
     draft = path.with_name(f"{path.name}.draft")
     with open(draft, "w") as file:
         json.dump(content, file, indent=1)
@@ -103,7 +124,12 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def fingerprint_images(shard: Shard, job: Job) -> str:
-    """A number that tells the first images of a shard from others of the same names."""
+    """Return a digest of the first images of a shard, which tells them from other images of the same names.
+
+    Args:
+        shard: The shard.
+        job: Settings that all shards share.
+    """
     digest = hashlib.sha256()
     for row in islice(rows_of(shard, job.database), LOOKED_AT):
         try:
@@ -115,7 +141,16 @@ def fingerprint_images(shard: Shard, job: Job) -> str:
 
 
 def fit(data: bytes, side: int | None, form: str | None) -> Encoded:
-    """An image file as it is stored: its own bytes, unless it must become smaller or another format. Raises Broken."""
+    """Return an image file as it is stored: its own bytes, unless it must become smaller or another format.
+
+    Args:
+        data: Bytes of an image file of any format that is read.
+        side: Length in pixels to which the shorter side is reduced; None: the size stays.
+        form: Format of a reduced image, "jpg" or "png"; None: jpg for a jpg, png for any other.
+
+    Raises:
+        Broken: Where the image cannot be decoded.
+    """
     ending = ENDINGS.get(open_image(data).format or "")
     picture = decode_image(data, side=2 * side if side else None)  # reduced at most to twice the side without a filter
     wanted = ending or "png"
@@ -139,7 +174,7 @@ def _encode(picture: Image.Image, ending: str) -> bytes:
 
 
 def _sample(row: Row, job: Job) -> dict[str, bytes]:
-    """The files of a sample, by ending. Raises Broken."""
+    """Return the files of a sample by ending; raise Broken where its image cannot be used."""
     image = fit(read_file(job.images / row.source) if row.image is None else row.image, job.side, job.format)
     caption = row.captions if len(row.captions) > 1 else row.captions[0]
     size = {"width": image.width, "height": image.height}
@@ -148,7 +183,7 @@ def _sample(row: Row, job: Job) -> dict[str, bytes]:
 
 
 def _add(archive: tarfile.TarFile, key: str, files: dict[str, bytes]) -> None:
-    """As webdataset's TarWriter does, which cannot be imported without torch, in every worker."""
+    """Add files to a tar as webdataset's TarWriter does, which would import torch in each worker."""
     for ending, data in sorted(files.items()):
         member = tarfile.TarInfo(f"{key}.{ending}")
         member.size, member.mode = len(data), 0o444

@@ -1,4 +1,4 @@
-"""Images in a folder, each with its caption in a .txt of its name, or in a .json as img2dataset's `files` layout has it."""
+"""Captioned images from a folder: each image has its caption in a .txt of its name, or in a .json as img2dataset writes it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ SIDECAR_ENDINGS = (".txt", ".json")
 
 
 def read_sidecars(folder: Path, *, leave_out: Path, caption_column: str | None = None) -> Iterator[Found]:
-    """All files below a folder, but for hidden ones and the sidecars of images: where, what.
+    """Find all files below a folder, but for hidden ones and the sidecars of images.
 
-    What does not have an image's ending is an OtherFile. Sidecars are found whether their endings are in small letters or
-    capitals. All that a .json holds becomes the sample's record; it has the caption, too, where there is no text in a .txt.
+    A sidecar is a .txt or .json beside an image with the same stem, its ending in small letters or capitals. All that a .json
+    holds becomes the sample's record; the caption is taken from it, too, where there is no text in a .txt.
 
     Args:
         folder: The folder.
-        leave_out: A folder that is not looked into if it lies inside.
+        leave_out: A folder inside it that is not looked into.
         caption_column: The name under which a .json has the caption; None: found among CAPTION_COLUMNS.
+
+    Yields:
+        The place of a file, relative to the folder, and its row, or why it cannot be used, or an OtherFile where it has no
+        image's ending.
     """
     broken: list[tuple[str, Broken]] = []
 
@@ -51,7 +55,7 @@ def read_sidecars(folder: Path, *, leave_out: Path, caption_column: str | None =
 def _row(
     where: str, folder: Path, path: Path, stem: str, text: str | None, record: str | None, column: str | None
 ) -> Row | Broken:
-    """An image and its sidecars' names -> a row, or why there is none."""
+    """Return the row of an image with these sidecars, or why it cannot be used."""
     try:
         source = find_inside(where, folder)
         check_format(source)
@@ -89,7 +93,7 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def _sidecars(names: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(Stem, ending in small letters) -> name; of `a.txt` and `a.TXT` the first."""
+    """Return the names of sidecars by stem and ending in small letters; of `a.txt` and `a.TXT` the former counts."""
     found: dict[tuple[str, str], str] = {}
     for name in names:
         stem, ending = os.path.splitext(name)
@@ -106,7 +110,7 @@ def _kind(name: str) -> str:
 
 
 def _walk(folder: Path, leave_out: Path, note: Callable[[OSError], None]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Folders and the names of their files in order; links are followed, each folder is seen once."""
+    """Yield folders and the sorted names of their files; links are followed, and each folder is seen once."""
     seen = {os.path.realpath(leave_out)}
     for path, folders, names in os.walk(folder, followlinks=True, onerror=note):
         if os.path.realpath(path) in seen:

@@ -1,4 +1,4 @@
-"""What a packing has left in its folder, for people and for programs."""
+"""A summary of a finished packing, for people and for programs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ SPLITS = ("train", "val")
 
 
 class Summary(NamedTuple):
-    """What is in a folder of shards.
+    """The counts of a packing.
 
-    out      the folder
-    rows     how many were read
-    skipped  those that are in no shard
-    others   files that are no rows, since they are no images, by kind
-    merged   rows that gave their captions to a row of the same image
-    several  whether there are samples with more than one caption
-    splits   counts of each split
-    shards   how many each split has
+    Attributes:
+        out: Folder of the shards.
+        rows: Number of rows that were read.
+        skipped: Counts of the rows that are in no shard.
+        others: Counts, by kind, of files that are no rows, since they are no images.
+        merged: Number of rows that gave their captions to another row of the same image.
+        several: Whether there are samples with more than one caption.
+        splits: Counts of each split.
+        shards: Number of shards of each split.
     """
 
     out: Path
@@ -47,7 +48,7 @@ class Summary(NamedTuple):
         write_json(self.out / "summary.json", {"rows": self.rows, **splits, **counts})
 
     def table(self) -> str:
-        """For people, with the command to type next."""
+        """Return the counts as lines to read, with the command to type next."""
         lines = [f"{self.rows:>12,} rows"]
         for split, tally in self.splits.items():
             shards = f"{self.shards[split]:,} shard{'' if self.shards[split] == 1 else 's'}"
@@ -65,7 +66,7 @@ class Summary(NamedTuple):
         return "\n".join([*lines, f"next: {self.next_command()}"])
 
     def next_command(self) -> str:
-        """What trains on these shards; where samples have several captions, on all of them."""
+        """Return the command that trains on these shards, with all captions where samples have several."""
         folder = escape_folder(str(self.out))
         patterns = {split: f"{folder}/{split}-*.tar" if count else "..." for split, count in self.shards.items()}
         options = [f"data.{split}={shlex.quote(pattern)}" for split, pattern in patterns.items()]
@@ -74,7 +75,14 @@ class Summary(NamedTuple):
         return " ".join(["python train.py experiment=txt2img_shards", *options])
 
     def check(self, max_broken: float) -> None:
-        """Raise ValueError where there is no sample, or where more than this share of the images was skipped."""
+        """Check that enough was packed.
+
+        Args:
+            max_broken: The greatest fraction of rows that may be skipped, in [0, 1].
+
+        Raises:
+            ValueError: Where there is no sample, or more rows were skipped.
+        """
         reasons = "; ".join(_reasons(self.skipped))
         if not any(self.shards.values()):
             others = "; ".join(_reasons(self.others))
@@ -91,7 +99,12 @@ class Summary(NamedTuple):
 
 
 def summarize(plan: Plan, job: Job) -> Summary:
-    """Add up the counts of all shards of a plan, which are finished."""
+    """Add up the counts of all shards of a plan; all must be finished.
+
+    Args:
+        plan: The plan.
+        job: Settings that all shards share.
+    """
     skipped, splits, shards = Tally(), {split: Tally() for split in SPLITS}, dict.fromkeys(SPLITS, 0)
     skipped.add(plan.skipped)
     for shard in plan.shards:
@@ -105,7 +118,7 @@ def summarize(plan: Plan, job: Job) -> Summary:
 
 
 def escape_folder(folder: str) -> str:
-    """Return a pattern of shards that names just this folder, whatever brackets, braces and stars are in its name."""
+    """Return a folder as the beginning of a pattern of shards, with brackets, braces and stars in its name escaped."""
     return re.sub(r"[\\{}]", r"\\\g<0>", escape(folder))
 
 

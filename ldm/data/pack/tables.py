@@ -1,4 +1,4 @@
-"""Tables of captions as files: csv, tsv, jsonl and parquet -> the fields of each row."""
+"""Readers of tables: csv and tsv by the module csv, jsonl by the module json, parquet by pyarrow."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ldm.data.pack.files import looks_like_image
 from ldm.data.pack.row import Fields, plain
 
 MAX_FIELD = 2**24
-"""Letters that one field of a csv may have."""
+"""The greatest number of characters in one field of a csv."""
 
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,17})?([eE][-+]?\d{1,2})?")
 
 NumberedFields = tuple[int, Fields | Broken]
-"""The line (or row) of a file, counted from 1, and what is in it."""
+"""Number of a line (or row) of a file, counted from 1, and its fields, or why they cannot be read."""
 
 
 class _Lines:
-    """The lines of a file one after another, with those that were taken for the current row."""
+    """Iterate over the lines of a file, and remember those that were taken for the current row."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
@@ -45,15 +45,22 @@ class _Lines:
 
 
 class _OpenQuoteError(ValueError):
-    """A quote takes more lines into a field than belong there."""
+    """An error: a quote takes more lines into a field than belong there."""
 
 
 def read_csv(path: Path) -> Iterator[NumberedFields]:
     """Read comma- or, in a .tsv, tab-separated values with a line of names at the top.
 
-    A quoted field may have line breaks. That a quote was forgotten, so that the field goes on through the following rows, is
-    seen by any of these: it is open at the end of the file; the quote that ends it is followed by more text; two or more of
-    its row's lines each have as many fields as there are columns, one of them the name of an image.
+    A quoted field may have line breaks. Where a closing quote was forgotten, the field would go on through the following
+    rows. This is recognised by any of three signs: the quote is still open at the end of the file; the quote that closes it
+    is followed by more text; two or more of the row's lines each have as many fields as there are columns, one of them the
+    name of an image.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Yields:
+        Line and fields of each row, by the names at the top; fields that are missing at its end are None.
 
     Raises:
         ValueError: Where a quote was forgotten, or the file cannot be read as text.
@@ -84,7 +91,11 @@ def read_csv(path: Path) -> Iterator[NumberedFields]:
 
 
 def _values(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | Broken]]:
-    """The first line and the fields of each row, that of the names first. Raises _OpenQuoteError."""
+    """Yield the first line and the fields of each row, the row of names first.
+
+    Raises:
+        _OpenQuoteError: Where a quote was forgotten.
+    """
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     columns = 0
     while True:
@@ -106,7 +117,7 @@ def _values(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | Br
 
 
 def _leniently(line: str, delimiter: str) -> list[str] | Broken:
-    """The fields of one line whose quotes are not as they should be."""
+    """Return the fields of one line whose quotes are wrong."""
     try:
         return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
     except csv.Error as error:
@@ -114,7 +125,7 @@ def _leniently(line: str, delimiter: str) -> list[str] | Broken:
 
 
 def _hides_rows(lines: list[str], columns: int, delimiter: str) -> bool:
-    """Whether two or more lines look like rows of their own."""
+    """Return True where two or more lines look like rows of their own."""
     rows = 0
     for line in lines:
         values = next(csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_NONE))
@@ -130,7 +141,14 @@ def _names(values: list[str], path: Path) -> list[str]:
 
 
 def read_jsonl(path: Path) -> Iterator[NumberedFields]:
-    """Read lines of json objects."""
+    """Read lines of json objects.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Yields:
+        Line and fields of each object; empty lines are passed over.
+    """
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -146,8 +164,14 @@ def read_jsonl(path: Path) -> Iterator[NumberedFields]:
 def read_parquet(path: Path) -> Iterator[NumberedFields]:
     """Read a parquet file.
 
+    Args:
+        path: The file.
+
+    Yields:
+        Row, counted from 1, and its fields.
+
     Raises:
-        ImportError: Without pyarrow.
+        ImportError: Where pyarrow is not installed.
         ValueError: Where the file is damaged.
     """
     try:
@@ -178,4 +202,4 @@ READERS: dict[str, tuple[Callable[[Path], Iterator[NumberedFields]], Callable[[A
     ".jsonl": (read_jsonl, plain),
     ".parquet": (read_parquet, plain),
 }
-"""Ending of a table -> how its rows are read, and how its other columns become json."""
+"""For each ending of a table, the function that reads its rows, and the one that makes its other columns fit for json."""

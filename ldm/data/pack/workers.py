@@ -1,4 +1,4 @@
-"""Shards written by several processes, which stop with the one that started them, however that ends."""
+"""Worker processes that write shards; they stop with the process that started them, however it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.data.pack.shard import Job, write_shard
 
 
 class _Shared(NamedTuple):
-    """Between the processes: how many rows are done, and whether to stop."""
+    """The state that all processes share: how many rows are done, and whether to stop."""
 
     steps: Synchronized[int]
     stop: Event
@@ -31,13 +31,20 @@ class _Shared(NamedTuple):
 
 
 _shared: _Shared
-"""Set in each worker as it starts."""
+"""The shared state; it is set in each worker as it starts."""
 
 
 def write_all(shards: Sequence[Shard], job: Job, workers: int, step: Callable[[int], Any]) -> None:
-    """Write shards in so many processes, or, where it is one, in this.
+    """Write shards in several processes, or in this one where one is enough.
 
-    step  is called now and then with the number of rows that have been done since the last time
+    Args:
+        shards: The shards that are missing.
+        job: Settings that all shards share.
+        workers: The greatest number of processes.
+        step: Function that is called now and then with the number of rows that have been done since the last call.
+
+    Raises:
+        ChildProcessError: Where a worker was killed.
     """
     if min(workers, len(shards)) <= 1:
         for shard in shards:
@@ -58,7 +65,7 @@ def write_all(shards: Sequence[Shard], job: Job, workers: int, step: Callable[[i
 
 
 def _follow(pending: set[Future[None]], shared: _Shared, step: Callable[[int], Any]) -> None:
-    """Wait until all are done, or one has failed, whose error is raised."""
+    """Wait until all shards are done, or one has failed; its error is raised."""
     seen = 0
     while pending:
         done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)

@@ -1,12 +1,15 @@
 """Hostile and damaged tar files: what is whole is kept, and the rest is left out under its reason."""
 
+import io
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from ldm.data.shards.grouping import list_shard
+from ldm.data.shards.members import Forward, read_members
 from tests.data.small_shards import keys, level, numbered, opened, write_tar
 from tests.data.test_decode import bomb
 
@@ -131,3 +134,19 @@ def test_tar_headers_that_lead_nowhere(tmp_path):
         index = opened(str(tmp_path / f"{name}.tar"), tmp_path)
         assert keys(index) == ["a"], name
         assert len(index.skipped) == 1, name
+
+
+def test_members_that_were_read_are_not_held():
+    """`tarfile` keeps each in its attribute `members`, which is not documented; if it is renamed, this fails."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for number in range(3000):
+            archive.addfile(tarfile.TarInfo(f"{number:06d}.txt"))
+    file.seek(0)
+    tracemalloc.start()
+    try:
+        assert sum(not member.fault for member in read_members(Forward(file))) == 3000
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 500_000, "3000 members that are held take more than a megabyte"

@@ -1,4 +1,4 @@
-"""Texts -> tokens: whatever stands in a text is text, and what does not fit is told."""
+"""Texts to tokens: special tokens in a text are read as letters, and the part that does not fit can be told."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tokenizers import Encoding, Tokenizer
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
-    """Encode texts in which nothing stands for a special token: a caption that holds "<pad>" or "</s>" holds these letters.
+    """Encode texts as plain text: in a caption, "<pad>" and "</s>" are letters, not special tokens.
 
     Args:
-        tokenizer: With truncation and padding as they shall be.
+        tokenizer: The tokenizer, with truncation and padding already set.
         texts: Captions or prompts, `(B,)`.
 
     Returns:
@@ -21,7 +21,15 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
 
 
 def overflow(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """Return the end of each text that the tokenizer cuts away; "" where the whole text fits."""
+    """Return the end of each text that the tokenizer cuts away.
+
+    Args:
+        tokenizer: The tokenizer, with truncation already set.
+        texts: Captions or prompts, `(B,)`.
+
+    Returns:
+        The part of each text that is lost; "" where the whole text fits.
+    """
     rests = []
     for text, encoding in _encoded(tokenizer, texts):
         starts = [
@@ -35,7 +43,7 @@ def overflow(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
 
 
 def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[str, Encoding]]:
-    """Texts as they were encoded, and their encodings.
+    """Return texts as they were encoded, and their encodings.
 
     Most tokenizers need no more than to be told that special tokens in a text are text. The vocabulary of some (T5's) holds
     them as pieces of words, too: with a space after its first letter, such a piece is one no longer.

@@ -1,4 +1,4 @@
-"""What a frozen pretrained network sees in images."""
+"""Features of images from a frozen vision transformer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def standardized(image: Tensor, side: int, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
-    """Images `(B, 3, H, W)` in [-1, 1] as networks of Hugging Face see them, `(B, 3, side, side)`.
+    """Resize and standardize images as networks of Hugging Face expect them.
 
-    mean, deviation  of each colour in [0, 1], over what the network was trained on
+    Args:
+        image: Images `(B, 3, H, W)` in [-1, 1].
+        side: Side in pixels to which they are resized.
+        mean: Mean of each colour, in [0, 1], over the images that the network was trained on.
+        deviation: Standard deviation of each colour over the same images.
+
+    Returns:
+        Images `(B, 3, side, side)`, whose colours have about mean 0 and deviation 1.
     """
     image = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     centre, spread = (image.new_tensor(part)[:, None, None] for part in (mean, deviation))
@@ -26,7 +33,7 @@ def standardized(image: Tensor, side: int, mean: Sequence[float], deviation: Seq
 
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of each colour that a model was trained with; where it does not say, those of ImageNet."""
+    """Return mean and deviation of each colour that a model was trained with, or ImageNet's where it does not say."""
     try:
         said, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
@@ -35,14 +42,22 @@ def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
 
 
 class VisionEncoder(nn.Module):
-    """Patch features of a vision transformer from Hugging Face (DINOv2, ViT, ...), never trained.
+    """A vision transformer from Hugging Face (DINOv2, ViT, ...) that gives patch features and is never trained.
 
-    name  of the model on the hub, or a local folder
-    side  to which images are resized before; a multiple of the model's patches
+    Args:
+        name: Name of the model on the hub, or a local folder.
+        side: Side in pixels to which images are resized first; a multiple of the model's patch size.
 
-    Raises FileNotFoundError where there is no such model.
+    Attributes:
+        count: Patches along a side.
+        width: Features of a patch.
 
-    Paper: Oquab et al., 2023, arXiv:2304.07193.
+    Raises:
+        FileNotFoundError: Where there is no such model.
+        ValueError: Where `side` is no multiple of the patch size.
+
+    References:
+        Oquab et al., 2023, arXiv:2304.07193.
     """
 
     def __init__(self, name: str, *, side: int = 224) -> None:
@@ -69,16 +84,16 @@ class VisionEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """image `(B, 3, H, W)` in [-1, 1] -> features `(B, width, count, count)`."""
+        """Return the features `(B, width, count, count)` of the patches of images `(B, 3, H, W)` in [-1, 1]."""
         pixels = standardized(image, self.side, *self.statistics)
         tokens = self.network(pixels, **self._options()).last_hidden_state
         patches = tokens[:, -(self.count**2) :]  # before them stand those of the whole image
         return patches.transpose(1, 2).unflatten(2, (self.count, self.count))
 
     def train(self, mode: bool = True) -> VisionEncoder:
-        """Stay in evaluation mode."""
+        """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     def _options(self) -> dict[str, bool]:
-        """Most networks know positions for other sides than their own only if they are asked to."""
+        """Return the options with which a network takes images of another side than its own; ViT must be asked to."""
         return {"interpolate_pos_encoding": True} if self.network.config.model_type == "vit" else {}

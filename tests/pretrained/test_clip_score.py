@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from ldm.conditioner.clip_score import CLIPScore
 from ldm.config import build, compose
+from ldm.pretrained.clip_score import CLIPScore
 from tests.conditioner.test_conditioner import CAPTIONS, save_pretrained
 from tests.guidance.models import with_and_without
 

@@ -1,4 +1,4 @@
-"""How well images fit to their prompts, by CLIP, as something to be guided by."""
+"""The CLIP score of images and prompts, as a likelihood to guide by."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ldm.conditioner.base import shortened
-from ldm.conditioner.tokens import overflow
-from ldm.conditioner.vision import standardized
 from ldm.options import Real, check
+from ldm.pretrained.tokens import overflow
+from ldm.pretrained.vision import standardized
+from ldm.text import shortened
 
 log = logging.getLogger(__name__)
 
 
 class CLIPScore:
-    """log p(prompt | image) = strength * cosine of CLIP's two embeddings, up to a constant.
+    """Measure how well images fit their prompts: log p(prompt | image) = strength * cosine of CLIP's two embeddings + const.
 
-    name      of the model on the hub, or a local folder
-    strength  CLIP's own, the inverse of its temperature, is 100
+    Args:
+        name: Name of the model on the hub, or a local folder.
+        strength: Factor of the cosine; CLIP's own, the inverse of its temperature, is 100.
 
-    Raises FileNotFoundError where there is no such model.
+    Raises:
+        FileNotFoundError: Where there is no such model.
 
-    Paper: Radford et al., 2021, figure 3, arXiv:2103.00020; Nichol et al., 2022, section 2.4, arXiv:2112.10741 (with a CLIP
-    that knows noisy images; this one sees the clean estimate).
+    References:
+        Radford et al., 2021, figure 3, arXiv:2103.00020; Nichol et al., 2022, section 2.4, arXiv:2112.10741 (with a CLIP
+        that was trained on noisy images; this one sees the clean estimate).
     """
 
     def __init__(self, name: str, *, strength: float = 100.0) -> None:
@@ -48,19 +51,27 @@ class CLIPScore:
         self._told: set[str] = set()
 
     def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
-        """See Score."""
+        """Return the log-likelihood of prompts given images, up to a constant.
+
+        Args:
+            image: Images `(B, 3, H, W)` in [-1, 1], of any size.
+            prompts: A prompt for each image.
+
+        Returns:
+            Log-likelihoods `(B,)`, through which gradients flow to the images.
+        """
         network = self.network.to(image.device)  # type: ignore[arg-type]
         words = self.tokenizer(
             list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
         ).to(image.device)
         self._tell_overflow(prompts)
-        text = network.text_projection(network.text_model(**words).pooler_output)
+        text = network.get_text_features(**words).pooler_output
         pixels = standardized(image, self.side, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        seen = network.visual_projection(network.vision_model(pixels).pooler_output)
+        seen = network.get_image_features(pixels).pooler_output
         return self.strength * F.cosine_similarity(seen, text)
 
     def _tell_overflow(self, prompts: Sequence[str]) -> None:
-        """Log once for each prompt what the tokenizer, which has just read it, has cut away."""
+        """Log once for each prompt the part that the tokenizer, which has just read it, has cut away."""
         different = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._told]
         self._told.update(different)
         for prompt, rest in zip(different, overflow(self.tokenizer.backend_tokenizer, different), strict=True):

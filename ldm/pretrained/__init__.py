@@ -1,0 +1,1 @@
+"""Frozen networks of others, which measure, align and guide: LPIPS, Inception, EfficientNet, vision encoders, CLIP."""

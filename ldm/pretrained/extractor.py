@@ -1,0 +1,32 @@
+"""The base class of networks that turn images into the features whose distributions are compared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Extractor(nn.Module, ABC):
+    """A frozen network that turns an image into a vector of features.
+
+    Attributes:
+        name: The name under which scores are logged; "fid" is for the Inception network alone.
+        signature: A name for network, weights and preprocessing together, for the cache of reference statistics.
+        num_features: Length of the vector.
+    """
+
+    name: str
+    signature: str
+    num_features: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of images, computed in float32, also under autocast.
+
+        Args:
+            images: `(B, 3, H, W)` in [-1, 1].
+
+        Returns:
+            Features `(B, num_features)`.
+        """

@@ -1,0 +1,115 @@
+"""LPIPS: a perceptual distance between images."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
+TAPS = (4, 9, 16, 23, 30)
+"""Number of layers of VGG16 after which features are compared: the last ReLU before each pooling."""
+
+LINEAR = "functional/image/lpips_models/vgg.pth"
+"""The learned weights of the channels (LPIPS version 0.1), a file inside the package torchmetrics."""
+
+
+class LPIPS(nn.Module):
+    """Measure how differently two images look: learned perceptual image patch similarity on VGG16 features.
+
+    It is never trained; gradients flow to the images. The learned weights of the channels come with torchmetrics, so that
+    only the file of VGG16's weights has to be given.
+
+    Args:
+        vgg16: File of torchvision's VGG16 weights (`vgg16-397923af.pth`); only its convolutions are read.
+
+    Raises:
+        FileNotFoundError: Where the file is missing.
+
+    References:
+        Zhang et al., 2018, section 3, arXiv:1801.03924.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, *, vgg16: str | Path) -> None:
+        super().__init__()
+        self.features = vgg16_features()
+        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(1, width, 1, 1)) for width in (64, 128, 256, 512, 512))
+        self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
+        trained = _read_vgg16(vgg16)
+        self.features.load_state_dict(
+            {name.removeprefix("features."): value for name, value in trained.items() if name.startswith("features.")}
+        )
+        for weight, value in zip(self.weights, read_linear().values(), strict=True):
+            weight.data.copy_(value)
+        self.requires_grad_(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance between the images of two batches, pair by pair.
+
+        Args:
+            a: Images `(B, 3, H, W)` in [-1, 1].
+            b: Images of the same shape.
+
+        Returns:
+            Distances `(B,)` in float32, 0 or greater.
+        """
+        distance = a.new_zeros(a.shape[0], dtype=torch.float32)
+        for weight, x, y in zip(self.weights, self._taps(a), self._taps(b), strict=True):
+            distance = distance + (weight * (x - y).square()).sum(1).mean((1, 2))
+        return distance
+
+    def _taps(self, image: Tensor) -> list[Tensor]:
+        x = (image.float() - self.mean) / self.deviation
+        taps = []
+        for number, layer in enumerate(self.features, start=1):
+            x = layer(x)
+            if number in TAPS:
+                taps.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return taps
+
+
+def vgg16_features() -> nn.Sequential:
+    """Return the convolutional part of VGG16 with random weights, its layers numbered as in torchvision.
+
+    References:
+        Simonyan & Zisserman, 2015, arXiv:1409.1556.
+    """
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in VGG16:
+        if isinstance(width, str):
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+    return nn.Sequential(*layers)
+
+
+def read_linear() -> dict[str, Tensor]:
+    """Read the learned weights of the channels, `(1, C, 1, 1)` for each of the five layers that are compared.
+
+    Raises:
+        FileNotFoundError: Where the installed torchmetrics comes without them.
+    """
+    try:
+        with files("torchmetrics").joinpath(LINEAR).open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the installed torchmetrics has no {LINEAR}, from which LPIPS takes its learned weights; install torchmetrics 1.9"
+        ) from error
+
+
+def _read_vgg16(file: str | Path) -> dict[str, Tensor]:
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"no weights at {file}; LPIPS needs vgg16-397923af.pth of torchvision as a local file, or train without it: "
+            "task.autoencoder.loss.perceptual=null"
+        )
+    return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,81 @@
+import hashlib
+from importlib.resources import files
+
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.functional.image import lpips as torchmetrics_lpips
+
+from ldm.config import build, compose
+from ldm.pretrained import lpips
+from ldm.pretrained.lpips import LINEAR, LPIPS, read_linear, vgg16_features
+from tests.guidance.models import with_and_without
+
+
+@pytest.fixture
+def vgg16(tmp_path):
+    """A file of random weights as torchvision's lie on disk; features have about the size that they have in the real one."""
+    features = vgg16_features()
+    for layer in features:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+    weights = {f"features.{name}": value for name, value in features.state_dict().items()}
+    torch.save({**weights, "classifier.0.weight": torch.ones(1)}, tmp_path / "vgg16.pth")
+    return tmp_path / "vgg16.pth"
+
+
+def test_it_is_a_distance_whose_gradient_reaches_the_images(vgg16):
+    distance = LPIPS(vgg16=vgg16)
+    a, b = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    assert distance(a, a).abs().max() == 0
+    torch.testing.assert_close(distance(a, b), distance(b, a))
+    assert (distance(a, b) > 0).all()
+    b.requires_grad_(True)
+    distance(a, b).sum().backward()
+    assert b.grad.abs().max() > 0
+    assert all(p.grad is None for p in distance.parameters())
+
+
+def test_it_is_the_distance_of_torchmetrics(vgg16, monkeypatch):
+    """Its own network takes VGG16 from torchvision, which is not needed here: it gets the same layers from us."""
+    distance = LPIPS(vgg16=vgg16)
+    monkeypatch.setattr(torchmetrics_lpips, "_get_tv_model_features", lambda net, pretrained: distance.features)
+    theirs = torchmetrics_lpips._LPIPS(net="vgg")
+    a, b = torch.rand(2, 3, 3, 40, 32) * 2 - 1
+    torch.testing.assert_close(distance(a, b), theirs(a, b).flatten(), rtol=1e-5, atol=0)
+
+
+def test_the_learned_weights_are_those_that_the_papers_code_downloads():
+    """By the digest that the code of Esser et al., 2021, and Rombach et al., 2022, checks."""
+    data = files("torchmetrics").joinpath(LINEAR).read_bytes()
+    assert hashlib.md5(data, usedforsecurity=False).hexdigest() == "d507d7349b931f0638a25a48a722f98a"
+    weights = read_linear()
+    assert [tuple(value.shape) for value in weights.values()] == [(1, n, 1, 1) for n in (64, 128, 256, 512, 512)]
+    assert all((value >= 0).all() for value in weights.values())
+
+
+def test_images_are_guided_towards_likeness(vgg16, tmp_path):
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "wanted.png")
+    likeness = ["guidance=likeness", f"guidance.score.image.path={tmp_path / 'wanted.png'}"]
+    distance = f"+guidance.score.distance={{_target_:ldm.pretrained.lpips.LPIPS,vgg16:{vgg16}}}"
+    options = [*likeness, "guidance.score.image.size=16", "guidance.scale=16", distance]
+    guidance = build(compose("sample", ["ckpt=x", *options]).guidance)
+    assert isinstance(guidance.score.distance, LPIPS)
+    images = with_and_without(guidance, [""] * 2, size=32)
+    guided, free = (guidance.score.log_likelihood(part, [""] * 2) for part in images)
+    assert (guided > 0.8 * free).all()
+
+
+def test_layers_stand_where_torchvision_has_them():
+    features = vgg16_features()
+    convolutions = [i for i, layer in enumerate(features) if isinstance(layer, torch.nn.Conv2d)]
+    assert convolutions == [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    assert sum(p.numel() for p in features.parameters()) == 14_714_688
+
+
+def test_missing_weights_are_said(tmp_path, vgg16, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere.pth; LPIPS needs vgg16"):
+        LPIPS(vgg16=tmp_path / "nowhere.pth")
+    monkeypatch.setattr(lpips, "LINEAR", "functional/nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"the installed torchmetrics has no functional/nowhere.pth"):
+        LPIPS(vgg16=vgg16)
