@@ -32,6 +32,11 @@ class Guidance(ABC):
         """Whether it leads away from the unconditional estimate."""
         return False
 
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        """Return the conditioners, beside the model's own, that read the prompts."""
+        return ()
+
     @abstractmethod
     def wrap(self, given: Given) -> Denoise:
         """The guided denoiser of one batch."""
@@ -127,6 +132,10 @@ class Over(Guidance, ABC):
     def has_negative(self) -> bool:
         return self.guidance.has_negative
 
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        return self.guidance.readers
+
 
 class Text2Image(Protocol):
     """The parts of a LatentDiffusion that guidance by it needs."""
@@ -155,6 +164,10 @@ class Autoguidance(Over):
         super().__init__(scale, guidance)
         self.weak = weak
         self._joined: tuple[object, ...] = ()
+
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        return (self.weak.conditioner, *self.guidance.readers)
 
     def wrap(self, given: Given) -> Denoise:
         self._join(given)

@@ -1,0 +1,40 @@
+"""Images of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ldm.batch import Size
+from ldm.generation.mode.base import PromptMode
+from ldm.generation.prompts import Prompt
+from ldm.generation.request import SampleRequest, numbered
+from ldm.model import LatentDiffusion
+
+
+class Txt2Img(PromptMode):
+    """Makes images of prompts alone.
+
+    Args:
+        prompts: The prompts.
+        size: Height and width of the images in pixels, one number for squares; None: as in training.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], *, size: int | Sequence[int] | None = None) -> None:
+        super().__init__(prompts, size)
+
+    @property
+    def name(self) -> str:
+        return "txt2img"
+
+    def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        return numbered(self.prompts, n, seed)
+
+    def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        return self.size or model.size
+
+    def start(self, requests: Sequence[SampleRequest]) -> None:
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        return {}
