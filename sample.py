@@ -15,6 +15,7 @@ sys.argv[1:] = quote_texts(sys.argv[1:])
 @hydra.main(config_path="configs", config_name="sample", version_base="1.3")
 @say_errors
 def main(config: DictConfig) -> None:
+    """Draw the images."""
     from ldm.generation.sample import sample  # not above: help and mistyped options do not need the large libraries
 
     requests, out = sample(config)

@@ -93,18 +93,23 @@ class NoiseStart(Start):
 
     @property
     def size(self) -> None:
+        """See `Start.size`."""
         return None
 
     def each(self, count: int) -> Start:
+        """See `Start.each`."""
         return self
 
     def rows(self, chunk: slice) -> Start:
+        """See `Start.rows`."""
         return self
 
     def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+        """Change nothing; see `Start.begin`."""
         return Beginning(given, noise)
 
     def finish(self, images: Tensor) -> Tensor:
+        """Return the images as they are; see `Start.finish`."""
         return images
 
 

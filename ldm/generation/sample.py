@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
-from ldm.config import build, resolved
+from ldm.config import build, build_literally, resolved
 from ldm.generation.folder import SampleFolder
 from ldm.generation.mode.base import Mode, Parts
 from ldm.generation.request import SampleRequest
@@ -42,6 +42,7 @@ class ConfigParts(Parts):
         """Options of the parts that were asked for, for the record."""
 
     def model(self) -> LatentDiffusion:
+        """See `Parts.model`."""
         packages = self.config.packages
         model = checkpoint.load(self.config.ckpt, device=self.device, packages=packages)
         if self.config.decoder is not None:
@@ -49,6 +50,7 @@ class ConfigParts(Parts):
         return model
 
     def autoencoder(self) -> Autoencoder:
+        """See `Parts.autoencoder`."""
         packages = self.config.packages
         autoencoder, _ = checkpoint.load_autoencoder(self.config.ckpt, packages=packages)
         if self.config.decoder is not None:
@@ -56,11 +58,13 @@ class ConfigParts(Parts):
         return autoencoder.to(self.device).eval()
 
     def sampler(self) -> Sampler:
+        """See `Parts.sampler`."""
         self.settings["sampler"] = resolved(self.config.sampler)
         sampler: Sampler = build(self.config.sampler)
         return sampler
 
     def guidance(self) -> Guidance:
+        """See `Parts.guidance`."""
         self.settings["guidance"] = resolved(self.config.guidance)
         guidance: Guidance = build(self.config.guidance)
         return guidance
@@ -79,7 +83,7 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
         ValueError: Where options make no sense, before anything is written.
     """
     _check(config)
-    mode: Mode = build(config.mode)
+    mode: Mode = build_literally(config.mode)
     requests = mode.requests(config.n, config.seed)
     folder = SampleFolder(job_folder(config.out))
     folder.check(_inputs(config, requests))

@@ -41,18 +41,23 @@ class ImageStart(Start):
 
     @property
     def size(self) -> Size:
+        """See `Start.size`."""
         return Size(*self.image.shape[-2:])
 
     def each(self, count: int) -> ImageStart:
+        """See `Start.each`."""
         return ImageStart(_each(self.image, count), self.strength)
 
     def rows(self, chunk: slice) -> ImageStart:
+        """See `Start.rows`."""
         return ImageStart(self.image[chunk], self.strength)
 
     def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+        """Add noise to the latents of the images; see `Start.begin`."""
         return Beginning(given, noise, Way(_encode(model, self.image), self.strength))
 
     def finish(self, images: Tensor) -> Tensor:
+        """Return the images as they are; see `Start.finish`."""
         return images
 
 
@@ -75,18 +80,22 @@ class InvertedStart(Start):
 
     @property
     def size(self) -> Size:
+        """See `Start.size`."""
         return Size(*self.image.shape[-2:])
 
     def each(self, count: int) -> InvertedStart:
+        """See `Start.each`."""
         shown = clean_prompts(self.prompts) * (count if isinstance(self.prompts, str) else 1)
         if len(shown) != count:
             raise ValueError(f"one text for each of {count} images to begin with is needed; got {len(shown)}")
         return InvertedStart(_each(self.image, count), shown, self.strength)
 
     def rows(self, chunk: slice) -> InvertedStart:
+        """See `Start.rows`."""
         return InvertedStart(self.image[chunk], self.prompts[chunk], self.strength)
 
     def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+        """Invert DDIM from the latents of the images; see `Start.begin`."""
         if sampler.draws:
             raise ValueError(
                 f"what init_prompt describes is made of its own noise, to which {type(sampler).__name__} would add other; "
@@ -104,6 +113,7 @@ class InvertedStart(Start):
         return Beginning(given, noise, Way(None, self.strength, start=x_t))
 
     def finish(self, images: Tensor) -> Tensor:
+        """Return the images as they are; see `Start.finish`."""
         return images
 
 
@@ -131,9 +141,11 @@ class InpaintStart(Start):
 
     @property
     def size(self) -> Size:
+        """See `Start.size`."""
         return Size(*self.image.shape[-2:])
 
     def each(self, count: int) -> InpaintStart:
+        """See `Start.each`."""
         image, mask = _each(self.image, count), self.mask
         if mask.ndim != 4 or mask.shape[1:] != (1, *self.size) or len(mask) not in (1, count):
             raise ValueError(
@@ -142,9 +154,11 @@ class InpaintStart(Start):
         return self._replaced(image, mask.expand(count, -1, -1, -1))
 
     def rows(self, chunk: slice) -> InpaintStart:
+        """See `Start.rows`."""
         return self._replaced(self.image[chunk], self.mask[chunk])
 
     def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+        """Hold the latents of what is not masked; see `Start.begin`."""
         known = _encode(model, without_masked(self.image, self.mask))
         made = F.max_pool2d(self.mask.to(known.device), model.autoencoder.factor)
         return Beginning(
@@ -152,6 +166,7 @@ class InpaintStart(Start):
         )
 
     def finish(self, images: Tensor) -> Tensor:
+        """Blend the images with those that they begin with, over the border; see `Start.finish`."""
         blended = torch.lerp(self.image, images, soft_mask(self.mask, self.border))
         return torch.where(self.mask > 0, images, blended)
 
@@ -175,20 +190,25 @@ class InterpolationStart(Start):
 
     @property
     def size(self) -> None:
+        """See `Start.size`."""
         return None
 
     def each(self, count: int) -> InterpolationStart:
+        """See `Start.each`."""
         return InterpolationStart(*self.end.each(count))
 
     def rows(self, chunk: slice) -> InterpolationStart:
+        """See `Start.rows`."""
         return InterpolationStart(*self.end.rows(chunk))
 
     def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+        """Mix the noise and the conditions of both ends; see `Start.begin`."""
         condition = read(model.conditioner, given.prompts, self.end)
         noise = noise.toward(self.end.seeds, self.end.shares)
         return Beginning(given._replace(condition=condition, toward=self.end), noise)
 
     def finish(self, images: Tensor) -> Tensor:
+        """Return the images as they are; see `Start.finish`."""
         return images
 
 

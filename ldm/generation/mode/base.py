@@ -124,11 +124,12 @@ class PromptMode(Mode):
         """
 
     @abstractmethod
-    def start(self, requests: Sequence[SampleRequest]) -> Start | None:
-        """Return what sampling of requests of one size begins with; None: noise alone."""
+    def start(self, requests: Sequence[SampleRequest]) -> Start:
+        """Return what sampling of prepared requests of one size begins with."""
 
     @final
     def generator(self, parts: Parts) -> Generator:
+        """See `Mode.generator`."""
         sampler, guidance = parts.sampler(), parts.guidance()
         if any(prompt.negative for prompt in self.prompts) and not guidance.has_negative:
             raise ValueError(
@@ -155,6 +156,7 @@ class PromptGenerator(Generator):
         self.guidance = guidance
 
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
+        """See `Generator.prepare`."""
         if is_rank_zero():
             for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
                 log.warning(warning)
@@ -165,6 +167,7 @@ class PromptGenerator(Generator):
         return sized
 
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
+        """See `Generator.__call__`."""
         return self.model.sample(
             {"caption": [request.prompt or "" for request in requests]},
             seeds=[request.seed or 0 for request in requests],

@@ -46,21 +46,26 @@ class Img2Img(PromptMode):
 
     @property
     def name(self) -> str:
+        """Return "img2img"."""
         return "img2img"
 
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
         self.images.check()
         made = numbered(self.prompts, n, seed, inits=self.images.files)
         return [replace(request, init_prompt=self.init_prompt) for request in made]
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """See `PromptMode.size_of`."""
         return self.images.size(str(request.init), model.size_multiple)
 
     def start(self, requests: Sequence[SampleRequest]) -> Start:
+        """See `PromptMode.start`."""
         image = self.images.read(requests)
         if self.init_prompt is None:
             return ImageStart(image, self.strength)
         return InvertedStart(image, self.init_prompt, self.strength)
 
     def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
         return {"strength": self.strength}

@@ -51,13 +51,16 @@ class Inpaint(PromptMode):
 
     @property
     def name(self) -> str:
+        """Return "inpaint"."""
         return "inpaint"
 
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
         self.images.check(self.mask)
         return numbered(self.prompts, n, seed, inits=self.images.files)
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """See `PromptMode.size_of`."""
         size = self.images.size(str(request.init), model.size_multiple)
         if (request.init, size) not in self._checked:
             self._checked.add((request.init, size))
@@ -67,8 +70,10 @@ class Inpaint(PromptMode):
         return size
 
     def start(self, requests: Sequence[SampleRequest]) -> InpaintStart:
+        """See `PromptMode.start`."""
         image, mask = self.images.read_masked(requests, self.mask)
         return InpaintStart(image, mask, border=self.border, num_resample=self.num_resample)
 
     def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
         return {"mask": self.mask, "border": self.border, "num_resample": self.num_resample}

@@ -45,9 +45,11 @@ class Interpolate(PromptMode):
 
     @property
     def name(self) -> str:
+        """Return "interpolate"."""
         return "interpolate"
 
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
         if n < 2:
             raise ValueError(f"an interpolation has n=2 or more images, its ends among them; got n={n}")
         ((prompt, own, negative),) = self.prompts
@@ -70,9 +72,11 @@ class Interpolate(PromptMode):
         ]
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """See `PromptMode.size_of`."""
         return self.size or model.size
 
     def start(self, requests: Sequence[SampleRequest]) -> InterpolationStart:
+        """See `PromptMode.start`."""
         return InterpolationStart(
             [request.to_prompt or "" for request in requests],
             [request.to_seed or 0 for request in requests],
@@ -80,4 +84,5 @@ class Interpolate(PromptMode):
         )
 
     def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
         return {}

@@ -30,16 +30,20 @@ class Reconstruct(Mode):
 
     @property
     def name(self) -> str:
+        """Return "reconstruct"."""
         return "reconstruct"
 
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
         self.images.check()
         return [SampleRequest(image_name(index), init=file) for index, file in enumerate(self.images.files)]
 
     def generator(self, parts: Parts) -> Generator:
+        """See `Mode.generator`."""
         return Reconstruction(self.images, parts.autoencoder())
 
     def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
         return {}
 
 
@@ -56,6 +60,7 @@ class Reconstruction(Generator):
         self.autoencoder = autoencoder
 
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
+        """See `Generator.prepare`."""
         sized = [replace(one, size=self.images.size(str(one.init), self.autoencoder.factor)) for one in requests]
         for request in sized:
             assert request.size is not None
@@ -64,6 +69,7 @@ class Reconstruction(Generator):
 
     @torch.no_grad()
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
+        """See `Generator.__call__`."""
         images = self.images.read(requests)
         posterior = self.autoencoder.encode(images.to(self.autoencoder.shift.device))
         made = self.autoencoder.decode(posterior.mean).float().cpu()

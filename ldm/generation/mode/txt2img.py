@@ -9,7 +9,7 @@ from ldm.batch import Size
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, numbered
-from ldm.model import LatentDiffusion
+from ldm.model import LatentDiffusion, NoiseStart
 
 
 class Txt2Img(PromptMode):
@@ -25,16 +25,21 @@ class Txt2Img(PromptMode):
 
     @property
     def name(self) -> str:
+        """Return "txt2img"."""
         return "txt2img"
 
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
         return numbered(self.prompts, n, seed)
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """See `PromptMode.size_of`."""
         return self.size or model.size
 
-    def start(self, requests: Sequence[SampleRequest]) -> None:
-        return None
+    def start(self, requests: Sequence[SampleRequest]) -> NoiseStart:
+        """See `PromptMode.start`."""
+        return NoiseStart()
 
     def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
         return {}
