@@ -1,7 +1,7 @@
-"""Save and load complete models: weights and the config that rebuilds them, nothing else needed.
+"""Saving and loading of complete models: the weights, and the config that rebuilds the model, in one file.
 
-Two kinds of file hold a model: a finished stage, `*.safetensors`, and Lightning's `*.ckpt` of a run that goes on. From
-both, the averaged (EMA) weights are read. Neither is loaded in a way that could execute code from it.
+There are two kinds of files: the `*.safetensors` file of a finished stage, and Lightning's `*.ckpt` file of a run that
+goes on. From both, the averaged (EMA) weights are read. Neither is loaded in a way that could execute code from it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,38 @@ from ldm.model import LatentDiffusion
 from ldm.tensors import write_tensors
 
 MODEL_FILE = "model.safetensors"
+"""The file name of a finished latent diffusion model."""
 AUTOENCODER_FILE = "autoencoder.safetensors"
+"""The file name of a finished autoencoder."""
 CLASSIFIER_FILE = "classifier.safetensors"
+"""The file name of a finished classifier."""
 CONFIG_KEY = "ldm_config"
+"""The key of the config, in the metadata of a .safetensors file and in a .ckpt file."""
 WEIGHTS_PREFIX = "model."
+"""The beginning of the names of the model's weights in a .ckpt file."""
 
 
 def save(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
     """Write a model and the config that builds it; the file appears whole or not at all.
 
-    Raises ValueError where its weights are not finite.
+    Args:
+        path: The .safetensors file.
+        model: The model.
+        config: The config, which is written as JSON.
+
+    Raises:
+        ValueError: If a weight is not finite; nothing is written.
     """
     check_finite(model)
     write_tensors(path, model.state_dict(), {CONFIG_KEY: json.dumps(config)})
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise ValueError where a weight is infinite or no number, or a buffer holds what is no number."""
+    """Raise an error if a model holds numbers that no model should hold.
+
+    Raises:
+        ValueError: If a parameter holds an infinity or NaN, or a buffer holds NaN.
+    """
     for name, tensor in model.named_parameters():
         if not all_finite([tensor]):
             raise ValueError(
@@ -55,9 +70,19 @@ def check_finite(model: nn.Module) -> None:
 def load(
     path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
 ) -> LatentDiffusion:
-    """The text-to-image model in a checkpoint file, or in a run folder its newest finished one, ready to sample.
+    """Load a text-to-image model for sampling.
 
-    packages  whose classes the file may name; add your own if you trained with them
+    Args:
+        path: A checkpoint file, or a folder (a run, a sweep) whose newest finished model is taken.
+        device: The device of the model.
+        packages: Packages whose classes the file may name; add your own if you trained with them.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ValueError: If the file holds another kind of model, or cannot be loaded safely.
+        FileNotFoundError: If there is no finished model.
     """
     file = find(path)
     model = _rebuild(*read(file), file, packages)
@@ -70,9 +95,18 @@ def load(
 
 
 def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> tuple[Autoencoder, dict[str, Any]]:
-    """The autoencoder in the checkpoint of a finished stage 1 (or of a whole model) and the config that builds it.
+    """Load the autoencoder of a finished stage 1, or of a whole model.
 
-    Raises ValueError where it has no latent statistics yet.
+    Args:
+        path: A checkpoint file, or a folder whose newest finished autoencoder (or else model) is taken.
+        packages: Packages whose classes the file may name.
+
+    Returns:
+        The autoencoder, and the config that builds it.
+
+    Raises:
+        ValueError: If the file holds no autoencoder, or one that has no latent statistics yet.
+        FileNotFoundError: If there is no finished model.
     """
     file = find(path, (AUTOENCODER_FILE, MODEL_FILE))
     config, weights = read(file)
@@ -90,9 +124,18 @@ def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) ->
 
 
 def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> WordClassifier:
-    """The classifier in a checkpoint file, or in a run folder its newest finished one, ready to guide.
+    """Load a classifier of noisy latents for guidance.
 
-    packages  as for `load`
+    Args:
+        path: A checkpoint file, or a folder whose newest finished classifier is taken.
+        packages: Packages whose classes the file may name.
+
+    Returns:
+        The classifier in evaluation mode, without gradients of its weights.
+
+    Raises:
+        ValueError: If the file holds another kind of model, or cannot be loaded safely.
+        FileNotFoundError: If there is no finished classifier.
     """
     file = find(path, (CLASSIFIER_FILE,))
     model = _rebuild(*read(file), file, packages)
@@ -105,9 +148,20 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
 
 
 def with_decoder(own: Autoencoder, path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> Autoencoder:
-    """An autoencoder with the decoder of another one, which must have the same encoder: of the same latent space.
+    """Load an autoencoder whose decoder takes the place of a model's own decoder.
 
-    Raises ValueError where it has not.
+    The latent statistics are those of the model's own autoencoder.
+
+    Args:
+        own: The autoencoder of the model.
+        path: The checkpoint of the other autoencoder, which must have the same encoder, and so the same latent space.
+        packages: Packages whose classes the file may name.
+
+    Returns:
+        The other autoencoder, on the device of `own`, in evaluation mode, without gradients of its weights.
+
+    Raises:
+        ValueError: If the encoders differ.
     """
     other, _ = load_autoencoder(path, packages=packages)
     if other.encoder_hash != own.encoder_hash:
@@ -122,7 +176,18 @@ def with_decoder(own: Autoencoder, path: str | Path, *, packages: Sequence[str] 
 
 
 def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
-    """The file itself, or in a folder (a run, a sweep) the newest finished model below it."""
+    """Find a checkpoint file.
+
+    Args:
+        path: The file itself, or a folder (a run, a sweep) to search.
+        names: File names of finished models; the first name is preferred that is found in the folder.
+
+    Returns:
+        The file; in a folder, the newest one with that name.
+
+    Raises:
+        FileNotFoundError: If there is no such file; the error names an unfinished checkpoint if there is one.
+    """
     path = Path(path)
     if path.is_file():
         return path
@@ -138,7 +203,17 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and weights of a checkpoint file, tensors and plain values only."""
+    """Read config and weights of a checkpoint file; only tensors and plain values are read, no code is run.
+
+    Args:
+        file: A .safetensors or .ckpt file.
+
+    Returns:
+        The config, and name -> tensor on the CPU.
+
+    Raises:
+        ValueError: If the file is damaged, cannot be loaded safely, or is no checkpoint of this project.
+    """
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
     try:
@@ -158,6 +233,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read config and weights of a .safetensors file."""
     try:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
@@ -172,6 +248,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:
+    """Build a model from its config, with classes of these packages only, and load its weights."""
     model = build_trusted(config, packages)
     try:
         model.load_state_dict(weights)

@@ -249,10 +249,10 @@ def command(name: str, run: Callable[[DictConfig], Any]) -> None:
 
 
 def write_source(name: str, report: Callable[[Any], None]) -> None:
-    """The program `python -m ldm.data.<name> option=value ...`: tell `report` of the source of `configs/data/<name>.yaml`."""
+    """Run `python -m ldm.data.sources.<name> option=value ...`: hand the source of `configs/data/<name>.yaml` to `report`."""
     if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
         print((CONFIGS / "data" / f"{name}.yaml").read_text(), end="")
-        print(f"# the options of `source` can be given: python -m ldm.data.{name} size=64")
+        print(f"# the options of `source` can be given: python -m ldm.data.sources.{name} size=64")
         return
     options = [f"data={name}", *(f"data.source.{option}" for option in sys.argv[1:])]
     check_options("train", options)

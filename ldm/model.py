@@ -15,11 +15,11 @@ from ldm.batch import Batch, Size, as_size
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
+from ldm.guidance.base import Guidance
+from ldm.guidance.context import Given
 from ldm.options import COUNT, check
 from ldm.sampler.base import Sampler, Way
 from ldm.sampler.finite import check_finite, check_latents, check_weights
-from ldm.sampler.given import Given
-from ldm.sampler.guidance import Guidance
 from ldm.sampler.noise import Noise, as_seeds
 from ldm.sampler.path import Denoise
 from ldm.text import clean_prompts

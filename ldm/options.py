@@ -1,4 +1,7 @@
-"""Which values an option can have: one rule for each, and errors that name option, value and range."""
+"""Rules that say which values an option can have.
+
+An error names the option, its value and the values that it can have.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from typing import Any
 
 
 class Rule(ABC):
-    """A set of values."""
+    """A set of values that an option can have."""
 
     @abstractmethod
     def allows(self, value: Any) -> bool:
-        """Return whether a value is one of the set."""
+        """Return whether a value belongs to the set."""
 
     @abstractmethod
     def __str__(self) -> str:
@@ -24,17 +27,18 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class Whole(Rule):
-    """Whole numbers between two limits, both included; `true` and `false` are none.
+    """All integers between two limits, both included; `true` and `false` do not belong to them.
 
     Args:
-        least: The smallest number.
-        most: The largest number.
+        least: The lower limit.
+        most: The upper limit.
     """
 
     least: int = -(2**63)
     most: int = 2**63 - 1
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is an integer within the limits."""
         return isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
 
     def __str__(self) -> str:
@@ -45,13 +49,13 @@ class Whole(Rule):
 
 @dataclass(frozen=True)
 class Real(Rule):
-    """Finite numbers between two limits, both included unless they are said to be left out.
+    """All finite numbers between two limits; each limit is included unless it is excluded explicitly.
 
     Args:
         least: The lower limit.
         most: The upper limit.
-        above: Whether the lower limit itself is left out.
-        below: Whether the upper limit itself is left out.
+        above: True if the lower limit is excluded.
+        below: True if the upper limit is excluded.
     """
 
     least: float = -math.inf
@@ -60,6 +64,7 @@ class Real(Rule):
     below: bool = False
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is a finite number within the limits."""
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             return False
         low = value > self.least if self.above else value >= self.least
@@ -82,6 +87,7 @@ class OneOf(Rule):
     values: tuple[Any, ...]
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is in the list; its type must be the same, too."""
         return any(type(value) is type(one) and value == one for one in self.values)
 
     def __str__(self) -> str:
@@ -90,17 +96,18 @@ class OneOf(Rule):
 
 @dataclass(frozen=True)
 class Optional(Rule):
-    """Those of another rule, and null.
+    """The values of another rule, and null.
 
     Args:
         rule: The other rule.
-        meaning: What null means.
+        meaning: A few words that say what null means.
     """
 
     rule: Rule
     meaning: str = ""
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is null or allowed by the other rule."""
         return value is None or self.rule.allows(value)
 
     def __str__(self) -> str:
@@ -109,9 +116,10 @@ class Optional(Rule):
 
 @dataclass(frozen=True)
 class ImageSize(Rule):
-    """Sizes of images in pixels: one number for squares, or a list of height and width."""
+    """All sizes of images in pixels: one number for a square, or a list of height and width."""
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is a count, or a list of two counts."""
         if isinstance(value, (list, tuple)):
             return len(value) == 2 and all(map(COUNT.allows, value))
         return COUNT.allows(value)
@@ -130,19 +138,31 @@ FLAG = OneOf((False, True))
 
 
 def check(option: str, value: Any, rule: Rule) -> None:
-    """Raise ValueError where an option has a value that its rule does not allow."""
+    """Check the value of an option.
+
+    Args:
+        option: The full name of the option, like `data.seed`.
+        value: Its value.
+        rule: The values that it can have.
+
+    Raises:
+        ValueError: If the rule does not allow the value.
+    """
     if not rule.allows(value):
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
         raise ValueError(f"{option}={shown} cannot be; give {rule}")
 
 
 def check_all(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
-    """Raise ValueError for the first option of a plain config whose value its rule does not allow.
+    """Check all options of a plain config.
 
     Args:
         config: Nested mappings, without interpolations.
-        rules: Full name of an option, or a pattern of names like `task.*.steps` -> its rule. Options without a rule may
-            have any value.
+        rules: Full name of an option, or a pattern of names like `task.*.steps` -> its rule. An option without a rule
+            may have any value.
+
+    Raises:
+        ValueError: If a value is not allowed; the error names the first such option.
     """
     for name, value in _leaves(config):
         for pattern, rule in rules.items():
@@ -151,6 +171,7 @@ def check_all(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield full name and value of every option in nested mappings."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")

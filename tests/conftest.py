@@ -1,4 +1,4 @@
-"""What tests share: few threads, tiny models, tiny data."""
+"""Fixtures and functions that many tests share: few threads, tiny models, tiny data, commands in processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORKS.set_forkserver_preload(["ldm.run", "ldm.generation.sample", "ldm.data.enco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of whole runs first, so that two processes end at about the same time."""
+    """Put the files of whole runs first, so that two processes end at about the same time."""
     items.sort(key=lambda item: item.path.name not in ("test_run.py", "test_resume.py", "test_documents.py"))
 
 
@@ -42,7 +42,7 @@ def _seeded() -> None:
 
 
 def scramble(module: torch.nn.Module) -> torch.nn.Module:
-    """Random numbers for all weights, the zero-initialised ones too, of a size that keeps activations moderate."""
+    """Give all weights random values, the zero-initialised ones too, of a size that keeps activations moderate."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -51,7 +51,7 @@ def scramble(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def command(*arguments: str, cwd: Path = ROOT, ok: bool = True) -> str:
-    """Run a Python command line in the repository and return what it printed; its exit code must be as expected."""
+    """Run a Python command line in the repository and return its output; assert that it succeeds or fails as `ok` says."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=560
     )
@@ -61,9 +61,9 @@ def command(*arguments: str, cwd: Path = ROOT, ok: bool = True) -> str:
 
 
 def forked(*arguments: str, ok: bool = True) -> str:
-    """As `command`, but in a fork of a process that has loaded the libraries and done nothing else: faster by seconds.
+    """Run a command line as `command` does, in a fork of a process that has loaded the libraries and done nothing else.
 
-    Training in it works, as long as it begins no further process that trains.
+    It is faster by seconds. Training in it works, as long as it starts no further process that trains.
     """
     with tempfile.NamedTemporaryFile("w+") as output:
         child = FORKS.Process(target=_become, args=(arguments, output.name, dict(os.environ)))
@@ -75,7 +75,7 @@ def forked(*arguments: str, ok: bool = True) -> str:
 
 
 def _become(arguments: Sequence[str], output: str, environment: dict[str, str]) -> NoReturn:
-    """Run a script, or a module after -m, as Python itself would, and end."""
+    """Run a script, or a module after -m, as Python itself would, and end the process."""
     code: object = 1
     try:
         signal.alarm(500)
@@ -104,18 +104,18 @@ def _become(arguments: Sequence[str], output: str, environment: dict[str, str]) 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data and finished tiny runs that several tests read."""
+    """Return a folder with data and finished tiny runs that several tests read."""
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="session")
 def places(home: Path) -> list[str]:
-    """The overrides that keep a command's files inside `home`."""
+    """Return the overrides that keep a command's files inside `home`."""
     return [f"paths.data_dir={home / 'data'}", f"paths.runs_dir={home / 'runs'}"]
 
 
 @pytest.fixture(scope="session")
 def tiny_run(home: Path, places: list[str]) -> Path:
-    """A finished tiny run of both stages."""
+    """Return the folder of a finished tiny run of both stages."""
     forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=tiny", *places)
     return home / "runs" / "tiny"

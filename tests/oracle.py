@@ -1,4 +1,4 @@
-"""Our weights in the names of diffusers' networks, so that both can be run on the same numbers."""
+"""Rename weights of our networks to the names of diffusers' networks, so that both can be run on the same numbers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rename(inner: str, table: dict[str, str]) -> str:
 
 
 def unet_weights(weights: dict[str, Tensor], *, cross: bool) -> dict[str, Tensor]:
-    """State dict of our UNet -> of diffusers' UNet2DConditionModel."""
+    """Turn the state dict of our UNet into that of diffusers' UNet2DConditionModel."""
     attention = TRANSFORMER if cross else MAP_ATTENTION
     plain = {
         "time.0": "time_embedding.linear_1",
@@ -80,7 +80,7 @@ def unet_weights(weights: dict[str, Tensor], *, cross: bool) -> dict[str, Tensor
 
 
 def autoencoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of our KLAutoencoder -> of diffusers' AutoencoderKL."""
+    """Turn the state dict of our KLAutoencoder into that of diffusers' AutoencoderKL."""
     plain = {
         "to_moments": "quant_conv",
         "from_raw": "post_quant_conv",

@@ -1,4 +1,4 @@
-"""Two processes for one test, connected as Lightning connects them, without loading the libraries again."""
+"""Run a function in two connected processes, as Lightning connects them, without loading the libraries again."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import traceback
 
 
 def on_two_ranks(work):
-    """Call `work(rank)` in two forks of this process; returns of each its exit code and what it printed."""
+    """Call `work(rank)` in two forks of this process; return the exit code and the output of each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -29,6 +29,7 @@ def on_two_ranks(work):
 
 
 def _become(rank, port, work, output):
+    """Run `work` in a fork as one rank, with its output in a file, and end the process."""
     code = 1
     try:
         signal.alarm(120)

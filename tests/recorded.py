@@ -1,11 +1,12 @@
-"""Run by test_resume: a training run that writes down what each batch was and ends at a given moment.
+"""Train, write down each batch, and end at a given moment.
 
-python -m tests.recorded RECORD MOMENT option=value ...
+Run by test_resume: python -m tests.recorded RECORD MOMENT option=value ...
 
-RECORD  file to which a line for each batch is added: stage, optimiser step, rank, keys, loss; and in RECORD.read one for
-        each process, with the training shards that it had read from when its first batch was there
-MOMENT  "" or STAGE/BATCH/SIGNAL: sent to itself by rank 0 in the middle of that batch of that stage, counted from the
-        start of this process; with the batch "save", while a checkpoint is being written
+RECORD is a file to which a line is added for each batch: stage, optimiser step, rank, keys, loss; and to RECORD.read
+one for each process: the training shards that it had read from when its first batch was there.
+
+MOMENT is "" or STAGE/BATCH/SIGNAL: the signal is sent to itself by rank 0 in the middle of that batch of that stage,
+counted from the start of this process; with the batch "save", while a checkpoint is being written.
 """
 
 import json
@@ -34,11 +35,13 @@ shards, pread = set(), os.pread
 
 
 def counting_pread(handle, size, offset):
+    """Read from a file, and record its name."""
     shards.add(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
     return pread(handle, size, offset)
 
 
 def recorded(task, place):
+    """Let a task write down each of its batches, and send itself a signal at the given moment."""
     step = task.training_step
 
     def training_step(self, batch, batch_idx):
@@ -65,6 +68,7 @@ def recorded(task, place):
 
 
 def dies_while_saving(self, checkpoint, path, storage_options=None):
+    """Save a checkpoint, but send the signal before it is complete."""
     if f"/{stage}/" in str(path):
         torch.save(checkpoint, draft_of(path))
         os.kill(os.getpid(), number)
@@ -72,7 +76,7 @@ def dies_while_saving(self, checkpoint, path, storage_options=None):
 
 
 def touches_the_length(self):
-    """What makes Lightning forget the state of stateful loaders (its issue 20550)."""
+    """Ask for the number of steps, which makes Lightning forget the state of stateful loaders (its issue 20550)."""
     assert self.trainer.estimated_stepping_batches > 0
     return configure(self)
 

@@ -1,4 +1,7 @@
-"""Run by test_sample, alone and under torchrun: images of a run by every sampler, a folder each."""
+"""Sample images of a run with every sampler, into one folder each.
+
+Run by test_sample, alone and under torchrun: RUN PROMPTS OUT BATCH_SIZE.
+"""
 
 import os
 import sys

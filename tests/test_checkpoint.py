@@ -85,7 +85,7 @@ def test_nothing_from_a_file_is_run(tmp_path, capsys):
         "ldm.checkpoint.torch.load",
         "ldm.checkpoint.load",
         "builtins.eval",
-        "ldm.data.icons.io.open",
+        "ldm.data.sources.icons.io.open",
     ):
         save_file(
             {"x": torch.ones(1)},

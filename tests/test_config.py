@@ -117,7 +117,7 @@ def test_help_is_readable():
         (["task=autoencoder"], "options were given for the stage 'diffusion'"),
         (["data.train=/a/0.tar", "data.train=/a/1.tar"], "data.train is given 2 times; give it once"),
         (["data=icon"], "Could not find 'data/icon'"),
-        (["data.size=36"], "image side 36 gives latents of side 9"),
+        (["data.size=36"], "image size 36 gives latents of 9"),
         (["trainer.precision=bf16-true"], "trainer.precision=bf16-true cannot be; give one of 32-true, bf16-mixed"),
         (["trainer=ddp", "trainer.accelerator=gpu"], "the options trainer.* cannot be used here: "),
         (
@@ -131,7 +131,7 @@ def test_help_is_readable():
             ["+trainer.limit_train_batches=0.5"],
             "trainer.limit_train_batches cannot be given, since a run sets it by itself; use task.STAGE.steps",
         ),
-        (["data.size=30"], "image side 30 is not a multiple of 4"),
+        (["data.size=30"], "image size 30 is not a multiple of 4"),
         (["data.source.count=5000"], "count=5000 icons asked for"),
         (["autoencoder.ckpt=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
         (["data=shards", "data.train=/nowhere/{0..3}.tar", "data.val=/nowhere/4.tar"], "no shard at '/nowhere/4.tar'"),

@@ -89,7 +89,7 @@ def test_the_readme_names_every_choice(group):
 
 
 def test_icons_can_be_written_alone(tmp_path):
-    text = forked("-m", "ldm.data.icons", f"folder={tmp_path}", "count=3", "size=16")
+    text = forked("-m", "ldm.data.sources.icons", f"folder={tmp_path}", "count=3", "size=16")
     assert "training and" in text
     assert list(tmp_path.glob("icons-*/train-000000.tar"))
 
@@ -119,7 +119,7 @@ def test_options_of_the_data_page_compose_and_mean_something(cell):
 
 def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
     """Its commands in their order, on small images: pack, encode, train on latents."""
-    from tests.data.shards import level
+    from tests.data.small_shards import level
 
     (tmp_path / "photos").mkdir()
     rows = ["file,caption"]

@@ -13,9 +13,9 @@ from transformers import ViTConfig, ViTModel
 
 from ldm.check import check_latents
 from ldm.checkpoint import load, load_autoencoder, read, with_decoder
+from ldm.guidance.base import Unguided
 from ldm.plot import read_metrics
 from ldm.sampler.ddpm import DDPM
-from ldm.sampler.guidance import Unguided
 from ldm.sampler.heun import Heun
 from ldm.snapshot import read_snapshots
 from ldm.task.diffusion import DiffusionTask
@@ -23,7 +23,7 @@ from ldm.task.optimization import LearningRate
 from tests.conditioner.test_clip_score import save_clip
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command, forked
-from tests.data.shards import write_tar
+from tests.data.small_shards import write_tar
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
 

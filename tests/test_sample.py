@@ -14,12 +14,15 @@ from ldm.generation.images import InitImages, find_images, read_image
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import SampleRequest, numbered
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
+from ldm.guidance.autoguidance import Autoguidance
+from ldm.guidance.base import Unguided
+from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.loss import Scored
+from ldm.guidance.low_resolution import Likeness
 from ldm.model import Start
 from ldm.picture import to_levels, to_picture, to_tensor
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2MSDE
-from ldm.sampler.guidance import Autoguidance, ClassifierFree, Scored, Unguided
-from ldm.sampler.likeness import Likeness
 from tests.conftest import ROOT, command, forked
 
 PROMPT = 'prompt="a red heart on a white background"'

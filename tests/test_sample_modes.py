@@ -22,10 +22,12 @@ from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, numbered
 from ldm.generation.start import ImageStart
 from ldm.generation.writer import batches
+from ldm.guidance.autoguidance import Autoguidance
+from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.loss import Scored
 from ldm.model import Beginning, NoiseStart, Start
 from ldm.picture import to_levels
 from ldm.sampler.ddim import DDIM
-from ldm.sampler.guidance import Autoguidance, ClassifierFree, Scored
 from tests.conftest import forked
 from tests.test_sample import PROMPT, apart, sample
 

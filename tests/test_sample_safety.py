@@ -14,8 +14,8 @@ from ldm.generation.folder import SampleFolder
 from ldm.generation.request import SampleRequest
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
 from ldm.generation.writer import generate
+from ldm.guidance.base import Unguided
 from ldm.sampler.ddim import DDIM
-from ldm.sampler.guidance import Unguided
 from ldm.tensors import write_tensors
 from tests.conftest import forked
 from tests.test_sample import PROMPT, apart, pixels, sample

@@ -1,4 +1,7 @@
-"""Run by test_run under torchrun, on two processes: what each rank draws, and what is equal on all ranks after training."""
+"""Train on two processes, and check what each rank draws and what is equal on both ranks after training.
+
+Run by test_run under torchrun.
+"""
 
 import sys
 
@@ -19,21 +22,27 @@ loss = LatentDiffusion.loss
 
 
 def spied(self, batch):
+    """Compute the loss, and record a number that the rank would draw next."""
     if self.training:  # validation measures on the same noise each time
         drawn.append(torch.randn(4, generator=torch.Generator().set_state(torch.get_rng_state())))
     return loss(self, batch)
 
 
 def equal_on_all_ranks(name, tensor):
+    """Assert that a tensor is the same on both ranks."""
     parts = [torch.empty_like(tensor) for _ in range(2)]
     dist.all_gather(parts, tensor)
     assert torch.equal(*parts), name
 
 
 class Compare(pl.Callback):
-    """After training, weights (averaged by then), averages, scale and tokenizer are the same on both ranks; draws are not."""
+    """A check after training, whose one method takes the place of the method of `StepSeed`.
+
+    Weights (averaged by then), averages, scale and tokenizer are the same on both ranks; random draws are not.
+    """
 
     def on_validation_end(self, trainer, pl_module):
+        """Compare the ranks after the validation that ends a stage."""
         if trainer.state.fn != TrainerFn.VALIDATING:  # only the one that ends a stage
             return
         for name, tensor in pl_module.state_dict().items():

@@ -1,1 +1,1 @@
-"""Image <-> latent."""
+"""Autoencoders, which map images to latents and back."""

@@ -1,4 +1,4 @@
-"""What every autoencoder is: image -> raw latent -> image, and the way between raw latents and latents."""
+"""The base class of autoencoders: image -> raw latent -> image, and raw latent <-> latent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from ldm.batch import Batch, as_size
 
 
 class Posterior:
-    """A diagonal Gaussian over raw latents, from its moments `(B, 2C, h, w)`: mean, then log-variance.
+    """A diagonal Gaussian distribution over raw latents.
 
-    Paper: Kingma & Welling, 2014, appendix B, arXiv:1312.6114.
+    Args:
+        moments: Mean and log-variance, concatenated along the channels, `(B, 2C, h, w)`.
+
+    References:
+        Kingma & Welling, 2014, appendix B, arXiv:1312.6114.
     """
 
     def __init__(self, moments: Tensor) -> None:
@@ -24,24 +28,32 @@ class Posterior:
         self.log_variance = log_variance.clamp(-30.0, 20.0)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Raw latent `(B, C, h, w)`."""
+        """Draw a raw latent, `(B, C, h, w)`.
+
+        Args:
+            generator: Random generator; None: torch's global one.
+
+        Returns:
+            Raw latents, `(B, C, h, w)`, fp32.
+        """
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
     def kl(self) -> Tensor:
-        """KL divergence to the standard normal in nats an image, `(B,)`."""
+        """Return the KL divergence to the standard normal in nats per image, `(B,)`."""
         terms = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
         return 0.5 * terms.flatten(1).sum(1)
 
 
 class Autoencoder(nn.Module, ABC):
-    """Maps images in [-1, 1] to raw latents and back, and raw latents to latents that diffusion sees and back.
+    """An autoencoder, which maps images to raw latents and back, and raw latents to the latents of diffusion and back.
 
-    A latent is `(raw - shift) * scale` per channel. Shift and scale are estimated from data at the end of training
-    (`estimate_statistics`) and live in the checkpoint with the number of images they were estimated on.
+    A latent is `(raw - shift) * scale`, for each channel. Shift and scale are estimated from data at the end of
+    training (see `LatentMoments`) and saved in the checkpoint, with the number of images they were estimated on.
 
-    latent_channels  C of the raw latent
-    factor           f: sides of an image in units of those of its latent
+    Args:
+        latent_channels: Channels C of the raw latent.
+        factor: Downsampling factor f: height and width of an image, divided by those of its latent.
     """
 
     shift: Tensor
@@ -58,35 +70,49 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> Posterior:
-        """image `(B, 3, H, W)` in [-1, 1] -> posterior over raw latents `(B, C, H/f, W/f)`."""
+        """Encode images.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, in [-1, 1].
+
+        Returns:
+            The posterior over raw latents, `(B, C, H/f, W/f)`.
+        """
 
     @abstractmethod
     def decode(self, raw: Tensor) -> Tensor:
-        """Raw latent `(B, C, h, w)` -> image `(B, 3, h*f, w*f)`, about [-1, 1]."""
+        """Decode raw latents.
+
+        Args:
+            raw: Raw latents, `(B, C, h, w)`.
+
+        Returns:
+            Images, `(B, 3, h*f, w*f)`, about in [-1, 1].
+        """
 
     @abstractmethod
     def encoding_parts(self) -> Sequence[nn.Module]:
-        """The modules that `encode` computes with."""
+        """Return the modules that `encode` computes with."""
 
     @abstractmethod
     def last_layer(self) -> Tensor:
-        """The weight of the decoder's last layer, at which the adversarial loss is balanced."""
+        """Return the weight of the decoder's last layer, at which the adversarial loss is balanced."""
 
     def to_latent(self, raw: Tensor) -> Tensor:
-        """Shift and scale a raw latent `(B, C, h, w)` to about zero mean and unit variance per channel."""
+        """Shift and scale raw latents, `(B, C, h, w)`, to about zero mean and unit variance per channel."""
         return (raw - self.shift[:, None, None]) * self.scale[:, None, None]
 
     def to_raw(self, latent: Tensor) -> Tensor:
-        """The inverse of `to_latent`."""
+        """Return the raw latents of latents, `(B, C, h, w)`: the inverse of `to_latent`."""
         return latent / self.scale[:, None, None] + self.shift[:, None, None]
 
     def image(self, latent: Tensor) -> Tensor:
-        """Latents `(B, C, h, w)` -> images `(B, 3, H, W)`, about [-1, 1]; differentiable."""
+        """Decode latents, `(B, C, h, w)`, to images, `(B, 3, H, W)`, about in [-1, 1]; differentiable."""
         return self.decode(self.to_raw(latent)).float()
 
     @property
     def encoder_hash(self) -> str:
-        """A name for what `encode` computes: it changes with the encoder's weights, not with the decoder's."""
+        """A hash of what `encode` computes: it changes with the encoder's weights, not with the decoder's."""
         digest = hashlib.sha256()
         for part in self.encoding_parts():
             for name, tensor in part.state_dict().items():
@@ -96,18 +122,28 @@ class Autoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> Tensor:
-        """Latents `(B, C, h, w)` drawn from the posterior of the batch's images or cached moments."""
+        """Draw latents from the posterior of the images of a batch, or of its cached moments.
+
+        Args:
+            batch: Images, `(B, 3, H, W)`, or cached moments, `(B, 2C, h, w)`.
+
+        Returns:
+            Latents, `(B, C, h, w)`.
+
+        Raises:
+            ValueError: If the batch has neither images nor moments.
+        """
         if batch.moments is not None:
             posterior = Posterior(batch.moments)
         elif batch.image is not None:
-            with torch.autocast(batch.image.device.type, enabled=False):  # the latents that would be cached
+            with torch.autocast(batch.image.device.type, enabled=False):  # in fp32, as for cached latents
                 posterior = self.encode(batch.image)
         else:
             raise ValueError("a batch needs images or moments; it has neither")
         return self.to_latent(posterior.sample())
 
     def same_latents(self, other: Autoencoder) -> bool:
-        """Whether another autoencoder gives the same latents; its decoder may be another."""
+        """Return whether another autoencoder gives the same latents; its decoder may be another one."""
         statistics = torch.equal(self.shift, other.shift) and torch.equal(self.scale, other.scale)
         return statistics and self.encoder_hash == other.encoder_hash
 
@@ -137,11 +173,15 @@ class Autoencoder(nn.Module, ABC):
 
 
 class LatentMoments:
-    """Sums from which shift and scale are estimated; `totals` of several processes may be added.
+    """Sums over raw latents, from which shift and scale are estimated. The `totals` of several processes may be added.
 
-    channels  C of the raw latent
-    device    on which the sums are held
-    totals    `(2C + 2)` float64: per-channel sum, per-channel sum of squares, number of values a channel, of images
+    Args:
+        channels: Channels C of the raw latent.
+        device: Device of the sums.
+
+    Attributes:
+        totals: `(2C + 2,)`, float64: sum per channel, sum of squares per channel, number of values per channel, number
+            of images.
     """
 
     def __init__(self, channels: int, device: torch.device | str = "cpu") -> None:
@@ -149,13 +189,20 @@ class LatentMoments:
         self.totals = torch.zeros(2 * channels + 2, dtype=torch.float64, device=device)
 
     def update(self, raw: Tensor) -> None:
-        """Add raw latents `(B, C, h, w)`."""
+        """Add raw latents, `(B, C, h, w)`."""
         values = raw.double().transpose(0, 1).flatten(1)
         counts = torch.tensor([values.shape[1], raw.shape[0]], dtype=torch.float64, device=raw.device)
         self.totals += torch.cat([values.sum(1), values.square().sum(1), counts])
 
     def store(self, autoencoder: Autoencoder) -> None:
-        """Write shift (mean), scale (1 / standard deviation) and the count of images into the autoencoder."""
+        """Write shift (mean), scale (1 / standard deviation) and number of images into the autoencoder.
+
+        Args:
+            autoencoder: The autoencoder, which is changed.
+
+        Raises:
+            ValueError: If no images were added.
+        """
         total, squares = self.totals[:-2].view(2, -1)
         values, images = self.totals[-2:]
         if images < 1:
@@ -171,9 +218,17 @@ class LatentMoments:
 
 @torch.no_grad()
 def latent_moments(autoencoder: Autoencoder, images: Iterable[Tensor]) -> LatentMoments:
-    """Sums over the raw latents of batches of images `(B, 3, H, W)` in [-1, 1]; repeatable.
+    """Return the sums over the raw latents of images; the result is repeatable.
 
-    Latents are sampled from the posterior with noise of their own, so that no generator's state matters.
+    Latents are drawn from the posterior with noise of its own generator, so that the state of no other generator
+    matters.
+
+    Args:
+        autoencoder: The autoencoder.
+        images: Batches of images, `(B, 3, H, W)`, in [-1, 1].
+
+    Returns:
+        The sums over all latents.
     """
     device = autoencoder.shift.device
     generator = torch.Generator(device).manual_seed(0)

@@ -10,16 +10,21 @@ from ldm.options import COUNT, check
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of an image: logits `(B, 1, h', w')`, positive for real.
+    """A discriminator of overlapping image patches (PatchGAN), whose logits are positive for real patches.
 
-    Batch norm is replaced by group norm, with as many parameters: the verdict on an image then depends on that image
-    alone, not on what shares its batch or its device.
+    Batch norm is replaced by group norm, with as many parameters. The logits of an image then depend on that image
+    alone, not on the rest of its batch or on its device.
 
-    channels  after the first convolution; each further one doubles them, up to eight times as many
-    layers    convolutions that halve the side: more of them judge larger patches
-    groups    of the group norms
+    Args:
+        channels: Channels after the first convolution; each further one doubles them, up to eight times as many.
+        layers: Number of convolutions that halve the resolution: with more of them, patches are larger.
+        groups: Groups of the group norms.
 
-    Paper: Isola et al., 2017, section 3.2.2 and appendix 6.1.2, arXiv:1611.07004.
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Isola et al., 2017, section 3.2.2 and appendix 6.1.2, arXiv:1611.07004.
     """
 
     def __init__(self, *, channels: int = 64, layers: int = 3, groups: int = 32) -> None:
@@ -43,10 +48,28 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(module.weight, 0.0, 0.02)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image `(B, 3, H, W)` in [-1, 1] -> logits."""
+        """Return the logits of the patches.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, in [-1, 1].
+
+        Returns:
+            The logits, `(B, 1, h', w')`.
+        """
         return self.stages(image)
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Loss of the discriminator from its logits. Paper: Lim & Ye, 2017, arXiv:1705.02894, eq. 7."""
+    """Return the hinge loss of the discriminator, a scalar.
+
+    Args:
+        real: Its logits for real images, of any shape.
+        fake: Its logits for reconstructions, of any shape.
+
+    Returns:
+        The loss, a scalar.
+
+    References:
+        Lim & Ye, 2017, eq. 7, arXiv:1705.02894.
+    """
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())

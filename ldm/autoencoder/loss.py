@@ -12,11 +12,19 @@ from ldm.autoencoder.discriminator import hinge_loss
 from ldm.options import NOT_NEGATIVE, Whole, check
 
 MOST_WEIGHT = 1e4
-"""The most that the adaptive weight may be, for a reconstruction loss summed over the image, as in the paper's own code."""
+"""Upper limit of the adaptive weight for a reconstruction loss that is summed over the image, as in the LDM code."""
 
 
 class LossParts(NamedTuple):
-    """What the autoencoder's loss is made of; scalars, `kl` in nats an image."""
+    """The parts of the autoencoder's loss, all scalars.
+
+    Attributes:
+        total: The loss that is minimised.
+        reconstruction: L1, squared and perceptual error together, a mean over the values of an image.
+        kl: The KL divergence in nats per image.
+        adversarial: The adversarial term without its weight.
+        adversarial_weight: The weight of the adversarial term, with the adaptive weight.
+    """
 
     total: Tensor
     reconstruction: Tensor
@@ -26,22 +34,28 @@ class LossParts(NamedTuple):
 
 
 class AutoencoderLoss(nn.Module):
-    """L1 + perceptual + KL + PatchGAN.
+    """The loss of the autoencoder: L1 + perceptual + KL + PatchGAN.
 
-    The paper's own code sums over the N values of an image; here everything is a mean over them, so that learning rate,
-    clipping and logged numbers do not depend on the image side. The whole loss, with the adversarial term and its
-    adaptive weight, is exactly theirs divided by N, and so is each gradient. (Theirs has one more number, a learned
-    log-variance of the error; it starts at 0 and no optimiser is given it, so it stays 0 and is left out here.)
+    The LDM code sums over the N values of an image. Here everything is a mean over them, so that learning rate,
+    gradient clipping and logged numbers do not depend on the image size. The whole loss, with the adversarial term and
+    its adaptive weight, is exactly theirs divided by N, and so is each gradient. (Theirs has one more number, a learned
+    log-variance of the error. It starts at 0 and no optimizer gets it, so it stays 0, and is left out here.)
 
-    discriminator       judges images; None: no adversarial term
-    kl_weight           of the KL divergence, relative to a reconstruction loss summed over the image (paper: 1e-6)
-    squared_weight      of a squared error beside the absolute one (paper: 0)
-    perceptual          a distance between two batches of images -> `(B,)`; None: no perceptual term
-    perceptual_weight   of that distance, which counts for each value of the image as its L1 error does (paper: 1)
-    adversarial_weight  of the adversarial term, on top of the adaptive weight (paper: 0.5)
-    start_step          first step with the adversarial term and the first at which the discriminator learns
+    Args:
+        discriminator: The discriminator; None: there is no adversarial term.
+        kl_weight: Weight of the KL divergence, relative to a reconstruction loss summed over the image (LDM: 1e-6).
+        squared_weight: Weight of a squared error beside the absolute one (LDM: 0).
+        perceptual: A distance between two batches of images, `(B,)`; None: there is no perceptual term.
+        perceptual_weight: Weight of that distance, which counts for each value of the image as its L1 error does
+            (LDM: 1).
+        adversarial_weight: Weight of the adversarial term, on top of the adaptive weight (LDM: 0.5).
+        start_step: The first step with the adversarial term, at which the discriminator also begins to learn.
 
-    Paper: Rombach et al., 2022, appendix G, arXiv:2112.10752; Esser et al., 2021, eq. 7, arXiv:2012.09841.
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Rombach et al., 2022, appendix G, arXiv:2112.10752; Esser et al., 2021, eq. 7, arXiv:2012.09841.
     """
 
     def __init__(
@@ -69,13 +83,24 @@ class AutoencoderLoss(nn.Module):
         self.start_step = start_step
 
     def adversarial(self, step: int) -> bool:
-        """Whether the discriminator takes part at this step."""
+        """Return whether the discriminator takes part at this step."""
         return self.discriminator is not None and step >= self.start_step
 
     def autoencoder(
         self, image: Tensor, reconstruction: Tensor, posterior: Posterior, *, last_layer: Tensor, step: int
     ) -> LossParts:
-        """Loss of the autoencoder; image and reconstruction `(B, 3, H, W)` in [-1, 1]."""
+        """Return the loss of the autoencoder.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, in [-1, 1].
+            reconstruction: Their reconstructions, `(B, 3, H, W)`.
+            posterior: Their posterior over raw latents.
+            last_layer: Weight of the decoder's last layer.
+            step: Number of the training step.
+
+        Returns:
+            The loss and its parts.
+        """
         error = reconstruction.float() - image
         restored = error.abs().mean() + self.squared_weight * error.square().mean()
         if self.perceptual is not None:
@@ -91,7 +116,20 @@ class AutoencoderLoss(nn.Module):
         return LossParts(total + weight * adversarial, restored, kl, adversarial, weight)
 
     def judge(self, image: Tensor, reconstruction: Tensor) -> Tensor:
-        """Loss of the discriminator. The reconstruction is detached: no gradient reaches the autoencoder."""
+        """Return the loss of the discriminator, a scalar.
+
+        The reconstruction is detached: no gradient reaches the autoencoder.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, in [-1, 1].
+            reconstruction: Their reconstructions, `(B, 3, H, W)`.
+
+        Returns:
+            The hinge loss.
+
+        Raises:
+            ValueError: If there is no discriminator.
+        """
         if self.discriminator is None:
             raise ValueError("there is no discriminator to train; build AutoencoderLoss with one")
         real = self.discriminator(image).float()
@@ -100,18 +138,23 @@ class AutoencoderLoss(nn.Module):
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, values: int) -> Tensor:
-    """Return the ratio of the two losses' gradient norms at the decoder's last layer, in [0, 1e4 / values].
+    """Return the ratio of the gradient norms of two losses at the decoder's last layer, in [0, 1e4 / values].
 
-    It is that of the paper's own code divided by `values`, as the whole loss is. There, the reconstruction loss is a sum
-    over an image, the adversarial one a mean over the verdicts as here: so only the upper norm and the limit are divided.
+    It is that of the LDM code divided by `values`, as the whole loss is. In that code the reconstruction loss
+    is a sum over an image; the adversarial loss is a mean over the logits, as here. So only the norm in the numerator
+    and the limit are divided.
 
     Args:
-        reconstruction: Loss, a mean over the values of an image.
-        adversarial: Loss.
+        reconstruction: Reconstruction loss, a scalar, a mean over the values of an image.
+        adversarial: Adversarial loss, a scalar.
         last_layer: Weight of the decoder's last layer.
         values: Number of values of an image, C * H * W.
 
-    References: Esser et al., 2021, eq. 7, arXiv:2012.09841.
+    Returns:
+        The weight, a scalar without gradient.
+
+    References:
+        Esser et al., 2021, eq. 7, arXiv:2012.09841.
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (given,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)

@@ -1,1 +1,1 @@
-"""Networks (x_t, t, Condition) -> prediction."""
+"""Backbones: networks from noisy latents, timesteps and conditions to predictions."""

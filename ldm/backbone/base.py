@@ -1,4 +1,4 @@
-"""What every backbone is."""
+"""The base class of backbones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ldm.batch import Condition
 
 
 class Backbone(nn.Module, ABC):
-    """A network that predicts something about the clean latent from a noisy one.
+    """A network that gives a prediction from a noisy latent, a timestep and a condition.
 
-    factor            sides of latents must be multiples of it
-    out_channels      of the prediction: those of the latent, or twice as many where the variance is learned
-    deepest_channels  of what the module `deepest` gives
+    Attributes:
+        factor: Downsampling factor: height and width of latents must be multiples of it.
+        out_channels: Channels of the prediction: those of the latent, or twice as many if the variance is learned.
+        deepest_channels: Channels of the output of the module `deepest`.
     """
 
     factor: int
@@ -24,8 +25,17 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def deepest(self) -> nn.Module:
-        """The module that gives the features of the lowest resolution, which know most of the whole image."""
+        """The module whose output has the lowest resolution, and knows most about the whole image."""
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> prediction `(B, out_channels, h, w)`."""
+        """Return the prediction.
+
+        Args:
+            x_t: Noisy latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`, in [0, 1].
+            condition: The conditions of the batch.
+
+        Returns:
+            The prediction, `(B, out_channels, h, w)`.
+        """

@@ -1,4 +1,4 @@
-"""The paper's conditional U-Net."""
+"""The conditional U-Net of the LDM paper."""
 
 from __future__ import annotations
 
@@ -16,29 +16,35 @@ from ldm.nn.blocks import Downsample, ResidualBlock, Upsample, check_groups, che
 from ldm.nn.embedding import sinusoidal
 
 TIME_STEPS = 1000
-"""Discrete steps of the paper; t in [0, 1] enters the network as t * 1000 - 1, so t = (i + 1) / 1000 is its step i."""
+"""Number of discrete steps; t in [0, 1] enters the network as t * 1000 - 1, so t = (i + 1) / 1000 is LDM's step i."""
 
 
 class UNet(Backbone):
-    """Residual blocks with a time embedding at several resolutions, skip connections, attention, cross-attention.
+    """A U-Net of residual blocks with a timestep embedding, skip connections, self-attention and cross-attention.
 
-    in_channels          of x_t
-    out_channels         of the prediction; None: those of x_t
-    concat_channels      of a map that is put beside x_t (masks, low-resolution images); 0: none
-    channels             of the first level
-    multipliers          channels of each level in units of `channels`
-    blocks               residual blocks a level on the way down; the way up has one more
-    attention_levels     indices of levels with attention, 0 being the latent's own resolution
-    heads, head_channels number of attention heads, or channels of each: give one of them
-    context_width        width of the tokens to cross-attend to; None: self-attention only
-    pool_tokens          also embed the mean token and add it to the time embedding (the paper does not)
-    depth                transformer blocks at each place of attention
-    scale_shift          time scales and shifts the norms instead of being added
-    residual_resampling  change resolution inside residual blocks instead of by a convolution
-    dropout              inside residual blocks, in [0, 1)
-    groups               of the group norms; they divide the channels of each level
+    Args:
+        in_channels: Channels of x_t.
+        out_channels: Channels of the prediction; None: those of x_t.
+        concat_channels: Channels of a map that is concatenated to x_t (mask, low-resolution image); 0: there is none.
+        channels: Channels of the first level.
+        multipliers: Channels of each level in units of `channels`.
+        blocks: Residual blocks per level of the down path; the up path has one more.
+        attention_levels: Indices of the levels with attention; 0 has the resolution of the latent.
+        heads: Number of attention heads; give this or `head_channels`.
+        head_channels: Channels of each attention head; give this or `heads`.
+        context_width: Width of the tokens for cross-attention; None: only self-attention.
+        pool_tokens: Also add an embedding of the mean token to the timestep embedding (the LDM paper does not).
+        depth: Transformer blocks at each place of attention.
+        scale_shift: The timestep embedding scales and shifts the norms, instead of being added.
+        residual_resampling: Change the resolution inside residual blocks, instead of by a convolution.
+        dropout: Dropout rate inside residual blocks, in [0, 1).
+        groups: Groups of the group norms; they divide the channels of each level.
 
-    Paper: Rombach et al., 2022, section 3.3, appendix E.2, arXiv:2112.10752; Dhariwal & Nichol, 2021, arXiv:2105.05233.
+    Raises:
+        ValueError: If the options do not go together.
+
+    References:
+        Rombach et al., 2022, section 3.3, appendix E.2, arXiv:2112.10752; Dhariwal & Nichol, 2021, arXiv:2105.05233.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class UNet(Backbone):
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the prediction, `(B, out_channels, h, w)`; see `Backbone.forward`."""
         self._check(condition)
         x = x_t if condition.concat is None else torch.cat([x_t, condition.concat], dim=1)
         embedding = self.time(time_features(t, self.channels))
@@ -116,9 +123,11 @@ class UNet(Backbone):
 
     @property
     def deepest(self) -> nn.Module:
+        """The last stage of the middle."""
         return self.middle[-1]
 
     def _check(self, condition: Condition) -> None:
+        """Raise ValueError if the condition has other tokens or another map than the network was built for."""
         tokens, concat = condition.tokens, condition.concat
         got = {
             "context_width": None if tokens is None else tokens.shape[-1],
@@ -132,17 +141,22 @@ class UNet(Backbone):
 
 
 def time_features(t: Tensor, width: int) -> Tensor:
-    """Sinusoidal features of times `(B,)` in [0, 1], `(B, width)`."""
+    """Return sinusoidal features, `(B, width)`, of timesteps `(B,)` in [0, 1]."""
     return sinusoidal(t * TIME_STEPS - 1, width)
 
 
 def embedding_mlp(width: int, out_width: int) -> nn.Sequential:
-    """Two layers from a vector to an embedding that residual blocks take."""
+    """Return two layers that turn a vector, `(B, width)`, into the embedding of residual blocks, `(B, out_width)`."""
     return nn.Sequential(nn.Linear(width, out_width), nn.SiLU(), nn.Linear(out_width, out_width))
 
 
 class Stage(nn.Module):
-    """A residual block, then attention where there is one."""
+    """A residual block, followed by attention if `attention` is not None.
+
+    Args:
+        residual: The residual block.
+        attention: Self-attention, or a transformer with cross-attention.
+    """
 
     def __init__(self, residual: ResidualBlock, attention: nn.Module | None) -> None:
         super().__init__()
@@ -150,6 +164,7 @@ class Stage(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor, embedding: Tensor, condition: Condition) -> Tensor:
+        """Return a map of the same resolution, `(B, C', h, w)`, from x `(B, C, h, w)` and the timestep embedding."""
         x = self.residual(x, embedding)
         if isinstance(self.attention, MapTransformer):
             return self.attention(x, condition.tokens, condition.mask)
@@ -157,7 +172,12 @@ class Stage(nn.Module):
 
 
 class Level(nn.Module):
-    """The stages at one resolution and `resample`, the change to the next; None: there is none."""
+    """The stages at one resolution.
+
+    Args:
+        stages: The stages, in their order.
+        resample: Changes the resolution to that of the next level; None: there is no next level.
+    """
 
     def __init__(self, stages: list[Stage], resample: nn.Module | None) -> None:
         super().__init__()
@@ -166,7 +186,7 @@ class Level(nn.Module):
 
 
 def descend(levels: nn.ModuleList, x: Tensor, embedding: Tensor, condition: Condition) -> Iterator[Tensor]:
-    """The map after each stage and each change of resolution on the way down; the last is what the middle gets."""
+    """Yield the map after each stage and each change of resolution on the down path; the last one enters the middle."""
     for level in levels:
         assert isinstance(level, Level)
         for stage in level.stages:
@@ -179,9 +199,10 @@ def descend(levels: nn.ModuleList, x: Tensor, embedding: Tensor, condition: Cond
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Makes the parts of one U-Net, or of one half of it. The options are those of UNet.
+    """A builder of the parts of a U-Net, or of one half of it. Its options are those of UNet.
 
-    Raises ValueError where they do not go together.
+    Raises:
+        ValueError: If the options do not go together.
     """
 
     channels: int
@@ -198,6 +219,7 @@ class Parts:
     groups: int = 32
 
     def __post_init__(self) -> None:
+        """Check the options."""
         check_groups(self.groups, [self.channels, *self.widths])
         check_levels(self.attention_levels, len(self.widths))
         if (self.heads is None) == (self.head_channels is None):
@@ -212,16 +234,16 @@ class Parts:
 
     @property
     def factor(self) -> int:
-        """By which the way down divides a side."""
+        """Downsampling factor of the down path."""
         return 2 ** (len(self.multipliers) - 1)
 
     @property
     def time_width(self) -> int:
-        """Width of the time embedding."""
+        """Width of the timestep embedding."""
         return 4 * self.channels
 
     def down(self) -> nn.ModuleList:
-        """The levels of the way down."""
+        """Return the levels of the down path."""
         levels = nn.ModuleList()
         current = self.channels
         for index, width in enumerate(self.widths):
@@ -232,13 +254,13 @@ class Parts:
         return levels
 
     def middle(self) -> nn.ModuleList:
-        """Two stages at the last resolution, the first with attention."""
+        """Return two stages at the lowest resolution, the first with attention."""
         width = self.widths[-1]
         first = Stage(self._residual(width, width), self._attention(width))
         return nn.ModuleList([first, Stage(self._residual(width, width), None)])
 
     def up(self) -> nn.ModuleList:
-        """The levels of the way up, the last resolution first; each stage also takes a map of the way down."""
+        """Return the levels of the up path, lowest resolution first; each stage also takes a map of the down path."""
         levels, skips = nn.ModuleList(), self._skips()
         current = self.widths[-1]
         for index in range(len(self.widths) - 1, -1, -1):
@@ -250,24 +272,26 @@ class Parts:
         return levels
 
     def _attention(self, width: int) -> nn.Module:
-        """Of a map to itself, and to tokens where there are some."""
+        """Return self-attention, or a transformer with cross-attention if there are tokens."""
         heads = self.heads if self.heads is not None else width // (self.head_channels or width)
         if self.context_width is None:
             return MapAttention(width, heads, groups=self.groups, eps=1e-5, zero_init=True)
         return MapTransformer(width, heads, self.context_width, depth=self.depth, groups=self.groups)
 
     def _skips(self) -> list[int]:
-        """Channels of the maps that the way down leaves, in its order."""
+        """Return the channels of the maps that the down path leaves for the up path, in its order."""
         skips = [self.channels]
         for index, width in enumerate(self.widths):
             skips += [width] * (self.blocks + (index < len(self.widths) - 1))
         return skips
 
     def _stage(self, before: int, index: int) -> Stage:
+        """Return a stage of the level `index` that takes `before` channels."""
         after = self.widths[index]
         return Stage(self._residual(before, after), self._attention(after) if index in self.attention_levels else None)
 
     def _residual(self, before: int, after: int, resample: nn.Module | None = None) -> ResidualBlock:
+        """Return a residual block from `before` to `after` channels."""
         return ResidualBlock(
             before,
             after,
@@ -280,9 +304,11 @@ class Parts:
         )
 
     def _downsample(self, width: int) -> nn.Module:
+        """Return the module that halves the resolution."""
         return self._residual(width, width, nn.AvgPool2d(2)) if self.residual_resampling else Downsample(width)
 
     def _upsample(self, width: int) -> nn.Module:
+        """Return the module that doubles the resolution."""
         if self.residual_resampling:
             return self._residual(width, width, nn.Upsample(scale_factor=2.0))
         return Upsample(width)

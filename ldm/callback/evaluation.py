@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.pictures import show
 from ldm.divergence import all_finite
+from ldm.guidance.base import Guidance
 from ldm.metric.base import GenerationMetric
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
-from ldm.sampler.guidance import Guidance
 from ldm.tensors import write_tensors
 
 if TYPE_CHECKING:

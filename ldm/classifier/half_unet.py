@@ -1,4 +1,4 @@
-"""The way down of a U-Net, ending in one vector."""
+"""The encoder half of a U-Net, which ends in one feature vector."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from ldm.nn.attention import AttentionPool
 
 
 class HalfUNet(nn.Module):
-    """Down and middle of a U-Net in which time scales and shifts the norms, then attention pooling.
+    """The down path and the middle of a U-Net, then attention pooling. The timestep scales and shifts the norms.
 
-    in_channels       of x_t
-    channels          of the first level
-    multipliers       channels of each level in units of `channels`
-    blocks            residual blocks a level
-    attention_levels  indices of levels with attention, 0 being the latent's own resolution
-    head_channels     channels of each attention head
-    dropout           inside residual blocks, in [0, 1)
-    groups            of the group norms; they divide the channels of each level
+    Args:
+        in_channels: Channels of x_t.
+        channels: Channels of the first level.
+        multipliers: Channels of each level in units of `channels`.
+        blocks: Residual blocks per level.
+        attention_levels: Indices of the levels with attention; 0 has the resolution of the latent.
+        head_channels: Channels of each attention head.
+        dropout: Dropout rate inside residual blocks, in [0, 1).
+        groups: Groups of the group norms; they divide the channels of each level.
 
-    width             of the result
-    factor            sides of latents must be multiples of it
+    Attributes:
+        width: Length of the feature vector.
+        factor: Downsampling factor: height and width of latents must be multiples of it.
 
-    Paper: Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233.
+    References:
+        Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233.
     """
 
     def __init__(
@@ -65,7 +68,15 @@ class HalfUNet(nn.Module):
         self.pool = AttentionPool(self.width, self.width // head_channels)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> `(B, width)`."""
+        """Return the features of noisy latents.
+
+        Args:
+            x_t: Noisy latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`, in [0, 1].
+
+        Returns:
+            The features, `(B, width)`.
+        """
         embedding = self.time(time_features(t, self.channels))
         *_, x = descend(self.down, self.conv_in(x_t), embedding, Condition())
         for stage in self.middle:

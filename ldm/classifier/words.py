@@ -1,4 +1,4 @@
-"""Which words would the caption of a noisy latent hold? Knows neither Lightning nor Hydra."""
+"""A classifier that predicts the words of the caption of a noisy latent. It knows neither Lightning nor Hydra."""
 
 from __future__ import annotations
 
@@ -20,25 +20,31 @@ from ldm.diffusion.times import Times
 log = logging.getLogger(__name__)
 
 MOST_TOLD = 10
-"""Prompts of which it is said which words count."""
+"""Number of prompts for which the log says which of their words count."""
 
 
 class WordClassifier(nn.Module):
-    """Tells for each word of a vocabulary how likely it stands in the caption of a noisy latent x_t.
+    """A caption classifier, which predicts for each word whether the caption of a noisy latent x_t contains it.
 
-    The log-odds of a word are those of its frequency plus what the network reads from x_t: by Bayes' rule it learns the
-    logarithm of p(x_t | word) / p(x_t | not word), and begins with 0. It is trained by the cross-entropy of each word, at
-    the times that a diffusion model would be, and the words are not weighted, since guidance needs probabilities that are
-    true. Words are taken to be independent of each other given x_t, which they are the more, the less noise there is.
+    The logit of a word is the logit of its frequency plus the output of the network. By Bayes' rule, the network learns
+    log(p(x_t | word) / p(x_t | not word)), and begins with 0. It is trained by the binary cross-entropy of each word,
+    at the timesteps that a diffusion model is trained at. The words have no weights, because guidance needs true
+    probabilities. Words are taken to be independent of each other given x_t; the less noise there is, the better this
+    holds.
 
-    autoencoder  finished, frozen: that of the model that is to be guided
-    network      x_t, t -> features
-    schedule     that of the model that is to be guided
-    times        that are trained
-    vocabulary   most words that it may learn
-    size         of the images that it is trained on, in pixels: one number, or height and width
+    Args:
+        autoencoder: The autoencoder of the model that is to be guided, finished. It is frozen.
+        network: The network, `(x_t, t)` -> features.
+        schedule: The noise schedule of the model that is to be guided.
+        times: The timestep sampler.
+        vocabulary: Largest number of words to learn.
+        size: Height and width of the training images in pixels; one number for squares.
 
-    Paper: Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233, with words in the place of classes.
+    Raises:
+        ValueError: If the autoencoder or the network cannot divide the image size.
+
+    References:
+        Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233, with words in the place of classes.
     """
 
     def __init__(
@@ -65,20 +71,34 @@ class WordClassifier(nn.Module):
         autoencoder.check_size(size, multiple=network.factor)
 
     def train(self, mode: bool = True) -> WordClassifier:
-        """The frozen autoencoder stays in evaluation mode."""
+        """Set the training mode; the frozen autoencoder stays in evaluation mode."""
         super().train(mode)
         self.autoencoder.eval()
         return self
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_t `(B, C, h, w)`, t `(B,)` in [0, 1] -> log-odds of the words `(B, words)`, fp32."""
+        """Return the logits of the words.
+
+        Args:
+            x_t: Noisy latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`, in [0, 1].
+
+        Returns:
+            The logits, `(B, words)`, fp32.
+        """
         odds = self.vocabulary.log_odds + self.head(self.network(x_t, t)).float()
         return odds[:, : len(self.vocabulary)]
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of a word in nats, the mean over the words of each image, `(B,)`.
+        """Return the binary cross-entropy in nats, the mean over all words, of each image.
 
-        Draws posterior, times and noise from torch's generator.
+        The latents, the timesteps and the noise are drawn from torch's global generator.
+
+        Args:
+            batch: Images or cached moments, with their captions.
+
+        Returns:
+            The losses, `(B,)`.
         """
         x = self.autoencoder.latent(batch)
         t = self.times.sample(len(x), self.schedule, x.device)
@@ -86,19 +106,36 @@ class WordClassifier(nn.Module):
         return F.binary_cross_entropy_with_logits(self(self.noisy(x, t), t), held, reduction="none").mean(1)
 
     def noisy(self, x: Tensor, t: Tensor) -> Tensor:
-        """Latents `(B, C, h, w)` with the noise of times `(B,)`, drawn from torch's generator."""
+        """Add the noise of timesteps to latents; it is drawn from torch's global generator.
+
+        Args:
+            x: Clean latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`.
+
+        Returns:
+            Noisy latents, `(B, C, h, w)`.
+        """
         alpha, sigma = (part[:, None, None, None] for part in self.schedule.alpha_sigma(t))
         return alpha * x + sigma * torch.randn_like(x)
 
     def log_likelihood(self, x_t: Tensor, t: Tensor, prompts: Sequence[str]) -> Tensor:
-        """log p(prompt | x_t): the sum of log p(word | x_t) over the words of the prompt, `(B,)`, differentiable.
+        """Return log p(prompt | x_t), the sum of log p(word | x_t) over the words of the prompt; differentiable.
 
-        x_t `(B, C, h, w)`, t `(B,)`. It is the probability that the caption of x_t holds all words of the prompt. Words that
-        are not in the prompt, and may or may not be in the caption, are summed over, which leaves nothing of them: a prompt
-        does not deny what it does not mention. A word counts once, and those that are not in the vocabulary do not count; the
-        log says so of each of the first few different prompts.
+        This is the probability that the caption of x_t contains all words of the prompt. Words that are not in the
+        prompt may be in the caption or not: the sum over both cases leaves nothing of them, so a prompt does not deny
+        what it does not mention. A word counts once. Words that are not in the vocabulary do not count; the log says
+        which, for the first few different prompts.
 
-        Raises ValueError where a prompt has no word that is.
+        Args:
+            x_t: Noisy latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`.
+            prompts: The prompt of each, `(B,)`.
+
+        Returns:
+            The log-likelihoods, `(B,)`.
+
+        Raises:
+            ValueError: If no word of a prompt is in the vocabulary.
         """
         for prompt in prompts:
             if not self.vocabulary.known(prompt):
@@ -110,7 +147,7 @@ class WordClassifier(nn.Module):
         return (F.logsigmoid(self(x_t, t)) * self.vocabulary.held(prompts)).sum(1)
 
     def _tell(self, prompt: str) -> None:
-        """Log once which words of a prompt do not count."""
+        """Log once which words of a prompt count and which do not."""
         if prompt in self._told or len(self._told) >= MOST_TOLD:
             return
         self._told.add(prompt)
@@ -123,13 +160,18 @@ class WordClassifier(nn.Module):
             )
 
     def join(self, autoencoder: Autoencoder, schedule: Schedule) -> None:
-        """Get ready to guide a model with this autoencoder and this schedule, on its device.
+        """Prepare to guide a model with this autoencoder and this noise schedule, on the model's device.
 
-        Raises ValueError where the classifier was trained for other latents or other noise.
+        Args:
+            autoencoder: The autoencoder of the model.
+            schedule: The noise schedule of the model.
+
+        Raises:
+            ValueError: If the classifier was trained with other latents or another noise schedule.
         """
         assert isinstance(autoencoder, Autoencoder)
         if self._joined == (autoencoder, schedule):
-            return  # comparing them reads all weights, which each batch need not do again
+            return  # the comparison reads all weights: once is enough
         own = self.autoencoder.to(autoencoder.shift.device)
         if not own.same_latents(autoencoder):
             raise ValueError(

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.batch import Batch, Skip, as_size
+from ldm.data.bad_samples import Health
 from ldm.data.dataset import ShardDataset, collate, finish
-from ldm.data.health import Health
-from ldm.data.index import Index, index_shards
-from ldm.data.order import Draw
-from ldm.data.overlap import shared_shards
-from ldm.data.shard_index import ShardSummary
-from ldm.data.shards import copied
-from ldm.data.steps import Pass, spread
+from ldm.data.order.batch_sampler import Pass, spread
+from ldm.data.order.shuffle import Draw
+from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.shards.names import copied
+from ldm.data.shards.overlap import shared_shards
+from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.transforms import CaptionChoice, ImageTransform
 from ldm.options import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule, Whole, check_all
 

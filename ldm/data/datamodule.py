@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 from ldm.batch import Skip
 from ldm.data.base import OPTIONS, DataModule
 from ldm.data.dataset import Buckets, MomentsDataset, ShardDataset
-from ldm.data.index import Index, index_shards
-from ldm.data.order import Mixture, Order, Shuffled
-from ldm.data.shard_index import ShardSummary
-from ldm.data.shards import copied, name_shards
-from ldm.data.source import Source, written_shards
-from ldm.data.steps import Bucketed, Consecutive, Pass, RankBatches, Steps, spread
+from ldm.data.order.batch_sampler import Bucketed, Consecutive, Pass, RankBatches, Steps, spread
+from ldm.data.order.shuffle import Mixture, Order, Shuffled
+from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.shards.names import copied, name_shards
+from ldm.data.shards.shard_index import ShardSummary
+from ldm.data.sources.base import Source, written_shards
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, LatentTransform, Transform
 from ldm.options import POSITIVE, check, check_all
 

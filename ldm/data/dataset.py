@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from ldm.batch import Batch, Condition, Size, Skip, as_size
 from ldm.data.decode import Broken
-from ldm.data.grouping import Sample
-from ldm.data.index import Index
-from ldm.data.members import ABSENT, Extent
-from ldm.data.order import Draw
-from ldm.data.shard_index import stamp_of
+from ldm.data.order.shuffle import Draw
+from ldm.data.shards.dataset_index import Index
+from ldm.data.shards.grouping import Sample
+from ldm.data.shards.members import ABSENT, Extent
+from ldm.data.shards.shard_index import stamp_of
 from ldm.data.transforms import CaptionChoice, Item, Transform
 from ldm.options import COUNT, Real, check
 from ldm.picture import from_levels

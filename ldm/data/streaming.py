@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ldm.batch import Batch, Skip
 from ldm.data.base import OPTIONS, DataModule
 from ldm.data.decode import Broken
-from ldm.data.grouping import NO_CAPTION, Leftover
 from ldm.data.latents import read_encoding
-from ldm.data.shard_index import ShardSummary
-from ldm.data.shard_reader import RawSample, ShardReader
-from ldm.data.shards import name_shards
+from ldm.data.shards.grouping import NO_CAPTION, Leftover
+from ldm.data.shards.names import name_shards
+from ldm.data.shards.shard_index import ShardSummary
+from ldm.data.shards.shard_reader import RawSample, ShardReader
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Item, Transform
 from ldm.options import check_all
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ldm.batch import Condition, Size, Skip, as_size
 from ldm.data.decode import Broken, clean_text, decode_text, decode_with_size
 from ldm.data.latents import unpack_latent
-from ldm.data.shards import read_record
+from ldm.data.shards.names import read_record
 
 Crop = Literal["center", "random"]
 

@@ -1,1 +1,1 @@
-"""The mathematics: schedules, predictions, weightings, times, the denoiser and its loss. torch only."""
+"""The mathematics of diffusion in torch alone: schedules, predictions, weightings, timesteps, denoiser and loss."""

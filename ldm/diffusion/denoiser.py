@@ -1,4 +1,4 @@
-"""The denoiser: a network, a schedule, and the meaning of the network's output."""
+"""The denoiser: a network, a noise schedule and the meaning of the network's output."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ldm.diffusion.schedule import Schedule
 
 
 class Estimate(NamedTuple):
-    """What a denoiser says about a noisy latent.
+    """The output of a denoiser for a noisy latent.
 
-    clean     the clean latent `(B, C, h, w)`, fp32
-    variance  where it was learned: how far that of a DDPM step lies from its lower to its upper bound on a logarithmic
-              scale, about [0, 1], of the same shape
+    Attributes:
+        clean: The estimated clean latent, `(B, C, h, w)`, fp32.
+        variance: The learned variance of a DDPM step, `(B, C, h, w)`: its place between the lower bound (0) and the
+            upper bound (1) on a logarithmic scale, about in [0, 1]. None if the variance is not learned.
     """
 
     clean: Tensor
@@ -24,11 +25,20 @@ class Estimate(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """Estimates the clean latent from a noisy one. Owns backbone, schedule and prediction.
+    """A model that estimates the clean latent from a noisy one; it owns the backbone, the schedule and the prediction.
 
-    backbone          `(x_t, t, condition)` -> prediction of the shape of x_t, or of twice its channels
-    learned_variance  the second half of the backbone's channels says how large the variance of a DDPM step is.
-                      Paper: Nichol & Dhariwal, 2021, section 3.1, arXiv:2102.09672
+    Args:
+        backbone: The network, `(x_t, t, condition)` -> prediction of the shape of x_t, or with twice its channels if
+            the variance is learned.
+        schedule: The noise schedule, which gives alpha_t and sigma_t.
+        prediction: The meaning of the network's output: noise, clean latent, velocity or flow.
+        learned_variance: Take the second half of the backbone's channels as the size of the variance of a DDPM step.
+
+    Raises:
+        ValueError: If the schedule ends in pure noise and the network predicts the noise.
+
+    References:
+        Nichol & Dhariwal, 2021, section 3.1, arXiv:2102.09672, for the learned variance.
     """
 
     def __init__(
@@ -46,13 +56,31 @@ class Denoiser(nn.Module):
         self.learned_variance = learned_variance
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Estimate:
-        """x_t `(B, C, h, w)`, t `(B,)` in (0, 1] -> the estimate of the clean latent."""
+        """Estimate the clean latent.
+
+        Args:
+            x_t: Noisy latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`, in (0, 1].
+            condition: The conditions of the batch.
+
+        Returns:
+            The estimate of the clean latents, `(B, C, h, w)`, with the variance if it is learned.
+        """
         output, variance = self.predict(x_t, t, condition)
         alpha, sigma = (part[:, None, None, None] for part in self.schedule.alpha_sigma(t))
         return Estimate(self.prediction.clean(output, x_t, alpha, sigma), variance)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """What the network predicts, fp32, of the shape of x_t, and the variance of an Estimate."""
+        """Return the prediction of the network, without turning it into a clean latent.
+
+        Args:
+            x_t: Noisy latents, `(B, C, h, w)`.
+            t: Timesteps, `(B,)`, in (0, 1].
+            condition: The conditions of the batch.
+
+        Returns:
+            The prediction, `(B, C, h, w)`, fp32, and the variance as in `Estimate` (None if it is not learned).
+        """
         output = self.backbone(x_t, t, condition).float()
         if not self.learned_variance:
             return output, None

@@ -1,4 +1,4 @@
-"""How far the network's output is from its target."""
+"""The criteria of the denoising loss: L2, L1 and Huber."""
 
 from __future__ import annotations
 
@@ -9,36 +9,64 @@ from torch import Tensor
 
 
 class Distance(ABC):
-    """Not negative, and zero for the target alone."""
+    """A criterion that compares the output of the network with its target.
+
+    It is not negative, and zero only if both are equal.
+    """
 
     @abstractmethod
     def between(self, output: Tensor, target: Tensor) -> Tensor:
-        """Distance of each number, of the shape of both."""
+        """Return the error of each element.
+
+        Args:
+            output: Output of the network, of any shape.
+            target: Its target, of the same shape.
+
+        Returns:
+            The errors, of the same shape, not negative.
+        """
 
 
 class Squared(Distance):
-    """The squared error, as in the paper: its minimum is the mean of what is possible, which sampling needs.
+    """The squared error (L2), as in the LDM paper.
 
-    Paper: Ho et al., 2020, eq. 14, arXiv:2006.11239.
+    Its minimum is the mean of all possible targets, which is what sampling needs.
+
+    References:
+        Ho et al., 2020, eq. 14, arXiv:2006.11239.
     """
 
     def between(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return (output - target)^2 for each element."""
         return (output - target).square()
 
 
 class Absolute(Distance):
-    """The absolute error. Paper: Saharia et al., 2022, section 3.2 ("L1"), arXiv:2111.05826."""
+    """The absolute error (L1).
+
+    References:
+        Saharia et al., 2022, section 3.2 ("L1"), arXiv:2111.05826.
+    """
 
     def between(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return |output - target| for each element."""
         return (output - target).abs()
 
 
 class Huber(Distance):
-    """The squared error e^2 up to `delta`, from there on the straight line delta (2 |e| - delta): outliers count less.
+    """The Huber criterion: quadratic for small errors, linear for large ones, so that outliers count less.
 
-    delta  an error of the network's output, as weighted (with weighting=constant: as it is)
+    For an error e it is e^2 up to |e| = delta, and the straight line delta (2 |e| - delta) beyond.
 
-    Paper: Huber, 1964, doi:10.1214/aoms/1177703732 (here twice as large, so that near zero it is `Squared`).
+    Args:
+        delta: The error at which the square turns into the line, positive. It is an error of the network's output after
+            the loss weight was applied (`weighting=constant` leaves the output as it is).
+
+    Raises:
+        ValueError: If delta is not positive.
+
+    References:
+        Huber, 1964, doi:10.1214/aoms/1177703732 (here multiplied by 2, so that it equals `Squared` near zero).
     """
 
     def __init__(self, *, delta: float = 1.0) -> None:
@@ -47,4 +75,5 @@ class Huber(Distance):
         self.delta = delta
 
     def between(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the Huber error of each element."""
         return 2.0 * F.huber_loss(output, target, reduction="none", delta=self.delta)

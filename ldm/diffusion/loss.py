@@ -14,25 +14,28 @@ from ldm.diffusion.times import Times
 from ldm.diffusion.weighting import Weighting
 
 CONTINUOUS_STEPS = 1000
-"""Steps of the variational bound of a schedule that has none of its own."""
+"""Number of steps of the variational bound for a continuous schedule, which has no steps of its own."""
 
 
 class DenoisingLoss:
-    """Distance between the network's output and its target at random times, both scaled by the root of the weight.
+    """The denoising loss: it compares the network's output with its target at random timesteps.
 
-    E d(sqrt(w) output, sqrt(w) target) with t from `times`, z from N(0, 1), x_t = alpha_t x + sigma_t z. With a learned variance
-    it is the hybrid loss L_simple + variational_weight L_vlb.
+    The loss is E d(sqrt(w) output, sqrt(w) target), with t from `times`, noise z from N(0, 1), the noisy latent
+    x_t = alpha_t x + sigma_t z, the criterion d and the loss weight w. With a learned variance it is the hybrid loss
+    L_simple + variational_weight L_vlb.
 
-    times               that are trained
-    weighting           what a squared error counts at each of them
-    distance            of which the mean over all numbers of a latent is taken
-    noise_offset        standard deviation of an extra noise that is the same for all places of a channel, so that the
-                        network learns to choose the mean of an image, too (Guttenberg, 2023,
-                        crosslabs.org/blog/diffusion-with-offset-noise)
-    variational_weight  of the variational bound in nats a number, where the denoiser's variance is learned; it trains
-                        nothing but that. Paper: Nichol & Dhariwal, 2021, eq. 16, arXiv:2102.09672
+    Args:
+        times: The timestep sampler, which draws the timesteps to train.
+        weighting: The weight of a squared error at each timestep.
+        distance: The criterion d; its mean over all elements of a latent is taken.
+        noise_offset: Standard deviation of an extra noise that has the same value at all positions of a channel. With
+            it, the network also learns to choose the mean of an image (Guttenberg, 2023,
+            crosslabs.org/blog/diffusion-with-offset-noise).
+        variational_weight: Weight of the variational bound, in nats per element. It is used only if the denoiser learns
+            the variance, and trains nothing but the variance (Nichol & Dhariwal, 2021, eq. 16, arXiv:2102.09672).
 
-    Paper: Rombach et al., 2022, eq. 3, arXiv:2112.10752.
+    References:
+        Rombach et al., 2022, eq. 3, arXiv:2112.10752.
     """
 
     def __init__(
@@ -51,7 +54,16 @@ class DenoisingLoss:
         self.variational_weight = variational_weight
 
     def __call__(self, denoiser: Denoiser, x: Tensor, condition: Condition) -> Tensor:
-        """x `(B, C, h, w)`, clean latents -> loss of each, `(B,)`. Draws times and noise from torch's generator."""
+        """Return the loss of each latent. Timesteps and noise are drawn from torch's global generator.
+
+        Args:
+            denoiser: The denoiser to train.
+            x: Clean latents, `(B, C, h, w)`.
+            condition: The conditions of the batch.
+
+        Returns:
+            The losses, `(B,)`.
+        """
         t = self.times.sample(x.shape[0], denoiser.schedule, x.device)
         z = torch.randn_like(x)
         if self.noise_offset:
@@ -69,16 +81,29 @@ class DenoisingLoss:
 
 
 def _bound(x: Tensor, clean: Tensor, variance: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """Terms of the variational bound at times t, in nats a number, `(B,)`; of the last step to t = 0 nothing.
+    """Return the terms of the variational bound at timesteps t, in nats per element.
 
-    Paper: Nichol & Dhariwal, 2021, eq. 4 to 6 and 15, arXiv:2102.09672.
+    The term of the last step, which ends at t = 0, is left out (zero).
+
+    Args:
+        x: Clean latents, `(B, C, h, w)`.
+        clean: Estimated clean latents, `(B, C, h, w)`.
+        variance: The learned variance as in `Estimate`, `(B, C, h, w)`.
+        t: Timesteps, `(B,)`, in (0, 1].
+        schedule: The noise schedule.
+
+    Returns:
+        The terms, `(B,)`.
+
+    References:
+        Nichol & Dhariwal, 2021, eq. 4 to 6 and 15, arXiv:2102.09672.
     """
     steps = schedule.steps or CONTINUOUS_STEPS
     late = t > 1.5 / steps
     s = torch.where(late, t - 1.0 / steps, 0.5 * t)
     at_t, at_s = (tuple(part[:, None, None, None] for part in schedule.alpha_sigma(time)) for time in (t, s))
     step = posterior(*at_t, *at_s)
-    log_ratio = variance * 2.0 * (at_t[1] / at_s[1]).log()  # of the learned variance and the lower bound
+    log_ratio = variance * 2.0 * (at_t[1] / at_s[1]).log()  # of the learned variance to its lower bound
     moved = (step.of_clean * (x - clean)).square() / step.lower
     divergence = 0.5 * (log_ratio - 1.0 + (1.0 + moved) * (-log_ratio).exp())
     return steps * torch.where(late, divergence.flatten(1).mean(1), 0.0)

@@ -1,4 +1,4 @@
-"""One step of the reverse process, if the clean latent were known."""
+"""The posterior q(x_s | x_t, x) of one step of the reverse process."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from typing import NamedTuple
 from torch import Tensor
 
 Number = float | Tensor
+"""A number, or a tensor that broadcasts."""
 
 
 class Posterior(NamedTuple):
-    """x_s given x_t and the clean latent x is normal, with mean `of_noisy * x_t + of_clean * x` and variance `lower`.
+    """The Gaussian posterior q(x_s | x_t, x) of a less noisy latent x_s, given x_t and the clean latent x.
 
-    upper  the variance if nothing were known about x but that it has unit variance: the other bound of what is sensible
+    Its mean is `of_noisy * x_t + of_clean * x` and its variance is `lower`.
 
-    Paper: Ho et al., 2020, eq. 7, arXiv:2006.11239; Kingma et al., 2021, appendix A.2, arXiv:2107.00630.
+    Attributes:
+        of_noisy: Coefficient of x_t in the mean.
+        of_clean: Coefficient of the clean latent x in the mean.
+        lower: The variance, which is the lower bound of what is sensible for a learned variance.
+        upper: The variance if nothing is known about x except that it has unit variance: the upper bound.
+
+    References:
+        Ho et al., 2020, eq. 7, arXiv:2006.11239; Kingma et al., 2021, appendix A.2, arXiv:2107.00630.
     """
 
     of_noisy: Number
@@ -24,7 +32,19 @@ class Posterior(NamedTuple):
 
 
 def posterior(alpha_t: Number, sigma_t: Number, alpha_s: Number, sigma_s: Number) -> Posterior:
-    """From time t to an earlier time s. All broadcast; sigma_t and alpha_s are not zero."""
+    """Return the posterior of a step from timestep t to an earlier timestep s.
+
+    All arguments are numbers, or tensors that broadcast.
+
+    Args:
+        alpha_t: alpha at t.
+        sigma_t: sigma at t, not zero.
+        alpha_s: alpha at s, not zero.
+        sigma_s: sigma at s.
+
+    Returns:
+        The coefficients and variances of the posterior.
+    """
     ratio = (alpha_t * sigma_s) / (alpha_s * sigma_t)
     gone = 1.0 - ratio**2
     return Posterior(ratio * sigma_s / sigma_t, alpha_s * gone, sigma_s**2 * gone, sigma_t**2 * gone)

@@ -1,4 +1,4 @@
-"""How much signal and how much noise there is at time t."""
+"""Noise schedules: how much signal and how much noise a noisy latent has at timestep t."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 
 class Schedule(nn.Module, ABC):
-    """x_t = alpha_t x + sigma_t z for t in [0, 1]: alpha_t falls from about 1, sigma_t grows from about 0.
+    """A noise schedule, which gives alpha_t and sigma_t for each timestep t in [0, 1].
 
-    Nothing but sigma_t / alpha_t matters to a solution: two schedules that agree in it differ by a scaling of x_t.
-    For data of unit variance x_1 is about standard normal. At t = 0 there is next to no noise.
+    A noisy latent is x_t = alpha_t x + sigma_t z, with the clean latent x and standard normal noise z. alpha_t falls
+    from about 1 and sigma_t grows from about 0: at t = 0 there is next to no noise. For data of unit variance, x_1 is
+    about standard normal. Only the noise level sigma_t / alpha_t matters: two schedules with the same noise levels
+    differ by a scaling of x_t (Kingma et al., 2021, section 3.1, arXiv:2107.00630).
 
-    steps          number of discrete times (i + 1) / steps on which it was published; None: it is continuous
-    power          alpha_t ** power + sigma_t ** power = 1
-    ends_in_noise  whether nothing of the data is left at t = 1
-
-    Paper: Kingma et al., 2021, section 3.1, arXiv:2107.00630.
+    Attributes:
+        steps: Number of discrete timesteps (i + 1) / steps for which it was published; None: it is continuous.
+        power: The exponent for which alpha_t ** power + sigma_t ** power = 1.
+        ends_in_noise: Whether the terminal SNR is zero: nothing of the data is left at t = 1.
     """
 
     steps: int | None = None
@@ -28,27 +29,27 @@ class Schedule(nn.Module, ABC):
 
     @abstractmethod
     def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and sigma_t, float64, of the shape of t."""
+        """Return alpha_t and sigma_t, float64, of the shape of t."""
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and sigma_t, fp32, of the shape of t."""
+        """Return alpha_t and sigma_t, fp32, of the shape of t."""
         alpha, sigma = self.exact(t)
         return alpha.float(), sigma.float()
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_t^2 / sigma_t^2), float64, of the shape of t; infinite where alpha_t or sigma_t is zero."""
+        """Return log(alpha_t^2 / sigma_t^2), float64, of the shape of t; infinite where alpha_t or sigma_t is zero."""
         alpha, sigma = self.exact(t)
         return 2.0 * (alpha.log() - sigma.log())
 
     def apart(self, other: Schedule) -> float | None:
-        """A time at which another schedule has another alpha or sigma; None where it is the same one."""
+        """Return a timestep at which another schedule has another alpha or sigma; None if both are the same."""
         times = torch.arange(0.1, 1.0, 0.2, dtype=torch.float64)
         ours, theirs = torch.stack(self.exact(times)), torch.stack(other.exact(times))
         same = torch.isclose(ours, theirs, rtol=1e-4).all(0)
         return None if same.all() else float(times[~same][0])
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """The inverse of `log_snr` by bisection, float64, of its shape; the nearest time where there is none."""
+        """Return the timesteps of log-SNRs, float64: the inverse of `log_snr` by bisection, or the nearest timestep."""
         low, high = torch.zeros_like(log_snr, dtype=torch.float64), torch.ones_like(log_snr, dtype=torch.float64)
         for _ in range(40):
             middle = 0.5 * (low + high)
@@ -58,27 +59,28 @@ class Schedule(nn.Module, ABC):
 
 
 class VariancePreserving(Schedule, ABC):
-    """alpha_t^2 + sigma_t^2 = 1. Paper: Song et al., 2021, section 3.4, arXiv:2011.13456."""
+    """A variance-preserving schedule, alpha_t^2 + sigma_t^2 = 1 (Song et al., 2021, section 3.4, arXiv:2011.13456)."""
 
     power = 2
 
     @abstractmethod
     def variance(self, t: Tensor) -> Tensor:
-        """sigma_t^2 in [0, 1], float64, of the shape of t; increasing in t."""
+        """Return sigma_t^2, float64, of the shape of t."""
 
     def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sqrt(1 - sigma_t^2) and sigma_t."""
         variance = self.variance(t)
         return (1.0 - variance).clamp(min=0.0).sqrt(), variance.sqrt()
 
 
 class Discrete(VariancePreserving, ABC):
-    """Made of T discrete betas. Step i lies at t = (i + 1) / T.
+    """A schedule that is made of T discrete betas. Step i, from 0 to T - 1, lies at t = (i + 1) / T.
 
-    Between steps the log-SNR is interpolated linearly; before the first one the variance is, from zero.
+    Between the steps, the log-SNR is interpolated linearly; before the first step, the variance is, from zero
+    (Ho et al., 2020, eq. 4, arXiv:2006.11239).
 
-    betas  beta_1 to beta_T, `(T,)` float64
-
-    Paper: Ho et al., 2020, eq. 4, arXiv:2006.11239.
+    Args:
+        betas: beta_1 to beta_T, `(T,)`, float64.
     """
 
     table: Tensor
@@ -89,6 +91,7 @@ class Discrete(VariancePreserving, ABC):
         self.register_buffer("table", torch.logit(torch.cumprod(1.0 - betas, dim=0)), persistent=False)
 
     def variance(self, t: Tensor) -> Tensor:
+        """Return sigma_t^2, interpolated between the discrete steps."""
         table = self.table.to(t.device)
         place = t.double() * len(table) - 1.0
         left = place.floor().clamp(0, len(table) - 2).long()
@@ -98,14 +101,17 @@ class Discrete(VariancePreserving, ABC):
 
 
 class Linear(Discrete):
-    """The paper's schedule, "linear" in its configs: betas whose square roots are spaced linearly.
+    """The LDM schedule ("linear" in LDM, "scaled_linear" in diffusers): betas with linearly spaced square roots.
 
-    alpha_t^2 = prod_(j <= i) (1 - beta_j) and sqrt(beta_i) = sqrt(start) + (i - 1) / (T - 1) (sqrt(end) - sqrt(start))
+    alpha_t^2 = prod_(j <= i) (1 - beta_j) with sqrt(beta_i) = sqrt(start) + (i - 1) / (T - 1) (sqrt(end) - sqrt(start))
 
-    start, end  first and last beta
-    steps       number of discrete steps T
+    Args:
+        start: The first beta, in (0, 1).
+        end: The last beta, in (0, 1), not below start.
+        steps: Number of discrete steps T.
 
-    Paper: Rombach et al., 2022, appendix E.1, arXiv:2112.10752.
+    References:
+        Rombach et al., 2022, appendix E.1, arXiv:2112.10752.
     """
 
     def __init__(self, *, start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> None:
@@ -114,12 +120,15 @@ class Linear(Discrete):
 
 
 class DDPMLinear(Discrete):
-    """DDPM's schedule: betas spaced linearly, beta_i = start + (i - 1) / (T - 1) (end - start).
+    """DDPM's schedule ("linear" in diffusers): beta_i = start + (i - 1) / (T - 1) (end - start).
 
-    start, end  first and last beta
-    steps       number of discrete steps T
+    Args:
+        start: The first beta, in (0, 1).
+        end: The last beta, in (0, 1), not below start.
+        steps: Number of discrete steps T.
 
-    Paper: Ho et al., 2020, section 4, arXiv:2006.11239.
+    References:
+        Ho et al., 2020, section 4, arXiv:2006.11239.
     """
 
     def __init__(self, *, start: float = 1e-4, end: float = 0.02, steps: int = 1000) -> None:
@@ -128,13 +137,15 @@ class DDPMLinear(Discrete):
 
 
 class Cosine(Discrete):
-    """alpha_t^2 = f(t) / f(0) with f(t) = cos^2(pi / 2 (t + s) / (1 + s)); betas are cut at `largest`.
+    """The cosine schedule: alpha_t^2 = f(t) / f(0) with f(t) = cos^2(pi / 2 (t + s) / (1 + s)).
 
-    offset   s: keeps the first betas from being too small
-    largest  beta
-    steps    number of discrete steps T
+    Args:
+        offset: s, which keeps the first betas from being too small.
+        largest: The largest beta, in (0, 1); larger ones are cut to it.
+        steps: Number of discrete steps T.
 
-    Paper: Nichol & Dhariwal, 2021, eq. 17, arXiv:2102.09672.
+    References:
+        Nichol & Dhariwal, 2021, eq. 17, arXiv:2102.09672.
     """
 
     def __init__(self, *, offset: float = 0.008, largest: float = 0.999, steps: int = 1000) -> None:
@@ -145,15 +156,19 @@ class Cosine(Discrete):
 
 
 class Sigmoid(VariancePreserving):
-    """alpha_t^2 falls like a sigmoid: more time at middle noise levels, which large images need.
+    """The sigmoid schedule: it spends more time at middle noise levels, which large images need.
 
-    sigma_t^2 = (g(t) - g(0)) / (g(1) - g(0)) (1 - smallest) with g(t) = sigmoid((start + t (end - start)) / temperature)
+    sigma_t^2 = (g(t) - g(0)) / (g(1) - g(0)) (1 - smallest)
+    with g(t) = sigmoid((start + t (end - start)) / temperature)
 
-    start, end   arguments of the sigmoid at t = 0 and t = 1
-    temperature  by which they are divided; larger is nearer to a straight line
-    smallest     alpha_1^2
+    Args:
+        start: Argument of the sigmoid at t = 0, before it is divided by the temperature.
+        end: The same at t = 1; above start.
+        temperature: Divisor of the argument, positive. With larger ones, sigma_t^2 is nearer to a straight line.
+        smallest: alpha_1^2, in (0, 1).
 
-    Paper: Jabri et al., 2023, appendix B, arXiv:2212.11972.
+    References:
+        Jabri et al., 2023, appendix B, arXiv:2212.11972.
     """
 
     def __init__(
@@ -171,35 +186,43 @@ class Sigmoid(VariancePreserving):
         self.smallest = smallest
 
     def variance(self, t: Tensor) -> Tensor:
+        """Return sigma_t^2 by the formula above."""
         first, last = (1 / (1 + math.exp(-place / self.temperature)) for place in (self.start, self.end))
         place = (self.start + (self.end - self.start) * t.double()) / self.temperature
         return (torch.sigmoid(place) - first) / (last - first) * (1.0 - self.smallest)
 
 
 class RectifiedFlow(Schedule):
-    """The straight line from data to noise: alpha_t = 1 - t, sigma_t = t.
+    """The schedule of flow matching, a straight line from data to noise: alpha_t = 1 - t, sigma_t = t.
 
-    Paper: Liu et al., 2022, eq. 1, arXiv:2209.03003; Lipman et al., 2023, section 4.1, arXiv:2210.02747.
+    References:
+        Liu et al., 2022, eq. 1, arXiv:2209.03003; Lipman et al., 2023, section 4.1, arXiv:2210.02747.
     """
 
     power = 1
     ends_in_noise = True
 
     def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 - t and t."""
         t = t.double()
         return 1.0 - t, t
 
 
 class EDM(VariancePreserving):
-    """Noise levels sigma_t / alpha_t from `smallest` to `largest`, spaced evenly in their power 1 / rho.
+    """EDM's schedule: the noise levels are evenly spaced in their power 1 / rho.
 
     sigma_t / alpha_t = (smallest^(1 / rho) + t (largest^(1 / rho) - smallest^(1 / rho)))^rho
 
-    This is EDM for data of unit variance, which latents have: its input scaling makes the variance-preserving x_t of it,
-    and with the velocity prediction its output scaling, too, is ours. The paper's levels, 0.002 to 80, are for data of
-    standard deviation 0.5, so here they are doubled.
+    This is EDM for data of unit variance, as latents are: its input scaling gives the variance-preserving x_t, its
+    output scaling the velocity prediction. EDM's own 0.002 to 80, for a standard deviation of 0.5, are doubled here.
 
-    Paper: Karras et al., 2022, eq. 5 and table 1, arXiv:2206.00364.
+    Args:
+        smallest: sigma_t / alpha_t at t = 0, positive.
+        largest: sigma_t / alpha_t at t = 1, above smallest.
+        rho: Exponent of the spacing.
+
+    References:
+        Karras et al., 2022, eq. 5 and table 1, arXiv:2206.00364.
     """
 
     def __init__(self, *, smallest: float = 0.004, largest: float = 160.0, rho: float = 7.0) -> None:
@@ -211,19 +234,24 @@ class EDM(VariancePreserving):
         self.rho = rho
 
     def variance(self, t: Tensor) -> Tensor:
+        """Return sigma_t^2 by the formula above."""
         low, high = self.smallest ** (1 / self.rho), self.largest ** (1 / self.rho)
         level = (low + (high - low) * t.double()) ** self.rho
         return level.square() / (1.0 + level.square())
 
 
 class ZeroTerminal(VariancePreserving):
-    """Another schedule with alpha_t shifted and scaled so that nothing of the data is left at t = 1.
+    """A schedule with zero terminal SNR: another schedule whose alpha_t is shifted and scaled so that alpha_1 = 0.
 
-    alpha_t becomes (alpha_t - alpha_1) alpha_f / (alpha_f - alpha_1). At f, the first discrete step or t = 0 of a continuous
-    schedule, it stays as it is. Networks that predict noise cannot be used with it: from pure noise they learn nothing about
-    the image.
+    alpha_t becomes (alpha_t - alpha_1) alpha_f / (alpha_f - alpha_1), where f is the first discrete step, or t = 0 of a
+    continuous schedule; alpha_f stays as it is. A prediction of the noise cannot be used with it, because it says
+    nothing about the image at t = 1.
 
-    Paper: Lin et al., 2024, algorithm 1, arXiv:2305.08891.
+    Args:
+        schedule: The other schedule, variance-preserving and with signal left at t = 1.
+
+    References:
+        Lin et al., 2024, algorithm 1, arXiv:2305.08891.
     """
 
     ends_in_noise = True
@@ -239,6 +267,7 @@ class ZeroTerminal(VariancePreserving):
         self.steps = schedule.steps
 
     def variance(self, t: Tensor) -> Tensor:
+        """Return sigma_t^2; before the first discrete step it grows linearly from zero."""
         t = t.double()
         begin = 0.0 if self.steps is None else 1.0 / self.steps
         first, last = (self._alpha(torch.full_like(t, end)) for end in (begin, 1.0))
@@ -247,18 +276,22 @@ class ZeroTerminal(VariancePreserving):
         return torch.where(t < begin, early, 1.0 - alpha.square())
 
     def _alpha(self, t: Tensor) -> Tensor:
+        """Return alpha_t of the other schedule."""
         return self.schedule.exact(t)[0]
 
 
 class Shifted(Schedule):
-    """Another schedule with `shift` times the noise level sigma_t / alpha_t at each time, for larger images.
+    """Another schedule with each noise level sigma_t / alpha_t multiplied by `shift`, for larger images.
 
-    An image of twice the side needs twice the noise level to lose as much. For the rectified flow this is
-    t -> shift t / (1 + (shift - 1) t).
+    An image of twice the resolution needs twice the noise level to lose as much of its content. For the rectified
+    flow, this is t -> shift t / (1 + (shift - 1) t).
 
-    shift     e.g. side / side for which the schedule was made
+    Args:
+        schedule: The other schedule.
+        shift: The factor, positive: for example the resolution, divided by that for which the schedule was made.
 
-    Paper: Hoogeboom et al., 2023, section 3.1, arXiv:2301.11093; Esser et al., 2024, eq. 23, arXiv:2403.03206.
+    References:
+        Hoogeboom et al., 2023, section 3.1, arXiv:2301.11093; Esser et al., 2024, eq. 23, arXiv:2403.03206.
     """
 
     def __init__(self, schedule: Schedule, *, shift: float) -> None:
@@ -272,6 +305,7 @@ class Shifted(Schedule):
         self.shift = shift
 
     def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha_t and sigma_t at the multiplied noise level."""
         alpha, sigma = self.schedule.exact(t)
         more = self.shift * sigma
         length = (alpha**self.power + more**self.power) ** (1 / self.power)
@@ -279,6 +313,6 @@ class Shifted(Schedule):
 
 
 def check_betas(start: float, end: float) -> None:
-    """Raise ValueError where two numbers cannot be the first and last beta."""
+    """Raise ValueError if two numbers cannot be the first and the last beta."""
     if not 0 < start <= end < 1:
         raise ValueError(f"betas must satisfy 0 < start <= end < 1; got start={start}, end={end}")

@@ -1,4 +1,4 @@
-"""Which times are trained."""
+"""Timestep samplers: the distributions of the timesteps that are trained."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ from torch import Tensor
 from ldm.diffusion.schedule import Schedule
 
 SMALLEST = 1e-5
-"""No time is earlier: there, nothing is left to be denoised."""
+"""The earliest timestep that is trained: before it, there is nothing left to denoise."""
 
 
 class Times(ABC):
-    """A distribution over t in [0, 1].
+    """A timestep sampler: a distribution over t in [0, 1].
 
-    stratified  draw one time from each of B equally likely parts of the distribution, over all processes together (for each
-                accumulated part by itself), so that a batch covers all noise levels and its loss has less variance. Each
-                sample is as likely to get any time as without it, since samples come in random order.
-                Paper: Kingma et al., 2021, appendix I.1, arXiv:2107.00630
+    Args:
+        stratified: Divide the distribution into B equally likely parts and draw one timestep from each, so that a batch
+            covers all noise levels and its loss has less variance. B is the batch size over all processes together
+            (with gradient accumulation, of each accumulated batch by itself). Samples come in random order, so each of
+            them is as likely to get any timestep as without stratification (Kingma et al., 2021, appendix I.1,
+            arXiv:2107.00630).
     """
 
     def __init__(self, *, stratified: bool = True) -> None:
         self.stratified = stratified
 
     def sample(self, count: int, schedule: Schedule, device: torch.device) -> Tensor:
-        """`count` times in (0, 1], `(count,)`, fp32. Draws from torch's generator."""
+        """Draw timesteps from torch's global generator.
+
+        Args:
+            count: Number of timesteps.
+            schedule: The noise schedule, which may have discrete timesteps.
+            device: Device of the result.
+
+        Returns:
+            The timesteps, `(count,)`, fp32, in (0, 1].
+        """
         shares = torch.rand(count, device=device, dtype=torch.float64)
         if self.stratified:
             rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -37,15 +48,26 @@ class Times(ABC):
 
     @abstractmethod
     def quantile(self, share: Tensor, schedule: Schedule) -> Tensor:
-        """The times below which lie these shares in [0, 1) of the distribution, float64, of the same shape."""
+        """Return quantiles of the distribution.
+
+        Args:
+            share: Cumulative probabilities in [0, 1), of any shape, float64.
+            schedule: The noise schedule.
+
+        Returns:
+            The timesteps below which t lies with these probabilities, float64, of the same shape.
+        """
 
 
 class Uniform(Times):
-    """Each time as likely: of the schedule's discrete steps where it has some, else of the whole of [0, 1].
+    """The uniform distribution: over the discrete timesteps of the schedule if it has some, otherwise over [0, 1].
 
-    continuous  of the whole of [0, 1] also where the schedule has discrete steps
+    Args:
+        continuous: Use all of [0, 1] also if the schedule has discrete timesteps.
+        stratified: See `Times`.
 
-    Paper: Ho et al., 2020, algorithm 1, arXiv:2006.11239.
+    References:
+        Ho et al., 2020, algorithm 1, arXiv:2006.11239.
     """
 
     def __init__(self, *, continuous: bool = False, stratified: bool = True) -> None:
@@ -53,17 +75,22 @@ class Uniform(Times):
         self.continuous = continuous
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Tensor:
+        """Return the shares themselves, rounded up to the discrete timesteps where there are some."""
         if self.continuous or schedule.steps is None:
             return share
         return ((share * schedule.steps).floor() + 1.0) / schedule.steps
 
 
 class LogitNormal(Times):
-    """logit(t) is normal: more of the middle of the path, where a rectified flow is hard to learn.
+    """A logit-normal distribution: logit(t) is normal, so middle timesteps, which are hard for flows, are trained more.
 
-    mean, deviation  of logit(t)
+    Args:
+        mean: Mean of logit(t).
+        deviation: Standard deviation of logit(t).
+        stratified: See `Times`.
 
-    Paper: Esser et al., 2024, eq. 19, arXiv:2403.03206.
+    References:
+        Esser et al., 2024, eq. 19, arXiv:2403.03206.
     """
 
     def __init__(self, *, mean: float = 0.0, deviation: float = 1.0, stratified: bool = True) -> None:
@@ -72,16 +99,21 @@ class LogitNormal(Times):
         self.deviation = deviation
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Tensor:
+        """Return sigmoid(mean + deviation Phi^-1(share))."""
         return torch.sigmoid(self.mean + self.deviation * torch.special.ndtri(share))
 
 
 class LogNormal(Times):
-    """The logarithm of the noise level sigma_t / alpha_t is normal, cut at the ends of the schedule.
+    """EDM's distribution: the logarithm of the noise level sigma_t / alpha_t is normal, cut at the schedule's ends.
 
-    mean, deviation  of ln(sigma_t / alpha_t); the paper's mean is -1.2 for data of standard deviation 0.5, for unit
-                     variance as here ln 2 more
+    Args:
+        mean: Mean of ln(sigma_t / alpha_t). EDM's is -1.2 for data of standard deviation 0.5; for unit variance,
+            as here, it is larger by ln 2.
+        deviation: Standard deviation of ln(sigma_t / alpha_t).
+        stratified: See `Times`.
 
-    Paper: Karras et al., 2022, section 5 and table 1, arXiv:2206.00364.
+    References:
+        Karras et al., 2022, section 5 and table 1, arXiv:2206.00364.
     """
 
     def __init__(self, *, mean: float = -0.5, deviation: float = 1.2, stratified: bool = True) -> None:
@@ -90,14 +122,22 @@ class LogNormal(Times):
         self.deviation = deviation
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Tensor:
+        """Return the timesteps with the noise level exp(mean + deviation Phi^-1(share))."""
         return schedule.time(-2.0 * (self.mean + self.deviation * torch.special.ndtri(share)))
 
 
 class Cosh(Times):
-    """The log-SNR has the density sech(log_snr / 2) / (2 pi), that of uniform times on a cosine schedule, whatever the schedule.
+    """The distribution whose log-SNR has the density sech(log_snr / 2) / (2 pi), for any schedule.
 
-    Paper: Kingma & Gao, 2023, table 1, arXiv:2303.00848.
+    This is the distribution of the log-SNR at uniform timesteps of a cosine schedule.
+
+    Args:
+        stratified: See `Times`.
+
+    References:
+        Kingma & Gao, 2023, table 1, arXiv:2303.00848.
     """
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Tensor:
+        """Return the timesteps with the log-SNR -2 ln tan(pi / 2 share)."""
         return schedule.time(-2.0 * torch.tan(share * torch.pi / 2).log())

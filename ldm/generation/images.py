@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm.batch import Size
 from ldm.data.decode import Broken, decode_image
-from ldm.data.shards import IMAGE_ENDINGS
+from ldm.data.shards.names import IMAGE_ENDINGS
 from ldm.data.transforms import Frame, ImageTransform
 from ldm.generation.folder import GRID, RECORD
 from ldm.generation.request import SampleRequest

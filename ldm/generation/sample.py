@@ -17,10 +17,10 @@ from ldm.generation.folder import SampleFolder
 from ldm.generation.mode.base import Mode, Parts
 from ldm.generation.request import SampleRequest
 from ldm.generation.writer import generate
+from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion
 from ldm.options import COUNT, SEED, Rule, check
 from ldm.sampler.base import Sampler
-from ldm.sampler.guidance import Guidance
 from ldm.sweep import job_folder
 
 RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT}

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.batch import Size
+from ldm.guidance.base import Unguided
+from ldm.guidance.context import Given, Toward, read
 from ldm.model import Beginning, LatentDiffusion, Start
 from ldm.options import COUNT, FRACTION, Whole, check
 from ldm.sampler.base import Sampler, Way
-from ldm.sampler.given import Given, Toward, read
-from ldm.sampler.guidance import Unguided
 from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
 from ldm.sampler.inversion import invert
 from ldm.sampler.noise import Noise

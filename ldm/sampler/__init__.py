@@ -1,1 +1,1 @@
-"""Noise -> latent."""
+"""Samplers, which go from noise to latents, and their timestep spacings."""

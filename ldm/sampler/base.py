@@ -1,4 +1,4 @@
-"""What every sampler is: a time grid and a step."""
+"""The base class of samplers: a timestep spacing and a step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from ldm.sampler.path import Denoise, Knot, Path
 
 
 class Way(NamedTuple):
-    """From where, and how, a sampler goes.
+    """The start of a trajectory, and how often its steps are repeated.
 
-    init      clean latents `(B, C, h, w)` to begin with, noised to where the steps begin; None: pure noise
-    strength  share of the steps that are made, the last ones, in [0, 1]; 0 gives `init`.
-              Paper: Meng et al., 2022, algorithm 1, arXiv:2108.01073
-    visits    times that each step is made, going back by new noise in between, so that what is known of an image and what
-              is made of it come to fit. Paper: Lugmayr et al., 2022, algorithm 1, arXiv:2201.09865
-    start     x_t `(B, C, h, w)` where the steps begin, as `invert` finds it; None: drawn
+    Attributes:
+        init: Clean latents, `(B, C, h, w)`, to which noise is added up to the noise level of the first step that is
+            made (img2img); None: start from pure noise.
+        strength: Fraction of the steps that are made, in [0, 1]: the last ones. 0 gives `init` itself (Meng et al.,
+            2022, algorithm 1, arXiv:2108.01073).
+        visits: How many times each step is made, with new noise added in between (RePaint's resampling), so that the
+            known and the new part of an image fit together (Lugmayr et al., 2022, algorithm 1, arXiv:2201.09865).
+        start: x_t, `(B, C, h, w)`, at the noise level of the first step that is made, as `invert` returns it; None: it
+            is drawn.
     """
 
     init: Tensor | None = None
@@ -35,7 +38,7 @@ class Way(NamedTuple):
     start: Tensor | None = None
 
     def check(self) -> None:
-        """Raise ValueError where it leads nowhere."""
+        """Raise ValueError if an option is out of its range, or an image to start from is missing."""
         check("strength", self.strength, FRACTION)
         check("visits", self.visits, COUNT)
         if self.init is None and self.start is None and self.strength < 1:
@@ -43,11 +46,17 @@ class Way(NamedTuple):
 
 
 class Sampler(ABC):
-    """Goes from noise to clean latents along a grid of times.
+    """A sampler, which goes from noise to clean latents along a sequence of timesteps.
 
-    steps  number of steps; each calls the denoiser once, where a sampler does not say otherwise
-    grid   of times; None: Uniform
-    draws  whether its steps add noise
+    Args:
+        steps: Number of steps, at least 1. Each step calls the denoiser once, unless the sampler says otherwise.
+        grid: The timestep spacing; None: `Uniform`.
+
+    Attributes:
+        draws: Whether the steps add noise (a stochastic sampler).
+
+    Raises:
+        ValueError: If an option is out of its range.
     """
 
     draws = False
@@ -59,7 +68,17 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
-        """From x_t `(B, C, h, w)` at the knot `here` to x_s at the earlier knot `there`."""
+        """Make one step.
+
+        Args:
+            x: x_t at the noise level `here`, `(B, C, h, w)`.
+            here: Noise level at which the step starts.
+            there: Lower noise level at which it ends.
+            path: The trajectory, which gives estimates, noise and the history.
+
+        Returns:
+            x_s at the noise level `there`, `(B, C, h, w)`.
+        """
 
     @torch.no_grad()
     def sample(
@@ -71,7 +90,22 @@ class Sampler(ABC):
         device: torch.device | str = "cpu",
         way: Way | None = None,
     ) -> Tensor:
-        """Clean latents `(B, *shape)`, one for each of the noise's seeds; way None: from pure noise, each step once."""
+        """Return clean latents, one for each seed of the noise.
+
+        Args:
+            denoise: The denoiser, with condition and guidance inside.
+            schedule: The noise schedule of the denoiser.
+            noise: One random generator per image.
+            shape: Shape of one latent, `(C, h, w)`.
+            device: Device of the latents.
+            way: Where to start, and how many times to make each step; None: from pure noise, each step once.
+
+        Returns:
+            Clean latents, `(B, C, h, w)`.
+
+        Raises:
+            ValueError: If an option of `way` is out of its range, or there are fewer different timesteps than steps.
+        """
         way = way or Way()
         way.check()
         path = Path(denoise, schedule, noise, shape, device)
@@ -81,7 +115,7 @@ class Sampler(ABC):
         if way.init is not None:
             x = first.alpha * way.init + first.sigma * x
         elif way.start is None:
-            x = math.hypot(first.alpha, first.sigma) * x  # the deviation of x_t for data of unit variance
+            x = math.hypot(first.alpha, first.sigma) * x  # the standard deviation of x_t for data of unit variance
         for here, there in pairwise(knots):
             for visit in range(way.visits):
                 if visit:
@@ -92,12 +126,12 @@ class Sampler(ABC):
 
 
 def made_steps(steps: int, strength: float) -> int:
-    """How many of the last steps are made: a share of them, but at least one where anything shall change."""
+    """Return how many of the last steps are made: the fraction `strength` of them, at least one if it is above 0."""
     return max(round(steps * strength), 1 if strength > 0 else 0)
 
 
 def _back(x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
-    """From x_s at `here` to x_t at a later time, by the forward process."""
+    """Add noise to x_s at the noise level `here` to get x_t at the higher one `there`, by the forward process."""
     kept = there.alpha / here.alpha
     added = there.sigma**2 - (kept * here.sigma) ** 2
     return kept * x + max(added, 0.0) ** 0.5 * path.draw()

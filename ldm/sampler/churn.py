@@ -1,4 +1,4 @@
-"""Noise added before a step, so that the step also corrects what those before it did wrong."""
+"""EDM's churn: noise that is added before a step, so that the step also corrects errors of the steps before it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from ldm.sampler.path import Knot, Path
 
 
 class Churn:
-    """Before each step the noise level sigma_t / alpha_t grows by a factor, at levels between two bounds.
+    """Stochastic churn: before each step, noise is added, so that the noise level sigma_t / alpha_t grows by a factor.
 
-    The factor is 1 + min(S_churn / steps, sqrt(2) - 1).
+    The factor is 1 + min(S_churn / steps, sqrt(2) - 1). It applies to noise levels between S_tmin and S_tmax.
 
-    amount  S_churn: the sum of the growth over all steps, about; 0: none, then sampling is deterministic given the first noise
-    low     S_tmin: noise level from which on it is done
-    high    S_tmax: noise level up to which it is done; may be infinite
-    noise   S_noise: standard deviation of what is added, a little over 1 against lost detail
+    Args:
+        amount: S_churn, not negative: about the sum of the growth over all steps. 0: no churn, sampling is
+            deterministic given the first noise.
+        low: S_tmin, the lowest noise level with churn.
+        high: S_tmax, the highest noise level with churn; may be infinite.
+        noise: S_noise, standard deviation of the noise that is added; a little above 1 against lost detail.
 
-    Paper: Karras et al., 2022, algorithm 2, arXiv:2206.00364.
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Karras et al., 2022, algorithm 2, arXiv:2206.00364.
     """
 
     def __init__(self, amount: float = 0.0, *, low: float = 0.05, high: float = 50.0, noise: float = 1.003) -> None:
@@ -35,7 +41,17 @@ class Churn:
         self.noise = noise
 
     def apply(self, x: Tensor, knot: Knot, steps: int, path: Path) -> tuple[Tensor, Knot]:
-        """x and its knot with more noise; never more than the schedule has."""
+        """Add noise to x, but not above the highest noise level of the schedule.
+
+        Args:
+            x: x_t, `(B, C, h, w)`.
+            knot: Its noise level.
+            steps: Number of steps of the sampler.
+            path: The trajectory, which gives the noise.
+
+        Returns:
+            x_t at the new noise level, `(B, C, h, w)`, and that noise level.
+        """
         if not self.amount or not knot.alpha or not self.low <= knot.level <= self.high:
             return x, knot
         level = knot.level * (1.0 + min(self.amount / steps, math.sqrt(2.0) - 1.0))

@@ -1,4 +1,4 @@
-"""Denoising diffusion implicit models."""
+"""Denoising diffusion implicit models (DDIM)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from ldm.sampler.path import Knot, Path
 
 
 class DDIM(Sampler):
-    """First-order steps along the probability flow; eta adds noise, up to DDPM's at eta = 1.
+    """DDIM: first-order steps along the probability flow ODE. `eta` adds noise, up to DDPM's at eta = 1.
 
-    x_s = alpha_s x + sqrt(sigma_s^2 - v) (x_t - alpha_t x) / sigma_t + sqrt(v) z with the clean estimate x, fresh noise z and
-    v = eta^2 sigma_s^2 (1 - (sigma_s alpha_t / (alpha_s sigma_t))^2), at most sigma_s^2.
+    x_s = alpha_s x + sqrt(sigma_s^2 - v) (x_t - alpha_t x) / sigma_t + sqrt(v) z with the clean estimate x, fresh noise
+    z and v = eta^2 sigma_s^2 (1 - (sigma_s alpha_t / (alpha_s sigma_t))^2), at most sigma_s^2.
 
-    Paper: Song et al., 2021, eq. 12 and 16, arXiv:2010.02502, written for any alpha_t and sigma_t.
+    Args:
+        steps: Number of steps, one call of the denoiser each.
+        eta: How much noise is added, not negative: 0 is deterministic, 1 is DDPM.
+        grid: The timestep spacing; None: `Uniform`.
+
+    References:
+        Song et al., 2021, eq. 12 and 16, arXiv:2010.02502, written for any alpha_t and sigma_t.
     """
 
     def __init__(self, steps: int = 25, *, eta: float = 0.0, grid: Grid | None = None) -> None:
@@ -26,6 +32,7 @@ class DDIM(Sampler):
         self.draws = eta > 0
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         clean = path.estimate(x, here).clean
         ratio = there.sigma * here.alpha / (there.alpha * here.sigma)
         fresh = min(self.eta * (1.0 - ratio**2) ** 0.5, 1.0) * there.sigma

@@ -1,4 +1,4 @@
-"""Denoising diffusion probabilistic models: ancestral sampling."""
+"""Denoising diffusion probabilistic models (DDPM): ancestral sampling."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from ldm.sampler.path import Knot, Path
 
 
 class DDPM(Sampler):
-    """Draws x_s from its Gaussian posterior given x_t and the clean estimate, with the learned variance if there is one.
+    """DDPM: x_s is drawn from its Gaussian posterior given x_t and the clean estimate.
 
-    x_s = of_noisy x_t + of_clean x + sqrt(lower^(1 - f) upper^f) z, in the names of `Posterior`; f is learned, or 0.
+    x_s = of_noisy x_t + of_clean x + sqrt(lower^(1 - f) upper^f) z, with the coefficients and the variances of
+    `Posterior`. f is the learned variance if there is one, otherwise 0.
 
-    Paper: Ho et al., 2020, eq. 6 and 7, arXiv:2006.11239, between any two times; Nichol & Dhariwal, 2021, eq. 15,
-    arXiv:2102.09672.
+    Args:
+        steps: Number of steps, one call of the denoiser each.
+        grid: The timestep spacing; None: `Uniform`.
+
+    References:
+        Ho et al., 2020, eq. 6 and 7, arXiv:2006.11239, between any two timesteps; Nichol & Dhariwal, 2021, eq. 15,
+        arXiv:2102.09672.
     """
 
     draws = True
@@ -27,6 +33,7 @@ class DDPM(Sampler):
         super().__init__(steps, grid)
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         clean, variance = path.estimate(x, here)
         one = posterior(here.alpha, here.sigma, there.alpha, there.sigma)
         mean = one.of_noisy * x + one.of_clean * clean

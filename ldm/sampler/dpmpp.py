@@ -10,30 +10,42 @@ from ldm.sampler.path import Knot, Path
 
 
 class DPMPP2M(Sampler):
-    """Second-order multi-step: the clean estimate is taken as a straight line in the half log-SNR through the last two.
+    """DPM-Solver++(2M): second-order multistep.
 
-    x_s = sigma_s / sigma_t x_t + alpha_s (1 - exp(-h)) D with D = x_i + h / (2 h_before) (x_i - x_(i-1)), h and h_before being
-    the lengths of this step and of the last in log(alpha_t / sigma_t).
-    The first step, and the last one to clean latents, are DDIM's.
+    x_s = sigma_s / sigma_t x_t + alpha_s (1 - exp(-h)) D with D = x_i + h / (2 h_before) (x_i - x_(i-1)). Here x_i is
+    the clean estimate at the start of the step and x_(i-1) the one before it; D extrapolates them as a straight line in
+    lambda = log(alpha_t / sigma_t); h and h_before are the lengths of this step and of the last one in lambda. The
+    first step, and the last one to clean latents, are DDIM's.
 
-    Paper: Lu et al., 2022, algorithm 2, arXiv:2211.01095.
+    Args:
+        steps: Number of steps, one call of the denoiser each.
+        grid: The timestep spacing; None: `Uniform`.
+
+    References:
+        Lu et al., 2022, algorithm 2, arXiv:2211.01095.
     """
 
     def __init__(self, steps: int = 25, *, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         path.estimate(x, here)
         kept = there.sigma / here.sigma
         return kept * x + (there.alpha - kept * here.alpha) * _extrapolated(path, there)
 
 
 class DPMPP2MSDE(Sampler):
-    """As `DPMPP2M`, for the reverse diffusion: each step adds noise.
+    """SDE-DPM-Solver++(2M): `DPMPP2M` for the reverse SDE, so each step adds noise.
 
-    x_s = sigma_s / sigma_t exp(-h) x_t + alpha_s (1 - exp(-2h)) D + sigma_s sqrt(1 - exp(-2h)) z.
+    x_s = sigma_s / sigma_t exp(-h) x_t + alpha_s (1 - exp(-2h)) D + sigma_s sqrt(1 - exp(-2h)) z with fresh noise z.
 
-    Paper: Lu et al., 2022, eq. 19, arXiv:2211.01095.
+    Args:
+        steps: Number of steps, one call of the denoiser each.
+        grid: The timestep spacing; None: `Uniform`.
+
+    References:
+        Lu et al., 2022, eq. 19, arXiv:2211.01095.
     """
 
     draws = True
@@ -42,6 +54,7 @@ class DPMPP2MSDE(Sampler):
         super().__init__(steps, grid)
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         path.estimate(x, here)
         ratio = there.sigma * here.alpha / (there.alpha * here.sigma)  # exp(-h)
         gone = 1.0 - ratio**2
@@ -50,7 +63,7 @@ class DPMPP2MSDE(Sampler):
 
 
 def _extrapolated(path: Path, there: Knot) -> Tensor:
-    """The clean estimate in the middle of the step, from the last two."""
+    """Return the clean estimate in the middle of the step, extrapolated from the last two, `(B, C, h, w)`."""
     *before, now = path.past
     if not before or not there.sigma or not before[-1].knot.alpha:
         return now.estimate.clean

@@ -1,4 +1,4 @@
-"""Euler's method, with and without new noise."""
+"""Euler's method, deterministic and ancestral."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from ldm.sampler.straight import Straight
 
 
 class Euler(Sampler):
-    """First-order steps along the slope of the probability flow. Without churn this is DDIM.
+    """Euler's method: first-order steps along the slope of the probability flow ODE. Without churn it equals DDIM.
 
     X_s = X_t + (tau_s - tau_t) d_t in the coordinates of `Straight`.
 
-    churn  before each step; None: none
+    Args:
+        steps: Number of steps, one call of the denoiser each.
+        grid: The timestep spacing; None: `Uniform`.
+        churn: Noise that is added before each step; None: no noise.
 
-    Paper: Karras et al., 2022, algorithm 2 without its second-order correction, arXiv:2206.00364.
+    References:
+        Karras et al., 2022, algorithm 2 without its second-order correction, arXiv:2206.00364.
     """
 
     def __init__(self, steps: int = 25, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
@@ -28,20 +32,25 @@ class Euler(Sampler):
         self.draws = self.churn.amount > 0
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         x, here = self.churn.apply(x, here, self.steps, path)
         line = Straight.of(path)
         return line.go(x, line.slope(x, path.estimate(x, here).clean, here), here, there)
 
 
 class EulerAncestral(Sampler):
-    """Euler's method to a lower noise level, then noise up to the wanted one. With eta = 1 its images are DDPM's.
+    """Ancestral Euler: a step to a lower noise level than wanted, then noise up to it. With eta = 1 it equals DDPM.
 
-    For noise levels tau = sigma_t / alpha_t: X_s = X_t + (down - tau_t) (X_t - x) / tau_t + up z, with
+    With noise levels tau = sigma_t / alpha_t it is X_s = X_t + (down - tau_t) (X_t - x) / tau_t + up z, where
     up = eta tau_s sqrt(1 - (tau_s / tau_t)^2) and down = sqrt(tau_s^2 - up^2).
 
-    eta  share of the noise that a DDPM step adds, in [0, 1]
+    Args:
+        steps: Number of steps, one call of the denoiser each.
+        eta: Fraction of the noise that a DDPM step adds, in [0, 1].
+        grid: The timestep spacing; None: `Uniform`.
 
-    Paper: Song et al., 2021, section 4.1, arXiv:2010.02502, in the noise levels of Karras et al., 2022, arXiv:2206.00364.
+    References:
+        Song et al., 2021, section 4.1, arXiv:2010.02502, in the noise levels of Karras et al., 2022, arXiv:2206.00364.
     """
 
     def __init__(self, steps: int = 50, *, eta: float = 1.0, grid: Grid | None = None) -> None:
@@ -51,6 +60,7 @@ class EulerAncestral(Sampler):
         self.draws = eta > 0
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         clean = path.estimate(x, here).clean
         added = self.eta * there.level * (1.0 - (there.level / here.level) ** 2) ** 0.5
         down = (there.level**2 - added**2) ** 0.5

@@ -1,4 +1,4 @@
-"""What comes out of sampling is an image, or an error that says what to try."""
+"""Checks that sampling gave an image; otherwise an error says what to try."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 MOST_LATENT = 1e4
-"""Latents have about unit variance; values beyond this are no image."""
+"""Latents have about unit variance; larger absolute values are no image."""
 
 WHAT_TO_TRY = "try a smaller guidance.scale, more sampler.steps or another sampler, or an earlier checkpoint"
+"""Advice at the end of an error about a bad sample."""
 
 
 def check_finite(images: Tensor, names: Sequence[str]) -> None:
-    """Raise ValueError where one of some images `(B, 3, H, W)`, called by its name, has values that are not finite."""
+    """Raise ValueError if an image has values that are not finite.
+
+    Args:
+        images: Images, `(B, 3, H, W)`.
+        names: A name for each image, `(B,)`, for the error.
+    """
     for image, name in zip(images, names, strict=True):
         if not image.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite, so that it cannot be shown; {WHAT_TO_TRY}")
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise ValueError where weights of a model are not finite; nothing that it makes would be an image."""
+    """Raise ValueError if a model has weights that are not finite: nothing that it makes would be an image."""
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(
@@ -30,10 +36,16 @@ def check_weights(model: nn.Module) -> None:
 
 
 def check_latents(latents: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raise ValueError where one of some latents `(B, C, h, w)` is far from any image's: a decoder may hide that."""
+    """Raise ValueError if a latent is far from that of any image, which a decoder may hide.
+
+    Args:
+        latents: Latents, `(B, C, h, w)`.
+        prompts: The prompt of each, `(B,)`, for the error.
+        seeds: The seed of each, `(B,)`, for the error.
+    """
     largest = latents.abs().flatten(1).amax(1).tolist()
     for value, prompt, seed in zip(largest, prompts, seeds, strict=True):
-        if not value < MOST_LATENT:  # as nan is not
+        if not value < MOST_LATENT:  # true for nan, too
             raise ValueError(
                 f"sampling {prompt!r} with seed {seed} went astray: its latent reaches {value:.3g}, where images have about "
                 f"1; {WHAT_TO_TRY}"

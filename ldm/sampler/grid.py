@@ -1,4 +1,4 @@
-"""The times at which a sampler stops on its way from noise to image."""
+"""Timestep spacings: the timesteps at which a sampler stops on its way from noise to latents."""
 
 from __future__ import annotations
 
@@ -11,26 +11,47 @@ from ldm.diffusion.schedule import Schedule
 from ldm.options import COUNT, POSITIVE, Optional, Real, Whole, check
 
 DISCRETE_STEPS = 1000
-"""Of a schedule that has none of its own."""
+"""Number of discrete timesteps for a continuous schedule, which has none of its own."""
 
 LEAST_SIGNAL, START_SIGNAL = 0.005, 0.02
-"""A schedule that ends with less signal alpha_1 than the first is gone along from where there is the second. (DDPM's linear
-one ends at 0.0064, the paper's at 0.068.)"""
+"""Bounds of alpha_1: if a schedule ends with alpha_1 below the first, sampling starts where alpha_t is the second.
+
+(DDPM's linear schedule ends with 0.0064, that of the LDM paper with 0.068.)
+"""
 
 
 class Grid(ABC):
-    """Chooses times for a number of steps."""
+    """A timestep spacing, which chooses the timesteps for a number of steps."""
 
     @abstractmethod
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times at which the steps start, `(steps,)` float64 in (0, 1], falling. The last step ends at 0."""
+        """Return the timesteps at which the steps start. The last step ends at 0.
+
+        Args:
+            steps: Number of steps.
+            schedule: The noise schedule.
+
+        Returns:
+            The timesteps, `(steps,)`, float64, in (0, 1], in falling order.
+        """
 
     def times(self, steps: int, schedule: Schedule) -> Tensor:
-        """The starts and 0, `(steps + 1,)`. Raises ValueError where the grid has fewer different times than steps.
+        """Return the timesteps at which the steps start, and 0 at the end.
 
-        Where hardly any signal is left in x_t, but some, the error of a predicted noise is divided by next to nothing.
-        So no step starts there: a grid that would is shrunk. (Of the schedules here, this is for the cosine one, whose
-        last alpha is 0.00005; pure noise is as good a beginning a little before.)
+        No step starts where hardly any signal is left in x_t, but some: there, the error of a predicted noise is
+        divided by next to nothing. If the first timestep is that late, all of them are scaled down. (Of the schedules
+        here, this concerns the cosine one, whose last alpha is 0.00005. Pure noise is as good a start a little
+        earlier.)
+
+        Args:
+            steps: Number of steps.
+            schedule: The noise schedule.
+
+        Returns:
+            The timesteps, `(steps + 1,)`, float64, in falling order, the last one 0.
+
+        Raises:
+            ValueError: If there are fewer different timesteps than steps.
         """
         starts = self.starts(steps, schedule)
         starts = starts * (_latest(schedule) / starts[0]).clamp(max=1.0)
@@ -41,38 +62,53 @@ class Grid(ABC):
 
 
 class Uniform(Grid):
-    """From 1 in equal steps, t_i = 1 - i / steps; "trailing" elsewhere, where the number of steps divides that of training.
+    """Equal steps from t = 1: t_i = 1 - i / steps.
 
-    Paper: Lin et al., 2024, section 3.3, arXiv:2305.08891.
+    It is "trailing" in diffusers if the number of steps divides that of training.
+
+    References:
+        Lin et al., 2024, section 3.3, arXiv:2305.08891.
     """
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        """Return 1 - i / steps."""
         return 1.0 - torch.arange(steps, dtype=torch.float64) / steps
 
 
 class Trailing(Grid):
-    """As `Uniform`, rounded to the discrete times of training. Paper: Lin et al., 2024, table 2, arXiv:2305.08891."""
+    """The "trailing" spacing of diffusers: `Uniform`, rounded to the discrete timesteps of training.
+
+    References:
+        Lin et al., 2024, table 2, arXiv:2305.08891.
+    """
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        """Return equal steps from the last discrete timestep, rounded to discrete timesteps."""
         whole = schedule.steps or DISCRETE_STEPS
         last = torch.floor(_latest(schedule) * whole)
         return torch.round(last - torch.arange(steps, dtype=torch.float64) * last / steps) / whole
 
 
 class Leading(Grid):
-    """Every k-th of T discrete times of training, counted from the first: the grid of DDIM and of the paper's own code.
+    """The "leading" spacing of diffusers, DDIM and the LDM code: every k-th discrete timestep, from the first.
 
-    t = (k j + offset + 1) / T for j from steps - 1 down to 0.
-    It does not start at pure noise, which darkens or lightens images; for comparisons with published samples.
+    t = (k j + offset + 1) / T for j from steps - 1 down to 0, with T discrete timesteps of training. It does not start
+    at pure noise, which makes images darker or lighter; use it to compare with published samples.
 
-    With k = T // steps it is the paper's code's for numbers of steps S that divide T = 1000. For others, that code makes more
-    steps than S: it goes on to the end of the T times, for S = 30, 60 and 75 in 31, 63 and 77 steps. To repeat such samples,
-    give k itself, `stride` = 1000 // S, and as many steps: for S = 30, sampler.steps=31 grid.stride=33.
+    With k = T // steps it equals the LDM code if the number of steps S divides T = 1000. Otherwise that code makes
+    more than S steps, because it goes on to the end of the T timesteps: 31, 63 and 77 steps for S = 30, 60 and 75. To
+    repeat such samples, set `stride` to 1000 // S and use as many steps: for S = 30, sampler.steps=31 grid.stride=33.
 
-    offset  discrete steps by which all are later
-    stride  k; None: T // steps, which leaves the last times out where steps does not divide T, as diffusers does
+    Args:
+        offset: Discrete steps by which all timesteps are later, not negative.
+        stride: k, at least 1. None: T // steps; like diffusers, this leaves out the last timesteps if the number of
+            steps does not divide T.
 
-    Paper: Song et al., 2021, appendix D.2 ("linear"), arXiv:2010.02502; Lin et al., 2024, table 2, arXiv:2305.08891.
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Song et al., 2021, appendix D.2 ("linear"), arXiv:2010.02502; Lin et al., 2024, table 2, arXiv:2305.08891.
     """
 
     def __init__(self, *, offset: int = 1, stride: int | None = None) -> None:
@@ -82,6 +118,11 @@ class Leading(Grid):
         self.stride = stride
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        """Return every k-th discrete timestep.
+
+        Raises:
+            ValueError: If there are too few timesteps, or the first one would be far from pure noise.
+        """
         whole = schedule.steps or DISCRETE_STEPS
         stride = self.stride or whole // steps or 1
         if stride * (steps - 1) >= whole:
@@ -99,24 +140,32 @@ class Leading(Grid):
 
 
 class Quadratic(Grid):
-    """Ever smaller steps towards the image, t_i = (1 - i / steps)^2.
+    """Steps that get smaller towards the image: t_i = (1 - i / steps)^2.
 
-    Paper: Song et al., 2021, appendix D.2 ("quadratic"), arXiv:2010.02502.
+    References:
+        Song et al., 2021, appendix D.2 ("quadratic"), arXiv:2010.02502.
     """
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        """Return (1 - i / steps)^2."""
         return (1.0 - torch.arange(steps, dtype=torch.float64) / steps) ** 2
 
 
 class Karras(Grid):
-    """Noise levels sigma_t / alpha_t that are evenly spaced in their power 1 / rho.
+    """The spacing of Karras et al.: noise levels sigma_t / alpha_t that are evenly spaced in their power 1 / rho.
 
     level_i^(1 / rho) = first_level^(1 / rho) + i / (steps - 1) (last_level^(1 / rho) - first_level^(1 / rho))
 
-    rho          larger: more steps at low noise
-    first, last  times whose noise levels are the largest and the smallest
+    Args:
+        rho: Exponent of the spacing, positive; a larger one makes more steps at low noise levels.
+        first: Timestep at which the first step starts (the highest noise level), in (0, 1].
+        last: Timestep at which the last step starts (the lowest noise level), in (0, 1], below `first`.
 
-    Paper: Karras et al., 2022, eq. 5, arXiv:2206.00364.
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Karras et al., 2022, eq. 5, arXiv:2206.00364.
     """
 
     def __init__(self, *, rho: float = 7.0, first: float = 1.0, last: float = 0.001) -> None:
@@ -127,17 +176,26 @@ class Karras(Grid):
         self.last = last
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        """Return the timesteps of the noise levels level_i."""
         high, low = ((-0.5 * end).exp() ** (1 / self.rho) for end in _ends(schedule, self.first, self.last))
         level = torch.lerp(high, low, _shares(steps)) ** self.rho
         return schedule.time(-2.0 * level.log())
 
 
 class LogSNR(Grid):
-    """Evenly spaced in the log-SNR: log_snr(t_i) = log_snr(first) + i / (steps - 1) (log_snr(last) - log_snr(first)).
+    """Timesteps that are evenly spaced in the log-SNR (in the lambda of DPM-Solver).
 
-    first, last  times at which the first and the last step start
+    log_snr(t_i) = log_snr(first) + i / (steps - 1) (log_snr(last) - log_snr(first))
 
-    Paper: Lu et al., 2022, section 3.2 and appendix D.4, arXiv:2206.00927.
+    Args:
+        first: Timestep at which the first step starts, in (0, 1].
+        last: Timestep at which the last step starts, in (0, 1], below `first`.
+
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Lu et al., 2022, section 3.2 and appendix D.4, arXiv:2206.00927.
     """
 
     def __init__(self, *, first: float = 1.0, last: float = 0.001) -> None:
@@ -146,12 +204,13 @@ class LogSNR(Grid):
         self.last = last
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
+        """Return the timesteps of the evenly spaced log-SNRs."""
         low, high = _ends(schedule, self.first, self.last)
         return schedule.time(torch.lerp(low, high, _shares(steps)))
 
 
 def _latest(schedule: Schedule) -> Tensor:
-    """The latest time with enough signal for a step to start at; 1 where the schedule ends in noise."""
+    """Return the latest timestep with enough signal for a step to start at; 1 if the schedule has zero terminal SNR."""
     one = torch.ones((), dtype=torch.float64)
     if schedule.ends_in_noise or float(schedule.exact(one)[0]) >= LEAST_SIGNAL:
         return one
@@ -160,6 +219,7 @@ def _latest(schedule: Schedule) -> Tensor:
 
 
 def _check_ends(first: float, last: float) -> None:
+    """Raise ValueError unless 0 < last < first <= 1."""
     for name, time in (("first", first), ("last", last)):
         check(f"grid.{name}", time, Real(0.0, 1.0, above=True))
     if last >= first:
@@ -167,12 +227,12 @@ def _check_ends(first: float, last: float) -> None:
 
 
 def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor]:
-    """The log-SNR at two times, the first of them no later than a step may start; of pure noise, that shortly before."""
+    """Return the log-SNR at two timesteps; the first is moved to where a step may start, and away from pure noise."""
     first = min(first, 0.999 if schedule.ends_in_noise else float(_latest(schedule)))
     low, high = schedule.log_snr(torch.tensor([first, last], dtype=torch.float64))
     return low, high
 
 
 def _shares(steps: int) -> Tensor:
-    """`steps` numbers from 0 to 1."""
+    """Return `steps` evenly spaced numbers from 0 to 1, `(steps,)`, float64."""
     return torch.linspace(0, 1, steps, dtype=torch.float64)

@@ -12,13 +12,18 @@ from ldm.sampler.straight import Straight
 
 
 class Heun(Sampler):
-    """Second-order steps along the mean of the slopes at both ends. Two calls of the denoiser a step, one for the last.
+    """Heun's method: second-order steps along the mean of the slopes at both ends.
 
-    X_s = X_t + (tau_s - tau_t) (d_t + d_s) / 2 in the coordinates of `Straight`, d_s being the slope where Euler's step ends.
+    X_s = X_t + (tau_s - tau_t) (d_t + d_s) / 2 in the coordinates of `Straight`, where d_s is the slope at the end of
+    Euler's step.
 
-    churn  before each step; None: none
+    Args:
+        steps: Number of steps, two calls of the denoiser each, one for the last step.
+        grid: The timestep spacing; None: `Uniform`.
+        churn: Noise that is added before each step; None: no noise.
 
-    Paper: Karras et al., 2022, algorithms 1 and 2, arXiv:2206.00364.
+    References:
+        Karras et al., 2022, algorithms 1 and 2, arXiv:2206.00364.
     """
 
     def __init__(self, steps: int = 13, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
@@ -27,6 +32,7 @@ class Heun(Sampler):
         self.draws = self.churn.amount > 0
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         x, here = self.churn.apply(x, here, self.steps, path)
         clean = path.estimate(x, here).clean
         if not there.sigma:

@@ -1,4 +1,4 @@
-"""Making a part of an image anew with a model that was never trained to."""
+"""Inpainting by a model that was never trained for it, and the masks of inpainting."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from ldm.sampler.path import Denoise
 
 
 def hold_known(denoise: Denoise, known: Tensor, made: Tensor) -> Denoise:
-    """A denoiser that finds what is known where it is known, so that every sampler leads there.
+    """Return a denoiser whose estimate is replaced by the known latent where that is given: every sampler inpaints.
 
-    The clean estimate x becomes made x + (1 - made) known. So where it is known, x_t stays the known latent with the noise of
-    its time, as the forward process gives it, and the rest is made to fit to it.
+    The clean estimate x becomes made x + (1 - made) known. Where the latent is known, x_t therefore stays the known
+    latent with the noise of its timestep, as the forward process gives it, and the rest is made to fit to it.
 
-    known  clean latents `(B, C, h, w)`
-    made   1 where the latent shall be made, 0 where it is known, `(B, 1, h, w)`
+    Args:
+        denoise: The denoiser, with condition and guidance inside.
+        known: Clean latents, `(B, C, h, w)`.
+        made: Mask of the latents, `(B, 1, h, w)`: 1 where they are made, 0 where they are known.
 
-    Paper: Song et al., 2021, section 5 and appendix I.2, arXiv:2011.13456; Lugmayr et al., 2022, eq. 8, arXiv:2201.09865.
+    Returns:
+        The new denoiser.
+
+    References:
+        Song et al., 2021, section 5 and appendix I.2, arXiv:2011.13456; Lugmayr et al., 2022, eq. 8, arXiv:2201.09865.
     """
 
     def held(x_t: Tensor, t: Tensor) -> Estimate:
+        """Return the estimate with the known latent in it."""
         estimate = denoise(x_t, t)
         return estimate._replace(clean=torch.where(made > 0, estimate.clean, known))
 
@@ -30,14 +37,19 @@ def hold_known(denoise: Denoise, known: Tensor, made: Tensor) -> Denoise:
 
 
 def without_masked(image: Tensor, mask: Tensor) -> Tensor:
-    """The image with what is masked painted over by the colours around it, the further inside the smoother.
+    """Return the image with its masked part filled by the colours around it, the smoother the further inside.
 
-    So the encoder, whose every latent sees far, tells nothing of what was there.
+    The encoder, whose latents each see a large part of the image, then learns nothing of the masked part.
 
-    image  `(B, C, H, W)`
-    mask   1 where it is painted over, `(B, 1, H, W)`; all 1 gives 0
+    Args:
+        image: Images, `(B, C, H, W)`.
+        mask: `(B, 1, H, W)`, 1 where the image is filled. A mask of ones alone gives zeros.
 
-    Source: the pull-push algorithm of Gortler et al., 1996, "The Lumigraph", section 3.3.2.
+    Returns:
+        The filled images, `(B, C, H, W)`.
+
+    References:
+        The pull-push algorithm of Gortler et al., 1996, "The Lumigraph", section 3.3.2.
     """
     known = 1.0 - mask
     if not mask.any() or image.shape[-2:] == (1, 1):
@@ -50,7 +62,15 @@ def without_masked(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def soft_mask(mask: Tensor, border: int) -> Tensor:
-    """A mask `(B, 1, H, W)` in {0, 1} whose edge falls off linearly over `border` pixels outside of it."""
+    """Return a mask whose edge falls off linearly outside of it.
+
+    Args:
+        mask: `(B, 1, H, W)`, 0 or 1.
+        border: Width of the soft edge in pixels.
+
+    Returns:
+        The mask, `(B, 1, H, W)`, in [0, 1].
+    """
     soft = grown = mask
     for distance in range(1, border + 1):
         grown = F.max_pool2d(grown, 3, stride=1, padding=1)

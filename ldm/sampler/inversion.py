@@ -1,4 +1,4 @@
-"""From an image back to the noise that DDIM makes it of."""
+"""DDIM inversion: from an image back to the noise from which DDIM makes it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,32 @@ def invert(
     tolerance: float = 1e-5,
     most: int = 50,
 ) -> Tensor:
-    """x_t from which `DDIM(steps, grid=grid)` gives this clean latent `(B, C, h, w)`.
+    """Return the x_t from which `DDIM(steps, grid=grid)` makes the given clean latents.
 
-    Solved for x_t is DDIM's x_s = alpha_s x(x_t) + sigma_s / sigma_t (x_t - alpha_t x(x_t)), x(x_t) being the clean estimate.
-    Each step is solved exactly, by fixed-point iteration from the usual approximation (the estimate at its end is taken
-    for that at its start), so that there and back is the identity up to rounding, not up to the size of the steps. What is
-    found for an image does not depend on the others.
+    DDIM's step x_s = alpha_s x(x_t) + sigma_s / sigma_t (x_t - alpha_t x(x_t)), with the clean estimate x(x_t), is
+    solved for x_t. Each step is solved exactly, by fixed-point iteration. It begins with the usual approximation, which
+    takes the estimate at the end of the step for that at its start. Inversion and sampling together are then the
+    identity up to rounding, not only up to the step size. The result for an image does not depend on the other images
+    of the batch.
 
-    steps, grid  of that sampler
-    strength     share of its steps, the last ones, that are inverted; see Way
-    tolerance    root mean square change at which an iteration ends
-    most         iterations a step
+    Args:
+        denoise: The denoiser, with condition and guidance inside.
+        schedule: The noise schedule of the denoiser.
+        latent: Clean latents, `(B, C, h, w)`.
+        steps: Number of steps of the sampler.
+        grid: Timestep spacing of the sampler; None: `Uniform`.
+        strength: Fraction of the steps that are inverted, in [0, 1]: the last ones; see `Way`.
+        tolerance: Root mean square change of a latent at which its iteration ends.
+        most: Largest number of iterations per step.
 
-    Raises ValueError where a step does not converge: with more steps it does.
+    Returns:
+        x_t at the start of the first inverted step, `(B, C, h, w)`.
 
-    Paper: Song et al., 2021, section 4.3, arXiv:2010.02502; Pan et al., 2023, section 3.2, arXiv:2309.04907.
+    Raises:
+        ValueError: If a step does not converge (with more steps it does), or goes from pure noise to the image at once.
+
+    References:
+        Song et al., 2021, section 4.3, arXiv:2010.02502; Pan et al., 2023, section 3.2, arXiv:2309.04907.
     """
     path = Path(denoise, schedule, Noise([]), latent.shape[1:], latent.device)
     knots = path.knots((grid or Uniform()).times(steps, schedule))[-1 - made_steps(steps, strength) :]
@@ -63,10 +74,20 @@ def invert(
 
 
 def _start(end: Tensor, clean: Tensor, x: Tensor, here: Knot, there: Knot) -> Tensor:
-    """Where a step of DDIM to `end` began, if x, whose estimate is `clean`, is about that place.
+    """Return the next iterate of the x_t from which a DDIM step leads to `end`.
 
-    By the clean latent or by the noise that it means, whichever says less new about x where data have unit variance: so the
-    iteration converges faster.
+    It uses the clean estimate, or the noise that this estimate means: whichever depends less on x for data of unit
+    variance. With it, the iteration converges faster.
+
+    Args:
+        end: x_s at the noise level `there`, `(B, C, h, w)`.
+        clean: Clean estimate at x, `(B, C, h, w)`.
+        x: The last iterate, at the noise level `here`, `(B, C, h, w)`.
+        here: Noise level at which the step starts.
+        there: Lower noise level at which it ends.
+
+    Returns:
+        The next iterate, `(B, C, h, w)`.
     """
     kept, shrunk = there.sigma / here.sigma, here.alpha / there.alpha
     back = there.alpha - kept * here.alpha

@@ -1,4 +1,4 @@
-"""Noise that belongs to an image, not to a batch."""
+"""Noise that depends on the seed of an image, not on its batch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def as_seeds(seeds: int | Iterable[int] | None, count: int) -> list[int]:
     """Return a seed for each of `count` images.
 
     Args:
-        seeds: One an image; or a single number, from which they count on: seed, seed + 1, ...; None counts from 0.
-        count: The number of images.
+        seeds: One seed per image, or a single number, from which they count on: seed, seed + 1, ...; None counts from
+            0.
+        count: Number of images.
 
     Raises:
-        ValueError: Where one is no whole number from -2^63 to 2^63 - 1, or there are more or fewer than images.
+        ValueError: If a seed is not a whole number from -2^63 to 2^63 - 1, or if there are more or fewer seeds than
+            images.
     """
     first: Any = 0 if seeds is None else _whole(seeds)
     if isinstance(first, Iterable) and not isinstance(first, str):
@@ -37,7 +39,7 @@ def as_seeds(seeds: int | Iterable[int] | None, count: int) -> list[int]:
 
 
 def _whole(seed: Any) -> Any:
-    """A whole number of any library as Python's; anything else as it is."""
+    """Return a whole number of any library as Python's int, and anything else unchanged."""
     try:
         return seed if isinstance(seed, bool) else operator.index(seed)
     except TypeError:
@@ -45,10 +47,13 @@ def _whole(seed: Any) -> Any:
 
 
 class Noise:
-    """One random generator an image, image i's seeded by `seeds[i]`.
+    """One random generator per image; that of image i is seeded by `seeds[i]`.
 
-    Image i gets the same noise bitwise in any batch, any order, on any device and any number of processes: numbers are
-    drawn on the CPU in fp32, image by image. Seeds are whole numbers from -2^63 to 2^63 - 1.
+    Image i gets the same noise bitwise in any batch, in any order, on any device and with any number of processes,
+    because numbers are drawn on the CPU in fp32, image by image.
+
+    Args:
+        seeds: One seed per image, each from -2^63 to 2^63 - 1.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -57,17 +62,33 @@ class Noise:
         self._other: tuple[Noise, Sequence[float]] | None = None
 
     def toward(self, seeds: Sequence[int], shares: Sequence[float]) -> Noise:
-        """This noise, for each image turned by a share of a right angle towards that of another seed; of its own one it stays.
+        """Interpolate spherically between this noise and the noise of other seeds, and return it.
 
-        Unlike the mean of two noises, it is standard normal for each share in [0, 1]. Paper: Shoemake, 1985, section 3.3,
-        doi:10.1145/325165.325242, for vectors at a right angle, as noises of many numbers are.
+        For each image, the noise is turned by a share of a right angle. It stays as it is if both seeds are the same.
+        Unlike the mean of two noises, the result is standard normal for each share.
+
+        Args:
+            seeds: The other seed of each image, `(B,)`.
+            shares: How far to go for each image, `(B,)`, in [0, 1]: 0 is this noise, 1 the other.
+
+        References:
+            Shoemake, 1985, section 3.3, doi:10.1145/325165.325242, for vectors at a right angle, as noises of many
+            numbers are.
         """
         pairs = zip(self.seeds, seeds, shares, strict=True)
         self._other = Noise(seeds), [0.0 if here == there else share for here, there, share in pairs]
         return self
 
     def draw(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """The next standard normal numbers of every image, `(len(seeds), *shape)`."""
+        """Draw the next standard normal numbers of each image.
+
+        Args:
+            shape: Shape for one image.
+            device: Device of the result.
+
+        Returns:
+            The noise, `(len(seeds), *shape)`, fp32.
+        """
         draws = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
         if self._other is not None:
             other, shares = self._other

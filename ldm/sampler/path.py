@@ -1,4 +1,4 @@
-"""Where a sampler is on its way, and what it can ask for there."""
+"""The trajectory of a sampler: its noise levels, its history, and the denoiser and noise that it calls."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from ldm.diffusion.schedule import Schedule
 from ldm.sampler.noise import Noise
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
-"""x_t `(B, C, h, w)` and t `(B,)` -> estimate. Condition and guidance are already inside."""
+"""A denoiser as samplers call it, with condition and guidance inside: x_t `(B, C, h, w)` and t `(B,)` -> estimate."""
 
 REMEMBERED = 4
+"""Number of estimates that the history keeps."""
 
 
 class Knot(NamedTuple):
-    """A time, and how much signal and noise there is."""
+    """A timestep with its noise level: t, alpha_t and sigma_t.
+
+    Attributes:
+        t: The timestep, in [0, 1].
+        alpha: Factor of the signal.
+        sigma: Standard deviation of the noise.
+    """
 
     t: float
     alpha: float
@@ -30,23 +37,29 @@ class Knot(NamedTuple):
 
     @property
     def level(self) -> float:
-        """sigma / alpha, the noise level of EDM; infinite for pure noise."""
+        """The noise level sigma / alpha of EDM; infinite for pure noise."""
         return self.sigma / self.alpha if self.alpha else math.inf
 
     @property
     def half_log_snr(self) -> float:
-        """log(alpha / sigma), the lambda of DPM-Solver; infinite for pure noise and for clean latents."""
+        """The lambda of DPM-Solver, log(alpha / sigma); minus infinity for pure noise, infinity for clean latents."""
         if not self.alpha or not self.sigma:
             return -math.inf if not self.alpha else math.inf
         return math.log(self.alpha / self.sigma)
 
 
 END = Knot(0.0, 1.0, 0.0)
-"""Clean latents, whatever is left of noise at t = 0 of a schedule."""
+"""The end of every trajectory: clean latents, even if the schedule has some noise left at t = 0."""
 
 
 class Point(NamedTuple):
-    """What was known at a knot."""
+    """An entry of the history.
+
+    Attributes:
+        knot: The noise level at which the denoiser was called.
+        x: x_t, `(B, C, h, w)`.
+        estimate: The output of the denoiser.
+    """
 
     knot: Knot
     x: Tensor
@@ -54,14 +67,19 @@ class Point(NamedTuple):
 
 
 class Path:
-    """One way from noise to latents: the denoiser, the noise of each image, the estimates so far.
+    """One trajectory from noise to latents: the denoiser, the noise of each image and the estimates so far.
 
-    denoise    at each time what the latents are when clean
-    shape      of a latent, `(C, h, w)`
-    device     of the latents
-    past       the last points at which `estimate` was called, the newest last
-    steepness  the largest ratio of the noise levels before and after a step; levels below 1, the deviation of the data,
-               count as 1
+    Args:
+        denoise: The denoiser, with condition and guidance inside.
+        schedule: The noise schedule of the denoiser.
+        noise: One random generator per image.
+        shape: Shape of one latent, `(C, h, w)`.
+        device: Device of the latents.
+
+    Attributes:
+        past: The history: the last calls of `estimate`, the newest last.
+        steepness: The largest ratio of the noise levels before and after a step. Noise levels below 1, the standard
+            deviation of the data, count as 1.
     """
 
     def __init__(
@@ -76,27 +94,27 @@ class Path:
         self._device = device
 
     def estimate(self, x: Tensor, knot: Knot) -> Estimate:
-        """What the denoiser says about x `(B, C, h, w)` at a knot; remembered."""
+        """Call the denoiser for x, `(B, C, h, w)`, at a noise level, and add its estimate to the history."""
         estimate = self.peek(x, knot)
         self.past.append(Point(knot, x, estimate))
         return estimate
 
     def peek(self, x: Tensor, knot: Knot) -> Estimate:
-        """As `estimate`, but not remembered."""
+        """Call the denoiser as `estimate` does, but leave the history as it is."""
         return self._denoise(x, torch.full((len(x),), knot.t, device=x.device))
 
     def draw(self) -> Tensor:
-        """Fresh standard normal noise, `(B, C, h, w)`."""
+        """Return fresh standard normal noise, `(B, C, h, w)`."""
         return self._noise.draw(self._shape, self._device)
 
     def knots(self, times: Tensor) -> list[Knot]:
-        """Knots at times `(N,)`, of which the last, if it is 0, is the end."""
+        """Return the noise levels at timesteps `(N,)`; if a timestep is 0, its noise level is `END`."""
         alpha, sigma = self.schedule.exact(times)
         rows = zip(times.tolist(), alpha.tolist(), sigma.tolist(), strict=True)
         return [Knot(*row) if row[0] else END for row in rows]
 
     def lead(self, times: Tensor) -> list[Knot]:
-        """Knots at the times `(N,)` of the whole way, N > 1."""
+        """Return the noise levels at the timesteps `(N,)` of the whole trajectory, N > 1, and set `steepness`."""
         knots = self.knots(times)
         self.steepness = max(max(here.level, 1.0) / max(there.level, 1.0) for here, there in pairwise(knots))
         return knots

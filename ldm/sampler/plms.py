@@ -1,4 +1,4 @@
-"""Pseudo linear multi-step: the sampler of the paper's text-to-image images."""
+"""Pseudo linear multistep (PLMS): the sampler of the text-to-image images in the LDM paper."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from ldm.sampler.path import Knot, Path
 from ldm.sampler.straight import Straight
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+"""Coefficients of the Adams-Bashforth methods of orders 1 to 4, the newest slope first."""
 
 
 class PLMS(Sampler):
-    """Steps along a mix of the slopes at the last four points, as Adams and Bashforth mix them; second order in all.
+    """PLMS: steps along a mean of the last four slopes, weighted as by Adams and Bashforth. It is of second order.
 
-    The mix is (55 d_i - 59 d_(i-1) + 37 d_(i-2) - 9 d_(i-3)) / 24; a step along it is Euler's.
-    The first step is Heun's, with two calls of the denoiser; the last one, to clean latents, is DDIM's, for over a long
-    last step the mix goes too far. The grid should be uniform: the mix supposes it.
+    The mean is (55 d_i - 59 d_(i-1) + 37 d_(i-2) - 9 d_(i-3)) / 24, in the coordinates of `Straight`; a step along it
+    is Euler's. The first step is Heun's, with two calls of the denoiser. The last one, to clean latents, is DDIM's,
+    because the mean is wrong for a long last step. The timestep spacing should be uniform, as the weights assume.
 
-    Paper: Liu et al., 2022, eq. 12 and 13, arXiv:2202.09778.
+    Args:
+        steps: Number of steps, one call of the denoiser each, two for the first step.
+        grid: The timestep spacing; None: `Uniform`.
+
+    References:
+        Liu et al., 2022, eq. 12 and 13, arXiv:2202.09778.
     """
 
     def __init__(self, steps: int = 25, *, grid: Grid | None = None) -> None:
         super().__init__(steps, grid)
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Make one step; see `Sampler.step`."""
         clean = path.estimate(x, here).clean
         if not there.sigma:
             return clean

@@ -1,4 +1,4 @@
-"""UniPC: a predictor and a corrector of any order at one call of the denoiser a step."""
+"""UniPC: a predictor and a corrector of any order, with one call of the denoiser per step."""
 
 from __future__ import annotations
 
@@ -16,21 +16,32 @@ from ldm.sampler.path import REMEMBERED, Knot, Path, Point
 
 
 class Node(NamedTuple):
-    """A clean estimate that a step knows beside the one it starts from, and the half log-SNR where it was made."""
+    """A clean estimate that a step uses beside the one at its start.
+
+    Attributes:
+        half_log_snr: lambda = log(alpha / sigma) at which the estimate was made.
+        clean: The clean estimate, `(B, C, h, w)`.
+    """
 
     half_log_snr: float
     clean: Tensor
 
 
 class UniPC(Sampler):
-    """Multi-step in the half log-SNR; the estimate at the end of a step also corrects that step, at no further call.
+    """UniPC: a multistep predictor, and a corrector that uses the estimate at the end of a step at no further call.
 
-    x_s = sigma_s / sigma_t x_t + alpha_s (1 - exp(-h)) D with D = x_i + sum_m a_m (x_m - x_i) / r_m, where r_m says at what
-    part of the step the estimate x_m lies (1 for the corrector's), and the a_m match the Taylor series of the exact step.
+    x_s = sigma_s / sigma_t x_t + alpha_s (1 - exp(-h)) D with D = x_i + sum_m a_m (x_m - x_i) / r_m. Here x_i is the
+    clean estimate at the start of the step, h is the length of the step in lambda = log(alpha_t / sigma_t), r_m is the
+    place of another estimate x_m in units of the step (1 for the corrector's), and the a_m match the Taylor series of
+    the exact step.
 
-    order  of the predictor, 1 to 3; 2 is advised with guidance, 3 without
+    Args:
+        steps: Number of steps, one call of the denoiser each.
+        order: Order of the predictor, 1 to 3. The authors advise 2 with guidance and 3 without.
+        grid: The timestep spacing; None: `Uniform`.
 
-    Paper: Zhao et al., 2023, eq. 3 to 9 and section 3.4 with B(h) = exp(h) - 1, arXiv:2302.04867.
+    References:
+        Zhao et al., 2023, eq. 3 to 9 and section 3.4 with B(h) = exp(h) - 1, arXiv:2302.04867.
     """
 
     def __init__(self, steps: int = 25, *, order: int = 2, grid: Grid | None = None) -> None:
@@ -39,6 +50,7 @@ class UniPC(Sampler):
         self.order = order
 
     def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+        """Correct the last step with the estimate at its end, then predict the next one; see `Sampler.step`."""
         now = path.estimate(x, here).clean
         *before, point = path.past
         if before and before[-1].knot.alpha:
@@ -48,13 +60,13 @@ class UniPC(Sampler):
         return _advance(point, self._nodes([*before, point]) if there.sigma else [], there)
 
     def _nodes(self, points: Sequence[Point]) -> list[Node]:
-        """What a step from the last of these points may use beside it."""
+        """Return the estimates that a step from the last of these points uses beside it."""
         usable = [point for point in points[-self.order : -1] if point.knot.alpha]
         return [Node(point.knot.half_log_snr, point.estimate.clean) for point in reversed(usable)]
 
 
 def _advance(point: Point, nodes: Sequence[Node], there: Knot) -> Tensor:
-    """From a point to a knot by its estimate and those of the nodes."""
+    """Return x at the noise level `there`, from a point by its estimate and those of the nodes, `(B, C, h, w)`."""
     knot, clean = point.knot, point.estimate.clean
     if nodes:
         h = there.half_log_snr - knot.half_log_snr
@@ -70,7 +82,15 @@ def _advance(point: Point, nodes: Sequence[Node], there: Knot) -> Tensor:
 
 
 def _weights(places: Sequence[float], h: float) -> list[float]:
-    """Of the differences at places r (in units of h, from the start): they match the Taylor series of the exact step."""
+    """Return the weights a_m of the differences at places r_m, which match the Taylor series of the exact step.
+
+    Args:
+        places: The places r_m, in units of the step, from its start.
+        h: Length of the step in lambda.
+
+    Returns:
+        The weights, one per place.
+    """
     if len(places) == 1:
         return [0.5]
     rows, right = [], []

@@ -1,4 +1,4 @@
-"""REPA: the features of the U-Net learn to say what a pretrained network sees in the clean image."""
+"""Representation alignment (REPA): features of the U-Net are trained to match those of a pretrained vision encoder."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from ldm.conditioner.vision import VisionEncoder
 
 
 class REPA(nn.Module):
-    """Minus the cosine of projected features of the backbone and those of a frozen vision encoder, for the first steps.
+    """The alignment loss: minus the cosine between projected features of the backbone and those of a vision encoder.
 
-    The features are those of the backbone's middle, projected and then enlarged to the encoder's patches. The projection is
-    trained along and thrown away.
+    The encoder is frozen. The features of the backbone come from its middle. They are projected and then enlarged to
+    the patches of the encoder. The projection is trained with the backbone and thrown away afterwards.
 
-    backbone  of whose middle the features are, at each of its calls from now on
-    encoder   its features are what is aligned to
-    weight    of the loss, beside the denoising loss
-    steps     after which it ends: what it gives in the beginning it may take in the end
+    Args:
+        backbone: The backbone; from now on, the features of its middle are kept at each call.
+        encoder: The vision encoder, whose features are the target.
+        weight: Weight of this loss, beside the denoising loss.
+        steps: The number of steps after which it ends: it helps in the beginning, but may harm in the end.
 
-    Paper: Yu et al., 2024, eq. 8 and 9, arXiv:2410.06940; Tian et al., 2025, section 3.2 (for U-Nets), arXiv:2503.18414.
+    References:
+        Yu et al., 2024, eq. 8 and 9, arXiv:2410.06940; Tian et al., 2025, section 3.2 (for U-Nets), arXiv:2503.18414.
     """
 
     def __init__(
         self, backbone: Backbone, encoder: VisionEncoder, *, weight: float = 0.5, steps: int = 100_000
     ) -> None:
         super().__init__()
-        self._encoder = (encoder,)  # no part of what is saved and averaged
+        self._encoder = (encoder,)  # in a tuple, so that it is neither saved nor averaged
         self.weight = weight
         self.steps = steps
         self.project = nn.Sequential(
@@ -41,13 +43,26 @@ class REPA(nn.Module):
         backbone.deepest.register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, given: tuple, output: Tensor) -> None:
+        """Keep the output of the backbone's middle (a forward hook)."""
         self._features = output
 
     def forward(self, image: Tensor | None, step: int) -> Tensor:
-        """Weighted loss of the last call of the backbone, which saw these images `(B, 3, H, W)`; a scalar, 0 at the end."""
+        """Return the weighted loss for the last call of the backbone.
+
+        Args:
+            image: The images of that call, `(B, 3, H, W)`, in [-1, 1]; None: the batch holds cached latents.
+            step: Number of the training step.
+
+        Returns:
+            The loss, a scalar; 0 once `steps` is reached.
+
+        Raises:
+            ValueError: If there are no images, or the backbone was not called.
+        """
         features, self._features = self._features, None
         if step >= self.steps:
-            return 0.0 * nn.utils.parameters_to_vector(self.project.parameters()).sum()  # DDP wants all gradients
+            # zero, but with a gradient for each parameter, which DDP needs
+            return 0.0 * nn.utils.parameters_to_vector(self.project.parameters()).sum()
         if image is None or features is None:
             raise ValueError(
                 "alignment needs images, but batches hold latents; set data.cache_latents=false, data=shards"

@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for all else, as one optimiser."""
+"""Muon for matrices and AdamW for all other weights, as one optimizer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from ldm.task.optimization import Trained
 
 
 class MuonAdamW(Optimizer):
-    """Weights of linear layers and attention take steps of one length in all directions (Muon); the rest takes AdamW's.
+    """An optimizer with Muon for the weights of linear layers and attention, and AdamW for all others.
 
-    Both have the same learning rate: Muon's step is scaled to the size of AdamW's. Tables, like those of tokens and
-    positions, are matrices, too, but no linear maps: they are AdamW's.
+    Muon takes steps of the same length in all directions of a matrix. Both have the same learning rate, since Muon's
+    step is scaled to the size of AdamW's. Embedding tables, such as those of tokens and positions, are matrices, too,
+    but not linear maps: AdamW trains them.
 
-    parameters    what is trained
-    lr            learning rate
-    momentum      of Muon, in [0, 1)
-    betas         of AdamW, each in [0, 1)
-    weight_decay  of both, decoupled: each step a weight loses the share lr * weight_decay
+    Args:
+        parameters: The named parameters to train.
+        lr: Learning rate of both.
+        momentum: Momentum of Muon, in [0, 1).
+        betas: Betas of AdamW, each in [0, 1).
+        weight_decay: Decoupled weight decay of both: each step, a weight loses the fraction lr * weight_decay.
 
-    Raises ValueError where there is no linear layer, ModuleNotFoundError where torch has no Muon yet (before 2.9).
+    Raises:
+        ValueError: If there is no linear layer.
+        ModuleNotFoundError: If torch has no Muon yet (before 2.9).
 
-    Paper: Jordan et al., 2024, kellerjordan.github.io/posts/muon; Liu et al., 2025, eq. 4, arXiv:2502.16982.
+    References:
+        Jordan et al., 2024, kellerjordan.github.io/posts/muon; Liu et al., 2025, eq. 4, arXiv:2502.16982.
     """
 
     def __init__(
@@ -55,7 +60,15 @@ class MuonAdamW(Optimizer):
         self._join()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both; the closure, which computes gradients, is called once."""
+        """Make one step of both optimizers.
+
+        Args:
+            closure: A function that computes gradients and returns the loss; it is called once. None: gradients are
+                ready.
+
+        Returns:
+            The loss of the closure; None without one.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -65,15 +78,15 @@ class MuonAdamW(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of both."""
+        """Return the states of both optimizers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Into both."""
+        """Restore the states of both optimizers."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._join()
 
     def _join(self) -> None:
-        """Our groups are theirs, so that a schedule of the learning rate reaches them."""
+        """Use the parameter groups of both optimizers as its own, so that a learning-rate schedule reaches them."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]

@@ -81,8 +81,8 @@ def test_statistics_whiten_the_latents_and_can_be_undone():
     torch.testing.assert_close(network.to_raw(latent), raw, atol=1e-4, rtol=0)
 
 
-def test_side_that_cannot_be_divided_is_an_error():
-    with pytest.raises(ValueError, match=r"image side 250 is not a multiple of 4.*use a side of 248"):
+def test_size_that_cannot_be_divided_is_an_error():
+    with pytest.raises(ValueError, match=r"image size 250 is not a multiple of 4.*use 248"):
         KLAutoencoder(**SMALL).check_size(250)
     for size in (0, -8, 8.0):
         with pytest.raises(ValueError, match=f"size={size} cannot be; give a whole number, at least 1"):

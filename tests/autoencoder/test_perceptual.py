@@ -4,7 +4,7 @@ from PIL import Image
 
 from ldm.autoencoder.perceptual import LPIPS, vgg16_features
 from ldm.config import build, compose
-from tests.sampler.test_guidance import with_and_without
+from tests.guidance.models import with_and_without
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""What cached latents save: a training step of stage 2 from images beside one from latents, in one run.
+"""Measure the time that cached latents save: a training step of stage 2 from images beside one from latents, in one run.
 
 python -m tests.benchmarks.latents
 
-Steps of both kinds take turns; printed is the median of their ratios, reading included. The autoencoders have random weights,
-which changes no time.
+Steps of both kinds take turns. Printed is the median of their ratios, reading included. The autoencoders have random
+weights, which changes no time.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How fast batches come: our stream beside a plain loop over tar files and the loaders of others, in one run.
+"""Compare the speed of this project's data loader with a plain loop over tar files and with the loaders of others.
 
 python -m tests.benchmarks.loader [FOLDER]
 
-Every contender decodes by the same Pillow calls to the same float tensors in batches of 32; what differs is how it finds and
-hands over the bytes. Rounds are interleaved; printed are medians, as ratios to the plain loop. litdata and mosaicml-streaming
-take part where they can be imported.
+All decode by the same Pillow calls to the same float tensors in batches of 32; they differ in how they find and hand
+over the bytes. Rounds are interleaved. Printed are medians, as ratios to the plain loop. litdata and mosaicml-streaming
+take part if they can be imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.shards import write_shards
+from ldm.data.shards.names import write_shards
 from ldm.picture import to_tensor
 
 BATCH = 32
@@ -36,7 +36,7 @@ ROUNDS = 5
 
 
 def picture(number: int, size: tuple[int, int]) -> Image.Image:
-    """Smooth colours and some texture: compresses about as a photograph does."""
+    """Return an image of smooth colours and some texture, which compresses about as a photograph does."""
     chance = np.random.default_rng(number)
     coarse = Image.fromarray(chance.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     noise = chance.normal(0, 8, (size[1], size[0], 1))
@@ -44,7 +44,7 @@ def picture(number: int, size: tuple[int, int]) -> Image.Image:
 
 
 def write(folder: Path, count: int, size: tuple[int, int], form: str) -> list[dict]:
-    """The samples, and 4 shards of them."""
+    """Write 4 training shards and a validation shard of images, and return the samples."""
     samples = []
     for number in range(count):
         data = io.BytesIO()
@@ -56,7 +56,7 @@ def write(folder: Path, count: int, size: tuple[int, int], form: str) -> list[di
 
 
 def decode(data: bytes, side: int, *, draft: bool = True) -> Tensor:
-    """Pillow alone."""
+    """Decode an image with Pillow alone, and resize and crop it to a square, `(3, side, side)` in [-1, 1]."""
     opened = Image.open(io.BytesIO(data))
     if draft and min(opened.size) >= 2 * side:
         opened.draft(None, (side, side))
@@ -169,7 +169,7 @@ def _samples(folder: Path) -> Iterator[dict]:
 
 
 def rate(batches: Callable[[], Iterator[Tensor]], images: int) -> float:
-    """Images a second after the first batch, which pays for starting."""
+    """Return the number of images per second after the first batch, whose time includes the start."""
     stream = batches()
     next(stream)
     start, seen = time.perf_counter(), 0
@@ -194,7 +194,7 @@ def contenders(folder: Path, side: int) -> dict[str, Callable[[], Iterator[Tenso
 
 
 def compare(folder: Path, title: str, count: int, size: tuple[int, int], side: int, form: str, rounds: int) -> None:
-    """Run all contenders on one kind of image and print their ratios."""
+    """Run all loaders on one kind of image and print their ratios."""
     if not folder.is_dir():
         write(folder, count, size, form)
     runs = contenders(folder, side)

@@ -1,4 +1,4 @@
-"""How long a user waits: for help, for `import ldm`, and for the first training step of the quickstart.
+"""Measure how long a user waits: for help, for `import ldm`, and for the first training step of the quickstart.
 
 python -m tests.benchmarks.startup
 
@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 PROGRAMS = (
     *("train.py --help", "sample.py --help", "-m ldm.data.pack --help", "-m ldm.data.encode --help"),
-    *("-m ldm.ema --help", "-m ldm.data.icons --help", "-m ldm.data.openmoji --help"),
+    *("-m ldm.ema --help", "-m ldm.data.sources.icons --help", "-m ldm.data.sources.openmoji --help"),
     *("train.py experiment=txt2imag", "-c 'import ldm'"),
 )
 """Command lines that end by themselves."""
@@ -34,25 +34,25 @@ AutoencoderTask.training_step = first
 sys.argv = ["train.py", *sys.argv[1:]]
 runpy.run_path("train.py", run_name="__main__")
 """
-"""Runs `train.py` until its first training step is made."""
+"""A program that runs `train.py` until its first training step is made."""
 
 
 def seconds(arguments: list[str]) -> float:
-    """Return how long a Python process takes."""
+    """Return how long a Python process takes, in seconds."""
     start = time.monotonic()
     subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=False)
     return time.monotonic() - start
 
 
 def first_step(*overrides: str) -> float:
-    """Return how long it takes from typing the quickstart's command to the end of its first training step, data included."""
+    """Return the seconds from the start of the quickstart's command to the end of its first training step, data included."""
     with tempfile.TemporaryDirectory() as folder:
         places = [f"paths.data_dir={folder}/data", f"paths.runs_dir={folder}/runs"]
         return seconds(["-c", FIRST_STEP, "experiment=txt2img", *places, *overrides])
 
 
 def main(rounds: int = 5) -> None:
-    """Measure all, in turns, and print a table."""
+    """Measure all in turns and print a table."""
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for program in PROGRAMS:

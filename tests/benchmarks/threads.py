@@ -1,9 +1,11 @@
-"""How threads should wait: a training step of the icons' U-Net on a quiet machine and beside another busy process.
+"""Compare ways in which threads wait, by a training step of the icons' U-Net.
+
+Steps are timed on a quiet machine and beside another busy process.
 
 python -m tests.benchmarks.threads
 
-Each way to wait has a process of its own, since OpenMP reads it once; quiet and busy take turns. Printed are medians in
-milliseconds. The machine should have nothing else to do.
+Each way to wait has a process of its own, because OpenMP reads it once; quiet and busy take turns. Printed are medians
+in milliseconds. The machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ WAYS = {
     "the project's": None,
     "always asleep": {"OMP_WAIT_POLICY": "passive"},
 }
-"""Name -> environment; None: what `import ldm` sets."""
+"""Name -> environment variables; None: those that `import ldm` sets."""
 
 BUSY = "while True: pass"
 
@@ -65,7 +67,7 @@ def measure(way: dict[str, str] | None, count: int, *, busy: bool) -> float:
 
 
 def main(count: int = 25, rounds: int = 3) -> None:
-    """Measure all ways, in turns, and print a table."""
+    """Measure all ways in turns and print a table."""
     print(f"{'a step in ms':20} {'quiet':>10} {'busy':>10}")
     found = {name: ([], []) for name in WAYS}
     for _ in range(rounds):

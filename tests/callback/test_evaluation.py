@@ -25,7 +25,8 @@ class Model:
 def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)
     data = SimpleNamespace(
-        size=2, val_set=type("Set", (), {"__len__": lambda _: total, "caption_of": lambda _, number: str(number)})()
+        size=(2, 2),
+        val_set=type("Set", (), {"__len__": lambda _: total, "caption_of": lambda _, number: str(number)})(),
     )
     asked = []
     trainer = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""A small run of Lightning's trainer, with gradient accumulation, for callbacks to be tried in."""
+"""Run Lightning's trainer for a few steps with gradient accumulation, for tests of callbacks."""
 
 import pytorch_lightning as pl
 import torch
@@ -8,7 +8,10 @@ from ldm.callback.writer import CheckpointWriter
 
 
 def fit(task, callbacks, *, steps, validate_every, batches, ckpt=None):
-    """Train on the numbers below `batches`, one a batch, two batches a step; validations are counted in batches."""
+    """Train on the numbers below `batches`, one in a batch, with two batches in a step.
+
+    `validate_every` counts batches.
+    """
     trainer = pl.Trainer(
         max_steps=steps,
         max_epochs=-1,

@@ -8,8 +8,10 @@ import torch
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.checkpoint import load, load_autoencoder, load_classifier, read, save
+from ldm.guidance.base import Unguided
+from ldm.guidance.classifier import Classified
+from ldm.guidance.classifier_free import ClassifierFree
 from ldm.plot import read_metrics
-from ldm.sampler.guidance import Classified, ClassifierFree, Unguided
 from tests.conftest import command, forked
 
 OPTIONS = ["train.py", "experiment=classifier", "debug=tiny_classifier", "trainer=cpu", "data.source.count=6"]

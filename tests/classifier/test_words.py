@@ -204,8 +204,8 @@ def test_it_guides_no_model_of_other_latents_or_other_noise(classifier):
             classifier.join(Plain(), schedule)
 
 
-def test_sides_that_the_network_cannot_halve_are_refused():
-    with pytest.raises(ValueError, match="image side 8 gives latents of side 8.*use a multiple of 16"):
+def test_sizes_that_the_network_cannot_halve_are_refused():
+    with pytest.raises(ValueError, match="image size 8 gives latents of 8.*use a multiple of 16"):
         small(multipliers=[1, 1, 1, 1, 1])
 
 

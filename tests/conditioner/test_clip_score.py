@@ -6,7 +6,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from ldm.conditioner.clip_score import CLIPScore
 from ldm.config import build, compose
 from tests.conditioner.test_conditioner import CAPTIONS, save_pretrained
-from tests.sampler.test_guidance import with_and_without
+from tests.guidance.models import with_and_without
 
 
 @pytest.fixture

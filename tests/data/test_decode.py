@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm.data.decode import Broken, decode_image, decode_text, decode_with_size, read_header
-from tests.data.shards import encoded
+from tests.data.small_shards import encoded
 
 RED = (255, 0, 0)
 

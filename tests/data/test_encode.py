@@ -16,10 +16,9 @@ from ldm.data.dataset import finish
 from ldm.data.decode import Broken
 from ldm.data.encode.encoder import Encoder, _typed, encode, main, output_folder
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
-from ldm.data.shards import name_shards
+from ldm.data.shards.names import name_shards
 from tests.conditioner.test_conditioner import save_pretrained
-from tests.data.shards import captioned, level, numbered, opened, write_tar
-from tests.data.test_stream import read_all
+from tests.data.small_shards import captioned, level, numbered, opened, read_all, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_processes_share_the_shards(tmp_path, images, autoencoder):
 def test_broken_images_are_left_out_and_counted(tmp_path, autoencoder):
     from PIL import Image
 
-    from tests.data.shards import encoded
+    from tests.data.small_shards import encoded
 
     files = [(f"{i}.{e}", d) for i in range(5) for e, d in (("png", level(i)), ("txt", b"x"))]
     half = encoded(Image.effect_noise((64, 64), 50))[:700]
@@ -127,7 +126,7 @@ def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
             captioned(tmp_path, **settings, **options)
     with pytest.raises(ValueError, match="latents already"):
         captioned(tmp_path, **settings, cache_latents=True)
-    with pytest.raises(ValueError, match="made at side 8; set data.size=8"):
+    with pytest.raises(ValueError, match="made at size 8; set data.size=8"):
         captioned(tmp_path, **settings, size=16)
     with pytest.raises(ValueError, match="validation needs images"):
         captioned(tmp_path, train=images["train"], val=settings["train"])
@@ -241,7 +240,7 @@ def test_the_next_command_can_be_typed(tmp_path, monkeypatch, capsys, ckpt, imag
         ("flip=1", "flip=1 cannot be"),
         ("seed=x", "seed=x cannot be"),
         ("data.workers=-1", "data.workers=-1 cannot be"),
-        ("data.size=9", "side 9"),
+        ("data.size=9", "size 9"),
         ("data.crop=random", "images that change cannot be encoded once"),
         ("data.train=nowhere.tar", "no shard at 'nowhere.tar'"),
     ],

@@ -16,7 +16,7 @@ from filelock import FileLock
 from PIL import Image, features
 
 from ldm.data.pack.packer import Packer
-from ldm.data.shards import write_shards
+from ldm.data.shards.names import write_shards
 from tests.conftest import ROOT, forked
 from tests.data.packing import captioned, contents, encoded, images, pack, reasons, table, written
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.config import compose
 from ldm.data.pack.packer import Packer
-from ldm.data.shards import name_shards
+from ldm.data.shards.names import name_shards
 from tests.data.packing import captioned, contents, encoded, images, pack, reasons, table
 
 

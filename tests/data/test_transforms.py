@@ -8,7 +8,7 @@ from PIL import Image
 
 from ldm.data.decode import Broken
 from ldm.data.transforms import CaptionChoice, ImageTransform, Size
-from tests.data.shards import encoded
+from tests.data.small_shards import encoded
 
 
 def striped():

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from ldm.data.icons import Icons
+from ldm.data.sources.icons import Icons
 from ldm.metric.caption import CaptionAccuracy
 from ldm.metric.extractor import EfficientNetLite0, Extractor, Inception
 from ldm.metric.frechet import Frechet

@@ -28,9 +28,9 @@ from ldm.conditioner.base import Conditioner
 from ldm.config import build, differences, packages_of, quote_texts, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
-from ldm.data.index import Index
 from ldm.data.latents import pack_latent
-from ldm.data.shards import write_shard
+from ldm.data.shards.dataset_index import Index
+from ldm.data.shards.names import write_shard
 from ldm.folder import OutputFolder
 from ldm.options import COUNT, FLAG, SEED, OneOf, Rule, check_all
 from ldm.tensors import DTYPES

@@ -17,10 +17,10 @@ from ldm.conditioner.base import Conditioner, cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, texts_of
+from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion, Start
 from ldm.options import SIZE, Optional, check
 from ldm.sampler.base import Sampler
-from ldm.sampler.guidance import Guidance
 
 log = logging.getLogger(__name__)
 

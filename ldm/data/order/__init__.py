@@ -1,0 +1,1 @@
+"""The order of samples in training: shuffling, and batch samplers."""

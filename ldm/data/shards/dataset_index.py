@@ -1,0 +1,245 @@
+"""The index of a data set: all samples of its shards that pass the filters, with numbers from 0."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ldm.batch import Skip
+from ldm.data.order.batch_sampler import spread
+from ldm.data.shards.grouping import Leftover, Sample
+from ldm.data.shards.members import Extent
+from ldm.data.shards.shard_index import PlacesCache, ShardSummary, column, make, read
+
+FEW_SHARDS = 8
+"""The largest number of shards that are indexed without worker processes."""
+
+MOST_PROCESSES = 16
+"""The largest number of worker processes that index shards."""
+
+COMPARISONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
+FILTER = re.compile(r"\s*([\w.-]+)\s*(<=|>=|==|!=|<|>)\s*([-+.\deE]+)\s*")
+"""A filter: a name, a comparison and a number."""
+
+
+class Index:
+    """The index of a data set: all samples that pass the filters, numbered from 0 in the order of the shards.
+
+    Args:
+        shards: Summaries of the shards.
+        filters: Conditions on the numbers of a sample, like "aesthetic > 5": the name of a number in its .json file, or
+            `width`, `height`, `side` (the shorter of both) or `ratio` (width / height) of its image; one of < <= > >=
+            == !=; and a number. A sample without the number meets only conditions with !=.
+        limit: The largest number of samples; if there are more, they are taken evenly spaced. None: all.
+
+    Raises:
+        ValueError: If a filter is wrong, or no sample is left.
+    """
+
+    def __init__(
+        self, shards: Sequence[ShardSummary], filters: Sequence[str] = (), *, limit: int | None = None
+    ) -> None:
+        self.shards = list(shards)
+        self.filters = list(filters)
+        self.limit: int | None = None
+        self._places = PlacesCache()
+        self._kept = self._keep() if filters else None
+        if limit is not None:
+            self._thin(limit)
+        self.counts = np.array([shard.samples for shard in shards] if self._kept is None else [*map(len, self._kept)])
+        self.stamps = {shard.path: shard.stamp for shard in shards}
+        self._starts = [0, *np.cumsum(self.counts).tolist()]
+        if not len(self):
+            raise ValueError(self._why_empty())
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, number: int) -> Sample:
+        shard, row = self._locate(number)
+        where = self._places(self.shards[shard])
+        first, last = where.key_ends[row - 1] if row else 0, where.key_ends[row]
+        key = where.keys[first:last].tobytes().decode(errors="surrogateescape")
+        extents = map(Extent, where.offsets[row].tolist(), where.sizes[row].tolist())
+        return Sample(key, self.shards[shard].path, *extents)
+
+    @property
+    def encoding(self) -> dict[str, str]:
+        """The facts that say how the latents in the shards were made; empty for images.
+
+        Raises:
+            ValueError: If shards were made in different ways.
+        """
+        known = {json.dumps(shard.encoding, sort_keys=True): shard for shard in self.shards if shard.samples}
+        if len(known) > 1:
+            first, second = list(known.values())[:2]
+            raise ValueError(
+                f"{first.path} and {second.path} were not made the same way: {first.encoding or 'images'}, "
+                f"{second.encoding or 'images'}; train on one kind, encoded by one autoencoder"
+            )
+        return self.shards[0].encoding if known else {}
+
+    @property
+    def skipped(self) -> list[Skip]:
+        """The samples that were left out; an entry with the key "" stands for damage to a whole shard."""
+        return [skip for shard in self.shards for skip in shard.skipped]
+
+    @property
+    def leftovers(self) -> list[tuple[Skip, int]]:
+        """The files that are not read, though no sample is broken without them.
+
+        For each shard and reason, there is the first file, and the number of files.
+        """
+        return [
+            (Leftover(shard.path, first, reason), count)
+            for shard in self.shards
+            for reason, (count, first) in shard.leftovers.items()
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the samples in this order: of their keys, sizes and numbers, the filters and the limit.
+
+        It does not depend on the folder or the names of the shards.
+        """
+        parts = [[shard.digest for shard in self.shards], self.filters, self.limit]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def column(self, name: str) -> np.ndarray:
+        """Return one number of every sample.
+
+        Args:
+            name: A number of the .json files, or `width`, `height`, `side` or `ratio` of the image.
+
+        Returns:
+            `(N,)` float64; NaN for a sample that does not have the number.
+        """
+        columns = [column(shard, name) for shard in self.shards]
+        if self._kept is not None:
+            columns = [values[kept] for values, kept in zip(columns, self._kept)]
+        return np.concatenate(columns)
+
+    def _thin(self, limit: int) -> None:
+        """Keep `limit` samples, evenly spaced, if there are more."""
+        kept = self._kept or [np.arange(shard.samples) for shard in self.shards]
+        total = sum(map(len, kept))
+        if total > limit:
+            ends = np.cumsum([len(rows) for rows in kept])
+            numbers = np.asarray(spread(total, limit))
+            parts = np.split(numbers, np.searchsorted(numbers, ends)[:-1])
+            self._kept = [rows[part - end + len(rows)] for rows, part, end in zip(kept, parts, ends)]
+            self.limit = limit
+
+    def _why_empty(self) -> str:
+        """Return the error message for an index without samples."""
+        held = sum(shard.samples for shard in self.shards)
+        why = "; ".join(sorted({skip.reason for skip in self.skipped})) or "all are empty"
+        if held:
+            why = f"none of {held} passes the filters {self.filters}"
+        first = ", ".join(shard.path for shard in self.shards[:3])
+        return f"no samples in {len(self.shards)} shards ({first}): {why}; give shards that hold images with captions"
+
+    def _locate(self, number: int) -> tuple[int, int]:
+        """Return the number of the shard of a sample, and its row in the index of that shard."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        shard = bisect_right(self._starts, number) - 1
+        row = number - self._starts[shard]
+        return shard, row if self._kept is None else int(self._kept[shard][row])
+
+    def _keep(self) -> list[np.ndarray]:
+        """Return, for each shard, the rows of the samples that pass all filters."""
+        known = {"width", "height", "side", "ratio"}.union(*(shard.numbers for shard in self.shards))
+        masks = [np.ones(shard.samples, bool) for shard in self.shards]
+        for text in self.filters:
+            match = FILTER.fullmatch(text)
+            if match is None:
+                raise ValueError(f"the filter {text!r} is not of the form 'NAME > NUMBER' (or < <= >= == !=)")
+            name, comparison, value = match.groups()
+            if name not in known:
+                raise ValueError(
+                    f"the filter {text!r} asks for {name}, but samples have only {', '.join(sorted(known))}"
+                )
+            masks = [
+                mask & COMPARISONS[comparison](column(shard, name), float(value))
+                for shard, mask in zip(self.shards, masks)
+            ]
+        return [np.flatnonzero(mask) for mask in masks]
+
+
+def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]:
+    """Return the summaries of shards, after making the indexes that are missing or stale.
+
+    The index of a shard is the hidden file `.SHARD.tar.index` beside it or, if that folder cannot be written, a file in
+    `cache`. It is stale if the size or the modification time of the shard has changed. Several processes may call this
+    at the same time: one of them makes the indexes, and the others wait.
+
+    Args:
+        shards: Paths of the shards.
+        cache: The folder for indexes that cannot lie beside their shards.
+
+    Returns:
+        One summary for each shard, in the same order.
+
+    Raises:
+        OSError: If a shard changes while it is indexed.
+    """
+    found = {shard: summary for shard in shards if (summary := read(shard, Path(cache)))}
+    missing = [shard for shard in shards if shard not in found]
+    if missing:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        with FileLock(Path(cache) / ".lock"):
+            _make([shard for shard in missing if not read(shard, Path(cache))], Path(cache))
+        found |= {shard: summary for shard in missing if (summary := read(shard, Path(cache)))}
+    changed = [shard for shard in shards if shard not in found]
+    if changed:
+        raise OSError(f"{changed[0]} changed while it was indexed; start when all shards are written")
+    return [found[shard] for shard in shards]
+
+
+class _Making(Dataset):
+    """A map-style data set whose items make the index of a shard each.
+
+    So the workers of a DataLoader make indexes in parallel.
+
+    Args:
+        shards: Paths of the shards.
+        cache: The folder for indexes that cannot lie beside their shards.
+    """
+
+    def __init__(self, shards: Sequence[str], cache: Path) -> None:
+        self.shards = shards
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, number: int) -> int:
+        return make(self.shards[number], self.cache)
+
+
+def _make(shards: Sequence[str], cache: Path) -> None:
+    """Make the indexes of shards, in worker processes if there are many, and show the progress."""
+    workers = min(MOST_PROCESSES, os.cpu_count() or 1, len(shards)) if len(shards) > FEW_SHARDS else 0
+    own = torch.Generator()  # leaves the global generator as it is
+    loader = DataLoader(_Making(shards, cache), batch_size=None, num_workers=workers, generator=own)
+    with tqdm(total=len(shards), desc="indexing shards", unit="shard", disable=len(shards) <= FEW_SHARDS) as bar:
+        samples = 0
+        for count in loader:
+            samples += count
+            bar.set_postfix(samples=samples, refresh=False)
+            bar.update()

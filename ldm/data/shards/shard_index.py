@@ -1,0 +1,289 @@
+"""The index of one shard on disk: number, byte ranges, image sizes and numbers of its samples.
+
+Making an index reads the headers of all images and all .json files of the shard, once. Later runs read the index alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ldm.batch import Skip
+from ldm.data.decode import Broken, read_header
+from ldm.data.latents import read_encoding
+from ldm.data.shards.grouping import Contents, Leftover, Sample, list_shard
+from ldm.data.shards.members import Extent
+from ldm.data.shards.names import numbers_of
+from ldm.tensors import write_tensors
+
+log = logging.getLogger(__name__)
+
+VERSION = "3"
+"""Version of the index format; an index of another version is made again."""
+HEADER_BYTES = 2**16
+"""The number of bytes at the beginning of an image that usually hold its size; if they do not, all bytes are read."""
+
+
+class ShardSummary(NamedTuple):
+    """The facts about a shard that are known without reading the byte ranges of its samples.
+
+    Args:
+        path: The file of the shard.
+        file: The file of its index.
+        stamp: Size and modification time of the shard when it was indexed.
+        samples: The number of samples in the shard.
+        numbers: Names of the numbers in its .json files.
+        digest: A hash of everything that is known about its samples, except where they lie.
+        encoding: How cached latents were made: by which autoencoder, and so on; empty for images.
+        skipped: Samples that were left out; an entry with the key "" stands for damage to the shard itself.
+        leftovers: Files that are not read, though no sample is broken without them: for each reason, their number and
+            the name of the first one.
+    """
+
+    path: str
+    file: str
+    stamp: str
+    samples: int
+    numbers: list[str]
+    digest: str
+    encoding: dict[str, str]
+    skipped: list[Skip]
+    leftovers: dict[str, tuple[int, str]]
+
+
+class _Rows(NamedTuple):
+    """The contents of an index while it is made, with one entry per sample.
+
+    Args:
+        samples: Keys and byte ranges.
+        sizes: Width and height of each image in pixels.
+        numbers: The numbers in each .json file.
+        encoding: How cached latents were made; empty for images.
+        skipped: Samples and files that were left out.
+    """
+
+    samples: list[Sample]
+    sizes: list[tuple[int, int]]
+    numbers: list[dict[str, float]]
+    encoding: dict[str, str]
+    skipped: list[Skip]
+
+
+def make(shard: str, cache: Path) -> int:
+    """Make the index of a shard, beside it or, if that folder cannot be written, in the folder `cache`.
+
+    Args:
+        shard: The path of the shard.
+        cache: The folder for indexes that cannot lie beside their shards.
+
+    Returns:
+        The number of samples in the shard.
+    """
+    before = os.stat(shard)
+    rows = _look_into(shard, list_shard(shard))
+    names = sorted({name for numbers in rows.numbers for name in numbers})
+    keys = [sample.key.encode(errors="surrogateescape") for sample in rows.samples]
+    extents = np.array([sample[2:] for sample in rows.samples], np.int64).reshape(-1, 3, 2)
+    tensors: dict[str, np.ndarray] = {
+        "keys": np.frombuffer(bytearray(b"".join(keys)), np.uint8),
+        "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
+        "offsets": np.ascontiguousarray(extents[:, :, 0]),
+        "sizes": np.ascontiguousarray(extents[:, :, 1]),
+        "pixels": np.array(rows.sizes, np.int64).reshape(-1, 2),
+        "numbers": np.array([[row.get(name, np.nan) for name in names] for row in rows.numbers], np.float64).reshape(
+            len(keys), len(names)
+        ),
+    }
+    known = b"".join(tensors[name].tobytes() for name in ("sizes", "pixels", "numbers"))
+    digest = hashlib.sha256(b"\0".join(keys) + known).hexdigest()[:16]
+    facts = {
+        "samples": len(keys),
+        "numbers": names,
+        "digest": digest,
+        "encoding": rows.encoding,
+        "skipped": [skip[1:] for skip in rows.skipped if not isinstance(skip, Leftover)],
+        "leftovers": _counted(skip for skip in rows.skipped if isinstance(skip, Leftover)),
+    }
+    metadata = {"version": VERSION, "shard": stamp_of(before), "facts": json.dumps(facts)}
+    _save(tensors, metadata, shard, cache)
+    return len(keys)
+
+
+def _counted(leftovers: Iterable[Skip]) -> dict[str, tuple[int, str]]:
+    """Count leftover files by reason, and keep the name of the first one of each."""
+    found: dict[str, tuple[int, str]] = {}
+    for _, name, reason in leftovers:
+        count, first = found.get(reason, (0, name))
+        found[reason] = count + 1, first
+    return found
+
+
+def _save(tensors: dict[str, np.ndarray], metadata: dict[str, str], shard: str, cache: Path) -> None:
+    """Write an index beside its shard, or, if that fails, into the cache folder."""
+    beside, elsewhere = _files(shard, cache)
+    given = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    try:
+        write_tensors(beside, given, metadata)
+    except (OSError, SafetensorError):
+        write_tensors(elsewhere, given, metadata)
+
+
+def _look_into(shard: str, contents: Contents) -> _Rows:
+    """Read the header of every image and the whole .json file of every sample of a shard."""
+    rows = _Rows([], [], [], {}, list(contents.skipped))
+    with open(shard, "rb") as file:
+        for sample in contents.samples:
+            try:
+                size = _look_at_image(file, sample, rows.encoding)
+            except Broken as broken:
+                rows.skipped.append(Skip(shard, sample.key, broken.reason))
+                continue
+            rows.samples.append(sample)
+            rows.sizes.append(size)
+            rows.numbers.append(numbers_of(_read_extent(file, sample.record)) if sample.record.size > 0 else {})
+    return rows
+
+
+def _look_at_image(file: Any, sample: Sample, encoding: dict[str, str]) -> tuple[int, int]:
+    """Return width and height of a sample's image in pixels; for latents, those of the image that they were made from.
+
+    How latents were made is written into `encoding`.
+
+    Raises:
+        Broken: If the image is unreadable, or its latents were made in another way than the first ones of the shard.
+    """
+    head = _read_extent(file, sample.image, HEADER_BYTES)
+    found = read_encoding(head)
+    if found is not None:
+        size = int(found.pop("width", 0)), int(found.pop("height", 0))
+        if encoding and encoding != found:
+            raise Broken("encoded otherwise than the first of its shard")
+        encoding.update(found)
+        return size
+    try:
+        return tuple(read_header(head))  # type: ignore[return-value]
+    except Broken:
+        if sample.image.size <= HEADER_BYTES:
+            raise
+        return tuple(read_header(_read_extent(file, sample.image)))  # type: ignore[return-value]
+
+
+def _read_extent(file: Any, extent: Extent, limit: int | None = None) -> bytes:
+    """Return the bytes of a file in a shard, or the first `limit` of them."""
+    file.seek(extent.offset)
+    return file.read(extent.size if limit is None else min(extent.size, limit))
+
+
+def read(shard: str, cache: Path) -> ShardSummary | None:
+    """Return the summary of a shard from its index.
+
+    Args:
+        shard: The path of the shard.
+        cache: The folder for indexes that cannot lie beside their shards.
+
+    Returns:
+        The summary; None if there is no index, or if the shard has changed since its index was made.
+    """
+    stamp = stamp_of(os.stat(shard))
+    for file in _files(shard, cache):
+        try:
+            with safe_open(file, "np") as content:
+                metadata = content.metadata() or {}
+        except (OSError, SafetensorError):
+            continue
+        if (metadata.get("version"), metadata.get("shard")) == (VERSION, stamp):
+            facts = json.loads(metadata["facts"])
+            skipped = [Skip(shard, *skip) for skip in facts.pop("skipped")]
+            leftovers = {reason: (count, first) for reason, (count, first) in facts.pop("leftovers").items()}
+            return ShardSummary(shard, str(file), stamp, skipped=skipped, leftovers=leftovers, **facts)
+        if metadata.get("version") == VERSION:
+            log.info("%s has changed since it was indexed; indexing it again", shard)
+    return None
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """Return size and modification time of a file as a text; if it differs, the file has changed."""
+    return f"{status.st_size}/{status.st_mtime_ns}"
+
+
+def _files(shard: str, cache: Path) -> tuple[Path, Path]:
+    """Return the two paths where the index of a shard may lie: beside it, and in the cache folder."""
+    path = Path(shard).absolute()
+    elsewhere = cache / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}-{path.name}.index"
+    return path.with_name(f".{path.name}.index"), elsewhere
+
+
+class Places(NamedTuple):
+    """Keys and byte ranges of all N samples of a shard.
+
+    Args:
+        keys: The bytes of all keys, one after the other, uint8.
+        key_ends: For each key, the position in `keys` where it ends, `(N,)` int64.
+        offsets: First bytes of image, .txt and .json in the shard, `(N, 3)` int64.
+        sizes: Numbers of their bytes, `(N, 3)` int64; -1 for a file that a sample does not have.
+    """
+
+    keys: np.ndarray
+    key_ends: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the arrays take, in bytes."""
+        return sum(array.nbytes for array in self)
+
+
+class PlacesCache:
+    """A cache of the byte ranges of the shards that were asked for last.
+
+    Args:
+        limit: The largest size of the cache in bytes; the shard that was asked for last is kept in any case.
+    """
+
+    def __init__(self, limit: int = 2**27) -> None:
+        self.limit = limit
+        self.held: OrderedDict[str, Places] = OrderedDict()
+        self.size = 0
+
+    def __call__(self, summary: ShardSummary) -> Places:
+        """Return keys and byte ranges of the samples of a shard, from the cache if they are in it."""
+        if summary.path not in self.held:
+            with safe_open(summary.file, "np") as content:
+                found = Places(*(content.get_tensor(name) for name in Places._fields))
+            self.size += found.nbytes
+            while self.held and self.size > self.limit:
+                self.size -= self.held.popitem(last=False)[1].nbytes
+            self.held[summary.path] = found
+        self.held.move_to_end(summary.path)
+        return self.held[summary.path]
+
+
+def column(shard: ShardSummary, name: str) -> np.ndarray:
+    """Return one number of every sample of a shard.
+
+    Args:
+        shard: The summary of the shard.
+        name: A number of the .json files, or of the image: `width`, `height`, `side` (the shorter of both, in pixels)
+            or `ratio` (width / height).
+
+    Returns:
+        `(N,)` float64; NaN for a sample that does not have the number.
+    """
+    with safe_open(shard.file, "np") as content:
+        if name in ("width", "height", "side", "ratio"):
+            width, height = content.get_tensor("pixels").astype(np.float64).T
+            return {"width": width, "height": height, "side": np.minimum(width, height)}.get(name, width / height)
+        if name in shard.numbers:
+            return content.get_tensor("numbers")[:, shard.numbers.index(name)]
+    return np.full(shard.samples, np.nan)

@@ -1,0 +1,146 @@
+"""Reading one shard from beginning to end, once: from a file, a URL or a command.
+
+Which files make up a sample is decided by the rule of the module `grouping`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import webdataset
+
+from ldm.batch import Skip
+from ldm.data.shards.grouping import (
+    CAPTIONS,
+    PICTURES,
+    Group,
+    Grouping,
+    first_part,
+    plain,
+    split_name,
+)
+from ldm.data.shards.members import CUT_OFF, EMPTY, Forward, Member, Unreadable, read_members, unpacked
+
+LATE = "after its sample, which a stream has passed on"
+"""Reason for a file that comes after its sample has been yielded."""
+PASSED_LINK = "hard link to a file that a stream has passed"
+"""Reason for a hard link, whose target cannot be read again."""
+
+
+class RawSample(NamedTuple):
+    """The bytes of a sample's files.
+
+    Args:
+        key: The key of the sample.
+        shard: The name of the shard that it lies in.
+        image: The image, or the cached latent.
+        text: The .txt file; None if there is none.
+        record: The .json file; None if there is none.
+    """
+
+    key: str
+    shard: str
+    image: bytes
+    text: bytes | None
+    record: bytes | None
+
+
+class ShardReader:
+    """A reader of the samples of one shard that keeps only those in memory whose files are being read.
+
+    The files of a sample must stand together in the shard, and only extras of the same image may lie between them. A
+    file that comes later is counted as a leftover, because its sample has already been yielded.
+
+    Args:
+        shard: A path, a URL or a command; the shard may be compressed (gzip, bzip2, xz).
+        skipped: A list to which samples and files are appended that are left out.
+    """
+
+    def __init__(self, shard: str, skipped: list[Skip]) -> None:
+        self.shard = shard
+        self.skipped = skipped
+        self.grouping = Grouping(shard, skipped)
+        self.closed: set[str] = set()
+        self.images: set[str] = set()
+
+    def __iter__(self) -> Iterator[RawSample]:
+        """Yield the samples in the order of the shard."""
+        try:
+            source = webdataset.gopen(self.shard)
+            stream = getattr(
+                source, "stream", source
+            )  # a command's own `read` loses the bytes that came before it failed
+            file = unpacked(Forward(stream))
+            for member in read_members(file):
+                if not member.name:
+                    if member.fault == EMPTY:
+                        source.close()  # raises if a command without any output has failed
+                    self._damaged(member.fault)
+                    break
+                yield from self._passed(member.name)
+                if not self._take(member, file):
+                    self._damaged(CUT_OFF)
+                    break
+            else:
+                source.close()  # raises if a command has failed
+        except Unreadable as error:
+            self._damaged(str(error))
+        except (OSError, ValueError) as error:
+            self._damaged(f"unreadable shard: {type(error).__name__}")
+        yield from self._rest()
+
+    def _passed(self, name: str) -> Iterator[RawSample]:
+        """Yield the samples that are complete before a file of this name is read."""
+        parts = split_name(name)
+        if parts is None:
+            return
+        key = plain(parts[0])
+        open_groups = self.grouping.groups
+        if open_groups and first_part(key) != first_part(next(iter(open_groups))):
+            yield from self._rest()
+        for other, group in list(open_groups.items()):
+            if other in self.closed or key == other or key.startswith(f"{other}."):
+                continue
+            self.closed.add(other)
+            if group.complete:
+                del open_groups[other]
+                self.images.add(other)
+                yield self._raw(self.grouping.hand_out(group))
+            else:  # an extra, or a sample without a part: its bytes are not needed to tell
+                group.files = {ending: member._replace(data=b"") for ending, member in group.files.items()}
+
+    def _rest(self) -> Iterator[RawSample]:
+        """Yield the remaining samples in memory, and forget all files."""
+        self.closed.update(self.grouping.groups)
+        for group in self.grouping.samples(self.images):
+            yield self._raw(group)
+        self.images.clear()
+
+    def _take(self, member: Member, file: Forward) -> bool:
+        """Add a file to its sample, with its bytes if they are needed.
+
+        Returns:
+            False if the shard ends inside the file, else True.
+        """
+        parts = split_name(member.name)
+        if parts is not None and plain(parts[0]) in self.closed:
+            self.grouping.leave(member, LATE)
+            return True
+        if member.link:
+            member = member._replace(fault=PASSED_LINK)
+        elif not member.fault and parts is not None and parts[1] in (*PICTURES, *CAPTIONS):
+            member = member._replace(data=file.read(member.extent.size))
+            if len(member.data) < member.extent.size:
+                return False
+        self.grouping.add(member)
+        return True
+
+    def _raw(self, group: Group) -> RawSample:
+        """Return the bytes of a complete sample."""
+        text, record = (part.data if part else None for part in (group.text, group.record))
+        return RawSample(group.key, self.shard, group.image.data if group.image else b"", text, record)
+
+    def _damaged(self, reason: str) -> None:
+        """Record damage to the shard itself."""
+        self.skipped.append(Skip(self.shard, "", reason))

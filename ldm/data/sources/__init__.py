@@ -1,0 +1,1 @@
+"""Data sets that the project writes itself, as tar shards."""

@@ -1,0 +1,259 @@
+"""The embedded data set: named icons in a colour on a background, "a red heart on a white background".
+
+The drawings and their names are real, nothing is downloaded, and the truth about every caption is known: a generated
+image can be compared with the drawing of its caption. `python -m ldm.data.sources.icons` writes the shards without
+training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fonticon_mdi7 import MDI7
+from PIL import Image, ImageDraw, ImageFont
+from tqdm.auto import tqdm
+
+from ldm.data.sources.base import SOURCE_OPTIONS
+from ldm.options import check_all
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAMILIAR = (
+    "heart cat dog star tree fish bird home car bus rocket airplane anchor apple bell bicycle bone book bug butterfly "
+    "cactus cake camera candle carrot castle cloud coffee crown cube dolphin duck egg elephant eye feather fire flag "
+    "flower ghost gift hammer horse key kite ladybug leaf lightbulb magnet mushroom owl panda paw penguin piano pizza "
+    "rabbit skull snail snowflake snowman spider trophy umbrella unicorn violin wrench tooth sunglasses tractor"
+).split()
+"""Names of the icons that come first; all others follow in alphabetical order."""
+
+SUPERSAMPLING = 4
+"""Icons are drawn this many times larger and then scaled down, which makes their edges smooth."""
+
+
+class Drawing(NamedTuple):
+    """The contents of one image.
+
+    Args:
+        icon: The name of the icon.
+        color: The name of its colour.
+        background: The name of the colour of the background.
+    """
+
+    icon: str
+    color: str
+    background: str
+
+    @property
+    def caption(self) -> str:
+        """The caption of the image in the shards: "a red heart on a white background"."""
+        return f"{_article(self.color)} {self.color} {self.icon} on {_article(self.background)} {self.background} background"
+
+
+class Icons:
+    """A data set of all combinations of icon, colour and background.
+
+    The combinations of the validation split are never trained on. But every icon, every colour, every background, and
+    every pair of two of them, is in the training split, if there are at least two values of each.
+
+    Args:
+        folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
+        count: The number of icons, familiar ones first.
+        colors: Name -> hex code of the colours of icons.
+        backgrounds: Name -> hex code of the colours of backgrounds.
+        size: Height and width of the images in pixels.
+        samples_per_shard: The largest number of samples in a shard.
+        val_share: The fraction of the combinations in the validation split.
+
+    Raises:
+        ValueError: If an option has a wrong value, a colour is also a background, or nothing can be held out for
+            validation.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        count: int,
+        colors: Mapping[str, str],
+        backgrounds: Mapping[str, str],
+        size: int,
+        samples_per_shard: int = 1000,
+        val_share: float = 0.125,
+    ) -> None:
+        given = {"count": count, "size": size, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        check_all({"data": {"source": given}}, SOURCE_OPTIONS)
+        self.icons = choose_icons(count)
+        self.colors = dict(colors)
+        self.backgrounds = dict(backgrounds)
+        clash = {code.lower() for code in self.colors.values()} & {code.lower() for code in self.backgrounds.values()}
+        if clash:
+            raise ValueError(f"colours and backgrounds share {sorted(clash)}; an icon would be invisible: change one")
+        self.size = size
+        self.samples_per_shard = samples_per_shard
+        self.train, self.val = split_drawings(
+            [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_share
+        )
+        choice = [self.icons, self.colors, self.backgrounds, size, samples_per_shard, val_share]
+        self.folder = Path(folder) / f"icons-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """The drawings of both splits."""
+        return self.train + self.val
+
+    def write(self) -> Path:
+        """Write the shards, if they do not exist yet; several processes may do so at the same time.
+
+        Returns:
+            The folder of the shards.
+        """
+        from ldm.data.shards.names import write_shards  # imported here: it loads torch, which --help does not need
+
+        if not self.folder.is_dir():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".icons-", dir=self.folder.parent))
+            try:
+                for split, drawings in (("train", self.train), ("val", self.val)):
+                    write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
+                draft.rename(self.folder)
+            except OSError:
+                if not self.folder.is_dir():  # otherwise, another process was faster
+                    raise
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+        return self.folder
+
+    def images(self, drawings: Sequence[Drawing]) -> Tensor:
+        """Render drawings as they are in the shards.
+
+        Args:
+            drawings: N drawings.
+
+        Returns:
+            Images, `(N, 3, size, size)` in [-1, 1].
+        """
+        import torch
+
+        from ldm.picture import to_tensor
+
+        return torch.stack([to_tensor(picture) for picture in self._render(drawings)])
+
+    def _samples(self, split: str, drawings: Sequence[Drawing]) -> Iterator[dict]:
+        """Yield the samples of a split as `write_shards` takes them."""
+        pictures = tqdm(self._render(drawings), total=len(drawings), desc=f"drawing {split} icons", unit="image")
+        for index, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
+            data = io.BytesIO()
+            picture.save(data, format="png")
+            record = {"caption": drawing.caption, **drawing._asdict()}
+            yield {
+                "__key__": f"{split}-{index:06d}",
+                "png": data.getvalue(),
+                "txt": drawing.caption.encode(),
+                "json": json.dumps(record).encode(),
+            }
+
+    def _render(self, drawings: Sequence[Drawing]) -> Iterator[Image.Image]:
+        """Yield the images of drawings in RGB; each icon is rendered once."""
+        masks: dict[str, Image.Image] = {}
+        for drawing in drawings:
+            if drawing.icon not in masks:
+                masks[drawing.icon] = icon_mask(drawing.icon, self.size)
+            picture = Image.new("RGB", (self.size, self.size), self.backgrounds[drawing.background])
+            picture.paste(self.colors[drawing.color], (0, 0), masks[drawing.icon])
+            yield picture
+
+
+def choose_icons(count: int) -> list[str]:
+    """Return the names of the first `count` icons whose name is one word.
+
+    Raises:
+        ValueError: If there are not so many, or `count` is below 1.
+    """
+    names = [name for name in dir(MDI7) if not name.startswith("_") and "_" not in name]
+    ordered = FAMILIAR + [name for name in sorted(names) if name not in FAMILIAR]
+    if not 1 <= count <= len(ordered):
+        raise ValueError(f"count={count} icons asked for; there are 1 to {len(ordered)} with a name of one word")
+    return ordered[:count]
+
+
+def icon_mask(icon: str, size: int) -> Image.Image:
+    """Render the coverage of an icon, centred in a square.
+
+    Args:
+        icon: The name of the icon.
+        size: Height and width of the square in pixels.
+
+    Returns:
+        A grayscale image; 255 where the icon covers a pixel, 0 where it does not.
+    """
+    large = size * SUPERSAMPLING
+    font = ImageFont.truetype(MDI7.__font_file__, round(large * 0.9))
+    mask = Image.new("L", (large, large), 0)
+    glyph = getattr(MDI7, icon).rpartition(".")[2]
+    ImageDraw.Draw(mask).text((large / 2, large / 2), glyph, fill=255, font=font, anchor="mm")
+    return mask.resize((size, size), Image.Resampling.BOX)
+
+
+def split_drawings(drawings: Sequence[Drawing], val_share: float) -> tuple[list[Drawing], list[Drawing]]:
+    """Split drawings at random into a training and a validation split; the same drawings are always split in the same way.
+
+    A drawing is not held out if it is the last one in training with one of its values or with a pair of its values.
+
+    Args:
+        drawings: All drawings.
+        val_share: The fraction of the validation split; it is smaller if not so many drawings can be held out.
+
+    Returns:
+        Drawings for training and for validation.
+
+    Raises:
+        ValueError: If no drawing can be held out.
+    """
+    remaining: dict[tuple, int] = {}
+    for drawing in drawings:
+        for part in _parts(drawing):
+            remaining[part] = remaining.get(part, 0) + 1
+    wanted = round(len(drawings) * val_share)
+    held_out: set[Drawing] = set()
+    for drawing in random.Random(0).sample(drawings, len(drawings)):
+        if len(held_out) == wanted:
+            break
+        if all(remaining[part] > 1 for part in _parts(drawing)):
+            held_out.add(drawing)
+            for part in _parts(drawing):
+                remaining[part] -= 1
+    if not held_out:
+        raise ValueError("nothing can be held out for validation; use at least two icons, colours and backgrounds")
+    return [d for d in drawings if d not in held_out], [d for d in drawings if d in held_out]
+
+
+def _parts(drawing: Drawing) -> list[tuple]:
+    """Return the values of a drawing, and all pairs of two of them."""
+    values = list(enumerate(drawing))
+    return [(value,) for value in values] + list(itertools.combinations(values, 2))
+
+
+def _article(word: str) -> str:
+    """Return the indefinite article of a word."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def report(source: Icons) -> None:
+    """Write a data set and print its size."""
+    print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")
+
+
+if __name__ == "__main__":
+    from ldm.config import write_source
+
+    write_source("icons", report)

@@ -1,0 +1,1 @@
+"""Guidance: denoisers that wrap a denoiser, so that all kinds of guidance work with all samplers."""

@@ -1,0 +1,73 @@
+"""The base classes of guidance, and no guidance."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ldm.guidance.context import Conditioner, Given
+from ldm.options import Real, check
+from ldm.sampler.path import Denoise
+
+SCALE = Real(-1e3, 1e3)
+"""Range of all guidance scales; 1 to 10 are usual."""
+
+
+class Guidance(ABC):
+    """A kind of guidance, which turns a conditional denoiser into the denoiser that a sampler calls."""
+
+    @property
+    def has_negative(self) -> bool:
+        """True if a negative prompt has an effect, because guidance leads away from its estimate."""
+        return False
+
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        """Return the conditioners, beside the model's own, that read the prompts."""
+        return ()
+
+    @abstractmethod
+    def wrap(self, given: Given) -> Denoise:
+        """Return the guided denoiser for one batch.
+
+        Args:
+            given: The context: denoiser, conditions and prompts of the batch.
+
+        Returns:
+            A function of x_t `(B, C, h, w)` and t `(B,)` that returns the guided estimate.
+        """
+
+
+class Unguided(Guidance):
+    """No guidance: the conditional denoiser as it is."""
+
+    def wrap(self, given: Given) -> Denoise:
+        """Return the conditional denoiser; see `Guidance.wrap`."""
+        return lambda x_t, t: given.denoiser(x_t, t, given.condition)
+
+
+class Over(Guidance, ABC):
+    """A kind of guidance that works on top of another one.
+
+    Args:
+        scale: Strength of the guidance.
+        guidance: The guidance on top of which it works; None: `Unguided`.
+
+    Raises:
+        ValueError: If the scale is out of its range.
+    """
+
+    def __init__(self, scale: float, guidance: Guidance | None) -> None:
+        check("guidance.scale", scale, SCALE)
+        self.scale = scale
+        self.guidance = guidance or Unguided()
+
+    @property
+    def has_negative(self) -> bool:
+        """True if a negative prompt has an effect on the guidance on top of which it works."""
+        return self.guidance.has_negative
+
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        """Return the conditioners that read the prompts for the guidance on top of which it works."""
+        return self.guidance.readers

@@ -1,0 +1,121 @@
+"""The context of guidance: the model, the conditions and prompts of a batch, and the other end of an interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ldm.batch import Condition
+from ldm.diffusion.denoiser import Denoiser
+from ldm.options import FRACTION, check
+from ldm.sampler.noise import as_seeds
+from ldm.text import clean_prompts
+
+Conditioner = Callable[[Sequence[str]], Condition]
+"""A conditioner as guidance calls it: prompts `(B,)` -> the condition of the backbone."""
+
+
+class Latents(Protocol):
+    """An autoencoder as guidance needs it."""
+
+    def image(self, latent: Tensor) -> Tensor:
+        """Decode latents, `(B, C, h, w)`, to images, `(B, 3, H, W)`; differentiable."""
+
+    def same_latents(self, other: Any) -> bool:
+        """Return whether another autoencoder gives the same latents."""
+
+
+class Toward(NamedTuple):
+    """The other end of an interpolation: image i goes a share of the way to prompts[i] and seeds[i].
+
+    Attributes:
+        prompts: The other prompt of each image, `(B,)`.
+        seeds: The other seed of each image, `(B,)`.
+        shares: How far to go for each image, `(B,)`, in [0, 1]: 0 is this end, 1 the other.
+    """
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    shares: Sequence[float]
+
+    def each(self, count: int) -> Toward:
+        """Return this end with a clean prompt, a seed and a share for each of `count` images.
+
+        Args:
+            count: Number of images.
+
+        Returns:
+            The other end of the interpolation, checked.
+
+        Raises:
+            ValueError: If there are more or fewer of them than images, or one of them is not valid.
+        """
+        prompts, shares = clean_prompts(self.prompts), [float(share) for share in self.shares]
+        if not len(prompts) == len(shares) == count:
+            raise ValueError(
+                f"the other end of an interpolation has a prompt, a seed and a share for each of {count} images; got "
+                f"{len(prompts)} prompts and {len(shares)} shares"
+            )
+        for share in shares:
+            check("shares", share, FRACTION)
+        return Toward(prompts, as_seeds(self.seeds, count), shares)
+
+    def rows(self, chunk: slice) -> Toward:
+        """Return the other end for a part of the images."""
+        return Toward(self.prompts[chunk], self.seeds[chunk], self.shares[chunk])
+
+
+class Given(NamedTuple):
+    """The context of guidance: everything that guidance may use for one batch.
+
+    Attributes:
+        denoiser: The denoiser, `(x_t, t, condition)` -> estimate.
+        condition: The condition of the prompts.
+        unconditional: The condition of the empty prompt or of the negative prompt.
+        prompts: The prompts of `condition`, `(B,)`.
+        autoencoder: The autoencoder to whose latents all of this belongs.
+        toward: The other end of an interpolation between prompts; None: there is no interpolation.
+    """
+
+    denoiser: Denoiser
+    condition: Condition
+    unconditional: Condition
+    prompts: Sequence[str]
+    autoencoder: Latents
+    toward: Toward | None = None
+
+    def log_likelihood(self, of: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """Return the log-likelihood of the prompts; between two prompts, interpolate it as the conditions are.
+
+        Args:
+            of: A function that returns the log-likelihood of prompts, `(B,)`.
+
+        Returns:
+            The log-likelihoods, `(B,)`.
+        """
+        here = of(self.prompts)
+        if self.toward is None:
+            return here
+        return torch.lerp(here, of(self.toward.prompts), here.new_tensor(self.toward.shares))
+
+
+def read(conditioner: Conditioner, prompts: Sequence[str], toward: Toward | None) -> Condition:
+    """Return the condition of prompts, interpolated with that of other prompts where there are some.
+
+    Args:
+        conditioner: Makes a condition from prompts.
+        prompts: The prompts, `(B,)`.
+        toward: The other end of the interpolation; None: there is no interpolation.
+
+    Returns:
+        The condition of the batch.
+    """
+    condition = conditioner(prompts)
+    if toward is None:
+        return condition
+    other = conditioner(toward.prompts)
+    (device, *_) = (part.device for part in other if part is not None)
+    return condition.lerp(other, torch.tensor(toward.shares, device=device))

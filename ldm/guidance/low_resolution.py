@@ -1,0 +1,42 @@
+"""Likeness to a low-resolution image as a score: super-resolution and variations by a model never trained for them."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.options import POSITIVE, check
+
+
+class Likeness:
+    """The score log p(y | x) = -distance(y, x made as small as y) / (2 deviation^2) for a low-resolution image y.
+
+    Args:
+        image: y, `(3, h, w)`, in [-1, 1], not larger than the images that are made.
+        deviation: How far from y an image may be, in units of a pixel value, positive; a smaller one holds more
+            tightly.
+        distance: A distance between two batches of images, `(B,)`, for example LPIPS; None: the squared error, summed
+            over the values of y.
+
+    Raises:
+        ValueError: If the deviation is not positive.
+
+    References:
+        Rombach et al., 2022, appendix C, eq. 15 and 16, arXiv:2112.10752.
+    """
+
+    def __init__(self, image: Tensor, *, deviation: float = 0.1, distance: nn.Module | None = None) -> None:
+        check("guidance.score.deviation", deviation, POSITIVE)
+        self.image = image
+        self.deviation = deviation
+        self.distance = distance
+
+    def log_likelihood(self, image: Tensor, prompts: object) -> Tensor:
+        """Return log p(y | image), `(B,)`; the prompts are not used. See `Score`."""
+        small = F.interpolate(image, self.image.shape[1:], mode="bilinear", antialias=True, align_corners=False)
+        wanted = self.image.to(image.device).expand_as(small)
+        if self.distance is not None:
+            far = self.distance.to(image.device)(small, wanted)
+        else:
+            far = (small - wanted).square().flatten(1).sum(1)
+        return -0.5 * far / self.deviation**2

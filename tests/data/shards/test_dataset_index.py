@@ -1,0 +1,88 @@
+"""The index of a data set: samples in order, filters, fingerprints, and several processes that ask at once."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ldm.data.shards.names import write_shards
+from tests.data.small_shards import keys, level, numbered, opened, sample, write_tar
+
+PNG = level(7)
+
+
+def test_what_is_written_is_found(tmp_path):
+    index = opened(numbered(tmp_path, [3, 0, 5]), tmp_path)
+    assert keys(index) == [f"{number:06d}" for number in range(8)]
+    assert index.counts.tolist() == [3, 0, 5]
+    for number in (0, 2, 3, 7):
+        found = index[number]
+        with open(found.shard, "rb") as file:
+            for extent, content in ((found.image, level(number)), (found.text, f"caption {number}".encode())):
+                file.seek(extent.offset)
+                assert file.read(extent.size) == content
+    with pytest.raises(IndexError):
+        index[8]
+
+
+def test_many_shards_are_indexed_by_several_processes(tmp_path):
+    index = opened(numbered(tmp_path, [2] * 12), tmp_path)
+    assert keys(index) == [f"{number:06d}" for number in range(24)]
+
+
+def test_several_processes_may_ask_at_once(tmp_path):
+    """Each shard is indexed by one of them, and all see the same."""
+    pattern = numbered(tmp_path, [50] * 12)
+    program = f"""
+from ldm.data.shards import dataset_index
+from ldm.data.shards.names import find_shards
+made, make = [], dataset_index.make
+dataset_index.make = lambda *a: made.append(a) or make(*a)
+dataset_index.FEW_SHARDS = 100
+found = dataset_index.Index(dataset_index.index_shards(find_shards({pattern!r}, "."), {str(tmp_path / "cache")!r}))
+print(len(made), len(found), found.fingerprint)
+"""
+    running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    made, samples, names = zip(*(process.communicate()[0].split() for process in running))
+    assert sum(map(int, made)) == 12
+    assert set(samples) == {"600"}
+    assert len(set(names)) == 1
+
+
+def test_filters(tmp_path):
+    numbered(tmp_path, [5, 5])
+    write_shards([sample("wide", size=(40, 10), txt=b"no json")], tmp_path, "wide", samples_per_shard=5)
+    pattern = str(tmp_path / "*.tar")
+    assert keys(opened(pattern, tmp_path, ["aesthetic > 0.3", "flag == 1"])) == ["000004", "000006", "000008"]
+    assert keys(opened(pattern, tmp_path, ["side>=10"])) == ["wide"]
+    assert keys(opened(pattern, tmp_path, ["ratio >= 4e0", "height < 11"])) == ["wide"]
+    assert len(opened(pattern, tmp_path, ["number != 3"])) == 10, "samples without the number stay: nan is not 3"
+    assert len(opened(pattern, tmp_path, ["number <= 3"])) == 4
+    with pytest.raises(
+        ValueError, match="asks for beauty, but samples have only aesthetic, flag, height, number, ratio"
+    ):
+        opened(pattern, tmp_path, ["beauty > 5"])
+    with pytest.raises(ValueError, match="not of the form"):
+        opened(pattern, tmp_path, ["aesthetic is high"])
+    with pytest.raises(ValueError, match="none of 11 passes the filters"):
+        opened(pattern, tmp_path, ["aesthetic > 100"])
+    first, second = (opened(pattern, tmp_path, [f"aesthetic > {least}"]) for least in (0.1, 0.2))
+    assert first.fingerprint != second.fingerprint != opened(pattern, tmp_path).fingerprint
+    assert np.array_equal(first.column("number"), np.arange(2, 10))
+
+
+def test_a_fingerprint_knows_the_numbers_that_filters_ask_for(tmp_path):
+    def of(value):
+        write_tar(tmp_path / "a.tar", [("a.png", PNG), ("a.txt", b"x"), ("a.json", b'{"aesthetic": %d}' % value)])
+        return opened(str(tmp_path / "a.tar"), tmp_path, ["aesthetic > 1"]).fingerprint
+
+    assert of(6) != of(4)
+
+
+def test_moved_shards_are_the_same_data(tmp_path):
+    pattern = numbered(tmp_path / "a", [3, 2])
+    before = opened(pattern, tmp_path).fingerprint
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert opened(f"{tmp_path}/b/*.tar", tmp_path).fingerprint == before

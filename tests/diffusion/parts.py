@@ -1,0 +1,95 @@
+"""Schedules, predictions, timestep samplers and small exact networks that the tests of this folder use."""
+
+import torch
+
+from ldm.diffusion.prediction import Clean, Flow, Noise, Velocity
+from ldm.diffusion.schedule import EDM, Cosine, DDPMLinear, Linear, RectifiedFlow, Shifted, Sigmoid, ZeroTerminal
+from ldm.diffusion.times import Cosh, LogitNormal, LogNormal, Times, Uniform
+
+CPU = torch.device("cpu")
+
+
+SCHEDULES = [
+    Linear(),
+    DDPMLinear(),
+    Cosine(),
+    Sigmoid(),
+    RectifiedFlow(),
+    EDM(),
+    ZeroTerminal(Linear()),
+    ZeroTerminal(Sigmoid()),
+    ZeroTerminal(Shifted(Linear(), shift=2.0)),
+    Shifted(Linear(), shift=2.0),
+    Shifted(RectifiedFlow(), shift=3.0),
+]
+
+
+PREDICTIONS = [Noise(), Clean(), Velocity(), Flow()]
+
+TIMES = [Uniform(), LogitNormal(), LogNormal(), Cosh()]
+
+GRID = torch.arange(1, 1001) / 1000
+
+
+def name(part):
+    inner = getattr(part, "schedule", None)
+    return type(part).__name__ + (f"-{name(inner)}" if inner is not None else "")
+
+
+def map_of(values):
+    return values[:, None, None, None]
+
+
+class Perfect(torch.nn.Module):
+    """The exact noise prediction for data from N(0, variance)."""
+
+    def __init__(self, schedule, variance):
+        super().__init__()
+        self.schedule, self.data_variance = schedule, variance
+
+    def forward(self, x_t, t, condition):
+        alpha, sigma = (map_of(p) for p in self.schedule.alpha_sigma(t))
+        return sigma * x_t / (alpha**2 * self.data_variance + sigma**2)
+
+
+class Exact(torch.nn.Module):
+    """The exact denoiser of N(0, variance) data as a network says it, times a weight to be trained, and a learned variance."""
+
+    def __init__(self, schedule, prediction, variance):
+        super().__init__()
+        self.schedule, self.prediction, self.data_variance = schedule, prediction, variance
+        self.weight, self.fraction = (torch.nn.Parameter(torch.tensor(value)) for value in (1.0, 0.2))
+
+    def forward(self, x_t, t, condition):
+        alpha, sigma = (map_of(part) for part in self.schedule.alpha_sigma(t))
+        clean = alpha * self.data_variance / (alpha**2 * self.data_variance + sigma**2) * x_t
+        output = self.prediction.target(clean, (x_t - alpha * clean) / sigma, alpha, sigma)
+        return torch.cat([self.weight * output, self.fraction.expand_as(output)], dim=1)
+
+
+class Uncertain(torch.nn.Module):
+    """The exact noise prediction for N(0, 1) data, and a number for each time that says how large the variance is."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.perfect = Perfect(schedule, 1.0)
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+        self.fraction = torch.nn.Parameter(torch.zeros(1000))
+
+    def forward(self, x_t, t, condition):
+        fraction = map_of(self.fraction[(t * 1000).round().long() - 1]).expand_as(x_t)
+        return torch.cat([self.perfect(x_t, t, condition) + self.bias, 2 * fraction - 1], dim=1)
+
+
+class Fixed(Times):
+    """These times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def sample(self, count, schedule, device):
+        return self.times
+
+    def quantile(self, share, schedule):
+        raise NotImplementedError

@@ -1,0 +1,38 @@
+import re
+
+import pytest
+
+from ldm.config import CONFIGS, build, compose
+from ldm.diffusion.schedule import DDPMLinear
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["schedule", "prediction", "weighting", "times", "distance", "grid", "sampler", "guidance", "optimizer"],
+)
+def test_every_choice_of_a_group_builds(group):
+    for file in (CONFIGS / group).glob("*.yaml"):
+        if file.stem in ("autoguidance", "classifier", "likeness", "clip"):  # need files; see tests/test_sample.py
+            continue
+        target = "optimizer@task.diffusion.optimizer" if group == "optimizer" else group
+        config = compose("train", ["experiment=txt2img", f"{target}={file.stem}"])
+        made = build(config.task.diffusion.optimizer if group == "optimizer" else config[group])
+        assert made is not None
+        if group != "optimizer":
+            assert re.search(r"References:\n.*\d{4}", type(made).__doc__, re.DOTALL) or file.stem == "none", (
+                "it names its source"
+            )
+
+
+@pytest.mark.parametrize("choice", ["zero_terminal", "shifted"])
+def test_a_schedule_made_of_another_one_takes_any(choice):
+    overrides = [f"schedule={choice}", "schedule@schedule.schedule=ddpm_linear", "prediction=velocity"]
+    made = build(compose("train", ["experiment=txt2img", *overrides]).schedule)
+    assert isinstance(made.schedule, DDPMLinear)
+
+
+@pytest.mark.parametrize("grid", sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml")))
+def test_every_sampler_goes_along_the_grid_that_is_chosen(grid):
+    for file in (CONFIGS / "sampler").glob("*.yaml"):
+        config = compose("sample", ["ckpt=none", f"sampler={file.stem}", f"grid={grid}"])
+        assert type(build(config.sampler).grid) is type(build(config.grid)), file.stem
