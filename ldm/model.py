@@ -30,10 +30,10 @@ def _unchanged(denoise: Denoise) -> Denoise:
 
 
 class Beginning(NamedTuple):
-    """What sampling of one batch begins with.
+    """The beginning of sampling for one batch.
 
     Args:
-        given: What guidance may use of the batch.
+        given: The context of guidance.
         noise: The noise of each image.
         way: Where the sampler begins; by default at pure noise.
         wrap: Turns the guided denoiser into the one that the sampler calls.
@@ -46,10 +46,10 @@ class Beginning(NamedTuple):
 
 
 class Start(ABC):
-    """What sampling begins with instead of noise alone, and what is done to the images at its end.
+    """A start of sampling, which begins with more than noise, and may change the images at the end.
 
-    It holds one row an image, so that image i depends on row i alone. `ldm.generation.start` has those for image-to-image,
-    inpainting and interpolation.
+    It holds one row for each image, so that image i depends on row i alone. Those of image-to-image, inpainting and
+    interpolation are in `ldm.generation.start`.
     """
 
     @property
@@ -71,21 +71,21 @@ class Start(ABC):
 
     @abstractmethod
     def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
-        """Return what sampling of a batch, of as many images as there are rows, begins with.
+        """Begin the sampling of a batch that has as many images as this start has rows.
 
         Args:
             model: The model that is sampled.
-            given: What guidance is told, had this start nothing to say.
-            noise: The noise of each image, of which nothing is drawn yet.
-            sampler: The sampler, whose steps may matter.
+            given: The context of guidance, as it is without a start.
+            noise: The noise of each image; nothing is drawn of it yet.
+            sampler: The sampler.
 
         Raises:
-            ValueError: Where it cannot begin so.
+            ValueError: If it does not go with the model or the sampler.
         """
 
     @abstractmethod
     def finish(self, images: Tensor) -> Tensor:
-        """Return what becomes of the sampled images `(B, 3, H, W)` in [-1, 1], of the same shape and range."""
+        """Return the final images, `(B, 3, H, W)` in [-1, 1], made of the sampled ones, which have that shape and range."""
 
 
 class NoiseStart(Start):
@@ -234,6 +234,10 @@ class LatentDiffusion(nn.Module):
         start = (start or NoiseStart()).each(len(prompts))
         sampler, guidance = sampler or self.sampler, guidance or self.guidance
         size = as_size(size) if size is not None else start.size or self.size
+        if start.size not in (None, size):
+            raise ValueError(
+                f"the images to begin with are of size {start.size}, not {size}; leave size out, or resize them"
+            )
         self.check_size(size)
         images = [torch.empty(0, 3, *size)]
         for first in range(0, len(prompts), batch_size):

@@ -149,6 +149,7 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
         ({"size": 0}, "size=0 cannot be"),
         ({"start": ImageStart(image[0])}, "images to begin with are"),
         ({"start": ImageStart(image * torch.nan)}, "not finite"),
+        ({"start": ImageStart(image), "size": [32, 64]}, r"are of size 32, not \[32,64\]; leave size out"),
         ({"start": InpaintStart(image, image)}, r"masks are \(N, 1, 32, 32\), as the images"),
         ({"start": InvertedStart(image, ["a", "b"])}, "one text for each of 1 images to begin with is needed; got 2"),
         (

@@ -1,4 +1,4 @@
-"""Options that belong to modes: which those are, and what is said where one is given with another mode."""
+"""Options that belong to modes, and the error that is told where one is given with another mode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mode_options(folders: Sequence[Path]) -> dict[str, set[str]]:
 
 
 def misplaced(arguments: Sequence[str], configs: Path) -> str | None:
-    """Return what to do about the first option that belongs to other modes than the chosen one; None where all are right.
+    """Return an error about the first option that belongs to other modes than the chosen one; None where there is none.
 
     Args:
         arguments: The words of a command line; folders of configs that `--config-dir` names in it are looked at, too.

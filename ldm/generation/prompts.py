@@ -104,7 +104,7 @@ def _parse(line: str, place: str) -> Prompt:
 
 
 def _json(line: str) -> Any:
-    """Return what a line says as JSON; None where it is no JSON."""
+    """Return the value that a line holds as JSON; None where it is no JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Requests: what a mode asks to be made, one an image."""
+"""Requests: the images that a mode asks for, one request each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling a checkpoint into a folder: what `sample.py` does."""
+"""Sample a checkpoint into a folder, as `sample.py` does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.config import build, build_literally, resolved
 from ldm.generation.folder import SampleFolder
-from ldm.generation.mode.base import Mode, Parts
+from ldm.generation.mode.base import Mode, ModeParts
 from ldm.generation.request import SampleRequest
 from ldm.generation.writer import generate
 from ldm.guidance.base import Guidance
@@ -27,7 +27,7 @@ RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT}
 """Numbers among the options of every mode -> what they can be; all others are checked by what they belong to."""
 
 
-class ConfigParts(Parts):
+class ConfigParts(ModeParts):
     """The parts that the options of `sample.py` describe.
 
     Args:
@@ -42,7 +42,7 @@ class ConfigParts(Parts):
         """Options of the parts that were asked for, for the record."""
 
     def model(self) -> LatentDiffusion:
-        """See `Parts.model`."""
+        """See `ModeParts.model`."""
         packages = self.config.packages
         model = checkpoint.load(self.config.ckpt, device=self.device, packages=packages)
         if self.config.decoder is not None:
@@ -50,7 +50,7 @@ class ConfigParts(Parts):
         return model
 
     def autoencoder(self) -> Autoencoder:
-        """See `Parts.autoencoder`."""
+        """See `ModeParts.autoencoder`."""
         packages = self.config.packages
         autoencoder, _ = checkpoint.load_autoencoder(self.config.ckpt, packages=packages)
         if self.config.decoder is not None:
@@ -58,13 +58,13 @@ class ConfigParts(Parts):
         return autoencoder.to(self.device).eval()
 
     def sampler(self) -> Sampler:
-        """See `Parts.sampler`."""
+        """See `ModeParts.sampler`."""
         self.settings["sampler"] = resolved(self.config.sampler)
         sampler: Sampler = build(self.config.sampler)
         return sampler
 
     def guidance(self) -> Guidance:
-        """See `Parts.guidance`."""
+        """See `ModeParts.guidance`."""
         self.settings["guidance"] = resolved(self.config.guidance)
         guidance: Guidance = build(self.config.guidance)
         return guidance
@@ -77,7 +77,7 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
         config: `configs/sample.yaml` with the options.
 
     Returns:
-        What was made, and the folder that it is in.
+        The requests whose images were made, and the folder of the images.
 
     Raises:
         ValueError: Where options make no sense, before anything is written.

@@ -1,4 +1,4 @@
-"""What every mode is: options of its own, the requests that it makes of them, and what makes their images."""
+"""The base classes of modes: a mode has options, makes requests of them, and gives the generator of their images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 MOST_WARNINGS = 10
 
 
-class Parts(ABC):
+class ModeParts(ABC):
     """The parts that a mode may ask for; each is loaded when it is asked for, and not before."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Mode(ABC):
 
     @abstractmethod
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
-        """Return what is to be made; files that images begin with are read, so that mistakes are told early.
+        """Return the requests for all images; files that images begin with are read, so that mistakes are told early.
 
         Args:
             n: The number of images of each prompt, at least 1.
@@ -91,8 +91,8 @@ class Mode(ABC):
         """
 
     @abstractmethod
-    def generator(self, parts: Parts) -> Generator:
-        """Return what makes the images, built of the parts that it asks for.
+    def generator(self, parts: ModeParts) -> Generator:
+        """Return the generator of the images, built of the parts that it asks for.
 
         Raises:
             ValueError: Where parts and options do not fit together.
@@ -125,10 +125,10 @@ class PromptMode(Mode):
 
     @abstractmethod
     def start(self, requests: Sequence[SampleRequest]) -> Start:
-        """Return what sampling of prepared requests of one size begins with."""
+        """Return the start of sampling for prepared requests of one size."""
 
     @final
-    def generator(self, parts: Parts) -> Generator:
+    def generator(self, parts: ModeParts) -> Generator:
         """See `Mode.generator`."""
         sampler, guidance = parts.sampler(), parts.guidance()
         if any(prompt.negative for prompt in self.prompts) and not guidance.has_negative:
@@ -143,7 +143,7 @@ class PromptGenerator(Generator):
     """Makes the images of a mode by a latent diffusion model.
 
     Args:
-        mode: The mode, which says what sampling begins with.
+        mode: The mode, which gives the start of sampling.
         model: The model.
         sampler: The sampler.
         guidance: The guidance.

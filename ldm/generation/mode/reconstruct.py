@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.autoencoder.base import Autoencoder
 from ldm.generation.folder import image_name
 from ldm.generation.images import InitImages
-from ldm.generation.mode.base import Generator, Mode, Parts, optional_size
+from ldm.generation.mode.base import Generator, Mode, ModeParts, optional_size
 from ldm.generation.request import SampleRequest
 from ldm.sampler.finite import check_finite, check_weights
 
@@ -38,7 +38,7 @@ class Reconstruct(Mode):
         self.images.check()
         return [SampleRequest(image_name(index), init=file) for index, file in enumerate(self.images.files)]
 
-    def generator(self, parts: Parts) -> Generator:
+    def generator(self, parts: ModeParts) -> Generator:
         """See `Mode.generator`."""
         return Reconstruction(self.images, parts.autoencoder())
 
