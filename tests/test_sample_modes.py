@@ -19,7 +19,7 @@ from ldm.generation.mode.inpaint import Inpaint
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.options import misplaced, mode_options
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, numbered
+from ldm.generation.request import SampleRequest, captions, numbered
 from ldm.generation.start import ImageStart
 from ldm.generation.writer import batches
 from ldm.guidance.autoguidance import Autoguidance
@@ -300,6 +300,9 @@ class Mirrored(PromptMode):
 
     def size_of(self, request, model):
         return model.size
+
+    def fields(self, requests):
+        return captions(requests)
 
     def start(self, requests):
         return Mirror(NoiseStart()) if self.turned else NoiseStart()

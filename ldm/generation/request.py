@@ -69,6 +69,11 @@ def numbered(prompts: Sequence[Prompt], n: int, seed: int, *, inits: Sequence[st
     return made
 
 
+def captions(requests: Sequence[SampleRequest]) -> dict[str, list[str]]:
+    """Return the field "caption" of requests, made of their prompts."""
+    return {"caption": [request.prompt or "" for request in requests]}
+
+
 def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
     """Yield the texts that a model reads for some requests: first all prompts, then the others."""
     yield from (request.prompt for request in requests if request.prompt is not None)

@@ -124,6 +124,10 @@ class PromptMode(Mode):
         """
 
     @abstractmethod
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """Return the fields that the model reads for prepared requests of one size; see `LatentDiffusion.sample`."""
+
+    @abstractmethod
     def start(self, requests: Sequence[SampleRequest]) -> Start:
         """Return the start of sampling for prepared requests of one size."""
 
@@ -143,7 +147,7 @@ class PromptGenerator(Generator):
     """Makes the images of a mode by a latent diffusion model.
 
     Args:
-        mode: The mode, which gives the start of sampling.
+        mode: The mode, which gives the fields and the start of sampling.
         model: The model.
         sampler: The sampler.
         guidance: The guidance.
@@ -169,7 +173,7 @@ class PromptGenerator(Generator):
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
         """See `Generator.__call__`."""
         return self.model.sample(
-            {"caption": [request.prompt or "" for request in requests]},
+            self.mode.fields(requests),
             seeds=[request.seed or 0 for request in requests],
             size=requests[0].size,
             negative=[request.negative or "" for request in requests],

@@ -10,7 +10,7 @@ from ldm.batch import Size
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, numbered
+from ldm.generation.request import SampleRequest, captions, numbered
 from ldm.generation.start import ImageStart, InvertedStart
 from ldm.model import LatentDiffusion, Start
 from ldm.options import FRACTION, check
@@ -58,6 +58,10 @@ class Img2Img(PromptMode):
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
         """See `PromptMode.size_of`."""
         return self.images.size(str(request.init), model.size_multiple)
+
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """See `PromptMode.fields`."""
+        return captions(requests)
 
     def start(self, requests: Sequence[SampleRequest]) -> Start:
         """See `PromptMode.start`."""

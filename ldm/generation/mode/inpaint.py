@@ -10,7 +10,7 @@ from ldm.batch import Size
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, numbered
+from ldm.generation.request import SampleRequest, captions, numbered
 from ldm.generation.start import InpaintStart
 from ldm.model import LatentDiffusion
 from ldm.options import COUNT, Whole, check
@@ -68,6 +68,10 @@ class Inpaint(PromptMode):
                 [replace(request, size=size)], self.mask
             )  # what is cut out must be masked in part, too
         return size
+
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """See `PromptMode.fields`."""
+        return captions(requests)
 
     def start(self, requests: Sequence[SampleRequest]) -> InpaintStart:
         """See `PromptMode.start`."""

@@ -9,7 +9,7 @@ from ldm.batch import Size
 from ldm.generation.folder import image_name
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest
+from ldm.generation.request import SampleRequest, captions
 from ldm.generation.start import InterpolationStart
 from ldm.model import LatentDiffusion
 from ldm.options import SEED, Optional, check
@@ -74,6 +74,10 @@ class Interpolate(PromptMode):
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
         """See `PromptMode.size_of`."""
         return self.size or model.size
+
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """See `PromptMode.fields`."""
+        return captions(requests)
 
     def start(self, requests: Sequence[SampleRequest]) -> InterpolationStart:
         """See `PromptMode.start`."""

@@ -8,7 +8,7 @@ from typing import Any
 from ldm.batch import Size
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, numbered
+from ldm.generation.request import SampleRequest, captions, numbered
 from ldm.model import LatentDiffusion, NoiseStart
 
 
@@ -35,6 +35,10 @@ class Txt2Img(PromptMode):
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
         """See `PromptMode.size_of`."""
         return self.size or model.size
+
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """See `PromptMode.fields`."""
+        return captions(requests)
 
     def start(self, requests: Sequence[SampleRequest]) -> NoiseStart:
         """See `PromptMode.start`."""
