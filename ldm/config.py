@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,6 +77,24 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 def build(node: Any) -> Any:
     """The object that a config node describes by `_target_` and arguments."""
     return instantiate(node, _convert_="all")
+
+
+def build_literally(node: Any) -> Any:
+    """Build the object that a config node describes, as `build` does, and take texts as they are.
+
+    `build` reads values that interpolations gave a second time, and so stumbles over a prompt that holds `${`. In return there
+    is only `_target_` here, no other key of Hydra's `instantiate`.
+    """
+
+    def made(part: Any) -> Any:
+        if isinstance(part, list):
+            return [made(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        options = {key: made(value) for key, value in part.items() if key != "_target_"}
+        return get_object(part["_target_"])(**options) if "_target_" in part else options
+
+    return made(resolved(node))
 
 
 def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:

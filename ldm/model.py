@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
@@ -15,66 +15,102 @@ from ldm.batch import Batch, Size, as_size
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
-from ldm.guidance.base import Guidance, Unguided
-from ldm.guidance.context import Given, Toward, read
+from ldm.guidance.base import Guidance
+from ldm.guidance.context import Given
 from ldm.options import COUNT, check
 from ldm.sampler.base import Sampler, Way
 from ldm.sampler.finite import check_finite, check_latents, check_weights
-from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
-from ldm.sampler.inversion import invert
 from ldm.sampler.noise import Noise, as_seeds
+from ldm.sampler.path import Denoise
 from ldm.text import clean_prompts
 
 
-class Source(NamedTuple):
-    """Images to begin with.
+def _unchanged(denoise: Denoise) -> Denoise:
+    return denoise
 
-    image     `(N, 3, H, W)` in [-1, 1], one for each prompt; a single one is for all
-    strength  share of the sampler's steps that are made from it, in [0, 1]
-    mask      1 where something new shall be, 0 where the image stays, `(N, 1, H, W)`; None: all may change
-    border    pixels around the mask over which new and old are blended; beyond, the image stays as it is
-    visits    of each step; see Way
-    prompts   what the images show, `(N,)`, or one text for all; then they become noise by inverting DDIM, not by drawing it,
-              and keep what the new prompts do not change, best without guidance. None: noise is drawn
+
+class Beginning(NamedTuple):
+    """The beginning of sampling for one batch.
+
+    Args:
+        given: The context of guidance.
+        noise: The noise of each image.
+        way: Where the sampler begins; by default at pure noise.
+        wrap: Turns the guided denoiser into the one that the sampler calls.
     """
 
-    image: Tensor
-    strength: float = 1.0
-    mask: Tensor | None = None
-    border: int = 4
-    visits: int = 1
-    prompts: str | Sequence[str] | None = None
+    given: Given
+    noise: Noise
+    way: Way = Way()
+    wrap: Callable[[Denoise], Denoise] = _unchanged
 
-    def each(self, count: int) -> Source:
-        """Return this source with one image, mask and clean prompt for each of `count` images.
+
+class Start(ABC):
+    """A start of sampling, which begins with more than noise, and may change the images at the end.
+
+    It holds one row for each image, so that image i depends on row i alone. Those of image-to-image, inpainting and
+    interpolation are in `ldm.generation.start`.
+    """
+
+    @property
+    @abstractmethod
+    def size(self) -> Size | None:
+        """Return the size of the images to begin with; None where there are none."""
+
+    @abstractmethod
+    def each(self, count: int) -> Start:
+        """Return this start with one row for each of `count` images.
 
         Raises:
-            ValueError: Where there are neither one nor `count` of them, or an image is not finite.
+            ValueError: Where it has neither one row for all nor `count` of them, or a value that cannot be.
         """
-        image, mask, prompts = self.image, self.mask, self.prompts
-        if image.ndim != 4 or len(image) not in (1, count) or (mask is not None and len(mask) not in (1, count)):
-            raise ValueError(
-                f"images to begin with are (N, 3, H, W), one for each of {count} prompts; got {image.shape}"
-            )
-        if not image.isfinite().all():
-            raise ValueError("images to begin with are numbers in [-1, 1]; got some that are not finite")
-        if prompts is not None:
-            shown = clean_prompts(prompts) * (count if isinstance(prompts, str) else 1)
-            if len(shown) != count:
-                raise ValueError(f"one text for each of {count} images to begin with is needed; got {len(shown)}")
-            prompts = shown
-        image = image.expand(count, -1, -1, -1)
-        return self._replace(
-            image=image, mask=None if mask is None else mask.expand(count, -1, -1, -1), prompts=prompts
-        )
 
-    def rows(self, chunk: slice) -> Source:
-        """Those of some images."""
-        return self._replace(
-            image=self.image[chunk],
-            mask=None if self.mask is None else self.mask[chunk],
-            prompts=None if self.prompts is None else self.prompts[chunk],
-        )
+    @abstractmethod
+    def rows(self, chunk: slice) -> Start:
+        """Return the start of some of the images."""
+
+    @abstractmethod
+    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+        """Begin the sampling of a batch that has as many images as this start has rows.
+
+        Args:
+            model: The model that is sampled.
+            given: The context of guidance, as it is without a start.
+            noise: The noise of each image; nothing is drawn of it yet.
+            sampler: The sampler.
+
+        Raises:
+            ValueError: If it does not go with the model or the sampler.
+        """
+
+    @abstractmethod
+    def finish(self, images: Tensor) -> Tensor:
+        """Return the final images, `(B, 3, H, W)` in [-1, 1], made of the sampled ones, which have that shape and range."""
+
+
+class NoiseStart(Start):
+    """Begins with noise alone."""
+
+    @property
+    def size(self) -> None:
+        """See `Start.size`."""
+        return None
+
+    def each(self, count: int) -> Start:
+        """See `Start.each`."""
+        return self
+
+    def rows(self, chunk: slice) -> Start:
+        """See `Start.rows`."""
+        return self
+
+    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+        """Change nothing; see `Start.begin`."""
+        return Beginning(given, noise)
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Return the images as they are; see `Start.finish`."""
+        return images
 
 
 class LatentDiffusion(nn.Module):
@@ -122,9 +158,14 @@ class LatentDiffusion(nn.Module):
 
     def check_size(self, size: int | Sequence[int]) -> None:
         """Raise ValueError where autoencoder or backbone cannot divide an image size."""
+        self.autoencoder.check_size(size, multiple=self.size_multiple // self.autoencoder.factor)
+
+    @property
+    def size_multiple(self) -> int:
+        """Return the number of pixels of which heights and widths of images are multiples."""
         backbone = self.denoiser.backbone
         assert isinstance(backbone, Backbone)
-        self.autoencoder.check_size(size, multiple=backbone.factor)
+        return self.autoencoder.factor * backbone.factor
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of each image, `(B,)`. Draws posterior, dropout, times and noise from torch's generator."""
@@ -140,103 +181,88 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        prompts: str | Sequence[str],
+        fields: Mapping[str, Any] | None = None,
         *,
+        prompts: str | Sequence[str] | None = None,
         seeds: int | Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
         negative: str | Sequence[str] = "",
-        toward: Toward | None = None,
-        source: Source | None = None,
+        start: Start | None = None,
         sampler: Sampler | None = None,
         guidance: Guidance | None = None,
-        size: int | Sequence[int] | None = None,
         batch_size: int = 16,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
-        """Images `(len(prompts), 3, H, W)` in [-1, 1], on the CPU.
+        """Return images `(N, 3, H, W)` in [-1, 1], on the CPU.
 
-        Image i depends on prompts[i] and seeds[i] alone (and their likes in the other options), not on the batch that it
-        is made in. On a CPU that holds up to the rounding of fp32, and the same call gives the same bits again. On a GPU
-        neither is promised: other kernels are chosen for other batch sizes, and some add in an order that changes from
+        Image i depends on row i of the fields and on seeds[i] alone (and their likes in the other options), not on the batch
+        that it is made in. On a CPU that holds up to the rounding of fp32, and the same call gives the same bits again. On a
+        GPU neither is promised: other kernels are chosen for other batch sizes, and some add in an order that changes from
         call to call, so that images differ by rounding, and by more where many steps or low precision let it grow. TF32,
         which `sample.py` turns off (torch.backends.cudnn.allow_tf32), adds to it; with
         torch.use_deterministic_algorithms(True) the same call gives the same bits there, too.
 
-        prompts     one text an image; a str is one prompt. White space around each is taken off, as of captions in training
-        seeds       one an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...
-        negative    what guidance leads away from, for all or one an image; "": from the mean of all images
-        toward      prompts and seeds at the other end of an interpolation; None: none
-        source      images to begin with; None: noise alone
-        sampler     None: the model's own; so for guidance and size, (height, width)
-        batch_size  images at once; changes speed only
-        progress    called with the number of images after each batch
+        An image is changed, a part of it made anew, and two prompts interpolated by a start (`ldm.generation.start`):
 
-        Raises ValueError where options do not fit together, or an image is not finite.
+            model.sample(prompts="a blue heart", start=ImageStart(image, strength=0.6))
+            model.sample(prompts="a blue heart", start=InpaintStart(image, mask))
+            model.sample(prompts=["a heart"] * 3, seeds=[1] * 3, start=InterpolationStart(["a cat"] * 3, [1] * 3, [0, 0.5, 1]))
+
+        Args:
+            fields: Name of a field -> its values, one an image: {"caption": ["a red heart", "a blue cat"]}.
+            prompts: Short for fields={"caption": prompts}; a str is one prompt. White space around each is taken off, as of
+                captions in training.
+            seeds: One an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...
+            size: Height and width of the images in pixels, one number for squares; None: that of the start's images, or as in
+                training.
+            negative: The negative prompt, for all or one an image; "": guidance leads away from the mean of all images.
+            start: What sampling begins with; None: noise alone.
+            sampler: None: the model's own.
+            guidance: None: the model's own.
+            batch_size: Images at once; changes speed only.
+            progress: Called with the number of images after each batch.
+
+        Raises:
+            ValueError: Where options do not fit together, or an image is not finite.
         """
         check("batch_size", batch_size, COUNT)
-        prompts = clean_prompts(prompts)
+        prompts = _prompts(fields, prompts)
         seeds = as_seeds(seeds, len(prompts))
         negatives = clean_prompts(negative) * (len(prompts) if isinstance(negative, str) else 1)
         if len(negatives) != len(prompts):
             raise ValueError(f"negative is one text, or one a prompt; got {len(negatives)} for {len(prompts)} prompts")
-        toward = None if toward is None else toward.each(len(prompts))
-        source = None if source is None else source.each(len(prompts))
+        start = (start or NoiseStart()).each(len(prompts))
         sampler, guidance = sampler or self.sampler, guidance or self.guidance
-        if source is not None and source.prompts is not None and sampler.draws:
+        size = as_size(size) if size is not None else start.size or self.size
+        if start.size not in (None, size):
             raise ValueError(
-                f"what init_prompt describes is made of its own noise, to which {type(sampler).__name__} would add other; "
-                "choose a sampler that adds none, like sampler=ddim"
+                f"the images to begin with are of size {start.size}, not {size}; leave size out, or resize them"
             )
-        size = as_size(size) if size is not None else self.size if source is None else Size(*source.image.shape[2:])
         self.check_size(size)
         images = [torch.empty(0, 3, *size)]
-        for start in range(0, len(prompts), batch_size):
-            chunk = slice(start, start + batch_size)
-            noise, end = Noise(seeds[chunk]), None
-            if toward is not None:
-                end = toward.rows(chunk)
-                noise = noise.toward(end.seeds, end.shares)
+        for first in range(0, len(prompts), batch_size):
+            chunk = slice(first, first + batch_size)
             given = Given(
                 self.denoiser,
-                read(self.conditioner, prompts[chunk], end),
+                self.conditioner(prompts[chunk]),
                 self.conditioner(negatives[chunk]),
                 prompts[chunk],
                 self.autoencoder,
-                end,
             )
-            rows = None if source is None else source.rows(chunk)
-            images.append(self._sample_batch(given, noise, sampler, guidance, size, rows))
+            part = start.rows(chunk)
+            begun = part.begin(self, given, Noise(seeds[chunk]), sampler)
+            images.append(part.finish(self._sample_batch(begun, sampler, guidance, size)))
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images)
 
-    def _sample_batch(
-        self, given: Given, noise: Noise, sampler: Sampler, guidance: Guidance, size: Size, source: Source | None
-    ) -> Tensor:
-        device = self.autoencoder.shift.device
+    def _sample_batch(self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size) -> Tensor:
+        """Return the images `(B, 3, H, W)` in [-1, 1] of one batch, on the CPU, before the start finishes them."""
+        given, noise, way, wrap = begun
         height, width = (length // self.autoencoder.factor for length in size)
         shape = (self.autoencoder.latent_channels, height, width)
-        denoise, way = guidance.wrap(given), Way()
-        if source is not None:
-            image = source.image if source.mask is None else without_masked(source.image, source.mask)
-            init = self.autoencoder.to_latent(self.autoencoder.encode(image.to(device)).mean)
-            if source.mask is not None:
-                made = F.max_pool2d(source.mask.to(device), self.autoencoder.factor)
-                denoise = hold_known(denoise, init, made)
-            if source.prompts is None:
-                way = Way(init, source.strength, source.visits)
-            else:
-                said = clean_prompts(source.prompts)
-                shown = given._replace(condition=self.conditioner(said), prompts=said, toward=None)
-                start = invert(
-                    Unguided().wrap(shown),
-                    self.denoiser.schedule,
-                    init,
-                    steps=sampler.steps,
-                    grid=sampler.grid,
-                    strength=source.strength,
-                )
-                way = Way(None, source.strength, source.visits, start)
-        latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, device, way)
+        denoise = wrap(guidance.wrap(given))
+        latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, self.autoencoder.shift.device, way)
         image = self.autoencoder.image(latent).cpu()
         if not (latent.isfinite().all() and image.isfinite().all()):
             check_weights(self)
@@ -244,12 +270,7 @@ class LatentDiffusion(nn.Module):
         check_finite(
             image, [f"the image of {p!r} with seed {s}" for p, s in zip(given.prompts, noise.seeds, strict=True)]
         )
-        image = image.clamp(-1, 1)
-        if source is None or source.mask is None:
-            return image
-        return torch.where(
-            source.mask > 0, image, torch.lerp(source.image, image, soft_mask(source.mask, source.border))
-        )
+        return image.clamp(-1, 1)
 
     def _check_weighting(self) -> None:
         """Sampling starts at t = 1; where nothing but noise is left there, SNR and loss may both be zero."""
@@ -273,3 +294,16 @@ class LatentDiffusion(nn.Module):
                 f"channels with model.denoiser.learned_variance={str(self.denoiser.learned_variance).lower()} need {wanted}; "
                 f"set backbone.out_channels={wanted}"
             )
+
+
+def _prompts(fields: Mapping[str, Any] | None, prompts: str | Sequence[str] | None) -> list[str]:
+    """Return the clean prompts of images, which are given in one of two ways."""
+    if fields is not None and not isinstance(fields, Mapping):
+        raise ValueError(
+            f"fields are a mapping from names to values; got {fields!r}; prompts go by name: prompts=[...]"
+        )
+    if (fields is None) == (prompts is None):
+        raise ValueError('give one of prompts=["a red heart"] and fields={"caption": ["a red heart"]}')
+    if fields is not None and set(fields) != {"caption"}:
+        raise ValueError(f'this model needs the field "caption" and no other; got {", ".join(fields) or "none"}')
+    return clean_prompts(prompts if fields is None else fields["caption"])  # type: ignore[arg-type]

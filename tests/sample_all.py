@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ldm.config import CONFIGS, compose
-from ldm.generate import sample
+from ldm.generation.sample import sample
 
 if "RANK" in os.environ:
     dist.init_process_group("gloo")

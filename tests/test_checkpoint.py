@@ -15,7 +15,7 @@ PROMPTS = ["a red heart on a white background", "a blue cat on a black backgroun
 
 def test_a_moved_checkpoint_is_complete(tiny_run, tmp_path):
     moved = shutil.copy(tiny_run / MODEL_FILE, tmp_path / "elsewhere.safetensors")
-    first, second = (load(path).sample(PROMPTS) for path in (tiny_run, moved))
+    first, second = (load(path).sample(prompts=PROMPTS) for path in (tiny_run, moved))
     assert first.shape == (3, 3, 32, 32)
     assert torch.equal(first, second)
 
@@ -27,19 +27,19 @@ def test_lightning_checkpoint_loads_its_averaged_weights(tiny_run):
     name = "denoiser.backbone.conv_in.weight"
     assert torch.equal(weights[name], raw["state_dict"][f"model.{name}"])
     assert not torch.equal(weights[name], raw["current_model_state"][f"model.{name}"])
-    assert load(file).sample(PROMPTS[:1]).isfinite().all()
+    assert load(file).sample(prompts=PROMPTS[:1]).isfinite().all()
 
 
 def test_an_image_depends_on_its_seed_and_prompt_alone(tiny_run):
     model = load(tiny_run)
-    together = to_levels(model.sample(PROMPTS, seeds=[5, 6, 7], batch_size=3)).int()
+    together = to_levels(model.sample(prompts=PROMPTS, seeds=[5, 6, 7], batch_size=3)).int()
     for place in (2, 0, 1):
-        alone = to_levels(model.sample([PROMPTS[place]], seeds=[5 + place])).int()
+        alone = to_levels(model.sample(prompts=[PROMPTS[place]], seeds=[5 + place])).int()
         assert (alone[0] - together[place]).abs().max() <= 2
-    assert torch.equal(model.sample(PROMPTS, seeds=[5, 6, 7]), model.sample(PROMPTS, seeds=[5, 6, 7]))
-    assert not torch.equal(model.sample(PROMPTS[:1], seeds=[1]), model.sample(PROMPTS[:1], seeds=[2]))
+    assert torch.equal(model.sample(prompts=PROMPTS, seeds=[5, 6, 7]), model.sample(prompts=PROMPTS, seeds=[5, 6, 7]))
+    assert not torch.equal(model.sample(prompts=PROMPTS[:1], seeds=[1]), model.sample(prompts=PROMPTS[:1], seeds=[2]))
     with pytest.raises(ValueError, match="3 prompts and 1 seeds"):
-        model.sample(PROMPTS, seeds=[0])
+        model.sample(prompts=PROMPTS, seeds=[0])
 
 
 def test_autoencoder_has_statistics_and_keeps_them_in_stage_two(tiny_run):

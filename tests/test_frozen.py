@@ -122,7 +122,7 @@ def test_a_step_of_a_run_is_small_and_its_folder_complete(tiny_run, tmp_path):
         assert not [name for name in raw[part] if "autoencoder" in name]
     assert read(steps[-1])[1].keys() == read(tiny_run / "model.safetensors")[1].keys()
     copied = shutil.copytree(folder, tmp_path / "copy")
-    assert load(copied / steps[-1].name).sample(["a red heart"]).isfinite().all()
+    assert load(copied / steps[-1].name).sample(prompts=["a red heart"]).isfinite().all()
     alone = shutil.copy(steps[-1], tmp_path)
     with pytest.raises(ValueError, match=f"what is frozen lies in {frozen.name}"):
         load(alone)

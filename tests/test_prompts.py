@@ -3,8 +3,9 @@
 import pytest
 
 from ldm.data.decode import decode_text
-from ldm.orders import orders
-from ldm.prompts import Prompt, read_prompts
+from ldm.generation.mode.interpolate import Interpolate
+from ldm.generation.prompts import Prompt, read_prompts
+from ldm.generation.request import numbered
 from ldm.text import clean_prompts, lines
 
 
@@ -20,7 +21,7 @@ def test_only_line_ends_end_lines(tmp_path, inside):
     assert lines(text) == [f"a red{inside}heart", "a cat", "a dog", "", " a fox "]
     found = read_prompts(None, written(tmp_path, text))
     assert [prompt.text for prompt in found] == [f"a red{inside}heart", "a cat", "a dog", "a fox"]
-    assert [order.seed for order in orders("txt2img", found, 1, 7)] == [7, 8, 9, 10]
+    assert [request.seed for request in numbered(found, 1, 7)] == [7, 8, 9, 10]
 
 
 @pytest.mark.parametrize("text", [" a red  heart\t", "a red  heart\x0c", "\u3000a red  heart\n", "a red\0  heart"])
@@ -37,10 +38,17 @@ def test_json_lines_give_prompts_and_seeds(tmp_path):
     rows = ['{"prompt": " a\u2028heart ", "seed": 5, "negative": "cat"}', "", '{"prompt": "b", "file": "x.png"}']
     found = read_prompts(None, written(tmp_path, "\n".join(rows), "p.jsonl"))
     assert found == [Prompt("a\u2028heart", 5, "cat"), Prompt("b")]
-    made = [(order.prompt, order.seed, order.negative) for order in orders("txt2img", found, 2, 100)]
+    made = [(request.prompt, request.seed, request.negative) for request in numbered(found, 2, 100)]
     assert made == [("a\u2028heart", 5, "cat"), ("a\u2028heart", 6, "cat"), ("b", 102, None), ("b", 103, None)]
-    way = orders("interpolate", found[:1], 2, 100, to_prompt="c")
-    assert [(order.seed, order.to_seed) for order in way] == [(5, 5), (5, 5)]
+    way = Interpolate(found[:1], to_prompt="c").requests(2, 100)
+    assert [(request.seed, request.to_seed) for request in way] == [(5, 5), (5, 5)]
+
+
+def test_a_negative_prompt_is_that_of_all_prompts_without_one_of_their_own(tmp_path):
+    rows = ['{"prompt": "a", "negative": "cat"}', '{"prompt": "b", "negative": ""}', '{"prompt": "c"}']
+    found = read_prompts(None, written(tmp_path, "\n".join(rows), "p.jsonl"), " a dog\n")
+    assert [prompt.negative for prompt in found] == ["cat", "", "a dog"]
+    assert read_prompts("a", None, "") == [Prompt("a")]
 
 
 @pytest.mark.parametrize(
@@ -79,4 +87,4 @@ def test_text_files_of_usual_encodings_are_read(tmp_path, encoding):
 
 def test_no_seed_goes_beyond_the_last():
     with pytest.raises(ValueError, match=r"the seed of 00001.png=9223372036854775808 cannot be"):
-        orders("txt2img", [Prompt("a")], 2, 2**63 - 1)
+        numbered([Prompt("a")], 2, 2**63 - 1)

@@ -100,7 +100,7 @@ def test_two_processes_train_both_stages_and_evaluate(ddp_run, tiny_run):
     assert results["eval/frechet_efficientnet"] > 0
     accuracy = results["eval/icon_accuracy"] * 16
     assert accuracy == pytest.approx(round(accuracy)), "a share of 16 images, 8 from each rank"
-    assert load(ddp_run).sample(["a red heart"]).isfinite().all()
+    assert load(ddp_run).sample(prompts=["a red heart"]).isfinite().all()
 
 
 def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
@@ -224,7 +224,7 @@ def test_a_frozen_text_encoder_travels_in_the_checkpoint(home, places, tiny_run,
         "name=bert", *places,
     )  # fmt: skip
     shutil.rmtree(tmp_path / "bert")
-    images = load(home / "runs" / "bert").sample(["a red heart on a white background", ""])
+    images = load(home / "runs" / "bert").sample(prompts=["a red heart on a white background", ""])
     assert images.isfinite().all()
     assert not torch.equal(images[0], images[1])
 
@@ -279,7 +279,7 @@ def test_mixtures_filters_buckets_and_the_best_checkpoint_train(damaged_shards, 
     mixed = [f"data.train={mixture}", "data.filters=['side >= 32']", "name=mixed"]
     command(*second_stage, *options, *mixed, "task.diffusion.checkpoints.best=eval/frechet_efficientnet")
     kept = home / "runs" / "mixed" / "diffusion" / "checkpoints" / "best.ckpt"
-    assert load(kept).sample(["a red heart"]).isfinite().all()
+    assert load(kept).sample(prompts=["a red heart"]).isfinite().all()
     bucketed = [damaged_shards[0], "data.buckets={multiple:16,max_ratio:2}", "name=bucketed"]
     command(*second_stage, *options, *bucketed)
 
@@ -331,7 +331,7 @@ def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):
     command(*TINY[:-1], *places, *options, *two, "data.cache_latents=false")
     curve = dict(read_metrics(home / "runs" / "flow" / "diffusion" / "logs")["train/alignment"])
     assert [value != 0 for step, value in sorted(curve.items())] == [step < 10 for step in sorted(curve)]
-    assert load(home / "runs" / "flow").sample(["a red heart"]).isfinite().all()
+    assert load(home / "runs" / "flow").sample(prompts=["a red heart"]).isfinite().all()
 
 
 def test_edm_and_a_learned_variance_train_and_sample(home, places, tiny_run, tmp_path):
@@ -349,7 +349,7 @@ def test_edm_and_a_learned_variance_train_and_sample(home, places, tiny_run, tmp
     model = load(home / "runs" / "variance")
     assert isinstance(model.sampler, Heun)
     for sampler in (model.sampler, DDPM(10)):
-        assert model.sample(["a red heart"], sampler=sampler, guidance=Unguided()).isfinite().all()
+        assert model.sample(prompts=["a red heart"], sampler=sampler, guidance=Unguided()).isfinite().all()
 
 
 def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, tiny_run):
@@ -371,4 +371,4 @@ def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, ti
     assert not torch.equal(after.decoder.conv_in.weight, before.decoder.conv_in.weight)
     model = load(tiny_run)
     model.autoencoder = with_decoder(model.autoencoder, home / "runs" / "tuned")
-    assert not torch.equal(model.sample(["a red heart"]), load(tiny_run).sample(["a red heart"]))
+    assert not torch.equal(model.sample(prompts=["a red heart"]), load(tiny_run).sample(prompts=["a red heart"]))

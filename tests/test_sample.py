@@ -7,18 +7,20 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageDraw
 
+from ldm.batch import Size
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
+from ldm.generation.images import InitImages, find_images, read_image
+from ldm.generation.prompts import Prompt, read_prompts
+from ldm.generation.request import SampleRequest, numbered
+from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
 from ldm.guidance.autoguidance import Autoguidance
 from ldm.guidance.base import Unguided
 from ldm.guidance.classifier_free import ClassifierFree
-from ldm.guidance.context import Toward
 from ldm.guidance.loss import Scored
 from ldm.guidance.low_resolution import Likeness
-from ldm.model import Source
-from ldm.orders import check_images, find_images, orders, read_image, read_masked
+from ldm.model import Start
 from ldm.picture import to_levels, to_picture, to_tensor
-from ldm.prompts import Prompt, read_prompts
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2MSDE
 from tests.conftest import ROOT, command, forked
@@ -68,12 +70,12 @@ def test_every_sampler_gives_the_same_image_for_the_same_seed_in_any_batch(tiny_
         options.append("sampler.churn.amount=5")
     made = build(compose("sample", ["ckpt=none", *options]).sampler)
     prompts = ["a red heart on a white background", "a blue cat on a black background", "a green dog"]
-    together = to_levels(model.sample(prompts, seeds=[3, 4, 5], sampler=made)).int()
-    alone = to_levels(model.sample(prompts[1:2], seeds=[4], sampler=made)).int()
-    turned = to_levels(model.sample(prompts[::-1], seeds=[5, 4, 3], sampler=made, batch_size=2)).int()
+    together = to_levels(model.sample(prompts=prompts, seeds=[3, 4, 5], sampler=made)).int()
+    alone = to_levels(model.sample(prompts=prompts[1:2], seeds=[4], sampler=made)).int()
+    turned = to_levels(model.sample(prompts=prompts[::-1], seeds=[5, 4, 3], sampler=made, batch_size=2)).int()
     assert (alone[0] - together[1]).abs().max() <= 2
     assert (turned.flip(0) - together).abs().max() <= 2
-    other = to_levels(model.sample(prompts[:1], seeds=[9], sampler=made)).int()
+    other = to_levels(model.sample(prompts=prompts[:1], seeds=[9], sampler=made)).int()
     assert (other[0] - together[0]).abs().max() > 2
 
 
@@ -100,24 +102,24 @@ def test_in_every_mode_an_image_does_not_depend_on_its_batch(tiny_run, photo):
     mask[..., 16:] = 1
     noisy, quiet = DPMPP2MSDE(6), DDIM(6)
     ways = {
-        "img2img": {"source": Source(images, 0.6), "sampler": noisy},
-        "edited": {"source": Source(images, 0.6, prompts=["a heart"] * 3), "sampler": quiet, "guidance": Unguided()},
-        "inpaint": {"source": Source(images, mask=mask, visits=2), "sampler": noisy},
-        "interpolate": {"toward": Toward(prompts[::-1], [7, 8, 9], [0.2, 0.5, 0.8]), "sampler": noisy},
+        "img2img": {"start": ImageStart(images, 0.6), "sampler": noisy},
+        "edited": {"start": InvertedStart(images, ["a heart"] * 3, 0.6), "sampler": quiet, "guidance": Unguided()},
+        "inpaint": {"start": InpaintStart(images, mask, num_resample=2), "sampler": noisy},
+        "interpolate": {"start": InterpolationStart(prompts[::-1], [7, 8, 9], [0.2, 0.5, 0.8]), "sampler": noisy},
         "likeness": {"guidance": Scored(Likeness(images[0, :, ::4, ::4], deviation=0.5)), "sampler": noisy},
         "autoguidance": {"guidance": Autoguidance(load(tiny_run), scale=2.0), "sampler": noisy},
         "rescaled": {"guidance": ClassifierFree(3.0, rescale=0.5, threshold=2.0), "sampler": noisy},
     }
     for way, options in ways.items():
-        together = to_levels(model.sample(prompts, seeds=seeds, **options)).int()
-        rows = {name: part.rows(slice(1, 2)) for name, part in options.items() if isinstance(part, (Source, Toward))}
-        alone = to_levels(model.sample(prompts[1:2], seeds=seeds[1:2], **{**options, **rows})).int()
+        together = to_levels(model.sample(prompts=prompts, seeds=seeds, **options)).int()
+        rows = {name: part.rows(slice(1, 2)) for name, part in options.items() if isinstance(part, Start)}
+        alone = to_levels(model.sample(prompts=prompts[1:2], seeds=seeds[1:2], **{**options, **rows})).int()
         assert (alone[0] - together[1]).abs().max() <= 2, way
         assert (together[0] - together[1]).abs().max() > 2, way
 
 
 def test_python_interface(tiny_run):
-    assert load(tiny_run).sample(["a red heart on a white background"]).shape == (1, 3, 32, 32)
+    assert load(tiny_run).sample(prompts=["a red heart on a white background"]).shape == (1, 3, 32, 32)
 
 
 def test_errors_are_one_clear_line(tiny_run, tmp_path):
@@ -133,16 +135,11 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([PROMPT, "strength=0.5"], "strength has no meaning for mode=txt2img; with it, say mode=img2img"),
         ([PROMPT, "mode=reconstruct", "init=a.png"], "prompt has no meaning for mode=reconstruct"),
         ([PROMPT, "guidance=none", "negative=cat"], "with this guidance there is none"),
-        ([PROMPT, "mode=paint"], "mode is one of txt2img, img2img, inpaint, interpolate, reconstruct; got 'paint'"),
         ([PROMPT, "mode=img2img"], "mode=img2img needs init=FILE"),
         ([PROMPT, "init=a.png"], "init has no meaning for mode=txt2img; with it, say mode=img2img or mode=inpaint"),
         ([PROMPT, "mode=img2img", "init=/nowhere.png"], "no image at /nowhere.png"),
         ([PROMPT, "seed=true"], "seed=true cannot be; give a whole number, at least 0"),
         ([PROMPT, "seed=abc"], "seed=abc cannot be; give a whole number, at least 0"),
-        (
-            [PROMPT, "mode=img2img", "init=a.png", "strength=nan"],
-            "strength=nan cannot be; give a finite number, at least 0",
-        ),
         ([PROMPT, "device=meta"], "there is no device=meta here"),
         ([PROMPT, "packages=mine"], "packages is a list; say packages=[ldm,mine]"),
         ([PROMPT, "to_seed=3"], "to_seed has no meaning for mode=txt2img; with it, say mode=interpolate"),
@@ -158,10 +155,10 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_prompts_and_orders(tmp_path):
+def test_prompts_and_requests(tmp_path):
     (tmp_path / "p.txt").write_bytes("\ufeffone\r\n\n two \n".encode())
     assert read_prompts(None, str(tmp_path / "p.txt")) == [Prompt("one"), Prompt("two")]
-    assert [(o.file, o.prompt, o.seed) for o in orders("txt2img", [Prompt("one"), Prompt("two")], 2, 5)] == [
+    assert [(r.file, r.prompt, r.seed) for r in numbered([Prompt("one"), Prompt("two")], 2, 5)] == [
         ("00000.png", "one", 5),
         ("00001.png", "one", 6),
         ("00002.png", "two", 7),
@@ -216,7 +213,7 @@ def _latent(run, file):
     return autoencoder.to_latent(autoencoder.encode(to_tensor(Image.open(file))[None]).mean)
 
 
-@pytest.mark.parametrize("sampler", [["sampler=ddim"], ["sampler=unipc"], ["sampler=ddpm", "visits=2"]])
+@pytest.mark.parametrize("sampler", [["sampler=ddim"], ["sampler=unipc"], ["sampler=ddpm", "num_resample=2"]])
 def test_inpainting_keeps_what_is_not_masked_bitwise_beyond_the_border(tiny_run, photo, tmp_path, sampler):
     init, mask = photo / "init.png", photo / "mask.png"
     sample(
@@ -231,12 +228,18 @@ def test_inpainting_keeps_what_is_not_masked_bitwise_beyond_the_border(tiny_run,
     assert len(set(pixels(tmp_path / "x").values())) == 2, "another seed, another image"
 
 
+def read_masked(file, mask, size):
+    """The image in a file, and a mask of it, cut to a size; as batches of one."""
+    request = SampleRequest("00000.png", init=file, size=size)
+    return InitImages(file, size, mode="inpaint").read_masked([request], mask)
+
+
 def test_inpainting_does_not_know_what_was_there(tiny_run, photo):
     model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
-    mask = read_masked(str(photo / "init.png"), str(photo / "mask.png"), 32)[1][None]
+    mask = read_masked(str(photo / "init.png"), str(photo / "mask.png"), Size(32, 32))[1]
     black = torch.where(mask > 0, -1.0, image)
     first, second = (
-        model.sample(["a red heart"], source=Source(before, mask=mask, border=0)) for before in (image, black)
+        model.sample(prompts=["a red heart"], start=InpaintStart(before, mask, border=0)) for before in (image, black)
     )
     assert torch.equal(first, second)
 
@@ -280,10 +283,10 @@ def test_a_described_image_comes_back_from_its_own_noise(tiny_run, photo):
     """Inverted and made again with the same prompt, by the same steps; the usual noise would change it."""
     model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
     options = {"sampler": DDIM(20), "guidance": Unguided()}
-    plain = model.sample([""], source=Source(image, strength=0.0), **options)
+    plain = model.sample(prompts=[""], start=ImageStart(image, 0.0), **options)
     again, drawn = (
-        model.sample(["a red heart"], source=Source(image, strength=0.7, prompts=prompts), **options)
-        for prompts in (["a red heart"], None)
+        model.sample(prompts=["a red heart"], start=start, **options)
+        for start in (InvertedStart(image, ["a red heart"], 0.7), ImageStart(image, 0.7))
     )
     assert float((again - plain).abs().max()) < 0.02
     assert float((drawn - plain).abs().mean()) > 10 * float((again - plain).abs().mean())
@@ -291,16 +294,16 @@ def test_a_described_image_comes_back_from_its_own_noise(tiny_run, photo):
 
 def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
     """Large pictures, larger masks: nothing of what is masked is left beside it, not even by the smoothing."""
-    size, side = (500, 333), 32
-    picture, stroke = Image.effect_noise(size, 90).convert("RGB"), Image.new("RGBA", size)
+    large = (500, 333)
+    picture, stroke = Image.effect_noise(large, 90).convert("RGB"), Image.new("RGBA", large)
     ImageDraw.Draw(stroke).line((100, 300, 380, 20), fill="white", width=3)
     stroke.save(tmp_path / "stroke.png")
     seen = []
     for color in ("red", "blue"):
         ImageDraw.Draw(picture).line((100, 300, 380, 20), fill=color, width=3)
         picture.save(tmp_path / "picture.png")
-        seen.append(read_masked(str(tmp_path / "picture.png"), str(tmp_path / "stroke.png"), side))
-    (red, mask), (blue, _) = seen
+        seen.append(read_masked(str(tmp_path / "picture.png"), str(tmp_path / "stroke.png"), Size(32, 32)))
+    (red, (mask,)), (blue, _) = seen
     assert torch.equal(red, blue)
     assert mask.sum() > 30, "a line over the whole height"
     columns = mask[0].amax(0).nonzero().flatten()
@@ -314,12 +317,12 @@ def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):
     edge = Image.new("L", (96, 32))
     edge.paste(255, (0, 0, 8, 32))
     edge.save(tmp_path / "edge.png")
-    options = [PROMPT, "mode=inpaint", f"init={tmp_path / 'wide.png'}", f"mask={tmp_path / 'edge.png'}"]
+    options = [PROMPT, "mode=inpaint", f"init={tmp_path / 'wide.png'}", f"mask={tmp_path / 'edge.png'}", "size=32"]
     assert "masks nothing; white is made anew" in sample(tiny_run, tmp_path / "x", *options, ok=False), "of the centre"
     assert not (tmp_path / "x").exists()
     for name, message in (("small", "draw one of the same size"), ("black", "masks nothing; white is made anew")):
         with pytest.raises(ValueError, match=message):
-            check_images([str(photo / "init.png")], str(tmp_path / f"{name}.png"))
+            InitImages(str(photo / "init.png"), None, mode="inpaint").check(str(tmp_path / f"{name}.png"))
         options = [PROMPT, "mode=inpaint", f"init={photo / 'init.png'}", f"mask={tmp_path / name}.png"]
         assert message in sample(tiny_run, tmp_path / "x", *options, ok=False)
 
@@ -364,12 +367,12 @@ def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_
 def test_a_negative_prompt_leads_away_from_it(tiny_run):
     model = load(tiny_run)
     prompt = "a red heart on a white background"
-    plain = model.sample([prompt], guidance=ClassifierFree(1.0))
+    plain = model.sample(prompts=[prompt], guidance=ClassifierFree(1.0))
     torch.testing.assert_close(
-        model.sample([prompt], negative=prompt, guidance=ClassifierFree(5.0)), plain, atol=2e-3, rtol=0
+        model.sample(prompts=[prompt], negative=prompt, guidance=ClassifierFree(5.0)), plain, atol=2e-3, rtol=0
     )
-    other = model.sample([prompt], negative="a blue cat", guidance=ClassifierFree(50.0))
-    assert not torch.equal(other, model.sample([prompt], guidance=ClassifierFree(50.0)))
+    other = model.sample(prompts=[prompt], negative="a blue cat", guidance=ClassifierFree(50.0))
+    assert not torch.equal(other, model.sample(prompts=[prompt], guidance=ClassifierFree(50.0)))
 
 
 def test_autoguidance_leads_away_from_a_second_checkpoint(tiny_run, tmp_path):

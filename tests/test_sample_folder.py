@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ldm.sample_folder import SampleFolder, image_name
+from ldm.generation.folder import SampleFolder, image_name
 
 
 def fill(folder, *names, record=()):

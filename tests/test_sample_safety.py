@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 
 from ldm.checkpoint import CONFIG_KEY, find, load, read, save
+from ldm.generation.folder import SampleFolder
+from ldm.generation.request import SampleRequest
+from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
+from ldm.generation.writer import generate
 from ldm.guidance.base import Unguided
-from ldm.guidance.context import Toward
-from ldm.model import Source
-from ldm.orders import Order
-from ldm.sample_folder import SampleFolder
-from ldm.sample_writer import generate
 from ldm.sampler.ddim import DDIM
 from ldm.tensors import write_tensors
 from tests.conftest import forked
@@ -84,7 +83,7 @@ def test_an_image_that_is_none_is_an_error(tiny_run, value, message):
     with torch.no_grad():
         model.denoiser.backbone.conv_out.bias.fill_(value)
     with pytest.raises(ValueError, match=message):
-        model.sample("a red heart")
+        model.sample(prompts="a red heart")
 
 
 def test_a_decoder_that_gives_no_numbers_is_an_error(tiny_run):
@@ -93,7 +92,7 @@ def test_a_decoder_that_gives_no_numbers_is_an_error(tiny_run):
         model.autoencoder.decoder.conv_out.weight.fill_(3e38)
         model.autoencoder.decoder.conv_out.bias.fill_(3e38)
     with pytest.raises(ValueError, match=r"the image of 'a red heart' with seed 7 holds values that are not finite"):
-        model.sample("a red heart", seeds=[7])
+        model.sample(prompts="a red heart", seeds=[7])
 
 
 @pytest.mark.parametrize("scale", ["nan", "inf", "1e30"])
@@ -118,20 +117,23 @@ def test_each_job_of_a_sweep_has_a_folder(tiny_run, tmp_path):
 
 def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
     model, options = load(tiny_run), {"sampler": DDIM(2)}
-    one = model.sample("a red heart", seeds=5, **options)
-    assert torch.equal(one, model.sample([" a red heart\n"], seeds=[5], **options))
-    two = model.sample(("a red heart", "a cat"), seeds=5, negative="a dog", **options)
+    one = model.sample(prompts="a red heart", seeds=5, **options)
+    assert torch.equal(one, model.sample(prompts=[" a red heart\n"], seeds=[5], **options))
+    two = model.sample(prompts=("a red heart", "a cat"), seeds=5, negative="a dog", **options)
     assert torch.equal(
-        two, model.sample(["a red heart", "a cat"], seeds=torch.tensor([5, 6]), negative=["a dog"] * 2, **options)
+        two,
+        model.sample(
+            {"caption": ["a red heart", "a cat"]}, seeds=torch.tensor([5, 6]), negative=["a dog"] * 2, **options
+        ),
     )
     image = two[:1]
-    described = [Source(image.expand(2, -1, -1, -1), 0.5, prompts=["a cat"] * 2), Source(image, 0.5, prompts="a cat")]
+    described = [InvertedStart(image.expand(2, -1, -1, -1), ["a cat"] * 2, 0.5), InvertedStart(image, "a cat", 0.5)]
     first, second = (
-        model.sample(["a", "b"], source=source, guidance=Unguided(), batch_size=1, sampler=DDIM(8))
-        for source in described
+        model.sample(prompts=["a", "b"], start=start, guidance=Unguided(), batch_size=1, sampler=DDIM(8))
+        for start in described
     )
     assert torch.equal(first, second)
-    way = model.sample("a red heart", seeds=5, toward=Toward("a cat", 5, [0.0]), **options)
+    way = model.sample(prompts="a red heart", seeds=5, start=InterpolationStart("a cat", 5, [0.0]), **options)
     torch.testing.assert_close(way, one, atol=0.02, rtol=0)
     for mistake, message in [
         ({"prompts": 3}, "a prompt is a text, and several are a list of texts; got 3"),
@@ -145,10 +147,20 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
         ({"seeds": [1, 2]}, "got 1 prompts and 2 seeds"),
         ({"batch_size": 0}, "batch_size=0 cannot be"),
         ({"size": 0}, "size=0 cannot be"),
-        ({"source": Source(image[0])}, "images to begin with are"),
-        ({"source": Source(image * torch.nan)}, "not finite"),
-        ({"toward": Toward(["a", "b"], [1, 2], [0.0, 1.0])}, "for each of 1 images; got 2 prompts and 2 shares"),
-        ({"toward": Toward("a", 1, [torch.nan])}, "shares=nan cannot be"),
+        ({"start": ImageStart(image[0])}, "images to begin with are"),
+        ({"start": ImageStart(image * torch.nan)}, "not finite"),
+        ({"start": ImageStart(image), "size": [32, 64]}, r"are of size 32, not \[32,64\]; leave size out"),
+        ({"start": InpaintStart(image, image)}, r"masks are \(N, 1, 32, 32\), as the images"),
+        ({"start": InvertedStart(image, ["a", "b"])}, "one text for each of 1 images to begin with is needed; got 2"),
+        (
+            {"start": InterpolationStart(["a", "b"], [1, 2], [0.0, 1.0])},
+            "for each of 1 images; got 2 prompts and 2 shares",
+        ),
+        ({"start": InterpolationStart("a", 1, [torch.nan])}, "shares=nan cannot be"),
+        ({"fields": {"caption": ["a"]}}, "give one of prompts="),
+        ({"prompts": None}, "give one of prompts="),
+        ({"prompts": None, "fields": ["a"]}, r"prompts go by name: prompts=\[...\]"),
+        ({"prompts": None, "fields": {"label": [3]}}, 'needs the field "caption" and no other; got label'),
     ]:
         with pytest.raises(ValueError, match=message):
             model.sample(**{"prompts": "a", **mistake})
@@ -232,5 +244,5 @@ def test_seeds_and_negatives_of_json_lines_are_those_of_a_record(tiny_run, tmp_p
 
 def test_a_record_has_no_number_that_json_does_not_know(tmp_path):
     with pytest.raises(ValueError, match="no finite number: .*'mine': nan"):
-        generate(None, [Order("00000.png")], SampleFolder(tmp_path / "x"), settings={"mine": float("nan")})
+        generate(None, [SampleRequest("00000.png")], SampleFolder(tmp_path / "x"), settings={"mine": float("nan")})
     assert not (tmp_path / "x").exists()

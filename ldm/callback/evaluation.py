@@ -111,7 +111,7 @@ class Evaluation(pl.Callback):
                     continue
                 captions = [data.val_set.caption_of(number * total // count) for number in chunk]
                 images = model.sample(
-                    captions,
+                    prompts=captions,
                     seeds=[self.seed + number for number in chunk],
                     sampler=self.sampler,
                     guidance=self.guidance,

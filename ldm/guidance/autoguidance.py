@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -43,6 +44,11 @@ class Autoguidance(Over):
         super().__init__(scale, guidance)
         self.weak = weak
         self._joined: tuple[object, ...] = ()
+
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        """Return the conditioner of the worse model, and those of the guidance of the better one."""
+        return (self.weak.conditioner, *self.guidance.readers)
 
     def wrap(self, given: Given) -> Denoise:
         """Return the guided denoiser for one batch; see `Guidance.wrap`.

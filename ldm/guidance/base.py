@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
-from ldm.guidance.context import Given
+from ldm.guidance.context import Conditioner, Given
 from ldm.options import Real, check
 from ldm.sampler.path import Denoise
 
@@ -19,6 +20,11 @@ class Guidance(ABC):
     def has_negative(self) -> bool:
         """True if a negative prompt has an effect, because guidance leads away from its estimate."""
         return False
+
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        """Return the conditioners, beside the model's own, that read the prompts."""
+        return ()
 
     @abstractmethod
     def wrap(self, given: Given) -> Denoise:
@@ -60,3 +66,8 @@ class Over(Guidance, ABC):
     def has_negative(self) -> bool:
         """True if a negative prompt has an effect on the guidance on top of which it works."""
         return self.guidance.has_negative
+
+    @property
+    def readers(self) -> Sequence[Conditioner]:
+        """Return the conditioners that read the prompts for the guidance on top of which it works."""
+        return self.guidance.readers

@@ -126,7 +126,11 @@ class Judge:
         config = compose("sample", ["ckpt=none", *overrides])
         seeds = range(SEED, SEED + len(self.captions))
         images = model.sample(
-            self.captions, seeds=seeds, sampler=build(config.sampler), guidance=build(config.guidance), batch_size=128
+            prompts=self.captions,
+            seeds=seeds,
+            sampler=build(config.sampler),
+            guidance=build(config.guidance),
+            batch_size=128,
         )
         for metric in self.metrics:
             metric.update(images, self.captions)

@@ -16,8 +16,8 @@ class Model:
         self.autoencoder = SimpleNamespace(shift=torch.zeros(1))
         self.made = []
 
-    def sample(self, captions, *, seeds, batch_size, **_):
-        assert len(captions) == len(seeds) <= batch_size
+    def sample(self, *, prompts, seeds, batch_size, **_):
+        assert len(prompts) == len(seeds) <= batch_size
         self.made += seeds
         return torch.tensor(seeds).float()[:, None, None, None].expand(-1, 3, 2, 2)
 

@@ -76,7 +76,7 @@ def test_cached_latents_of_the_same_autoencoder_train_it(home, places, tiny_run,
 
 def likelihood(classifier, model, prompts, guidance):
     """Mean log p(prompt | image) of images that the model makes with some guidance."""
-    images = model.sample(prompts, guidance=guidance)
+    images = model.sample(prompts=prompts, guidance=guidance)
     with torch.no_grad():
         x = model.autoencoder.to_latent(model.autoencoder.encode(images).mean)
         return float(classifier.log_likelihood(x, torch.full((len(x),), 0.01), prompts).mean())

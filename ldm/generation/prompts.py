@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +27,12 @@ WHAT_TO_DO = (
 
 
 class Prompt(NamedTuple):
-    """What is to be seen.
+    """A text that says what is to be seen.
 
-    text      the prompt itself
-    seed      of its first image; None: as the images are numbered
-    negative  what guidance leads away from; None: as for all
+    Args:
+        text: The prompt itself.
+        seed: The seed of its first image; None: as the images are numbered.
+        negative: The negative prompt; None: none was given.
     """
 
     text: str
@@ -40,19 +40,28 @@ class Prompt(NamedTuple):
     negative: str | None = None
 
 
-def read_prompts(prompt: str | None, prompts: str | None) -> list[Prompt]:
+def read_prompts(prompt: str | None, prompts: str | None, negative: str | None = None) -> list[Prompt]:
     """Return the prompts of a command: one given outright, or those of a text file or a .jsonl file.
 
     White space around each is taken off, as it is of captions in training; lines of white space alone are skipped.
+
+    Args:
+        prompt: One prompt.
+        prompts: Or a file of them.
+        negative: The negative prompt of all that have none of their own.
 
     Raises:
         ValueError: Where both or none are given, or the file is not one of prompts.
     """
     if (prompt is None) == (prompts is None):
         raise ValueError('give one of prompt="a red heart on a white background" and prompts=FILE')
-    if prompt is not None:
-        return [Prompt(clean_text(prompt))]
-    file = Path(str(prompts))
+    found = [Prompt(clean_text(prompt))] if prompt is not None else _read_file(Path(str(prompts)))
+    for_all = clean_text(negative or "") or None
+    return [one._replace(negative=for_all) if one.negative is None else one for one in found]
+
+
+def _read_file(file: Path) -> list[Prompt]:
+    """Return the prompts in a file."""
     rows = [(number, line) for number, line in enumerate(lines(_read(file)), start=1) if clean_text(line)]
     if not rows:
         raise ValueError(f"no prompts in {file}; {WHAT_TO_DO}")
@@ -63,13 +72,8 @@ def read_prompts(prompt: str | None, prompts: str | None) -> list[Prompt]:
     return [Prompt(clean_text(line)) for _, line in rows]
 
 
-def negatives(prompts: list[Prompt], negative: str) -> Iterator[str]:
-    """Yield the negative prompts that play a part: that of all, and those of single prompts."""
-    yield from filter(None, (negative, *(prompt.negative for prompt in prompts)))
-
-
 def _read(file: Path) -> str:
-    """The text in a file, its line ends as they are."""
+    """Return the text in a file, its line ends as they are."""
     if file.is_dir():
         raise ValueError(f"prompts={file} is a folder; give a file: {WHAT_TO_DO}")
     if file.suffix.lower() in TABLES:
@@ -87,7 +91,7 @@ def _read(file: Path) -> str:
 
 
 def _parse(line: str, place: str) -> Prompt:
-    """The prompt in a line of a .jsonl file; keys that are not known, like those of samples.jsonl, play no part."""
+    """Return the prompt in a line of a .jsonl file; keys that are not known, like those of samples.jsonl, play no part."""
     found = _json(line)
     if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
         raise ValueError(f'{place} is not an object with a text "prompt": {line[:60]}; {WHAT_TO_DO}')
@@ -100,7 +104,7 @@ def _parse(line: str, place: str) -> Prompt:
 
 
 def _json(line: str) -> Any:
-    """What a line says as JSON; None where it is no JSON."""
+    """Return the value that a line holds as JSON; None where it is no JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

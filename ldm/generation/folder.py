@@ -90,6 +90,6 @@ class SampleFolder:
         return OutputFolder(self.path, option="out", is_own=lambda name: name in listed or self._may_stay(name))
 
     def _may_stay(self, name: str) -> bool:
-        """Whether it is nothing that images would be mixed with: a folder, or the settings of a sweep."""
+        """Return whether it is nothing that images would be mixed with: a folder, or the settings of a sweep."""
         ours = name in (GRID, RECORD) or IMAGE.fullmatch(name)
         return name == SWEEP or (not ours and (self.path / name).is_dir())

@@ -1,0 +1,1 @@
+"""Generation: from what a command asks for to a folder of images."""

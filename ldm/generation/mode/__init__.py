@@ -1,0 +1,1 @@
+"""Modes: ways to make images, one class each."""

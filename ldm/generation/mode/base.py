@@ -1,0 +1,201 @@
+"""The base classes of modes: a mode has options, makes requests of them, and gives the generator of their images."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, final
+
+from torch import Tensor
+
+from ldm.autoencoder.base import Autoencoder
+from ldm.batch import Size, as_size
+from ldm.conditioner.base import Conditioner, cut_prompts
+from ldm.config import is_rank_zero
+from ldm.generation.prompts import Prompt
+from ldm.generation.request import SampleRequest, texts_of
+from ldm.guidance.base import Guidance
+from ldm.model import LatentDiffusion, Start
+from ldm.options import SIZE, Optional, check
+from ldm.sampler.base import Sampler
+
+log = logging.getLogger(__name__)
+
+MOST_WARNINGS = 10
+
+
+class ModeParts(ABC):
+    """The parts that a mode may ask for; each is loaded when it is asked for, and not before."""
+
+    @abstractmethod
+    def model(self) -> LatentDiffusion:
+        """Return the model of the checkpoint, ready to sample."""
+
+    @abstractmethod
+    def autoencoder(self) -> Autoencoder:
+        """Return the autoencoder of the checkpoint alone, ready to encode and decode."""
+
+    @abstractmethod
+    def sampler(self) -> Sampler:
+        """Return the sampler."""
+
+    @abstractmethod
+    def guidance(self) -> Guidance:
+        """Return the guidance."""
+
+
+class Generator(ABC):
+    """Makes the images of requests."""
+
+    @abstractmethod
+    def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
+        """Return the requests with the sizes of their images, before the first is made.
+
+        Raises:
+            ValueError: Where an image cannot be made.
+        """
+
+    @abstractmethod
+    def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
+        """Return the images `(N, 3, H, W)` in [-1, 1] of prepared requests of one size, on the CPU.
+
+        An image does not depend on the other requests.
+        """
+
+
+class Mode(ABC):
+    """A way to make images.
+
+    Its constructor has the mode's own options, checks them, and raises ValueError where one cannot be. `configs/mode/` names
+    them, so that they can be given where the mode is chosen.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Return the name by which it is chosen."""
+
+    @abstractmethod
+    def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """Return the requests for all images; files that images begin with are read, so that mistakes are told early.
+
+        Args:
+            n: The number of images of each prompt, at least 1.
+            seed: The seed of the first image.
+
+        Raises:
+            ValueError: Where that cannot be.
+        """
+
+    @abstractmethod
+    def generator(self, parts: ModeParts) -> Generator:
+        """Return the generator of the images, built of the parts that it asks for.
+
+        Raises:
+            ValueError: Where parts and options do not fit together.
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the options that are the same for all images, for the record; those that are None are left out."""
+
+
+class PromptMode(Mode):
+    """A mode whose images are made of prompts by a latent diffusion model.
+
+    Args:
+        prompts: The prompts.
+        size: Height and width of the images in pixels, one number for squares; None: as the mode says.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], size: int | Sequence[int] | None) -> None:
+        self.prompts = prompts
+        self.size = optional_size(size, "as in training, or as the image to begin with")
+
+    @abstractmethod
+    def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """Return the size of an image.
+
+        Raises:
+            ValueError: Where a file that it is made of does not go with that size.
+        """
+
+    @abstractmethod
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """Return the fields that the model reads for prepared requests of one size; see `LatentDiffusion.sample`."""
+
+    @abstractmethod
+    def start(self, requests: Sequence[SampleRequest]) -> Start:
+        """Return the start of sampling for prepared requests of one size."""
+
+    @final
+    def generator(self, parts: ModeParts) -> Generator:
+        """See `Mode.generator`."""
+        sampler, guidance = parts.sampler(), parts.guidance()
+        if any(prompt.negative for prompt in self.prompts) and not guidance.has_negative:
+            raise ValueError(
+                "negative= is what classifier-free guidance leads away from; with this guidance there is none: "
+                "leave it out, or say guidance=classifier_free guidance.scale=2"
+            )
+        return PromptGenerator(self, parts.model(), sampler=sampler, guidance=guidance)
+
+
+class PromptGenerator(Generator):
+    """Makes the images of a mode by a latent diffusion model.
+
+    Args:
+        mode: The mode, which gives the fields and the start of sampling.
+        model: The model.
+        sampler: The sampler.
+        guidance: The guidance.
+    """
+
+    def __init__(self, mode: PromptMode, model: LatentDiffusion, *, sampler: Sampler, guidance: Guidance) -> None:
+        self.mode = mode
+        self.model = model
+        self.sampler = sampler
+        self.guidance = guidance
+
+    def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
+        """See `Generator.prepare`."""
+        if is_rank_zero():
+            for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
+                log.warning(warning)
+        sized = [replace(request, size=self.mode.size_of(request, self.model)) for request in requests]
+        for size in {request.size for request in sized}:
+            assert size is not None
+            self.model.check_size(size)
+        return sized
+
+    def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
+        """See `Generator.__call__`."""
+        return self.model.sample(
+            self.mode.fields(requests),
+            seeds=[request.seed or 0 for request in requests],
+            size=requests[0].size,
+            negative=[request.negative or "" for request in requests],
+            start=self.mode.start(requests),
+            sampler=self.sampler,
+            guidance=self.guidance,
+            batch_size=len(requests),
+        )
+
+    def _cut(self, texts: Sequence[str]) -> Iterator[str]:
+        """Yield what is cut away from texts that are too long, for the model and for models that guide it."""
+        yield from cut_prompts(self.model.conditioner, texts)
+        for reader in self.guidance.readers:
+            assert isinstance(reader, Conditioner)
+            yield from (f"of the model that guides: {warning}" for warning in cut_prompts(reader, texts))
+
+
+def optional_size(size: int | Sequence[int] | None, meaning: str) -> Size | None:
+    """Return the size that an option gives; None where it gives none, which has a meaning.
+
+    Raises:
+        ValueError: Where it is neither one number nor height and width.
+    """
+    check("size", size, Optional(SIZE, meaning))
+    return None if size is None else as_size(size)

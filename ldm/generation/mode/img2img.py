@@ -1,0 +1,75 @@
+"""Images that are changed by prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ldm.batch import Size
+from ldm.generation.images import InitImages
+from ldm.generation.mode.base import PromptMode
+from ldm.generation.prompts import Prompt
+from ldm.generation.request import SampleRequest, captions, numbered
+from ldm.generation.start import ImageStart, InvertedStart
+from ldm.model import LatentDiffusion, Start
+from ldm.options import FRACTION, check
+from ldm.text import clean_text
+
+
+class Img2Img(PromptMode):
+    """Changes images by prompts.
+
+    Args:
+        prompts: The prompts.
+        init: An image file, or a folder of them; each prompt changes each image.
+        strength: Fraction of the sampler's steps that are made from it, in [0, 1]; more changes more.
+        init_prompt: The text that says what the images show; then their noise is found by inverting DDIM, which keeps more of
+            them. None: it is drawn.
+        size: Height and width of the images in pixels, one number for squares; None: of each image, its own.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        init: str | None,
+        *,
+        strength: float = 0.6,
+        init_prompt: str | None = None,
+        size: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(prompts, size)
+        check("strength", strength, FRACTION)
+        self.strength = strength
+        self.init_prompt = None if init_prompt is None else clean_text(init_prompt)
+        self.images = InitImages(init, self.size, mode=self.name)
+
+    @property
+    def name(self) -> str:
+        """Return "img2img"."""
+        return "img2img"
+
+    def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
+        self.images.check()
+        made = numbered(self.prompts, n, seed, inits=self.images.files)
+        return [replace(request, init_prompt=self.init_prompt) for request in made]
+
+    def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """See `PromptMode.size_of`."""
+        return self.images.size(str(request.init), model.size_multiple)
+
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """See `PromptMode.fields`."""
+        return captions(requests)
+
+    def start(self, requests: Sequence[SampleRequest]) -> Start:
+        """See `PromptMode.start`."""
+        image = self.images.read(requests)
+        if self.init_prompt is None:
+            return ImageStart(image, self.strength)
+        return InvertedStart(image, self.init_prompt, self.strength)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
+        return {"strength": self.strength}

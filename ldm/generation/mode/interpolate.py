@@ -1,0 +1,92 @@
+"""Images on the way from one prompt and seed to others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ldm.batch import Size
+from ldm.generation.folder import image_name
+from ldm.generation.mode.base import PromptMode
+from ldm.generation.prompts import Prompt
+from ldm.generation.request import SampleRequest, captions
+from ldm.generation.start import InterpolationStart
+from ldm.model import LatentDiffusion
+from ldm.options import SEED, Optional, check
+from ldm.text import clean_text
+
+
+class Interpolate(PromptMode):
+    """Makes images on the way from one prompt and seed to others, ends included.
+
+    Args:
+        prompts: One prompt.
+        to_prompt: The prompt at the other end; None: the same.
+        to_seed: The seed at the other end; None: the same.
+        size: Height and width of the images in pixels, one number for squares; None: as in training.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        to_prompt: str | None = None,
+        to_seed: int | None = None,
+        size: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(prompts, size)
+        check("to_seed", to_seed, Optional(SEED, "the same"))
+        if len(prompts) != 1:
+            raise ValueError(f"an interpolation goes from one prompt to one other; got {len(prompts)}")
+        if to_prompt is None and to_seed is None:
+            raise ValueError('an interpolation needs another end: give to_prompt="..." or to_seed=NUMBER, or both')
+        self.to_prompt = None if to_prompt is None else clean_text(to_prompt)
+        self.to_seed = to_seed
+
+    @property
+    def name(self) -> str:
+        """Return "interpolate"."""
+        return "interpolate"
+
+    def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
+        if n < 2:
+            raise ValueError(f"an interpolation has n=2 or more images, its ends among them; got n={n}")
+        ((prompt, own, negative),) = self.prompts
+        first = seed if own is None else own
+        end, last = (
+            (prompt if self.to_prompt is None else self.to_prompt),
+            (first if self.to_seed is None else self.to_seed),
+        )
+        return [
+            SampleRequest(
+                image_name(index),
+                prompt,
+                first,
+                negative,
+                to_prompt=end,
+                to_seed=last,
+                fraction=index / (n - 1),
+            )
+            for index in range(n)
+        ]
+
+    def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """See `PromptMode.size_of`."""
+        return self.size or model.size
+
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """See `PromptMode.fields`."""
+        return captions(requests)
+
+    def start(self, requests: Sequence[SampleRequest]) -> InterpolationStart:
+        """See `PromptMode.start`."""
+        return InterpolationStart(
+            [request.to_prompt or "" for request in requests],
+            [request.to_seed or 0 for request in requests],
+            [request.fraction or 0.0 for request in requests],
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
+        return {}

@@ -1,0 +1,49 @@
+"""Images of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ldm.batch import Size
+from ldm.generation.mode.base import PromptMode
+from ldm.generation.prompts import Prompt
+from ldm.generation.request import SampleRequest, captions, numbered
+from ldm.model import LatentDiffusion, NoiseStart
+
+
+class Txt2Img(PromptMode):
+    """Makes images of prompts alone.
+
+    Args:
+        prompts: The prompts.
+        size: Height and width of the images in pixels, one number for squares; None: as in training.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], *, size: int | Sequence[int] | None = None) -> None:
+        super().__init__(prompts, size)
+
+    @property
+    def name(self) -> str:
+        """Return "txt2img"."""
+        return "txt2img"
+
+    def requests(self, n: int, seed: int) -> list[SampleRequest]:
+        """See `Mode.requests`."""
+        return numbered(self.prompts, n, seed)
+
+    def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
+        """See `PromptMode.size_of`."""
+        return self.size or model.size
+
+    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """See `PromptMode.fields`."""
+        return captions(requests)
+
+    def start(self, requests: Sequence[SampleRequest]) -> NoiseStart:
+        """See `PromptMode.start`."""
+        return NoiseStart()
+
+    def settings(self) -> dict[str, Any]:
+        """See `Mode.settings`."""
+        return {}

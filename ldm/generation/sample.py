@@ -1,0 +1,139 @@
+"""Sample a checkpoint into a folder, as `sample.py` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from ldm import checkpoint
+from ldm.autoencoder.base import Autoencoder
+from ldm.config import build, build_literally, resolved
+from ldm.generation.folder import SampleFolder
+from ldm.generation.mode.base import Mode, ModeParts
+from ldm.generation.request import SampleRequest
+from ldm.generation.writer import generate
+from ldm.guidance.base import Guidance
+from ldm.model import LatentDiffusion
+from ldm.options import COUNT, SEED, Rule, check
+from ldm.sampler.base import Sampler
+from ldm.sweep import job_folder
+
+RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT}
+"""Numbers among the options of every mode -> what they can be; all others are checked by what they belong to."""
+
+
+class ConfigParts(ModeParts):
+    """The parts that the options of `sample.py` describe.
+
+    Args:
+        config: The options.
+        device: Where models are put.
+    """
+
+    def __init__(self, config: DictConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.settings: dict[str, Any] = {}
+        """Options of the parts that were asked for, for the record."""
+
+    def model(self) -> LatentDiffusion:
+        """See `ModeParts.model`."""
+        packages = self.config.packages
+        model = checkpoint.load(self.config.ckpt, device=self.device, packages=packages)
+        if self.config.decoder is not None:
+            model.autoencoder = checkpoint.with_decoder(model.autoencoder, self.config.decoder, packages=packages)
+        return model
+
+    def autoencoder(self) -> Autoencoder:
+        """See `ModeParts.autoencoder`."""
+        packages = self.config.packages
+        autoencoder, _ = checkpoint.load_autoencoder(self.config.ckpt, packages=packages)
+        if self.config.decoder is not None:
+            autoencoder = checkpoint.with_decoder(autoencoder, self.config.decoder, packages=packages)
+        return autoencoder.to(self.device).eval()
+
+    def sampler(self) -> Sampler:
+        """See `ModeParts.sampler`."""
+        self.settings["sampler"] = resolved(self.config.sampler)
+        sampler: Sampler = build(self.config.sampler)
+        return sampler
+
+    def guidance(self) -> Guidance:
+        """See `ModeParts.guidance`."""
+        self.settings["guidance"] = resolved(self.config.guidance)
+        guidance: Guidance = build(self.config.guidance)
+        return guidance
+
+
+def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
+    """Make images as the options of a command say.
+
+    Args:
+        config: `configs/sample.yaml` with the options.
+
+    Returns:
+        The requests whose images were made, and the folder of the images.
+
+    Raises:
+        ValueError: Where options make no sense, before anything is written.
+    """
+    _check(config)
+    mode: Mode = build_literally(config.mode)
+    requests = mode.requests(config.n, config.seed)
+    folder = SampleFolder(job_folder(config.out))
+    folder.check(_inputs(config, requests))
+    parts = ConfigParts(config, _device(config))
+    generator = mode.generator(parts)
+    requests = generator.prepare(requests)
+    settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": mode.name, **parts.settings, **mode.settings()}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    generate(generator, requests, folder, settings=settings, batch_size=config.batch_size)
+    return requests, folder.path
+
+
+def _check(config: DictConfig) -> None:
+    """Raise ValueError where options make no sense, before anything is loaded."""
+    for name, rule in RULES.items():
+        check(name, config[name], rule)
+    for name in ("ckpt", "out"):
+        if not config[name]:
+            raise ValueError(f"the option {name} has no value; type {name}=VALUE, or --help for an example")
+    if isinstance(config.packages, str):
+        raise ValueError(f"packages is a list; say packages=[ldm,{config.packages}]")
+
+
+def _inputs(config: DictConfig, requests: Sequence[SampleRequest]) -> Iterator[tuple[str, str]]:
+    """Yield option and path of each file that is read: of all options whose value is the name of one, and of requests."""
+    options = {name: value for name, value in resolved(config).items() if name != "out"}
+    yield from ((name, text) for name, text in _texts(options) if os.path.exists(text))
+    yield from (("init", request.init) for request in requests if request.init is not None)
+
+
+def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield name and value of each text in a plain config."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _texts(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(node, str):
+        yield name, node
+
+
+def _device(config: DictConfig) -> torch.device:
+    """Return the device of the options, or this process's GPU, or the CPU.
+
+    Raises:
+        ValueError: Where there is none of that name.
+    """
+    found = torch.cuda.is_available()
+    name = str(config.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found else "cpu"))
+    try:
+        torch.zeros(1, device=name).tolist()  # some, like meta, hold no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"there is no device={name} here ({reason}); say device=cpu") from error
+    return torch.device(name)

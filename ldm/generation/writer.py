@@ -1,0 +1,118 @@
+"""Writing sampled images into a folder, shared among processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ldm.generation.folder import GRID, SampleFolder
+from ldm.generation.request import SampleRequest
+from ldm.picture import grid, to_picture, to_tensor
+
+GRID_IMAGES = 100
+
+
+def generate(
+    make: Callable[[Sequence[SampleRequest]], Tensor],
+    requests: Sequence[SampleRequest],
+    folder: SampleFolder,
+    *,
+    settings: dict[str, Any],
+    batch_size: int = 16,
+) -> None:
+    """Write the images, a grid of the first hundred and a record of each into a folder; share them among processes.
+
+    Under torchrun each process makes every world-th image. What an earlier command wrote there is replaced; a folder that
+    holds anything else is refused.
+
+    Args:
+        make: Makes the images of requests of one size, which on a CPU do not depend on how requests are put together.
+        requests: The images to be made.
+        folder: Where they are written.
+        settings: Options of all images, for the record; those that a request has itself go before them.
+        batch_size: Images at once.
+
+    Raises:
+        ValueError: Where the folder is refused, or a setting is no finite number.
+    """
+    # Rounding of TF32 depends on the batch.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    own_group = world > 1 and not dist.is_initialized()
+    if own_group:
+        dist.init_process_group("gloo")
+    own = requests[rank::world]
+    record = [_line({**request.record(), **settings, **request.record()}) for request in requests]
+    with (
+        folder.lock() if rank == 0 else nullcontext(),
+        tqdm(total=len(own), desc="sampling", unit="image", disable=rank > 0) as bar,
+    ):
+        for number, chunk in enumerate(batches(own, batch_size) if own else [()]):
+            images = make(chunk) if chunk else ()
+            if number == 0:  # nothing is lost where the first images fail
+                _barrier(world)
+                if rank == 0:
+                    folder.begin(record)
+                _barrier(world)
+            for request, image in zip(chunk, images, strict=True):
+                to_picture(image).save(folder.path / request.file)
+            bar.update(len(chunk))
+        _barrier(world)
+        if rank == 0:
+            grid(_read([folder.path / request.file for request in requests[:GRID_IMAGES]])).save(folder.path / GRID)
+    if own_group:
+        dist.destroy_process_group()
+
+
+def batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[Sequence[SampleRequest]]:
+    """Yield requests in batches whose images have one size, those of each size in their order."""
+    for _, found in groupby(sorted(requests, key=_size), key=_size):
+        alike = list(found)
+        for first in range(0, len(alike), batch_size):
+            yield alike[first : first + batch_size]
+
+
+def _size(request: SampleRequest) -> tuple[int, ...]:
+    return request.size or ()
+
+
+def _line(record: dict[str, Any]) -> str:
+    """Return a line of the record.
+
+    Raises:
+        ValueError: Where a number in it is none that JSON knows.
+    """
+    try:
+        return json.dumps(record, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"an option has a value that is no finite number: {record}") from error
+
+
+def _read(files: Sequence[Path]) -> Tensor:
+    """Return images `(N, 3, H, W)` in [-1, 1], as large as the largest, the others in the middle of white."""
+    images = [to_tensor(Image.open(file)) for file in files]
+    height, width = (max(image.shape[place] for image in images) for place in (1, 2))
+    return torch.stack([_padded(image, height - image.shape[1], width - image.shape[2]) for image in images])
+
+
+def _padded(image: Tensor, rows: int, columns: int) -> Tensor:
+    """Return an image `(3, H, W)` with as many white rows and columns around it, `(3, H + rows, W + columns)`."""
+    left, top = columns // 2, rows // 2
+    return F.pad(image, (left, columns - left, top, rows - top), value=1.0)
+
+
+def _barrier(world: int) -> None:
+    if world > 1:
+        dist.barrier()
