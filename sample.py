@@ -1,26 +1,6 @@
 """Draw images: `python sample.py ckpt=runs/txt2img prompt="a red heart on a white background"`, or `--help`."""
 
-import sys
-
-import hydra
-from omegaconf import DictConfig
-
-from ldm.config import check_options, is_rank_zero, quote_texts, register_resolvers, say_errors
-
-register_resolvers()
-sys.argv[1:] = quote_texts(sys.argv[1:])
-
-
-@hydra.main(config_path="configs", config_name="sample", version_base="1.3")
-@say_errors
-def main(config: DictConfig) -> None:
-    from ldm import generate  # not above: it loads the large libraries, which help and mistyped options do not need
-
-    wanted, out = generate.sample(config)
-    if is_rank_zero():
-        print(f"{len(wanted)} images in {out}: look at {out / 'grid.png'}")
-
+from ldm.cli.sample import main
 
 if __name__ == "__main__":
-    check_options("sample", sys.argv[1:])
     main()

@@ -106,12 +106,15 @@ def test_the_data_page_names_its_options():
 
 @pytest.mark.parametrize("cell", option_cells())
 def test_options_of_the_data_page_compose_and_mean_something(cell):
-    from ldm.config import check_options, compose, quote_texts, resolved
+    from ldm.arguments import quote_texts
+    from ldm.cli.entry import read_command_line
+    from ldm.cli.mistakes import check_options
+    from ldm.config import compose, resolved
 
     options = shlex.split(cell)
     given = {option.partition("=")[0] for option in options}
     places = [option for option in ("data.train=a", "data.val=b") if option.partition("=")[0] not in given]
-    check_options("train", ["experiment=txt2img_shards", *options, *places])
+    check_options("train", read_command_line("train", ["experiment=txt2img_shards", *options, *places]))
     config = resolved(compose("train", ["experiment=txt2img_shards", *quote_texts([*options, *places])]))
     plain = resolved(compose("train", ["experiment=txt2img_shards", "data.train=a", "data.val=b"]))
     assert config["data"] != plain["data"]

@@ -201,6 +201,6 @@ def report(source: Icons) -> None:
 
 
 if __name__ == "__main__":
-    from ldm.config import write_source
+    from ldm.cli.icons import main
 
-    write_source("icons", report)
+    main()

@@ -136,6 +136,6 @@ def _package(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    from ldm.config import write_source
+    from ldm.cli.openmoji import main
 
-    write_source("openmoji", report)
+    main()

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ldm.arguments import quote_texts
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Condition
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
-from ldm.config import build, differences, packages_of, quote_texts, resolved
+from ldm.config import build, differences, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.index import Index

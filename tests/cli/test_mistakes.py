@@ -1,0 +1,128 @@
+"""What a mistyped command line is answered, before anything is done."""
+
+import pytest
+
+from ldm.arguments import quote_texts
+from ldm.cli.command_line import read_words
+from ldm.cli.entry import read_command_line
+from ldm.cli.mistakes import UsageError, check_options, unreadable
+
+UNREADABLE = [
+    (["prompt=a", "red", "heart"], 'is no option; where it belongs to prompt, put the whole in quotes: prompt="a red heart"'),
+    (["experiment=txt2img", "name=my", "run"], 'put the whole in quotes: name="my run"'),
+    (["seed=1", "prompt=it's", "red", "n=2"], 'in quotes: prompt="it\'s red"'),
+    (["images=my", "photos"], 'images="my photos"'),
+    (["red"], "'red' is not of the form option=value"),
+    (["optimized_metric=a=b"], "optimized_metric=a=b cannot be read; if its value is a text, put that in quotes of both kinds: "
+     "optimized_metric=\"'a=b'\""),
+    (["logger.wandb.job_type=ночь $1"], "put that in quotes of both kinds: "),
+    (["имя=1"], "имя=1 cannot be read: 'имя' is no name of an option"),
+    (["=1"], "=1 cannot be read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), UNREADABLE, ids=[words[-1] for words, _ in UNREADABLE])
+def test_what_cannot_be_read_is_said_with_what_to_type(words, message):
+    assert message in unreadable(quote_texts(words))
+
+
+MISTAKES = [
+    (
+        "train",
+        "data=icon",
+        "there is no data=icon; did you mean icons? choose from icons, latents, openmoji, shards, stream",
+    ),
+    ("train", "-m sampler=ddim,heum", "there is no sampler=heum; did you mean heun?"),
+    ("train", "experiment=txt2imag", "there is no experiment=txt2imag; did you mean txt2img"),
+    (
+        "train",
+        "task.diffusion.stepz=3",
+        "there is no option task.diffusion.stepz; did you mean task.diffusion.steps or",
+    ),
+    ("train", "-m sed=1,2", "there is no option sed; did you mean seed"),
+    (
+        "train",
+        "task.diffusion.optimizer=muon",
+        "is a group, whose choice is typed optimizer@task.diffusion.optimizer=muon",
+    ),
+    ("train", "-m task.diffusion.optimizer=adam,muon", "typed optimizer@task.diffusion.optimizer=adam,muon"),
+    ("train", "optimizer=muon", "optimizer=... chooses nothing here; type optimizer@task."),
+    (
+        "train",
+        "optimizer@task.diffusion.optimizer=moun",
+        "no optimizer@task.diffusion.optimizer=moun; did you mean muon?",
+    ),
+    ("train", "data.source=x", "data.source=x would replace the options data.source.folder, data.source.count, "),
+    ("train", "seed=1,2", 'add -m; for a list type seed="[1,2]"; for one text type seed="\'1,2\'"'),
+    ("train", "~nothing", "Could not delete from config"),
+    ("train", "data.train=a data.train=b", "data.train is given 2 times; give it once, in quotes"),
+    ("sample", "sampler=heum", "there is no sampler=heum; did you mean heun?"),
+    ("sample", "prompt=a prompt=b", "prompt is given 2 times"),
+    ("pack", "imags=a", "there is no option imags; did you mean images"),
+    ("encode", "data.sid=3", "there is no option data.sid; did you mean data.side"),
+    ("ema", "lenght=3", "there is no option lenght; did you mean length"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "message"), MISTAKES, ids=[words for _, words, _ in MISTAKES])
+def test_mistakes_are_told_with_what_to_type(name, words, message):
+    with pytest.raises(UsageError) as error:
+        check_options(name, read_command_line(name, words.split()))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+RIGHT = [
+    ("train", "experiment=txt2img -m seed=1,2 sampler=ddim,heun data.side=32,64 +mine=1,2 hydra.sweep.dir=a"),
+    ("train", "-m experiment=glob(txt2img*) seed=range(1,3)"),
+    (
+        "train",
+        "experiment=txt2img task.diffusion.loss=null ++seed=3 ~alignment hydra.run.dir=. trainer.precision=32-true",
+    ),
+    ("train", "experiment=txt2img task=[diffusion] task.autoencoder.loss.discriminator=null"),
+    ("sample", "ckpt=a guidance@guidance.guidance=none guidance=likeness"),
+]
+
+
+@pytest.mark.parametrize(("name", "words"), RIGHT, ids=[words for _, words in RIGHT])
+def test_what_is_right_is_let_through(name, words):
+    if "loss=null" in words:
+        words = words.replace("task.diffusion.loss=null ", "")
+    check_options(name, read_command_line(name, words.split()))
+
+
+def test_flags_and_options_may_stand_in_any_order():
+    line = read_words(["a=1", "-m", "b=2", "--config-dir", "mine", "~c", "--info", "d=3", "--cfg=job"])
+    assert line.words == ["-m", "--config-dir", "mine", "--info=all", "--cfg=job", "a=1", "b=2", "~c", "d=3"]
+    assert (line.is_sweep, line.config_dir, line.asks_help) == (True, "mine", False)
+    assert read_words(["--config-dir=a b"]).config_dir == "a b"
+    assert read_words(["a=1", "-h"]).asks_help
+
+
+def test_the_flags_are_hydras():
+    """A flag that a coming Hydra adds or drops is to be sorted in `command_line`."""
+    from hydra._internal.utils import get_args_parser
+
+    from ldm.cli import command_line
+
+    valued, plain = set(), set()
+    for action in get_args_parser()._actions:
+        (plain if action.nargs == 0 else valued).update(action.option_strings)
+    assert valued == {*command_line.VALUED, *command_line.INFO}
+    assert plain == {
+        *command_line.HELP,
+        *command_line.MULTIRUN,
+        "--hydra-help",
+        "--version",
+        "--resolve",
+        "--run",
+        "-r",
+    } | {
+        "--shell-completion",
+        "-sc",
+    }
+
+
+def test_options_of_a_node_are_named_without_it():
+    line = read_command_line("icons", ["count=3", "data.source.side=16", "hydra.run.dir=."], under="data.source")
+    assert line.options == ("data.source.count=3", "data.source.side=16", "hydra.run.dir=.")
