@@ -17,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm.arguments import quote_texts
 from ldm.cli.command_line import CommandLine, read_words
 from ldm.cli.help import help_text
-from ldm.cli.mistakes import UsageError, check_options, first_missing
-from ldm.config import CONFIGS, register_resolvers
+from ldm.cli.mistakes import UsageError, check_options, compose_choices, first_missing
+from ldm.cli.short_names import is_short, rewrite
+from ldm.config import CONFIGS, options_of, register_resolvers
 from ldm.sweep import in_sweep
 
 MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError)
@@ -66,7 +67,18 @@ def read_command_line(name: str, words: list[str], under: str = "") -> CommandLi
     if line.config_dir is not None and not Path(line.config_dir).is_dir():
         raise UsageError(f"there is no folder {line.config_dir}, in which --config-dir would look for configs")
     options = [_full(option, under) for option in line.options]
-    return CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)))
+    line = CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)))
+    return _with_full_names(name, line) if line.is_ours and any(map(is_short, line.options)) else line
+
+
+def _with_full_names(name: str, line: CommandLine) -> CommandLine:
+    """Return a command line with short names in full; without a change where the program's config has no stages."""
+    plain = CommandLine(line.flags, tuple(option for option in line.options if not is_short(option)))
+    config = compose_choices(name, plain)
+    stages = [stage for stage, node in config.get("stage", {}).items() if "_target_" in node]
+    if not stages:
+        return line
+    return CommandLine(line.flags, tuple(rewrite(line.options, stages[-1], options_of(config))))
 
 
 def _full(option: str, under: str) -> str:

@@ -47,6 +47,9 @@ def help_text(name: str, line: CommandLine, under: str = "") -> str:
         raise UsageError(told(error)) from error
     chosen = {group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
     folders = [Path(line.config_dir), CONFIGS] if line.config_dir else [CONFIGS]
+    for entry in _defaults(CONFIGS / f"{name}.yaml"):  # Hydra does not tell what was chosen where that is a list
+        lists = entry.items() if isinstance(entry, dict) else ()
+        chosen = {group: None for group, choice in lists if isinstance(choice, list)} | chosen
     comments = _all_comments(CONFIGS / f"{name}.yaml", chosen, folders)
     options = dict(sorted(options_of(config).items(), key=lambda item: "." in item[0]))  # those of no group first
     lines = [_head(CONFIGS / f"{name}.yaml"), ""]
@@ -134,11 +137,18 @@ def _comments(file: Path) -> dict[str, str]:
     if not isinstance(root, yaml.MappingNode):
         return {}
     found: dict[str, str] = {}
-    for base in (yaml.load(text, LOADER).get("defaults") or ()) if "defaults" in text else ():
-        if isinstance(base, str) and base != "_self_" and (file.parent / f"{base}.yaml").is_file():
-            found.update(_comments(file.parent / f"{base}.yaml"))
+    for base in _defaults(file):
+        beside = file.parent / f"{base.partition('@')[0]}.yaml" if isinstance(base, str) else file
+        if beside != file and beside.is_file():
+            found.update(_comments(beside))
     found.update(_comments_in(root, text.splitlines(), ""))
     return found
+
+
+def _defaults(file: Path) -> list[Any]:
+    """Return the defaults list of a config file."""
+    root = yaml.load(file.read_text(), LOADER)
+    return (root.get("defaults") or []) if isinstance(root, dict) else []
 
 
 def _comments_in(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -39,25 +40,30 @@ def check_options(name: str, line: CommandLine) -> None:
     overrides = [override for override in map(parse_override, line.options) if override is not None]
     if not line.is_sweep:
         _check_single(overrides)
-    choices = choices_of(name, {override.key_or_group for override in overrides}, line.config_dir)
-    groups = [override for override in overrides if override.key_or_group in choices]
-    values = [override for override in overrides if override.key_or_group not in choices]
-    for override in groups:
-        _check_choice(override, choices[override.key_or_group])
-    chosen = [_first(override, choices[override.key_or_group]) for override in groups]
-    single = [str(override.input_line) for override in values if not override.is_sweep_override()]
+    chosen, values = _sort(name, overrides, line.config_dir)
     try:
+        single = [str(override.input_line) for override in values if not override.is_sweep_override()]
         compose(name, [*chosen, *single], line.config_dir)
         failure = None
     except (HydraException, OmegaConfBaseException) as error:
         failure = error
     if failure is None and not any(_needs_look(override) for override in values):
         return
-    base = _compose_choices(name, groups, chosen, line.config_dir)
+    base = _compose_chosen(name, chosen, line.config_dir)
     for override in values:
         _check_value(override, base)
     if failure is not None:
         raise UsageError(f"{told(failure)}; --help shows all options") from failure
+
+
+def compose_choices(name: str, line: CommandLine) -> DictConfig:
+    """Return the config that the choices of groups on a command line make, in a sweep those of its first job.
+
+    Raises:
+        UsageError: A group is none that this config chooses from.
+    """
+    overrides = [override for override in map(parse_override, line.options) if override is not None]
+    return _compose_chosen(name, _sort(name, overrides, line.config_dir)[0], line.config_dir)
 
 
 def first_missing(config: DictConfig) -> str | None:
@@ -108,6 +114,16 @@ def _check_single(overrides: Iterable[Override]) -> None:
             )
 
 
+def _sort(name: str, overrides: Sequence[Override], config_dir: str | None) -> tuple[list[str], list[Override]]:
+    """Return the choices of groups, in a sweep those of its first job, and apart from them all other overrides."""
+    choices = choices_of(name, {override.key_or_group for override in overrides}, config_dir)
+    for override in overrides:
+        if override.key_or_group in choices:
+            _check_choice(override, choices[override.key_or_group])
+    chosen = [_first(one, choices[one.key_or_group]) for one in overrides if one.key_or_group in choices]
+    return chosen, [override for override in overrides if override.key_or_group not in choices]
+
+
 def _check_choice(override: Override, choices: Sequence[str]) -> None:
     """Raise UsageError where a group is given what is none of its choices."""
     for choice in _values(override):
@@ -143,24 +159,22 @@ def _check_value(override: Override, base: DictConfig) -> None:
         raise UsageError(f"{option}={words[0]} would replace the options {', '.join(inner[:4])}; give one of those")
 
 
-def _compose_choices(
-    name: str, groups: Sequence[Override], chosen: Sequence[str], config_dir: str | None
-) -> DictConfig:
-    """Return the config with those choices of groups made that are possible.
+def _compose_chosen(name: str, chosen: Sequence[str], config_dir: str | None) -> DictConfig:
+    """Return the config that choices of groups make, Hydra's own node included.
 
     Raises:
-        UsageError: A choice is for a group that the config does not choose from; it says which it does.
+        UsageError: One of the groups is none that the config chooses from; it says which are.
     """
     try:
         return compose(name, chosen, config_dir, hydra_too=True)
     except (HydraException, OmegaConfBaseException) as error:
-        made = list(compose(name, (), config_dir, hydra_too=True).hydra.runtime.choices)
-        for override in groups:
-            group = override.get_key_element().lstrip("+~")
-            if _changes(override) and group not in made:
-                same = [one for one in made if one.partition("@")[0] == override.key_or_group]
-                hint = _either(same) or "add + before it where you want it in addition"
-                raise UsageError(f"{group}=... chooses nothing here; {hint}") from error
+        for choice in chosen:
+            with contextlib.suppress(HydraException, OmegaConfBaseException):
+                config = compose(name, [one for one in chosen if one != choice], config_dir, hydra_too=True)
+                group = choice.partition("=")[0]
+                same = [one for one in config.hydra.runtime.choices if one.partition("@")[0] == group.partition("@")[0]]
+                hint = _either(same) or f"to choose from it in addition type +{choice}"
+                raise UsageError(f"{choice} chooses nothing here; {hint}") from error
         raise UsageError(f"{told(error)}; --help shows all options") from error
 
 

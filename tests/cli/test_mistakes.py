@@ -46,7 +46,7 @@ MISTAKES = [
         "is a group, whose choice is typed optimizer@task.diffusion.optimizer=muon",
     ),
     ("train", "-m task.diffusion.optimizer=adam,muon", "typed optimizer@task.diffusion.optimizer=adam,muon"),
-    ("train", "optimizer=muon", "optimizer=... chooses nothing here; type optimizer@task."),
+    ("train", "optimizer=muon", "optimizer=muon chooses nothing here; type optimizer@task."),
     (
         "train",
         "optimizer@task.diffusion.optimizer=moun",
