@@ -4,21 +4,23 @@ How to quote: every value is read as anywhere in Hydra. `seed=1,2` is a sweep un
 interpolation, and `'a,b'` one text; a shell takes quotes away, so that they stand in other ones: `name="'a,b'"`. Two kinds of
 options ask for less. Prose (`prompt`, `negative`, `to_prompt`, `init_prompt`) is never read by Hydra: quotes for the shell are
 enough, `prompt="a cat, red"`; several for a sweep are given as `-m 'prompt=choice("a cat","a dog")'`. Names (of files, folders,
-shards, runs, models) are taken as they are wherever Hydra would not read them, or not as a text: `out=2024`, `ckpt=runs/a=b`,
-`data.train='/data/{00000..00099}.tar'`; in a sweep each of them between two commas.
+shards, runs, models) are taken as they are wherever Hydra would not read them as a text: `out=2024`, `ckpt=runs/a=b`,
+`data.train='/data/{00000..00099}.tar'`; under `-m` commas outside of brackets and quotes separate several.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
 """Last parts of the names of options whose values are texts: Hydra never reads them."""
@@ -44,11 +46,20 @@ MULTIRUN = ("-m", "--multirun")
 
 def command_name(program: str) -> str:
     """Return how a program is begun, "train" or "sample": as the one that is running was, from a checkout or installed."""
-    return f"ldm-{program}" if Path(sys.argv[0]).name.startswith("ldm-") else f"python {program}.py"
+    begun = Path(sys.argv[0])
+    if begun.name in ("train.py", "sample.py"):
+        return f"python {shlex.quote(os.path.relpath(begun.with_name(f'{program}.py')))}"
+    is_checkout = not begun.name.startswith("ldm-") and Path(f"{program}.py").is_file()
+    return f"python {program}.py" if is_checkout else f"ldm-{program}"
 
 
 def parse_override(argument: str) -> Override | None:
     """Return an argument as Hydra reads it, or None where it is not of Hydra's grammar."""
+    from hydra.core.override_parser.overrides_parser import (
+        OverridesParser,  # not above: names of commands do not need it
+    )
+    from hydra.errors import HydraException
+
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
@@ -113,7 +124,7 @@ def _quote(argument: str, swept: bool) -> str:
     if not is_name(option):
         return argument
     items = split_values(value) if swept else [value]
-    return f"{name}={','.join(_quote_name(item, option in PATTERN_OPTIONS) for item in items)}"
+    return f"{name}={','.join(_quote_name(item, option in PATTERN_OPTIONS, swept) for item in items)}"
 
 
 def _quote_prose(value: str, swept: bool) -> str:
@@ -125,13 +136,13 @@ def _quote_prose(value: str, swept: bool) -> str:
     return value if several or is_quoted(value) else quoted(value)
 
 
-def _quote_name(value: str, may_be_list: bool) -> str:
+def _quote_name(value: str, may_be_list: bool, swept: bool) -> str:
     """Return one name as Hydra shall read it: as it is where Hydra reads a text, else in quotes."""
     read = parse_override(f"x={value}")
     if may_be_list and value.startswith("[") and value.endswith("]"):
-        items = f"[{','.join(_quote_name(item, True) for item in split_values(value[1:-1]))}]"
+        items = f"[{','.join(_quote_name(item, True, swept) for item in split_values(value[1:-1]))}]"
         return value if read is not None or parse_override(f"x={items}") is None else items
-    if read is not None and (read.is_sweep_override() or isinstance(read.value(), str | None)):
+    if read is not None and (swept if read.is_sweep_override() else isinstance(read.value(), str | None)):
         return value
     return _in_quotes(value)
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.arguments import as_typed, is_name, is_prose, job_name, parse_override, quote_texts, split_values
+from ldm.arguments import as_typed, command_name, is_name, is_prose, job_name, parse_override, quote_texts, split_values
 from ldm.config import compose, options_of
 
 
@@ -109,10 +109,11 @@ def test_one_text_in_a_sweep_stays_one(option):
 
 
 def test_what_hydra_reads_is_hydras():
-    for option in ("ckpt=${oc.env:HOME}/x", "ckpt=a,b", "ckpt='a,b'", "data.train=[/a/1.tar,/b.tar]", "name=null"):
+    for option in ("ckpt=${oc.env:HOME}/x", "ckpt='a,b'", "data.train=[/a/1.tar,/b.tar]", "name=null"):
         assert quote_texts([option]) == [option]
     assert quote_texts(["data.train=[/a/{0..1}.tar,/b.tar]"]) == ["data.train=['/a/{0..1}.tar',/b.tar]"]
     assert quote_texts(["name=2024", "ckpt=1e3"]) == ["name='2024'", "ckpt='1e3'"]
+    assert quote_texts(["ckpt=a,b"]) == ["ckpt='a,b'"], "of which there are two only in a sweep"
 
 
 def test_only_options_of_texts_are_quoted():
@@ -126,9 +127,25 @@ def test_only_options_of_texts_are_quoted():
 
 
 def test_what_was_typed_is_shown_without_our_quotes():
-    for option in ("data.train=/a/{0..1}.tar", "name=2024", "seed=1", "ckpt='a,b'", "name=a b"):
+    for option in ("data.train=/a/{0..1}.tar", "name=2024", "seed=1", "ckpt=a,b", "name=a b"):
         assert as_typed(quote_texts([option])[0]) == option
 
 
 def test_values_are_split_outside_of_brackets_and_quotes():
     assert split_values("a,{b,c}, [d,e] ,'f,g',it's,h") == ["a", "{b,c}", "[d,e]", "'f,g'", "it's", "h"]
+
+
+def test_commands_are_named_as_the_program_was_begun(tmp_path, monkeypatch):
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "train.py").touch()
+    begun = [
+        ("checkout", "train.py", "python train.py"),
+        ("checkout", "/usr/bin/ldm-sample", "ldm-train"),
+        ("checkout", "/somewhere/ldm/ema/__main__.py", "python train.py"),
+        (".", f"{tmp_path}/checkout/sample.py", "python checkout/train.py"),
+        (".", "/somewhere/ldm/ema/__main__.py", "ldm-train"),
+    ]
+    for folder, program, name in begun:
+        monkeypatch.chdir(tmp_path / folder)
+        monkeypatch.setattr("sys.argv", [program])
+        assert command_name("train") == name

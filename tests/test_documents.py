@@ -161,4 +161,4 @@ def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
 def test_help_of_programs(name):
     text = forked("-m", f"ldm.data.{name}", "--help")
     assert f"python -m ldm.data.{name}" in text
-    assert "out:" in text
+    assert "\n  out=" in text

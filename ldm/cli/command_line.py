@@ -19,6 +19,9 @@ INFO = ("-i", "--info")
 INFORMATION = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What may follow `--info`, which may also stand alone."""
 
+PLAIN = ("--resolve", "--run", "-r")
+"""Flags that change nothing here."""
+
 ELSEWHERE = ("--hydra-help", "--version", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name")
 """Flags with which Hydra does something else than to run this program with this program's config."""
 
@@ -64,6 +67,14 @@ class CommandLine:
             if name in CONFIG_DIR:
                 found = joined if equals else value
         return found
+
+    @property
+    def unknown_flag(self) -> str | None:
+        """The first flag that Hydra does not know, or None."""
+        values = {place + 1 for place, flag in enumerate(self.flags) if flag in VALUED}
+        known = (*HELP, *MULTIRUN, *VALUED, *INFO, *PLAIN, *ELSEWHERE)
+        names = (flag.partition("=")[0] for place, flag in enumerate(self.flags) if place not in values)
+        return next((name for name in names if name not in known), None)
 
     def _has(self, names: Sequence[str]) -> bool:
         return any(flag.partition("=")[0] in names for flag in self.flags)

@@ -36,6 +36,8 @@ def check_options(name: str, line: CommandLine) -> None:
         UsageError: An option is unreadable, unknown, given twice, of several values without a sweep, a word where a node
             belongs, or no choice of its group.
     """
+    if (flag := line.unknown_flag) is not None:
+        raise UsageError(f"{flag!r} is not of the form option=value; --help shows all options")
     _check_words(line.options)
     overrides = [override for override in map(parse_override, line.options) if override is not None]
     if not line.is_sweep:
@@ -149,7 +151,7 @@ def _check_value(override: Override, base: DictConfig) -> None:
         return
     if option not in known:
         leaves = [name for name, value in known.items() if not isinstance(value, dict)]
-        hint = _suggestion(option, leaves, "{}") or "see all options with --help"
+        hint = _suggestion(option, leaves, "{}?") or "see all options with --help"
         raise UsageError(f"there is no option {option}; {hint}")
     if isinstance(known[option], dict) and (words := [one for one in _values(override) if _is_word(one)]):
         value = override.get_value_string()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ldm.arguments import quote_texts
-from ldm.cli.command_line import read_words
+from ldm.arguments import MULTIRUN, quote_texts
+from ldm.cli.command_line import ELSEWHERE, HELP, INFO, PLAIN, VALUED, read_words
 from ldm.cli.entry import read_command_line
 from ldm.cli.mistakes import UsageError, check_options, unreadable
 
@@ -103,24 +103,17 @@ def test_the_flags_are_hydras():
     """A flag that a coming Hydra adds or drops is to be sorted in `command_line`."""
     from hydra._internal.utils import get_args_parser
 
-    from ldm.cli import command_line
+    flags = [action for action in get_args_parser()._actions if action.option_strings]
+    with_value = {name for action in flags if action.nargs != 0 for name in action.option_strings}
+    alone = {name for action in flags if action.nargs == 0 for name in action.option_strings}
+    assert with_value == {*VALUED, *INFO}
+    assert alone == {*HELP, *MULTIRUN, *PLAIN, *ELSEWHERE} - with_value
 
-    valued, plain = set(), set()
-    for action in get_args_parser()._actions:
-        (plain if action.nargs == 0 else valued).update(action.option_strings)
-    assert valued == {*command_line.VALUED, *command_line.INFO}
-    assert plain == {
-        *command_line.HELP,
-        *command_line.MULTIRUN,
-        "--hydra-help",
-        "--version",
-        "--resolve",
-        "--run",
-        "-r",
-    } | {
-        "--shell-completion",
-        "-sc",
-    }
+
+@pytest.mark.parametrize("words", ["--verbose seed=1", "--cfg job --colour=red", "-x"])
+def test_flags_that_hydra_does_not_know_are_told(words):
+    with pytest.raises(UsageError, match="is not of the form option=value; --help shows all options"):
+        check_options("train", read_command_line("train", words.split()))
 
 
 def test_options_of_a_node_are_named_without_it():

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ldm.arguments import quote_texts
+from ldm.arguments import command_name, quote_texts
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Condition
 from ldm.checkpoint import load_autoencoder
@@ -260,7 +260,7 @@ def main(config: DictConfig) -> None:
             "autoencoder.ckpt": _typed(config.autoencoder.ckpt),
         }
         words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
-        print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
+        print(f"next: {command_name('train')} experiment=txt2img_shards data=latents {words}")
 
 
 def _typed(names: str | list[str]) -> str:
