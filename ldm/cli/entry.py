@@ -48,7 +48,9 @@ def program(
             print(help_text(name, line, under))
             return
         if line.is_ours:
-            check_options(name, line)
+            config = check_options(name, line)
+            if line.is_sweep:  # of which no job has to fail to see it
+                _check_missing(config, missing or {})
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -87,6 +89,13 @@ def _full(option: str, under: str) -> str:
     return option if inside else f"{under}.{option}"
 
 
+def _check_missing(config: DictConfig, missing: Mapping[str, str]) -> None:
+    """Raise UsageError where an option has no value."""
+    if (option := first_missing(config)) is not None:
+        given = f"the option {option} has no value; type {option}=VALUE, or --help for an example"
+        raise UsageError(missing.get(option, given))
+
+
 def _with_messages(run: Callable[[DictConfig], Any], missing: Mapping[str, str]) -> Callable[[DictConfig], Any]:
     """Let a program end with the message of an error that a user can mend, without a traceback.
 
@@ -96,9 +105,7 @@ def _with_messages(run: Callable[[DictConfig], Any], missing: Mapping[str, str])
     @functools.wraps(run)
     def wrapped(config: DictConfig) -> Any:
         try:
-            if (option := first_missing(config)) is not None:
-                given = f"the option {option} has no value; type {option}=VALUE, or --help for an example"
-                raise UsageError(missing.get(option, given))
+            _check_missing(config, missing)
             return run(config)
         except MENDABLE as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,12 +25,15 @@ class UsageError(ValueError):
     """A command line that cannot be run; its message says what to type instead."""
 
 
-def check_options(name: str, line: CommandLine) -> None:
+def check_options(name: str, line: CommandLine) -> DictConfig:
     """Check a command line.
 
     Args:
         name: The program's: its config is `configs/<name>.yaml`.
         line: What was typed, texts in quotes.
+
+    Returns:
+        The config that the options make, in a sweep that of the first job.
 
     Raises:
         UsageError: An option is unreadable, unknown, given twice, of several values without a sweep, a word where a node
@@ -43,19 +46,18 @@ def check_options(name: str, line: CommandLine) -> None:
     if not line.is_sweep:
         _check_single(overrides)
     chosen, values = _sort(name, overrides, line.config_dir)
+    failure = None
     try:
-        single = [str(override.input_line) for override in values if not override.is_sweep_override()]
-        compose(name, [*chosen, *single], line.config_dir)
-        failure = None
+        config = compose(name, [*chosen, *map(_first, values)], line.config_dir)
     except (HydraException, OmegaConfBaseException) as error:
         failure = error
-    if failure is None and not any(_needs_look(override) for override in values):
-        return
-    base = _compose_chosen(name, chosen, line.config_dir)
-    for override in values:
-        _check_value(override, base)
+    if failure is not None or any(_needs_look(override) for override in values):
+        base = _compose_chosen(name, chosen, line.config_dir)
+        for override in values:
+            _check_value(override, base)
     if failure is not None:
         raise UsageError(f"{told(failure)}; --help shows all options") from failure
+    return config
 
 
 def compose_choices(name: str, line: CommandLine) -> DictConfig:
@@ -170,7 +172,7 @@ def _compose_chosen(name: str, chosen: Sequence[str], config_dir: str | None) ->
     try:
         return compose(name, chosen, config_dir, hydra_too=True)
     except (HydraException, OmegaConfBaseException) as error:
-        for choice in chosen:
+        for choice in chosen if not isinstance(error, MissingConfigException) else ():
             with contextlib.suppress(HydraException, OmegaConfBaseException):
                 config = compose(name, [one for one in chosen if one != choice], config_dir, hydra_too=True)
                 group = choice.partition("=")[0]
@@ -181,11 +183,11 @@ def _compose_chosen(name: str, chosen: Sequence[str], config_dir: str | None) ->
 
 
 def _needs_look(override: Override) -> bool:
-    """Return whether an option that could be composed can be a mistake: a word for a node, or the values of a sweep."""
+    """Return whether an option that could be composed can be a mistake all the same: a word for a node."""
     option = override.key_or_group
     if not _changes(override) or override.is_hydra_override():
         return False
-    return override.is_sweep_override() or (_is_word(override.value()) and not is_name(option) and not is_prose(option))
+    return any(map(_is_word, _values(override))) and not is_name(option) and not is_prose(option)
 
 
 def _changes(override: Override) -> bool:
@@ -206,12 +208,14 @@ def _values(override: Override) -> Iterator[Any]:
             yield one.text if isinstance(one, QuotedString) else one
 
 
-def _first(override: Override, choices: Sequence[str]) -> str:
+def _first(override: Override, choices: Sequence[str] = ()) -> str:
     """Return an override as one is in the first job of a sweep."""
     value: Any = override.value()
     if isinstance(value, Glob):
         return f"{override.get_key_element()}={next(iter(value.filter(list(choices))), 'null')}"
-    if isinstance(value, ChoiceSweep):
+    if isinstance(value, IntervalSweep):
+        return f"{override.get_key_element()}={value.start}"
+    if override.is_discrete_sweep():
         return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
     return str(override.input_line)
 

@@ -92,6 +92,16 @@ def test_a_plugins_sampler_draws(tiny_run, plugin, tmp_path):
     assert (tmp_path / "out" / "00000.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"), [("train.py seed=1,2", "no experiment was named"), ("sample.py n=1,2", "option ckpt has no")]
+)
+def test_a_sweep_without_a_value_that_must_be_given_does_not_begin(words, message, tmp_path):
+    text = forked(*words.split(), "-m", f"hydra.sweep.dir={tmp_path}/sweep", ok=False)
+    assert message in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_folder_of_configs_is_told():
     text = forked("train.py", "--config-dir", "/nowhere", "experiment=txt2img", ok=False)
     assert "error: there is no folder /nowhere" in text
