@@ -41,6 +41,9 @@ NAME_OPTIONS = (
 LONGEST = 150
 """Bytes in the name of a folder that is made of options."""
 
+SEARCH_PATH = "hydra.searchpath="
+"""How the option begins that names further folders of configs."""
+
 MULTIRUN = ("-m", "--multirun")
 
 

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.arguments import quote_texts
+from ldm.arguments import SEARCH_PATH, quote_texts
 from ldm.sweep import folder_name, remaining_trials, run_folder
 
 CONFIGS = (Path(__file__).parent / "configs").resolve()
@@ -56,15 +56,12 @@ def output_channels(latent_channels: int, learned_variance: bool) -> int:
     return 2 * latent_channels if learned_variance else latent_channels
 
 
-def compose(
-    name: str, overrides: Sequence[str] = (), config_dir: str | None = None, *, hydra_too: bool = False
-) -> DictConfig:
+def compose(name: str, overrides: Sequence[str] = (), *, hydra_too: bool = False) -> DictConfig:
     """Compose a program's config.
 
     Args:
         name: The program's: the config is `configs/<name>.yaml`.
         overrides: Options and choices as on the command line.
-        config_dir: A folder of further configs, as given with `--config-dir`.
         hydra_too: Keep Hydra's own node `hydra`, which says which choices were made.
 
     Returns:
@@ -73,21 +70,21 @@ def compose(
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        options = [*quote_texts(overrides), *search_path(config_dir)]
-        return hydra_compose(name, overrides=options, return_hydra_config=hydra_too)
+        return hydra_compose(name, overrides=quote_texts(overrides), return_hydra_config=hydra_too)
 
 
-def search_path(config_dir: str | None) -> list[str]:
-    """Return the override that makes Hydra look for configs in a further folder, too; none where none is given."""
-    return [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+def choices_of(name: str, groups: Iterable[str], overrides: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return the choices that groups of configs have; what is no group is left out.
 
-
-def choices_of(name: str, groups: Iterable[str], config_dir: str | None = None) -> dict[str, list[str]]:
-    """Return the choices that groups of configs have, for a program; what is no group is left out."""
+    Args:
+        name: The program's: its config is `configs/<name>.yaml`.
+        groups: Names of groups, like "sampler", or what may be some.
+        overrides: A command line's; further folders of configs that it names are looked into, too.
+    """
+    folders = [override for override in overrides if override.startswith(SEARCH_PATH)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        folders = search_path(config_dir)
         found = {group: loader.get_group_options(group, config_name=name, overrides=folders) for group in groups}
     return {group: choices for group, choices in found.items() if choices}
 

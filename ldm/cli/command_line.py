@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ldm.arguments import MULTIRUN
+from ldm.arguments import MULTIRUN, SEARCH_PATH, parse_override, quoted
 
 HELP = ("-h", "--help")
 CONFIG_DIR = ("-cd", "--config-dir")
@@ -24,6 +26,10 @@ PLAIN = ("--resolve", "--run", "-r")
 
 ELSEWHERE = ("--hydra-help", "--version", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name")
 """Flags with which Hydra does something else than to run this program with this program's config."""
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; its message says what to type instead."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,10 @@ class CommandLine:
         return not self._has((*ELSEWHERE, "--experimental-rerun"))
 
     @property
-    def config_dir(self) -> str | None:
-        """The folder in which Hydra looks for further configs, if one is given."""
-        found = None
-        for flag, value in zip(self.flags, (*self.flags[1:], "")):
-            name, equals, joined = flag.partition("=")
-            if name in CONFIG_DIR:
-                found = joined if equals else value
-        return found
+    def folders(self) -> list[str]:
+        """The places of further configs, like "file:///home/me/configs", in the order in which Hydra looks into them."""
+        typed = [override for option in self.options if (override := _search_path(option)) is not None]
+        return [str(place) for override in typed for place in override]
 
     @property
     def unknown_flag(self) -> str | None:
@@ -81,18 +83,41 @@ class CommandLine:
 
 
 def read_words(words: Sequence[str]) -> CommandLine:
-    """Sort the words of a command line, which may stand in any order."""
+    """Sort the words of a command line, which may stand in any order.
+
+    `--config-dir=FOLDER` becomes Hydra's option for the same, which composing without a command line knows, too.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
     flags: list[str] = []
     options: list[str] = []
+    folders: list[str] = []
     left = list(words)
     while left:
         word = left.pop(0)
+        name, equals, value = word.partition("=")
         if not word.startswith("-"):
             options.append(word)
+        elif name in CONFIG_DIR and (equals or left):
+            folders.append(value if equals else left.pop(0))
         elif word in INFO:
             flags.append(f"--info={left.pop(0) if left and left[0] in INFORMATION else 'all'}")
         else:
             flags.append(word)
             if word in VALUED and left:
                 flags.append(left.pop(0))
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UsageError(f"there is no folder {folder}, in which --config-dir would look for configs")
+    if folders:
+        places = [f"file://{Path(folder).resolve()}" for folder in folders] + CommandLine((), tuple(options)).folders
+        options = [option for option in options if not option.startswith(SEARCH_PATH)]
+        options.append(f"{SEARCH_PATH}[{','.join(map(quoted, places))}]")
     return CommandLine(tuple(flags), tuple(options))
+
+
+def _search_path(option: str) -> list[Any] | None:
+    override = parse_override(option) if option.startswith(SEARCH_PATH) else None
+    places: Any = None if override is None else override.value()
+    return places if isinstance(places, list) else None

@@ -6,18 +6,17 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.arguments import quote_texts
-from ldm.cli.command_line import CommandLine, read_words
+from ldm.cli.command_line import CommandLine, UsageError, read_words
 from ldm.cli.help import help_text
-from ldm.cli.mistakes import UsageError, check_options, compose_choices, first_missing
+from ldm.cli.mistakes import check_options, compose_choices, first_missing
 from ldm.cli.short_names import is_short, rewrite
 from ldm.config import CONFIGS, options_of, register_resolvers
 from ldm.sweep import in_sweep
@@ -66,8 +65,6 @@ def program(
 def read_command_line(name: str, words: list[str], under: str = "") -> CommandLine:
     """Read the words of a command line as `program` does: sorted, and rewritten to what Hydra understands."""
     line = read_words(words)
-    if line.config_dir is not None and not Path(line.config_dir).is_dir():
-        raise UsageError(f"there is no folder {line.config_dir}, in which --config-dir would look for configs")
     options = [_full(option, under) for option in line.options]
     line = CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)))
     return _with_full_names(name, line) if line.is_ours and any(map(is_short, line.options)) else line
@@ -99,7 +96,8 @@ def _check_missing(config: DictConfig, missing: Mapping[str, str]) -> None:
 def _with_messages(run: Callable[[DictConfig], Any], missing: Mapping[str, str]) -> Callable[[DictConfig], Any]:
     """Let a program end with the message of an error that a user can mend, without a traceback.
 
-    Inside a sweep the error is passed on, so that Hydra tells which job it was; HYDRA_FULL_ERROR=1 shows all.
+    Inside a sweep the message is passed on, so that Hydra goes on with the other jobs and then says which it was.
+    HYDRA_FULL_ERROR=1 shows all.
     """
 
     @functools.wraps(run)
@@ -109,8 +107,10 @@ def _with_messages(run: Callable[[DictConfig], Any], missing: Mapping[str, str])
             return run(config)
         except MENDABLE as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-            if in_sweep() or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise cause from None
+            if in_sweep():
+                raise CompactHydraException(f"error: {cause}") from None
             print(f"error: {cause}", file=sys.stderr)
             raise SystemExit(1) from None
 

@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.arguments import command_name
-from ldm.cli.command_line import CommandLine
-from ldm.cli.mistakes import UsageError, check_options, told
+from ldm.cli.command_line import CommandLine, UsageError
+from ldm.cli.mistakes import check_options, told
 from ldm.config import CONFIGS, choices_of, compose, options_of
 
 COLUMN = 44
@@ -42,11 +42,11 @@ def help_text(name: str, line: CommandLine, under: str = "") -> str:
     if line.options:
         check_options(name, line)
     try:
-        config = compose(name, line.options, line.config_dir, hydra_too=True)
+        config = compose(name, line.options, hydra_too=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(told(error)) from error
     chosen = {group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
-    folders = [Path(line.config_dir), CONFIGS] if line.config_dir else [CONFIGS]
+    folders = [CONFIGS, *(Path(place.removeprefix("file://")) for place in line.folders)]
     for entry in _defaults(CONFIGS / f"{name}.yaml"):  # Hydra does not tell what was chosen where that is a list
         lists = entry.items() if isinstance(entry, dict) else ()
         chosen = {group: None for group, choice in lists if isinstance(choice, list)} | chosen
@@ -82,7 +82,7 @@ def _head(file: Path) -> str:
 
 def _choices(name: str, chosen: dict[str, Any], line: CommandLine) -> Iterator[str]:
     """Yield a line for each group: its choices, and the one in use."""
-    found = choices_of(name, {group.partition("@")[0] for group in chosen}, line.config_dir)
+    found = choices_of(name, {group.partition("@")[0] for group in chosen}, line.options)
     for group, choice in reversed(chosen.items()):
         if (choices := found.get(group.partition("@")[0])) is not None:
             used = "" if choice is None else f" ({choice})"

@@ -13,16 +13,21 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.arguments import FILE_OPTIONS, PATTERN_OPTIONS, is_name, is_prose, parse_override, quoted, why_no_option
-from ldm.cli.command_line import CommandLine
+from ldm.arguments import (
+    FILE_OPTIONS,
+    PATTERN_OPTIONS,
+    SEARCH_PATH,
+    is_name,
+    is_prose,
+    parse_override,
+    quoted,
+    why_no_option,
+)
+from ldm.cli.command_line import CommandLine, UsageError
 from ldm.config import choices_of, compose, options_of
 
 BRACED_OPTIONS = ("data.caption.fields", "data.buckets")
 """Options whose values are mappings."""
-
-
-class UsageError(ValueError):
-    """A command line that cannot be run; its message says what to type instead."""
 
 
 def check_options(name: str, line: CommandLine) -> DictConfig:
@@ -45,14 +50,14 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
     overrides = [override for override in map(parse_override, line.options) if override is not None]
     if not line.is_sweep:
         _check_single(overrides)
-    chosen, values = _sort(name, overrides, line.config_dir)
+    chosen, values = _sort(name, overrides)
     failure = None
     try:
-        config = compose(name, [*chosen, *map(_first, values)], line.config_dir)
+        config = compose(name, [*chosen, *map(_first, values)])
     except (HydraException, OmegaConfBaseException) as error:
         failure = error
     if failure is not None or any(_needs_look(override) for override in values):
-        base = _compose_chosen(name, chosen, line.config_dir)
+        base = _compose_chosen(name, chosen)
         for override in values:
             _check_value(override, base)
     if failure is not None:
@@ -67,7 +72,7 @@ def compose_choices(name: str, line: CommandLine) -> DictConfig:
         UsageError: A group is none that this config chooses from.
     """
     overrides = [override for override in map(parse_override, line.options) if override is not None]
-    return _compose_chosen(name, _sort(name, overrides, line.config_dir)[0], line.config_dir)
+    return _compose_chosen(name, _sort(name, overrides)[0])
 
 
 def first_missing(config: DictConfig) -> str | None:
@@ -118,14 +123,20 @@ def _check_single(overrides: Iterable[Override]) -> None:
             )
 
 
-def _sort(name: str, overrides: Sequence[Override], config_dir: str | None) -> tuple[list[str], list[Override]]:
-    """Return the choices of groups, in a sweep those of its first job, and apart from them all other overrides."""
-    choices = choices_of(name, {override.key_or_group for override in overrides}, config_dir)
-    for override in overrides:
-        if override.key_or_group in choices:
-            _check_choice(override, choices[override.key_or_group])
-    chosen = [_first(one, choices[one.key_or_group]) for one in overrides if one.key_or_group in choices]
-    return chosen, [override for override in overrides if override.key_or_group not in choices]
+def _sort(name: str, overrides: Sequence[Override]) -> tuple[list[str], list[Override]]:
+    """Return the choices of groups, in a sweep those of its first job, and apart from them all other overrides.
+
+    Where Hydra looks for configs is among the choices.
+    """
+    typed = [str(override.input_line) for override in overrides]
+    choices = choices_of(name, {override.key_or_group for override in overrides}, typed)
+    groups = [override for override in overrides if override.key_or_group in choices]
+    for override in groups:
+        _check_choice(override, choices[override.key_or_group])
+    chosen = [_first(override, choices[override.key_or_group]) for override in groups]
+    folders = [option for option in typed if option.startswith(SEARCH_PATH)]
+    values = [override for override in overrides if override not in groups and override.input_line not in folders]
+    return [*chosen, *folders], values
 
 
 def _check_choice(override: Override, choices: Sequence[str]) -> None:
@@ -163,18 +174,18 @@ def _check_value(override: Override, base: DictConfig) -> None:
         raise UsageError(f"{option}={words[0]} would replace the options {', '.join(inner[:4])}; give one of those")
 
 
-def _compose_chosen(name: str, chosen: Sequence[str], config_dir: str | None) -> DictConfig:
+def _compose_chosen(name: str, chosen: Sequence[str]) -> DictConfig:
     """Return the config that choices of groups make, Hydra's own node included.
 
     Raises:
         UsageError: One of the groups is none that the config chooses from; it says which are.
     """
     try:
-        return compose(name, chosen, config_dir, hydra_too=True)
+        return compose(name, chosen, hydra_too=True)
     except (HydraException, OmegaConfBaseException) as error:
         for choice in chosen if not isinstance(error, MissingConfigException) else ():
             with contextlib.suppress(HydraException, OmegaConfBaseException):
-                config = compose(name, [one for one in chosen if one != choice], config_dir, hydra_too=True)
+                config = compose(name, [one for one in chosen if one != choice], hydra_too=True)
                 group = choice.partition("=")[0]
                 same = [one for one in config.hydra.runtime.choices if one.partition("@")[0] == group.partition("@")[0]]
                 hint = _either(same) or f"to choose from it in addition type +{choice}"

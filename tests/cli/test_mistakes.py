@@ -91,11 +91,21 @@ def test_what_is_right_is_let_through(name, words):
 
 
 def test_flags_and_options_may_stand_in_any_order():
-    line = read_words(["a=1", "-m", "b=2", "--config-dir", "mine", "~c", "--info", "d=3", "--cfg=job"])
-    assert line.words == ["-m", "--config-dir", "mine", "--info=all", "--cfg=job", "a=1", "b=2", "~c", "d=3"]
-    assert (line.is_sweep, line.config_dir, line.asks_help) == (True, "mine", False)
-    assert read_words(["--config-dir=a b"]).config_dir == "a b"
+    line = read_words(["a=1", "-m", "b=2", "--package", "mine", "~c", "--info", "d=3", "--cfg=job"])
+    assert line.words == ["-m", "--package", "mine", "--info=all", "--cfg=job", "a=1", "b=2", "~c", "d=3"]
+    assert (line.is_sweep, line.asks_help) == (True, False)
     assert read_words(["a=1", "-h"]).asks_help
+
+
+def test_folders_of_configs_become_one_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it's").mkdir()
+    line = read_words(["--config-dir=it's", "hydra.searchpath=[pkg://mine]", "-cd", "/", "a=1"])
+    assert line.folders == [f"file://{tmp_path}/it's", "file:///", "pkg://mine"]
+    assert [option.partition("=")[0] for option in line.words] == ["a", "hydra.searchpath"]
+    assert read_words(line.words) == line
+    with pytest.raises(UsageError, match="there is no folder nowhere, in which --config-dir would look"):
+        read_words(["--config-dir", "nowhere"])
 
 
 def test_the_flags_are_hydras():

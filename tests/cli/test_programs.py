@@ -81,9 +81,10 @@ def test_configs_of_a_folder_beside_ours_are_found(name, first, plugin):
     )
     text = forked(*program, first, "sampler=mine", "sampler.etta=1", "--config-dir", plugin, ok=False)
     assert "there is no option sampler.etta; did you mean sampler.eta" in text
+    assert "steps: 7" in forked(*program, f"hydra.searchpath=[file://{plugin}]", first, "sampler=mine", "--cfg", "job")
     text = forked(*program, first, "sampler=mind", "--config-dir", plugin, ok=False)
     assert "did you mean mine?" in text
-    assert compose(name, ["sampler=mine"], plugin).sampler.steps == 7
+    assert compose(name, ["sampler=mine", f"hydra.searchpath=[file://{plugin}]"]).sampler.steps == 7
 
 
 def test_a_plugins_sampler_draws(tiny_run, plugin, tmp_path):
