@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from ldm.arguments import command_name
-from ldm.cli.command_line import CommandLine, UsageError
-from ldm.cli.mistakes import check_options, told
-from ldm.config import CONFIGS, choices_of, compose, options_of
+from ldm.cli.command_line import CommandLine
+from ldm.cli.mistakes import check_options
+from ldm.config import CONFIGS, choices_of, options_of
 
 COLUMN = 44
 """Where comments begin."""
@@ -39,12 +37,7 @@ def help_text(name: str, line: CommandLine, under: str = "") -> str:
     Raises:
         UsageError: The command line has a mistake.
     """
-    if line.options:
-        check_options(name, line)
-    try:
-        config = compose(name, line.options, hydra_too=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(told(error)) from error
+    config = check_options(name, line)
     chosen = {group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
     folders = [CONFIGS, *(Path(place.removeprefix("file://")) for place in line.folders)]
     for entry in _defaults(CONFIGS / f"{name}.yaml"):  # Hydra does not tell what was chosen where that is a list
@@ -60,11 +53,8 @@ def help_text(name: str, line: CommandLine, under: str = "") -> str:
         is_ours = option.startswith(f"{under}." if under else "") and not option.startswith("hydra")
         if is_ours and _is_shown(option, value, comments, show_wires=bool(under)):
             lines.append(_option(option.removeprefix(f"{under}."), value, comments.get(option, "")))
-    lines += [
-        "",
-        "Several values are tried one after the other with -m: -m seed=1,2. The config that options make: --cfg job.",
-    ]
-    return "\n".join(lines)
+    lines += ["", "With -m an option may have several values, each for a job of its own: -m OPTION=VALUE,VALUE"]
+    return "\n".join([*lines, "To see the config that options make: --cfg job"])
 
 
 def _head(file: Path) -> str:

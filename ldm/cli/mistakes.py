@@ -38,7 +38,7 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
         line: What was typed, texts in quotes.
 
     Returns:
-        The config that the options make, in a sweep that of the first job.
+        The config that the options make, in a sweep that of the first job, Hydra's own node included.
 
     Raises:
         UsageError: An option is unreadable, unknown, given twice, of several values without a sweep, a word where a node
@@ -53,7 +53,7 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
     chosen, values = _sort(name, overrides)
     failure = None
     try:
-        config = compose(name, [*chosen, *map(_first, values)])
+        config = compose(name, [*chosen, *map(_first, values)], hydra_too=True)
     except (HydraException, OmegaConfBaseException) as error:
         failure = error
     if failure is not None or any(_needs_look(override) for override in values):
@@ -77,7 +77,8 @@ def compose_choices(name: str, line: CommandLine) -> DictConfig:
 
 def first_missing(config: DictConfig) -> str | None:
     """Return the full name of the first option of a config that has no value, or None where all have one."""
-    return next((option for option, value in options_of(config).items() if value == "???"), None)
+    missing = (option for option, value in options_of(config).items() if value == "???")
+    return next((option for option in missing if not option.startswith("hydra.")), None)
 
 
 def told(error: BaseException) -> str:
