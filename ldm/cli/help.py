@@ -73,10 +73,11 @@ def _head(file: Path) -> str:
 def _choices(name: str, chosen: dict[str, Any], line: CommandLine) -> Iterator[str]:
     """Yield a line for each group: its choices, and the one in use."""
     found = choices_of(name, {group.partition("@")[0] for group in chosen}, line.options)
+    width = max(map(len, chosen))
     for group, choice in reversed(chosen.items()):
         if (choices := found.get(group.partition("@")[0])) is not None:
             used = "" if choice is None else f" ({choice})"
-            yield f"  {group:<16}  {', '.join(choices)}{used}"
+            yield f"  {group:<{width}}  {', '.join(choices)}{used}"
 
 
 def _is_shown(option: str, value: Any, comments: dict[str, str], *, show_wires: bool) -> bool:
