@@ -1,43 +1,97 @@
-"""Words of a command line: which of them are texts, how they are quoted, and what a folder for some of them is called."""
+"""Words of a command line: how texts and names of files are quoted for Hydra, and what a folder for some options is called.
+
+How to quote: every value is read as anywhere in Hydra. `seed=1,2` is a sweep under `-m`, `[a,b]` a list, `${oc.env:HOME}/x` an
+interpolation, and `'a,b'` one text; a shell takes quotes away, so that they stand in other ones: `name="'a,b'"`. Two kinds of
+options ask for less. Prose (`prompt`, `negative`, `to_prompt`, `init_prompt`) is never read by Hydra: quotes for the shell are
+enough, `prompt="a cat, red"`; several for a sweep are given as `-m 'prompt=choice("a cat","a dog")'`. Names (of files, folders,
+shards, runs, models) are taken as they are wherever Hydra would not read them as a text: `out=2024`, `ckpt=runs/a=b`,
+`data.train='/data/{00000..00099}.tar'`; under `-m` commas outside of brackets and quotes separate several.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
-"""Options whose values are texts: they are never parsed by Hydra."""
+"""Last parts of the names of options whose values are texts: Hydra never reads them."""
 
 PATTERN_OPTIONS = ("data.train", "data.val")
-"""Options whose values are patterns of files, or lists of them in [...]."""
+"""Full names of options whose values are patterns of files, or lists of them in [...]."""
 
-TEXT_OPTIONS = (
-    *PROSE_OPTIONS,
-    *PATTERN_OPTIONS,
-    *("prompts", "init", "mask", "ckpt", "decoder", "out", "images", "captions"),
-    *("run", "autoencoder.ckpt", "conditioner.name", "alignment.encoder.name"),
-    *("guidance.weak.path", "guidance.classifier.path", "guidance.score.image.path", "guidance.score.name"),
-)
-"""These, and options whose values are names of files: they are never parsed."""
+FILE_OPTIONS = ("ckpt", "decoder", "out", "images", "captions", "prompts", "init", "mask", "run")
+"""Last parts of the names of options whose values are files that a user types: a shell may make several of one with braces."""
 
 NAME_OPTIONS = (
-    *("name", "run_dir", "paths.*", "*.path", "*.folder", "*.cache", "*.weights", "*.vgg16", "*.linear"),
-    *("image_column", "caption_column"),
-    *(f"logger.*.{part}" for part in ("project", "group", "entity", "name", "notes", "save_dir")),
+    *FILE_OPTIONS,
+    *("name", "run_dir", "path", "folder", "cache", "weights", "vgg16", "linear", "data_dir", "runs_dir", "output_dir"),
+    *("image_column", "caption_column", "project", "group", "entity", "notes", "save_dir"),
 )
-"""Patterns of options whose values are names or folders: they are never parsed, unless they hold an interpolation ${...}."""
+"""Last parts of the names of options whose values are names or folders: a list, a number or a mapping is none."""
 
 LONGEST = 150
 """Bytes in the name of a folder that is made of options."""
 
+SEARCH_PATH = "hydra.searchpath="
+"""How the option begins that names further folders of configs."""
+
 MULTIRUN = ("-m", "--multirun")
 
 
-def quote_texts(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments with free text and patterns quoted, so that Hydra takes their commas and braces as they are."""
-    swept = not set(MULTIRUN).isdisjoint(arguments)
+def command_name(program: str) -> str:
+    """Return how a program is begun, "train" or "sample": as the one that is running was, from a checkout or installed."""
+    begun = Path(sys.argv[0])
+    if begun.name in ("train.py", "sample.py"):
+        return f"python {shlex.quote(os.path.relpath(begun.with_name(f'{program}.py')))}"
+    is_checkout = not begun.name.startswith("ldm-") and Path(f"{program}.py").is_file()
+    return f"python {program}.py" if is_checkout else f"ldm-{program}"
+
+
+def parse_override(argument: str) -> Override | None:
+    """Return an argument as Hydra reads it, or None where it is not of Hydra's grammar."""
+    from hydra.core.override_parser.overrides_parser import (
+        OverridesParser,  # not above: names of commands do not need it
+    )
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
+def is_name(option: str) -> bool:
+    """Return whether the values of an option, given by its full name, are names of files and the like."""
+    return option in PATTERN_OPTIONS or option.rpartition(".")[2] in NAME_OPTIONS
+
+
+def is_prose(option: str) -> bool:
+    """Return whether the values of an option, given by its full name, are prose."""
+    return option.rpartition(".")[2] in PROSE_OPTIONS
+
+
+def quote_texts(arguments: Sequence[str], sweep: bool | None = None) -> list[str]:
+    """Quote the values of prose and names that Hydra would not take as they are.
+
+    Quoting again changes nothing, since a process that Lightning starts reads the same words a second time.
+
+    Args:
+        arguments: The words of a command line.
+        sweep: Whether commas separate the values of a sweep; None: where `-m` is among the arguments.
+
+    Returns:
+        As many words, in the same order.
+    """
+    swept = not set(MULTIRUN).isdisjoint(arguments) if sweep is None else sweep
     return [_quote(argument, swept) for argument in arguments]
 
 
@@ -55,26 +109,62 @@ def is_quoted(value: str) -> bool:
 
 def quoted(value: str) -> str:
     """Return a text in quotes, so that Hydra takes it as it is."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-    return "'" + escaped.replace("${", "\\${") + "'"
+    return _in_quotes(value).replace("${", "\\${")
+
+
+def _in_quotes(value: str) -> str:
+    """Return a text in quotes in which an interpolation ${...} stays one."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value) + "'"
 
 
 def _quote(argument: str, swept: bool) -> str:
     name, equals, value = argument.partition("=")
-    if not equals or value in ("", "null", "???") or is_quoted(value) or not _is_text(name.lstrip("+"), value):
+    option = name.lstrip("+")
+    if not equals or name.startswith(("-", "~")) or value in ("", "null", "???"):
         return argument
-    if swept and name not in PROSE_OPTIONS and re.fullmatch(r"choice\(.*\)", value):
+    if is_prose(option):
+        return f"{name}={_quote_prose(value, swept)}"
+    if not is_name(option):
         return argument
-    return f"{name}={quoted(value)}"
+    items = split_values(value) if swept else [value]
+    return f"{name}={','.join(_quote_name(item, option in PATTERN_OPTIONS, swept) for item in items)}"
 
 
-def _is_text(name: str, value: str) -> bool:
-    """Whether the value of an option is a text: a list is one only where there cannot be lists."""
-    if name in PATTERN_OPTIONS:
-        return not (value.startswith("[") and value.endswith("]"))
-    if name in TEXT_OPTIONS:
-        return True
-    return "${" not in value and any(fnmatchcase(name, pattern) for pattern in NAME_OPTIONS)
+def _quote_prose(value: str, swept: bool) -> str:
+    """Return prose in quotes; of a list for a sweep, choice(...) or texts that all are in quotes, each text by itself."""
+    if swept and (found := re.fullmatch(r"choice\((.*)\)", value)) is not None:
+        # Hydra takes the quotes of what stands in choice(...) away, and cannot read every text without
+        return ",".join(item if is_quoted(item) else quoted(item) for item in split_values(found[1]))
+    several = swept and all(map(is_quoted, split_values(value)))
+    return value if several or is_quoted(value) else quoted(value)
+
+
+def _quote_name(value: str, may_be_list: bool, swept: bool) -> str:
+    """Return one name as Hydra shall read it: as it is where Hydra reads a text, else in quotes."""
+    read = parse_override(f"x={value}")
+    if may_be_list and value.startswith("[") and value.endswith("]"):
+        items = f"[{','.join(_quote_name(item, True, swept) for item in split_values(value[1:-1]))}]"
+        return value if read is not None or parse_override(f"x={items}") is None else items
+    if read is not None and (swept if read.is_sweep_override() else isinstance(read.value(), str | None)):
+        return value
+    return _in_quotes(value)
+
+
+def split_values(value: str) -> list[str]:
+    """Split a value at those commas that stand in no brackets and in no quotes: "a,{b,c}" -> ["a", "{b,c}"]."""
+    items, depth, quote = [""], 0, ""
+    for place, letter in enumerate(value):
+        if quote:
+            quote = "" if letter == quote and value[place - 1] != "\\" else quote
+        elif letter in "'\"" and not items[-1].strip("([{ "):
+            quote = letter
+        elif letter == "," and depth == 0:
+            items.append("")
+            continue
+        else:
+            depth += (letter in "([{") - (letter in ")]}")
+        items[-1] += letter
+    return [item.strip() for item in items]
 
 
 def why_no_option(arguments: Sequence[str], place: int) -> str:

@@ -12,9 +12,10 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.callback.evaluation import Evaluation
-from ldm.config import in_sweep, resolved
+from ldm.config import resolved
 from ldm.data.base import DataModule
 from ldm.stage import Task
+from ldm.sweep import in_sweep
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
 

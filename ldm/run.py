@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ldm import checkpoint, processes
+from ldm.arguments import command_name
 from ldm.callback.checkpoints import newest
 from ldm.callback.signals import Preempted, Signals
 from ldm.check import (
@@ -185,7 +186,7 @@ def _next_command(run: Path, results: dict[str, dict[str, float]], config: DictC
     text = "a red heart on a white background" if "colors" in (config.data.get("source") or {}) else "..."
     prompt = f'prompt="{text}" n=4 seed=0'
     if "diffusion" in results:
-        return f"python sample.py ckpt={folder} {prompt}"
+        return f"{command_name('sample')} ckpt={folder} {prompt}"
     if "classifier" in results:
         whole = (Path(config.autoencoder.ckpt) / checkpoint.MODEL_FILE).is_file()
         model = shlex.quote(config.autoencoder.ckpt) if whole else "RUN"

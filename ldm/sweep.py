@@ -7,30 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from ldm.arguments import as_typed, job_name
+from ldm.arguments import as_typed, job_name, parse_override
 
 
 def in_sweep() -> bool:
-    """Whether this is a run of a sweep (`-m`)."""
+    """Return whether this is a run of a sweep (`-m`)."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def typed_options() -> list[str]:
-    """The options of this job as they were typed; none where it was not begun by a command."""
+    """Return the options of this job as they were typed; none where it was not begun by a command."""
     return list(map(as_typed, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
 
 
 def job_folder(folder: str) -> str:
-    """Where a job writes: the folder that was asked for, in a sweep one for each job."""
+    """Return where a job writes: the folder that was asked for, in a sweep one for each job."""
     return HydraConfig.get().runtime.output_dir if in_sweep() else folder
 
 
 def run_folder(runs_dir: str, name: str) -> str:
-    """Where a run writes: a folder of its name, in a sweep one for each job."""
+    """Return where a run writes: a folder of its name, in a sweep one for each job."""
     return job_folder(f"{runs_dir}/{name}")
 
 
@@ -44,20 +42,16 @@ def folder_name(overrides: Sequence[str]) -> str:
 
 
 def _swept() -> set[str]:
-    """The options that have several values: on this command line, or in the config of the sweeper."""
+    """Return the options that have several values: on this command line, or in the config of the sweeper."""
     found = {str(name) for name in HydraConfig.get().sweeper.get("params") or {}}
-    for argument in sys.argv[1:]:
-        try:
-            override = OverridesParser.create().parse_override(argument)
-        except HydraException:
-            continue
-        if override.is_sweep_override():
+    for override in map(parse_override, sys.argv[1:]):
+        if override is not None and override.is_sweep_override():
             found.add(override.get_key_element().lstrip("+"))
     return found
 
 
 def remaining_trials(wanted: int, storage: str, study: str) -> int:
-    """How many of the `wanted` trials of an Optuna study on disk are not finished; an interrupted one is run anew."""
+    """Return how many of the `wanted` trials of an Optuna study on disk are not finished; an interrupted one is run anew."""
     import optuna
 
     Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

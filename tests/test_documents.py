@@ -181,7 +181,7 @@ def test_sampling_commands_run(line, tiny_run, tmp_path):
 
 @pytest.mark.e2e
 def test_icons_can_be_written_alone(tmp_path):
-    text = forked("-m", "ldm.data.sources.icons", f"folder={tmp_path}", "count=3", "size=16")
+    text = forked("-m", "ldm.cli.icons", f"folder={tmp_path}", "count=3", "size=16")
     assert "training and" in text
     assert list(tmp_path.glob("icons-*/train-000000.tar"))
 

@@ -198,4 +198,4 @@ def test_runs_without_snapshots_or_end_are_told_what_to_do(run, tiny_run, tmp_pa
 def test_help():
     text = ema("--help")
     assert "python -m ldm.ema run=runs/txt2img length=0.075" in text
-    assert "length: ???" in text
+    assert "length=???" in text

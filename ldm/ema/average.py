@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ldm.arguments import command_name
 from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, read
 from ldm.config import resolved
 from ldm.folder import OutputFolder
@@ -210,6 +211,6 @@ def main(config: DictConfig) -> None:
     for model in written:
         print(model)
     print(
-        f"next: python sample.py ckpt={shlex.quote(str(written[-1].file))} "
+        f"next: {command_name('sample')} ckpt={shlex.quote(str(written[-1].file))} "
         'prompt="a red heart on a white background" n=4 seed=0'
     )

@@ -20,14 +20,15 @@ def mode_options(folders: Sequence[Path]) -> dict[str, set[str]]:
     return {file.stem: {str(key) for key in _load(file)} - {GROUP, "defaults", "hydra"} for file in files}
 
 
-def misplaced(arguments: Sequence[str], configs: Path) -> str | None:
+def misplaced(arguments: Sequence[str], configs: Path, further: Sequence[Path] = ()) -> str | None:
     """Return an error about the first option that belongs to other modes than the chosen one; None where there is none.
 
     Args:
-        arguments: The words of a command line; folders of configs that `--config-dir` names in it are looked at, too.
+        arguments: The options of a command line.
         configs: The folder of `sample.yaml`, which says what mode there is where none is chosen.
+        further: Further folders of configs, like those that `--config-dir` names.
     """
-    modes = mode_options([configs, *_named(arguments)])
+    modes = mode_options([configs, *further])
     given = [argument.partition("=") for argument in arguments]
     chosen = [value for name, _, value in given if name == GROUP] or [
         str(entry[GROUP]) for entry in _load(configs / "sample.yaml").defaults if GROUP in entry
@@ -45,13 +46,3 @@ def _load(file: Path) -> DictConfig:
     content = OmegaConf.load(file)
     assert isinstance(content, DictConfig), f"{file} holds no options"
     return content
-
-
-def _named(arguments: Sequence[str]) -> list[Path]:
-    """Return the folders that Hydra's `--config-dir` or `-cd` names on a command line."""
-    found = []
-    for place, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            found += [Path(value)] if equals else [Path(word) for word in arguments[place + 1 : place + 2]]
-    return found

@@ -1,17 +1,6 @@
 """`python -m ldm.data.encode autoencoder.ckpt=RUN out=DIR`; its options are in configs/encode.yaml."""
 
-from omegaconf import DictConfig
-
-from ldm.config import command
-
-
-def run(config: DictConfig) -> None:
-    """What the command does."""
-    # Not above: it loads the large libraries, which help and mistyped options do not need.
-    from ldm.data.encode.encoder import main
-
-    main(config)
-
+from ldm.cli.encode import main
 
 if __name__ == "__main__":
-    command("encode", run)
+    main()

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ldm.arguments import command_name, quote_texts
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Condition, Size
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
-from ldm.config import build, differences, packages_of, quote_texts, resolved
+from ldm.config import build, differences, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.latents import pack_latent
@@ -259,7 +260,7 @@ def main(config: DictConfig) -> None:
             "autoencoder.ckpt": _typed(config.autoencoder.ckpt),
         }
         words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
-        print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
+        print(f"next: {command_name('train')} experiment=txt2img_shards data=latents {words}")
 
 
 def _typed(names: str | list[str]) -> str:

@@ -9,6 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from ldm.arguments import command_name
 from ldm.data.pack.plan import Plan, Tally
 from ldm.data.pack.shard import Job, read_tally, write_json
 
@@ -72,7 +73,7 @@ class Summary(NamedTuple):
         options = [f"data.{split}={shlex.quote(pattern)}" for split, pattern in patterns.items()]
         if self.several:
             options.append("'data.caption.fields={caption:1}'")
-        return " ".join(["python train.py experiment=txt2img_shards", *options])
+        return " ".join([f"{command_name('train')} experiment=txt2img_shards", *options])
 
     def check(self, max_broken: float) -> None:
         """Check that enough was packed.

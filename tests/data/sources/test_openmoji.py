@@ -132,5 +132,5 @@ def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
 
 
 def test_the_command_suggests_options():
-    text = command("-m", "ldm.data.sources.openmoji", "sied=16", ok=False)
+    text = command("-m", "ldm.cli.openmoji", "sied=16", ok=False)
     assert text.startswith("error: there is no option data.source.sied; did you mean data.source.size")

@@ -1,0 +1,1 @@
+"""The programs: what `train.py`, `sample.py` and `python -m ldm.<part>` do with a command line."""

@@ -1,0 +1,19 @@
+"""`python -m ldm.data.encode autoencoder.ckpt=RUN out=DIR`; its options are in configs/encode.yaml."""
+
+from omegaconf import DictConfig
+
+from ldm.cli.entry import program
+
+
+def main() -> None:
+    """Encode training images once."""
+    program("encode", run)
+
+
+def run(config: DictConfig) -> None:
+    """Do what a config says."""
+    from ldm.data.encode.encoder import (
+        main as do,  # not above: help and mistyped options do not need the large libraries
+    )
+
+    do(config)

@@ -1,0 +1,127 @@
+"""The one way in: every program reads its command line, answers mistakes and help, and runs a config through Hydra here."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hydra
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm.arguments import quote_texts
+from ldm.cli.command_line import CommandLine, UsageError, read_words
+from ldm.cli.help import help_text
+from ldm.cli.mistakes import check_options, compose_choices, first_missing
+from ldm.cli.short_names import is_short, rewrite
+from ldm.config import CONFIGS, options_of, register_resolvers
+from ldm.sweep import in_sweep
+
+MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError)
+"""Errors that a user can mend: of them the message is shown, without a traceback."""
+
+
+def program(
+    name: str,
+    run: Callable[[DictConfig], Any],
+    *,
+    under: str = "",
+    missing: Mapping[str, str] | None = None,
+    check: Callable[[CommandLine], None] | None = None,
+    alternatives: str = "",
+) -> None:
+    """Run a program with the command line that it was started with.
+
+    Args:
+        name: The config is `configs/<name>.yaml`.
+        run: What the program does with the composed config. It imports what is large itself, so that help and mistakes are
+            answered at once.
+        under: The node that the typed options belong to, "data.source" say; "" for the whole config.
+        missing: Name of an option -> what to say where it has no value, if there is more to say than that.
+        check: Looks at the command line before anything is composed, and raises UsageError where it has a mistake.
+        alternatives: The group whose choices have options of their own, all of which `--help` lists; "" for none.
+
+    Raises:
+        SystemExit: The user has made a mistake, or has interrupted the program; what to do is printed.
+    """
+    register_resolvers()
+    try:
+        line = read_command_line(name, sys.argv[1:], under)
+        if line.asks_help and line.is_ours:
+            print(help_text(name, line, under, alternatives))
+            return
+        if line.is_ours:
+            if check is not None:
+                check(line)
+            config = check_options(name, line)
+            if line.is_sweep:  # of which no job has to fail to see it
+                _check_missing(config, missing or {})
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    sys.argv[1:] = line.words  # where Hydra reads them, and whoever starts this program again in further processes
+    main = hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
+    try:
+        main(_with_messages(run, missing or {}))()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def read_command_line(name: str, words: list[str], under: str = "") -> CommandLine:
+    """Read the words of a command line as `program` does: sorted, and rewritten to what Hydra understands."""
+    line = read_words(words)
+    options = [_full(option, under) for option in line.options]
+    line = CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)))
+    return _with_full_names(name, line) if line.is_ours and any(map(is_short, line.options)) else line
+
+
+def _with_full_names(name: str, line: CommandLine) -> CommandLine:
+    """Return a command line with short names in full; without a change where the program's config has no stages."""
+    plain = CommandLine(line.flags, tuple(option for option in line.options if not is_short(option)))
+    config = compose_choices(name, plain)
+    stages = [stage for stage, node in config.get("stage", {}).items() if "_target_" in node]
+    if not stages:
+        return line
+    return CommandLine(line.flags, tuple(rewrite(line.options, stages[-1], options_of(config))))
+
+
+def _full(option: str, under: str) -> str:
+    """Return an option with its full name; words that are no options stay as they are."""
+    inside = not under or "=" not in option or option.startswith((f"{under}.", "hydra", "+", "~"))
+    return option if inside else f"{under}.{option}"
+
+
+def _check_missing(config: DictConfig, missing: Mapping[str, str]) -> None:
+    """Raise UsageError where an option has no value."""
+    if (option := first_missing(config)) is not None:
+        given = f"the option {option} has no value; type {option}=VALUE, or --help for an example"
+        raise UsageError(missing.get(option, given))
+
+
+def _with_messages(run: Callable[[DictConfig], Any], missing: Mapping[str, str]) -> Callable[[DictConfig], Any]:
+    """Let a program end with the message of an error that a user can mend, without a traceback.
+
+    Inside a sweep the message is passed on, so that Hydra goes on with the other jobs and then says which it was.
+    HYDRA_FULL_ERROR=1 shows all.
+    """
+
+    @functools.wraps(run)
+    def wrapped(config: DictConfig) -> Any:
+        try:
+            _check_missing(config, missing)
+            return run(config)
+        except MENDABLE as error:
+            cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise cause from None
+            if in_sweep():
+                raise CompactHydraException(f"error: {cause}") from None
+            print(f"error: {cause}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+    return wrapped

@@ -1,0 +1,130 @@
+"""What a mistyped command line is answered, before anything is done."""
+
+import pytest
+
+from ldm.arguments import MULTIRUN, quote_texts
+from ldm.cli.command_line import ELSEWHERE, HELP, INFO, PLAIN, VALUED, read_words
+from ldm.cli.entry import read_command_line
+from ldm.cli.mistakes import UsageError, check_options, unreadable
+
+UNREADABLE = [
+    (["prompt=a", "red", "heart"], 'is no option; where it belongs to prompt, put the whole in quotes: prompt="a red heart"'),
+    (["experiment=txt2img", "name=my", "run"], 'put the whole in quotes: name="my run"'),
+    (["seed=1", "prompt=it's", "red", "n=2"], 'in quotes: prompt="it\'s red"'),
+    (["images=my", "photos"], 'images="my photos"'),
+    (["red"], "'red' is not of the form option=value"),
+    (["optimized_metric=a=b"], "optimized_metric=a=b cannot be read; if its value is a text, put that in quotes of both kinds: "
+     "optimized_metric=\"'a=b'\""),
+    (["logger.wandb.job_type=ночь $1"], "put that in quotes of both kinds: "),
+    (["имя=1"], "имя=1 cannot be read: 'имя' is no name of an option"),
+    (["=1"], "=1 cannot be read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), UNREADABLE, ids=[words[-1] for words, _ in UNREADABLE])
+def test_what_cannot_be_read_is_said_with_what_to_type(words, message):
+    assert message in unreadable(quote_texts(words))
+
+
+MISTAKES = [
+    (
+        "train",
+        "data=icon",
+        "there is no data=icon; did you mean icons? choose from icons, latents, openmoji, shards, stream",
+    ),
+    ("train", "-m sampler=ddim,heum", "there is no sampler=heum; did you mean heun?"),
+    ("train", "experiment=txt2imag", "there is no experiment=txt2imag; did you mean txt2img"),
+    (
+        "train",
+        "task.diffusion.stepz=3",
+        "there is no option task.diffusion.stepz; did you mean task.diffusion.steps or",
+    ),
+    ("train", "-m sed=1,2", "there is no option sed; did you mean seed"),
+    (
+        "train",
+        "task.diffusion.optimizer=muon",
+        "is a group, whose choice is typed optimizer@task.diffusion.optimizer=muon",
+    ),
+    ("train", "-m task.diffusion.optimizer=adam,muon", "typed optimizer@task.diffusion.optimizer=adam,muon"),
+    ("train", "optimizer=muon", "optimizer=muon chooses nothing here; type optimizer@task."),
+    (
+        "train",
+        "optimizer@task.diffusion.optimizer=moun",
+        "no optimizer@task.diffusion.optimizer=moun; did you mean muon?",
+    ),
+    ("train", "data.source=x", "data.source=x would replace the options data.source.folder, data.source.count, "),
+    ("train", "seed=1,2", 'add -m; for a list type seed="[1,2]"; for one text type seed="\'1,2\'"'),
+    ("train", "~nothing", "Could not delete from config"),
+    ("train", "data.train=a data.train=b", "data.train is given 2 times; give it once, in quotes"),
+    ("sample", "sampler=heum", "there is no sampler=heum; did you mean heun?"),
+    ("sample", "prompt=a prompt=b", "prompt is given 2 times"),
+    ("pack", "imags=a", "there is no option imags; did you mean images"),
+    ("encode", "data.sid=3", "there is no option data.sid; did you mean data.size"),
+    ("ema", "lenght=3", "there is no option lenght; did you mean length"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "message"), MISTAKES, ids=[words for _, words, _ in MISTAKES])
+def test_mistakes_are_told_with_what_to_type(name, words, message):
+    with pytest.raises(UsageError) as error:
+        check_options(name, read_command_line(name, words.split()))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+RIGHT = [
+    ("train", "experiment=txt2img -m seed=1,2 sampler=ddim,heun data.size=32,64 +mine=1,2 hydra.sweep.dir=a"),
+    ("train", "-m experiment=glob(txt2img*) seed=range(1,3)"),
+    (
+        "train",
+        "experiment=txt2img ++seed=3 ~alignment hydra.run.dir=. trainer.precision=32-true",
+    ),
+    ("train", "experiment=txt2img task=[diffusion] task.autoencoder.loss.discriminator=null"),
+    ("train", "-m experiment=txt2img hparams_search=optuna seed=range(1,3) data.source.val_share=interval(0.1,0.2)"),
+    ("sample", "ckpt=a guidance@guidance.guidance=none guidance=likeness"),
+]
+
+
+@pytest.mark.parametrize(("name", "words"), RIGHT, ids=[words for _, words in RIGHT])
+def test_what_is_right_is_let_through(name, words):
+    check_options(name, read_command_line(name, words.split()))
+
+
+def test_flags_and_options_may_stand_in_any_order():
+    line = read_words(["a=1", "-m", "b=2", "--package", "mine", "~c", "--info", "d=3", "--cfg=job"])
+    assert line.words == ["-m", "--package", "mine", "--info=all", "--cfg=job", "a=1", "b=2", "~c", "d=3"]
+    assert (line.is_sweep, line.asks_help) == (True, False)
+    assert read_words(["a=1", "-h"]).asks_help
+
+
+def test_folders_of_configs_become_one_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it's").mkdir()
+    line = read_words(["--config-dir=it's", "hydra.searchpath=[pkg://mine]", "-cd", "/", "a=1"])
+    assert line.folders == [f"file://{tmp_path}/it's", "file:///", "pkg://mine"]
+    assert [option.partition("=")[0] for option in line.words] == ["a", "hydra.searchpath"]
+    assert read_words(line.words) == line
+    with pytest.raises(UsageError, match="there is no folder nowhere, in which --config-dir would look"):
+        read_words(["--config-dir", "nowhere"])
+
+
+def test_the_flags_are_hydras():
+    """A flag that a coming Hydra adds or drops is to be sorted in `command_line`."""
+    from hydra._internal.utils import get_args_parser
+
+    flags = [action for action in get_args_parser()._actions if action.option_strings]
+    with_value = {name for action in flags if action.nargs != 0 for name in action.option_strings}
+    alone = {name for action in flags if action.nargs == 0 for name in action.option_strings}
+    assert with_value == {*VALUED, *INFO}
+    assert alone == {*HELP, *MULTIRUN, *PLAIN, *ELSEWHERE} - with_value
+
+
+@pytest.mark.parametrize("words", ["--verbose seed=1", "--cfg job --colour=red", "-x"])
+def test_flags_that_hydra_does_not_know_are_told(words):
+    with pytest.raises(UsageError, match="is not of the form option=value; --help shows all options"):
+        check_options("train", read_command_line("train", words.split()))
+
+
+def test_options_of_a_node_are_named_without_it():
+    line = read_command_line("icons", ["count=3", "data.source.size=16", "hydra.run.dir=."], under="data.source")
+    assert line.options == ("data.source.count=3", "data.source.size=16", "hydra.run.dir=.")

@@ -1,0 +1,121 @@
+"""All programs answer alike: help, mistakes, the config that options make, sweeps, plug-ins."""
+
+import pytest
+
+from ldm.cli.command_line import read_words
+from ldm.cli.help import help_text
+from ldm.config import CONFIGS, compose
+from tests.conftest import forked
+
+PROGRAMS = {
+    "train": ["train.py"],
+    "sample": ["sample.py"],
+    "pack": ["-m", "ldm.data.pack"],
+    "encode": ["-m", "ldm.data.encode"],
+    "ema": ["-m", "ldm.ema"],
+    "icons": ["-m", "ldm.cli.icons"],
+    "openmoji": ["-m", "ldm.cli.openmoji"],
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_prints_help_mistakes_and_its_config(name):
+    text = forked(*PROGRAMS[name], "--help")
+    assert " ".join(["python", *PROGRAMS[name]]) in text
+    assert "Options (option=value)" in text
+    text = forked(*PROGRAMS[name], "nothing=1", ok=False)
+    assert "error: there is no option " in text
+    text = forked(*PROGRAMS[name], "out=a", "red", "heart", ok=False)
+    assert "error: 'red' is no option; where it belongs to " in text
+    assert "out, put the whole in quotes: " in text
+    assert "Traceback" not in text
+    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema")
+
+
+def test_help_lists_options_with_their_comments_and_choices():
+    text = help_text("train", read_words(["experiment=txt2img"]))
+    experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    assert f"{', '.join(experiments)} (txt2img)" in text
+    for line in ("seed=0", "task.diffusion.steps=2300"):
+        assert f"\n  {line}\n" in text
+    assert "task.diffusion.batch_size=32 " in text
+    assert "images an optimiser step, over all processes and accumulated batches" in text
+    assert "_target_" not in text
+    text = help_text("sample", read_words(["guidance=likeness"]))
+    assert "guidance.score.image.size=???               to which it is made smaller" in text
+    text = help_text("icons", read_words([]), under="data.source")
+    assert "\n  count=64   " in text
+    assert "data.source" not in text
+
+
+def test_help_says_how_it_was_begun(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/local/bin/ldm-train"])
+    text = help_text("train", read_words([]))
+    assert "  ldm-train experiment=txt2img  " in text
+    assert "train.py e" not in text
+
+
+def test_a_program_can_be_swept(tmp_path):
+    text = forked(
+        "-m", "ldm.cli.icons", f"folder={tmp_path}", "count=2", "size=8,16", "-m", f"hydra.sweep.dir={tmp_path}/sweep"
+    )
+    assert text.count("training and") == 2
+    assert len(list(tmp_path.glob("icons-*"))) == 2
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A folder with configs of somebody else: one sampler."""
+    (tmp_path / "configs" / "sampler").mkdir(parents=True)
+    text = "_target_: ldm.sampler.ddim.DDIM\nsteps: 7  # few\neta: 0.5\ngrid: ${grid}\n"
+    (tmp_path / "configs" / "sampler" / "mine.yaml").write_text(text)
+    return str(tmp_path / "configs")
+
+
+@pytest.mark.parametrize(("name", "first"), [("train", "experiment=txt2img"), ("sample", "ckpt=x")])
+def test_configs_of_a_folder_beside_ours_are_found(name, first, plugin):
+    program = PROGRAMS[name]
+    assert "steps: 7" in forked(*program, "--config-dir", plugin, first, "sampler=mine", "--cfg", "job")
+    assert "sampler.steps=7                             few" in forked(
+        *program, "-cd", plugin, "sampler=mine", "--help"
+    )
+    text = forked(*program, first, "sampler=mine", "sampler.etta=1", "--config-dir", plugin, ok=False)
+    assert "there is no option sampler.etta; did you mean sampler.eta" in text
+    assert "steps: 7" in forked(*program, f"hydra.searchpath=[file://{plugin}]", first, "sampler=mine", "--cfg", "job")
+    text = forked(*program, first, "sampler=mind", "--config-dir", plugin, ok=False)
+    assert "did you mean mine?" in text
+    assert compose(name, ["sampler=mine", f"hydra.searchpath=[file://{plugin}]"]).sampler.steps == 7
+
+
+def test_a_plugins_sampler_draws(tiny_run, plugin, tmp_path):
+    options = [f"ckpt={tiny_run}", "prompt=a red heart", "n=1", "sampler=mine", f"out={tmp_path / 'out'}"]
+    assert "1 images in" in forked("sample.py", "--config-dir", plugin, *options)
+    assert (tmp_path / "out" / "00000.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [("train.py seed=1,2", "no experiment was named"), ("sample.py n=1,2", "option ckpt has no")]
+)
+def test_a_sweep_without_a_value_that_must_be_given_does_not_begin(words, message, tmp_path):
+    text = forked(*words.split(), "-m", f"hydra.sweep.dir={tmp_path}/sweep", ok=False)
+    assert message in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folder_of_configs_is_told():
+    text = forked("train.py", "--config-dir", "/nowhere", "experiment=txt2img", ok=False)
+    assert "error: there is no folder /nowhere" in text
+    assert "Traceback" not in text
+
+
+def test_prompts_are_swept(tiny_run, tmp_path):
+    out = f"out={tmp_path / 'out'}"
+    prompts = 'prompt=choice("a red, {big} cat","it\'s blue")'
+    text = forked(
+        "sample.py", "-m", f"ckpt={tiny_run},{tiny_run / 'model.safetensors'}", prompts, "n=1", "sampler.steps=2", out
+    )
+    assert text.count("1 images in") == 4
+    found = {line for file in (tmp_path / "out").glob("*/samples.jsonl") for line in file.read_text().splitlines()}
+    assert len(found) == 4
+    assert sum('"a red, {big} cat"' in line for line in found) == 2
