@@ -14,7 +14,9 @@ sys.argv[1:] = quote_texts(sys.argv[1:])
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 @say_errors
 def main(config: DictConfig) -> float | None:
-    from ldm.run import train  # not above: it loads the large libraries, which help and mistyped options do not need
+    from ldm.training.run import (
+        train,  # not above: it loads the large libraries, which help and mistyped options do not need
+    )
 
     return train(config)
 

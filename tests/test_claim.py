@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
+from ldm.claim import compare, run_output
 from omegaconf import OmegaConf
 
-from ldm.claim import compare, run_output
 from ldm.config import compose, resolved
 from tests.conftest import forked
 from tests.test_run import TINY, same_weights

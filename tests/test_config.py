@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.utils import get_class, get_object
+from ldm.check import check_batches, check_images, idle_devices
+from ldm.rules import RULES, check_values
 from omegaconf import OmegaConf
 
 from ldm import sweep
 from ldm.arguments import job_name, quote_texts
 from ldm.callback.evaluation import Evaluation
-from ldm.check import check_batches, check_images, idle_devices
 from ldm.config import CONFIGS, build, compose, differences, resolved, unreadable
-from ldm.rules import RULES, check_values
 from ldm.sweep import folder_name, remaining_trials
 from tests.conftest import forked
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
+from ldm.fit import _loggers
 
 from ldm.checkpoint import read
-from ldm.fit import _loggers
 from tests.conftest import forked
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ldm.check import check_latents
+from ldm.plot import read_metrics
 from transformers import ViTConfig, ViTModel
 
-from ldm.check import check_latents
 from ldm.checkpoint import load, load_autoencoder, read, with_decoder
-from ldm.plot import read_metrics
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.guidance import Unguided
 from ldm.sampler.heun import Heun

@@ -18,14 +18,15 @@ class Progress(ProgressBar):
         self._bar: tqdm | None = None
 
     def disable(self) -> None:
-        """Of ranks that are not the first."""
+        """Hide the bar, in processes that are not the first."""
         self._shown = False
 
     def enable(self) -> None:
-        """Show it."""
+        """Show the bar."""
         self._shown = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the bar at the step from which training goes on."""
         self._bar = tqdm(
             total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=not self._shown
         )
@@ -33,15 +34,18 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Move the bar after an optimiser step."""
         if self._bar is not None and trainer.global_step > self._bar.n:
             metrics = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
             self._bar.set_postfix(metrics, refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
         self._close()
 
     def _close(self) -> None:

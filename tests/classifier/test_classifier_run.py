@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
+from ldm.plot import read_metrics
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.checkpoint import load, load_autoencoder, load_classifier, read, save
-from ldm.plot import read_metrics
 from ldm.sampler.guidance import Classified, ClassifierFree, Unguided
 from tests.conftest import command, forked
 

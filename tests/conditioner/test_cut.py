@@ -1,7 +1,8 @@
 """Texts that are longer than the conditioner takes: what is cut away is said, by `sample.py` and before training."""
 
-from ldm.config import build, compose
 from ldm.stage import build_task, read_captions
+
+from ldm.config import build, compose
 from tests.conftest import forked
 
 
