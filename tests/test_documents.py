@@ -46,7 +46,7 @@ def test_readme_training_commands_compose(line, home):
         assert all("=" in option for option in options)
         forked("train.py", *[re.sub(r"=([^,]*),.*", r"=\1", option) for option in options], "--cfg", "job")
     else:
-        assert "run_dir" in forked("train.py", *options, "--cfg", "job")
+        assert "paths.output_dir" in forked("train.py", *options, "--cfg", "job")
 
 
 def test_readme_python_runs(tiny_run, tmp_path, monkeypatch):

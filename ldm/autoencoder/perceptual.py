@@ -72,6 +72,6 @@ def _read(file: str | Path) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise FileNotFoundError(
             f"no weights at {file}; LPIPS needs vgg16-397923af.pth of torchvision and vgg.pth of the package lpips as local "
-            "files, or train without it: task.autoencoder.loss.perceptual=null"
+            "files, or train without it: stage.autoencoder.loss.perceptual=null"
         )
     return torch.load(file, map_location="cpu", weights_only=True)

@@ -208,7 +208,9 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> None:
         self._check(trainer, pl_module)
-        trainer.save_checkpoint(path)  # and wait for each other: the file is there before any rank goes on, or ends
+        trainer.save_checkpoint(
+            path, weights_only=False
+        )  # and wait for each other: the file is there before any rank goes on, or ends
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise Diverged, on all ranks, where any has seen what is not finite. Waits for the device."""

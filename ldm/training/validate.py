@@ -32,7 +32,9 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
         ValueError: If such options were typed.
     """
     places = [f"stage.{name}" for name in config.stage]
-    places += [f"stage.{name}.callbacks.{part}" for name in config.stage for part in config.stage[name].callbacks or {}]
+    places += [
+        f"stage.{name}.callbacks.{part}" for name in config.stage for part in config.stage[name].get("callbacks") or {}
+    ]
     names = [option.lstrip("+~").partition("=")[0] for option in typed]
     for place in [*places, "data.source"]:
         *path, last = place.split(".")

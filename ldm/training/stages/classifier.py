@@ -36,7 +36,7 @@ class ClassifierStage(LatentStage):
     def check_latents(self, data: DataModule) -> None:
         """Do nothing: latents of the same autoencoder serve."""
 
-    def look_at_captions(self, data: DataModule) -> None:
+    def check_captions(self, data: DataModule, *, new: bool) -> None:
         """Do nothing: no caption is too long for a set of words."""
 
     def next_command(self) -> str:

@@ -81,22 +81,25 @@ class DiffusionStage(LatentStage):
         return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
-        """Check that tokens were made by this text encoder, and that alignment has images."""
-        made_by, ours = data.encoding.get("text", ""), self.task.model.conditioner.frozen_hash
-        if made_by not in ("", ours):
-            raise ValueError(
-                f"the tokens beside the latents were made by the text encoder {made_by}, but the conditioner is "
-                f"{ours or 'trained from scratch'}; give the same, or encode without text"
-            )
+        """Check that alignment has images."""
         if self.alignment is not None and (data.encoding or self.run.config.data.get("cache_latents", False)):
             raise ValueError(
                 "alignment to a vision encoder needs the images, but training reads latents; set data.cache_latents=false, or "
                 "data=shards instead of data=latents"
             )
 
-    def look_at_captions(self, data: DataModule) -> None:
-        """Warn of captions that are longer than the conditioner takes."""
-        warning = cut_captions(self.task.model.conditioner, data.captions(limit=CAPTIONS_LOOKED_AT))
+    def check_captions(self, data: DataModule, *, new: bool) -> None:
+        """Check that cached tokens were made by this text encoder; warn of captions that are longer than it takes."""
+        conditioner = self.task.model.conditioner
+        made_by = data.encoding.get("text", "")
+        if made_by and made_by != conditioner.frozen_hash:
+            raise ValueError(
+                f"the tokens beside the latents were made by the text encoder {made_by}, but the conditioner is "
+                f"{conditioner.frozen_hash or 'trained from scratch'}; give the same, or encode without text"
+            )
+        if not new:
+            return
+        warning = cut_captions(conditioner, data.captions(limit=CAPTIONS_LOOKED_AT))
         if warning is not None:
             log.warning(warning)
 

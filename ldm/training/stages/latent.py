@@ -83,8 +83,16 @@ class LatentStage(Stage[LatentTask]):
         """
 
     @abstractmethod
-    def look_at_captions(self, data: DataModule) -> None:
-        """Look at some captions of a new run, once they were learned from, to say what is wrong with them."""
+    def check_captions(self, data: DataModule, *, new: bool) -> None:
+        """Check the captions, or the tokens beside cached latents, once the reader of captions is ready.
+
+        Args:
+            data: The data, opened.
+            new: Whether the run begins, in the first process: the moment to warn of what can be borne.
+
+        Raises:
+            ValueError: If they cannot be used.
+        """
 
     @property
     def is_given(self) -> bool:
@@ -128,8 +136,7 @@ class LatentStage(Stage[LatentTask]):
             reader.set_extra_state(load_file(self.learned_file)["state"])
         if is_rank_zero() or not isinstance(reader, Vocabulary | TransformerConditioner):
             reader.prepare(data.captions(limit=self.captions_for_vocabulary))
-        if is_rank_zero() and not self.folder.is_dir():
-            self.look_at_captions(data)
+        self.check_captions(data, new=is_rank_zero() and not self.folder.is_dir())
 
     def remember(self) -> None:
         reader = self.task.reader
