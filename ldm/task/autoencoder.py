@@ -63,6 +63,7 @@ class AutoencoderTask(Task):
             loss.perceptual.requires_grad_(False)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        """Return the optimizers of autoencoder and discriminator, and a scheduler of each."""
         steps = self.trainer.max_steps
         optimizers = [self.optimizer(Trained(self.model))]
         if self.loss.discriminator is not None:
@@ -70,6 +71,7 @@ class AutoencoderTask(Task):
         return optimizers, [attach(self.scheduler, optimizer, steps) for optimizer in optimizers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add the gradients of a batch; step at the last of those that are accumulated."""
         image = batch.image
         assert image is not None
         step_now = (self.trainer.fit_loop.total_batch_idx + 1) % self.accumulate == 0
@@ -116,6 +118,11 @@ class AutoencoderTask(Task):
         self.log("train/discriminator", loss.detach())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log how well images are reconstructed.
+
+        Returns:
+            The reconstructions of the batch, `(B, 3, H, W)` in [-1, 1].
+        """
         image = batch.image
         assert image is not None
         posterior = self.model.encode(image)

@@ -24,12 +24,15 @@ class ClassifierTask(LatentTask[WordClassifier]):
 
     @property
     def reader(self) -> Vocabulary:
+        """The words that the classifier knows."""
         return self.model.vocabulary
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, a scalar."""
         return self.training_loss(batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss on the validation images, and how well words are told."""
         self.log_validation_loss(batch)
         x, held = self.model.autoencoder.latent(batch), self.model.vocabulary.held(batch.caption)
         for time in TIMES:

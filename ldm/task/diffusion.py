@@ -53,9 +53,11 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
 
     @property
     def reader(self) -> Conditioner:
+        """The conditioner."""
         return self.model.conditioner
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, a scalar, with that of the alignment."""
         loss = self.training_loss(batch)
         if self.alignment is None:
             return loss
@@ -64,4 +66,5 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         return loss + aligned
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss on the validation images."""
         self.log_validation_loss(batch)

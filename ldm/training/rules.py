@@ -19,6 +19,7 @@ class FolderName(Rule):
     """Texts that can be the name of one folder."""
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is one of the set."""
         return (
             isinstance(value, str)
             and value.strip() not in ("", ".", "..")
@@ -38,6 +39,7 @@ class Shares(Rule):
     """Two numbers from 0 to below 1, as optimisers of Adam's kind have them."""
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is one of the set."""
         one = Real(0.0, 1.0, below=True)
         return isinstance(value, list) and len(value) == 2 and all(map(one.allows, value))
 
@@ -49,6 +51,7 @@ class Words(Rule):
     """Lists of texts."""
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is one of the set."""
         return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
     def __str__(self) -> str:
@@ -59,6 +62,7 @@ class Devices(Rule):
     """Numbers of devices, or lists of which, as Lightning takes them."""
 
     def allows(self, value: Any) -> bool:
+        """Return whether a value is one of the set."""
         if isinstance(value, list):
             return bool(value) and all(map(Whole(0).allows, value))
         return COUNT.allows(value) or value in (-1, "-1", "auto") or (isinstance(value, str) and value[:1].isdigit())

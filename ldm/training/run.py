@@ -63,9 +63,9 @@ def train(config: DictConfig) -> float | None:
     Raises:
         ValueError: If something is wrong with the config, the data or the run folder, before anything is written.
     """
+    check_groups(resolved(config))
     leave_out_leftovers(config, typed_options())
     settings = _settings(config)
-    check_groups(settings)
     check_values(settings)
     run = RunContext(config, Path(config.paths.output_dir))
     stages = [stage for stage in make_stages(run) if not stage.is_given]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.callback.checkpoints import Checkpoints
@@ -32,16 +32,12 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
         ValueError: If such options were typed.
     """
     places = [f"stage.{name}" for name in config.stage]
-    places += [
-        f"stage.{name}.callbacks.{part}" for name in config.stage for part in config.stage[name].get("callbacks") or {}
-    ]
+    for name in config.stage:
+        callbacks = OmegaConf.select(config, f"stage.{name}.callbacks")
+        places += [f"stage.{name}.callbacks.{part}" for part in callbacks] if isinstance(callbacks, DictConfig) else []
     names = [option.lstrip("+~").partition("=")[0] for option in typed]
     for place in [*places, "data.source"]:
-        *path, last = place.split(".")
-        parent = config
-        for name in path:
-            parent = parent.get(name) if parent is not None else None
-        node = parent.get(last) if parent is not None else None
+        node = OmegaConf.select(config, place)
         if not isinstance(node, DictConfig) or "_target_" in node:
             continue
         if any(name.startswith(f"{place}.") for name in names):
@@ -49,8 +45,9 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
                 f"options were given for {place}, which this experiment does not have: {resolved(node)}; leave them out, or "
                 "choose another experiment"
             )
+        parent, _, last = place.rpartition(".")
         with open_dict(config):
-            parent.pop(last)
+            OmegaConf.select(config, parent).pop(last)
 
 
 def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:

@@ -75,13 +75,16 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     @property
     def is_given(self) -> bool:
+        """Whether an autoencoder is given, whose decoder is not to be fine-tuned."""
         return self.run.config.autoencoder.ckpt is not None and not self.freeze_encoder
 
     def check(self, earlier: Sequence[Stage]) -> None:
+        """Check that there is a decoder, where one is to be fine-tuned."""
         if self.freeze_encoder and self.run.config.autoencoder.ckpt is None:
             raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")
 
     def make_task(self) -> AutoencoderTask:
+        """Build the network, with the weights of a given one where its decoder is fine-tuned, then the loss."""
         config = self.run.config
         trained = None
         if self.freeze_encoder:
@@ -106,6 +109,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         )
 
     def check_data(self, data: DataModule) -> None:
+        """Check that the data are images."""
         if data.encoding:
             raise ValueError(
                 "latents train stage 2 alone, or a classifier; give the autoencoder that made them: autoencoder.ckpt=FILE"
@@ -140,6 +144,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         moments.store(model)
 
     def next_command(self) -> str:
+        """Return the command that trains a diffusion model on this autoencoder, or samples with a fine-tuned decoder."""
         config, folder = self.run.config, shlex.quote(str(self.run.folder))
         if self.freeze_encoder:
             return f'python sample.py ckpt=RUN decoder={folder} prompt="..."'

@@ -24,6 +24,7 @@ class ClassifierStage(LatentStage):
     panels: ClassVar = {"loss": ("train/loss", "val/loss"), "recall of words": ClassifierTask.scores[1:]}
 
     def check(self, earlier: Sequence[Stage]) -> None:
+        """Check that the autoencoder of the model that is to be guided is given."""
         if self.run.config.autoencoder.ckpt is None:
             raise ValueError(
                 "a classifier needs the autoencoder of the model that it shall guide; give its run, "
@@ -31,6 +32,7 @@ class ClassifierStage(LatentStage):
             )
 
     def make_latent_task(self, model: WordClassifier, config: dict[str, Any]) -> ClassifierTask:
+        """Make the task."""
         return ClassifierTask(model, config=config, **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
@@ -40,6 +42,7 @@ class ClassifierStage(LatentStage):
         """Do nothing: no caption is too long for a set of words."""
 
     def next_command(self) -> str:
+        """Return the command that samples with this classifier as guidance."""
         given = Path(self.run.config.autoencoder.ckpt)
         model = shlex.quote(str(given)) if (given / checkpoint.MODEL_FILE).is_file() else "RUN"
         path = f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"

@@ -71,6 +71,7 @@ class DiffusionStage(LatentStage):
         self.alignment = alignment
 
     def check(self, earlier: Sequence[Stage]) -> None:
+        """Check that there is an autoencoder."""
         if not has_autoencoder(self, earlier):
             raise ValueError(
                 f"the stage {self.name} needs a finished autoencoder; give one, autoencoder.ckpt=runs/autoencoder, or train "
@@ -78,6 +79,7 @@ class DiffusionStage(LatentStage):
             )
 
     def make_latent_task(self, model: LatentDiffusion, config: dict[str, Any]) -> DiffusionTask:
+        """Make the task, with the alignment."""
         return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
@@ -104,6 +106,7 @@ class DiffusionStage(LatentStage):
             log.warning(warning)
 
     def next_command(self) -> str:
+        """Return the command that samples."""
         return f"python sample.py ckpt={shlex.quote(str(self.run.folder))} {example_prompt(self.run)}"
 
 

@@ -96,6 +96,7 @@ class LatentStage(Stage[LatentTask]):
 
     @property
     def is_given(self) -> bool:
+        """Whether the model is there already: never."""
         return False
 
     @property
@@ -120,6 +121,7 @@ class LatentStage(Stage[LatentTask]):
         return self.make_latent_task(model, model_config)
 
     def check_data(self, data: DataModule) -> None:
+        """Check that cached latents were made by this autoencoder."""
         made_by = data.encoding.get("autoencoder")
         ours = self.task.model.autoencoder.encoder_hash if data.encoding else None
         if made_by != ours:
@@ -139,6 +141,7 @@ class LatentStage(Stage[LatentTask]):
         self.check_captions(data, new=is_rank_zero() and not self.folder.is_dir())
 
     def remember(self) -> None:
+        """Write what the reader of captions has learned."""
         reader = self.task.reader
         if self.learned_file.is_file() or not is_rank_zero():
             return
