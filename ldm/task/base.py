@@ -1,4 +1,4 @@
-"""What every task is: a model in training, with its frozen parts kept out of checkpoints."""
+"""The common base of tasks: a model in training, with its frozen parts kept out of checkpoints."""
 
 from __future__ import annotations
 

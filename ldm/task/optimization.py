@@ -1,4 +1,4 @@
-"""What is trained, and how its gradients are clipped, the same for all stages."""
+"""The trained parameters of a module, and the clipping of their gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose run a folder holds, and what may change when a run goes on."""
+"""The claim of a run to its folder, and the options that may change when a run goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldm.folder import OutputFolder
 from ldm.training.stage import Stage
 
 CONFIG_FILE = "config.yaml"
-"""In a run folder: the settings of the run that it holds."""
+"""The file in a run folder with the settings of the run that it holds."""
 
 MOVABLE = "autoencoder.ckpt"
 """The option of a file that may be given under another name where it was moved."""
@@ -38,7 +38,7 @@ NOT_FREE = (
 
 
 class Continuation(NamedTuple):
-    """What is to be done again in a folder that holds a run.
+    """The work that is to be done again in a folder that holds a run.
 
     Attributes:
         measured: Finished stages that are to be measured in another way.

@@ -1,4 +1,4 @@
-"""What a run says when it has ended."""
+"""The report of a run that has ended: curves, a table of scores, the next command."""
 
 from __future__ import annotations
 

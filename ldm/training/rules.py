@@ -1,4 +1,4 @@
-"""Which values the options of a run can have, said before anything is built."""
+"""The values that the options of a run can have, checked before anything is built."""
 
 from __future__ import annotations
 

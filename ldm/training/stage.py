@@ -25,7 +25,7 @@ from ldm.task.base import Task
 from ldm.training.partial import completed
 
 RESULTS_FILE = "results.json"
-"""In a stage's folder, once the stage is finished: its scores."""
+"""The file with the scores, in a stage's folder once the stage is finished."""
 
 CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints, in that of a stage."""
@@ -36,7 +36,7 @@ TaskType = TypeVar("TaskType", bound=Task)
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a stage knows of its run.
+    """The part of a run that its stages know.
 
     Args:
         config: The composed config. An autoencoder that is given puts its own network into it.
@@ -106,7 +106,7 @@ class Stage(ABC, Generic[TaskType]):
     @property
     @abstractmethod
     def is_given(self) -> bool:
-        """Whether the model is there already, made elsewhere, so that nothing is to be trained."""
+        """True where the model is there already, made elsewhere, so that nothing is to be trained."""
 
     @abstractmethod
     def check(self, earlier: Sequence[Stage]) -> None:
@@ -195,7 +195,7 @@ class Stage(ABC, Generic[TaskType]):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the stage was trained and measured."""
+        """True once the stage was trained and measured."""
         return self.results_file.is_file()
 
     @property
@@ -221,7 +221,7 @@ class Stage(ABC, Generic[TaskType]):
 
     @property
     def can_be_lengthened(self) -> bool:
-        """Whether more steps would leave the learning rates of the steps already made as they were."""
+        """True where more steps would leave the learning rates of the steps already made as they were."""
         return not step_options(build(self.scheduler))
 
     def build(self, signals: Signals) -> None:

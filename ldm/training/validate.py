@@ -1,4 +1,4 @@
-"""What can be wrong with a run, said before it begins."""
+"""Checks of a run before it begins, each with an error that says what to type instead."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
     Raises:
         ValueError: If such options were typed.
     """
-    places = [f"stage.{name}" for name in config.stage]
-    for name in config.stage:
+    places = [f"stage.{name}" for name in map(str, config.stage)]
+    for name in map(str, config.stage):
         callbacks = OmegaConf.select(config, f"stage.{name}.callbacks")
         places += [f"stage.{name}.callbacks.{part}" for part in callbacks] if isinstance(callbacks, DictConfig) else []
     names = [option.lstrip("+~").partition("=")[0] for option in typed]

@@ -75,7 +75,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     @property
     def is_given(self) -> bool:
-        """Whether an autoencoder is given, whose decoder is not to be fine-tuned."""
+        """True where an autoencoder is given whose decoder is not to be fine-tuned."""
         return self.run.config.autoencoder.ckpt is not None and not self.freeze_encoder
 
     def check(self, earlier: Sequence[Stage]) -> None:
@@ -157,6 +157,6 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
 
 def _is_for_all(option: str) -> bool:
-    """Whether an option is as good for the next stage: where it runs, what it reads and where that lies."""
+    """Return whether an option is as good for the next stage: where it runs, what it reads and where that lies."""
     name = option.lstrip("+~").partition("=")[0].partition(".")[0]
     return name in ("trainer", "paths", "logger", "data", "seed")

@@ -20,7 +20,7 @@ from ldm.tensors import write_tensors
 from ldm.training.stage import RunContext, Stage
 
 LEARNED_FILE = "tokenizer.safetensors"
-"""In a stage's folder: what was learned from the captions before training."""
+"""The file in a stage's folder with what was learned from the captions before training."""
 
 
 class LatentStage(Stage[LatentTask]):
@@ -96,7 +96,7 @@ class LatentStage(Stage[LatentTask]):
 
     @property
     def is_given(self) -> bool:
-        """Whether the model is there already: never."""
+        """False: a model in the latent space is always trained."""
         return False
 
     @property
