@@ -137,7 +137,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 EACH_STAGE = ("max_steps", "accumulate_grad_batches", "gradient_clip_val")
 """Options of Lightning's trainer that every stage has for itself."""
 
-ALL_STAGES = ("accelerator", "devices", "num_nodes", "strategy", "overfit_batches")
+ALL_STAGES = ("accelerator", "devices", "num_nodes", "strategy", "precision", "overfit_batches")
 """Options of Lightning's trainer that are the same for all stages, whose processes are started once."""
 
 FIXED = {
