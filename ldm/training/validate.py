@@ -34,7 +34,9 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
     places = [f"stage.{name}" for name in map(str, config.stage)]
     for name in map(str, config.stage):
         callbacks = OmegaConf.select(config, f"stage.{name}.callbacks")
-        places += [f"stage.{name}.callbacks.{part!s}" for part in callbacks] if isinstance(callbacks, DictConfig) else []
+        places += (
+            [f"stage.{name}.callbacks.{part!s}" for part in callbacks] if isinstance(callbacks, DictConfig) else []
+        )
     names = [option.lstrip("+~").partition("=")[0] for option in typed]
     for place in [*places, "data.source"]:
         node = OmegaConf.select(config, place)
