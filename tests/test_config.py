@@ -310,7 +310,7 @@ def least(number):
 def test_impossible_sizes_are_said_before_data_are_drawn(tmp_path):
     for option in (
         "data.side=33",
-        "stage.diffusion.batch_size=7",
+        "stage.diffusion.batch_size=7 stage.diffusion.trainer.accumulate_grad_batches=2",
         "weighting.gamma=-1",
     ):
         places = [f"paths.data_dir={tmp_path}/d", f"paths.runs_dir={tmp_path}/r"]
