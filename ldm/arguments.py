@@ -33,7 +33,7 @@ FILE_OPTIONS = ("ckpt", "decoder", "out", "images", "captions", "prompts", "init
 
 NAME_OPTIONS = (
     *FILE_OPTIONS,
-    *("name", "run_dir", "path", "folder", "cache", "weights", "vgg16", "linear", "data_dir", "runs_dir", "output_dir"),
+    *("name", "path", "folder", "cache", "weights", "vgg16", "linear", "data_dir", "runs_dir", "output_dir"),
     *("image_column", "caption_column", "project", "group", "entity", "notes", "save_dir"),
 )
 """Last parts of the names of options whose values are names or folders: a list, a number or a mapping is none."""

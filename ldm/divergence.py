@@ -15,7 +15,7 @@ LOSS, GRADIENT, JUDGEMENT, JUDGES_GRADIENT, WEIGHTS = WATCHED = (
     "the norm of the discriminator's gradients",
     "a weight",
 )
-"""What is watched, in the order in which it is computed within a step."""
+"""The numbers that are watched, in the order in which they are computed within a step."""
 
 NEVER = 2**62
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ldm.tensors import write_tensors
 
 FROZEN_KEY = "frozen"
-"""In a checkpoint: the names of the tensors that it leaves out, and the file beside it that holds them."""
+"""The key in a checkpoint of the names of the tensors that it leaves out, and of the file beside it that holds them."""
 
 
 class FrozenParts:

@@ -158,7 +158,7 @@ def check_all(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
 
     Args:
         config: Nested mappings, without interpolations.
-        rules: Full name of an option, or a pattern of names like `task.*.steps` -> its rule. An option without a rule
+        rules: Full name of an option, or a pattern of names like `stage.*.batch_size` -> its rule. An option without a rule
             may have any value.
 
     Raises:

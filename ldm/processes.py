@@ -25,9 +25,14 @@ SEVERAL_WAYS = ("spawn", "fork", "notebook")
 def start(trainer: pl.Trainer, strategy: str) -> None:
     """Start the processes that a trainer would start, and connect all of them; later trainers find them so.
 
-    Every process must come here, also those that torchrun or SLURM have started. `strategy` is the trainer's, in words.
+    Every process must come here, also those that torchrun or SLURM have started.
 
-    Raises ValueError where processes would be started another way.
+    Args:
+        trainer: The trainer.
+        strategy: The name of its strategy.
+
+    Raises:
+        ValueError: If processes would be started another way.
     """
     if trainer.world_size == 1:
         return
@@ -41,13 +46,17 @@ def start(trainer: pl.Trainer, strategy: str) -> None:
 
 
 def end(trainer: pl.Trainer) -> None:
-    """End those processes that `start` has started, in whatever they are; of use after an error alone."""
+    """End the processes that `start` has started, whatever they are doing; only to be called after an error."""
     if trainer.world_size > 1 and trainer.strategy.launcher is not None:
         trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 def check_shared(trainer: pl.Trainer, folder: Path) -> None:
-    """Make a folder, in the first process, and raise ValueError where not all of them see the same one."""
+    """Make a folder, in the first process, and check that all processes see the same one.
+
+    Raises:
+        ValueError: If they do not.
+    """
     if trainer.world_size == 1:
         return
     mark = folder / trainer.strategy.broadcast(f".seen-by-all-{uuid.uuid4().hex}")
@@ -73,7 +82,16 @@ def check_shared(trainer: pl.Trainer, folder: Path) -> None:
 
 
 def check_same(trainer: pl.Trainer, what: str, value: dict[str, Any]) -> None:
-    """Raise ValueError where a plain value is not the same in all processes; each that differs says how."""
+    """Check that a plain value is the same in all processes; each that differs prints how.
+
+    Args:
+        trainer: The trainer that has started the processes.
+        what: What the value is, for the error.
+        value: The value of this process.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if trainer.world_size == 1:
         return
     lines = list(differences(trainer.strategy.broadcast(value), value))
@@ -88,7 +106,15 @@ def check_same(trainer: pl.Trainer, what: str, value: dict[str, Any]) -> None:
 
 
 def agreed_file(trainer: pl.Trainer, path: Path | None) -> Path | None:
-    """The file that the first process has chosen, once all see it. Raises ValueError where they do not."""
+    """Return the file that the first process has chosen, once all see it.
+
+    Args:
+        trainer: The trainer that has started the processes.
+        path: The choice of this process, which only counts in the first; None: no file.
+
+    Raises:
+        ValueError: If not all of them see it.
+    """
     if trainer.world_size == 1:
         return path
     chosen = trainer.strategy.broadcast(path)
@@ -102,7 +128,7 @@ def agreed_file(trainer: pl.Trainer, path: Path | None) -> Path | None:
 
 
 def appears(file: Path) -> bool:
-    """Whether a file is there, or will be within some seconds."""
+    """Return whether a file is there, or will be within some seconds."""
     until = time.monotonic() + PATIENCE
     while not file.is_file():
         if time.monotonic() > until:
@@ -114,7 +140,7 @@ def appears(file: Path) -> bool:
 
 
 def _count(trainer: pl.Trainer, yes: bool) -> int:
-    """In how many processes it is true."""
+    """Return in how many processes it is true."""
     number = torch.tensor(int(yes), device=trainer.strategy.root_device)
     return int(trainer.strategy.reduce(number, reduce_op="sum"))  # type: ignore[arg-type]
 
@@ -127,4 +153,4 @@ def _fail(trainer: pl.Trainer, message: str) -> NoReturn:
 
 
 def _nothing() -> None:
-    """All that the launcher is asked to run."""
+    """Do nothing: the launcher wants a function to run."""

@@ -28,7 +28,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 ROOT = Path(__file__).resolve().parent.parent
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["ldm.run", "ldm.generation.sample", "ldm.data.encode.encoder", "ldm.data.pack.packer"])
+FORKS.set_forkserver_preload(
+    ["ldm.training.run", "ldm.generation.sample", "ldm.data.encode.encoder", "ldm.data.pack.packer"]
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

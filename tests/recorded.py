@@ -17,11 +17,11 @@ import sys
 
 import torch
 
-from ldm import run
 from ldm.callback.writer import CheckpointWriter, draft_of
 from ldm.config import compose
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
+from ldm.training import run
 
 record, moment, *options = sys.argv[1:]
 stage, when, name = moment.split("/") if moment else ("", "", "SIGKILL")

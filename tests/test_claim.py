@@ -6,24 +6,34 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.claim import compare, run_output
-from ldm.config import compose, resolved
+from ldm.config import resolved
+from ldm.training.claim import compare, run_output
 from tests.conftest import forked
 from tests.test_run import TINY, same_weights
+from tests.training.stages import composed, stages
 
 
 def settings(*overrides):
-    return resolved(compose("train", ["experiment=txt2img", "debug=tiny", "trainer=cpu", *overrides]))
+    return composed("experiment=txt2img", "debug=tiny", "trainer=cpu", *overrides)
 
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings())))
-    return tmp_path
+    """The folder of a run of two stages, both finished."""
+    return claimed(tmp_path)
+
+
+def claimed(folder, *overrides):
+    for stage in ("autoencoder", "diffusion"):
+        (folder / stage).mkdir(parents=True)
+        (folder / stage / "results.json").write_text("{}")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved(settings(*overrides)))))
+    return folder
 
 
 def again(run, *overrides):
-    return compare(run, settings(*overrides), ["autoencoder", "diffusion"])
+    config = settings(*overrides)
+    return compare(run, resolved(config), list(stages(config, run).values()))
 
 
 @pytest.mark.parametrize(
@@ -31,10 +41,14 @@ def again(run, *overrides):
     [
         ([], []),
         (["paths.data_dir=/moved", "paths.runs_dir=/elsewhere", "data.workers=3", "trainer.precision=bf16-mixed"], []),
-        (["task.diffusion.checkpoints.keep=7", "task.diffusion.validate_every_n_steps=3", "logger=wandb"], []),
+        (
+            ["stage.diffusion.callbacks.checkpoint.keep=7", "stage.diffusion.validate_every_n_steps=3", "logger=wandb"],
+            [],
+        ),
+        (["tags=[a]", "stage.diffusion.callbacks.progress=null", "+stage.diffusion.trainer.log_every_n_steps=1"], []),
         (["metric=fid"], ["diffusion"]),
         (["sampler=heun", "guidance.scale=3", "grid=karras"], ["diffusion"]),
-        (["task.diffusion.callbacks.evaluation.final_images=20"], ["diffusion"]),
+        (["stage.diffusion.callbacks.evaluation.final_images=20"], ["diffusion"]),
         (["data.val_images=10"], ["autoencoder", "diffusion"]),
     ],
 )
@@ -47,10 +61,13 @@ def test_what_does_not_change_the_steps_made_is_free(run, overrides, measured):
     [
         ("seed=1", "seed: 0 -> 1"),
         ("data.size=64", "data.size: 32 -> 64"),
-        ("task.diffusion.batch_size=4", "task.diffusion.batch_size: 8 -> 4"),
-        ("task.diffusion.optimizer.lr=0.5", r"optimizer.lr: 0.001 -> 0.5"),
-        ("task.diffusion.steps=30", r"steps: 20 -> 30 \(under a learning rate that decays to the end"),
-        ("task.diffusion.steps=10", r"steps: 20 -> 10 \(a run cannot become shorter"),
+        ("stage.diffusion.batch_size=4", "stage.diffusion.batch_size: 8 -> 4"),
+        ("stage.diffusion.callbacks.ema.decay=0.5", "callbacks.ema.decay: 0.99 -> 0.5"),
+        ("stage.diffusion.trainer.gradient_clip_val=2", "gradient_clip_val: 1.0 -> 2"),
+        ("trainer.overfit_batches=1", "trainer.overfit_batches: 0 -> 1"),
+        ("stage.diffusion.optimizer.lr=0.5", r"optimizer.lr: 0.001 -> 0.5"),
+        ("stage.diffusion.trainer.max_steps=30", r"max_steps: 20 -> 30 \(under a learning rate that decays to the end"),
+        ("stage.diffusion.trainer.max_steps=10", r"max_steps: 20 -> 10 \(a run cannot become shorter"),
         ("weighting=constant", "weighting._target_: .*P2 -> .*Constant"),
     ],
 )
@@ -60,24 +77,28 @@ def test_what_does_is_refused_with_the_reason(run, override, reason):
 
 
 def test_an_autoencoder_may_move_but_not_become_another(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
     (tmp_path / "old").mkdir()
-    before = settings(f"autoencoder.ckpt={tmp_path}/old")
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(before)))
+    run = claimed(tmp_path / "run", f"autoencoder.ckpt={tmp_path}/old")
     with pytest.raises(ValueError, match="it is still there, so this is another"):
         again(run, f"autoencoder.ckpt={tmp_path}/new")
     (tmp_path / "old").rmdir()
     again(run, f"autoencoder.ckpt={tmp_path}/new")
 
 
+def test_what_a_later_stage_was_trained_on_is_not_lengthened(tmp_path):
+    constant = "scheduler@stage.autoencoder.scheduler=constant"
+    run = claimed(tmp_path, constant)
+    with pytest.raises(ValueError, match=r"max_steps: 20 -> 30 \(diffusion was trained on it"):
+        again(run, constant, "stage.autoencoder.trainer.max_steps=30")
+
+
 def test_a_run_is_lengthened_and_measured_again(tiny_run, places, tmp_path):
-    constant = "task.diffusion.learning_rate.decay=constant"
+    constant = "scheduler@stage.diffusion.scheduler=constant_with_warmup"
     options = [*TINY, f"autoencoder.ckpt={tiny_run}", constant, places[0], f"paths.runs_dir={tmp_path}"]
-    forked(*options, "name=straight", "task.diffusion.steps=14")
-    forked(*options, "name=longer", "task.diffusion.steps=10")
+    forked(*options, "name=straight", "stage.diffusion.trainer.max_steps=14")
+    forked(*options, "name=longer", "stage.diffusion.trainer.max_steps=10")
     shutil.copytree(tmp_path / "longer", tmp_path / "before")
-    forked(*options, "name=longer", "task.diffusion.steps=14")
+    forked(*options, "name=longer", "stage.diffusion.trainer.max_steps=14")
     longer = tmp_path / "longer"
     assert same_weights(longer / "model.safetensors", tmp_path / "straight" / "model.safetensors")
     assert same_weights(longer / "model-1.safetensors", tmp_path / "before" / "model.safetensors")
@@ -86,8 +107,8 @@ def test_a_run_is_lengthened_and_measured_again(tiny_run, places, tmp_path):
     assert json.loads((longer / "diffusion" / "results-1.json").read_text())["steps"] == 10
     assert (longer / "config-1.yaml").read_text() == (tmp_path / "before" / "config.yaml").read_text()
     first = json.loads(results.read_text())
-    evaluation = "task.diffusion.callbacks.evaluation.final_images=6"
-    assert "finished" in forked(*options, "name=longer", "task.diffusion.steps=14", evaluation)
+    evaluation = "stage.diffusion.callbacks.evaluation.final_images=6"
+    assert "finished" in forked(*options, "name=longer", "stage.diffusion.trainer.max_steps=14", evaluation)
     second = json.loads(results.read_text())
     assert second["val/loss"] == first["val/loss"]
     assert second["eval/frechet_efficientnet"] != first["eval/frechet_efficientnet"]

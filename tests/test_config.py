@@ -7,10 +7,11 @@ import torch
 from hydra.utils import get_class, get_object
 
 from ldm.callback.evaluation import Evaluation
-from ldm.check import check_batches, check_images, idle_devices
 from ldm.config import CONFIGS, build, compose, differences, resolved
-from ldm.rules import RULES, check_values
+from ldm.training.rules import RULES, check_values
+from ldm.training.validate import check_batches, check_images, idle_devices
 from tests.conftest import forked
+from tests.training.stages import stages
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
@@ -37,18 +38,19 @@ def test_every_experiment_composes_and_its_model_builds(experiment):
         unknown = {key for key in node if not key.startswith("_")} - parameters.keys()
         assert not unknown, f"{node['_target_']} has no {unknown}"
     with torch.device("meta"):
-        if "autoencoder" not in config.task or "diffusion" in config.task:
+        if list(config.stage) != ["autoencoder"]:
             build(resolved(config.model))
         build(resolved(config.autoencoder.network))
-        for stage in config.task.values():
+        for stage in config.stage.values():
             build(stage.optimizer)
-            build(stage.learning_rate)
+            build(stage.scheduler)
 
 
 GROUPS = sorted(
     (path.parent.name, path.stem)
     for path in CONFIGS.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "hparams_search", "task", "callbacks", "optimizer", "debug", "mode")
+    if path.parent.name
+    not in ("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode")
 )
 
 
@@ -102,45 +104,55 @@ def test_the_papers_text_to_image_model_has_its_parameters():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task.diffusion.stepz=3"], "there is no option task.diffusion.stepz; did you mean task.diffusion.steps"),
+        (
+            ["stage.diffusion.batch_sise=3"],
+            "there is no option stage.diffusion.batch_sise; did you mean stage.diffusion.batch_size",
+        ),
         (["data=shards"], "the option data.train has no value; type data.train=VALUE"),
-        (["task=autoencoder"], "options were given for the stage 'diffusion'"),
+        (
+            ["stage=autoencoder_icons", "+stage.diffusion.batch_size=8"],
+            "options were given for stage.diffusion, which this experiment does not have",
+        ),
+        (["stage=diffusion_icons"], "the stage diffusion needs a finished autoencoder; give one, autoencoder.ckpt="),
+        (
+            ["stage.diffusion.optimizer=muon"],
+            "stage.diffusion.optimizer is a group, whose choice is typed optimizer@stage.diffusion.optimizer=muon",
+        ),
+        (["model.denoiser.schedule=cosine"], "cosine is a choice of a group of options; type schedule=cosine"),
+        (["stage.diffusion.callbacks.checkpoint=null"], "stage.diffusion.callbacks.checkpoint cannot be left out"),
+        (["validate_only=true"], "there is no finished model"),
+        (["trainer.overfit_batches=1", "stage.diffusion.trainer.accumulate_grad_batches=2"], "use a multiple of that"),
         (["data.train=/a/0.tar", "data.train=/a/1.tar"], "data.train is given 2 times; give it once"),
         (["data=icon"], "there is no data=icon; did you mean icons? choose from icons, latents"),
         (["data.size=36"], "image size 36 gives latents of 9"),
-        (
-            ["task.diffusion.optimizer=muon"],
-            "task.diffusion.optimizer is a group, whose choice is typed optimizer@task.diffusion.optimizer=muon",
-        ),
-        (
-            ["task.diffusion.learning_rate=cosine"],
-            "would replace the options task.diffusion.learning_rate.warmup_steps,",
-        ),
         (["trainer.precision=bf16-true"], "trainer.precision=bf16-true cannot be; give one of 32-true, bf16-mixed"),
         (["trainer=ddp", "trainer.accelerator=gpu"], "the options trainer.* cannot be used here: "),
         (
-            ["task.diffusion.callbacks.evaluation.num_images=1"],
-            "frechet_efficientnet needs at least 2 images, but task.d",
+            ["stage.diffusion.callbacks.evaluation.num_images=1"],
+            "frechet_efficientnet needs at least 2 images, but stage.d",
         ),
-        (["task.diffusion.callbacks.evaluation.final_images=1"], "evaluation.final_images=1; give more"),
+        (["stage.diffusion.callbacks.evaluation.final_images=1"], "evaluation.final_images=1; give more"),
         (["trainer.deterministic=maybe"], "trainer.deterministic=maybe cannot be; give one of"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed cannot be; give one of 32-true, bf16-mixed"),
         (
             ["+trainer.limit_train_batches=0.5"],
-            "trainer.limit_train_batches cannot be given, since a run sets it by itself; use task.STAGE.steps",
+            "trainer.limit_train_batches cannot be given, since a run sets it by itself; use stage.NAME.trainer.max_steps",
         ),
         (["data.size=30"], "image size 30 is not a multiple of 4"),
         (["data.source.count=5000"], "count=5000 icons asked for"),
         (["autoencoder.ckpt=/nowhere/at/all"], "no checkpoint at /nowhere/at/all"),
         (["data=shards", "data.train=/nowhere/{0..3}.tar", "data.val=/nowhere/4.tar"], "no shard at '/nowhere/4.tar'"),
         (
-            ["task.diffusion.batch_size=7", "task.diffusion.accumulate=2"],
-            "batch_size 7 is not a multiple of accumulate 2",
+            ["stage.diffusion.batch_size=7", "stage.diffusion.trainer.accumulate_grad_batches=2"],
+            "batch_size 7 is not a multiple of accumulate_grad_batches 2",
         ),
         (["conditioner=huggingface", "conditioner.name=/nowhere"], "no text encoder '/nowhere'"),
         (["alignment=repa", "alignment.encoder.name=/nowhere"], "no vision encoder '/nowhere'"),
         (["optimized_metric=acuracy"], "optimized_metric=acuracy is not measured; choose from background_accuracy"),
-        (["task.diffusion.checkpoints.best=val/fid"], "checkpoints.best=val/fid is not measured; choose from eval/"),
+        (
+            ["stage.diffusion.callbacks.checkpoint.best=val/fid"],
+            "checkpoint.best=val/fid is not measured; choose from eval/",
+        ),
         (["metric=fid", "metric.fid.extractor.weights=/nowhere"], "no Inception weights at /nowhere"),
         (["autoencoder.network.attention_levels=[7]"], "attention_levels [7] do not exist"),
         (
@@ -164,25 +176,25 @@ def test_mistakes_end_with_a_clear_message_before_any_training(overrides, messag
 
 
 IMPOSSIBLE = [
-    ("task.diffusion.batch_size=0", "a whole number, at least 1"),
-    ("task.diffusion.validate_every_n_steps=0", "a whole number, at least 1"),
-    ("task.autoencoder.gradient_clip=0", "a finite number, above 0, or null (no clipping)"),
+    ("stage.diffusion.batch_size=0", "a whole number, at least 1"),
+    ("stage.diffusion.validate_every_n_steps=0", "a whole number, at least 1"),
+    ("stage.autoencoder.trainer.gradient_clip_val=0", "a finite number, above 0, or null (no clipping)"),
     ("seed=1.5", "a whole number from 0 to 4294967295"),
     ("seed=true", "a whole number from 0"),
     ("seed=abc", "a whole number from 0"),
     ("seed=-1", "a whole number from 0"),
-    ("task.diffusion.steps=-1", "a whole number, at least 1"),
-    ("task.autoencoder.steps=0", "a whole number, at least 1"),
-    ("task.diffusion.accumulate=0", "a whole number, at least 1"),
-    ("task.diffusion.learning_rate.warmup_steps=-1", "a whole number, at least 0"),
-    ("task.diffusion.learning_rate.final=2", "at least 0, at most 1"),
-    ("task.diffusion.ema_decay=1", "at least 0, below 1"),
-    ("task.diffusion.optimizer.lr=-0.001", "a finite number, above 0"),
-    ("task.diffusion.optimizer.lr=nan", "a finite number, above 0"),
-    ("task.diffusion.optimizer.betas=[0.9, 1]", "a list of two numbers, at least 0, below 1"),
-    ("task.diffusion.checkpoints.every_n_steps=0", "a whole number, at least 1"),
-    ("task.diffusion.callbacks.power_ema.every_n_steps=0", "a whole number, at least 1"),
-    ("task.diffusion.captions_for_vocabulary=0", "a whole number, at least 1"),
+    ("stage.diffusion.trainer.max_steps=-1", "a whole number, at least 1"),
+    ("stage.autoencoder.trainer.max_steps=0", "a whole number, at least 1"),
+    ("stage.diffusion.trainer.accumulate_grad_batches=0", "a whole number, at least 1"),
+    ("stage.diffusion.scheduler.warmup_steps=-1", "a whole number, at least 0"),
+    ("stage.diffusion.scheduler.final=2", "at least 0, at most 1"),
+    ("stage.diffusion.callbacks.ema.decay=1", "at least 0, below 1"),
+    ("stage.diffusion.optimizer.lr=-0.001", "a finite number, above 0"),
+    ("stage.diffusion.optimizer.lr=nan", "a finite number, above 0"),
+    ("stage.diffusion.optimizer.betas=[0.9, 1]", "a list of two numbers, at least 0, below 1"),
+    ("stage.diffusion.callbacks.checkpoint.every_n_steps=0", "a whole number, at least 1"),
+    ("stage.diffusion.callbacks.power_ema.every_n_steps=0", "a whole number, at least 1"),
+    ("stage.diffusion.captions_for_vocabulary=0", "a whole number, at least 1"),
     ("model.caption_dropout=1.5", "at least 0, at most 1"),
     ("sampler.steps=0", "a whole number, at least 1"),
     ("guidance.scale=inf", "a finite number"),
@@ -215,7 +227,7 @@ def test_every_rule_is_of_an_option_and_allows_what_experiments_have(experiment)
 
 
 def test_every_rule_is_of_an_option_that_there_is():
-    groups = ["data=stream", "alignment=repa", "optimizer@task.diffusion.optimizer=muon", "hparams_search=optuna"]
+    groups = ["data=stream", "alignment=repa", "optimizer@stage.diffusion.optimizer=muon", "hparams_search=optuna"]
     configs = [
         composed("txt2img"),
         composed("classifier"),
@@ -232,9 +244,15 @@ def leaves(node, prefix=""):
 
 
 def test_what_a_run_gives_to_the_trainer_itself_cannot_be_given():
-    for option, instead in (("max_steps=5", "use task.STAGE.steps"), ("callbacks=[]", "use task.STAGE.callbacks")):
+    for option, instead in (
+        ("+trainer.max_steps=5", "use stage.NAME.trainer.max_steps"),
+        ("+trainer.callbacks=[]", "use stage.NAME.callbacks"),
+        ("trainer.max_epochs=3", "use stage.NAME.trainer.max_steps"),
+        ("+stage.diffusion.trainer.devices=2", "use trainer.devices"),
+        ("+stage.diffusion.trainer.val_check_interval=2", "use stage.NAME.validate_every_n_steps"),
+    ):
         with pytest.raises(ValueError, match=instead):
-            check_values(resolved(composed("txt2img", f"+trainer.{option}")))
+            check_values(resolved(composed("txt2img", option)))
     with pytest.raises(ValueError, match="no option trainer.colour"):
         check_values(resolved(composed("txt2img", "+trainer.colour=red")))
     check_values(resolved(composed("txt2img", "+trainer.deterministic=true")))
@@ -242,19 +260,21 @@ def test_what_a_run_gives_to_the_trainer_itself_cannot_be_given():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_recipe_divides_by_the_usual_numbers_of_processes(experiment):
-    config = composed(experiment)
     for world in (1, 2, 4, 8, 16):
-        check_batches(config, list(config.task), world)
+        check_batches(list(stages(composed(experiment)).values()), world)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_those_that_can():
-    config = composed("autoencoder", "task.autoencoder.batch_size=24", "task.autoencoder.accumulate=2")
-    check_batches(config, ["autoencoder"], 4)
-    with pytest.raises(ValueError, match="batch_size 24 is not a multiple of accumulate 2 times 8 processes") as error:
-        check_batches(config, ["autoencoder"], 8)
-    assert "use task.autoencoder.accumulate=1 or 3, or task.autoencoder.batch_size=16 or 32" in str(error.value)
-    with pytest.raises(ValueError, match="use task.autoencoder.batch_size=32"):
-        check_batches(config, ["autoencoder"], 16)
+    made = list(stages(composed("autoencoder", "stage.autoencoder.batch_size=24")).values())
+    check_batches(made, 4)
+    with pytest.raises(
+        ValueError, match="24 is not a multiple of accumulate_grad_batches 2 times 8 processes"
+    ) as error:
+        check_batches(made, 8)
+    numbers = "use stage.autoencoder.trainer.accumulate_grad_batches=1 or 3, or stage.autoencoder.batch_size=16 or 32"
+    assert numbers in str(error.value)
+    with pytest.raises(ValueError, match="use stage.autoencoder.batch_size=32"):
+        check_batches(made, 16)
 
 
 def test_idle_gpus_are_named(monkeypatch):
@@ -268,10 +288,10 @@ def test_idle_gpus_are_named(monkeypatch):
 
 
 def test_one_validation_image_is_too_few_for_a_distance():
-    callbacks = {"diffusion": [SimpleNamespace(), Evaluation({"a": least(2)}, num_images=2, batch_size=1, cache="")]}
-    check_images(SimpleNamespace(val_set=range(2)), callbacks)
+    evaluations = [Evaluation({"a": least(2)}, num_images=2, batch_size=1, cache="")]
+    check_images(SimpleNamespace(val_set=range(2)), evaluations)
     with pytest.raises(ValueError, match="measured needs at least 2 validation images, but data.val has 1"):
-        check_images(SimpleNamespace(val_set=range(1)), callbacks)
+        check_images(SimpleNamespace(val_set=range(1)), evaluations)
 
 
 def least(number):
@@ -279,7 +299,11 @@ def least(number):
 
 
 def test_impossible_sizes_are_said_before_data_are_drawn(tmp_path):
-    for option in ("data.size=33", "task.diffusion.batch_size=7 task.diffusion.accumulate=2", "weighting.gamma=-1"):
+    for option in (
+        "data.size=33",
+        "stage.diffusion.batch_size=7 stage.diffusion.trainer.accumulate_grad_batches=2",
+        "weighting.gamma=-1",
+    ):
         places = [f"paths.data_dir={tmp_path}/d", f"paths.runs_dir={tmp_path}/r"]
         text = forked("train.py", "experiment=txt2img", *places, *option.split(), ok=False)
         assert "error: " in text

@@ -63,8 +63,8 @@ def test_an_average_made_afterwards_is_the_one_that_would_have_been_kept(walk, w
 
 
 OPTIONS = [
-    "task.diffusion.callbacks.power_ema.lengths=[0.05,0.1]",
-    "task.diffusion.callbacks.power_ema.every_n_steps=3",
+    "stage.diffusion.callbacks.power_ema.lengths=[0.05,0.1]",
+    "stage.diffusion.callbacks.power_ema.every_n_steps=3",
 ]
 
 
@@ -186,7 +186,7 @@ def test_an_average_that_is_not_finite_is_not_written(run, tmp_path):
 
 def test_runs_without_snapshots_or_end_are_told_what_to_do(run, tiny_run, tmp_path):
     text = ema(f"run={tiny_run}", "length=0.1", ok=False)
-    assert "they are written while a run trains with 'task.diffusion.callbacks.power_ema.lengths=[0.05,0.1]'" in text
+    assert "they are written while a run trains with 'stage.diffusion.callbacks.power_ema.lengths=[0.05,0.1]'" in text
     assert "there is no folder run=/nowhere" in ema("run=/nowhere", "length=0.1", ok=False)
     shutil.copytree(run / FOLDER, tmp_path / FOLDER)
     assert "has no model.safetensors, so the run has not ended" in ema(f"run={tmp_path}", "length=0.1", ok=False)

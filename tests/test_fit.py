@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldm.checkpoint import read
-from ldm.fit import _loggers
+from ldm.training.fit import keep_metrics
 from tests.conftest import forked
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
@@ -42,12 +42,12 @@ def test_a_finished_model_is_measured_and_never_trained_anew(unmeasured, tiny_ru
 
 def test_a_training_that_diverges_ends_with_what_to_try(tiny_run, places, tmp_path):
     options = [f"autoencoder.ckpt={tiny_run}", f"paths.runs_dir={tmp_path}", "trainer.precision=bf16-mixed", places[0]]
-    huge = ["task.diffusion.optimizer.lr=1e20", "task.diffusion.gradient_clip=null", "name=huge"]
+    huge = ["stage.diffusion.optimizer.lr=1e20", "stage.diffusion.trainer.gradient_clip_val=null", "name=huge"]
     text = forked(*TINY, *options, *huge, ok=False)
     assert "error: the training diverged at step 2: the loss is inf or nan; there is no checkpoint from before" in text
     assert "trainer.precision=32-true (now bf16-mixed), with which the same command goes on" in text
-    assert "a lower task.diffusion.optimizer.lr (now 1e+20)" in text
-    assert "task.diffusion.gradient_clip=1.0 (now null)" in text
+    assert "a lower stage.diffusion.optimizer.lr (now 1e+20)" in text
+    assert "stage.diffusion.trainer.gradient_clip_val=1.0 (now null)" in text
     assert "name=huge-2" in text
     assert "Traceback" not in text
     assert not list((tmp_path / "huge").rglob("*.ckpt"))
@@ -67,14 +67,11 @@ def test_a_cut_checkpoint_is_not_taken_for_none(unmeasured):
 
 def test_no_metrics_are_written_over(tmp_path):
     """Also where somebody has taken one of the kept files away."""
-    from ldm.config import compose
-
-    config, logs = compose("train", ["experiment=txt2img"]), tmp_path / "diffusion" / "logs"
-    logs.mkdir(parents=True)
+    logs = tmp_path
     for name in ("metrics.csv", "metrics-2.csv"):
         (logs / name).write_text(name)
-    _loggers(config, "diffusion", tmp_path / "diffusion")
+    keep_metrics(logs)
     (logs / "metrics.csv").write_text("later")
-    _loggers(config, "diffusion", tmp_path / "diffusion")
+    keep_metrics(logs)
     found = {path.name: path.read_text() for path in logs.iterdir()}
     assert found == {"metrics-1.csv": "metrics.csv", "metrics-2.csv": "metrics-2.csv", "metrics-3.csv": "later"}

@@ -8,10 +8,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ldm import processes, stage
+from ldm import processes
 from ldm.callback.checkpoints import Checkpoints
 from ldm.conditioner.transformer import TransformerConditioner
 from tests.ranks import on_two_ranks
+from tests.training.stages import composed, stages
 
 
 def connected():
@@ -96,7 +97,7 @@ def test_nobody_trains_from_another_step_or_place_in_the_data(tmp_path):
         trainer = connected()
         trainer.datamodule = SimpleNamespace(position=5)
         saving = Checkpoints(tmp_path, every_n_steps=1)
-        saving._step = 5 * (1 - rank)
+        saving._steps.made = 5 * (1 - rank)
         saving.on_fit_start(trainer, torch.nn.Linear(1, 1))
 
     (first, text), (second, other) = on_two_ranks(work)
@@ -110,8 +111,11 @@ def test_captions_are_read_by_the_first_process_alone(tmp_path, monkeypatch, ran
     monkeypatch.setenv("LOCAL_RANK", rank)
     reader = TransformerConditioner(width=8, vocabulary=300, depth=1, heads=1, head_width=8, max_tokens=8)
     read = []
-    data = SimpleNamespace(captions=lambda limit: read.append(limit) or ["a red heart", "a blue cat"])
-    config = SimpleNamespace(task={"x": SimpleNamespace(captions_for_vocabulary=7)})
-    stage.read_captions({"x": SimpleNamespace(reader=reader)}, config, data, tmp_path)
+    data = SimpleNamespace(encoding={}, captions=lambda limit: read.append(limit) or ["a red heart", "a blue cat"])
+    config = composed("experiment=txt2img", "trainer=cpu", "stage.diffusion.captions_for_vocabulary=7")
+    (tmp_path / "diffusion").mkdir()
+    stage = stages(config, tmp_path)["diffusion"]
+    stage._task = SimpleNamespace(reader=reader, model=SimpleNamespace(conditioner=reader))
+    stage.prepare(data)
     assert read == ([7] if rank == "0" else [])
     assert (reader.tokenizer is None) == (rank == "1"), "the others are told it before training"

@@ -12,8 +12,9 @@ from tests.conftest import ROOT
 
 SMALL = [
     "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=x",
-    "task.autoencoder.batch_size=16", "task.autoencoder.accumulate=2", "task.autoencoder.checkpoints.every_n_steps=4",
-    "task.diffusion.batch_size=16", "task.diffusion.accumulate=2", "task.diffusion.checkpoints.every_n_steps=4",
+    "stage.autoencoder.batch_size=16", "stage.autoencoder.trainer.accumulate_grad_batches=2",
+    "stage.diffusion.batch_size=16", "stage.diffusion.trainer.accumulate_grad_batches=2",
+    "stage.autoencoder.callbacks.checkpoint.every_n_steps=4", "stage.diffusion.callbacks.checkpoint.every_n_steps=4",
     "data.cache_latents=false", "data.crop=random", "data.flip=true", "data.source.val_share=0.13",
     "data.source.samples_per_shard=10", "+data.streams=2", "+data.window=10",
 ]  # fmt: skip

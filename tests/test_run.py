@@ -11,19 +11,17 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
-from ldm.check import check_latents
 from ldm.checkpoint import load, load_autoencoder, read, with_decoder
 from ldm.guidance.base import Unguided
-from ldm.plot import read_metrics
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.heun import Heun
 from ldm.snapshot import read_snapshots
-from ldm.task.diffusion import DiffusionTask
-from ldm.task.optimization import LearningRate
+from ldm.training.curves import read_metrics
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command, forked
 from tests.data.small_shards import write_tar
 from tests.pretrained.test_clip_score import save_clip
+from tests.training.stages import built, composed, stages
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
 
@@ -69,8 +67,8 @@ def test_the_same_command_again_says_that_all_is_done(tiny_run, places):
 
 
 def test_another_config_in_the_same_folder_is_refused(tiny_run, places):
-    text = forked(*TINY, *places, "task.diffusion.steps=21", ok=False)
-    assert "task.diffusion.steps: 20 -> 21" in text
+    text = forked(*TINY, *places, "stage.diffusion.trainer.max_steps=21", ok=False)
+    assert "stage.diffusion.trainer.max_steps: 20 -> 21" in text
     assert "name=tiny-2" in text
 
 
@@ -125,7 +123,7 @@ def test_sweep_runs_each_choice_in_its_folder(home, places):
         "trainer=cpu",
         "name=swept",
         "seed=1,2",
-        "task.diffusion.steps=5",
+        "stage.diffusion.trainer.max_steps=5",
         *places,
     )
     results = sorted((home / "runs" / "swept-sweep").glob("*/diffusion/results.json"))
@@ -139,7 +137,7 @@ def test_sweep_runs_each_choice_in_its_folder(home, places):
         "trainer=cpu",
         "name=swept",
         "seed=1,2",
-        "task.diffusion.steps=5",
+        "stage.diffusion.trainer.max_steps=5",
         *places,
     )
     assert text.count("all is done already") == 2
@@ -158,8 +156,8 @@ def test_optuna_study_goes_on(home, places):
             "hparams_search=optuna",
             "trainer=cpu",
             "name=searched",
-            "task.diffusion.steps=4",
-            "task.diffusion.callbacks.evaluation.final_images=4",
+            "stage.diffusion.trainer.max_steps=4",
+            "stage.diffusion.callbacks.evaluation.final_images=4",
             f"search.trials={trials}",
             ckpt,
             *places,
@@ -179,7 +177,7 @@ def test_optuna_study_goes_on(home, places):
 def test_wandb_works_offline_with_pictures_and_batches_accumulate(home, places):
     """Twice as many batches, as many optimiser steps, and epochs as long as before."""
     ckpt = f"autoencoder.ckpt={home / 'runs' / 'tiny'}"
-    command(*TINY, "name=logged", "logger=wandb", ckpt, "task.diffusion.accumulate=2", *places)
+    command(*TINY, "name=logged", "logger=wandb", ckpt, "stage.diffusion.trainer.accumulate_grad_batches=2", *places)
     run = home / "runs" / "logged"
     assert list((run / "wandb").glob("offline-run-*/run-*.wandb"))
     assert list((run / "wandb").glob("offline-run-*/files/media/images/samples*.png"))
@@ -220,7 +218,8 @@ def test_a_frozen_text_encoder_travels_in_the_checkpoint(home, places, tiny_run,
     command(
         "train.py", "experiment=txt2img", "conditioner=huggingface", f"conditioner.name={tmp_path / 'bert'}",
         "conditioner.width=16", "conditioner.max_tokens=12", "data.source.count=6", f"autoencoder.ckpt={tiny_run}",
-        "task.diffusion.steps=3", "task.diffusion.callbacks.evaluation.final_images=4", "sampler.steps=3", "trainer=cpu",
+        "stage.diffusion.trainer.max_steps=3", "stage.diffusion.callbacks.evaluation.final_images=4",
+        "sampler.steps=3", "trainer=cpu",
         "name=bert", *places,
     )  # fmt: skip
     shutil.rmtree(tmp_path / "bert")
@@ -277,33 +276,26 @@ def test_mixtures_filters_buckets_and_the_best_checkpoint_train(damaged_shards, 
     mixture = f"[{{shards:{folder}/train-*.tar,weight:3}},{{shards:{folder}/val-*.tar,weight:1}}]"
     options = [*damaged_shards[1:], "data.max_broken=0.5", "data.workers=0"]
     mixed = [f"data.train={mixture}", "data.filters=['side >= 32']", "name=mixed"]
-    command(*second_stage, *options, *mixed, "task.diffusion.checkpoints.best=eval/frechet_efficientnet")
+    command(*second_stage, *options, *mixed, "stage.diffusion.callbacks.checkpoint.best=eval/frechet_efficientnet")
     kept = home / "runs" / "mixed" / "diffusion" / "checkpoints" / "best.ckpt"
     assert load(kept).sample(prompts=["a red heart"]).isfinite().all()
     bucketed = [damaged_shards[0], "data.buckets={multiple:16,max_ratio:2}", "name=bucketed"]
     command(*second_stage, *options, *bucketed)
 
 
-def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run):
-    task = DiffusionTask(load(tiny_run), optimizer=torch.optim.Adam, learning_rate=LearningRate(), config={})
-    right = {"autoencoder": task.model.autoencoder.encoder_hash, "text": ""}
-    check_latents(SimpleNamespace(encoding=right), {"diffusion": task})
-    check_latents(SimpleNamespace(encoding={}), {"autoencoder": None, "diffusion": task})
-    for encoding, tasks, message in (
-        (
-            {**right, "autoencoder": "0123"},
-            {"diffusion": task},
-            "made by the autoencoder 0123, but autoencoder.ckpt is",
-        ),
-        (
-            {**right, "text": "4567"},
-            {"diffusion": task},
-            "text encoder 4567, but the conditioner is trained from scratch",
-        ),
-        (right, {"autoencoder": None, "diffusion": task}, "latents train stage 2 alone"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_latents(SimpleNamespace(encoding=encoding), tasks)
+def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run, places):
+    config = composed("experiment=txt2img", "debug=tiny", "trainer=cpu", f"autoencoder.ckpt={tiny_run}", *places)
+    stage = built("diffusion", config, tiny_run)
+    right = {"autoencoder": stage.task.model.autoencoder.encoder_hash, "text": ""}
+    for encoding in (right, {}):
+        stage.check_data(SimpleNamespace(encoding=encoding))
+        stage.check_captions(SimpleNamespace(encoding=encoding), new=False)
+    with pytest.raises(ValueError, match="made by the autoencoder 0123, but autoencoder.ckpt is"):
+        stage.check_data(SimpleNamespace(encoding={**right, "autoencoder": "0123"}))
+    with pytest.raises(ValueError, match="text encoder 4567, but the conditioner is trained from scratch"):
+        stage.check_captions(SimpleNamespace(encoding={**right, "text": "4567"}), new=True)
+    with pytest.raises(ValueError, match="latents train stage 2 alone"):
+        stages(config, tiny_run)["autoencoder"].check_data(SimpleNamespace(encoding=right))
 
 
 def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):
@@ -322,7 +314,7 @@ def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):
     aligned = f"alignment=repa alignment.encoder.name={tmp_path / 'vit'} alignment.encoder.side=32 alignment.steps=10"
     options = [
         *("prediction=flow", "schedule=rectified_flow", "times=logit_normal", "weighting=constant", "distance=huber"),
-        *("model.loss.noise_offset=0.1", "optimizer@task.diffusion.optimizer=muon", "sampler=heun"),
+        *("model.loss.noise_offset=0.1", "optimizer@stage.diffusion.optimizer=muon", "sampler=heun"),
         *(*aligned.split(), f"autoencoder.ckpt={tiny_run}", "name=flow"),
     ]
     text = forked(*TINY, *places, *options, ok=False)

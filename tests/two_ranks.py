@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.trainer.states import TrainerFn
 
-from ldm import run
 from ldm.callback.power_ema import PowerEMA
 from ldm.callback.randomness import StepSeed
 from ldm.config import compose
 from ldm.model import LatentDiffusion
+from ldm.training import run
 
 drawn: list[torch.Tensor] = []
 compared: list[int] = []
@@ -65,7 +65,7 @@ StepSeed.on_validation_end = Compare.on_validation_end
 config = compose(
     "train",
     ["experiment=txt2img", "debug=tiny", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=ranks",
-     "task.diffusion.callbacks.power_ema.lengths=[0.1]",
+     "stage.diffusion.callbacks.power_ema.lengths=[0.1]",
      f"paths.runs_dir={sys.argv[1]}/runs", f"paths.data_dir={sys.argv[1]}/data"],
 )  # fmt: skip
 run.train(config)

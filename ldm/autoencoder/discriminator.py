@@ -30,7 +30,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, *, channels: int = 64, layers: int = 3, groups: int = 32) -> None:
         super().__init__()
         for name, count in (("channels", channels), ("layers", layers), ("groups", groups)):
-            check(f"task.autoencoder.loss.discriminator.{name}", count, COUNT)
+            check(f"stage.autoencoder.loss.discriminator.{name}", count, COUNT)
         widths = [channels * min(2**index, 8) for index in range(layers + 1)]
         check_groups(groups, widths[1:])
         stages: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]

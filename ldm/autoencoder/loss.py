@@ -72,8 +72,8 @@ class AutoencoderLoss(nn.Module):
         super().__init__()
         weights = {"kl_weight": kl_weight, "squared_weight": squared_weight, "perceptual_weight": perceptual_weight}
         for name, weight in {**weights, "adversarial_weight": adversarial_weight}.items():
-            check(f"task.autoencoder.loss.{name}", weight, NOT_NEGATIVE)
-        check("task.autoencoder.loss.start_step", start_step, Whole(0))
+            check(f"stage.autoencoder.loss.{name}", weight, NOT_NEGATIVE)
+        check("stage.autoencoder.loss.start_step", start_step, Whole(0))
         self.discriminator = discriminator
         self.kl_weight = kl_weight
         self.squared_weight = squared_weight

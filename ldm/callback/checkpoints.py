@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from ldm.callback.signals import DIVERGED, STOP, Preempted, Signals, leave_signals_alone
+from ldm.callback.steps import StepCounter
 from ldm.callback.writer import draft_of
 from ldm.divergence import NEVER, WEIGHTS, Diverged, Watch, all_finite, code_of, fault_of
 from ldm.processes import check_same
@@ -35,13 +36,17 @@ class Checkpoints(Checkpoint):
     is noticed, and at the latest before a validation and before anything is written. So no checkpoint ever holds weights
     that are not finite.
 
-    folder         for the files
-    every_n_steps  optimiser steps between two files
-    keep           newest files to keep
-    best           of a metric that validation logs, like val/psnr: the checkpoint with the best value is kept as best.ckpt
-    mode           whether the best is the "min" or the "max"
-    signals        what the run is asked for; None: nothing
-    watch          to which the task shows its losses and gradients; None: only weights are looked at
+    Args:
+        folder: The folder for the files.
+        every_n_steps: Optimiser steps between two files.
+        keep: How many of the newest files are kept.
+        best: A metric that validation logs, like val/psnr: the checkpoint with its best value is kept as best.ckpt.
+        mode: Whether the best is the "min" or the "max".
+        signals: What the run is asked for; None: nothing.
+        watch: The watch to which the task shows its losses and gradients; None: only weights are looked at.
+
+    Raises:
+        ValueError: If an option is outside its range.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Checkpoints(Checkpoint):
         self.best_value: float | None = None
         self.signals = signals or Signals()
         self.watch = watch or Watch()
-        self._step = 0
+        self._steps = StepCounter()
         self._common_batches = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -80,14 +85,18 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Remember the step. On a CPU, take what the optimisers will work with out of the file, which may be deleted."""
-        self._step = checkpoint["global_step"]
+        self._steps.made = checkpoint["global_step"]
         if trainer.strategy.root_device.type == "cpu":
             checkpoint["optimizer_states"] = copy.deepcopy(checkpoint["optimizer_states"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise ValueError where nobody can go on from the checkpoint, or not all processes go on from the same."""
+        """Check that training can go on from the checkpoint, and that all processes go on from the same.
+
+        Raises:
+            ValueError: If its weights are not finite, or processes differ.
+        """
         data = trainer.datamodule  # type: ignore[attr-defined]
-        place = {"step": self._step, "position in the data": data.position if data is not None else 0}
+        place = {"step": self._steps.made, "position in the data": data.position if data is not None else 0}
         check_same(trainer, "the place to go on from", place)
         if trainer.ckpt_path is not None and not all_finite(pl_module.parameters()):
             raise ValueError(
@@ -97,7 +106,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Know the best so far, and clear away what a process that was killed had begun to write."""
-        self._step = trainer.global_step
+        self._steps.made = trainer.global_step
         if self.best is not None and (self.folder / BEST).is_file():
             content = torch.load(self.folder / BEST, map_location="cpu", weights_only=True, mmap=True)
             before = content["callbacks"][self.state_key]
@@ -110,22 +119,32 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:
-            return  # inside gradient accumulation
-        self._step = trainer.global_step
+        """Save after an optimiser step where a file is due, or a signal has asked for one; end where one has asked for that.
+
+        Raises:
+            Preempted: If SIGTERM has asked for the end.
+            Diverged: If what is to be saved is not finite.
+        """
+        if not self._steps.advances(trainer):
+            return
         asked = self._agreed(trainer, DIVERGED if self.watch.noticed() else self.signals.take())
-        if asked or self._step % self.every_n_steps == 0 or self._step == trainer.max_steps:
-            self._save(trainer, pl_module, self.folder / f"step-{self._step:08d}.ckpt")
+        if asked or self._steps.made % self.every_n_steps == 0 or self._steps.made == trainer.max_steps:
+            self._save(trainer, pl_module, self.folder / f"step-{self._steps.made:08d}.ckpt")
             if trainer.is_global_zero:
                 self._prune()
         if asked:
-            log.info("saved at step %d, as a signal asked for", self._step)
+            log.info("saved at step %d, as a signal asked for", self._steps.made)
         if asked == STOP:
             raise Preempted(
-                f"stopped by SIGTERM at step {self._step}, which is saved; the same command goes on from there"
+                f"stopped by SIGTERM at step {self._steps.made}, which is saved; the same command goes on from there"
             )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the weights before they are validated; when a stage ends, count the batches that all ranks have.
+
+        Raises:
+            Diverged: If a weight, loss or gradient was not finite.
+        """
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._check(trainer, pl_module)
             return
@@ -141,17 +160,23 @@ class Checkpoints(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """End after a batch of the validation that ends a stage, if SIGTERM has asked for that."""
         if batch_idx < self._common_batches:  # a rank may have one batch more than another
             self.end_if_asked(trainer)
 
     def end_if_asked(self, trainer: pl.Trainer) -> None:
-        """In the validation that ends a stage: raise Preempted, on all ranks, if SIGTERM came to any. All must call it."""
+        """Raise Preempted, on all ranks, if SIGTERM came to any in the validation that ends a stage. All must call it."""
         if trainer.state.fn == TrainerFn.VALIDATING and self._agreed(trainer, self.signals.take()) == STOP:
             raise Preempted(
                 "stopped by SIGTERM during the last validation; all that was trained is saved, and the same command goes on"
             )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the best checkpoint where this one is it.
+
+        Raises:
+            ValueError: If validation does not log the metric.
+        """
         if self.best is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.best not in trainer.callback_metrics:
@@ -165,17 +190,17 @@ class Checkpoints(Checkpoint):
             self._save(trainer, pl_module, self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
-        """For best.ckpt, which knows its own value; that of step-*.ckpt may be older than the best there is."""
+        """Return the best value, for best.ckpt, which knows its own; that of step-*.ckpt may be older than the best there is."""
         return {"best": self.best, "mode": self.mode, "best_value": self.best_value}
 
     def _prune(self) -> None:
         """Delete whole checkpoints but the newest; what is no whole checkpoint, or of a later step, is not one of them."""
-        last = self.folder / f"step-{self._step:08d}.ckpt"
+        last = self.folder / f"step-{self._steps.made:08d}.ckpt"
         for old in [path for path in whole(self.folder) if path <= last][: -self.keep]:
             old.unlink()
 
     def _agreed(self, trainer: pl.Trainer, mine: int) -> int:
-        """The most that is to be done on any rank, so that all do the same at the same step."""
+        """Return the most that is to be done on any rank, so that all do the same at the same step."""
         if trainer.world_size == 1:
             return mine
         asked = torch.tensor(mine, device=trainer.strategy.root_device)
@@ -183,13 +208,15 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> None:
         self._check(trainer, pl_module)
-        trainer.save_checkpoint(path)  # and wait for each other: the file is there before any rank goes on, or ends
+        trainer.save_checkpoint(
+            path, weights_only=False
+        )  # and wait for each other: the file is there before any rank goes on, or ends
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise Diverged, on all ranks, where any has seen what is not finite. Waits for the device."""
         code = self.watch.code()
         if code == NEVER and not all_finite(pl_module.parameters()):
-            code = code_of(self._step - 1, WEIGHTS)
+            code = code_of(self._steps.made - 1, WEIGHTS)
         if trainer.world_size > 1:
             mine = torch.tensor(code, device=trainer.strategy.root_device)
             code = int(trainer.strategy.reduce(mine, reduce_op="min"))  # type: ignore[arg-type]
@@ -203,31 +230,32 @@ class Checkpoints(Checkpoint):
 
 
 def end_if_asked(trainer: pl.Trainer) -> None:
-    """In the validation that ends a stage: raise Preempted, on all ranks, if SIGTERM came to any. All must call it."""
+    """Raise Preempted, on all ranks, if SIGTERM came to any in the validation that ends a stage. All must call it."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, Checkpoints):
             callback.end_if_asked(trainer)
 
 
 def saved(folder: Path) -> list[Path]:
-    """The checkpoints of a folder from which training can go on, the newest last."""
+    """Return the checkpoints of a folder from which training can go on, the newest last."""
     return sorted(folder.glob("step-*.ckpt"))
 
 
 def step_of(path: Path) -> int:
-    """The optimiser step after which a checkpoint was written."""
+    """Return the optimiser step after which a checkpoint was written."""
     return int(path.stem.removeprefix("step-"))
 
 
 def whole(folder: Path) -> list[Path]:
-    """Those that are not cut."""
+    """Return the checkpoints of a folder that are not cut, the newest last."""
     return [path for path in saved(folder) if zipfile.is_zipfile(path)]
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint of a folder that is whole; None where the folder has none.
+    """Return the newest checkpoint of a folder that is whole; None where the folder has none.
 
-    Raises ValueError where there are some, but none of them is whole.
+    Raises:
+        ValueError: If there are some, but none of them is whole.
     """
     found, good = saved(folder), whole(folder)
     if found and not good:

@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ldm.callback.steps import StepCounter
+
 
 class EMA(pl.Callback):
     """An average of the trained weights with a decay that warms up, so that short runs are not averages of their beginning.
@@ -18,9 +20,14 @@ class EMA(pl.Callback):
 
     In a checkpoint `state_dict` has the averages, and `current_model_state` the weights themselves.
 
-    decay  of the average at each optimiser step, in [0, 1)
+    Args:
+        decay: Fraction of the average that stays at each optimiser step, in [0, 1).
 
-    Paper: Ho et al., 2020, appendix B, arXiv:2006.11239 (decay 0.9999).
+    Raises:
+        ValueError: If the decay is outside [0, 1).
+
+    References:
+        Ho et al., 2020, appendix B, arXiv:2006.11239 (decay 0.9999).
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
@@ -30,9 +37,10 @@ class EMA(pl.Callback):
         self._weights: dict[str, nn.Parameter] = {}
         self._averages: dict[str, Tensor] = {}
         self._updates = 0
-        self._step = 0
+        self._steps = StepCounter()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Note which weights are trained."""
         if stage == "fit":
             self._weights = {name: part for name, part in pl_module.named_parameters() if part.requires_grad}
 
@@ -43,9 +51,9 @@ class EMA(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:
-            return  # inside gradient accumulation
-        self._step = trainer.global_step
+        """Average after an optimiser step."""
+        if not self._steps.advances(trainer):
+            return
         current = {name: weight.detach().float() for name, weight in self._weights.items()}
         if self._updates == 0:
             self._averages = {name: weight.clone() for name, weight in current.items()}
@@ -54,9 +62,11 @@ class EMA(pl.Callback):
         self._updates += 1
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the averaged weights to validation."""
         self._swap()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the trained weights back."""
         self._swap()
 
     @torch.no_grad()
@@ -67,14 +77,17 @@ class EMA(pl.Callback):
         self._averages = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"latest_update_step": self._step}
+        """Return the optimiser step of the last update."""
+        return {"latest_update_step": self._steps.made}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._step = state_dict["latest_update_step"]
+        """Take the optimiser step of the last update."""
+        self._steps.made = state_dict["latest_update_step"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        """Add the averages, and the weights themselves, to a checkpoint."""
         state = checkpoint["state_dict"]
         checkpoint["current_model_state"] = {name: state[name] for name in self._weights}
         checkpoint["state_dict"] = {**state, **self._averages}

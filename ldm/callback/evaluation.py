@@ -29,20 +29,22 @@ if TYPE_CHECKING:
 
 
 class Evaluation(pl.Callback):
-    """At each validation: images from the averaged weights for validation captions, by all ranks together.
+    """Generates images from the averaged weights for validation captions at each validation, by all ranks together.
 
     Image i is made for caption i with seed `seed + i`, whatever the number of ranks, so no noise is used twice.
     Distances over different numbers of images do not compare: those while training (num_images) with the final one.
     Reference statistics are computed once and cached under a name that says data, transform and extractor.
 
-    metrics      name -> metric
-    num_images   at validations during training, spread evenly over the validation set
-    final_images at the end, at most one for every validation caption; None: so many
-    batch_size   of sampling, a rank
-    cache        folder for reference statistics
-    sampler      None: the model's own; so for guidance
-    seed         of the first image; far from those of `sample.py`, which begin at 0
-    grid         images in the picture, at most
+    Args:
+        metrics: Name -> metric.
+        num_images: Images at validations during training, spread evenly over the validation set.
+        final_images: Images when a stage ends, at most one for every validation caption; None: so many.
+        batch_size: Images that a rank samples at once.
+        cache: Folder for reference statistics.
+        sampler: The sampler; None: the model's own.
+        guidance: The guidance; None: the model's own.
+        seed: Seed of the first image; far from those of `sample.py`, which begin at 0.
+        grid: Images in the picture, at most.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class Evaluation(pl.Callback):
         self._referred: set[int] = set()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Generate, measure and log; not after the last step of training, since the validation with all images follows."""
         last = trainer.state.fn == TrainerFn.FITTING and trainer.global_step >= trainer.max_steps
-        if trainer.sanity_checking or last:  # the validation that ends the stage follows, with all images
+        if trainer.sanity_checking or last:
             return
         for index, metric in enumerate(self.metrics):
             metric.to(pl_module.device)
@@ -152,7 +155,7 @@ def _zeros(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _cached(path: Path) -> dict[str, Tensor] | None:
-    """Sums over real images from a file; None where it is missing, damaged, or of no use, and is to be written anew."""
+    """Return sums over real images from a file; None where it is missing, damaged, or of no use, and is to be written anew."""
     if not path.is_file():
         return None
     try:

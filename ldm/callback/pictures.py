@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -17,10 +18,18 @@ from ldm.picture import grid
 
 
 def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None = None) -> Path:
-    """Write images `(N, 3, H, W)` as one grid into the stage's folder and to loggers that take pictures."""
-    step = (
-        trainer.max_steps if trainer.state.fn == TrainerFn.VALIDATING else trainer.global_step
-    )  # at the end of a stage
+    """Write images as one grid into the stage's folder and to loggers that take pictures.
+
+    Args:
+        trainer: The trainer, in a validation; outside of training the pictures are those of its last step.
+        name: What the pictures are called.
+        images: `(N, 3, H, W)` in [-1, 1].
+        columns: Images in a row; None: about as many as there are rows.
+
+    Returns:
+        The file.
+    """
+    step = trainer.max_steps if trainer.state.fn == TrainerFn.VALIDATING else trainer.global_step
     path = Path(trainer.default_root_dir) / "pictures" / f"{name}-{step:08d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = grid(images, columns=columns)
@@ -28,6 +37,8 @@ def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None 
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key=name, images=[sheet], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, np.asarray(sheet), step, dataformats="HWC")
     return path
 
 
@@ -39,9 +50,10 @@ def finish_pictures(loggers: Sequence[Logger]) -> None:
 
 
 class Reconstructions(pl.Callback):
-    """At each validation of an autoencoder: images above, their reconstructions below.
+    """Draws images above and their reconstructions below at each validation of an autoencoder.
 
-    count  number of images
+    Args:
+        count: Number of images.
     """
 
     def __init__(self, count: int = 16) -> None:
@@ -56,6 +68,7 @@ class Reconstructions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Draw the first batch."""
         if batch_idx or not trainer.is_global_zero or trainer.sanity_checking or batch.image is None:
             return
         images, reconstructions = batch.image[: self.count].cpu(), outputs[: self.count].cpu()

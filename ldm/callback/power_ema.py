@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ldm.callback.steps import StepCounter
 from ldm.divergence import all_finite
 from ldm.power_function import gamma_of, newest_share
 from ldm.snapshot import write_snapshot
@@ -23,12 +24,17 @@ class PowerEMA(pl.Callback):
     those that are trained, not what EMA shows to validation. Averages are kept in fp32, on all ranks, and go into
     checkpoints, so that a run that goes on writes the same snapshots; rank zero writes them.
 
-    folder         for the snapshots
-    lengths        of the averages, the paper's sigma_rel, each in (0, 0.2887); none: nothing is done
-    every_n_steps  optimiser steps between snapshots; there is one at the last step as well
-    dtype          of snapshots: "float32", or "float16" (half the size, rounded)
+    Args:
+        folder: The folder for the snapshots.
+        lengths: Lengths of the averages, the paper's sigma_rel, each in (0, 0.2887); none: nothing is done.
+        every_n_steps: Optimiser steps between snapshots; there is one at the last step as well.
+        dtype: Number format of snapshots: "float32", or "float16" (half the size, rounded).
 
-    Paper: Karras et al., 2023, section 3.1, arXiv:2312.02696.
+    Raises:
+        ValueError: If an option is outside its range.
+
+    References:
+        Karras et al., 2023, section 3.1, arXiv:2312.02696.
     """
 
     def __init__(
@@ -50,22 +56,23 @@ class PowerEMA(pl.Callback):
         self.every_n_steps = every_n_steps
         self.dtype = dtype
         self.averages: dict[float, dict[str, Tensor]] = {}
-        self._step = 0
+        self._steps = StepCounter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the averages to the weights' device, out of a file that may be deleted, or begin them.
 
-        Raises ValueError where their beginning is missing.
+        Raises:
+            ValueError: If their beginning is missing.
         """
         if trainer.global_step == 0:
             weights = _trained(pl_module)
             self.averages = {
                 length: {name: tensor.clone() for name, tensor in weights.items()} for length in self.gammas
             }
-        elif self.gammas and (self.averages.keys() != self.gammas.keys() or self._step != trainer.global_step):
+        elif self.gammas and (self.averages.keys() != self.gammas.keys() or self._steps.made != trainer.global_step):
             raise ValueError(
                 f"the run goes on from step {trainer.global_step} with averages of lengths {list(self.gammas)}, but its "
-                f"checkpoint has {list(self.averages)}, up to step {self._step}; they can only be kept from the first "
+                f"checkpoint has {list(self.averages)}, up to step {self._steps.made}; they can only be kept from the first "
                 "step: train anew under another name="
             )
         for average in self.averages.values():
@@ -74,28 +81,32 @@ class PowerEMA(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self.gammas or trainer.global_step == self._step:
-            return  # inside gradient accumulation
-        self._step = trainer.global_step
+        """Average after an optimiser step, and write a snapshot where one is due."""
+        if not self.gammas or not self._steps.advances(trainer):
+            return
         weights = _trained(pl_module)
         for length, average in self.averages.items():
-            share = newest_share(self.gammas[length], self._step)
+            share = newest_share(self.gammas[length], self._steps.made)
             torch._foreach_lerp_([average[name] for name in weights], list(weights.values()), share)
-        if trainer.is_global_zero and (self._step % self.every_n_steps == 0 or self._step == trainer.max_steps):
+        if trainer.is_global_zero and (
+            self._steps.made % self.every_n_steps == 0 or self._steps.made == trainer.max_steps
+        ):
             for length, average in self.averages.items():
                 if not all_finite(average.values()):
                     return  # the training diverged, which Checkpoints will say
-                write_snapshot(self.folder, self._step, length, weights=average, dtype=self.dtype)
+                write_snapshot(self.folder, self._steps.made, length, weights=average, dtype=self.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step, "averages": self.averages} if self.gammas else {}
+        """Return the averages and their step; nothing where no averages are kept."""
+        return {"step": self._steps.made, "averages": self.averages} if self.gammas else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._step, self.averages = state_dict["step"], state_dict["averages"]
+        """Take the averages and their step."""
+        self._steps.made, self.averages = state_dict["step"], state_dict["averages"]
 
 
 def _trained(pl_module: pl.LightningModule) -> dict[str, Tensor]:
-    """The weights that are trained as they are now, in fp32, by the names that they have in the model's checkpoint."""
+    """Return the weights that are trained as they are now, in fp32, by the names that they have in the model's checkpoint."""
     assert isinstance(pl_module.model, nn.Module)
     parameters = pl_module.model.named_parameters()
     return {name: parameter.detach().float() for name, parameter in parameters if parameter.requires_grad}

@@ -1,4 +1,4 @@
-"""What a run is asked for by signals."""
+"""Signals to a run: save, or save and end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 GO_ON, SAVE, STOP, DIVERGED = range(4)
-"""What can be next after a batch; of several the last one counts."""
+"""Answers to what is next after a batch; of several the last one counts."""
 
 
 class Preempted(Exception):  # noqa: N818

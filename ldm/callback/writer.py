@@ -1,4 +1,4 @@
-"""How checkpoints are written to disk and read from it."""
+"""Writing checkpoints to disk, whole or not at all, and reading them without running code from them."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def _shown(option: str, value: str) -> str:
 
 
 def _suggestion(word: str, known: Collection[str], text: str) -> str:
-    close = difflib.get_close_matches(word, known, n=3)
+    close = difflib.get_close_matches(word, [name for name in known if "._" not in name], n=3)
     return text.format(f"did you mean {' or '.join(close)}") if close else ""
 
 

@@ -14,6 +14,8 @@ def main() -> None:
 
 def run(config: DictConfig) -> float | None:
     """Train the stages of a config; return the score that a sweep asks for, if it does."""
-    from ldm.run import train  # not above: it loads the large libraries, which help and mistyped options do not need
+    from ldm.training.run import (
+        train,  # not above: it loads the large libraries, which help and mistyped options do not need
+    )
 
     return train(config)

@@ -160,7 +160,7 @@ def _snapshots(run: Path, step: int | None) -> list[Snapshot]:
     if not found:
         raise FileNotFoundError(
             f"no snapshots of averages in {run / FOLDER}; they are written while a run trains with "
-            "'task.diffusion.callbacks.power_ema.lengths=[0.05,0.1]'"
+            "'stage.diffusion.callbacks.power_ema.lengths=[0.05,0.1]'"
         )
     steps = sorted({snapshot.step for snapshot in found})
     if step is not None and step not in steps:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 ADVICE = (
     "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
-    "(task.diffusion.optimizer.lr) or a smaller task.diffusion.gradient_clip; or sample with less guidance (guidance.scale)"
+    "(stage.diffusion.optimizer.lr) or a smaller stage.diffusion.trainer.gradient_clip_val; or sample with less guidance "
+    "(guidance.scale)"
 )
 """The advice of an error where generated images are not finite."""
 

@@ -110,6 +110,6 @@ def _read_vgg16(file: str | Path) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise FileNotFoundError(
             f"no weights at {file}; LPIPS needs vgg16-397923af.pth of torchvision as a local file, or train without it: "
-            "task.autoencoder.loss.perceptual=null"
+            "stage.autoencoder.loss.perceptual=null"
         )
     return torch.load(file, map_location="cpu", weights_only=True)

@@ -5,37 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from ldm.autoencoder.base import Autoencoder, latent_moments
+from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
-from ldm.checkpoint import CONFIG_KEY
-from ldm.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS, Watch
-from ldm.frozen import FrozenParts
-from ldm.task.optimization import LearningRate, Trained, clip_gradients
+from ldm.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS
+from ldm.optim.scheduler import SchedulerFactory, attach
+from ldm.task.base import Task
+from ldm.task.optimization import Trained, clip_gradients
 
 
-class AutoencoderTask(pl.LightningModule):
-    """Two optimisers, stepped by hand: the autoencoder's, then from `loss.start_step` on the discriminator's.
+class AutoencoderTask(Task):
+    """Two optimizers, stepped by hand: the autoencoder's, then from `loss.start_step` on the discriminator's.
 
-    model               the autoencoder
-    loss                its loss, with the discriminator
-    optimizer           what is trained -> optimiser, for each of the two
-    learning_rate       over time, for both
-    config              that builds `model`; goes into checkpoints
-    accumulate          batches an optimiser step
-    gradient_clip       largest gradient norm, of each of the two; None: gradients are not clipped
-    statistics_batches  batches, evenly spread over the training set, from which shift and scale of the raw latents are
-                        estimated at the end; None: all
-    freeze_encoder      train the decoder alone: latents stay what they are, and with them every model trained on them
+    Args:
+        model: The autoencoder.
+        loss: Its loss, with the discriminator.
+        optimizer: Makes the optimizer of what is trained, for each of the two.
+        scheduler: Makes the learning-rate scheduler of an optimizer, for each of the two.
+        config: The config that builds `model`; it goes into checkpoints.
+        accumulate: Batches an optimiser step.
+        gradient_clip_val: Largest gradient norm, of each of the two; None: gradients are not clipped.
+        freeze_encoder: Train the decoder alone: latents stay what they are, and with them every model trained on them.
     """
 
+    model: Autoencoder
     scores = ("psnr", "ssim", "kl")
 
     def __init__(
@@ -44,26 +42,18 @@ class AutoencoderTask(pl.LightningModule):
         loss: AutoencoderLoss,
         *,
         optimizer: Callable[[Trained], Optimizer],
-        learning_rate: LearningRate,
+        scheduler: SchedulerFactory,
         config: dict[str, Any],
         accumulate: int = 1,
-        gradient_clip: float | None = 1.0,
-        statistics_batches: int | None = None,
+        gradient_clip_val: float | None = 1.0,
         freeze_encoder: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            model, optimizer=optimizer, scheduler=scheduler, config=config, gradient_clip_val=gradient_clip_val
+        )
         self.automatic_optimization = False
-        self.model = model
         self.loss = loss
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.config = config
         self.accumulate = accumulate
-        self.gradient_clip = gradient_clip
-        self.watch = Watch()
-        self.frozen: FrozenParts | None = None
-        self.statistics_batches = statistics_batches
-        self.freeze_encoder = freeze_encoder
         if freeze_encoder:
             for part in model.encoding_parts():
                 part.requires_grad_(False)
@@ -73,16 +63,18 @@ class AutoencoderTask(pl.LightningModule):
             loss.perceptual.requires_grad_(False)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        """Return the optimizers of autoencoder and discriminator, and a scheduler of each."""
         steps = self.trainer.max_steps
         optimizers = [self.optimizer(Trained(self.model))]
         if self.loss.discriminator is not None:
             optimizers.append(self.optimizer(Trained(self.loss.discriminator)))
-        return optimizers, [self.learning_rate.schedule(optimizer, steps) for optimizer in optimizers]
+        return optimizers, [attach(self.scheduler, optimizer, steps) for optimizer in optimizers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add the gradients of a batch; step at the last of those that are accumulated."""
         image = batch.image
         assert image is not None
-        step_now = (self.trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.accumulate == 0
+        step_now = (self.trainer.fit_loop.total_batch_idx + 1) % self.accumulate == 0
         step = self.global_step
         reconstruction = self._autoencoder_step(image, step, step_now)
         if self.loss.adversarial(step):
@@ -101,7 +93,7 @@ class AutoencoderTask(pl.LightningModule):
         self.manual_backward(parts.total / self.accumulate)
         if step_now:
             optimizer = self._optimizers()[0]
-            norm = clip_gradients(self.model.parameters(), self.gradient_clip)
+            norm = clip_gradients(self.model.parameters(), self.gradient_clip_val)
             self.watch.see(step, GRADIENT, norm)
             self.log("train/gradient_norm", norm)
             optimizer.step()
@@ -119,13 +111,18 @@ class AutoencoderTask(pl.LightningModule):
         if step_now:
             # The bare optimiser: a step of Lightning's wrapper would be counted, and `global_step` run twice as fast.
             optimizer = self._optimizers()[1].optimizer
-            norm = clip_gradients(self.loss.discriminator.parameters(), self.gradient_clip)
+            norm = clip_gradients(self.loss.discriminator.parameters(), self.gradient_clip_val)
             self.watch.see(step, JUDGES_GRADIENT, norm)
             optimizer.step()
             optimizer.zero_grad()
         self.log("train/discriminator", loss.detach())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log how well images are reconstructed.
+
+        Returns:
+            The reconstructions of the batch, `(B, 3, H, W)` in [-1, 1].
+        """
         image = batch.image
         assert image is not None
         posterior = self.model.encode(image)
@@ -138,33 +135,6 @@ class AutoencoderTask(pl.LightningModule):
         self.log("val/ssim", self.ssim, on_epoch=True, batch_size=len(image))
         self.log("val/kl", kl, on_epoch=True, sync_dist=True, batch_size=len(image))
         return reconstruction
-
-    def on_validation_start(self) -> None:
-        """Before the validation that ends a stage: estimate shift and scale of the raw latents, over all ranks.
-
-        Not where they are known: with a frozen encoder, or when a finished model is evaluated alone.
-        """
-        if self.trainer.state.fn != TrainerFn.VALIDATING or int(self.model.statistics_count):
-            return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        limit = None if self.statistics_batches is None else self.statistics_batches * data.batch_size * world
-        batches = data.training_pass(data.batch_size, rank=rank, world=world, limit=limit)
-        moments = latent_moments(self.model, (batch.image for batch in batches))
-        moments.totals = self.trainer.strategy.reduce(moments.totals, reduce_op="sum")
-        moments.store(self.model)
-
-    def setup(self, stage: str) -> None:
-        self.frozen = self.frozen or FrozenParts(self)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG_KEY] = self.config
-        if self.frozen is not None and self.trainer.is_global_zero:  # which alone writes it
-            self.frozen.leave_out(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.frozen is not None:
-            self.frozen.fill_in(checkpoint)
 
     def _optimizers(self) -> list[Any]:
         optimizers = self.optimizers()

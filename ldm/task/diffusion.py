@@ -6,21 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.model import LatentDiffusion
+from ldm.optim.scheduler import SchedulerFactory
 from ldm.task.alignment import REPA
 from ldm.task.latent import LatentTask
+from ldm.task.optimization import Trained
 
 
 class DiffusionTask(LatentTask[LatentDiffusion]):
     """Trains denoiser and conditioner by the loss of the model.
 
-    alignment  backbone -> a loss beside that of the model; None: none
-
-    shared     those of LatentTask
+    Args:
+        model: The latent diffusion model.
+        optimizer: Makes the optimizer of what is trained.
+        scheduler: Makes the learning-rate scheduler of the optimizer.
+        config: The config that builds `model`; it goes into checkpoints.
+        gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
+        alignment: Makes a loss beside that of the model for its backbone; None: none.
     """
 
     scores = ("loss",)
@@ -29,10 +36,15 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         self,
         model: LatentDiffusion,
         *,
+        optimizer: Callable[[Trained], Optimizer],
+        scheduler: SchedulerFactory,
+        config: dict[str, Any],
+        gradient_clip_val: float | None = 1.0,
         alignment: Callable[[Backbone], REPA] | None = None,
-        **shared: Any,
     ) -> None:
-        super().__init__(model, **shared)
+        super().__init__(
+            model, optimizer=optimizer, scheduler=scheduler, config=config, gradient_clip_val=gradient_clip_val
+        )
         self.alignment: REPA | None = None
         if alignment is not None:
             backbone = model.denoiser.backbone
@@ -41,9 +53,11 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
 
     @property
     def reader(self) -> Conditioner:
+        """The conditioner."""
         return self.model.conditioner
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, a scalar, with that of the alignment."""
         loss = self.training_loss(batch)
         if self.alignment is None:
             return loss
@@ -52,4 +66,5 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         return loss + aligned
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss on the validation images."""
         self.log_validation_loss(batch)

@@ -1,57 +1,40 @@
-"""What the stages that train in the latent space of a finished autoencoder have in common."""
+"""The common base of tasks in the latent space of a finished autoencoder."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.batch import Batch
-from ldm.checkpoint import CONFIG_KEY
 from ldm.classifier.vocabulary import Vocabulary
 from ldm.classifier.words import WordClassifier
 from ldm.conditioner.base import Conditioner
-from ldm.divergence import GRADIENT, LOSS, Watch
-from ldm.frozen import FrozenParts
+from ldm.divergence import GRADIENT, LOSS
 from ldm.model import LatentDiffusion
-from ldm.task.optimization import LearningRate, Trained, clip_gradients
+from ldm.optim.scheduler import attach
+from ldm.task.base import Task
+from ldm.task.optimization import Trained, clip_gradients
 
 Model = TypeVar("Model", LatentDiffusion, WordClassifier)
 
 
-class LatentTask(pl.LightningModule, ABC, Generic[Model]):
-    """One optimiser over all that is not frozen; the autoencoder is.
+class LatentTask(Task, Generic[Model]):
+    """A task with one optimizer over all that is not frozen; the autoencoder is frozen.
 
-    model          what is trained, with the autoencoder
-    optimizer      what is trained -> optimiser
-    learning_rate  over time
-    config         that builds `model`; goes into checkpoints
-    gradient_clip  largest gradient norm; None: gradients are not clipped
+    Args:
+        model: What is trained, with the autoencoder.
+        optimizer: Makes the optimizer of what is trained.
+        scheduler: Makes the learning-rate scheduler of the optimizer.
+        config: The config that builds `model`; it goes into checkpoints.
+        gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        optimizer: Callable[[Trained], Optimizer],
-        learning_rate: LearningRate,
-        config: dict[str, Any],
-        gradient_clip: float | None = 1.0,
-    ) -> None:
-        super().__init__()
-        self.model: Model = model
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.config = config
-        self.gradient_clip = gradient_clip
-        self.watch = Watch()
-        self.frozen: FrozenParts | None = None
+    model: Model
 
     @property
     @abstractmethod
@@ -59,12 +42,13 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         """The part of the model that reads the captions before training; what it learns is its extra state."""
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return the optimizer of all that is trained, and its scheduler, which Lightning steps after each of its steps."""
         optimizer = self.optimizer(Trained(self))
-        scheduler = self.learning_rate.schedule(optimizer, self.trainer.max_steps)
+        scheduler = attach(self.scheduler, optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Every rank takes what rank 0 has read; then the latents are held where the data ask for it."""
+        """Give every rank what rank 0 has read; then hold the latents in memory where the data ask for it."""
         reader, data = self.reader, self.trainer.datamodule  # type: ignore[attr-defined]
         reader.set_extra_state(self.trainer.strategy.broadcast(reader.get_extra_state()))
         data.hold(self._moments, data.batch_size)
@@ -74,31 +58,19 @@ class LatentTask(pl.LightningModule, ABC, Generic[Model]):
         return self.model.autoencoder.encode(image.to(self.device)).moments.cpu()
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """The mean loss over a batch, logged as train/loss."""
+        """Return the mean loss over a batch, a scalar, and log it as train/loss."""
         loss = self.model.loss(batch).mean()
         self.watch.see(self.global_step, LOSS, loss)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.key))
         return loss
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clip here: Lightning refuses to under autocast with a fused optimiser, for the sake of fp16's loss scaling."""
-        norm = clip_gradients(self.parameters(), self.gradient_clip)
+        """Clip here, since Lightning refuses to under autocast with a fused optimizer, for the sake of fp16's loss scaling."""
+        norm = clip_gradients(self.parameters(), self.gradient_clip_val)
         self.watch.see(self.global_step, GRADIENT, norm)
         self.log("train/gradient_norm", norm)
 
     def log_validation_loss(self, batch: Batch) -> None:
-        """The mean loss over the validation images, as val/loss."""
+        """Log the mean loss over the validation images as val/loss."""
         loss = self.model.loss(batch).mean()
         self.log("val/loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch.key))
-
-    def setup(self, stage: str) -> None:
-        self.frozen = self.frozen or FrozenParts(self)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG_KEY] = self.config
-        if self.frozen is not None and self.trainer.is_global_zero:  # which alone writes it
-            self.frozen.leave_out(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.frozen is not None:
-            self.frozen.fill_in(checkpoint)

@@ -162,7 +162,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_v
     ("option", "value"), [("kl_weight", -1e-6), ("adversarial_weight", float("nan")), ("start_step", 0.5)]
 )
 def test_weights_that_cannot_be_are_refused(option, value):
-    with pytest.raises(ValueError, match=f"task.autoencoder.loss.{option}={value} cannot be; give "):
+    with pytest.raises(ValueError, match=f"stage.autoencoder.loss.{option}={value} cannot be; give "):
         AutoencoderLoss(**{option: value})
 
 

@@ -36,8 +36,8 @@ ACCURACY, DISTANCE = "caption_accuracy", "frechet_efficientnet"
 
 STUDIED = (
     "autoencoder.network.multipliers=[1,2,4] autoencoder.network.groups=16 backbone.channels=64 times=uniform "
-    "task.autoencoder.steps=2800 task.autoencoder.optimizer.lr=5e-3 task.autoencoder.loss.squared_weight=8 "
-    "task.autoencoder.loss.kl_weight=0.1 task.diffusion.steps=3000 task.diffusion.ema_decay=0.995"
+    "stage.autoencoder.trainer.max_steps=2800 stage.autoencoder.optimizer.lr=5e-3 stage.autoencoder.loss.squared_weight=8 "
+    "stage.autoencoder.loss.kl_weight=0.1 stage.diffusion.trainer.max_steps=3000 stage.diffusion.callbacks.ema.decay=0.995"
 ).split()
 """What experiment=txt2img was when the study was made, where it has changed since; a way to train may say otherwise."""
 
@@ -142,7 +142,7 @@ def by_training(judge: Judge, base: Path) -> Wanted:
     """Runs that differ in what they train on, all with the autoencoder of one, sampled in the same way."""
 
     def score(place: int, overrides: str) -> Score:
-        shared = [f"autoencoder.ckpt={base}", f"task.diffusion.steps={judge.options.steps}"]
+        shared = [f"autoencoder.ckpt={base}", f"stage.diffusion.trainer.max_steps={judge.options.steps}"]
         return judge.score(load(train(f"study-{place:02d}", [*shared, *overrides.split()], judge.options)))
 
     return {title: partial(score, place, overrides) for place, (title, overrides) in enumerate(TRAINING.items())}

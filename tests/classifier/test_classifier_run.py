@@ -11,7 +11,7 @@ from ldm.checkpoint import load, load_autoencoder, load_classifier, read, save
 from ldm.guidance.base import Unguided
 from ldm.guidance.classifier import Classified
 from ldm.guidance.classifier_free import ClassifierFree
-from ldm.plot import read_metrics
+from ldm.training.curves import read_metrics
 from tests.conftest import command, forked
 
 OPTIONS = ["train.py", "experiment=classifier", "debug=tiny_classifier", "trainer=cpu", "data.source.count=6"]
@@ -21,7 +21,7 @@ STEPS = 120
 
 @pytest.fixture(scope="module")
 def classifier_run(home, places, tiny_run):
-    text = command(*OPTIONS, f"autoencoder.ckpt={tiny_run}", f"task.classifier.steps={STEPS}", *places)
+    text = command(*OPTIONS, f"autoencoder.ckpt={tiny_run}", f"stage.classifier.trainer.max_steps={STEPS}", *places)
     run = home / "runs" / "classifier"
     assert f"next: python sample.py ckpt={tiny_run} guidance=classifier guidance.classifier.path={run} prompt=" in text
     return run
@@ -45,8 +45,8 @@ def test_a_run_folder_holds_everything(classifier_run, tiny_run):
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(classifier_run, tiny_run, places, tmp_path):
     """From a checkpoint of the middle, with what was learned from the captions, to the same weights."""
     run = tmp_path / "classifier"
-    options = [*OPTIONS, f"autoencoder.ckpt={tiny_run}", f"task.classifier.steps={STEPS}", places[0]]
-    options += [f"paths.runs_dir={tmp_path}", "task.classifier.checkpoints.keep=99"]
+    options = [*OPTIONS, f"autoencoder.ckpt={tiny_run}", f"stage.classifier.trainer.max_steps={STEPS}", places[0]]
+    options += [f"paths.runs_dir={tmp_path}", "stage.classifier.callbacks.checkpoint.keep=99"]
     command(*options)
     for path in [*run.glob("*.safetensors"), *run.glob("classifier/checkpoints/*"), run / "classifier/results.json"]:
         if path.name != "step-00000060.ckpt":

@@ -36,9 +36,9 @@ def test_help_lists_options_with_their_comments_and_choices():
     text = help_text("train", read_words(["experiment=txt2img"]))
     experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
     assert f"{', '.join(experiments)} (txt2img)" in text
-    for line in ("seed=0", "task.diffusion.steps=2300"):
+    for line in ("seed=0", "stage.diffusion.trainer.max_steps=2300"):
         assert f"\n  {line}\n" in text
-    assert "task.diffusion.batch_size=32 " in text
+    assert "stage.diffusion.batch_size=32 " in text
     assert "images an optimiser step, over all processes and accumulated batches" in text
     assert "_target_" not in text
     text = help_text("sample", read_words(["guidance=likeness"]))

@@ -1,8 +1,8 @@
 """Texts that are longer than the conditioner takes: what is cut away is said, by `sample.py` and before training."""
 
-from ldm.config import build, compose
-from ldm.stage import build_task, read_captions
+from ldm.config import build
 from tests.conftest import forked
+from tests.training.stages import built, composed
 
 
 def test_sampling_says_once_what_is_cut_away_from_a_prompt(tiny_run, tmp_path):
@@ -17,12 +17,12 @@ def test_sampling_says_once_what_is_cut_away_from_a_prompt(tiny_run, tmp_path):
 def test_a_new_run_says_once_how_many_captions_are_cut(tiny_run, places, tmp_path, caplog):
     options = ["experiment=txt2img", "debug=tiny", "trainer=cpu", f"autoencoder.ckpt={tiny_run}", *places]
     for tokens, count in ((6, 1), (12, 0)):
-        config = compose("train", [*options, f"conditioner.max_tokens={tokens}"])
+        config = composed(*options, f"conditioner.max_tokens={tokens}")
         caplog.clear()
-        read_captions({"diffusion": build_task("diffusion", config, tmp_path)}, config, build(config.data), tmp_path)
+        built("diffusion", config, tmp_path).prepare(build(config.data))
         assert sum("captions looked at are longer than" in message for message in caplog.messages) == count
     (tmp_path / "diffusion").mkdir()
-    config = compose("train", [*options, "conditioner.max_tokens=6"])
+    config = composed(*options, "conditioner.max_tokens=6")
     caplog.clear()
-    read_captions({"diffusion": build_task("diffusion", config, tmp_path)}, config, build(config.data), tmp_path)
+    built("diffusion", config, tmp_path).prepare(build(config.data))
     assert not caplog.messages, "a run that goes on has said it"

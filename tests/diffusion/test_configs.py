@@ -14,9 +14,9 @@ def test_every_choice_of_a_group_builds(group):
     for file in (CONFIGS / group).glob("*.yaml"):
         if file.stem in ("autoguidance", "classifier", "likeness", "clip"):  # need files; see tests/test_sample.py
             continue
-        target = "optimizer@task.diffusion.optimizer" if group == "optimizer" else group
+        target = "optimizer@stage.diffusion.optimizer" if group == "optimizer" else group
         config = compose("train", ["experiment=txt2img", f"{target}={file.stem}"])
-        made = build(config.task.diffusion.optimizer if group == "optimizer" else config[group])
+        made = build(config.stage.diffusion.optimizer if group == "optimizer" else config[group])
         assert made is not None
         if group != "optimizer":
             assert re.search(r"References:\n.*\d{4}", type(made).__doc__, re.DOTALL) or file.stem == "none", (

@@ -71,7 +71,7 @@ def test_the_loss_is_minus_the_cosine():
 
 def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
     options = ["alignment=repa", f"alignment.encoder.name={folder}", "alignment.encoder.side=16", "alignment.steps=7"]
-    alignment = build(compose("train", ["experiment=txt2img", *options]).task.diffusion.alignment)
+    alignment = build(compose("train", ["experiment=txt2img", *options]).stage.diffusion.alignment)
     for multipliers in ((1, 2), (1, 2, 3)):
         network = UNet(4, channels=8, multipliers=multipliers, attention_levels=(), heads=2, blocks=1, groups=4)
         assert network.deepest_channels == 8 * multipliers[-1]
@@ -79,4 +79,4 @@ def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
         network(torch.randn(2, 4, 8, 8), torch.ones(2), Condition())
         assert aligned.steps == 7
         assert aligned(torch.rand(2, 3, 32, 32), step=6).isfinite()
-    assert compose("train", ["experiment=txt2img"]).task.diffusion.alignment is None
+    assert compose("train", ["experiment=txt2img"]).stage.diffusion.alignment is None

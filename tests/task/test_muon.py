@@ -1,11 +1,13 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from ldm.config import build, compose, resolved
+from ldm.optim.scheduler import ConstantWithWarmup, attach
 from ldm.task.muon import MuonAdamW
-from ldm.task.optimization import LearningRate, Trained
+from ldm.task.optimization import Trained
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
 
@@ -50,7 +52,7 @@ def test_matrices_step_by_muon_and_the_rest_by_adamw():
 def test_learning_rates_reach_both_and_a_continued_run_steps_as_before():
     def begin(net):
         optimizer = MuonAdamW(Trained(net), lr=1e-2)
-        return optimizer, LearningRate(warmup_steps=10).schedule(optimizer, 100)
+        return optimizer, attach(partial(ConstantWithWarmup, warmup_steps=10), optimizer, 100)
 
     net = Net()
     optimizer, schedule = begin(net)

@@ -10,9 +10,10 @@ from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
 from ldm.divergence import fault_of
+from ldm.optim.scheduler import ConstantWithWarmup
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
-from ldm.task.optimization import LearningRate, clip_gradients
+from ldm.task.optimization import clip_gradients
 from tests.conftest import scramble
 
 PRECISIONS = ["32-true", "bf16-mixed"]
@@ -80,7 +81,7 @@ def optimizers(norms):
 def autoencoder(**options):
     network = KLAutoencoder(channels=8, multipliers=(1, 1), blocks=1, latent_channels=4, attention_levels=(), groups=4)
     loss = AutoencoderLoss(PatchDiscriminator(channels=8, layers=1, groups=4), start_step=0)
-    return AutoencoderTask(scramble(network), loss, learning_rate=LearningRate(), config={}, **options)
+    return AutoencoderTask(scramble(network), loss, scheduler=ConstantWithWarmup, config={}, **options)
 
 
 def train(task, data, precision, steps=4):
@@ -105,11 +106,11 @@ def train(task, data, precision, steps=4):
 def test_gradients_are_clipped_to_the_limit_in_every_precision(stage, precision, limit):
     """By fused optimisers, in both stages and for both networks of the first; None leaves them as they are."""
     norms = []
-    shared = {"optimizer": optimizers(norms), "gradient_clip": limit}
+    shared = {"optimizer": optimizers(norms), "gradient_clip_val": limit}
     if stage == "autoencoder":
         task, data = autoencoder(**shared), Data(16, 8)
     else:
-        task, data = DiffusionTask(Model(), learning_rate=LearningRate(), config={}, **shared), Data(4, 8)
+        task, data = DiffusionTask(Model(), scheduler=ConstantWithWarmup, config={}, **shared), Data(4, 8)
     trainer = train(task, data, precision)
     assert len(norms) == (2 if stage == "autoencoder" else 1)
     for applied in norms:
@@ -126,11 +127,11 @@ def test_gradients_are_clipped_to_the_limit_in_every_precision(stage, precision,
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_both_stages_show_what_is_not_finite(stage, what):
     """In the third step: the loss, by an image of inf; the gradients alone, by a hook."""
-    shared = {"optimizer": optimizers([]), "gradient_clip": 1.0}
+    shared = {"optimizer": optimizers([]), "gradient_clip_val": 1.0}
     if stage == "autoencoder":
         task, data = autoencoder(**shared), Data(16, 8)
     else:
-        task, data = DiffusionTask(Model(), learning_rate=LearningRate(), config={}, **shared), Data(4, 8)
+        task, data = DiffusionTask(Model(), scheduler=ConstantWithWarmup, config={}, **shared), Data(4, 8)
     data.images = data.images.clone()
     if what == "the loss":
         data.images[4, 0, 0, 0] = float("inf")
@@ -142,7 +143,7 @@ def test_both_stages_show_what_is_not_finite(stage, what):
 
 
 def test_the_discriminators_loss_is_looked_at_too():
-    task, data = autoencoder(optimizer=optimizers([]), gradient_clip=1.0), Data(16, 8)
+    task, data = autoencoder(optimizer=optimizers([]), gradient_clip_val=1.0), Data(16, 8)
     judge = task.loss.judge
     task.loss.judge = lambda *given: judge(*given) * (float("nan") if task.global_step == 3 else 1.0)
     train(task, data, "32-true")

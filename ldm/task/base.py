@@ -1,0 +1,82 @@
+"""The common base of tasks: a model in training, with its frozen parts kept out of checkpoints."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+from torch import nn
+from torch.optim import Optimizer
+
+from ldm.batch import Batch
+from ldm.checkpoint import CONFIG_KEY
+from ldm.divergence import Watch
+from ldm.frozen import FrozenParts
+from ldm.optim.scheduler import SchedulerFactory
+from ldm.task.optimization import Trained
+
+
+class Task(pl.LightningModule, ABC):
+    """A model, how it is optimised, and what is written of it into checkpoints.
+
+    Args:
+        model: The model that is trained; the finished file holds it.
+        optimizer: Makes the optimizer of what is trained.
+        scheduler: Makes the learning-rate scheduler of an optimizer.
+        config: The config that builds `model`; it goes into checkpoints.
+        gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
+    """
+
+    scores: ClassVar[Sequence[str]]
+    """Names of what validation logs, without `val/`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Callable[[Trained], Optimizer],
+        scheduler: SchedulerFactory,
+        config: dict[str, Any],
+        gradient_clip_val: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.config = config
+        self.gradient_clip_val = gradient_clip_val
+        self.watch = Watch()
+        self.frozen: FrozenParts | None = None
+        self._repeated: list[Batch] = []
+        self._asked = 0
+
+    def setup(self, stage: str) -> None:
+        """Note which parts are frozen, once they all are."""
+        self.frozen = self.frozen or FrozenParts(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the config of the model; take out what is frozen, in the process that writes the file."""
+        checkpoint[CONFIG_KEY] = self.config
+        if self.frozen is not None and self.trainer.is_global_zero:
+            self.frozen.leave_out(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what is frozen.
+
+        Raises:
+            ValueError: If the checkpoint was written with other frozen parts.
+        """
+        if self.frozen is not None:
+            self.frozen.fill_in(checkpoint)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Return the batch; with `trainer.overfit_batches=N`, one of the first N instead, since epochs are shuffled anew."""
+        count = int(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        if not count or not self.trainer.training:
+            return batch
+        if len(self._repeated) < count:
+            self._repeated.append(batch)
+        self._asked += 1
+        return self._repeated[(self._asked - 1) % count]

@@ -1,0 +1,184 @@
+"""The claim of a run to its folder, and the options that may change when a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from ldm.config import differences, resolved
+from ldm.folder import OutputFolder
+from ldm.training.stage import Stage
+
+CONFIG_FILE = "config.yaml"
+"""The file in a run folder with the settings of the run that it holds."""
+
+MOVABLE = "autoencoder.ckpt"
+"""The option of a file that may be given under another name where it was moved."""
+
+FREE = (
+    *("trainer*", "logger*", "paths*", "tags*", "optimized_metric", "search*", "name"),
+    *("data.workers", "data.cache", "data.max_broken", "data.train*", "data.source.folder"),
+    *("stage.*.validate_every_n_steps", "stage.*.callbacks*", "stage.*.trainer.*"),
+)
+"""Options, as patterns, that may differ between a run and its continuation: they do not change the steps already made.
+
+Free, too, are those by which finished models are measured. Which samples training reads is compared by what is in them, when
+a checkpoint is read, and not by where they lie.
+"""
+
+NOT_FREE = (
+    *("stage.*.callbacks.ema*", "stage.*.callbacks.step_seed*", "trainer.overfit_batches"),
+    *("stage.*.trainer.max_steps", "stage.*.trainer.accumulate_grad_batches", "stage.*.trainer.gradient_clip_val"),
+)
+"""Exceptions to `FREE`."""
+
+
+class Continuation(NamedTuple):
+    """The work that is to be done again in a folder that holds a run.
+
+    Attributes:
+        measured: Finished stages that are to be measured in another way.
+        lengthened: Stages that are to make more steps -> the steps that they were to make before.
+    """
+
+    measured: Sequence[str]
+    lengthened: Mapping[str, int]
+
+
+def run_output(run: Path) -> OutputFolder:
+    """Return a run's folder; everything in it is the run's own where it holds the settings of one."""
+    return OutputFolder(run, option="paths.output_dir", is_own=lambda name: (run / CONFIG_FILE).is_file())
+
+
+def compare(run: Path, settings: Mapping[str, Any], stages: Sequence[Stage]) -> Continuation:
+    """Compare settings with those of the run that a folder holds.
+
+    Args:
+        run: The run folder.
+        settings: The settings now, as a plain config.
+        stages: The stages of the run, in their order.
+
+    Raises:
+        ValueError: If the run folder holds a run of something else, with the reason.
+    """
+    file = run / CONFIG_FILE
+    if not file.is_file():
+        return Continuation((), {})
+    before = resolved(OmegaConf.load(file))
+    refused: list[str] = []
+    changed: list[str] = []
+    lengthened: dict[str, int] = {}
+    for line in differences(before, dict(settings)):
+        name = line.partition(": ")[0]
+        changed.append(name)
+        reason = _reason(name, before, settings, stages, lengthened)
+        if reason is not None:
+            refused.append(line + (f" ({reason})" if reason else ""))
+    if refused:
+        raise ValueError(
+            f"{run} holds a run with other settings, by which the steps already made would have been others:\n  "
+            + "\n  ".join(refused[:20])
+            + f"\nkeep it and choose another name, like name={settings['name']}-2, or delete the folder to train anew"
+        )
+    measured = [stage.name for stage in stages if stage.is_finished and any(_measures(name, stage) for name in changed)]
+    return Continuation([name for name in measured if name not in lengthened], lengthened)
+
+
+def trained_by(settings: Mapping[str, Any], stages: Sequence[Stage]) -> dict[str, Any]:
+    """Return the options, by their full names, that say what is trained; not those of where files lie."""
+    found = _leaves({name: settings[name] for name in ("seed", "model", "stage")})
+    return {name: value for name, value in found if not _is_free(name, stages)}
+
+
+def take(run: Path, settings: Mapping[str, Any], set_aside: Sequence[Path]) -> None:
+    """Write the settings into the run folder; what they replace keeps its place under another name.
+
+    Args:
+        run: The run folder.
+        settings: The settings now.
+        set_aside: Files of results and models that are made anew.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    for path in set_aside:
+        _set_aside(path)
+    file, text = run / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
+    if file.is_file():
+        if file.read_text(encoding="utf-8") == text:
+            return
+        _set_aside(file)
+    draft = file.with_name(f".{CONFIG_FILE}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
+
+
+def _reason(
+    name: str,
+    before: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    stages: Sequence[Stage],
+    lengthened: dict[str, int],
+) -> str | None:
+    """Return why an option may not change, in a few words; None where it may. Stages that get more steps are noted."""
+    for place, stage in enumerate(stages):
+        if name != f"stage.{stage.name}.trainer.max_steps" or stage.name not in before["stage"]:
+            continue
+        old = before["stage"][stage.name]["trainer"]["max_steps"]
+        if stage.steps < old:
+            return "a run cannot become shorter"
+        if not stage.can_be_lengthened:
+            return "under a learning rate that decays to the end; under a constant one a run can be lengthened"
+        later = [other.name for other in stages[place + 1 :] if stage.model_file in other.builds_on]
+        if later:
+            return f"{later[0]} was trained on it"
+        lengthened[stage.name] = old
+        return None
+    if name == MOVABLE and (old := _value(before, name)) and _value(settings, name):
+        return None if not Path(old).exists() else "it is still there, so this is another"
+    return None if _is_free(name, stages) else ""
+
+
+def _value(settings: Mapping[str, Any], name: str) -> Any:
+    """Return an option by its full name."""
+    for part in name.split("."):
+        settings = settings[part]
+    return settings
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield full name and value of all options."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_free(name: str, stages: Sequence[Stage]) -> bool:
+    """Return whether an option may differ between a run and its continuation."""
+    patterns = (*FREE, *(pattern for stage in stages for pattern in stage.measured_by))
+    return _matches(name, patterns) and not _matches(name, NOT_FREE)
+
+
+def _measures(name: str, stage: Stage) -> bool:
+    """Return whether an option says how a stage's finished model is measured; where files lie does not."""
+    if name.endswith((".folder", ".cache")):
+        return False
+    return _matches(name, (*stage.measured_by, f"stage.{stage.name}.callbacks.evaluation*"))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _set_aside(file: Path) -> None:
+    """Rename a file, where it is there, to `NAME-1`, or the next number that is free."""
+    if not file.is_file():
+        return
+    number = 1
+    while (kept := file.with_name(f"{file.stem}-{number}{file.suffix}")).exists():
+        number += 1
+    file.rename(kept)

@@ -1,0 +1,139 @@
+"""Training one stage of a run, from where it stands to its results."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from ldm import checkpoint
+from ldm.callback.checkpoints import newest, step_of
+from ldm.callback.pictures import finish_pictures
+from ldm.callback.writer import CheckpointWriter
+from ldm.config import build, resolved
+from ldm.data.base import DataModule
+from ldm.divergence import Diverged
+from ldm.processes import agreed_file
+from ldm.training.stage import Stage
+
+log = logging.getLogger(__name__)
+
+OURS = ("gradient_clip_val",)
+"""Options of a stage's trainer that Lightning is not told: tasks clip by themselves."""
+
+
+def fit(stage: Stage, data: DataModule, first: pl.Trainer) -> None:
+    """Train a stage, or what is left of it, write its model, then measure that and write its results.
+
+    A model that is finished already is only measured.
+
+    Args:
+        stage: The stage, built.
+        data: The data, opened.
+        first: The trainer by which the processes were started.
+
+    Raises:
+        Diverged: If the training diverges.
+        Preempted: If SIGTERM ends it.
+    """
+    last = agreed_file(first, newest(stage.checkpoints) if first.is_global_zero else None)
+    whole = agreed_file(first, stage.file if first.is_global_zero and stage.file.is_file() else None)
+    if whole is not None and (last is None or step_of(last) < stage.steps):
+        measure(stage, data, first, whole)
+        return
+    trainer = make_trainer(stage, data, first)
+    start = time.monotonic()
+    with _ended_clearly(stage, first):
+        log.info("%s %s: %s", "continuing" if last else "training", stage.name, stage.folder)
+        trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
+        seconds = time.monotonic() - start
+        scores = stage.finish(trainer, data)
+    if first.is_global_zero:
+        stage.write_results(scores, seconds)
+    trainer.strategy.barrier()
+    finish_pictures(stage.loggers)
+
+
+def measure(stage: Stage, data: DataModule, first: pl.Trainer, file: Path) -> None:
+    """Measure a finished model and write the results; the model stays as it is.
+
+    Args:
+        stage: The stage, built.
+        data: The data, opened.
+        first: The trainer by which the processes were started.
+        file: The file of the finished model.
+
+    Raises:
+        Preempted: If SIGTERM ends it.
+    """
+    trainer = make_trainer(stage, data, first)
+    with _ended_clearly(stage, first):
+        log.info("measuring %s, which is finished", file)
+        stage.task.model.load_state_dict(checkpoint.read(file)[1])
+        scores = stage.measure(trainer, data)
+    if first.is_global_zero:
+        stage.write_results(scores, 0.0)
+    trainer.strategy.barrier()
+    finish_pictures(stage.loggers)
+
+
+def make_trainer(stage: Stage, data: DataModule, first: pl.Trainer) -> pl.Trainer:
+    """Make the trainer of a stage, and set the batch of the data.
+
+    Metrics that an interrupted run wrote are kept beside the new ones.
+
+    Args:
+        stage: The stage, built.
+        data: The data, opened.
+        first: The trainer by which the processes were started.
+    """
+    if first.is_global_zero:
+        keep_metrics(stage.folder / "logs")
+    data.set_batch(stage.batch_size, stage.accumulate, first.world_size)
+    options = {
+        **resolved(stage.run.config.trainer),
+        **{name: value for name, value in stage.trainer.items() if name not in OURS},
+        **stage.trainer_options(several=first.world_size > 1),
+        "val_check_interval": stage.validate_every_n_steps * stage.accumulate,
+    }
+    make = build({**options, "_partial_": True})
+    return make(
+        default_root_dir=stage.folder,
+        logger=stage.loggers,
+        callbacks=list(stage.callbacks.values()),
+        plugins=[CheckpointWriter()],
+    )
+
+
+def keep_metrics(folder: Path) -> None:
+    """Rename `metrics.csv` in a folder, where it is there, to `metrics-1.csv`, or the next number that is free."""
+    metrics = folder / "metrics.csv"
+    if not metrics.is_file():
+        return
+    number = 1
+    while (kept := metrics.with_name(f"metrics-{number}.csv")).exists():
+        number += 1
+    metrics.rename(kept)
+
+
+@contextmanager
+def _ended_clearly(stage: Stage, first: pl.Trainer) -> Iterator[None]:
+    """Add what to do to the error of a training that diverged, and to an interruption by Ctrl-C."""
+    try:
+        yield
+    except Diverged as diverged:
+        if not first.is_global_zero:
+            raise SystemExit(0) from None
+        raise Diverged(f"{diverged}; {stage.advice()}") from None
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 1:  # 1 is Lightning's answer to Ctrl-C
+            raise
+        if first.is_global_zero:
+            last = newest(stage.checkpoints)
+            print(f"interrupted; the same command goes on from {last.stem if last else 'the beginning of this stage'}")
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -1,0 +1,176 @@
+"""A run: a folder, the stages trained in it one after the other, and the results."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from ldm import processes
+from ldm.callback.checkpoints import newest
+from ldm.callback.signals import Preempted, Signals
+from ldm.config import build, is_rank_zero, resolved
+from ldm.data.base import DataModule
+from ldm.sweep import typed_options
+from ldm.training.claim import CONFIG_FILE, Continuation, compare, run_output, take, trained_by
+from ldm.training.fit import fit, measure
+from ldm.training.report import report, score
+from ldm.training.rules import check_values
+from ldm.training.stage import RunContext, Stage
+from ldm.training.validate import (
+    check_batches,
+    check_callbacks,
+    check_finished,
+    check_groups,
+    check_images,
+    check_metrics,
+    check_stages,
+    first_trainer,
+    idle_devices,
+    leave_out_leftovers,
+)
+
+log = logging.getLogger(__name__)
+
+BESIDE_THE_POINT = (
+    ".*LeafSpec.*deprecated",  # Lightning about torch
+    ".*resuming from a checkpoint that ended before the epoch ended",  # the data module knows where it stood
+    ".*You have overridden .on_before_batch_transfer.",
+    ".*does not have many workers",
+    ".*lr_scheduler.step.*before.*optimizer.step",  # the discriminator's, which starts later than its schedule
+    ".*exists and is not empty",
+)
+"""Warnings that tell a user nothing that he should act upon, as patterns of their beginnings."""
+
+
+def train(config: DictConfig) -> float | None:
+    """Train those stages of a config that are not finished in its run folder.
+
+    Args:
+        config: The composed config. With `validate_only`, finished models are measured instead.
+
+    Returns:
+        The score that sweeps optimise; None where the config names none.
+
+    Raises:
+        ValueError: If something is wrong with the config, the data or the run folder, before anything is written.
+    """
+    check_groups(resolved(config))
+    leave_out_leftovers(config, typed_options())
+    settings = _settings(config)
+    check_values(settings)
+    run = RunContext(config, Path(config.paths.output_dir))
+    stages = [stage for stage in make_stages(run) if not stage.is_given]
+    check_stages(stages)
+    if is_rank_zero():
+        run_output(run.folder).check()
+    again = compare(run.folder, settings, stages)
+    if config.validate_only:
+        check_finished(stages, again)
+        todo = stages
+    else:
+        todo = [s for s in stages if not s.is_finished or s.name in again.measured or s.name in again.lengthened]
+    if todo:
+        if is_rank_zero() and (hint := idle_devices(config)) is not None:
+            print(hint)
+        try:
+            _train_stages(todo, stages, run, again)
+        except Preempted as preempted:
+            if not is_rank_zero():  # whose end would be taken for a failure by the process that started this one
+                raise SystemExit(0) from None
+            print(preempted)
+            raise SystemExit(128 + signal.SIGTERM) from None
+    for stage in stages:
+        processes.appears(stage.results_file)  # to all processes; the first has written it
+    if is_rank_zero():
+        report(run.folder, stages, new=bool(todo))
+    return score([stage.read_results() for stage in stages], config.optimized_metric)
+
+
+def make_stages(run: RunContext) -> list[Stage]:
+    """Make the stages that a config describes, in their order; their networks are built later."""
+    return [build(node)(run, name) for name, node in run.config.stage.items()]
+
+
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """Return the config as plain values; measuring a run alone does not make it another one."""
+    return {**resolved(config), "validate_only": False}
+
+
+def _train_stages(todo: Sequence[Stage], stages: Sequence[Stage], run: RunContext, again: Continuation) -> None:
+    """Build everything first, so that whatever is wrong is said before any training; then train."""
+    for pattern in BESIDE_THE_POINT:
+        warnings.filterwarnings("ignore", f"(?s){pattern}")
+    config, settings = run.config, _settings(run.config)
+    _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
+    first = first_trainer(config)
+    check_batches(todo, first.world_size)
+    data: DataModule = build(config.data)
+    signals = Signals()
+    for stage in todo:
+        stage.build(signals)
+        check_callbacks(stage)
+    check_metrics(config.optimized_metric, todo)
+    data.open()  # the first that writes: all that can be checked without it has been
+    for stage in todo:
+        check_images(data, stage.evaluations)
+        stage.check_data(data)
+    if is_rank_zero() and not (run.folder / CONFIG_FILE).is_file():
+        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
+    for stage in todo:
+        stage.prepare(data)
+        data.set_batch(stage.batch_size, stage.accumulate, first.world_size)
+        if is_rank_zero():
+            newest(stage.checkpoints)  # what it cannot go on from is said here
+    with run_output(run.folder).lock() if is_rank_zero() else nullcontext():
+        processes.start(first, str(config.trainer.strategy))
+        try:
+            processes.check_shared(first, run.folder)
+            processes.check_same(first, "the configuration", trained_by(settings, stages))
+            if is_rank_zero():
+                take(run.folder, settings, _made_anew(todo, again, measured=config.validate_only))
+            for stage in todo:
+                stage.remember()
+            with signals:
+                for place, stage in enumerate(todo):
+                    if config.validate_only:
+                        measure(stage, data, first, stage.file)
+                    else:
+                        _take_from(todo[:place], stage, first)
+                        fit(stage, data, first)
+        except BaseException:
+            processes.end(first)
+            raise
+
+
+def _made_anew(todo: Sequence[Stage], again: Continuation, *, measured: bool) -> list[Path]:
+    """Return the files of results and models that will be replaced."""
+    results = [s.results_file for s in todo if measured or s.name in again.measured or s.name in again.lengthened]
+    return results + [stage.file for stage in todo if stage.name in again.lengthened]
+
+
+def _take_from(earlier: Sequence[Stage], stage: Stage, first: pl.Trainer) -> None:
+    """Give a stage the models that it builds on and that earlier stages have just finished."""
+    for before in earlier:
+        if before.model_file in stage.builds_on:
+            file = processes.agreed_file(first, before.file)
+            assert file is not None
+            stage.take(file)
+
+
+def _suit_hardware(accelerator: str, precision: str) -> None:
+    """Choose faster kernels where they serve: TF32 on GPUs; on CPUs in bf16 no fused attention, whose backward pass is slow.
+
+    (A step of the U-Net for icons, batch 32, took 248 ms with it and 159 ms without; in fp32, 188 ms and 200 ms.)
+    """
+    torch.set_float32_matmul_precision("high")
+    if accelerator == "cpu" and precision.startswith("bf16"):
+        torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too

@@ -1,0 +1,307 @@
+"""A stage of a run: a model that is trained, and all that belongs to training it."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger, Logger
+
+from ldm import checkpoint
+from ldm.callback.ema import EMA
+from ldm.callback.evaluation import Evaluation
+from ldm.callback.signals import Signals
+from ldm.config import build
+from ldm.data.base import DataModule
+from ldm.optim.scheduler import step_options
+from ldm.task.base import Task
+from ldm.training.partial import completed
+
+RESULTS_FILE = "results.json"
+"""The file with the scores, in a stage's folder once the stage is finished."""
+
+CHECKPOINTS = "checkpoints"
+"""The folder of the checkpoints, in that of a stage."""
+
+
+TaskType = TypeVar("TaskType", bound=Task)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The part of a run that its stages know.
+
+    Args:
+        config: The composed config. An autoencoder that is given puts its own network into it.
+        folder: The run folder.
+    """
+
+    config: DictConfig
+    folder: Path
+
+
+class Stage(ABC, Generic[TaskType]):
+    """One of the models that a run trains, one after the other.
+
+    A subclass says how its task is built, what it needs of the data and of earlier stages, and how its model is finished. The
+    run calls, in this order: `check`, `build`, `check_data`, `prepare`, `remember`, and where it is this stage's turn `take`;
+    then it trains the task and calls `finish`. Nothing is written before `remember`, and nothing is trained before that of all
+    stages.
+
+    Args:
+        run: The run that it belongs to.
+        name: Its name: the key in the config, and the folder in the run folder.
+        optimizer: Config of a factory that makes an optimizer of what is trained.
+        scheduler: Config of a factory that makes a learning-rate scheduler of an optimizer.
+        callbacks: Name -> config of a callback, or None.
+        trainer: Options of Lightning's Trainer for this stage: `max_steps`, `accumulate_grad_batches`, `gradient_clip_val`
+            and others.
+        batch_size: Images an optimiser step, over all processes and accumulated batches.
+        validate_every_n_steps: Optimiser steps between validations.
+    """
+
+    model_file: ClassVar[str]
+    """The file in the run folder that holds the finished model."""
+
+    builds_on: ClassVar[Sequence[str]]
+    """Files of earlier stages on whose models this one is trained."""
+
+    measured_by: ClassVar[Sequence[str]]
+    """Options, as patterns of names, by which the finished model is measured; its callbacks are others."""
+
+    panels: ClassVar[Mapping[str, Sequence[str]]]
+    """Title of a panel of curves -> how the names of its curves end."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        name: str,
+        *,
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+        callbacks: Mapping[str, Mapping[str, Any] | None],
+        trainer: Mapping[str, Any],
+        batch_size: int,
+        validate_every_n_steps: int,
+    ) -> None:
+        self.run = run
+        self.name = name
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.callback_configs = callbacks
+        self.trainer = trainer
+        self.batch_size = batch_size
+        self.validate_every_n_steps = validate_every_n_steps
+        self.callbacks: dict[str, Callback] = {}
+        self.loggers: list[Logger] = []
+        self._task: TaskType | None = None
+
+    @property
+    @abstractmethod
+    def is_given(self) -> bool:
+        """True where the model is there already, made elsewhere, so that nothing is to be trained."""
+
+    @abstractmethod
+    def check(self, earlier: Sequence[Stage]) -> None:
+        """Check the options before anything is built.
+
+        Args:
+            earlier: The stages that are trained before this one in the same run.
+
+        Raises:
+            ValueError: If something is missing.
+        """
+
+    @abstractmethod
+    def make_task(self) -> TaskType:
+        """Build the task. Nothing is read from the data, nor written.
+
+        Raises:
+            ValueError: If its parts do not go together.
+        """
+
+    @abstractmethod
+    def check_data(self, data: DataModule) -> None:
+        """Check that the opened data can train this stage.
+
+        Raises:
+            ValueError: If they cannot.
+        """
+
+    @abstractmethod
+    def prepare(self, data: DataModule) -> None:
+        """Let the task learn from the training data what it needs before its first step, unless it knows that already."""
+
+    @abstractmethod
+    def remember(self) -> None:
+        """Write what was learned from the data into the stage's folder, so that a run that goes on does not read them again."""
+
+    @abstractmethod
+    def take(self, file: Path) -> None:
+        """Take the model that an earlier stage of this run has just finished.
+
+        Args:
+            file: One of `builds_on`, in the run folder.
+        """
+
+    @abstractmethod
+    def trainer_options(self, *, several: bool) -> dict[str, Any]:
+        """Return the options of Lightning's Trainer in which this stage differs from others.
+
+        Args:
+            several: Whether there are several processes.
+        """
+
+    @abstractmethod
+    def complete(self, trainer: pl.Trainer, data: DataModule) -> None:
+        """Complete the model after the last step, on the trainer's device, with averaged weights; all processes call it."""
+
+    @abstractmethod
+    def next_command(self) -> str:
+        """Return the command that a user would type after this stage."""
+
+    @property
+    def task(self) -> TaskType:
+        """The task; `build` makes it."""
+        assert self._task is not None
+        return self._task
+
+    @property
+    def folder(self) -> Path:
+        """The folder of logs, checkpoints, pictures and results."""
+        return self.run.folder / self.name
+
+    @property
+    def file(self) -> Path:
+        """The file of the finished model."""
+        return self.run.folder / self.model_file
+
+    @property
+    def results_file(self) -> Path:
+        """The file of the scores."""
+        return self.folder / RESULTS_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the stage was trained and measured."""
+        return self.results_file.is_file()
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.trainer["max_steps"]
+
+    @property
+    def accumulate(self) -> int:
+        """Batches an optimiser step."""
+        return self.trainer["accumulate_grad_batches"]
+
+    @property
+    def scores(self) -> set[str]:
+        """Names of all that validation logs."""
+        made = {f"val/{name}" for name in self.task.scores}
+        return made | {f"eval/{name}" for part in self.evaluations for metric in part.metrics for name in metric.names}
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The callbacks that generate images and measure them."""
+        return [callback for callback in self.callbacks.values() if isinstance(callback, Evaluation)]
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """True where more steps would leave the learning rates of the steps already made as they were."""
+        return not step_options(build(self.scheduler))
+
+    def build(self, signals: Signals) -> None:
+        """Build the task, callbacks and loggers; nothing is written.
+
+        Args:
+            signals: What the run is asked for while it trains.
+        """
+        pl.seed_everything(self.run.config.seed, workers=True, verbose=False)  # whatever was built or read before
+        self._task = self.make_task()
+        given = {"folder": self.checkpoints, "signals": signals, "watch": self.task.watch}
+        parts = {name: build(part) for name, part in self.callback_configs.items() if part is not None}
+        made = {name: completed(part, given) for name, part in parts.items()}
+        self.callbacks = dict(sorted(made.items(), key=lambda item: isinstance(item[1], EMA)))  # others use its weights
+        given = {"save_dir": self.folder, "name": f"{self.run.config.name}-{self.name}"}
+        loggers = [completed(part, given) for part in (build(self.run.config.get("logger")) or {}).values()]
+        if not any(isinstance(logger, CSVLogger) for logger in loggers):
+            loggers.insert(0, CSVLogger(self.folder, name="", version="logs", flush_logs_every_n_steps=10))
+        self.loggers = loggers
+
+    def finish(self, trainer: pl.Trainer, data: DataModule) -> dict[str, float]:
+        """Make the finished model of the trained task, write it, and measure it. All processes call it.
+
+        Args:
+            trainer: The trainer that has made the last step.
+            data: The data that it was trained on.
+
+        Returns:
+            The scores.
+
+        Raises:
+            ValueError: If a weight is not finite; then no model is written.
+        """
+        for callback in self.callbacks.values():
+            if isinstance(callback, EMA):
+                callback.apply()
+        self.task.to(trainer.strategy.root_device).eval()
+        self.complete(trainer, data)
+        checkpoint.check_finite(self.task.model)  # in all processes, so that none waits
+        if trainer.is_global_zero:
+            checkpoint.save(self.file, self.task.model, self.task.config)
+        trainer.strategy.barrier()
+        return self.measure(trainer, data)
+
+    def measure(self, trainer: pl.Trainer, data: DataModule) -> dict[str, float]:
+        """Return the scores of the model as it is. All processes call it."""
+        return dict(trainer.validate(self.task, datamodule=data, verbose=False)[0])
+
+    def write_results(self, scores: Mapping[str, float], seconds: float) -> None:
+        """Write the scores into the stage's folder; the file appears whole or not at all.
+
+        Args:
+            scores: Name -> value.
+            seconds: The time that training took.
+        """
+        size = sum(parameter.numel() for parameter in self.task.parameters() if parameter.requires_grad)
+        results = {**scores, "steps": self.steps, "trained parameters": size, "seconds": round(seconds, 1)}
+        draft = self.folder / f".{RESULTS_FILE}"
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(results, indent=2))
+        draft.replace(self.results_file)
+
+    def read_results(self) -> dict[str, float]:
+        """Return the scores of the finished stage."""
+        return json.loads(self.results_file.read_text())
+
+    def advice(self) -> str:
+        """Return what to try after the training diverged."""
+        precision, option = str(self.run.config.trainer.precision), f"stage.{self.name}"
+        tries = []
+        if precision.startswith("bf16"):
+            tries.append(f"trainer.precision=32-true (now {precision}), with which the same command goes on")
+        if (rate := self.optimizer.get("lr")) is not None:
+            tries.append(f"a lower {option}.optimizer.lr (now {rate:g})")
+        if "warmup_steps" in self.scheduler:
+            tries.append(f"more {option}.scheduler.warmup_steps (now {self.scheduler['warmup_steps']})")
+        if self.trainer["gradient_clip_val"] is None:
+            tries.append(f"{option}.trainer.gradient_clip_val=1.0 (now null)")
+        return (
+            "the same command would diverge again at the same step; try "
+            + ", ".join(tries)
+            + f". What is trained otherwise needs another name, like name={self.run.config.name}-2"
+        )

@@ -1,0 +1,1 @@
+"""The stages that a run can have, one class each."""

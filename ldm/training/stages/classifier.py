@@ -1,0 +1,50 @@
+"""The stage beside: a classifier of noisy latents, to guide a finished model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ldm import checkpoint
+from ldm.arguments import command_name
+from ldm.classifier.words import WordClassifier
+from ldm.data.base import DataModule
+from ldm.task.classifier import ClassifierTask
+from ldm.training.stage import Stage
+from ldm.training.stages.diffusion import example_prompt
+from ldm.training.stages.latent import LatentStage
+
+
+class ClassifierStage(LatentStage):
+    """Trains a classifier in the latent space of the model that it shall guide. Its options are those of LatentStage."""
+
+    model_file = checkpoint.CLASSIFIER_FILE
+    measured_by = ("data.val*",)
+    panels: ClassVar = {"loss": ("train/loss", "val/loss"), "recall of words": ClassifierTask.scores[1:]}
+
+    def check(self, earlier: Sequence[Stage]) -> None:
+        """Check that the autoencoder of the model that is to be guided is given."""
+        if self.run.config.autoencoder.ckpt is None:
+            raise ValueError(
+                "a classifier needs the autoencoder of the model that it shall guide; give its run, "
+                "autoencoder.ckpt=runs/txt2img, or train it first: python train.py experiment=txt2img"
+            )
+
+    def make_latent_task(self, model: WordClassifier, config: dict[str, Any]) -> ClassifierTask:
+        """Make the task."""
+        return ClassifierTask(model, config=config, **self.task_options())
+
+    def check_latents(self, data: DataModule) -> None:
+        """Do nothing: latents of the same autoencoder serve."""
+
+    def check_captions(self, data: DataModule, *, new: bool) -> None:
+        """Do nothing: no caption is too long for a set of words."""
+
+    def next_command(self) -> str:
+        """Return the command that samples with this classifier as guidance."""
+        given = Path(self.run.config.autoencoder.ckpt)
+        model = shlex.quote(str(given)) if (given / checkpoint.MODEL_FILE).is_file() else "RUN"
+        path = f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
+        return f"{command_name('sample')} ckpt={model} guidance=classifier {path} {example_prompt(self.run)}"

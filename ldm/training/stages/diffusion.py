@@ -1,0 +1,117 @@
+"""The second stage: denoiser and conditioner."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ldm import checkpoint
+from ldm.arguments import command_name
+from ldm.conditioner.base import cut_captions
+from ldm.config import build
+from ldm.data.base import CAPTIONS_LOOKED_AT, DataModule
+from ldm.model import LatentDiffusion
+from ldm.task.diffusion import DiffusionTask
+from ldm.training.stage import RunContext, Stage
+from ldm.training.stages.latent import LatentStage, has_autoencoder
+
+log = logging.getLogger(__name__)
+
+
+class DiffusionStage(LatentStage):
+    """Trains the diffusion model in the latent space of a finished autoencoder.
+
+    Args:
+        run: The run that it belongs to.
+        name: Its name in the run.
+        alignment: Config of a factory that makes a loss of the backbone beside the model's; None: none.
+        captions_for_vocabulary: At most so many captions are read to learn a tokenizer.
+        optimizer: See Stage, as for the others.
+        scheduler: See Stage.
+        callbacks: See Stage.
+        trainer: See Stage.
+        batch_size: See Stage.
+        validate_every_n_steps: See Stage.
+    """
+
+    model_file = checkpoint.MODEL_FILE
+    measured_by = ("metric*", "sampler*", "guidance*", "grid*", "model.sampler*", "model.guidance*", "data.val*")
+    panels: ClassVar = {
+        "loss": ("train/loss", "val/loss"),
+        "accuracy": ("_accuracy",),
+        "Fréchet distance": ("/frechet_efficientnet", "/fid"),
+    }
+
+    def __init__(
+        self,
+        run: RunContext,
+        name: str,
+        *,
+        alignment: Mapping[str, Any] | None,
+        captions_for_vocabulary: int,
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+        callbacks: Mapping[str, Mapping[str, Any] | None],
+        trainer: Mapping[str, Any],
+        batch_size: int,
+        validate_every_n_steps: int,
+    ) -> None:
+        super().__init__(
+            run,
+            name,
+            captions_for_vocabulary=captions_for_vocabulary,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            callbacks=callbacks,
+            trainer=trainer,
+            batch_size=batch_size,
+            validate_every_n_steps=validate_every_n_steps,
+        )
+        self.alignment = alignment
+
+    def check(self, earlier: Sequence[Stage]) -> None:
+        """Check that there is an autoencoder."""
+        if not has_autoencoder(self, earlier):
+            raise ValueError(
+                f"the stage {self.name} needs a finished autoencoder; give one, autoencoder.ckpt=runs/autoencoder, or train "
+                "one before it: 'stage=[autoencoder,diffusion]'"
+            )
+
+    def make_latent_task(self, model: LatentDiffusion, config: dict[str, Any]) -> DiffusionTask:
+        """Make the task, with the alignment."""
+        return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
+
+    def check_latents(self, data: DataModule) -> None:
+        """Check that alignment has images."""
+        if self.alignment is not None and (data.encoding or self.run.config.data.get("cache_latents", False)):
+            raise ValueError(
+                "alignment to a vision encoder needs the images, but training reads latents; set data.cache_latents=false, or "
+                "data=shards instead of data=latents"
+            )
+
+    def check_captions(self, data: DataModule, *, new: bool) -> None:
+        """Check that cached tokens were made by this text encoder; warn of captions that are longer than it takes."""
+        conditioner = self.task.model.conditioner
+        made_by = data.encoding.get("text", "")
+        if made_by and made_by != conditioner.frozen_hash:
+            raise ValueError(
+                f"the tokens beside the latents were made by the text encoder {made_by}, but the conditioner is "
+                f"{conditioner.frozen_hash or 'trained from scratch'}; give the same, or encode without text"
+            )
+        if not new:
+            return
+        warning = cut_captions(conditioner, data.captions(limit=CAPTIONS_LOOKED_AT))
+        if warning is not None:
+            log.warning(warning)
+
+    def next_command(self) -> str:
+        """Return the command that samples."""
+        return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {example_prompt(self.run)}"
+
+
+def example_prompt(run: RunContext) -> str:
+    """Return options of sample.py that draw an image of the kind that a run was trained on."""
+    text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
+    return f'prompt="{text}" n=4 seed=0'

@@ -1,0 +1,184 @@
+"""The common base of stages in the latent space of a finished autoencoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from safetensors.torch import load_file
+
+from ldm import checkpoint
+from ldm.classifier.vocabulary import Vocabulary
+from ldm.conditioner.transformer import TransformerConditioner
+from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
+from ldm.data.base import DataModule
+from ldm.task.latent import LatentTask
+from ldm.tensors import write_tensors
+from ldm.training.stage import RunContext, Stage
+
+LEARNED_FILE = "tokenizer.safetensors"
+"""The file in a stage's folder with what was learned from the captions before training."""
+
+
+class LatentStage(Stage[LatentTask]):
+    """A stage whose model has a finished autoencoder: a given one, or that of an earlier stage of the run.
+
+    Args:
+        run: The run that it belongs to.
+        name: Its name in the run.
+        captions_for_vocabulary: At most so many captions are read to learn a tokenizer, or words.
+        optimizer: See Stage, as for the others.
+        scheduler: See Stage.
+        callbacks: See Stage.
+        trainer: See Stage.
+        batch_size: See Stage.
+        validate_every_n_steps: See Stage.
+    """
+
+    builds_on = (checkpoint.AUTOENCODER_FILE,)
+
+    def __init__(
+        self,
+        run: RunContext,
+        name: str,
+        *,
+        captions_for_vocabulary: int,
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+        callbacks: Mapping[str, Mapping[str, Any] | None],
+        trainer: Mapping[str, Any],
+        batch_size: int,
+        validate_every_n_steps: int,
+    ) -> None:
+        super().__init__(
+            run,
+            name,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            callbacks=callbacks,
+            trainer=trainer,
+            batch_size=batch_size,
+            validate_every_n_steps=validate_every_n_steps,
+        )
+        self.captions_for_vocabulary = captions_for_vocabulary
+
+    @abstractmethod
+    def make_latent_task(self, model: Any, config: dict[str, Any]) -> LatentTask:
+        """Make the task of a model that is built.
+
+        Args:
+            model: The model, with its autoencoder.
+            config: The config that built it.
+        """
+
+    @abstractmethod
+    def check_latents(self, data: DataModule) -> None:
+        """Check what is special to this stage about data of cached latents, or of images.
+
+        Raises:
+            ValueError: If they cannot train it.
+        """
+
+    @abstractmethod
+    def check_captions(self, data: DataModule, *, new: bool) -> None:
+        """Check the captions, or the tokens beside cached latents, once the reader of captions is ready.
+
+        Args:
+            data: The data, opened.
+            new: Whether the run begins, in the first process: the moment to warn of what can be borne.
+
+        Raises:
+            ValueError: If they cannot be used.
+        """
+
+    @property
+    def is_given(self) -> bool:
+        """False: a model in the latent space is always trained."""
+        return False
+
+    @property
+    def learned_file(self) -> Path:
+        """The file of what was learned from the captions."""
+        return self.folder / LEARNED_FILE
+
+    def make_task(self) -> LatentTask:
+        """Build model and task. The network of an autoencoder that is given takes the place of the config's."""
+        config = self.run.config
+        file = config.autoencoder.ckpt or self.run.folder / checkpoint.AUTOENCODER_FILE
+        trained = None
+        if config.autoencoder.ckpt or Path(file).is_file():
+            packages = packages_of(resolved(config))
+            trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages)
+        model_config = resolved(config.model)
+        _check_loadable(model_config)
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        model = build(model_config)
+        if trained is not None:
+            model.autoencoder.load_state_dict(trained.state_dict())
+        return self.make_latent_task(model, model_config)
+
+    def check_data(self, data: DataModule) -> None:
+        """Check that cached latents were made by this autoencoder."""
+        made_by = data.encoding.get("autoencoder")
+        ours = self.task.model.autoencoder.encoder_hash if data.encoding else None
+        if made_by != ours:
+            raise ValueError(
+                f"the latents were made by the autoencoder {made_by}, but autoencoder.ckpt is {ours}; give the same, or "
+                "encode the images again"
+            )
+        self.check_latents(data)
+
+    def prepare(self, data: DataModule) -> None:
+        """Let the reader of captions learn its tokens or words, in the first process; the others are told them later."""
+        reader = self.task.reader
+        if self.learned_file.is_file():
+            reader.set_extra_state(load_file(self.learned_file)["state"])
+        if is_rank_zero() or not isinstance(reader, Vocabulary | TransformerConditioner):
+            reader.prepare(data.captions(limit=self.captions_for_vocabulary))
+        self.check_captions(data, new=is_rank_zero() and not self.folder.is_dir())
+
+    def remember(self) -> None:
+        """Write what the reader of captions has learned."""
+        reader = self.task.reader
+        if self.learned_file.is_file() or not is_rank_zero():
+            return
+        if isinstance(reader, Vocabulary) or reader.frozen_hash is None:
+            write_tensors(self.learned_file, {"state": reader.get_extra_state()})
+
+    def take(self, file: Path) -> None:
+        """Take the weights and statistics of an autoencoder of the same architecture."""
+        trained, _ = checkpoint.load_autoencoder(file, packages=packages_of(resolved(self.run.config)))
+        self.task.model.autoencoder.load_state_dict(trained.state_dict())
+
+    def trainer_options(self, *, several: bool) -> dict[str, Any]:
+        """Return no options: one optimizer, which Lightning steps."""
+        return {}
+
+    def complete(self, trainer: pl.Trainer, data: DataModule) -> None:
+        """Do nothing: the model is complete."""
+
+    def task_options(self) -> dict[str, Any]:
+        """Return the options that all tasks have."""
+        return {
+            "optimizer": build(self.optimizer),
+            "scheduler": build(self.scheduler),
+            "gradient_clip_val": self.trainer["gradient_clip_val"],
+        }
+
+
+def has_autoencoder(stage: LatentStage, earlier: Sequence[Stage]) -> bool:
+    """Return whether a stage's autoencoder is given, finished in the run folder, or trained before it in the same run."""
+    given = stage.run.config.autoencoder.ckpt is not None or (stage.run.folder / checkpoint.AUTOENCODER_FILE).is_file()
+    return given or any(before.model_file in stage.builds_on for before in earlier)
+
+
+def _check_loadable(model_config: dict[str, Any]) -> None:
+    """Raise ValueError where a checkpoint with this config would be refused by `checkpoint.load`."""
+    for value in untrusted(model_config, packages_of(model_config)):
+        raise ValueError(
+            f"a model that is built by calling {value!r} could not be loaded again, since a checkpoint may construct classes "
+            "alone; guidance that loads another file is for sampling: train without it, then give it to sample.py"
+        )

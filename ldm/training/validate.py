@@ -1,0 +1,251 @@
+"""Checks of a run before it begins, each with an error that says what to type instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from ldm.callback.checkpoints import Checkpoints
+from ldm.callback.evaluation import Evaluation
+from ldm.callback.randomness import StepSeed
+from ldm.config import CONFIGS, build, resolved
+from ldm.data.base import DataModule
+from ldm.sweep import in_sweep
+from ldm.training.claim import Continuation
+from ldm.training.stage import Stage
+
+
+def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
+    """Remove options for parts that a run does not have, which files like `debug/tiny.yaml` say in case it has them.
+
+    Args:
+        config: The composed config, which is changed.
+        typed: The options of the command line, for which there is no excuse.
+
+    Raises:
+        ValueError: If such options were typed.
+    """
+    places = [f"stage.{name}" for name in map(str, config.stage)]
+    for name in map(str, config.stage):
+        callbacks = OmegaConf.select(config, f"stage.{name}.callbacks")
+        places += (
+            [f"stage.{name}.callbacks.{part!s}" for part in callbacks] if isinstance(callbacks, DictConfig) else []
+        )
+    names = [option.lstrip("+~").partition("=")[0] for option in typed]
+    for place in [*places, "data.source"]:
+        node = OmegaConf.select(config, place)
+        if not isinstance(node, DictConfig) or "_target_" in node:
+            continue
+        if any(name.startswith(f"{place}.") for name in names):
+            raise ValueError(
+                f"options were given for {place}, which this experiment does not have: {resolved(node)}; leave them out, or "
+                "choose another experiment"
+            )
+        parent, _, last = place.rpartition(".")
+        with open_dict(config):
+            OmegaConf.select(config, parent).pop(last)
+
+
+def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:
+    """Check that no choice of a group was given as the value of an option.
+
+    Args:
+        settings: The config, as plain values.
+        prefix: The place of `settings` in the whole, with a dot at its end.
+
+    Raises:
+        ValueError: If one was, with the form in which it is to be given.
+    """
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            check_groups(value, f"{prefix}{name}.")
+        elif prefix and isinstance(value, str) and (CONFIGS / name / f"{value}.yaml").is_file():
+            group = f"{name}@{prefix}{name}" if prefix.startswith("stage.") else name
+            raise ValueError(
+                f"{prefix}{name}={value} cannot be, since {value} is a choice of a group of options; type {group}={value}"
+            )
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Check the options of all stages.
+
+    Args:
+        stages: Those that are to be trained, in their order.
+
+    Raises:
+        ValueError: If there are none, or one lacks something.
+    """
+    if not stages:
+        raise ValueError(
+            "there is nothing to train: the autoencoder is given by autoencoder.ckpt; add a stage, like "
+            "'stage=[autoencoder,diffusion]', or leave out autoencoder.ckpt"
+        )
+    for place, stage in enumerate(stages):
+        stage.check(stages[:place])
+
+
+def first_trainer(config: DictConfig) -> pl.Trainer:
+    """Return the trainer by which processes are started.
+
+    Raises:
+        ValueError: If there are no such devices, or a sweep would start processes within processes.
+    """
+    make: partial[pl.Trainer] = build({**resolved(config.trainer), "_partial_": True, "profiler": None})
+    try:
+        trainer = make(logger=False, enable_checkpointing=False)
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(
+            f"the options trainer.* cannot be used here: {error}; trainer=auto takes what this machine has"
+        ) from error
+    if trainer.world_size > 1 and in_sweep() and "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            f"a run of a sweep cannot start {trainer.world_size} processes itself; sweep with trainer.devices=1, "
+            "or by a launcher that starts each run's processes"
+        )
+    return trainer
+
+
+def idle_devices(config: DictConfig) -> str | None:
+    """Say how to use all GPUs of this machine where fewer are used; None where there is nothing to say."""
+    there, devices = torch.cuda.device_count(), config.trainer.devices
+    started = in_sweep() or not {"LOCAL_RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
+    if started or config.trainer.accelerator not in ("gpu", "cuda", "auto") or not isinstance(devices, int):
+        return None
+    if not 0 < devices < there:
+        return None
+    return f"this machine has {there} GPUs, of which {devices} will be used; to use all, stop and add trainer=ddp"
+
+
+def check_batches(stages: Sequence[Stage], world: int) -> None:
+    """Check that each stage's batch can be shared evenly by all processes and accumulated batches.
+
+    Args:
+        stages: The stages.
+        world: Number of processes.
+
+    Raises:
+        ValueError: If one cannot, with numbers that can.
+    """
+    for stage in stages:
+        option, batch, accumulate = f"stage.{stage.name}", stage.batch_size, stage.accumulate
+        parts = accumulate * world
+        if batch % parts:
+            fitting = [number for number in range(1, batch // world + 1) if not batch % (number * world)]
+            near = sorted(fitting, key=lambda number: abs(number - accumulate))[:3]
+            numbers = " or ".join(map(str, sorted(near)))
+            other = f"{option}.trainer.accumulate_grad_batches={numbers}, or " if near else ""
+            sizes = [size for size in (batch // parts * parts, (batch // parts + 1) * parts) if size]
+            raise ValueError(
+                f"{option}: batch_size {batch} is not a multiple of accumulate_grad_batches {accumulate} times {world} "
+                f"processes; use {other}{option}.batch_size={' or '.join(map(str, sizes))}"
+            )
+        if stage.run.config.trainer.overfit_batches % accumulate:
+            raise ValueError(
+                f"trainer.overfit_batches={stage.run.config.trainer.overfit_batches} is not a multiple of "
+                f"{option}.trainer.accumulate_grad_batches={accumulate}; use a multiple of that"
+            )
+
+
+def check_callbacks(stage: Stage) -> None:
+    """Check that a built stage has the callbacks without which a run cannot go on, or be repeated.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    for kind, name in ((Checkpoints, "checkpoint"), (StepSeed, "step_seed")):
+        if sum(isinstance(callback, kind) for callback in stage.callbacks.values()) != 1:
+            raise ValueError(
+                f"stage.{stage.name}.callbacks.{name} cannot be left out, nor given twice: without it a run could not go on as "
+                "if it had not stopped; for fewer files use stage."
+                f"{stage.name}.callbacks.checkpoint.every_n_steps and keep"
+            )
+
+
+def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
+    """Check that there are as many validation images as each metric needs.
+
+    Args:
+        data: The data, opened.
+        evaluations: The callbacks that measure.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    there = len(data.val_set)
+    for evaluation in evaluations:
+        for metric in evaluation.metrics:
+            if there < metric.least_images:
+                raise ValueError(
+                    f"{metric.names[0]} needs at least {metric.least_images} validation images, but data.val has {there}; "
+                    "give it more, or choose another metric"
+                )
+
+
+def check_metrics(optimized: str | None, stages: Sequence[Stage]) -> None:
+    """Check that the scores that a sweep and the choice of the best checkpoint ask for are measured, on enough images.
+
+    Args:
+        optimized: The score that a sweep optimises; None: none.
+        stages: The stages, built.
+
+    Raises:
+        ValueError: If one is not measured, or a metric would get fewer images than it needs.
+    """
+    known: set[str] = set()
+    for stage in stages:
+        for evaluation in stage.evaluations:
+            _check_counts(stage.name, evaluation)
+        for callback in stage.callbacks.values():
+            best = callback.best if isinstance(callback, Checkpoints) else None
+            if best is not None and best not in stage.scores:
+                raise ValueError(
+                    f"stage.{stage.name}.callbacks.checkpoint.best={best} is not measured; choose from "
+                    f"{', '.join(sorted(stage.scores))}"
+                )
+        known |= stage.scores
+    names = sorted({name.rpartition("/")[2] for name in known})
+    if optimized is not None and optimized not in {*names, *known}:
+        raise ValueError(f"optimized_metric={optimized} is not measured; choose from {', '.join(names)}")
+
+
+def _check_counts(stage: str, evaluation: Evaluation) -> None:
+    """Raise ValueError where fewer images are to be made than a metric needs."""
+    for metric in evaluation.metrics:
+        name, least = metric.names[0], metric.least_images
+        for option in ("num_images", "final_images"):
+            wanted = getattr(evaluation, option)
+            if wanted is not None and wanted < least:
+                raise ValueError(
+                    f"{name} needs at least {least} images, but stage.{stage}.callbacks.evaluation.{option}={wanted}; "
+                    "give more, or choose another metric"
+                )
+
+
+def check_finished(stages: Sequence[Stage], again: Continuation) -> None:
+    """Check that there are finished models to be measured.
+
+    Args:
+        stages: The stages of the run.
+        again: What a run with these options would do again.
+
+    Raises:
+        ValueError: If one is missing, or was trained for fewer steps than are asked for.
+    """
+    for stage in stages:
+        if stage.name in again.lengthened:
+            raise ValueError(
+                f"stage.{stage.name}.trainer.max_steps={stage.steps} asks for more steps than the finished model was trained "
+                f"for, {again.lengthened[stage.name]}; leave out validate_only=true, or give that number"
+            )
+        if not stage.file.is_file():
+            raise ValueError(
+                f"there is no finished model {stage.file} to measure; train it by the same command without "
+                "validate_only=true, or give the folder of a finished run: paths.output_dir=RUN"
+            )

@@ -1,0 +1,170 @@
+"""Stages as objects: what they own, a third one of another package, and measuring without training."""
+
+import ast
+import json
+import shutil
+
+import pytest
+import torch
+
+from ldm.callback.ema import EMA
+from ldm.callback.evaluation import Evaluation
+from ldm.config import CONFIGS, build, compose, resolved
+from ldm.training.rules import check_values
+from ldm.training.validate import check_groups, leave_out_leftovers
+from tests.conftest import ROOT, forked
+from tests.test_config import EXPERIMENTS, SHARDS
+from tests.training.stages import built, composed, stages
+
+DEBUG = ["default", "limit", "overfit", "profiler"]
+TINY = ["experiment=txt2img", "debug=tiny", "trainer=cpu"]
+
+
+def experiment(name, *overrides):
+    shards = [] if name in ("txt2img", "classifier") else SHARDS
+    given = ["autoencoder.ckpt=x"] if name in ("classifier", "finetune_decoder") else []
+    return composed(f"experiment={name}", *shards, *given, *overrides)
+
+
+def test_a_stage_of_another_package_is_trained_after_the_autoencoder(places):
+    """And said to be finished when the same command comes again."""
+    options = ["--config-dir", str(ROOT / "tests" / "training" / "configs"), *TINY, "stage=[autoencoder_icons,third]"]
+    options += ["name=third", *places]
+    text = forked("train.py", *options)
+    run = places[1].partition("=")[2] + "/third"
+    assert "the third stage is complete" in text
+    assert "next: look at the colours" in text
+    results = json.loads(open(f"{run}/third/results.json").read())  # noqa: SIM115
+    assert results["steps"] == 5
+    assert "val/error" in results
+    assert "all is done already" in forked("train.py", *options)
+
+
+def test_a_finished_run_is_measured_and_not_changed(tiny_run, places, tmp_path):
+    run = tmp_path / "runs" / "tiny"
+    shutil.copytree(tiny_run, run)
+    before = {path.name: path.read_bytes() for path in run.glob("*.safetensors")}
+    options = [*TINY, "name=tiny", places[0], f"paths.output_dir={run}", "validate_only=true"]
+    text = forked("train.py", *options, "stage.diffusion.callbacks.evaluation.final_images=6")
+    assert text.count("measuring") == 2
+    assert "training:" not in text
+    assert {path.name: path.read_bytes() for path in run.glob("*.safetensors")} == before
+    now, old = (json.loads((run / "diffusion" / name).read_text()) for name in ("results.json", "results-1.json"))
+    assert now["val/loss"] == old["val/loss"]
+    assert now["eval/frechet_efficientnet"] != old["eval/frechet_efficientnet"]
+    (run / "model.safetensors").unlink()
+    text = forked("train.py", *options, ok=False)
+    assert "model.safetensors to measure; train it by the same command without validate_only=true" in text
+
+
+@pytest.mark.parametrize("debug", DEBUG)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_debugging_goes_with_every_experiment_and_changes_no_network(name, debug):
+    plain, changed = experiment(name), experiment(name, f"debug={debug}")
+    check_values(resolved(changed))
+    for part in ("model", "autoencoder", "data"):
+        assert plain[part] == changed[part], part
+    assert list(plain.stage) == list(changed.stage)
+    for before, after in zip(stages(plain).values(), stages(changed).values()):
+        assert before.steps > after.steps
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_tiny_goes_with_every_experiment(name):
+    config = experiment(name, "debug=tiny")
+    check_values(resolved(config))
+    assert [stage.steps for stage in stages(config).values()] == [20] * len(config.stage)
+    model = build(resolved(config.model))
+    assert sum(part.numel() for part in model.parameters()) < 500_000
+    build(config.data) if "source" in config.data else None
+
+
+def test_what_is_left_over_is_no_option_unless_it_was_typed():
+    config = compose("train", [*TINY, "stage=autoencoder_icons", "data=shards", *SHARDS])
+    assert "batch_size" in config.stage.diffusion
+    assert "count" in config.data.source
+    leave_out_leftovers(config, ["stage=autoencoder_icons"])
+    assert list(config.stage) == ["autoencoder"]
+    assert "source" not in config.data
+    for option, place in (
+        ("stage.classifier.batch_size=4", "stage.classifier"),
+        ("data.source.count=3", "data.source"),
+    ):
+        config = compose("train", [*TINY, "data=shards", *SHARDS])
+        with pytest.raises(ValueError, match=f"options were given for {place}, which"):
+            leave_out_leftovers(config, [option])
+
+
+def test_a_choice_at_the_place_of_its_options_is_refused_with_the_right_form():
+    for option, form in (
+        ("stage.autoencoder.scheduler=cosine", "scheduler@stage.autoencoder.scheduler=cosine"),
+        ("stage.diffusion.callbacks=none", "callbacks@stage.diffusion.callbacks=none"),
+        ("model.loss.weighting=snr", "type weighting=snr"),
+    ):
+        with pytest.raises(ValueError, match=form):
+            check_groups(resolved(composed(*TINY, option)))
+    check_groups(resolved(composed(*TINY, "scheduler@stage.diffusion.scheduler=cosine", "tags=[none]")))
+
+
+def test_callbacks_may_be_left_out_but_for_what_a_run_needs(tiny_run, places):
+    options = [*TINY, f"autoencoder.ckpt={tiny_run}", *places]
+    every = built("diffusion", composed(*options), tiny_run)
+    assert {"evaluation", "power_ema", "progress", "learning_rate", "step_seed", "checkpoint"} < every.callbacks.keys()
+    assert isinstance(list(every.callbacks.values())[-1], EMA), (
+        "it puts the weights back after all others have used them"
+    )
+    few = built("diffusion", composed(*options, "callbacks@stage.diffusion.callbacks=none"), tiny_run)
+    assert {"step_seed", "checkpoint", "ema"} < few.callbacks.keys()
+    assert not any(isinstance(callback, Evaluation) for callback in few.callbacks.values())
+    assert few.callbacks["checkpoint"].every_n_steps == 5
+    assert few.callbacks["checkpoint"].folder == tiny_run / "diffusion" / "checkpoints"
+
+
+def test_csv_is_always_among_the_loggers(tiny_run, places):
+    options = [*TINY, f"autoencoder.ckpt={tiny_run}", "tags=[paper,second]", *places]
+    for choice, kinds in (
+        ("[csv]", ["CSVLogger"]),
+        ("csv", ["CSVLogger"]),
+        ("[]", ["CSVLogger"]),
+        ("wandb", ["CSVLogger", "WandbLogger"]),
+        ("[csv,wandb]", ["CSVLogger", "WandbLogger"]),
+    ):
+        loggers = built("diffusion", composed(*options, f"logger={choice}"), tiny_run).loggers
+        assert [type(logger).__name__ for logger in loggers] == kinds, choice
+        assert loggers[0].log_dir == str(tiny_run / "diffusion" / "logs")
+    assert loggers[-1]._wandb_init["tags"] == ["paper", "second"]
+    assert loggers[-1]._wandb_init["name"] == "tiny-diffusion"
+
+
+def test_tensorboard_writes_into_the_folder_of_the_stage(tiny_run, places):
+    pytest.importorskip("tensorboard")
+    config = composed(*TINY, f"autoencoder.ckpt={tiny_run}", "logger=[csv,tensorboard]", *places)
+    loggers = built("diffusion", config, tiny_run).loggers
+    assert loggers[-1].log_dir == str(tiny_run / "diffusion" / "tensorboard")
+
+
+def test_a_scheduler_of_torch_is_given_by_its_target():
+    target = "{_target_:torch.optim.lr_scheduler.PolynomialLR,_partial_:true,power:2.0}"
+    config = composed(
+        "experiment=txt2img_shards", *SHARDS, "~stage.diffusion.scheduler", f"+stage.diffusion.scheduler={target}"
+    )
+    stage = stages(config)["diffusion"]
+    assert not stage.can_be_lengthened
+    assert build(stage.scheduler)(torch.optim.SGD([torch.ones(1)], 1.0)).power == 2.0
+
+
+def test_local_settings_are_optional():
+    assert not (CONFIGS / "local").exists() or compose("train", TINY)
+    assert "local" not in compose("train", TINY)
+
+
+@pytest.mark.parametrize("folder", ["training", "task", "callback"])
+def test_no_stage_is_known_by_its_name(folder):
+    """No string is compared that is a stage's name, and no task is asked for its class."""
+    for file in (ROOT / "ldm" / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            if isinstance(node, ast.Compare):
+                assert not {"autoencoder", "diffusion", "classifier"} & set(texts), f"{file.name}:{node.lineno}"
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                assert "Task" not in ast.unparse(node.args[1]), f"{file.name}:{node.lineno}"
