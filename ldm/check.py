@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.callback.evaluation import Evaluation
+from ldm.conditioner.text import text_parts
 from ldm.config import in_sweep, resolved
 from ldm.data.base import DataModule
 from ldm.stage import Task
@@ -82,6 +83,13 @@ def check_batches(config: DictConfig, stages: Sequence[str], world: int) -> None
             )
 
 
+def needed_fields(tasks: dict[str, Task], callbacks: dict[str, list[Callback]]) -> set[str]:
+    """Return the names of all fields that tasks and metrics read beside images or latents."""
+    measuring = (one for several in callbacks.values() for one in several if isinstance(one, Evaluation))
+    metrics = (metric for evaluation in measuring for metric in evaluation.metrics)
+    return {name for part in (*tasks.values(), *metrics) for name in part.inputs}
+
+
 def check_images(data: DataModule, callbacks: dict[str, list[Callback]]) -> None:
     """Raise ValueError where there are fewer validation images than a metric needs."""
     there = len(data.val_set)
@@ -150,11 +158,12 @@ def check_latents(data: DataModule, tasks: dict[str, Task]) -> None:
 
 
 def _check_tokens(data: DataModule, task: DiffusionTask) -> None:
-    if data.encoding["text"] not in ("", task.model.conditioner.frozen_hash):
-        raise ValueError(
-            f"the tokens beside the latents were made by the text encoder {data.encoding['text']}, but the conditioner is "
-            f"{task.model.conditioner.frozen_hash or 'trained from scratch'}; give the same, or encode without text"
-        )
+    for part in text_parts(task.model.conditioner) if data.encoding["text"] else ():
+        if part.frozen_hash != data.encoding["text"]:
+            raise ValueError(
+                f"the tokens beside the latents were made by the text encoder {data.encoding['text']}, but the conditioner "
+                f"is {part.frozen_hash or 'trained from scratch'}; give the same, or encode without text"
+            )
 
 
 def check_alignment(config: DictConfig, data: DataModule) -> None:

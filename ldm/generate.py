@@ -17,7 +17,8 @@ from torch import Tensor
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Size, as_size
-from ldm.conditioner.base import Conditioner, cut_prompts
+from ldm.conditioner.base import Conditioner
+from ldm.conditioner.text import cut_prompts
 from ldm.config import build, is_rank_zero, resolved
 from ldm.model import LatentDiffusion, Source
 from ldm.options import COUNT, FRACTION, SEED, SIZE, Optional, Rule, Whole, check

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch, Size, as_size
+from ldm.batch import Batch, Fields, Size, as_size, whole_geometry
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
@@ -78,13 +78,19 @@ class Source(NamedTuple):
 
 
 class LatentDiffusion(nn.Module):
-    """Autoencoder (frozen), conditioner, denoiser; how they are trained and how they are sampled by default.
+    """A frozen autoencoder, a conditioner and a denoiser; how they are trained and how they are sampled by default.
 
-    loss             of a batch of latents, which trains the denoiser and what gives it its conditions
-    size             of the images that it is trained on, in pixels: one number, or height and width
-    caption_dropout  share of captions replaced by "" in training, for classifier-free guidance
+    Args:
+        autoencoder: Finished; it is not trained any more.
+        conditioner: Turns the fields of a batch into the condition of the denoiser.
+        denoiser: Estimates the clean latent.
+        loss: Loss of a batch of latents, which trains the denoiser and the conditioner.
+        sampler: The way from noise to a latent, unless another is given.
+        guidance: Leads the sampler, unless another is given.
+        size: Size of the images that it is trained on, in pixels: one number, or height and width.
 
-    Paper: Rombach et al., 2022, arXiv:2112.10752; Ho & Salimans, 2022, arXiv:2207.12598.
+    References:
+        Rombach et al., 2022, arXiv:2112.10752; Ho & Salimans, 2022, arXiv:2207.12598.
     """
 
     def __init__(
@@ -97,11 +103,8 @@ class LatentDiffusion(nn.Module):
         sampler: Sampler,
         guidance: Guidance,
         size: int | Sequence[int],
-        caption_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if not 0 <= caption_dropout <= 1:
-            raise ValueError(f"caption_dropout is a share in [0, 1]; got {caption_dropout}")
         self.autoencoder = autoencoder.requires_grad_(False)
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -109,7 +112,6 @@ class LatentDiffusion(nn.Module):
         self.sampler = sampler
         self.guidance = guidance
         self.size = as_size(size)
-        self.caption_dropout = caption_dropout
         self.check_size(size)
         self._check_channels()
         self._check_weighting()
@@ -127,14 +129,12 @@ class LatentDiffusion(nn.Module):
         self.autoencoder.check_size(size, multiple=backbone.factor)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of each image, `(B,)`. Draws posterior, dropout, times and noise from torch's generator."""
+        """Return the loss of each image, `(B,)`.
+
+        It draws, from torch's generator and in this order: posterior, drop-out of conditions, times, noise.
+        """
         x = self.autoencoder.latent(batch)
-        dropped = torch.rand(len(batch.caption)) < self.caption_dropout
-        if batch.text is not None:
-            condition = batch.text.where(dropped.to(x.device), self.conditioner([""]))
-        else:
-            captions = ["" if drop else caption for caption, drop in zip(batch.caption, dropped.tolist(), strict=True)]
-            condition = self.conditioner(captions)
+        condition = self.conditioner.with_dropout(batch.fields)
         return self.denoising_loss(self.denoiser, x, condition)
 
     @torch.no_grad()
@@ -195,10 +195,11 @@ class LatentDiffusion(nn.Module):
             if toward is not None:
                 end = toward.rows(chunk)
                 noise = noise.toward(end.seeds, end.shares)
+            fields: Fields = {"caption": prompts[chunk], "geometry": whole_geometry(size, len(prompts[chunk]))}
             given = Given(
                 self.denoiser,
-                read(self.conditioner, prompts[chunk], end),
-                self.conditioner(negatives[chunk]),
+                read(self.conditioner, fields, end),
+                self.conditioner({**fields, "caption": negatives[chunk]}),
                 prompts[chunk],
                 self.autoencoder,
                 end,
@@ -226,7 +227,8 @@ class LatentDiffusion(nn.Module):
                 way = Way(init, source.strength, source.visits)
             else:
                 said = clean_prompts(source.prompts)
-                shown = given._replace(condition=self.conditioner(said), prompts=said, toward=None)
+                fields: Fields = {"caption": said, "geometry": whole_geometry(size, len(said))}
+                shown = given._replace(condition=self.conditioner(fields), prompts=said, toward=None)
                 start = invert(
                     Unguided().wrap(shown),
                     self.denoiser.schedule,

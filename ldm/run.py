@@ -29,6 +29,7 @@ from ldm.check import (
     check_whole,
     first_trainer,
     idle_devices,
+    needed_fields,
 )
 from ldm.claim import CONFIG_FILE, Continuation, compare, run_output, take
 from ldm.config import build, is_rank_zero, packages_of, resolved
@@ -98,12 +99,13 @@ def _train_stages(todo: list[str], config: DictConfig, run: Path, again: Continu
     tasks = {name: build_task(name, config, run) for name in todo}
     callbacks = {name: list(build(config.task[name].callbacks).values()) for name in todo}
     check_metrics(config, tasks, callbacks)
+    data.need(needed_fields(tasks, callbacks))
     data.open()  # the first that writes: all that can be checked without it has been
     check_images(data, callbacks)
     check_latents(data, tasks)
     check_alignment(config, data)
     if is_rank_zero() and not (run / CONFIG_FILE).is_file():
-        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
+        data.check_fields()  # of a run that goes on they were seen; it reads nothing but what it stopped in
     read_captions(tasks, config, data, run)
     for name in todo:
         data.set_batch(config.task[name].batch_size, config.task[name].accumulate, first.world_size)

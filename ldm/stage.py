@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
-from ldm.classifier.vocabulary import Vocabulary
-from ldm.conditioner.base import cut_captions
-from ldm.conditioner.transformer import TransformerConditioner
+from ldm.conditioner.base import learned_state, set_learned_state
+from ldm.conditioner.text import cut_captions, text_parts
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
-from ldm.data.base import CAPTIONS_LOOKED_AT, DataModule
+from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.classifier import ClassifierTask
 from ldm.task.diffusion import DiffusionTask
@@ -71,11 +70,11 @@ def read_captions(tasks: dict[str, Task], config: DictConfig, data: DataModule, 
             continue
         learned = run / name / LEARNED_FILE
         if learned.is_file():
-            task.reader.set_extra_state(load_file(learned)["state"])
-        if is_rank_zero() or not isinstance(task.reader, Vocabulary | TransformerConditioner):
-            task.reader.prepare(data.captions(limit=config.task[name].captions_for_vocabulary))
-        if isinstance(task, DiffusionTask) and is_rank_zero() and not (run / name).is_dir():
-            warning = cut_captions(task.reader, data.captions(limit=CAPTIONS_LOOKED_AT))
+            set_learned_state(task.reader, load_file(learned))
+        fields = task.reader.learns_from if is_rank_zero() else ()
+        task.reader.prepare(data.samples(fields, config.task[name].captions_for_vocabulary) if fields else None)
+        if text_parts(task.reader) and is_rank_zero() and not (run / name).is_dir():
+            warning = cut_captions(task.reader, data.samples(("caption",), SAMPLES_LOOKED_AT))
             if warning is not None:
                 log.warning(warning)
 
@@ -95,8 +94,8 @@ def remember_captions(tasks: dict[str, Task], run: Path) -> None:
         file = run / name / LEARNED_FILE
         if file.is_file() or not is_rank_zero() or isinstance(task, AutoencoderTask):
             continue
-        if isinstance(task.reader, Vocabulary) or task.reader.frozen_hash is None:
-            write_tensors(file, {"state": task.reader.get_extra_state()})
+        if state := learned_state(task.reader):
+            write_tensors(file, state)
 
 
 def _autoencoder_task(config: DictConfig) -> AutoencoderTask:

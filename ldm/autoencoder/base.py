@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.batch import Batch, as_size
+from ldm.batch import Batch, as_size, tensor_field
 
 
 class Posterior:
@@ -96,14 +96,13 @@ class Autoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> Tensor:
-        """Latents `(B, C, h, w)` drawn from the posterior of the batch's images or cached moments."""
-        if batch.moments is not None:
-            posterior = Posterior(batch.moments)
-        elif batch.image is not None:
-            with torch.autocast(batch.image.device.type, enabled=False):  # the latents that would be cached
-                posterior = self.encode(batch.image)
+        """Return latents `(B, C, h, w)` drawn from the posterior of the batch's images or cached moments."""
+        if "moments" in batch.fields:
+            posterior = Posterior(tensor_field(batch.fields, "moments"))
         else:
-            raise ValueError("a batch needs images or moments; it has neither")
+            image = tensor_field(batch.fields, "image")
+            with torch.autocast(image.device.type, enabled=False):  # the latents that would be cached
+                posterior = self.encode(image)
         return self.to_latent(posterior.sample())
 
     def same_latents(self, other: Autoencoder) -> bool:

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm.conditioner.base import tensor_to_text, text_to_tensor
+from ldm.batch import Fields, list_field
+from ldm.conditioner.base import Reader, tensor_to_text, text_to_tensor
 from ldm.options import Whole, check
 
 TOO_FREQUENT = 0.9
@@ -24,13 +25,15 @@ TOO_RARE = 2
 LETTERS = re.compile(r"[^\W\d_]+")
 
 
-class Vocabulary(nn.Module):
+class Vocabulary(Reader):
     """Words that are learned from captions by `prepare` and travel in the state dict, with their shares of the captions.
 
     size      most words that it may learn
     log_odds  of each word before anything is seen of an image, log(share / (1 - share)), `(size,)`; after the last word, 0
     """
 
+    inputs = ("caption",)
+    learns_from = ("caption",)
     log_odds: Tensor
 
     def __init__(self, size: int) -> None:
@@ -43,9 +46,14 @@ class Vocabulary(nn.Module):
     def __len__(self) -> int:
         return len(self.shares)
 
-    def prepare(self, captions: Iterable[str]) -> None:
-        """Learn the words of the captions, once. Raises ValueError where there are fewer than two to learn."""
-        if not self.shares:
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Learn the words of the captions of some samples, once.
+
+        Raises:
+            ValueError: Where there are fewer than two words to learn.
+        """
+        if not self.shares and samples is not None:
+            captions = (caption for fields in samples for caption in list_field(fields, "caption"))
             self._know(learn_words(captions, self.size))
 
     def known(self, text: str) -> set[str]:

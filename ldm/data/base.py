@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ldm.batch import Batch, Skip, as_size
+from ldm.batch import Batch, Fields, Skip, as_size
 from ldm.data.dataset import ShardDataset, collate, finish
+from ldm.data.fields.base import FieldReader
+from ldm.data.fields.choose import choose_readers
 from ldm.data.health import Health
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Draw
@@ -29,7 +32,10 @@ from ldm.options import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule
 
 log = logging.getLogger(__name__)
 
-CAPTIONS_LOOKED_AT = 1000
+SAMPLES_LOOKED_AT = 1000
+
+USUAL_FIELDS = ("caption",)
+"""What is read where neither an option nor a model says what is needed."""
 
 OPTIONS: dict[str, Rule] = {
     "data.size": SIZE,
@@ -48,17 +54,20 @@ OPTIONS: dict[str, Rule] = {
 
 
 class DataModule(pl.LightningDataModule, ABC):
-    """Validation images from shards, and the common ways to load.
+    """The base class of data modules: validation images from shards, and the common ways to load.
 
     Making one checks its options and writes nothing; `open` reads what is in the shards, and is called by whatever needs it.
 
-    size        of the images in pixels: one number, or height and width
-    cache       folder for copies of remote shards, and for indexes that cannot lie beside their shards
-    caption     where captions come from
-    val_images  at most so many validation images, evenly spread over the shards; None: all
-    max_broken  share of samples that may be broken
-    workers     processes that read and decode
-    seed        of everything that is random
+    Args:
+        size: Of the images in pixels: one number, or height and width.
+        cache: Folder for copies of remote shards, and for indexes that cannot lie beside their shards.
+        caption: Where captions come from.
+        fields: Names of fields, or readers of one's own, that are read beside image or latent; None: those that the model
+            needs, and captions where no model says so.
+        val_images: At most so many validation images, evenly spread over the shards; None: all.
+        max_broken: Share of samples that may be broken.
+        workers: Processes that read and decode.
+        seed: Of everything that is random.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class DataModule(pl.LightningDataModule, ABC):
         size: int | Sequence[int],
         cache: Path,
         caption: CaptionChoice,
+        fields: Sequence[str | FieldReader] | None,
         val_images: int | None,
         max_broken: float,
         workers: int,
@@ -78,6 +88,8 @@ class DataModule(pl.LightningDataModule, ABC):
         self.size = as_size(size)
         self.cache = cache
         self.caption = caption
+        self.readers = choose_readers(USUAL_FIELDS if fields is None else fields, caption)
+        self._wanted = list(fields or ())
         self.val_images = val_images
         self.workers = workers
         self.seed = seed
@@ -85,6 +97,15 @@ class DataModule(pl.LightningDataModule, ABC):
         self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
         self.position = 0
         self._opened: ShardDataset | None = None
+
+    def need(self, fields: Iterable[str]) -> None:
+        """Read these fields, which a model needs, and no others but those that the options ask for; called before `open`.
+
+        Raises:
+            ValueError: Where there is no field of some name.
+        """
+        self.readers = choose_readers([*self._wanted, *sorted(fields)], self.caption)
+        self._opened = None
 
     def open(self) -> None:
         """Copy what is remote, index the shards and check what is in them; once.
@@ -101,7 +122,7 @@ class DataModule(pl.LightningDataModule, ABC):
                     "validation needs images, for they are what is measured; give data.val shards of images"
                 )
             self.open_training(dict(zip(names, index.shards)))
-            self._opened = ShardDataset(index, ImageTransform(self.size), self.caption, seed=self.seed)
+            self._opened = ShardDataset(index, ImageTransform(self.size), self.readers, seed=self.seed)
 
     @property
     def val_set(self) -> ShardDataset:
@@ -124,12 +145,12 @@ class DataModule(pl.LightningDataModule, ABC):
         """How cached latents were made that training reads; empty where it reads images."""
 
     @abstractmethod
-    def captions(self, limit: int) -> Iterator[str]:
-        """Of at most `limit` training samples, without decoding images."""
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
+        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
 
     @abstractmethod
-    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
-        """Which of at most `limit` training samples have no caption, and how many were looked at."""
+    def broken(self, limit: int) -> tuple[list[Skip], int]:
+        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
 
     @abstractmethod
     def check_batch(self, world: int) -> None:
@@ -150,16 +171,28 @@ class DataModule(pl.LightningDataModule, ABC):
         """A name for the validation images as the metrics see them."""
         return f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
 
-    def check_captions(self, limit: int = CAPTIONS_LOOKED_AT) -> None:
-        """Look for captions of at most `limit` samples of each split; raise ValueError where too many have none."""
+    def check_fields(self, limit: int = SAMPLES_LOOKED_AT) -> None:
+        """Look for the fields of at most `limit` samples of each split, and say which of them are missing.
+
+        Raises:
+            ValueError: Where they are missing in more samples than may be broken.
+        """
         numbers = spread(len(self.val_set), limit)
-        for broken, seen in (self.broken_captions(limit), (self.val_set.broken_captions(numbers), len(numbers))):
+        for broken, seen in (self.broken(limit), (self.val_set.broken(numbers), len(numbers))):
+            if not broken:
+                continue
+            reasons = Counter(skip.reason for skip in broken)
+            said = (
+                f"{len(broken)} of {seen} samples looked at have {', '.join(reasons)}, the first is {broken[0].key!r} in "
+                f"{broken[0].shard}"
+            )
             if len(broken) > self.health.max_broken * seen:
+                names = [word for reason in reasons for word in reason.split()]
+                advice = [reader.advice for reader in self.readers if reader.name in names]
                 raise ValueError(
-                    f"{len(broken)} of {seen} samples looked at have no caption, the first is {broken[0].key!r} in "
-                    f"{broken[0].shard}; set data.caption.fields to fields with text, add .txt files, "
-                    "or raise data.max_broken to leave such samples out"
+                    f"{said}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}"
                 )
+            _say(f"{said}; others take their places")
 
     def warn_of_shared(self, train: Sequence[str], val: Mapping[str, ShardSummary], digests: Mapping[str, str]) -> None:
         """Say which validation shards are trained on, too.

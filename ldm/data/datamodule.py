@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ldm.batch import Skip
+from ldm.batch import Fields, Skip, tensor_field
 from ldm.data.base import OPTIONS, DataModule
-from ldm.data.dataset import Buckets, MomentsDataset, ShardDataset
+from ldm.data.dataset import Buckets, MomentsDataset, Numbered, ShardDataset
+from ldm.data.fields.base import FieldReader
+from ldm.data.fields.choose import choose_readers
 from ldm.data.index import Index, index_shards
 from ldm.data.order import Mixture, Order, Shuffled
 from ldm.data.shard_index import ShardSummary
@@ -25,17 +27,20 @@ from ldm.options import POSITIVE, check, check_all
 class CaptionedImages(DataModule):
     """Training and validation batches from tar shards of captioned images, or of their cached latents.
 
-    train, val   shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture,
-                 `train` is a list of {shards: ..., weight: ...}: how often each data set is drawn from
-    crop, flip   see ImageTransform; validation is always cropped at the centre and never flipped
-    filters      conditions on training samples, like "aesthetic > 5"; see Index
-    buckets      None: squares; else {multiple: 64, max_ratio: 2.0}: training images keep about their aspect ratio,
-                 and each batch is of one shape; see Buckets
-    streams, window  of the shuffling; see Shuffled
-    source       writes train and val shards when the data are opened, instead of those two patterns
-    cache_latents  hold the training images' latents in memory; for data that never change (centre crop, no flip)
-
-    The others are those of DataModule.
+    Args:
+        size: See DataModule; so are cache, caption, fields, val_images, max_broken, workers and seed.
+        train: Shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture, a list
+            of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from.
+        val: Shards, named in the same ways.
+        crop: See ImageTransform; validation is always cropped at the centre.
+        flip: See ImageTransform; validation is never flipped.
+        filters: Conditions on training samples, like "aesthetic > 5"; see Index.
+        buckets: None: all images have one size; else {multiple: 64, max_ratio: 2.0}: training images keep about their aspect
+            ratio, and each batch is of one shape; see Buckets.
+        streams: Of the shuffling; see Shuffled.
+        window: Of the shuffling; see Shuffled.
+        source: Writes train and val shards when the data are opened, instead of those two patterns.
+        cache_latents: Hold the training images' latents in memory; for images that never change (centre crop, no flip).
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class CaptionedImages(DataModule):
         crop: Crop = "center",
         flip: bool = False,
         caption: CaptionChoice | None = None,
+        fields: Sequence[str | FieldReader] | None = None,
         filters: Sequence[str] = (),
         buckets: Mapping[str, Any] | None = None,
         streams: int = 1,
@@ -65,6 +71,7 @@ class CaptionedImages(DataModule):
             size=size,
             cache=Path(cache),
             caption=caption or CaptionChoice(),
+            fields=fields,
             val_images=val_images,
             max_broken=max_broken,
             workers=workers,
@@ -109,7 +116,7 @@ class CaptionedImages(DataModule):
         self.warn_of_shared(names, val, digests)
         chosen = None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
         self._train_set = ShardDataset(
-            index, self._transform(index), self.caption, seed=self.seed, varied=True, buckets=chosen
+            index, self._transform(index), self.readers, seed=self.seed, varied=True, buckets=chosen
         )
         self._order = self._ordered(index, [len(group) for group in groups])
 
@@ -131,12 +138,13 @@ class CaptionedImages(DataModule):
     def encoding(self) -> dict[str, str]:
         return self.train_set.index.encoding
 
-    def captions(self, limit: int) -> Iterator[str]:
-        return (self.train_set.caption_of(number) for number in spread(len(self.train_set), limit))
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
+        readers = choose_readers(fields, self.caption)
+        return (self.train_set.fields_of([number], readers) for number in spread(len(self.train_set), limit))
 
-    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
+    def broken(self, limit: int) -> tuple[list[Skip], int]:
         numbers = spread(len(self.train_set), limit)
-        return self.train_set.broken_captions(numbers), len(numbers)
+        return self.train_set.broken(numbers), len(numbers)
 
     def check_batch(self, world: int) -> None:
         self._stream(0, world)
@@ -146,10 +154,12 @@ class CaptionedImages(DataModule):
 
     def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
         if self.cache_latents:
-            parts = [
-                batch._replace(image=None, moments=encode(batch.image)) for batch in self.training_pass(batch_size)
-            ]
-            self.moments = MomentsDataset(parts)
+            parts = []
+            for batch in self.loader(Numbered(self.train_set), Pass(len(self.train_set), batch_size)):
+                fields = {name: value for name, value in batch.fields.items() if name != "image"}
+                fields["moments"] = encode(tensor_field(batch.fields, "image"))
+                parts.append(batch._replace(fields=fields))
+            self.moments = MomentsDataset(parts, self.train_set)
 
     def train_dataloader(self) -> DataLoader:
         stream = self._stream(*self.place())
@@ -192,7 +202,7 @@ class CaptionedImages(DataModule):
         return Mixture(orders, self.weights, seed=self.seed) if self.weights else orders[0]
 
     def _transform(self, index: Index) -> Transform:
-        """Of images or of latents, whichever the shards hold. Raises ValueError where they cannot be had as is asked for."""
+        """Return what reads images or latents, whichever the shards hold; raise ValueError where they cannot be had so."""
         made = index.encoding
         if made and (self.crop != "center" or self.buckets is not None):
             raise ValueError("latents were cut when they were made; set data.crop=center and data.buckets=null")
@@ -202,6 +212,11 @@ class CaptionedImages(DataModule):
             raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
         if made and self.cache_latents:
             raise ValueError("these are latents already; set data.cache_latents=false")
+        if made.get("text") and set(self.caption.fields or ("txt",)) != {"txt"}:
+            raise ValueError(
+                "the tokens beside the latents are those of the captions in the .txt files, and there are none of other "
+                "captions; set data.caption.fields=null, or encode with text=false"
+            )
         return LatentTransform(flip=self.flip) if made else ImageTransform(self.size, crop=self.crop, flip=self.flip)
 
 

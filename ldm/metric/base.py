@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ldm.batch import Fields
+
 ADVICE = (
     "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
     "(task.diffusion.optimizer.lr) or a smaller task.diffusion.gradient_clip; or sample with less guidance (guidance.scale)"
@@ -21,6 +23,9 @@ class GenerationMetric(ABC):
     Where it compares with real images, it keeps sums over them that can be stored and brought back. It computes in float32
     or float64, whatever the precision of training. Images that are not finite are refused with a ValueError.
     """
+
+    inputs: tuple[str, ...] = ()
+    """Names of the fields that `update` reads."""
 
     @property
     @abstractmethod
@@ -54,8 +59,8 @@ class GenerationMetric(ABC):
         """Use these sums over real images: all of them on one rank, zeros on the others."""
 
     @abstractmethod
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images `(B, 3, H, W)` in [-1, 1] and the captions that they were made for."""
+    def update(self, images: Tensor, fields: Fields) -> None:
+        """Add generated images `(B, 3, H, W)` in [-1, 1] and the fields that they were made for."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

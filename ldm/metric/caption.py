@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import SumMetric
 
+from ldm.batch import Fields, list_field
 from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 
 
@@ -28,6 +29,8 @@ class CaptionAccuracy(GenerationMetric):
 
     truth  gives all drawings and their captions
     """
+
+    inputs = ("caption",)
 
     def __init__(self, truth: Truth) -> None:
         drawings = list(truth.drawings)
@@ -62,7 +65,8 @@ class CaptionAccuracy(GenerationMetric):
     def set_reference(self, sums: dict[str, Tensor]) -> None:
         pass
 
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
+    def update(self, images: Tensor, fields: Fields) -> None:
+        captions = list_field(fields, "caption")
         check_finite(images, "generated images", advice=ADVICE)
         unknown = [caption for caption in captions if caption not in self.place]
         if unknown:

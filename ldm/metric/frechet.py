@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from ldm.batch import Fields
 from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 from ldm.metric.extractor import Extractor
 
@@ -57,7 +58,7 @@ class Frechet(GenerationMetric):
         for name in REAL_SUMS:
             setattr(self.distance, name, sums[name].to(self.distance.device))
 
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
+    def update(self, images: Tensor, fields: Fields) -> None:
         check_finite(images, "generated images", advice=ADVICE)
         self._add(images, real=False)
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ldm.batch import Condition
+from ldm.batch import Condition, Fields
 from ldm.diffusion.denoiser import Denoiser
 from ldm.options import FRACTION, check
 from ldm.sampler.noise import as_seeds
 from ldm.text import clean_prompts
 
-Conditioner = Callable[[Sequence[str]], Condition]
-"""Prompts `(B,)` -> what a backbone is told."""
+Conditioner = Callable[[Fields], Condition]
+"""Fields of B images -> what a backbone is told."""
 
 
 class Latents(Protocol):
@@ -82,11 +82,11 @@ class Given(NamedTuple):
         return torch.lerp(here, of(self.toward.prompts), here.new_tensor(self.toward.shares))
 
 
-def read(conditioner: Conditioner, prompts: Sequence[str], toward: Toward | None) -> Condition:
-    """The condition of prompts, or of places on the way to others."""
-    condition = conditioner(prompts)
+def read(conditioner: Conditioner, fields: Fields, toward: Toward | None) -> Condition:
+    """Return the condition of fields, or of places on the way to other captions."""
+    condition = conditioner(fields)
     if toward is None:
         return condition
-    other = conditioner(toward.prompts)
+    other = conditioner({**fields, "caption": list(toward.prompts)})
     (device, *_) = (part.device for part in other if part is not None)
     return condition.lerp(other, torch.tensor(toward.shares, device=device))

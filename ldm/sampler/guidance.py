@@ -159,7 +159,7 @@ class Autoguidance(Over):
     def wrap(self, given: Given) -> Denoise:
         self._join(given)
         better, worse = self.guidance.wrap(given), self.weak.denoiser
-        condition = read(self.weak.conditioner, given.prompts, given.toward)
+        condition = read(self.weak.conditioner, {"caption": list(given.prompts)}, given.toward)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             good, bad = better(x_t, t), worse(x_t, t, condition)

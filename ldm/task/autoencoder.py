@@ -14,7 +14,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 from ldm.autoencoder.base import Autoencoder, latent_moments
 from ldm.autoencoder.loss import AutoencoderLoss
-from ldm.batch import Batch
+from ldm.batch import Batch, tensor_field
 from ldm.checkpoint import CONFIG_KEY
 from ldm.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS, Watch
 from ldm.frozen import FrozenParts
@@ -37,6 +37,8 @@ class AutoencoderTask(pl.LightningModule):
     """
 
     scores = ("psnr", "ssim", "kl")
+    inputs: tuple[str, ...] = ()
+    """Names of the fields that are needed beside images."""
 
     def __init__(
         self,
@@ -80,8 +82,7 @@ class AutoencoderTask(pl.LightningModule):
         return optimizers, [self.learning_rate.schedule(optimizer, steps) for optimizer in optimizers]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        image = batch.image
-        assert image is not None
+        image = tensor_field(batch.fields, "image")
         step_now = (self.trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.accumulate == 0
         step = self.global_step
         reconstruction = self._autoencoder_step(image, step, step_now)
@@ -126,8 +127,7 @@ class AutoencoderTask(pl.LightningModule):
         self.log("train/discriminator", loss.detach())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image = batch.image
-        assert image is not None
+        image = tensor_field(batch.fields, "image")
         posterior = self.model.encode(image)
         reconstruction = self.model.decode(posterior.mean).float().clamp(-1, 1)
         with torch.autocast(image.device.type, enabled=False):  # in bf16 the SSIM is off by 0.01 and more
@@ -150,7 +150,7 @@ class AutoencoderTask(pl.LightningModule):
         rank, world = self.trainer.global_rank, self.trainer.world_size
         limit = None if self.statistics_batches is None else self.statistics_batches * data.batch_size * world
         batches = data.training_pass(data.batch_size, rank=rank, world=world, limit=limit)
-        moments = latent_moments(self.model, (batch.image for batch in batches))
+        moments = latent_moments(self.model, (tensor_field(batch.fields, "image") for batch in batches))
         moments.totals = self.trainer.strategy.reduce(moments.totals, reduce_op="sum")
         moments.store(self.model)
 

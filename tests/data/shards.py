@@ -8,6 +8,7 @@ from PIL import Image
 
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset
+from ldm.data.fields.caption import CaptionReader
 from ldm.data.icons import Icons
 from ldm.data.index import Index, index_shards
 from ldm.data.shards import find_shards, write_shards
@@ -81,5 +82,8 @@ def opened(pattern, cache, filters=()):
 
 def dataset(pattern, cache, *, size=8, transform=None, caption=None, **options):
     return ShardDataset(
-        opened(pattern, cache), transform or ImageTransform(size), caption or CaptionChoice(), **options
+        opened(pattern, cache),
+        transform or ImageTransform(size),
+        [CaptionReader(caption or CaptionChoice())],
+        **options,
     )

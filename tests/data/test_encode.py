@@ -41,7 +41,7 @@ def encoded_to(out, images, autoencoder, **options):
 
 def test_the_bytes_of_a_sample():
     moments = torch.randn(4, 2, 2)
-    data = pack_latent(moments, {"autoencoder": "abc", "width": "12"}, geometry=torch.zeros(6))
+    data = pack_latent({"moments": moments, "geometry": torch.zeros(6)}, {"autoencoder": "abc", "width": "12"})
     assert torch.equal(unpack_latent(data)["moments"], moments)
     assert read_encoding(data[:2000]) == {"autoencoder": "abc", "width": "12"}
     assert read_encoding(level(1)) is None
@@ -63,11 +63,11 @@ def test_the_same_draws_give_the_same_moments(tmp_path, images, autoencoder, wor
         data.set_batch(4, 1, 1)
     for of_image, of_latent in zip(read_all(pictures, 3), read_all(latents, 3), strict=True):
         assert of_image.key == of_latent.key
-        assert of_image.caption == of_latent.caption
-        assert torch.equal(of_image.geometry, of_latent.geometry)
+        assert of_image.fields["caption"] == of_latent.fields["caption"]
+        assert torch.equal(of_image.fields["geometry"], of_latent.fields["geometry"])
         with torch.no_grad():
-            expected = autoencoder.encode(of_image.image).moments
-        torch.testing.assert_close(of_latent.moments, expected, atol=1e-5, rtol=1e-5)
+            expected = autoencoder.encode(of_image.fields["image"]).moments
+        torch.testing.assert_close(of_latent.fields["moments"], expected, atol=1e-5, rtol=1e-5)
     assert latents.encoding["autoencoder"] == autoencoder.encoder_hash
     assert latents.train_set.index.column("width")[0] == 12
     assert latents.train_set.index.column("aesthetic")[3] == 0.3, "numbers of the .json are there, too"
@@ -99,8 +99,8 @@ def test_processes_share_the_shards(tmp_path, images, autoencoder):
     index = opened(f"{tmp_path}/shared/*.tar", tmp_path)
     assert [index[number].key for number in range(21)] == [f"{number:06d}" for number in range(21)]
     latents = captioned(tmp_path, **{**images, "train": f"{tmp_path}/shared/*.tar"})
-    exact = autoencoder.encode(finish(data.train_set.exactly([0])[0]).image).moments
-    torch.testing.assert_close(latents.train_set.exactly([0])[0].moments, exact, atol=2e-3, rtol=2e-3)
+    exact = autoencoder.encode(finish(data.train_set.exactly([0])[0]).fields["image"]).moments
+    torch.testing.assert_close(latents.train_set.exactly([0])[0].fields["moments"], exact, atol=2e-3, rtol=2e-3)
 
 
 def test_broken_images_are_left_out_and_counted(tmp_path, autoencoder):
@@ -154,14 +154,14 @@ def test_the_hash_is_of_the_encoder_alone(autoencoder):
 def test_frozen_tokens_are_cached_with_their_mask(tmp_path, images, autoencoder):
     save_pretrained(tmp_path / "bert", "bert")
     conditioner = HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=9)
-    conditioner.prepare([])
+    conditioner.prepare(None)
     encoded_to(tmp_path / "latents", images, autoencoder, conditioner=conditioner)
     data = captioned(tmp_path, **{**images, "train": f"{tmp_path}/latents/*.tar"})
     data.set_batch(4, 1, 1)
     for batch in read_all(data):
-        expected = conditioner(batch.caption)
-        torch.testing.assert_close(batch.text.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
-        assert torch.equal(batch.text.mask, expected.mask)
+        expected = conditioner.encode_captions(batch.fields["caption"])
+        torch.testing.assert_close(batch.fields["text_tokens"], expected.tokens, atol=1e-5, rtol=1e-5)
+        assert torch.equal(batch.fields["text_mask"], expected.mask)
     assert data.encoding["text"] == conditioner.frozen_hash
     assert isinstance(batch, Batch)
 

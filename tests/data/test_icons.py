@@ -55,8 +55,8 @@ def test_icons_shards_hold_what_is_drawn(tmp_path):
     assert (len(data.train_set), len(data.val_set)) == (24, 6)
     for number, drawing in enumerate(source.val):
         batch = finish(collate([data.val_set[Draw(0, number)]]))
-        assert batch.caption == [drawing.caption]
-        assert torch.equal(batch.image, source.images([drawing]))
+        assert batch.fields["caption"] == [drawing.caption]
+        assert torch.equal(batch.fields["image"], source.images([drawing]))
     with tarfile.open(source.folder / "val-000000.tar") as archive:
         record = json.load(archive.extractfile("val-000000.json"))
         assert record == {"caption": source.val[0].caption, **source.val[0]._asdict()}

@@ -29,7 +29,7 @@ def fits(batch):
     """Whether keys, captions and gray levels belong together."""
     return all(
         caption == f"caption {int(key)}" and int(image[0, 0, 0]) == int(key) % 256
-        for key, caption, image in zip(batch.key, batch.caption, to_levels(batch.image))
+        for key, caption, image in zip(batch.key, batch.fields["caption"], to_levels(batch.fields["image"]))
     )
 
 
@@ -48,7 +48,7 @@ def test_batches_are_the_same_for_any_number_of_workers(tmp_path, shards, worker
         each.set_batch(6, 1, 1)
     expected, found = (read_all(each, epochs=2) for each in (reference, data))
     assert [batch.key for batch in found] == [batch.key for batch in expected]
-    assert all(torch.equal(a.image, b.image) for a, b in zip(found, expected))
+    assert all(torch.equal(a.fields["image"], b.fields["image"]) for a, b in zip(found, expected))
     assert all(map(fits, found))
     assert len({key for batch in found[:6] for key in batch.key}) == 36
     assert len(found) == 2 * (40 // 6)
@@ -136,7 +136,7 @@ def test_nothing_but_broken_samples_is_an_error(tmp_path):
         dataset(path, tmp_path)[Draw(0, 0)]
     data = captioned(tmp_path, train=path, val=path)
     with pytest.raises(ValueError, match=r"9 of 9 samples looked at have no caption.*data.caption.fields"):
-        data.check_captions()
+        data.check_fields()
 
 
 def test_a_shard_that_vanishes_or_shrinks_while_it_is_read(tmp_path):
@@ -155,8 +155,10 @@ def test_captions_vary_in_training_and_stand_still_in_validation(tmp_path):
     write_shards([sample("a", json=b'{"alts": ["x", "y", "z"]}')], tmp_path, "many", samples_per_shard=1)
     choice = CaptionChoice({"alts": 1})
     varied, still = (dataset(f"{tmp_path}/many*", tmp_path, caption=choice, varied=varied) for varied in (True, False))
-    assert {varied[Draw(epoch, 0)].caption for epoch in range(30)} == {"x", "y", "z"}
-    assert {still[Draw(epoch, 0)].caption for epoch in range(30)} == {"x"} == {varied.caption_of(0)}
+    assert {varied[Draw(epoch, 0)].fields["caption"] for epoch in range(30)} == {"x", "y", "z"}
+    assert (
+        {still[Draw(epoch, 0)].fields["caption"] for epoch in range(30)} == {"x"} == {*varied.fields_of([0])["caption"]}
+    )
     assert train
 
 
@@ -193,7 +195,7 @@ def test_buckets_keep_the_shape_of_images(tmp_path):
     data.set_batch(4, 1, 1)
     seen = {}
     for batch in read_all(data, epochs=2):
-        height, width = batch.image.shape[2:]
+        height, width = batch.fields["image"].shape[2:]
         for key in batch.key:
             seen.setdefault(key.partition("-")[0], set()).add((height, width))
     assert seen == {"square": {(64, 64)}, "wide": {(48, 80)}, "strip": {(48, 80)}, "tall": {(80, 48)}}
@@ -214,11 +216,11 @@ def test_bucket_is_the_nearest_ratio(tmp_path):
 def test_moments_in_memory_take_the_place_of_images(tmp_path):
     data = captioned(tmp_path, size=16, source=icons(tmp_path), cache_latents=True)
     data.set_batch(6, 1, 1)
-    images = {key: image for batch in read_all(data) for key, image in zip(batch.key, batch.image)}
+    images = {key: image for batch in read_all(data) for key, image in zip(batch.key, batch.fields["image"])}
     data.hold(lambda image: image[:, :2, ::4, ::4], batch_size=5)
     for batch in read_all(data):
-        assert batch.image is None
-        for key, moments in zip(batch.key, batch.moments):
+        assert "image" not in batch.fields
+        for key, moments in zip(batch.key, batch.fields["moments"]):
             assert torch.equal(moments, images[key][:2, ::4, ::4])
     with pytest.raises(ValueError, match="latents can be cached only"):
         captioned(tmp_path, size=16, source=icons(tmp_path), cache_latents=True, flip=True)
@@ -304,7 +306,11 @@ def test_memory_stays_flat(tmp_path, workers):
 
 def test_is_a_data_module_of_its_own(tmp_path, shards):
     data = CaptionedImages(size=8, cache=tmp_path, **shards)
-    assert list(data.captions(limit=3)) == ["caption 0", "caption 13", "caption 26"]
+    assert [fields["caption"] for fields in data.samples(["caption"], limit=3)] == [
+        ["caption 0"],
+        ["caption 13"],
+        ["caption 26"],
+    ]
     assert data.fingerprint != CaptionedImages(size=16, cache=tmp_path, **shards).fingerprint
 
 

@@ -38,10 +38,10 @@ def gaussians(mean, deviation, count=4000):
 def test_frechet_is_the_formula_for_gaussians():
     metric = Frechet(Pixels())
     metric.refer(gaussians(0.0, 1.0))
-    metric.update(gaussians(0.5, 2.0), [])
+    metric.update(gaussians(0.5, 2.0), {})
     # |mean difference|^2 + sum of squared differences of deviations, in three dimensions
     assert metric.compute()["pixels"] == pytest.approx(3 * 0.25 + 3 * 1.0, rel=0.1)
-    metric.update(gaussians(0.0, 1.0), [])
+    metric.update(gaussians(0.0, 1.0), {})
     assert metric.compute()["pixels"] == pytest.approx(0.0, abs=0.02), "the reference stays, the images do not"
 
 
@@ -55,7 +55,7 @@ def test_frechet_reference_can_be_stored_and_shared():
     restored = Frechet(Pixels())
     restored.set_reference(sums)
     for metric in (whole, restored):
-        metric.update(fakes, [])
+        metric.update(fakes, {})
     assert whole.compute()["pixels"] == pytest.approx(restored.compute()["pixels"], rel=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_efficientnet_distance_orders_damage(source):
     metric.refer(images)
 
     def distance(changed):
-        metric.update(changed, [])
+        metric.update(changed, {})
         return metric.compute()["frechet_efficientnet"]
 
     same = distance(images)
@@ -91,7 +91,7 @@ def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
     metric = CaptionAccuracy(source)
     drawings = source.val
     captions = [drawing.caption for drawing in drawings]
-    metric.update(source.images(drawings), captions)
+    metric.update(source.images(drawings), {"caption": captions})
     assert metric.compute() == {
         "caption_accuracy": 1.0,
         "icon_accuracy": 1.0,
@@ -100,7 +100,7 @@ def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
     }
 
     swapped = [d._replace(color="blue" if d.color == "red" else "red") for d in drawings]
-    metric.update(source.images(swapped), captions)
+    metric.update(source.images(swapped), {"caption": captions})
     assert metric.compute() == {
         "caption_accuracy": 0.0,
         "icon_accuracy": 1.0,
@@ -108,16 +108,18 @@ def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
         "background_accuracy": 1.0,
     }
 
-    metric.update((source.images(drawings) + 0.3 * torch.randn(len(drawings), 3, 32, 32)).clamp(-1, 1), captions)
+    metric.update(
+        (source.images(drawings) + 0.3 * torch.randn(len(drawings), 3, 32, 32)).clamp(-1, 1), {"caption": captions}
+    )
     assert metric.compute()["caption_accuracy"] == 1.0, "some noise does not change what is shown"
 
 
 def test_caption_accuracy_refuses_foreign_captions_and_sides(source):
     metric = CaptionAccuracy(source)
     with pytest.raises(ValueError, match="no drawing has the caption 'a photo'"):
-        metric.update(torch.zeros(1, 3, 32, 32), ["a photo"])
+        metric.update(torch.zeros(1, 3, 32, 32), {"caption": ["a photo"]})
     with pytest.raises(ValueError, match="use the same side"):
-        metric.update(torch.zeros(1, 3, 16, 16), [source.val[0].caption])
+        metric.update(torch.zeros(1, 3, 16, 16), {"caption": [source.val[0].caption]})
 
 
 BROKEN = [torch.nan, torch.inf, -torch.inf]
@@ -134,7 +136,7 @@ def test_images_that_are_not_finite_are_refused(extractor, value):
     with pytest.raises(
         ValueError, match=r"1 of 4 generated images hold numbers that are not finite .* lower learning rate"
     ):
-        metric.update(images, [])
+        metric.update(images, {})
     with pytest.raises(ValueError, match=r"1 of 4 real images hold numbers that are not finite .* look at data.val"):
         metric.refer(images)
     sums = metric.reference()
@@ -154,7 +156,7 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_caption_accuracy_refuses_images_that_are_not_finite(source):
     with pytest.raises(ValueError, match="1 of 1 generated images hold numbers that are not finite"):
-        CaptionAccuracy(source).update(torch.full((1, 3, 32, 32), torch.nan), [source.val[0].caption])
+        CaptionAccuracy(source).update(torch.full((1, 3, 32, 32), torch.nan), {"caption": [source.val[0].caption]})
 
 
 def test_metrics_tell_how_many_images_they_need(source):
@@ -162,7 +164,7 @@ def test_metrics_tell_how_many_images_they_need(source):
     metric = Frechet(Pixels())
     assert metric.least_images == 2
     metric.refer(gaussians(0.0, 1.0, count=2))
-    metric.update(gaussians(0.0, 1.0, count=2), [])
+    metric.update(gaussians(0.0, 1.0, count=2), {})
     assert metric.compute()["pixels"] >= 0
 
 
@@ -170,7 +172,7 @@ def test_a_rank_without_images_computes_too():
     """Where there are fewer images than processes, and the reference is read: the sums of the others come with the reduction."""
     whole, alone = Frechet(Pixels()), Frechet(Pixels())
     whole.refer(gaussians(0.0, 1.0))
-    whole.update(gaussians(0.5, 1.0), [])
+    whole.update(gaussians(0.5, 1.0), {})
     alone.set_reference(whole.reference())
     for name in ("fake_features_sum", "fake_features_cov_sum", "fake_features_num_samples"):
         setattr(alone.distance, name, getattr(whole.distance, name))
@@ -187,7 +189,7 @@ def test_numbers_are_the_same_under_autocast_and_for_half_precision_images(sourc
         metric = CaptionAccuracy(source) if kind == "caption" else Frechet(EfficientNetLite0(side=32))
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             metric.refer(images)
-            metric.update(fakes, [drawing.caption for drawing in drawings])
+            metric.update(fakes, {"caption": [drawing.caption for drawing in drawings]})
             scores.append(metric.compute())
     assert scores[0] == scores[1] == scores[2]
 
