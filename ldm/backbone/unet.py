@@ -31,6 +31,7 @@ class UNet(Backbone):
     attention_levels     indices of levels with attention, 0 being the latent's own resolution
     heads, head_channels number of attention heads, or channels of each: give one of them
     context_width        width of the tokens to cross-attend to; None: self-attention only
+    vector_width         width of a vector that is projected and added to the time embedding; None: there is none
     pool_tokens          also embed the mean token and add it to the time embedding (the paper does not)
     depth                transformer blocks at each place of attention
     scale_shift          time scales and shifts the norms instead of being added
@@ -54,6 +55,7 @@ class UNet(Backbone):
         heads: int | None = None,
         head_channels: int | None = None,
         context_width: int | None = None,
+        vector_width: int | None = None,
         pool_tokens: bool = False,
         depth: int = 1,
         scale_shift: bool = False,
@@ -82,10 +84,12 @@ class UNet(Backbone):
         self.deepest_channels = parts.widths[-1]
         self.concat_channels = concat_channels
         self.context_width = context_width
+        self.vector_width = vector_width
         self.time = embedding_mlp(channels, parts.time_width)
         if pool_tokens and context_width is None:
             raise ValueError("pool_tokens needs tokens; give a context_width too")
         self.pool = embedding_mlp(context_width, parts.time_width) if pool_tokens and context_width else None
+        self.vector = None if vector_width is None else embedding_mlp(vector_width, parts.time_width)
         self.conv_in = nn.Conv2d(in_channels + concat_channels, channels, 3, padding=1)
         self.down = parts.down()
         self.middle = parts.middle()
@@ -101,6 +105,8 @@ class UNet(Backbone):
         embedding = self.time(time_features(t, self.channels))
         if self.pool is not None:
             embedding = embedding + self.pool(condition.mean_token())
+        if self.vector is not None:
+            embedding = embedding + self.vector(condition.vector)
         x = self.conv_in(x)
         skips = [x, *descend(self.down, x, embedding, condition)]
         x = skips[-1]
@@ -119,9 +125,10 @@ class UNet(Backbone):
         return self.middle[-1]
 
     def _check(self, condition: Condition) -> None:
-        tokens, concat = condition.tokens, condition.concat
+        tokens, vector, concat = condition.tokens, condition.vector, condition.concat
         got = {
             "context_width": None if tokens is None else tokens.shape[-1],
+            "vector_width": None if vector is None else vector.shape[-1],
             "concat_channels": 0 if concat is None else concat.shape[1],
         }
         for name, value in got.items():
