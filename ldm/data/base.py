@@ -115,7 +115,8 @@ class DataModule(pl.LightningDataModule, ABC):
         if self._opened is None:
             names = self.name_val()
             shards = copied(names, self.cache / "shards")
-            index = Index(index_shards(shards, self.cache / "index"), limit=self.val_images)
+            summaries = index_shards(shards, self.cache / "index")
+            index = Index(summaries, limit=self.val_images, read=self.endings)
             self.health.check_index(index)
             if index.encoding:
                 raise ValueError(
@@ -123,6 +124,11 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
             self.open_training(dict(zip(names, index.shards)))
             self._opened = ShardDataset(index, ImageTransform(self.size), self.readers, seed=self.seed)
+
+    @property
+    def endings(self) -> set[str]:
+        """Endings of the files that are read beside images."""
+        return {ending for reader in self.readers for ending in reader.endings}
 
     @property
     def val_set(self) -> ShardDataset:

@@ -110,7 +110,7 @@ class CaptionedImages(DataModule):
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
         names = [name for group in groups for name in group]
         shards = index_shards(copied(names, self.cache / "shards"), self.cache / "index")
-        index = Index(shards, self.filters)
+        index = Index(shards, self.filters, read=self.endings)
         self.health.check_index(index)
         digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)

@@ -235,13 +235,13 @@ class ShardDataset(Dataset):
         return data
 
     def _files(self, sample: Sample) -> Files:
-        places = {"txt": sample.text, "json": sample.record}
+        places = {"txt": sample.text, "json": sample.record, **sample.parts}
         return Files(lambda ending: self._read(sample, places.get(ending, ABSENT)))
 
     def _files_of(self, sample: Sample) -> dict[str, bytes]:
         """The files of a sample beside its image, by ending, as they are."""
         files = self._files(sample)
-        return {ending: data for ending in ("txt", "json") if (data := files.get(ending)) is not None}
+        return {ending: data for ending in ("txt", "json", *sample.parts) if (data := files.get(ending)) is not None}
 
     def _read(self, sample: Sample, extent: Extent) -> bytes | None:
         if extent == ABSENT:

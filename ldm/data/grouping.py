@@ -2,14 +2,15 @@
 
 A file's key is its name up to the last dot of the last part of its path, its ending is what follows, in any case. Files that
 share a key belong together. An image (or cached latent) with a .txt or .json of its own is a sample. Files without such a pair
-whose key goes on from the key of an image are extras of that image: `a.seg.png` beside `a.png`. Every other image has no
+whose key goes on from the key of an image are extras of that image: `a.seg.png` beside `a.png`. Those extras of which a field
+can be read are parts of the sample, and an image with one of them needs no caption to be a sample. Every other image has no
 caption, and every other key has no image. Of several files of one name the last one counts, as it does when a tar is unpacked.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
 """Endings of what a sample is read from; where there are several, the first of these."""
 
 CAPTIONS = ("txt", "json")
+
+PARTS = ("cls", "seg.png", "depth.png", "mask.png")
+"""Endings, behind an image's key and a dot, of other files that fields are read from."""
 
 NO_CAPTION = "no caption"
 NO_IMAGE = "no image"
@@ -35,17 +39,18 @@ class Leftover(Skip):
 
 
 class Sample(NamedTuple):
-    """One captioned image: its key, its shard, and where its image (or latent), .txt and .json lie in it."""
+    """One image: its key, its shard, and where its image (or latent), .txt, .json and other parts, by ending, lie in it."""
 
     key: str
     shard: str
     image: Extent
     text: Extent = ABSENT
     record: Extent = ABSENT
+    parts: Mapping[str, Extent] = {}
 
 
 class Contents(NamedTuple):
-    """What is in a shard: samples with an image and a caption file, and what was left out, samples or single files."""
+    """The samples of a shard, and what was left out, samples or single files."""
 
     samples: list[Sample]
     skipped: list[Skip]
@@ -58,10 +63,12 @@ class Group:
     Args:
         key: As it stands in the tar.
         files: By ending, in lower case.
+        parts: Other files of the sample, by their ending in `PARTS`.
     """
 
     key: str
     files: dict[str, Member] = field(default_factory=dict)
+    parts: dict[str, Member] = field(default_factory=dict)
 
     @property
     def image(self) -> Member | None:
@@ -81,17 +88,18 @@ class Group:
     @property
     def complete(self) -> bool:
         """Whether this is a sample."""
-        return self.image is not None and any(part and part.extent.size > 0 for part in (self.text, self.record))
+        captioned = any(part and part.extent.size > 0 for part in (self.text, self.record))
+        return self.image is not None and (captioned or bool(self.parts))
 
     @property
     def unread(self) -> Iterator[Member]:
         """Files that a sample does not consist of."""
-        read = [part.name for part in (self.image, self.text, self.record) if part]
+        read = [part.name for part in (self.image, self.text, self.record, *self.parts.values()) if part]
         return (member for member in self.files.values() if member.name not in read)
 
     @property
     def lacks(self) -> str:
-        """What a key that is no sample lacks, in a few words."""
+        """A few words about what a key that is no sample lacks."""
         if self.image is not None:
             return NO_CAPTION
         faults = (self.files[ending].fault for ending in PICTURES if ending in self.files)
@@ -108,11 +116,13 @@ class Grouping:
     Args:
         shard: Its name, for what is counted.
         skipped: To this is added what is left out.
+        parts: Endings of those other files of a sample that are wanted.
     """
 
-    def __init__(self, shard: str, skipped: list[Skip]) -> None:
+    def __init__(self, shard: str, skipped: list[Skip], parts: Collection[str] = PARTS) -> None:
         self.shard = shard
         self.skipped = skipped
+        self.parts = parts
         self.groups: dict[str, Group] = {}
 
     def add(self, member: Member) -> None:
@@ -141,6 +151,8 @@ class Grouping:
             images: Keys of images that were handed out before, beside those that are still here.
         """
         here = {key for key, group in self.groups.items() if group.image is not None}
+        for group in list(self.groups.values()):
+            self.gather(group)
         for key, group in self.groups.items():
             if group.complete:
                 yield self.hand_out(group)
@@ -151,6 +163,26 @@ class Grouping:
                 self.skipped.append(Skip(self.shard, group.key, group.lacks))
         self.groups = {}
 
+    def gather(self, group: Group) -> Group:
+        """Give the image of a group its parts, which may lie under keys that go on from its own; return the group."""
+        for ending in self.parts if group.image is not None else ():
+            stem, _, last = ending.rpartition(".")
+            key = plain(group.key) + (f".{stem}" if stem else "")
+            other = self.groups.get(key, group)
+            part = other._sound(last)
+            if part is None or (stem and (other is group or other.text or other.record)):
+                continue
+            group.parts[ending] = part
+            if stem:
+                del other.files[last]
+                if not other.files:
+                    del self.groups[key]
+        return group
+
+    def is_part(self, key: str) -> bool:
+        """Return whether a key is one under which a part of another key's image may lie."""
+        return any(key.endswith(f".{stem}") for ending in self.parts if (stem := ending.rpartition(".")[0]))
+
     def hand_out(self, group: Group) -> Group:
         """Return a sample; its other files are counted."""
         for member in group.unread:
@@ -159,7 +191,7 @@ class Grouping:
 
 
 def list_shard(shard: str) -> Contents:
-    """All samples of a shard in the order in which they lie there, from its tar headers alone."""
+    """Return all samples of a shard in the order in which they lie there, from its tar headers alone."""
     skipped: list[Skip] = []
     grouping = Grouping(shard, skipped)
     with open(shard, "rb") as file:
@@ -171,12 +203,13 @@ def list_shard(shard: str) -> Contents:
     samples = []
     for group in grouping.samples():
         image, text, record = (part.extent if part else ABSENT for part in (group.image, group.text, group.record))
-        samples.append(Sample(group.key, shard, image, text, record))
+        parts = {ending: part.extent for ending, part in group.parts.items()}
+        samples.append(Sample(group.key, shard, image, text, record, parts))
     return Contents(samples, skipped)
 
 
 def _resolved(members: Iterable[Member]) -> Iterator[Member]:
-    """Hard links in the place of which stands what they stand for: the file of that name that was there then."""
+    """Replace hard links by what they stand for: the file of that name that was there then."""
     found: dict[str, Member] = {}
     for member in members:
         if member.link:
@@ -187,27 +220,27 @@ def _resolved(members: Iterable[Member]) -> Iterator[Member]:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and ending of a file; None where it is hidden or has no ending."""
+    """Return key and ending of a file; None where it is hidden or has no ending."""
     folder, slash, last = name.rpartition("/")
     stem, _, ending = last.rpartition(".")
     return None if not stem or last.startswith(".") else (folder + slash + stem, ending.lower())
 
 
 def plain(name: str) -> str:
-    """A path without what tells nothing: `./a` is `a`."""
+    """Return a path without what tells nothing: `./a` is `a`."""
     while name.startswith("./"):
         name = name[2:].lstrip("/")
     return name
 
 
 def first_part(key: str) -> str:
-    """A key up to the first dot of its last part: what all share that may be extras of one another."""
+    """Return a key up to the first dot of its last part: all keys share it that may be extras of one another."""
     folder, slash, last = key.rpartition("/")
     return folder + slash + last.partition(".")[0]
 
 
 def _prefixes(key: str) -> Iterator[str]:
-    """Shorter keys that a key goes on from: `a.b` and `a` for `a.b.c`."""
+    """Yield shorter keys that a key goes on from: `a.b` and `a` for `a.b.c`."""
     folder, slash, last = key.rpartition("/")
     while "." in last:
         last = last.rpartition(".")[0]

@@ -8,7 +8,7 @@ import operator
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ldm.batch import Skip
-from ldm.data.grouping import Leftover, Sample
-from ldm.data.members import Extent
+from ldm.data.grouping import EXTRA, Leftover, Sample
+from ldm.data.members import ABSENT, Extent
 from ldm.data.shard_index import PlacesCache, ShardSummary, column, make, read
 from ldm.data.steps import spread
 
@@ -37,16 +37,24 @@ FILTER = re.compile(r"\s*([\w.-]+)\s*(<=|>=|==|!=|<|>)\s*([-+.\deE]+)\s*")
 class Index:
     """All samples of some shards that pass the filters, numbered through from 0 in the order of the shards.
 
-    shards   summaries of the shards
-    filters  conditions that a sample's numbers must meet, like "aesthetic > 5": each a name (a number of its .json, or
-             width, height, side (the shorter) or ratio (width / height) of its image), one of < <= > >= == !=, a number
-    limit    at most so many of them, evenly spread; None: all
+    Args:
+        shards: Summaries of the shards.
+        filters: Conditions that a sample's numbers must meet, like "aesthetic > 5": each a name (a number of its .json, or
+            width, height, side (the shorter) or ratio (width / height) of its image), one of < <= > >= == !=, a number.
+        limit: At most so many of them, evenly spread; None: all.
+        read: Endings of the parts that are read beside image, .txt and .json; all others are counted as leftovers.
     """
 
     def __init__(
-        self, shards: Sequence[ShardSummary], filters: Sequence[str] = (), *, limit: int | None = None
+        self,
+        shards: Sequence[ShardSummary],
+        filters: Sequence[str] = (),
+        *,
+        limit: int | None = None,
+        read: Collection[str] = (),
     ) -> None:
         self.shards = list(shards)
+        self.read = read
         self.filters = list(filters)
         self.limit: int | None = None
         self._places = PlacesCache()
@@ -68,7 +76,9 @@ class Index:
         first, last = where.key_ends[row - 1] if row else 0, where.key_ends[row]
         key = where.keys[first:last].tobytes().decode(errors="surrogateescape")
         extents = map(Extent, where.offsets[row].tolist(), where.sizes[row].tolist())
-        return Sample(key, self.shards[shard].path, *extents)
+        image, text, record, *others = extents
+        parts = {ending: extent for ending, extent in zip(self.shards[shard].parts, others) if extent != ABSENT}
+        return Sample(key, self.shards[shard].path, image, text, record, parts)
 
     @property
     def encoding(self) -> dict[str, str]:
@@ -89,12 +99,21 @@ class Index:
 
     @property
     def leftovers(self) -> list[tuple[Skip, int]]:
-        """Files that are in no sample, though no sample lacks them: the first of each shard and reason, and how many."""
+        """Files that are not read, though no sample lacks them: the first of each shard and reason, and how many."""
         return [
             (Leftover(shard.path, first, reason), count)
             for shard in self.shards
-            for reason, (count, first) in shard.leftovers.items()
+            for reason, (count, first) in self._leftovers(shard).items()
         ]
+
+    def _leftovers(self, shard: ShardSummary) -> dict[str, tuple[int, str]]:
+        """Those of a shard, among them the parts that are not read."""
+        found = dict(shard.leftovers)
+        for ending, (count, first) in shard.parts.items():
+            if ending not in self.read:
+                before, name = found.get(EXTRA, (0, first))
+                found[EXTRA] = before + count, name
+        return found
 
     @property
     def fingerprint(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import webdataset
@@ -10,6 +10,7 @@ import webdataset
 from ldm.batch import Skip
 from ldm.data.grouping import (
     CAPTIONS,
+    PARTS,
     PICTURES,
     Group,
     Grouping,
@@ -26,11 +27,13 @@ PASSED_LINK = "hard link to a file that a stream has passed"
 class RawSample(NamedTuple):
     """The bytes of a sample's files.
 
-    key     of the sample
-    shard   in which it lies
-    image   the image, or cached latent
-    text    the .txt; None where there is none
-    record  the .json; None where there is none
+    Args:
+        key: Of the sample.
+        shard: In which it lies.
+        image: The image, or cached latent.
+        text: The .txt; None where there is none.
+        record: The .json; None where there is none.
+        parts: Its other files, by ending.
     """
 
     key: str
@@ -38,6 +41,7 @@ class RawSample(NamedTuple):
     image: bytes
     text: bytes | None
     record: bytes | None
+    parts: dict[str, bytes]
 
 
 class ShardReader:
@@ -49,12 +53,14 @@ class ShardReader:
     Args:
         shard: A path, a URL or a command; it may be compressed (gzip, bzip2, xz).
         skipped: To this is added what is left out.
+        parts: Endings of the other files that are read.
     """
 
-    def __init__(self, shard: str, skipped: list[Skip]) -> None:
+    def __init__(self, shard: str, skipped: list[Skip], parts: Collection[str] = ()) -> None:
         self.shard = shard
         self.skipped = skipped
-        self.grouping = Grouping(shard, skipped)
+        self.grouping = Grouping(shard, skipped, [ending for ending in PARTS if ending in parts])
+        self.endings = {*PICTURES, *CAPTIONS, *(ending.rpartition(".")[2] for ending in self.grouping.parts)}
         self.closed: set[str] = set()
         self.images: set[str] = set()
 
@@ -83,7 +89,7 @@ class ShardReader:
         yield from self._rest()
 
     def _passed(self, name: str) -> Iterator[RawSample]:
-        """Samples that are complete before a file of this name is read."""
+        """Yield samples that are complete before a file of this name is read."""
         parts = split_name(name)
         if parts is None:
             return
@@ -95,15 +101,15 @@ class ShardReader:
             if other in self.closed or key == other or key.startswith(f"{other}."):
                 continue
             self.closed.add(other)
-            if group.complete:
+            if self.grouping.gather(group).complete:
                 del open_groups[other]
                 self.images.add(other)
                 yield self._raw(self.grouping.hand_out(group))
-            else:  # whether it is an extra is known later; its bytes are not needed for that
+            elif not self.grouping.is_part(other):  # whether it is an extra is known later; that needs no bytes
                 group.files = {ending: member._replace(data=b"") for ending, member in group.files.items()}
 
     def _rest(self) -> Iterator[RawSample]:
-        """Samples among what is held, after which nothing is."""
+        """Yield the samples among what is held, after which nothing is."""
         self.closed.update(self.grouping.groups)
         for group in self.grouping.samples(self.images):
             yield self._raw(group)
@@ -117,7 +123,7 @@ class ShardReader:
             return True
         if member.link:
             member = member._replace(fault=PASSED_LINK)
-        elif not member.fault and parts is not None and parts[1] in (*PICTURES, *CAPTIONS):
+        elif not member.fault and parts is not None and parts[1] in self.endings:
             member = member._replace(data=file.read(member.extent.size))
             if len(member.data) < member.extent.size:
                 return False
@@ -126,7 +132,8 @@ class ShardReader:
 
     def _raw(self, group: Group) -> RawSample:
         text, record = (part.data if part else None for part in (group.text, group.record))
-        return RawSample(group.key, self.shard, group.image.data if group.image else b"", text, record)
+        parts = {ending: part.data for ending, part in group.parts.items()}
+        return RawSample(group.key, self.shard, group.image.data if group.image else b"", text, record, parts)
 
     def _damaged(self, reason: str) -> None:
         self.skipped.append(Skip(self.shard, "", reason))

@@ -77,6 +77,7 @@ class ShardStream(IterableDataset):
     ) -> None:
         self.shards = list(shards)
         self.fields = SampleFields(transform, readers)
+        self.endings = {ending for reader in readers for ending in reader.endings}
         self.seed = seed
         self.buffer = buffer
         self.rank = rank
@@ -114,7 +115,7 @@ class ShardStream(IterableDataset):
     def _without_images(self) -> Iterator[Fields | Skip]:
         for shard in self.shards:
             lost: list[Skip] = []
-            for sample in ShardReader(shard, lost):
+            for sample in ShardReader(shard, lost, self.endings):
                 yield from _captionless(lost)
                 try:
                     yield collate_fields([self.fields.read_without_image(*_parts(sample))])
@@ -133,7 +134,7 @@ class ShardStream(IterableDataset):
         fruitless = 0
         while fruitless <= 10 * len(self.shards):
             fruitless += 1
-            for sample in ShardReader(chance.choice(self.shards), lost):
+            for sample in ShardReader(chance.choice(self.shards), lost, self.endings):
                 fruitless = 0
                 yield sample
         broken = _broken(lost)
@@ -142,7 +143,7 @@ class ShardStream(IterableDataset):
 
 def _parts(sample: RawSample) -> tuple[Files, Callable[[], bytes]]:
     """The files of a sample beside its image, and what gives its image."""
-    there = {"txt": sample.text, "json": sample.record}
+    there = {"txt": sample.text, "json": sample.record, **sample.parts}
     return Files(there.get), lambda: sample.image
 
 

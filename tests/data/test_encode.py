@@ -171,7 +171,12 @@ def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, auto
     files = [
         (f"{i}.{e}", d) for i in range(5) for e, d in (("png", level(i)), ("json", b'{"caption": "x", "n": %d}' % i))
     ]
-    odd = [("0.seg.png", level(1)), ("mute.png", level(1)), ("lone.txt", b"x"), ("1.json", b'{"caption": "y", "n": 1}')]
+    odd = [
+        ("0.normal.png", level(1)),
+        ("mute.png", level(1)),
+        ("lone.txt", b"x"),
+        ("1.json", b'{"caption": "y", "n": 1}'),
+    ]
     path = write_tar(tmp_path / "a.tar", files + odd)
     data = captioned(tmp_path, train=path, val=path, max_broken=1.0, filters=["n > 1"])
     done = encode(data, Encoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)

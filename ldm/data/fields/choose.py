@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ldm.data.fields.base import FieldReader
+from ldm.data.fields.boxes import BoxesReader
 from ldm.data.fields.caption import CaptionReader
 from ldm.data.fields.geometry import GeometryReader
+from ldm.data.fields.label import LabelReader
+from ldm.data.fields.maps import DepthReader, MaskReader, SegmentationReader
 from ldm.data.transforms import CaptionChoice
 
 COMPUTED = ("image", "moments", "text_tokens", "text_mask")
@@ -23,7 +26,10 @@ def choose_readers(fields: Iterable[str | FieldReader], caption: CaptionChoice) 
     Raises:
         ValueError: Where there is no field of some name.
     """
-    readers: list[FieldReader] = [CaptionReader(caption), GeometryReader()]
+    readers: list[FieldReader] = [
+        *(CaptionReader(caption), LabelReader(), BoxesReader()),
+        *(SegmentationReader(), DepthReader(), MaskReader(), GeometryReader()),
+    ]
     made = {reader.name: reader for reader in readers}
     given = list(fields)
     own = {reader.name: reader for reader in given if isinstance(reader, FieldReader)}
