@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -112,7 +112,7 @@ class ImageSize(Rule):
     """Sizes of images in pixels: one number for squares, or a list of height and width."""
 
     def allows(self, value: Any) -> bool:
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, Sequence) and not isinstance(value, str):
             return len(value) == 2 and all(map(COUNT.allows, value))
         return COUNT.allows(value)
 

@@ -61,7 +61,7 @@ class Icons:
     count              number of icons, familiar ones first
     colors             name -> hex code, of the icon
     backgrounds        name -> hex code
-    size               of the square images
+    size               of the images in pixels: one number, or height and width; icons are as large as the shorter side
     samples_per_shard  of the tar files
     val_share          share of the combinations held out
     """
@@ -73,7 +73,7 @@ class Icons:
         count: int,
         colors: Mapping[str, str],
         backgrounds: Mapping[str, str],
-        size: int,
+        size: int | Sequence[int],
         samples_per_shard: int = 1000,
         val_share: float = 0.125,
     ) -> None:
@@ -85,12 +85,13 @@ class Icons:
         clash = {code.lower() for code in self.colors.values()} & {code.lower() for code in self.backgrounds.values()}
         if clash:
             raise ValueError(f"colours and backgrounds share {sorted(clash)}; an icon would be invisible: change one")
-        self.size = size
+        self.height, self.width = (size, size) if isinstance(size, int) else size
         self.samples_per_shard = samples_per_shard
         self.train, self.val = split_drawings(
             [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_share
         )
-        choice = [self.icons, self.colors, self.backgrounds, size, samples_per_shard, val_share]
+        shape = self.height if self.height == self.width else [self.height, self.width]
+        choice = [self.icons, self.colors, self.backgrounds, shape, samples_per_shard, val_share]
         self.folder = Path(folder) / f"icons-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     @property
@@ -117,7 +118,7 @@ class Icons:
         return self.folder
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:
-        """The drawings as they are in the shards, `(N, 3, size, size)` in [-1, 1]."""
+        """The drawings as they are in the shards, `(N, 3, height, width)` in [-1, 1]."""
         import torch
 
         from ldm.picture import to_tensor
@@ -139,11 +140,13 @@ class Icons:
 
     def _render(self, drawings: Sequence[Drawing]) -> Iterator[Image.Image]:
         masks: dict[str, Image.Image] = {}
+        side = min(self.height, self.width)
+        corner = ((self.width - side) // 2, (self.height - side) // 2)
         for drawing in drawings:
             if drawing.icon not in masks:
-                masks[drawing.icon] = icon_mask(drawing.icon, self.size)
-            picture = Image.new("RGB", (self.size, self.size), self.backgrounds[drawing.background])
-            picture.paste(self.colors[drawing.color], (0, 0), masks[drawing.icon])
+                masks[drawing.icon] = icon_mask(drawing.icon, side)
+            picture = Image.new("RGB", (self.width, self.height), self.backgrounds[drawing.background])
+            picture.paste(self.colors[drawing.color], corner, masks[drawing.icon])
             yield picture
 
 
