@@ -58,7 +58,7 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor) -> Posterior:
-        """image `(B, 3, H, W)` in [-1, 1] -> posterior over raw latents `(B, C, H/f, W/f)`."""
+        """Return the posterior over raw latents `(B, C, H/f, W/f)` of images `(B, 3, H, W)` in [-1, 1]."""
 
     @abstractmethod
     def decode(self, raw: Tensor) -> Tensor:

@@ -100,6 +100,7 @@ class UNet(Backbone):
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the prediction `(B, out_channels, h, w)` for x_t `(B, C, h, w)` and t `(B,)` in [0, 1]."""
         self._check(condition)
         x = x_t if condition.concat is None else torch.cat([x_t, condition.concat], dim=1)
         embedding = self.time(time_features(t, self.channels))
@@ -122,6 +123,7 @@ class UNet(Backbone):
 
     @property
     def deepest(self) -> nn.Module:
+        """The last stage of the middle."""
         return self.middle[-1]
 
     def _check(self, condition: Condition) -> None:
@@ -157,6 +159,7 @@ class Stage(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor, embedding: Tensor, condition: Condition) -> Tensor:
+        """Return a map of the block for x `(B, C, h, w)` and the time embedding `(B, D)`."""
         x = self.residual(x, embedding)
         if isinstance(self.attention, MapTransformer):
             return self.attention(x, condition.tokens, condition.mask)

@@ -67,9 +67,11 @@ class Vocabulary(Reader):
         return torch.tensor(rows, device=self.log_odds.device)
 
     def get_extra_state(self) -> Tensor:
+        """Return the words and their shares, for the state dict."""
         return text_to_tensor(json.dumps(self.shares))
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take the words and their shares from a state dict."""
         self._know(json.loads(tensor_to_text(state)))
 
     def _know(self, shares: dict[str, float]) -> None:

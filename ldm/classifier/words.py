@@ -91,7 +91,7 @@ class WordClassifier(nn.Module):
         return alpha * x + sigma * torch.randn_like(x)
 
     def log_likelihood(self, x_t: Tensor, t: Tensor, prompts: Sequence[str]) -> Tensor:
-        """log p(prompt | x_t): the sum of log p(word | x_t) over the words of the prompt, `(B,)`, differentiable.
+        """Return log p(prompt | x_t): the sum of log p(word | x_t) over the words of the prompt, `(B,)`, differentiable.
 
         x_t `(B, C, h, w)`, t `(B,)`. It is the probability that the caption of x_t holds all words of the prompt. Words that
         are not in the prompt, and may or may not be in the caption, are summed over, which leaves nothing of them: a prompt

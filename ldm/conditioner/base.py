@@ -77,12 +77,15 @@ class SingleConditioner(Conditioner):
         """
 
     def forward(self, fields: Fields) -> Condition:
+        """Return the condition for B images, from the fields that `inputs` names."""
         return self.encode(fields, torch.zeros(batch_size(fields), dtype=torch.bool))
 
     def null(self, fields: Fields) -> Condition:
+        """Return the condition that says nothing about the images, of the same shapes."""
         return self.encode(fields, torch.ones(batch_size(fields), dtype=torch.bool))
 
     def with_dropout(self, fields: Fields) -> Condition:
+        """Return the condition for training, in which some images have that of `null`."""
         return self.encode(fields, torch.rand(batch_size(fields)) < self.drop_rate)
 
 

@@ -45,6 +45,7 @@ class Composite(Conditioner):
         self.learns_from = tuple(dict.fromkeys(name for part in named.values() for name in part.learns_from))
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Let each part learn what it has to learn from the same samples."""
         parts = self._parts()
         learning = sum(bool(part.learns_from) for part in parts)
         copies = iter(itertools.tee(samples, learning)) if samples is not None and learning else itertools.repeat(None)
@@ -52,12 +53,15 @@ class Composite(Conditioner):
             part.prepare(next(copies) if part.learns_from else None)
 
     def forward(self, fields: Fields) -> Condition:
+        """Return the condition for B images, from the fields that `inputs` names."""
         return self._joined(lambda part: part(fields))
 
     def null(self, fields: Fields) -> Condition:
+        """Return the condition that says nothing about the images, of the same shapes."""
         return self._joined(lambda part: part.null(fields))
 
     def with_dropout(self, fields: Fields) -> Condition:
+        """Return the condition for training, in which some images have that of `null`."""
         return self._joined(lambda part: part.with_dropout(fields))
 
     def _parts(self) -> list[Conditioner]:

@@ -54,6 +54,7 @@ class HuggingFaceConditioner(TextConditioner):
         self.encoder: nn.Module | None = None
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Load the pretrained encoder and its tokenizer, unless they are there; no samples are read."""
         if self.encoder is not None:
             return
         try:
@@ -77,6 +78,7 @@ class HuggingFaceConditioner(TextConditioner):
         self._adopt_tokenizer(tokenizer.backend_tokenizer, tokenizer.pad_token_id, tokenizer.pad_token)
 
     def encode_captions(self, captions: Sequence[str]) -> Condition:
+        """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
         tokenizer, encoder = self._parts()
         encodings = encode_texts(tokenizer, captions)
         device = next(encoder.parameters()).device
@@ -89,10 +91,12 @@ class HuggingFaceConditioner(TextConditioner):
         return Condition(tokens=tokens.float(), mask=None if mask is None else mask.bool())
 
     def overflow(self, captions: Sequence[str]) -> list[str]:
+        """Return the end of each caption that is cut away; "" where the whole caption fits."""
         return overflow(self._parts()[0], captions)
 
     @property
     def frozen_hash(self) -> str:
+        """A name for encoder, tokenizer and length, by which cached tokens are known."""
         tokenizer, encoder = self._parts()
         digest = hashlib.sha256(f"{self.max_tokens}{tokenizer.to_str()}".encode())
         if not self.mask_padding:
@@ -107,12 +111,14 @@ class HuggingFaceConditioner(TextConditioner):
         return super().train(False)
 
     def get_extra_state(self) -> Tensor:
+        """Return architecture and tokenizer, for the state dict."""
         if self.encoder is None or self.tokenizer is None:
             return text_to_tensor("")
         config = self.encoder.config.to_dict()  # type: ignore[operator,union-attr]
         return text_to_tensor(json.dumps({"encoder": config, "tokenizer": self.tokenizer.to_str()}, default=str))
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take architecture and tokenizer from a state dict."""
         text = tensor_to_text(state)
         if text:
             content = json.loads(text)

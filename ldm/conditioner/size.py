@@ -13,7 +13,7 @@ from ldm.nn.embedding import sinusoidal
 from ldm.options import Whole, check
 
 NUMBERS = 6
-"""Of the field `geometry`."""
+"""How many the field `geometry` has."""
 
 
 class SizeConditioner(SingleConditioner):
@@ -60,6 +60,7 @@ class SizeConditioner(SingleConditioner):
         """Do nothing: no weight and no word is learned before training."""
 
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
+        """Return the condition of `geometry`, `(B, 6)`: a vector `(B, vector_width)`."""
         count = batch_size(fields)
         geometry = tensor_field(fields, "geometry") if "geometry" in fields else whole_geometry(self.size, count)
         numbers = geometry.to(self.place.device).flatten()

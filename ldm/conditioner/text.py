@@ -41,6 +41,7 @@ class TextConditioner(SingleConditioner):
         """Name what a frozen encoder gives, so that it can be cached; None for one that is trained."""
 
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
+        """Return the condition for B images; nothing is said of those that are `dropped`, `(B,)` bool."""
         if "text_tokens" in fields:
             tokens = tensor_field(fields, "text_tokens")
             mask = tensor_field(fields, "text_mask") if "text_mask" in fields else None

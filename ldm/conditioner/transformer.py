@@ -73,11 +73,13 @@ class TransformerConditioner(TextConditioner):
         nn.init.normal_(self.position, std=0.02)
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Learn the tokenizer from captions, unless it is there."""
         if self.tokenizer is None and samples is not None:
             captions = (caption for fields in samples for caption in list_field(fields, "caption"))
             self.tokenizer = self._ready(learn_tokenizer(captions, self.vocabulary))
 
     def encode_captions(self, captions: Sequence[str]) -> Condition:
+        """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
         encodings = encode_texts(self._tokenizer(), captions)
         device = self.position.device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
@@ -92,16 +94,20 @@ class TransformerConditioner(TextConditioner):
         return Condition(tokens=self.norm(x), mask=mask)
 
     def overflow(self, captions: Sequence[str]) -> list[str]:
+        """Return the end of each caption that is cut away; "" where the whole caption fits."""
         return overflow(self._tokenizer(), captions)
 
     @property
     def frozen_hash(self) -> None:
+        """None, since it is trained."""
         return None
 
     def get_extra_state(self) -> Tensor:
+        """Return the tokenizer, for the state dict."""
         return text_to_tensor("" if self.tokenizer is None else self.tokenizer.to_str())
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take the tokenizer from a state dict."""
         text = tensor_to_text(state)
         self.tokenizer = self._ready(Tokenizer.from_str(text)) if text else None
 

@@ -1,4 +1,4 @@
-"""What every data module is: training batches of some kind, and validation images in order."""
+"""The base class of data modules: training batches of some kind, and validation images in order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 SAMPLES_LOOKED_AT = 1000
 
 USUAL_FIELDS = ("caption",)
-"""What is read where neither an option nor a model says what is needed."""
+"""The fields that are read where neither an option nor a model says what is needed."""
 
 OPTIONS: dict[str, Rule] = {
     "data.size": SIZE,
@@ -139,11 +139,11 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def name_val(self) -> list[str]:
-        """Names of the validation shards, which are written first where a source writes them."""
+        """Return the names of the validation shards, which are written first where a source writes them."""
 
     @abstractmethod
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
-        """The part of `open` for training shards; `val` is what is in the validation shards, by their names."""
+        """Open the training shards; `val` is what is in the validation shards, by their names."""
 
     @property
     @abstractmethod
@@ -166,11 +166,11 @@ class DataModule(pl.LightningDataModule, ABC):
     def training_pass(
         self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
     ) -> Iterable[Batch]:
-        """Batches of this rank's share of about `limit` training samples; None: of all."""
+        """Return batches of this rank's share of about `limit` training samples; None: of all."""
 
     @abstractmethod
     def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
-        """If asked to: let training batches carry the moments `(B, 2C, h, w)` that `encode` gives for images instead."""
+        """Hold latents in memory, where asked to: batches carry the moments `(B, 2C, h, w)` that `encode` gives for images."""
 
     @property
     def fingerprint(self) -> str:
@@ -231,21 +231,22 @@ class DataModule(pl.LightningDataModule, ABC):
         self.check_batch(world)
 
     def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader:
-        """Batches of this rank's share of the validation images, in order."""
+        """Return batches of this rank's share of the validation images, in order."""
         return self.loader(self.val_set, Pass(len(self.val_set), batch_size, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader:
+        """Return the batches of this rank for validation."""
         rank, world = self.place()
         return self.val_pass(self.batch_size, rank=rank, world=world)
 
     def place(self) -> tuple[int, int]:
-        """Rank of this process, and number of processes."""
+        """Return the rank of this process, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def loader(
         self, dataset: Dataset, batches: Sampler[list[Draw]] | None = None, *, workers: int | None = None
     ) -> DataLoader:
-        """Batches of a data set; without a sampler, of `batch_size` of an iterable one."""
+        """Return batches of a data set; without a sampler, of `batch_size` of an iterable one."""
         workers = self.workers if workers is None else workers
         return Loader(
             dataset,
@@ -269,7 +270,7 @@ def _say(warning: str) -> None:
 
 
 def _leave_signals_alone(worker: int) -> None:
-    """Signals to a whole group of processes are for the one that trains; without it a worker ends by itself."""
+    """Ignore signals to a whole group of processes, for they are for the one that trains."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -277,10 +278,11 @@ def _leave_signals_alone(worker: int) -> None:
 class Loader(DataLoader):
     """A DataLoader that counts broken samples and finishes batches.
 
-    dataset  of batches, or of samples that are collated to them
-    health   to which broken samples are reported
-    device   on which images are made of the levels that workers read
-    samples  that there are; None: nobody knows
+    Args:
+        dataset: Of batches, or of samples that are collated to them.
+        health: Counts broken samples.
+        device: On which images are made of the levels that workers read.
+        samples: Number of samples that there are; None: nobody knows.
     """
 
     def __init__(

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 
 from ldm.batch import Fields, Skip, tensor_field
 from ldm.data.base import OPTIONS, DataModule
-from ldm.data.dataset import Buckets, MomentsDataset, Numbered, ShardDataset
+from ldm.data.dataset import Buckets, ShardDataset
 from ldm.data.fields.base import FieldReader
 from ldm.data.fields.choose import choose_readers
 from ldm.data.index import Index, index_shards
+from ldm.data.moments import MomentsDataset, Numbered
 from ldm.data.order import Mixture, Order, Shuffled
 from ldm.data.shard_index import ShardSummary
 from ldm.data.shards import copied, name_shards
@@ -104,9 +105,11 @@ class CaptionedImages(DataModule):
         self._order: Order | None = None
 
     def name_val(self) -> list[str]:
+        """Return the names of the validation shards, which are written first where a source writes them."""
         return self._val_names if self.source is None else written_shards(self.source, "val")
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        """Open the training shards; `val` is what is in the validation shards, by their names."""
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
         names = [name for group in groups for name in group]
         shards = index_shards(copied(names, self.cache / "shards"), self.cache / "index")
@@ -136,23 +139,29 @@ class CaptionedImages(DataModule):
 
     @property
     def encoding(self) -> dict[str, str]:
+        """How cached latents were made that training reads; empty where it reads images."""
         return self.train_set.index.encoding
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
+        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
         readers = choose_readers(fields, self.caption)
         return (self.train_set.fields_of([number], readers) for number in spread(len(self.train_set), limit))
 
     def broken(self, limit: int) -> tuple[list[Skip], int]:
+        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
         numbers = spread(len(self.train_set), limit)
         return self.train_set.broken(numbers), len(numbers)
 
     def check_batch(self, world: int) -> None:
+        """Raise ValueError where there is too little data for the batch that was set."""
         self._stream(0, world)
 
     def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> DataLoader:
+        """Return batches of this rank's share of about `limit` training samples; None: of all."""
         return self.loader(self.train_set, Pass(len(self.train_set), batch_size, rank=rank, world=world, limit=limit))
 
     def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        """Encode all training images once, where that is asked for, and keep the moments in memory."""
         if self.cache_latents:
             parts = []
             for batch in self.loader(Numbered(self.train_set), Pass(len(self.train_set), batch_size)):
@@ -162,13 +171,14 @@ class CaptionedImages(DataModule):
             self.moments = MomentsDataset(parts, self.train_set)
 
     def train_dataloader(self) -> DataLoader:
+        """Return the training batches of this rank, from where training stands."""
         stream = self._stream(*self.place())
         if self.moments is not None:
             return self.loader(self.moments, stream, workers=0)
         return self.loader(self.train_set, stream)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many optimiser steps' samples training has consumed, and of which shards."""
+        """Return how many optimiser steps' samples training has consumed, and of which shards."""
         steps = self.trainer.global_step if self.trainer is not None else self.position
         index = self.train_set.index
         return {"position": steps, "shards": index.fingerprint, "samples": len(index)}
@@ -191,7 +201,7 @@ class CaptionedImages(DataModule):
         return RankBatches(steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position)
 
     def _ordered(self, index: Index, groups: Sequence[int]) -> Order:
-        """The order of the samples of a data set, or of the data sets of a mixture, each of so many shards."""
+        """Return the order of the samples of a data set, or of the data sets of a mixture, each of so many shards."""
         orders: list[Order] = []
         first, start = 0, 0
         for shards in groups:
@@ -223,7 +233,7 @@ class CaptionedImages(DataModule):
 def _mixed(
     train: str | Sequence[str | Mapping[str, Any]],
 ) -> tuple[list[str | Sequence[str]], list[float]]:
-    """Shards of each data set of a mixture, and the weights; without weights it is one data set."""
+    """Return the shards of each data set of a mixture, and the weights; without weights it is one data set."""
     parts = [train] if isinstance(train, str) else list(train or [])
     mixed = [part for part in parts if isinstance(part, Mapping)]
     if not mixed:

@@ -192,21 +192,26 @@ class StreamedImages(DataModule):
         self.buffer = buffer
 
     def name_val(self) -> list[str]:
+        """Return the names of the validation shards, which are written first where a source writes them."""
         return self.val_shards
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        """Say which validation shards are trained on, too; nothing is opened."""
         self.warn_of_shared(self.shards, val, {})
 
     @property
     def encoding(self) -> dict[str, str]:
+        """How cached latents were made that training reads; empty where it reads images."""
         return {}
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
+        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
         readers = choose_readers(fields, self.caption)
         found = self._from(0, readers).without_images(limit)
         return (sample for sample in found if not isinstance(sample, Skip))
 
     def broken(self, limit: int) -> tuple[list[Skip], int]:
+        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
         found = list(self._from(0).without_images(limit))
         return [skip for skip in found if isinstance(skip, Skip)], len(found)
 
@@ -216,6 +221,7 @@ class StreamedImages(DataModule):
     def training_pass(
         self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
     ) -> Iterable[Batch]:
+        """Return batches of this rank's share of about `limit` training samples; None: of all."""
         if limit is None:
             raise ValueError(
                 "without an index there is no end of the data: set task.autoencoder.statistics_batches=1000"
@@ -226,10 +232,11 @@ class StreamedImages(DataModule):
         """Never."""
 
     def train_dataloader(self) -> DataLoader:
+        """Return the training batches of this rank, from where training stands."""
         return self.loader(self._from(self.place()[0]))
 
     def state_dict(self) -> dict[str, Any]:
-        """How many optimiser steps were made."""
+        """Return how many optimiser steps were made."""
         return {"position": self.trainer.global_step if self.trainer is not None else self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

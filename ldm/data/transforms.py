@@ -1,4 +1,4 @@
-"""From the bytes of an image or a latent to what a batch holds; and which of several captions is taken."""
+"""Make fields of the bytes of an image or a latent; choose one of several captions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Transform(ABC):
     @property
     @abstractmethod
     def deterministic(self) -> bool:
-        """Whether a sample always gives the same."""
+        """True where a sample always gives the same."""
 
     @abstractmethod
     def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
@@ -82,12 +82,14 @@ class ImageTransform(Transform):
 
     @property
     def deterministic(self) -> bool:
+        """True where a sample always gives the same."""
         return self.crop == "center" and not self.flip
 
     def __repr__(self) -> str:
         return f"ImageTransform({self.size}, crop={self.crop!r}, flip={self.flip})"
 
     def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+        """Return an image and how it was cut; see Transform. Raises Broken."""
         size = size or self.size
         picture, original = decode_with_size(data, side=max(size))
         frame = Frame.centre(picture, size)
@@ -101,6 +103,7 @@ class ImageTransform(Transform):
         return Cut({"image": np.asarray(picture), "geometry": placement.geometry}, placement)
 
     def placement(self, data: bytes) -> Placement:
+        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
         original = read_header(data)
         return Frame.centre(original, self.size).placement(original)
 
@@ -117,12 +120,14 @@ class LatentTransform(Transform):
 
     @property
     def deterministic(self) -> bool:
+        """True where a sample always gives the same."""
         return not self.flip
 
     def __repr__(self) -> str:
         return f"LatentTransform(flip={self.flip})"
 
     def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+        """Return a latent and how its image was cut; see Transform. Raises Broken."""
         tensors = unpack_latent(data)
         geometry = _geometry(tensors)
         name = "flipped" if self.flip and chance.random() < 0.5 else "moments"
@@ -133,6 +138,7 @@ class LatentTransform(Transform):
         return Cut(fields, placement_of(geometry, flipped=name == "flipped"))
 
     def placement(self, data: bytes) -> Placement:
+        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
         return placement_of(_geometry(unpack_latent(data)))
 
 

@@ -1,4 +1,4 @@
-"""What every metric of generated images is."""
+"""The base class of metrics of generated images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ADVICE = (
     "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
     "(task.diffusion.optimizer.lr) or a smaller task.diffusion.gradient_clip; or sample with less guidance (guidance.scale)"
 )
-"""What to do where generated images are not finite."""
+"""Advice where generated images are not finite."""
 
 
 class GenerationMetric(ABC):
-    """Collects generated images, in shares, on all ranks; gives named numbers at the end, the same on all ranks.
+    """The base class of metrics: they collect generated images on all ranks and give named numbers, the same on all ranks.
 
     Where it compares with real images, it keeps sums over them that can be stored and brought back. It computes in float32
     or float64, whatever the precision of training. Images that are not finite are refused with a ValueError.
@@ -30,7 +30,7 @@ class GenerationMetric(ABC):
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """Of the numbers that `compute` gives."""
+        """Names of the numbers that `compute` gives."""
 
     @property
     def least_images(self) -> int:
@@ -40,7 +40,7 @@ class GenerationMetric(ABC):
     @property
     @abstractmethod
     def reference_name(self) -> str | None:
-        """Names what is kept of real images (extractor and its settings); None: nothing is needed of them."""
+        """A name for the sums over real images (extractor and its settings); None: no real images are needed."""
 
     @abstractmethod
     def to(self, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class GenerationMetric(ABC):
 
     @abstractmethod
     def reference(self) -> dict[str, Tensor]:
-        """The sums over the real images of this rank; those of several ranks may be added."""
+        """Return the sums over the real images of this rank; those of several ranks may be added."""
 
     @abstractmethod
     def set_reference(self, sums: dict[str, Tensor]) -> None:
@@ -64,7 +64,7 @@ class GenerationMetric(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """Name -> number over all images of all ranks since the last call. Every rank must call it."""
+        """Return name -> number over all images of all ranks since the last call. Every rank must call it."""
 
 
 def check_finite(values: Tensor, of: str, *, advice: str) -> None:

@@ -1,4 +1,4 @@
-"""Does the image show what the caption says? For data whose true drawings are known."""
+"""How often an image shows what its caption says, for data whose true drawings are known."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 
 
 class Truth(Protocol):
-    """What can be drawn: every drawing a named tuple of parts that knows its caption."""
+    """A data set that can be drawn: every drawing is a named tuple of parts that knows its caption."""
 
     @property
     def drawings(self) -> Sequence[NamedTuple]:
         """All drawings; each has a `caption`."""
 
     def images(self, drawings: Sequence) -> Tensor:
-        """The drawings, `(N, 3, H, W)` in [-1, 1]."""
+        """Return the drawings, `(N, 3, H, W)` in [-1, 1]."""
 
 
 class CaptionAccuracy(GenerationMetric):
-    """Share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
+    """The share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
 
-    truth  gives all drawings and their captions
+    Args:
+        truth: Gives all drawings and their captions.
     """
 
     inputs = ("caption",)
@@ -44,28 +45,33 @@ class CaptionAccuracy(GenerationMetric):
 
     @property
     def names(self) -> Sequence[str]:
+        """Names of the scores: of all parts together, and of each."""
         return ["caption_accuracy", *(f"{part}_accuracy" for part in self.parts)]
 
     @property
     def reference_name(self) -> None:
+        """None: nothing is needed of real images."""
         return None
 
     def to(self, device: torch.device) -> None:
+        """Move to a device."""
         self.templates = self.templates.to(device)
         self.codes = self.codes.to(device)
         for metric in self.sums:
             metric.to(device)
 
     def refer(self, images: Tensor) -> None:
-        pass
+        """Do nothing with real images."""
 
     def reference(self) -> dict[str, Tensor]:
+        """Return no sums, since there are none."""
         return {}
 
     def set_reference(self, sums: dict[str, Tensor]) -> None:
-        pass
+        """Do nothing: there are no sums."""
 
     def update(self, images: Tensor, fields: Fields) -> None:
+        """Add generated images `(B, 3, H, W)` in [-1, 1] and the fields, with captions, that they were made for."""
         captions = list_field(fields, "caption")
         check_finite(images, "generated images", advice=ADVICE)
         unknown = [caption for caption in captions if caption not in self.place]
@@ -80,15 +86,16 @@ class CaptionAccuracy(GenerationMetric):
             metric.update(count.float().sum())
 
     def nearest(self, images: Tensor) -> Tensor:
-        """Index of each image's nearest drawing, `(B,)`. |image - template|^2 without the term common to all."""
+        """Return the index of each image's nearest drawing, `(B,)`: |image - template|^2 without the term common to all."""
         flat = images.to(self.templates).flatten(1)
         if flat.shape[1] != self.templates.shape[1]:
             raise ValueError(
-                f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same side"
+                f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same size"
             )
         return (self.templates.square().sum(1) - 2 * flat @ self.templates.T).argmin(1)
 
     def compute(self) -> dict[str, float]:
+        """Return the shares of right images, whole and by part, over all images since the last call."""
         *right, count = (float(metric.compute()) for metric in self.sums)
         for metric in self.sums:
             metric.reset()

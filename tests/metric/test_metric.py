@@ -118,7 +118,7 @@ def test_caption_accuracy_refuses_foreign_captions_and_sides(source):
     metric = CaptionAccuracy(source)
     with pytest.raises(ValueError, match="no drawing has the caption 'a photo'"):
         metric.update(torch.zeros(1, 3, 32, 32), {"caption": ["a photo"]})
-    with pytest.raises(ValueError, match="use the same side"):
+    with pytest.raises(ValueError, match="use the same size"):
         metric.update(torch.zeros(1, 3, 16, 16), {"caption": [source.val[0].caption]})
 
 

@@ -6,7 +6,7 @@ from ldm.config import command
 
 
 def run(config: DictConfig) -> None:
-    """What the command does."""
+    """Do what the command says."""
     # Not above: it loads the large libraries, which help and mistyped options do not need.
     from ldm.data.encode.encoder import main
 

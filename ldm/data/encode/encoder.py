@@ -181,7 +181,7 @@ def _encode(data: CaptionedImages, encoder: Encoder, out: Path, batch_size: int,
 
 
 def _left_out(index: Index, shard: int) -> Counter[str]:
-    """What of a shard is not encoded, by reason, before its images are decoded."""
+    """Count what of a shard is not encoded, by reason, before its images are decoded."""
     summary = index.shards[shard]
     counts = Counter(skip.reason for skip in summary.skipped)
     counts.update({f"files {reason}": count for reason, (count, _) in summary.leftovers.items()})
@@ -276,7 +276,7 @@ def main(config: DictConfig) -> None:
 
 
 def _typed(names: str | list[str]) -> str:
-    """Names of files, or one, as they are typed behind an option: no path is taken for a list, or for a quoted text."""
+    """Return names of files as they are typed behind an option: no path is taken for a list, or for a quoted text."""
     if isinstance(names, str):
         return names if names[:1] not in ("[", "'", '"') else f"./{names}"
     quoted = (word.partition("=")[2] for word in quote_texts([f"data.val={_typed(name)}" for name in names]))

@@ -30,6 +30,7 @@ class BoxesReader(PlacedReader):
     advice = 'add boxes to the .json, like {"boxes": [{"label": 3, "box": [0.1, 0.2, 0.5, 0.9]}]}'
 
     def read(self, files: Files, chance: Callable[[], random.Random] | None) -> Tensor:
+        """Return the boxes of one sample, `(N, 5)`. Raises Broken where it has no list of boxes."""
         found = files.record.get("boxes")
         if found is None:
             raise Broken("no boxes")
@@ -39,9 +40,11 @@ class BoxesReader(PlacedReader):
         return torch.tensor(rows, dtype=torch.float32).view(-1, 5)
 
     def place(self, value: Tensor, placement: Placement) -> Tensor:
+        """Return the boxes in the image, `(M, 5)`."""
         return placement.boxes(value)
 
     def varies(self, files: Files) -> bool:
+        """Return False: chance decides nothing."""
         return False
 
 

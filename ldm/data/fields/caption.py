@@ -25,9 +25,11 @@ class CaptionReader(FieldReader):
         self.choice = choice
 
     def read(self, files: Files, chance: Callable[[], random.Random] | None) -> str:
+        """Return the caption of one sample. Raises Broken where it has none."""
         return self.choice(files.get("txt"), files.get("json"), chance)
 
     def varies(self, files: Files) -> bool:
+        """Return whether a sample has several captions."""
         try:
             return self.choice.count(files.get("txt"), files.get("json")) > 1
         except Broken:

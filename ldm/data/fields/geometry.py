@@ -19,10 +19,12 @@ class GeometryReader(PlacedReader):
     advice = ""
 
     def read(self, files: Files, chance: Callable[[], random.Random] | None) -> None:
-        return None
+        """Return nothing, since nothing is read."""
 
     def place(self, value: None, placement: Placement) -> Tensor:
+        """Return the six numbers, `(6,)`."""
         return placement.geometry
 
     def varies(self, files: Files) -> bool:
+        """Return False: chance decides nothing."""
         return False

@@ -19,6 +19,7 @@ class LabelReader(FieldReader):
     advice = "add .cls files, or a number called label to the .json"
 
     def read(self, files: Files, chance: Callable[[], random.Random] | None) -> int:
+        """Return the label of one sample. Raises Broken where it has none."""
         data = files.get("cls")
         text = decode_text(data) if data is not None else files.record.get("label")
         if text is None:
@@ -30,4 +31,5 @@ class LabelReader(FieldReader):
         raise Broken("unreadable label", f"{text!r}"[:200])
 
     def varies(self, files: Files) -> bool:
+        """Return False: chance decides nothing."""
         return False

@@ -37,6 +37,7 @@ class MapReader(PlacedReader):
         """Return the field of one sample from placed values `(H, W)`."""
 
     def read(self, files: Files, chance: Callable[[], random.Random] | None) -> Image.Image:
+        """Return the picture of one sample, not decoded yet. Raises Broken where there is none."""
         data = files.get(self.endings[0])
         if data is None:
             raise Broken(f"no {self.name}")
@@ -46,6 +47,7 @@ class MapReader(PlacedReader):
             raise Broken(f"unreadable {self.name}", str(broken)) from broken
 
     def place(self, value: Image.Image, placement: Placement) -> Tensor:
+        """Return the field of one sample, moved as the image was. Raises Broken where it does not fit."""
         if not placement.fits(*value.size):
             raise Broken(
                 f"{self.name} of another shape than the image",
@@ -61,6 +63,7 @@ class MapReader(PlacedReader):
         return self.finish(torch.from_numpy(np.array(placed)))
 
     def varies(self, files: Files) -> bool:
+        """Return False: chance decides nothing."""
         return False
 
     def _whole_numbers(self, picture: Image.Image) -> np.ndarray:
@@ -82,9 +85,11 @@ class SegmentationReader(MapReader):
     resample = Image.Resampling.NEAREST
 
     def values(self, picture: Image.Image) -> np.ndarray:
+        """Return the values of a picture, `(H, W)`."""
         return self._whole_numbers(picture).astype(np.int32)
 
     def finish(self, values: Tensor) -> Tensor:
+        """Return the field of one sample from placed values `(H, W)`."""
         return values.long()
 
 
@@ -97,10 +102,12 @@ class DepthReader(MapReader):
     resample = Image.Resampling.BILINEAR
 
     def values(self, picture: Image.Image) -> np.ndarray:
+        """Return the values of a picture, `(H, W)`."""
         white = 1 if picture.mode == "1" else 65535 if picture.mode.startswith("I") else 255
         return self._whole_numbers(picture).astype(np.float32) * np.float32(2 / white) - 1
 
     def finish(self, values: Tensor) -> Tensor:
+        """Return the field of one sample from placed values `(H, W)`."""
         return values[None].clamp(-1, 1)
 
 
@@ -113,7 +120,9 @@ class MaskReader(MapReader):
     resample = Image.Resampling.NEAREST
 
     def values(self, picture: Image.Image) -> np.ndarray:
+        """Return the values of a picture, `(H, W)`."""
         return np.asarray(picture.convert("L")).astype(np.int32)
 
     def finish(self, values: Tensor) -> Tensor:
+        """Return the field of one sample from placed values `(H, W)`."""
         return (values >= 128).float()[None]

@@ -1,4 +1,4 @@
-"""From the files of a sample to its fields, and from the fields of several samples to those of a batch."""
+"""Read the fields of a sample from its files; put the fields of several samples together to those of a batch."""
 
 from __future__ import annotations
 
