@@ -83,6 +83,8 @@ class DataModule(pl.LightningDataModule, ABC):
         seed: int,
     ) -> None:
         super().__init__()
+        if isinstance(fields, str):
+            raise ValueError(f"data.fields is a list of names, like [caption,segmentation]; got {fields!r}")
         given = {"size": size, "val_images": val_images, "max_broken": max_broken, "workers": workers, "seed": seed}
         check_all({"data": given}, OPTIONS)
         self.size = as_size(size)

@@ -20,6 +20,9 @@ from ldm.data.shards import read_record
 
 Crop = Literal["center", "random"]
 
+LONGEST_SIDE = 2**16
+"""Pixels of the longer side that cached latents may be said to have."""
+
 
 class Cut(NamedTuple):
     """An image or latent of one sample, and how it was cut.
@@ -247,11 +250,9 @@ class Frame(NamedTuple):
         return Size(self.box[3] - self.box[1], self.box[2] - self.box[0])
 
     def placement(self, original: Header, *, flipped: bool = False) -> Placement:
-        """Return the same without units, for what lies on the picture."""
-        width, height = self.cover
-        left, top, right, bottom = self.box
-        box = (left / width, top / height, right / width, bottom / height)
-        return Placement(Size(original.height, original.width), box, self.size, flipped)
+        """Return the same for what lies on the picture, which had the size `original` before it was decoded."""
+        cover = Size(self.cover[1], self.cover[0])
+        return Placement(Size(original.height, original.width), cover, self.box[1], self.box[0], self.size, flipped)
 
     def cut(self, picture: Image.Image) -> Image.Image:
         """Return the part of a picture that is shown; what lies outside is never computed."""
@@ -266,14 +267,15 @@ def placement_of(geometry: Tensor, *, flipped: bool = False) -> Placement:
     """Return how an image was placed, from its field `geometry`, `(6,)`, as it is kept beside a latent."""
     height, width, top, left, *size = (int(number) for number in geometry)
     original = Header(width, height)
-    frame = Frame.centre(original, Size(*size))
-    box = (left, top, left + size[1], top + size[0])
-    return frame._replace(box=box).placement(original, flipped=flipped)
+    centred = Frame.centre(original, Size(*size)).placement(original, flipped=flipped)
+    return centred._replace(top=top, left=left)
 
 
 def _geometry(tensors: Mapping[str, Tensor]) -> Tensor:
     """The geometry beside a latent. Raises Broken where there is none that can be."""
     geometry = tensors.get("geometry")
-    if geometry is None or geometry.shape != (6,) or not bool((geometry[[0, 1, 4, 5]] >= 1).all()):
-        raise Broken("unreadable latent", "its geometry is missing, or is none")
-    return geometry
+    if geometry is not None and geometry.shape == (6,):
+        height, width, top, left, rows, columns = (float(number) for number in geometry)
+        if min(height, width, rows, columns) >= 1 and min(top, left) >= 0 and max(rows, columns) <= LONGEST_SIDE:
+            return geometry
+    raise Broken("unreadable latent", "its geometry is missing, or is none")

@@ -20,9 +20,10 @@ from ldm.data.fields.choose import choose_readers
 from ldm.data.fields.label import LabelReader
 from ldm.data.fields.maps import DepthReader, MaskReader, SegmentationReader
 from ldm.data.fields.sample import SampleFields
+from ldm.data.latents import pack_latent
 from ldm.data.order import Draw
 from ldm.data.streaming import StreamedImages
-from ldm.data.transforms import CaptionChoice, ImageTransform, placement_of
+from ldm.data.transforms import CaptionChoice, ImageTransform, LatentTransform, placement_of
 from tests.data.shards import captioned, encoded, level, write_tar
 from tests.data.test_stream import read_all
 
@@ -156,6 +157,8 @@ def test_an_empty_list_of_boxes_is_one_and_16_bits_hold_more_classes():
     many = Image.fromarray((drawing() > 0).astype(np.uint16) * 3000)
     for picture, highest in ((many, 3000), (Image.fromarray(drawing() > 0), 1)):
         given = {**files(drawing()), "seg.png": encoded(picture)}
+        given["mask.png"] = encoded(Image.fromarray(drawing().astype(np.uint16) * 128))  # white is 32640 of 65535
+        assert not read(given, ImageTransform(48))["mask"].any()
         assert int(read(given, ImageTransform(48))["segmentation"].max()) == highest
     indices = np.asarray(palette)
     given = {**files(drawing()), "seg.png": encoded(palette)}
@@ -204,6 +207,8 @@ def test_what_the_model_needs_is_read_and_nothing_else(tmp_path, shards, caplog)
         ValueError, match=r"1 of 20 samples looked at have no segmentation.*; add .seg.png files, or raise"
     ):
         strict.check_fields()
+    with pytest.raises(ValueError, match=r"data.fields is a list of names, like .*; got 'label'"):
+        CaptionedImages(train=shards, val=shards, size=24, cache=tmp_path, fields="label")
     with pytest.raises(ValueError, match="there is no field 'layout'; choose from image, .*segmentation"):
         CaptionedImages(train=shards, val=shards, size=24, cache=tmp_path, fields=["layout"])
 
@@ -279,6 +284,18 @@ def test_fields_survive_encoding_and_lie_where_the_latents_do(tmp_path, shards):
             assert torch.equal(item.fields["geometry"], plain["geometry"])
             assert item.fields["label"] == int(item.key)
     assert 15 < mirrored < 40
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [None, torch.ones(5), torch.zeros(6), torch.tensor([8, 8, -1, 0, 8, 8]), torch.tensor([8, 8, 0, 0, 10**9, 8]),
+     torch.tensor([8.0, torch.nan, 0.0, 0.0, 8.0, 8.0])],
+)  # fmt: skip
+def test_a_latent_with_an_impossible_geometry_is_broken(geometry):
+    tensors = {"moments": torch.zeros(4, 2, 2), **({} if geometry is None else {"geometry": geometry})}
+    for use in (lambda data: LatentTransform()(data, random.Random(0)), LatentTransform().placement):
+        with pytest.raises(Broken, match="unreadable latent"):
+            use(pack_latent(tensors, {}))
 
 
 def test_with_latents_in_memory_captions_are_still_chosen_anew(tmp_path):

@@ -54,12 +54,11 @@ class MapReader(PlacedReader):
                 f"{value.width} x {value.height} beside {placement.original.width} x {placement.original.height}",
             )
         try:
-            values = self.values(value)
+            placed = placement.picture(Image.fromarray(self.values(value)), self.resample)
         except Broken:
             raise
         except PILLOW_ERRORS as error:
             raise Broken(f"unreadable {self.name}", str(error)[:200]) from error
-        placed = placement.picture(Image.fromarray(values), self.resample)
         return self.finish(torch.from_numpy(np.array(placed)))
 
     def varies(self, files: Files) -> bool:
@@ -121,6 +120,8 @@ class MaskReader(MapReader):
 
     def values(self, picture: Image.Image) -> np.ndarray:
         """Return the values of a picture, `(H, W)`."""
+        if picture.mode.startswith("I"):  # 16 bits
+            return np.asarray(picture).astype(np.int32) >> 8
         return np.asarray(picture.convert("L")).astype(np.int32)
 
     def finish(self, values: Tensor) -> Tensor:

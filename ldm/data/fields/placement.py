@@ -16,22 +16,30 @@ class Placement(NamedTuple):
 
     Args:
         original: Size of the picture before.
-        box: The part that is shown: left, top, right, bottom in [0, 1] of the picture.
+        cover: Size to which it was resized, so that it covers the result.
+        top: First row of the resized picture that is shown.
+        left: First column of the resized picture that is shown.
         size: Size of the result.
         flipped: Whether the result is mirrored, left to right.
     """
 
     original: Size
-    box: tuple[float, float, float, float]
+    cover: Size
+    top: int
+    left: int
     size: Size
     flipped: bool = False
 
     @property
     def geometry(self) -> Tensor:
         """The field `geometry`, `(6,)` int64: original size, top and left of the crop in the resized picture, final size."""
-        left, top, right, bottom = self.box
-        rows, columns = (self.size.height / (bottom - top), self.size.width / (right - left))
-        return torch.tensor([*self.original, round(top * rows), round(left * columns), *self.size])
+        return torch.tensor([*self.original, self.top, self.left, *self.size])
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The part that is shown: left, top, right, bottom in [0, 1] of the picture."""
+        (height, width), (rows, columns) = self.cover, self.size
+        return self.left / width, self.top / height, (self.left + columns) / width, (self.top + rows) / height
 
     def picture(self, picture: Image.Image, resample: Image.Resampling) -> Image.Image:
         """Return the same part of another picture of the same scene, whatever its resolution, in the size of the result."""
