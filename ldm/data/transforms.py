@@ -275,7 +275,7 @@ def _geometry(tensors: Mapping[str, Tensor]) -> Tensor:
     """The geometry beside a latent. Raises Broken where there is none that can be."""
     geometry = tensors.get("geometry")
     if geometry is not None and geometry.shape == (6,):
-        height, width, top, left, rows, columns = (float(number) for number in geometry)
-        if min(height, width, rows, columns) >= 1 and min(top, left) >= 0 and max(rows, columns) <= LONGEST_SIDE:
+        numbers = zip(geometry.tolist(), (1, 1, 0, 0, 1, 1), strict=True)
+        if all(least <= number < math.inf for number, least in numbers) and bool((geometry[4:] <= LONGEST_SIDE).all()):
             return geometry
     raise Broken("unreadable latent", "its geometry is missing, or is none")
