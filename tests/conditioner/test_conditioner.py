@@ -152,6 +152,24 @@ def test_options_that_cannot_be_are_refused(option, value):
         TransformerConditioner(**{**SMALL, option: value})
 
 
+def test_dropped_captions_are_empty_ones_and_one_number_an_image_is_drawn(conditioner):
+    conditioner.drop_rate = 0.5
+    torch.manual_seed(0)
+    dropped, after = (torch.rand(len(CAPTIONS)) < 0.5).tolist(), torch.rand(1)
+    torch.manual_seed(0)
+    got = conditioner.with_dropout(said(CAPTIONS))
+    assert torch.equal(torch.rand(1), after)
+    assert 0 < sum(dropped) < len(CAPTIONS)
+    left = ["" if drop else caption for caption, drop in zip(CAPTIONS, dropped)]
+    assert torch.equal(got.tokens, conditioner(said(left)).tokens)
+    nothing = conditioner(said([""] * len(CAPTIONS)))
+    assert torch.equal(conditioner.null(said(CAPTIONS)).tokens, nothing.tokens)
+    with pytest.raises(
+        ValueError, match="conditioner.drop_rate=1.5 cannot be; give a finite number, at least 0, at most 1"
+    ):
+        TransformerConditioner(**SMALL, drop_rate=1.5)
+
+
 def test_gradients_reach_every_weight(conditioner):
     conditioner(said(CAPTIONS)).tokens.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in conditioner.parameters())
