@@ -1,14 +1,31 @@
-"""The contract between data and model: what a batch holds and what a backbone is told."""
+"""The contract between data and model: the fields of a batch, and the condition that a backbone gets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ldm.options import SIZE, check
+
+Fields: TypeAlias = dict[str, Tensor | list[Any]]
+"""Name -> one value for each of B images: a tensor `(B, ...)`, or a list of length B.
+
+image         `(B, 3, H, W)` in [-1, 1]
+moments       mean and log-variance of the raw latent's posterior, `(B, 2C, H/f, W/f)`, in the place of images
+caption       list of texts
+label         number of a class, `(B,)` int64
+boxes         `(B, N, 5)`: number of a class, then x0, y0, x1, y1 in [0, 1] of the image; class -1 where there is no box
+segmentation  number of a class for each pixel, `(B, H, W)` int64
+depth         `(B, 1, H, W)` in [-1, 1]
+mask          `(B, 1, H, W)`, 1 where something is to be made, 0 where the image stays
+geometry      how each image was cut, in pixels, `(B, 6)`: height and width of the original; top and left of the crop in the
+              resized image; height and width of the result. Podell et al., 2023, section 2.2, arXiv:2307.01952
+text_tokens   what a frozen text encoder gave for the caption, `(B, L, D)`, where it was cached
+text_mask     which of these tokens count, `(B, L)` bool
+"""
 
 
 class Size(NamedTuple):
@@ -37,19 +54,22 @@ def as_size(size: int | Sequence[int]) -> Size:
 
 
 class Condition(NamedTuple):
-    """What a backbone is told about the image beside x_t and t.
+    """The condition that a backbone gets beside x_t and t. A part that is None is not there.
 
-    tokens  sequence for cross-attention, `(B, L, D)`
-    mask    True where a token counts, `(B, L)`; None: all count
-    concat  maps put beside x_t, `(B, C, h, w)`
+    Args:
+        tokens: Sequence for cross-attention, `(B, L, D)`.
+        mask: True where a token counts, `(B, L)` bool; None: all count.
+        vector: Added to the time embedding through a projection, `(B, V)`.
+        concat: Maps that are put beside x_t, `(B, C, h, w)`.
     """
 
     tokens: Tensor | None = None
     mask: Tensor | None = None
+    vector: Tensor | None = None
     concat: Tensor | None = None
 
     def mean_token(self) -> Tensor:
-        """The mean of the tokens that count, `(B, D)`."""
+        """Return the mean of the tokens that count, `(B, D)`."""
         assert self.tokens is not None
         if self.mask is None:
             return self.tokens.mean(1)
@@ -57,7 +77,15 @@ class Condition(NamedTuple):
         return (self.tokens * counts).sum(1) / counts.sum(1)
 
     def where(self, rows: Tensor, other: Condition) -> Condition:
-        """The rows `(B,)` (bool) from `other`, which may be a batch of one, and all others from here."""
+        """Return the rows of `other` where `rows` is true, and this condition's rows elsewhere.
+
+        Args:
+            rows: `(B,)` bool.
+            other: A condition of the same kind, of B images or of one.
+
+        Raises:
+            ValueError: Where only one of the two conditions has some part.
+        """
         parts: list[Tensor | None] = []
         for here, there in zip(self, other, strict=True):
             if (here is None) != (there is None):
@@ -69,7 +97,12 @@ class Condition(NamedTuple):
         return Condition(*parts)
 
     def lerp(self, other: Condition, shares: Tensor) -> Condition:
-        """Each row the share `(B,)` in [0, 1] of the way to its like in another condition; between, tokens of both count."""
+        """Return a condition between this one and another of its kind; strictly between, the tokens of both count.
+
+        Args:
+            other: The other end.
+            shares: How far each row lies on the way to the other end, `(B,)` in [0, 1].
+        """
 
         def between(here: Tensor | None, there: Tensor | None) -> Tensor | None:
             if here is None or there is None:
@@ -80,16 +113,21 @@ class Condition(NamedTuple):
         if mask is not None and other.mask is not None:
             ours, theirs = (shares < 1)[:, None], (shares > 0)[:, None]
             mask = (mask & ours) | (other.mask & theirs)
-        return Condition(between(self.tokens, other.tokens), mask, between(self.concat, other.concat))
+        return Condition(
+            between(self.tokens, other.tokens),
+            mask,
+            between(self.vector, other.vector),
+            between(self.concat, other.concat),
+        )
 
     @staticmethod
-    def cat(conditions: list[Condition]) -> Condition:
-        """Put several conditions of one kind behind one another along the batch."""
-        return Condition(
-            tokens=_cat([c.tokens for c in conditions]),
-            mask=_cat([c.mask for c in conditions]),
-            concat=_cat([c.concat for c in conditions]),
-        )
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """Put several conditions of one kind behind one another along the batch.
+
+        Raises:
+            ValueError: Where some conditions have a part that others have not.
+        """
+        return Condition(*map(_cat, zip(*conditions, strict=True)))
 
 
 class Skip(NamedTuple):
@@ -101,28 +139,69 @@ class Skip(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Captioned images as they leave the data module. Exactly one of `image` and `moments` is given.
+    """Samples as they leave the data module.
 
-    key       names of the samples, `(B,)`
-    caption   `(B,)`
-    image     `(B, 3, H, W)` in [-1, 1]
-    moments   mean and log-variance of the raw latent's posterior, `(B, 2C, H/f, W/f)`
-    geometry  how each image was cut, in pixels, `(B, 6)`: height and width of the original; top and left of the crop in
-              the resized image; height and width of the result. Paper: Podell et al., 2023, section 2.2, arXiv:2307.01952
-    text      what a frozen text encoder gave for the captions, where it was cached
-    skipped   broken samples whose places in this batch were taken by others
+    Args:
+        key: Names of the samples, `(B,)`.
+        fields: Their values by the name of the field; exactly one of `image` and `moments` is among them.
+        skipped: Broken samples whose places in this batch were taken by others.
     """
 
     key: list[str]
-    caption: list[str]
-    image: Tensor | None = None
-    moments: Tensor | None = None
-    geometry: Tensor | None = None
-    text: Condition | None = None
+    fields: Fields
     skipped: Sequence[Skip] = ()
 
 
-def _cat(parts: list[Tensor | None]) -> Tensor | None:
+def batch_size(fields: Fields) -> int:
+    """Return the number B of images that some fields belong to.
+
+    Raises:
+        ValueError: Where there are no fields.
+    """
+    if not fields:
+        raise ValueError("there are no fields, so nothing says for how many images; give at least one, like caption")
+    return len(next(iter(fields.values())))
+
+
+def tensor_field(fields: Fields, name: str) -> Tensor:
+    """Return a field that is a tensor, `(B, ...)`.
+
+    Raises:
+        ValueError: Where it is missing, or is a list.
+    """
+    value = _field(fields, name)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the field {name} is a tensor (B, ...); got a {type(value).__name__}")
+    return value
+
+
+def list_field(fields: Fields, name: str) -> list[Any]:
+    """Return a field that is a list of length B.
+
+    Raises:
+        ValueError: Where it is missing, or is a tensor.
+    """
+    value = _field(fields, name)
+    if not isinstance(value, list):
+        raise ValueError(f"the field {name} is a list, one value for each image; got a {type(value).__name__}")
+    return value
+
+
+def whole_geometry(size: int | Sequence[int], count: int) -> Tensor:
+    """Return the field `geometry`, `(count, 6)` int64, of images that have this size from the beginning and are not cropped."""
+    size = as_size(size)
+    return torch.tensor([[*size, 0, 0, *size]]).expand(count, -1)
+
+
+def _field(fields: Fields, name: str) -> Tensor | list[Any]:
+    if name not in fields:
+        there = ", ".join(fields) or "none"
+        raise ValueError(f"the field {name} is needed, but the fields that are there are: {there}; give it, too")
+    return fields[name]
+
+
+def _cat(parts: Iterable[Tensor | None]) -> Tensor | None:
+    parts = list(parts)
     given = [part for part in parts if part is not None]
     if given and len(given) != len(parts):
         raise ValueError(

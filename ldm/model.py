@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch, Size, as_size
+from ldm.batch import Batch, Condition, Fields, Size, as_size, whole_geometry
+from ldm.batch import batch_size as count_rows
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
@@ -114,13 +115,19 @@ class NoiseStart(Start):
 
 
 class LatentDiffusion(nn.Module):
-    """Autoencoder (frozen), conditioner, denoiser; how they are trained and how they are sampled by default.
+    """A frozen autoencoder, a conditioner and a denoiser; how they are trained and how they are sampled by default.
 
-    loss             of a batch of latents, which trains the denoiser and what gives it its conditions
-    size             of the images that it is trained on, in pixels: one number, or height and width
-    caption_dropout  share of captions replaced by "" in training, for classifier-free guidance
+    Args:
+        autoencoder: Finished; it is not trained any more.
+        conditioner: Turns the fields of a batch into the condition of the denoiser.
+        denoiser: Estimates the clean latent.
+        loss: Loss of a batch of latents, which trains the denoiser and the conditioner.
+        sampler: The way from noise to a latent, unless another is given.
+        guidance: Leads the sampler, unless another is given.
+        size: Size of the images that it is trained on, in pixels: one number, or height and width.
 
-    Paper: Rombach et al., 2022, arXiv:2112.10752; Ho & Salimans, 2022, arXiv:2207.12598.
+    References:
+        Rombach et al., 2022, arXiv:2112.10752; Ho & Salimans, 2022, arXiv:2207.12598.
     """
 
     def __init__(
@@ -133,11 +140,8 @@ class LatentDiffusion(nn.Module):
         sampler: Sampler,
         guidance: Guidance,
         size: int | Sequence[int],
-        caption_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if not 0 <= caption_dropout <= 1:
-            raise ValueError(f"caption_dropout is a share in [0, 1]; got {caption_dropout}")
         self.autoencoder = autoencoder.requires_grad_(False)
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -145,7 +149,6 @@ class LatentDiffusion(nn.Module):
         self.sampler = sampler
         self.guidance = guidance
         self.size = as_size(size)
-        self.caption_dropout = caption_dropout
         self.check_size(size)
         self._check_channels()
         self._check_weighting()
@@ -168,14 +171,12 @@ class LatentDiffusion(nn.Module):
         return self.autoencoder.factor * backbone.factor
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of each image, `(B,)`. Draws posterior, dropout, times and noise from torch's generator."""
+        """Return the loss of each image, `(B,)`.
+
+        It draws, from torch's generator and in this order: posterior, drop-out of conditions, times, noise.
+        """
         x = self.autoencoder.latent(batch)
-        dropped = torch.rand(len(batch.caption)) < self.caption_dropout
-        if batch.text is not None:
-            condition = batch.text.where(dropped.to(x.device), self.conditioner([""]))
-        else:
-            captions = ["" if drop else caption for caption, drop in zip(batch.caption, dropped.tolist(), strict=True)]
-            condition = self.conditioner(captions)
+        condition = self.conditioner.with_dropout(batch.fields)
         return self.denoising_loss(self.denoiser, x, condition)
 
     @torch.no_grad()
@@ -209,7 +210,8 @@ class LatentDiffusion(nn.Module):
             model.sample(prompts=["a heart"] * 3, seeds=[1] * 3, start=InterpolationStart(["a cat"] * 3, [1] * 3, [0, 0.5, 1]))
 
         Args:
-            fields: Name of a field -> its values, one an image: {"caption": ["a red heart", "a blue cat"]}.
+            fields: Name of a field -> its values, one an image: {"caption": ["a red heart", "a blue cat"]}. Where the model
+                reads `geometry` and none is given, it is told that the image is whole and of the size that is asked for.
             prompts: Short for fields={"caption": prompts}; a str is one prompt. White space around each is taken off, as of
                 captions in training.
             seeds: One an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...
@@ -226,12 +228,14 @@ class LatentDiffusion(nn.Module):
             ValueError: Where options do not fit together, or an image is not finite.
         """
         check("batch_size", batch_size, COUNT)
-        prompts = _prompts(fields, prompts)
-        seeds = as_seeds(seeds, len(prompts))
-        negatives = clean_prompts(negative) * (len(prompts) if isinstance(negative, str) else 1)
-        if len(negatives) != len(prompts):
-            raise ValueError(f"negative is one text, or one a prompt; got {len(negatives)} for {len(prompts)} prompts")
-        start = (start or NoiseStart()).each(len(prompts))
+        fields = _fields(fields, prompts)
+        count = count_rows(fields)
+        texts = [str(text) for text in fields.get("caption", [""] * count)]
+        seeds = as_seeds(seeds, count)
+        negatives = clean_prompts(negative) * (count if isinstance(negative, str) else 1)
+        if len(negatives) != count:
+            raise ValueError(f"negative is one text, or one an image; got {len(negatives)} for {count} images")
+        start = (start or NoiseStart()).each(count)
         sampler, guidance = sampler or self.sampler, guidance or self.guidance
         size = as_size(size) if size is not None else start.size or self.size
         if start.size not in (None, size):
@@ -239,15 +243,18 @@ class LatentDiffusion(nn.Module):
                 f"the images to begin with are of size {start.size}, not {size}; leave size out, or resize them"
             )
         self.check_size(size)
+        fields = {"geometry": whole_geometry(size, count), **fields}
         images = [torch.empty(0, 3, *size)]
-        for first in range(0, len(prompts), batch_size):
+        for first in range(0, count, batch_size):
             chunk = slice(first, first + batch_size)
+            here = {name: values[chunk] for name, values in fields.items()}
             given = Given(
                 self.denoiser,
-                self.conditioner(prompts[chunk]),
-                self.conditioner(negatives[chunk]),
-                prompts[chunk],
+                self.conditioner(here),
+                self._unconditional(here, negatives[chunk]),
+                texts[chunk],
                 self.autoencoder,
+                fields=here,
             )
             part = start.rows(chunk)
             begun = part.begin(self, given, Noise(seeds[chunk]), sampler)
@@ -255,6 +262,12 @@ class LatentDiffusion(nn.Module):
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images)
+
+    def _unconditional(self, fields: Fields, negatives: Sequence[str]) -> Condition:
+        """Return the condition from which guidance leads away: of negative prompts, or of nothing."""
+        if not any(negatives):
+            return self.conditioner.null(fields)
+        return self.conditioner({**fields, "caption": list(negatives)})
 
     def _sample_batch(self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size) -> Tensor:
         """Return the images `(B, 3, H, W)` in [-1, 1] of one batch, on the CPU, before the start finishes them."""
@@ -296,14 +309,18 @@ class LatentDiffusion(nn.Module):
             )
 
 
-def _prompts(fields: Mapping[str, Any] | None, prompts: str | Sequence[str] | None) -> list[str]:
-    """Return the clean prompts of images, which are given in one of two ways."""
+def _fields(fields: Mapping[str, Any] | None, prompts: str | Sequence[str] | None) -> Fields:
+    """Return the fields of images, with clean captions, which are given in one of two ways."""
     if fields is not None and not isinstance(fields, Mapping):
         raise ValueError(
             f"fields are a mapping from names to values; got {fields!r}; prompts go by name: prompts=[...]"
         )
     if (fields is None) == (prompts is None):
         raise ValueError('give one of prompts=["a red heart"] and fields={"caption": ["a red heart"]}')
-    if fields is not None and set(fields) != {"caption"}:
-        raise ValueError(f'this model needs the field "caption" and no other; got {", ".join(fields) or "none"}')
-    return clean_prompts(prompts if fields is None else fields["caption"])  # type: ignore[arg-type]
+    found: dict[str, Any] = {"caption": prompts} if fields is None else dict(fields)
+    if "caption" in found:
+        found["caption"] = clean_prompts(found["caption"])
+    counts = {name: len(values) for name, values in found.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"fields have one value for each image; got {counts}")
+    return found

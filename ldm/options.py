@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -120,7 +120,7 @@ class ImageSize(Rule):
 
     def allows(self, value: Any) -> bool:
         """Return whether a value is a count, or a list of two counts."""
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, Sequence) and not isinstance(value, str):
             return len(value) == 2 and all(map(COUNT.allows, value))
         return COUNT.allows(value)
 

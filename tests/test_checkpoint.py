@@ -61,8 +61,8 @@ def test_cached_latents_give_the_loss_of_images(tiny_run):
     moments = model.autoencoder.encode(image).moments
     losses = []
     for batch in (
-        Batch(["k"] * 4, ["a red heart"] * 4, image=image),
-        Batch(["k"] * 4, ["a red heart"] * 4, moments=moments),
+        Batch(["k"] * 4, {"caption": ["a red heart"] * 4, "image": image}),
+        Batch(["k"] * 4, {"caption": ["a red heart"] * 4, "moments": moments}),
     ):
         torch.manual_seed(3)
         losses.append(model.loss(batch))

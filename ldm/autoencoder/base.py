@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.batch import Batch, as_size
+from ldm.batch import Batch, as_size, tensor_field
 
 
 class Posterior:
@@ -129,17 +129,13 @@ class Autoencoder(nn.Module, ABC):
 
         Returns:
             Latents, `(B, C, h, w)`.
-
-        Raises:
-            ValueError: If the batch has neither images nor moments.
         """
-        if batch.moments is not None:
-            posterior = Posterior(batch.moments)
-        elif batch.image is not None:
-            with torch.autocast(batch.image.device.type, enabled=False):  # in fp32, as for cached latents
-                posterior = self.encode(batch.image)
+        if "moments" in batch.fields:
+            posterior = Posterior(tensor_field(batch.fields, "moments"))
         else:
-            raise ValueError("a batch needs images or moments; it has neither")
+            image = tensor_field(batch.fields, "image")
+            with torch.autocast(image.device.type, enabled=False):  # the latents that would be cached
+                posterior = self.encode(image)
         return self.to_latent(posterior.sample())
 
     def same_latents(self, other: Autoencoder) -> bool:

@@ -33,6 +33,7 @@ class UNet(Backbone):
         heads: Number of attention heads; give this or `head_channels`.
         head_channels: Channels of each attention head; give this or `heads`.
         context_width: Width of the tokens for cross-attention; None: only self-attention.
+        vector_width: Width of a vector that is projected and added to the timestep embedding; None: there is none.
         pool_tokens: Also add an embedding of the mean token to the timestep embedding (the LDM paper does not).
         depth: Transformer blocks at each place of attention.
         scale_shift: The timestep embedding scales and shifts the norms, instead of being added.
@@ -60,6 +61,7 @@ class UNet(Backbone):
         heads: int | None = None,
         head_channels: int | None = None,
         context_width: int | None = None,
+        vector_width: int | None = None,
         pool_tokens: bool = False,
         depth: int = 1,
         scale_shift: bool = False,
@@ -88,10 +90,12 @@ class UNet(Backbone):
         self.deepest_channels = parts.widths[-1]
         self.concat_channels = concat_channels
         self.context_width = context_width
+        self.vector_width = vector_width
         self.time = embedding_mlp(channels, parts.time_width)
         if pool_tokens and context_width is None:
             raise ValueError("pool_tokens needs tokens; give a context_width too")
         self.pool = embedding_mlp(context_width, parts.time_width) if pool_tokens and context_width else None
+        self.vector = None if vector_width is None else embedding_mlp(vector_width, parts.time_width)
         self.conv_in = nn.Conv2d(in_channels + concat_channels, channels, 3, padding=1)
         self.down = parts.down()
         self.middle = parts.middle()
@@ -108,6 +112,8 @@ class UNet(Backbone):
         embedding = self.time(time_features(t, self.channels))
         if self.pool is not None:
             embedding = embedding + self.pool(condition.mean_token())
+        if self.vector is not None:
+            embedding = embedding + self.vector(condition.vector)
         x = self.conv_in(x)
         skips = [x, *descend(self.down, x, embedding, condition)]
         x = skips[-1]
@@ -127,10 +133,11 @@ class UNet(Backbone):
         return self.middle[-1]
 
     def _check(self, condition: Condition) -> None:
-        """Raise ValueError if the condition has other tokens or another map than the network was built for."""
-        tokens, concat = condition.tokens, condition.concat
+        """Raise ValueError if the condition has other parts than the network was built for."""
+        tokens, vector, concat = condition.tokens, condition.vector, condition.concat
         got = {
             "context_width": None if tokens is None else tokens.shape[-1],
+            "vector_width": None if vector is None else vector.shape[-1],
             "concat_channels": 0 if concat is None else concat.shape[1],
         }
         for name, value in got.items():

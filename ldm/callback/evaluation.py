@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ldm.batch import tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.pictures import show
 from ldm.divergence import all_finite
@@ -112,9 +113,9 @@ class Evaluation(pl.Callback):
                 chunk = numbers[start : start + self.batch_size]
                 if not chunk:
                     continue
-                captions = [data.val_set.caption_of(number * total // count) for number in chunk]
+                fields = data.val_set.fields_of([number * total // count for number in chunk])
                 images = model.sample(
-                    prompts=captions,
+                    {**fields, "geometry": whole_geometry(data.size, len(chunk))},
                     seeds=[self.seed + number for number in chunk],
                     sampler=self.sampler,
                     guidance=self.guidance,
@@ -122,7 +123,7 @@ class Evaluation(pl.Callback):
                     batch_size=self.batch_size,
                 )
                 for metric in self.metrics:
-                    metric.update(images.to(model.autoencoder.shift.device), captions)
+                    metric.update(images.to(model.autoencoder.shift.device), fields)
                 shown += [image.clone() for place, image in enumerate(images, start) if place in places]
                 bar.update(len(chunk))
         return torch.stack(shown) if shown else torch.empty(0, 3, *data.size)
@@ -142,7 +143,7 @@ class Evaluation(pl.Callback):
                 disable=rank > 0,
                 leave=False,
             ):
-                metric.refer(batch.image.to(trainer.strategy.root_device))
+                metric.refer(tensor_field(batch.fields, "image").to(trainer.strategy.root_device))
             sums = {name: trainer.strategy.reduce(part, reduce_op="sum") for name, part in metric.reference().items()}
             if trainer.is_global_zero:
                 write_tensors(path, sums)

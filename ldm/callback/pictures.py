@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from ldm.batch import Batch
+from ldm.batch import Batch, tensor_field
 from ldm.picture import grid
 
 
@@ -69,7 +69,7 @@ class Reconstructions(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the first batch."""
-        if batch_idx or not trainer.is_global_zero or trainer.sanity_checking or batch.image is None:
+        if batch_idx or not trainer.is_global_zero or trainer.sanity_checking or "image" not in batch.fields:
             return
-        images, reconstructions = batch.image[: self.count].cpu(), outputs[: self.count].cpu()
+        images, reconstructions = tensor_field(batch.fields, "image")[: self.count].cpu(), outputs[: self.count].cpu()
         show(trainer, "reconstructions", torch.cat([images, reconstructions]), columns=len(images))

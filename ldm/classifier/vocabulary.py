@@ -1,4 +1,4 @@
-"""The vocabulary of captions: its words, how frequent they are, and which of them a text contains."""
+"""The words of captions: which of them there are, how frequent they are, and which of them a text holds."""
 
 from __future__ import annotations
 
@@ -10,33 +10,30 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm.conditioner.base import tensor_to_text, text_to_tensor
+from ldm.batch import Fields, list_field
+from ldm.conditioner.base import Reader, tensor_to_text, text_to_tensor
 from ldm.options import Whole, check
 
 TOO_FREQUENT = 0.9
-"""Fraction of the captions above which a word, such as "a" or "photo", tells nothing about an image."""
+"""Share of the captions above which a word, "a" or "photo", tells nothing about an image."""
 
 TOO_RARE = 2
-"""Number of captions that a word needs: a word that occurs once teaches nothing that holds for other images."""
+"""Captions that a word needs: of what occurs once, nothing can be learned that holds for other images."""
 
 LETTERS = re.compile(r"[^\W\d_]+")
-"""Pattern of a word: a run of letters."""
 
 
-class Vocabulary(nn.Module):
-    """A list of words that `prepare` learns from captions; the state dict holds it, with the frequency of each word.
+class Vocabulary(Reader):
+    """Words that are learned from captions by `prepare` and travel in the state dict, with their shares of the captions.
 
-    Args:
-        size: Largest number of words that it may learn, at least 2.
-
-    Attributes:
-        shares: The words, the most frequent first, each with the fraction of the captions that contain it.
-        log_odds: The logit of each word before anything is known of an image, log(share / (1 - share)), `(size,)`; 0
-            after the last word.
+    size      most words that it may learn
+    log_odds  of each word before anything is seen of an image, log(share / (1 - share)), `(size,)`; after the last word, 0
     """
 
+    inputs = ("caption",)
+    learns_from = ("caption",)
     log_odds: Tensor
 
     def __init__(self, size: int) -> None:
@@ -47,72 +44,52 @@ class Vocabulary(nn.Module):
         self.register_buffer("log_odds", torch.zeros(size), persistent=False)
 
     def __len__(self) -> int:
-        """Return the number of words."""
         return len(self.shares)
 
-    def prepare(self, captions: Iterable[str]) -> None:
-        """Learn the words of the captions, unless this was done before.
-
-        Args:
-            captions: All captions of the training set.
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Learn the words of the captions of some samples, once.
 
         Raises:
-            ValueError: If there are fewer than two words to learn.
+            ValueError: Where there are fewer than two words to learn.
         """
-        if not self.shares:
+        if not self.shares and samples is not None:
+            captions = (caption for fields in samples for caption in list_field(fields, "caption"))
             self._know(learn_words(captions, self.size))
 
     def known(self, text: str) -> set[str]:
-        """Return the words of a text that are in the vocabulary."""
+        """The words of a text that are in the vocabulary."""
         return words_of(text) & self.shares.keys()
 
     def held(self, texts: Sequence[str]) -> Tensor:
-        """Return for each text which words it contains (a multi-hot vector).
-
-        Args:
-            texts: The texts, `(B,)`.
-
-        Returns:
-            1 for words that the text contains and 0 for the others, `(B, words)`.
-        """
+        """Which words each text holds: 1 or 0, `(B, words)`."""
         known = [self.known(text) for text in texts]
         rows = [[float(word in words) for word in self.shares] for words in known]
         return torch.tensor(rows, device=self.log_odds.device)
 
     def get_extra_state(self) -> Tensor:
-        """Return the words and their frequencies as a tensor, for the state dict."""
+        """Return the words and their shares, for the state dict."""
         return text_to_tensor(json.dumps(self.shares))
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the words and their frequencies from a state dict."""
+        """Take the words and their shares from a state dict."""
         self._know(json.loads(tensor_to_text(state)))
 
     def _know(self, shares: dict[str, float]) -> None:
-        """Set the words, their frequencies and the logits."""
         self.shares = shares
         odds = [math.log(share / (1.0 - share)) for share in shares.values()]
         self.log_odds.zero_()[: len(odds)] = torch.tensor(odds)
 
 
 def words_of(text: str) -> set[str]:
-    """Return the words of a text: runs of letters in lower case."""
+    """The words of a text: runs of letters in lower case."""
     return set(LETTERS.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
 def learn_words(captions: Iterable[str], most: int) -> dict[str, float]:
-    """Return the most frequent words of captions; the same captions give the same words.
+    """At most `most` words with their shares of the captions, the most frequent first; the same for the same captions.
 
-    Words that are in more than nine tenths of the captions, or in only one, are left out.
-
-    Args:
-        captions: The captions.
-        most: Largest number of words.
-
-    Returns:
-        The words, the most frequent first, each with the fraction of the captions that contain it.
-
-    Raises:
-        ValueError: If fewer than two words are left.
+    Left out are words of more than nine tenths of the captions, and of a single one. Raises ValueError where fewer than
+    two are left.
     """
     counts: Counter[str] = Counter()
     total = 0

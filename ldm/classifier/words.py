@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.batch import Batch
+from ldm.batch import Batch, list_field
 from ldm.classifier.half_unet import HalfUNet
 from ldm.classifier.vocabulary import Vocabulary, words_of
 from ldm.diffusion.schedule import Schedule
@@ -102,7 +102,7 @@ class WordClassifier(nn.Module):
         """
         x = self.autoencoder.latent(batch)
         t = self.times.sample(len(x), self.schedule, x.device)
-        held = self.vocabulary.held(batch.caption)
+        held = self.vocabulary.held(list_field(batch.fields, "caption"))
         return F.binary_cross_entropy_with_logits(self(self.noisy(x, t), t), held, reduction="none").mean(1)
 
     def noisy(self, x: Tensor, t: Tensor) -> Tensor:

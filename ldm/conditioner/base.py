@@ -1,71 +1,117 @@
-"""What every conditioner is."""
+"""The base classes of everything that turns fields into a `Condition`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from ldm.batch import Condition
-from ldm.text import shortened
+from ldm.batch import Condition, Fields, batch_size
+from ldm.options import FRACTION, check
 
 
-class Conditioner(nn.Module, ABC):
-    """Turns captions into a `Condition`. The empty caption "" stands for "no condition".
+class Reader(nn.Module, ABC):
+    """A part of a model that reads some fields, and may learn from samples of them before training.
 
-    width  of the tokens
+    Attributes:
+        inputs: Names of the fields that it reads.
+        learns_from: Names of the fields of which `prepare` reads samples; empty where it learns nothing.
     """
 
-    def __init__(self, width: int) -> None:
+    inputs: tuple[str, ...]
+    learns_from: tuple[str, ...] = ()
+
+    @abstractmethod
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Get ready to train, once: learn from samples, or load pretrained weights.
+
+        Args:
+            samples: The fields of single training samples (B is 1), with the names in `learns_from`; they are read when they
+                are asked for. None: nothing is learned here, since another process does it, or has done it before.
+        """
+
+
+class Conditioner(Reader):
+    """The base class of all conditioners: fields in, `Condition` out.
+
+    Conditioners of one field or two derive from `SingleConditioner`, which has less to write.
+    """
+
+    @abstractmethod
+    def forward(self, fields: Fields) -> Condition:
+        """Return the condition for B images, from the fields that `inputs` names."""
+
+    @abstractmethod
+    def null(self, fields: Fields) -> Condition:
+        """Return the condition that says nothing about the images, of the same shapes as that of `forward`."""
+
+    @abstractmethod
+    def with_dropout(self, fields: Fields) -> Condition:
+        """Return the condition for training: for each image, by chance, that of `forward` or that of `null`.
+
+        The chance is drawn from torch's generator. Ho & Salimans, 2022, section 3.2, arXiv:2207.12598.
+        """
+
+
+class SingleConditioner(Conditioner):
+    """The base class of conditioners with one drop rate.
+
+    Args:
+        drop_rate: Share of the training images for which nothing is said, for classifier-free guidance, in [0, 1].
+    """
+
+    def __init__(self, *, drop_rate: float) -> None:
+        check("conditioner.drop_rate", drop_rate, FRACTION)
         super().__init__()
-        self.width = width
+        self.drop_rate = drop_rate
 
     @abstractmethod
-    def prepare(self, captions: Iterable[str]) -> None:
-        """Get ready to train, once: learn a vocabulary from the captions, or load pretrained weights."""
+    def encode(self, fields: Fields, dropped: Tensor) -> Condition:
+        """Return the condition for B images.
 
-    @abstractmethod
-    def forward(self, captions: Sequence[str]) -> Condition:
-        """captions `(B,)` -> Condition with tokens `(B, L, width)`."""
+        Args:
+            fields: Those that `inputs` names, and others.
+            dropped: True for images about which nothing is to be said, `(B,)` bool, on the CPU.
+        """
 
-    @abstractmethod
-    def overflow(self, captions: Sequence[str]) -> list[str]:
-        """Return the end of each caption that is cut away, since it is too long; "" where the whole caption fits."""
+    def forward(self, fields: Fields) -> Condition:
+        """Return the condition for B images, from the fields that `inputs` names."""
+        return self.encode(fields, torch.zeros(batch_size(fields), dtype=torch.bool))
 
-    @property
-    @abstractmethod
-    def frozen_hash(self) -> str | None:
-        """A name for what a frozen conditioner gives, so that it can be cached; None for one that is trained."""
+    def null(self, fields: Fields) -> Condition:
+        """Return the condition that says nothing about the images, of the same shapes."""
+        return self.encode(fields, torch.ones(batch_size(fields), dtype=torch.bool))
 
-
-def cut_captions(conditioner: Conditioner, captions: Iterable[str]) -> str | None:
-    """Say how many of some training captions are too long for a conditioner; None where it takes all of them whole."""
-    looked_at = list(captions)
-    cut = [(caption, rest) for caption, rest in zip(looked_at, conditioner.overflow(looked_at), strict=True) if rest]
-    if not cut:
-        return None
-    caption, rest = cut[0]
-    return (
-        f"{len(cut)} of {len(looked_at)} captions looked at are longer than conditioner.max_tokens allows, and are cut; of the "
-        f"first, {shortened(caption)!r}, this is not seen: {shortened(rest)!r}"
-    )
+    def with_dropout(self, fields: Fields) -> Condition:
+        """Return the condition for training, in which some images have that of `null`."""
+        return self.encode(fields, torch.rand(batch_size(fields)) < self.drop_rate)
 
 
-def cut_prompts(conditioner: Conditioner, prompts: Iterable[str]) -> Iterator[str]:
-    """Say of each different prompt that is too long for a conditioner what is cut away."""
-    different = list(dict.fromkeys(prompts))
-    for prompt, rest in zip(different, conditioner.overflow(different), strict=True):
-        if rest:
-            yield f"the prompt {shortened(prompt)!r} is longer than the model takes; cut away is {shortened(rest)!r}"
+def learned_state(reader: Reader) -> dict[str, Tensor]:
+    """Return what a reader and its parts have learned from samples, by the names in its state dict."""
+    parts = [name for name, part in reader.named_modules() if isinstance(part, Reader) and part.learns_from]
+    names = {f"{part}._extra_state".lstrip(".") for part in parts}
+    return {name: value for name, value in reader.state_dict().items() if name in names}
+
+
+def set_learned_state(reader: Reader, state: dict[str, Tensor]) -> None:
+    """Give a reader what another one like it has learned; see `learned_state`."""
+    if state:
+        reader.load_state_dict(state, strict=False)
 
 
 def text_to_tensor(text: str) -> Tensor:
-    """Text as UTF-8 bytes, `(N,)` uint8: the form in which a checkpoint can hold it and still hold tensors only."""
+    """Return a text as UTF-8 bytes, `(N,)` uint8: so a checkpoint can hold it and still hold tensors only."""
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def tensor_to_text(tensor: Tensor) -> str:
-    """The inverse of `text_to_tensor`."""
+    """Return the text whose bytes `text_to_tensor` gave."""
     return bytes(tensor.tolist()).decode()
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Return a text, or its beginning and "..." where it is longer than `most` characters."""
+    return text if len(text) <= most else text[:most] + "..."

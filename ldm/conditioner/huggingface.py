@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-from ldm.batch import Condition
-from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
+from ldm.batch import Condition, Fields
+from ldm.conditioner.base import tensor_to_text, text_to_tensor
+from ldm.conditioner.text import TextConditioner
 from ldm.options import COUNT, FLAG, check
 from ldm.pretrained.tokens import encode_texts, overflow
 
@@ -21,33 +22,39 @@ ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextMo
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""
 
 
-class HuggingFaceConditioner(Conditioner):
+class HuggingFaceConditioner(TextConditioner):
     """The last hidden states of any Hugging Face text encoder (CLIP, T5, BERT, ...), never trained.
 
     Its architecture, weights and tokenizer go into the checkpoint, so that sampling needs neither hub nor folder.
 
-    name          of the model on the hub, or a local folder
-    width         of its hidden states
-    max_tokens    length to which captions are padded or cut
-    mask_padding  attend to the caption's own tokens only, in the encoder and in what is conditioned on it. False: to all of
-                  them in both, as Stable Diffusion does with CLIP. (The encoder is then given no mask. What stands in the
-                  padding is the tokenizer's choice: CLIP's repeats <|endoftext|>, the token that ends each caption.)
+    Args:
+        name: Name of the model on the hub, or a local folder.
+        width: Width of its hidden states.
+        max_tokens: Length to which captions are padded or cut.
+        mask_padding: Attend to the caption's own tokens only, in the encoder and in what is conditioned on it. False: to all
+            of them in both, as Stable Diffusion does with CLIP. (The encoder is then given no mask. What stands in the
+            padding is the tokenizer's choice: CLIP's repeats <|endoftext|>, the token that ends each caption.)
+        drop_rate: Share of the training captions that are replaced by "", in [0, 1].
 
-    Paper: Rombach et al., 2022, section 3.3, arXiv:2112.10752; Saharia et al., 2022, section 2.1, arXiv:2205.11487.
+    References:
+        Rombach et al., 2022, section 3.3, arXiv:2112.10752; Saharia et al., 2022, section 2.1, arXiv:2205.11487.
     """
 
-    def __init__(self, name: str, *, width: int, max_tokens: int = 77, mask_padding: bool = True) -> None:
+    def __init__(
+        self, name: str, *, width: int, max_tokens: int = 77, mask_padding: bool = True, drop_rate: float = 0.1
+    ) -> None:
         check("conditioner.width", width, COUNT)
         check("conditioner.max_tokens", max_tokens, COUNT)
         check("conditioner.mask_padding", mask_padding, FLAG)
-        super().__init__(width)
+        super().__init__(width, drop_rate=drop_rate)
         self.name = name
         self.max_tokens = max_tokens
         self.mask_padding = mask_padding
         self.tokenizer: Tokenizer | None = None
         self.encoder: nn.Module | None = None
 
-    def prepare(self, captions: Iterable[str]) -> None:
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Load the pretrained encoder and its tokenizer, unless they are there; no samples are read."""
         if self.encoder is not None:
             return
         try:
@@ -70,7 +77,8 @@ class HuggingFaceConditioner(Conditioner):
         self._adopt(encoder)
         self._adopt_tokenizer(tokenizer.backend_tokenizer, tokenizer.pad_token_id, tokenizer.pad_token)
 
-    def forward(self, captions: Sequence[str]) -> Condition:
+    def encode_captions(self, captions: Sequence[str]) -> Condition:
+        """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
         tokenizer, encoder = self._parts()
         encodings = encode_texts(tokenizer, captions)
         device = next(encoder.parameters()).device
@@ -83,10 +91,12 @@ class HuggingFaceConditioner(Conditioner):
         return Condition(tokens=tokens.float(), mask=None if mask is None else mask.bool())
 
     def overflow(self, captions: Sequence[str]) -> list[str]:
+        """Return the end of each caption that is cut away; "" where the whole caption fits."""
         return overflow(self._parts()[0], captions)
 
     @property
     def frozen_hash(self) -> str:
+        """A name for encoder, tokenizer and length, by which cached tokens are known."""
         tokenizer, encoder = self._parts()
         digest = hashlib.sha256(f"{self.max_tokens}{tokenizer.to_str()}".encode())
         if not self.mask_padding:
@@ -97,16 +107,18 @@ class HuggingFaceConditioner(Conditioner):
         return digest.hexdigest()[:16]
 
     def train(self, mode: bool = True) -> HuggingFaceConditioner:
-        """Stay in evaluation mode: a frozen encoder has no use for dropout."""
+        """Stay in evaluation mode, since a frozen encoder has no use for dropout."""
         return super().train(False)
 
     def get_extra_state(self) -> Tensor:
+        """Return architecture and tokenizer, for the state dict."""
         if self.encoder is None or self.tokenizer is None:
             return text_to_tensor("")
         config = self.encoder.config.to_dict()  # type: ignore[operator,union-attr]
         return text_to_tensor(json.dumps({"encoder": config, "tokenizer": self.tokenizer.to_str()}, default=str))
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take architecture and tokenizer from a state dict."""
         text = tensor_to_text(state)
         if text:
             content = json.loads(text)
@@ -118,7 +130,7 @@ class HuggingFaceConditioner(Conditioner):
 
     def _parts(self) -> tuple[Tokenizer, nn.Module]:
         if self.tokenizer is None or self.encoder is None:
-            raise RuntimeError("this conditioner has no encoder yet; call prepare(captions) or load a checkpoint")
+            raise RuntimeError("this conditioner has no encoder yet; call prepare(None) or load a checkpoint")
         return self.tokenizer, self.encoder
 
     def _adopt(self, encoder: nn.Module) -> None:

@@ -8,8 +8,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from ldm.batch import Condition
-from ldm.conditioner.base import Conditioner, tensor_to_text, text_to_tensor
+from ldm.batch import Condition, Fields, list_field
+from ldm.conditioner.base import tensor_to_text, text_to_tensor
+from ldm.conditioner.text import TextConditioner
 from ldm.nn.attention import Attention
 from ldm.options import COUNT, FLAG, Whole, check
 from ldm.pretrained.tokens import encode_texts, overflow
@@ -20,21 +21,26 @@ LEAST_VOCABULARY = 259
 """The 256 bytes, of which every text can be put together, and the three special tokens."""
 
 
-class TransformerConditioner(Conditioner):
-    """Tokens of the caption through a pre-norm transformer encoder with learned positions.
+class TransformerConditioner(TextConditioner):
+    """A pre-norm transformer encoder with learned positions over the tokens of the caption.
 
     The tokenizer, a byte-level BPE, is learned from the captions by `prepare` and travels in the state dict.
 
-    width          of the tokens
-    depth          number of layers
-    heads          attention heads, each of `head_width` channels
-    max_tokens     length to which captions are padded or cut
-    vocabulary     most tokens that the tokenizer may learn, at least 259: the 256 bytes and three special ones
-    mask_padding   attend to the caption's own tokens only (the paper attends to padding too)
+    Args:
+        width: Width of the tokens.
+        depth: Number of layers.
+        heads: Number of attention heads.
+        head_width: Channels of each head.
+        max_tokens: Length to which captions are padded or cut.
+        vocabulary: Most tokens that the tokenizer may learn, at least 259: the 256 bytes and three special ones.
+        mask_padding: Attend to the caption's own tokens only (the paper attends to padding, too).
+        drop_rate: Share of the training captions that are replaced by "", in [0, 1].
 
-    Paper: Rombach et al., 2022, section 4.3.1 and appendix E.2.1, arXiv:2112.10752; Sennrich et al., 2016,
-    arXiv:1508.07909.
+    References:
+        Rombach et al., 2022, section 4.3.1 and appendix E.2.1, arXiv:2112.10752; Sennrich et al., 2016, arXiv:1508.07909.
     """
+
+    learns_from = ("caption",)
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class TransformerConditioner(Conditioner):
         max_tokens: int = 77,
         vocabulary: int = 30_522,
         mask_padding: bool = True,
+        drop_rate: float = 0.1,
     ) -> None:
         for name, count in (("width", width), ("heads", heads), ("head_width", head_width)):
             check(f"conditioner.{name}", count, COUNT)
@@ -53,7 +60,7 @@ class TransformerConditioner(Conditioner):
         check("conditioner.max_tokens", max_tokens, Whole(3))  # one beside start and end
         check("conditioner.vocabulary", vocabulary, Whole(LEAST_VOCABULARY))
         check("conditioner.mask_padding", mask_padding, FLAG)
-        super().__init__(width)
+        super().__init__(width, drop_rate=drop_rate)
         self.max_tokens = max_tokens
         self.vocabulary = vocabulary
         self.mask_padding = mask_padding
@@ -65,41 +72,48 @@ class TransformerConditioner(Conditioner):
         nn.init.normal_(self.embed.weight, std=0.02)
         nn.init.normal_(self.position, std=0.02)
 
-    def prepare(self, captions: Iterable[str]) -> None:
-        if self.tokenizer is None:
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Learn the tokenizer from captions, unless it is there."""
+        if self.tokenizer is None and samples is not None:
+            captions = (caption for fields in samples for caption in list_field(fields, "caption"))
             self.tokenizer = self._ready(learn_tokenizer(captions, self.vocabulary))
 
-    def forward(self, captions: Sequence[str]) -> Condition:
+    def encode_captions(self, captions: Sequence[str]) -> Condition:
+        """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
         encodings = encode_texts(self._tokenizer(), captions)
         device = self.position.device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device).bool()
-        return self.encode(ids, mask if self.mask_padding else None)
+        return self.encode_ids(ids, mask if self.mask_padding else None)
 
-    def encode(self, ids: Tensor, mask: Tensor | None) -> Condition:
-        """ids `(B, L)`, mask `(B, L)` -> Condition with tokens `(B, L, width)`."""
+    def encode_ids(self, ids: Tensor, mask: Tensor | None) -> Condition:
+        """Return the condition of token ids `(B, L)` and their mask `(B, L)`: tokens `(B, L, width)`."""
         x = self.embed(ids) + self.position[: ids.shape[1]]
         for layer in self.layers:
             x = layer(x, mask)
         return Condition(tokens=self.norm(x), mask=mask)
 
     def overflow(self, captions: Sequence[str]) -> list[str]:
+        """Return the end of each caption that is cut away; "" where the whole caption fits."""
         return overflow(self._tokenizer(), captions)
 
     @property
     def frozen_hash(self) -> None:
+        """None, since it is trained."""
         return None
 
     def get_extra_state(self) -> Tensor:
+        """Return the tokenizer, for the state dict."""
         return text_to_tensor("" if self.tokenizer is None else self.tokenizer.to_str())
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take the tokenizer from a state dict."""
         text = tensor_to_text(state)
         self.tokenizer = self._ready(Tokenizer.from_str(text)) if text else None
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise RuntimeError("this conditioner has no tokenizer yet; call prepare(captions) or load a checkpoint")
+            raise RuntimeError("this conditioner has no tokenizer yet; call prepare(samples) or load a checkpoint")
         return self.tokenizer
 
     def _ready(self, tokenizer: Tokenizer) -> Tokenizer:
@@ -109,9 +123,15 @@ class TransformerConditioner(Conditioner):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward over tokens `(B, L, width)`, by `heads` of `head_width` channels each.
+    """A layer of pre-norm self-attention and feed-forward.
 
-    Paper: Vaswani et al., 2017, section 3.1, arXiv:1706.03762.
+    Args:
+        width: Width of the tokens.
+        heads: Number of attention heads.
+        head_width: Channels of each head.
+
+    References:
+        Vaswani et al., 2017, section 3.1, arXiv:1706.03762.
     """
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
@@ -122,12 +142,13 @@ class EncoderLayer(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return new tokens `(B, L, width)` for tokens of this shape and their mask `(B, L)`."""
         x = x + self.attend(self.norm_attend(x), mask=mask)
         return x + self.feed(self.norm_feed(x))
 
 
 def learn_tokenizer(captions: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A lower-casing byte-level BPE tokenizer of at most `vocabulary` tokens, the same for the same captions."""
+    """Return a lower-casing byte-level BPE tokenizer of at most `vocabulary` tokens, the same for the same captions."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -1,10 +1,11 @@
-"""What every data module is: training batches of some kind, and validation images in order."""
+"""The base class of data modules: training batches of some kind, and validation images in order."""
 
 from __future__ import annotations
 
 import logging
 import signal
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ldm.batch import Batch, Skip, as_size
+from ldm.batch import Batch, Fields, Skip, as_size
 from ldm.data.bad_samples import Health
 from ldm.data.dataset import ShardDataset, collate, finish
+from ldm.data.fields.base import FieldReader
+from ldm.data.fields.choose import choose_readers
 from ldm.data.order.batch_sampler import Pass, spread
 from ldm.data.order.shuffle import Draw
 from ldm.data.shards.dataset_index import Index, index_shards
@@ -29,7 +32,10 @@ from ldm.options import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule
 
 log = logging.getLogger(__name__)
 
-CAPTIONS_LOOKED_AT = 1000
+SAMPLES_LOOKED_AT = 1000
+
+USUAL_FIELDS = ("caption",)
+"""The fields that are read where neither an option nor a model says what is needed."""
 
 OPTIONS: dict[str, Rule] = {
     "data.size": SIZE,
@@ -48,17 +54,20 @@ OPTIONS: dict[str, Rule] = {
 
 
 class DataModule(pl.LightningDataModule, ABC):
-    """Validation images from shards, and the common ways to load.
+    """The base class of data modules: validation images from shards, and the common ways to load.
 
     Making one checks its options and writes nothing; `open` reads what is in the shards, and is called by whatever needs it.
 
-    size        of the images in pixels: one number, or height and width
-    cache       folder for copies of remote shards, and for indexes that cannot lie beside their shards
-    caption     where captions come from
-    val_images  at most so many validation images, evenly spread over the shards; None: all
-    max_broken  share of samples that may be broken
-    workers     processes that read and decode
-    seed        of everything that is random
+    Args:
+        size: Of the images in pixels: one number, or height and width.
+        cache: Folder for copies of remote shards, and for indexes that cannot lie beside their shards.
+        caption: Where captions come from.
+        fields: Names of fields, or readers of one's own, that are read beside image or latent; None: those that the model
+            needs, and captions where no model says so.
+        val_images: At most so many validation images, evenly spread over the shards; None: all.
+        max_broken: Share of samples that may be broken.
+        workers: Processes that read and decode.
+        seed: Of everything that is random.
     """
 
     def __init__(
@@ -67,17 +76,22 @@ class DataModule(pl.LightningDataModule, ABC):
         size: int | Sequence[int],
         cache: Path,
         caption: CaptionChoice,
+        fields: Sequence[str | FieldReader] | None,
         val_images: int | None,
         max_broken: float,
         workers: int,
         seed: int,
     ) -> None:
         super().__init__()
+        if isinstance(fields, str):
+            raise ValueError(f"data.fields is a list of names, like [caption,segmentation]; got {fields!r}")
         given = {"size": size, "val_images": val_images, "max_broken": max_broken, "workers": workers, "seed": seed}
         check_all({"data": given}, OPTIONS)
         self.size = as_size(size)
         self.cache = cache
         self.caption = caption
+        self.readers = choose_readers(USUAL_FIELDS if fields is None else fields, caption)
+        self._wanted = list(fields or ())
         self.val_images = val_images
         self.workers = workers
         self.seed = seed
@@ -85,6 +99,15 @@ class DataModule(pl.LightningDataModule, ABC):
         self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
         self.position = 0
         self._opened: ShardDataset | None = None
+
+    def need(self, fields: Iterable[str]) -> None:
+        """Read these fields, which a model needs, and no others but those that the options ask for; called before `open`.
+
+        Raises:
+            ValueError: Where there is no field of some name.
+        """
+        self.readers = choose_readers([*self._wanted, *sorted(fields)], self.caption)
+        self._opened = None
 
     def open(self) -> None:
         """Copy what is remote, index the shards and check what is in them; once.
@@ -94,14 +117,20 @@ class DataModule(pl.LightningDataModule, ABC):
         if self._opened is None:
             names = self.name_val()
             shards = copied(names, self.cache / "shards")
-            index = Index(index_shards(shards, self.cache / "index"), limit=self.val_images)
+            summaries = index_shards(shards, self.cache / "index")
+            index = Index(summaries, limit=self.val_images, read=self.endings)
             self.health.check_index(index)
             if index.encoding:
                 raise ValueError(
                     "validation needs images, for they are what is measured; give data.val shards of images"
                 )
             self.open_training(dict(zip(names, index.shards)))
-            self._opened = ShardDataset(index, ImageTransform(self.size), self.caption, seed=self.seed)
+            self._opened = ShardDataset(index, ImageTransform(self.size), self.readers, seed=self.seed)
+
+    @property
+    def endings(self) -> set[str]:
+        """Endings of the files that are read beside images."""
+        return {ending for reader in self.readers for ending in reader.endings}
 
     @property
     def val_set(self) -> ShardDataset:
@@ -112,11 +141,11 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def name_val(self) -> list[str]:
-        """Names of the validation shards, which are written first where a source writes them."""
+        """Return the names of the validation shards, which are written first where a source writes them."""
 
     @abstractmethod
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
-        """The part of `open` for training shards; `val` is what is in the validation shards, by their names."""
+        """Open the training shards; `val` is what is in the validation shards, by their names."""
 
     @property
     @abstractmethod
@@ -124,12 +153,12 @@ class DataModule(pl.LightningDataModule, ABC):
         """How cached latents were made that training reads; empty where it reads images."""
 
     @abstractmethod
-    def captions(self, limit: int) -> Iterator[str]:
-        """Of at most `limit` training samples, without decoding images."""
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
+        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
 
     @abstractmethod
-    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
-        """Which of at most `limit` training samples have no caption, and how many were looked at."""
+    def broken(self, limit: int) -> tuple[list[Skip], int]:
+        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
 
     @abstractmethod
     def check_batch(self, world: int) -> None:
@@ -139,27 +168,39 @@ class DataModule(pl.LightningDataModule, ABC):
     def training_pass(
         self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
     ) -> Iterable[Batch]:
-        """Batches of this rank's share of about `limit` training samples; None: of all."""
+        """Return batches of this rank's share of about `limit` training samples; None: of all."""
 
     @abstractmethod
     def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
-        """If asked to: let training batches carry the moments `(B, 2C, h, w)` that `encode` gives for images instead."""
+        """Hold latents in memory, where asked to: batches carry the moments `(B, 2C, h, w)` that `encode` gives for images."""
 
     @property
     def fingerprint(self) -> str:
         """A name for the validation images as the metrics see them."""
         return f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
 
-    def check_captions(self, limit: int = CAPTIONS_LOOKED_AT) -> None:
-        """Look for captions of at most `limit` samples of each split; raise ValueError where too many have none."""
+    def check_fields(self, limit: int = SAMPLES_LOOKED_AT) -> None:
+        """Look for the fields of at most `limit` samples of each split, and say which of them are missing.
+
+        Raises:
+            ValueError: Where they are missing in more samples than may be broken.
+        """
         numbers = spread(len(self.val_set), limit)
-        for broken, seen in (self.broken_captions(limit), (self.val_set.broken_captions(numbers), len(numbers))):
+        for broken, seen in (self.broken(limit), (self.val_set.broken(numbers), len(numbers))):
+            if not broken:
+                continue
+            reasons = Counter(skip.reason for skip in broken)
+            said = (
+                f"{len(broken)} of {seen} samples looked at have {', '.join(reasons)}, the first is {broken[0].key!r} in "
+                f"{broken[0].shard}"
+            )
             if len(broken) > self.health.max_broken * seen:
+                names = [word for reason in reasons for word in reason.split()]
+                advice = [reader.advice for reader in self.readers if reader.name in names]
                 raise ValueError(
-                    f"{len(broken)} of {seen} samples looked at have no caption, the first is {broken[0].key!r} in "
-                    f"{broken[0].shard}; set data.caption.fields to fields with text, add .txt files, "
-                    "or raise data.max_broken to leave such samples out"
+                    f"{said}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}"
                 )
+            _say(f"{said}; others take their places")
 
     def warn_of_shared(self, train: Sequence[str], val: Mapping[str, ShardSummary], digests: Mapping[str, str]) -> None:
         """Say which validation shards are trained on, too.
@@ -192,21 +233,22 @@ class DataModule(pl.LightningDataModule, ABC):
         self.check_batch(world)
 
     def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader:
-        """Batches of this rank's share of the validation images, in order."""
+        """Return batches of this rank's share of the validation images, in order."""
         return self.loader(self.val_set, Pass(len(self.val_set), batch_size, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader:
+        """Return the batches of this rank for validation."""
         rank, world = self.place()
         return self.val_pass(self.batch_size, rank=rank, world=world)
 
     def place(self) -> tuple[int, int]:
-        """Rank of this process, and number of processes."""
+        """Return the rank of this process, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def loader(
         self, dataset: Dataset, batches: Sampler[list[Draw]] | None = None, *, workers: int | None = None
     ) -> DataLoader:
-        """Batches of a data set; without a sampler, of `batch_size` of an iterable one."""
+        """Return batches of a data set; without a sampler, of `batch_size` of an iterable one."""
         workers = self.workers if workers is None else workers
         return Loader(
             dataset,
@@ -230,7 +272,7 @@ def _say(warning: str) -> None:
 
 
 def _leave_signals_alone(worker: int) -> None:
-    """Signals to a whole group of processes are for the one that trains; without it a worker ends by itself."""
+    """Ignore signals to a whole group of processes, for they are for the one that trains."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -238,10 +280,11 @@ def _leave_signals_alone(worker: int) -> None:
 class Loader(DataLoader):
     """A DataLoader that counts broken samples and finishes batches.
 
-    dataset  of batches, or of samples that are collated to them
-    health   to which broken samples are reported
-    device   on which images are made of the levels that workers read
-    samples  that there are; None: nobody knows
+    Args:
+        dataset: Of batches, or of samples that are collated to them.
+        health: Counts broken samples.
+        device: On which images are made of the levels that workers read.
+        samples: Number of samples that there are; None: nobody knows.
     """
 
     def __init__(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ldm.batch import Skip
+from ldm.batch import Fields, Skip, tensor_field
 from ldm.data.base import OPTIONS, DataModule
-from ldm.data.dataset import Buckets, MomentsDataset, ShardDataset
+from ldm.data.dataset import Buckets, ShardDataset
+from ldm.data.fields.base import FieldReader
+from ldm.data.fields.choose import choose_readers
+from ldm.data.moments import MomentsDataset, Numbered
 from ldm.data.order.batch_sampler import Bucketed, Consecutive, Pass, RankBatches, Steps, spread
 from ldm.data.order.shuffle import Mixture, Order, Shuffled
 from ldm.data.shards.dataset_index import Index, index_shards
@@ -25,17 +28,20 @@ from ldm.options import POSITIVE, check, check_all
 class CaptionedImages(DataModule):
     """Training and validation batches from tar shards of captioned images, or of their cached latents.
 
-    train, val   shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture,
-                 `train` is a list of {shards: ..., weight: ...}: how often each data set is drawn from
-    crop, flip   see ImageTransform; validation is always cropped at the centre and never flipped
-    filters      conditions on training samples, like "aesthetic > 5"; see Index
-    buckets      None: squares; else {multiple: 64, max_ratio: 2.0}: training images keep about their aspect ratio,
-                 and each batch is of one shape; see Buckets
-    streams, window  of the shuffling; see Shuffled
-    source       writes train and val shards when the data are opened, instead of those two patterns
-    cache_latents  hold the training images' latents in memory; for data that never change (centre crop, no flip)
-
-    The others are those of DataModule.
+    Args:
+        size: See DataModule; so are cache, caption, fields, val_images, max_broken, workers and seed.
+        train: Shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture, a list
+            of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from.
+        val: Shards, named in the same ways.
+        crop: See ImageTransform; validation is always cropped at the centre.
+        flip: See ImageTransform; validation is never flipped.
+        filters: Conditions on training samples, like "aesthetic > 5"; see Index.
+        buckets: None: all images have one size; else {multiple: 64, max_ratio: 2.0}: training images keep about their aspect
+            ratio, and each batch is of one shape; see Buckets.
+        streams: Of the shuffling; see Shuffled.
+        window: Of the shuffling; see Shuffled.
+        source: Writes train and val shards when the data are opened, instead of those two patterns.
+        cache_latents: Hold the training images' latents in memory; for images that never change (centre crop, no flip).
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class CaptionedImages(DataModule):
         crop: Crop = "center",
         flip: bool = False,
         caption: CaptionChoice | None = None,
+        fields: Sequence[str | FieldReader] | None = None,
         filters: Sequence[str] = (),
         buckets: Mapping[str, Any] | None = None,
         streams: int = 1,
@@ -65,6 +72,7 @@ class CaptionedImages(DataModule):
             size=size,
             cache=Path(cache),
             caption=caption or CaptionChoice(),
+            fields=fields,
             val_images=val_images,
             max_broken=max_broken,
             workers=workers,
@@ -97,19 +105,21 @@ class CaptionedImages(DataModule):
         self._order: Order | None = None
 
     def name_val(self) -> list[str]:
+        """Return the names of the validation shards, which are written first where a source writes them."""
         return self._val_names if self.source is None else written_shards(self.source, "val")
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        """Open the training shards; `val` is what is in the validation shards, by their names."""
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
         names = [name for group in groups for name in group]
         shards = index_shards(copied(names, self.cache / "shards"), self.cache / "index")
-        index = Index(shards, self.filters)
+        index = Index(shards, self.filters, read=self.endings)
         self.health.check_index(index)
         digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
         chosen = None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
         self._train_set = ShardDataset(
-            index, self._transform(index), self.caption, seed=self.seed, varied=True, buckets=chosen
+            index, self._transform(index), self.readers, seed=self.seed, varied=True, buckets=chosen
         )
         self._order = self._ordered(index, [len(group) for group in groups])
 
@@ -129,36 +139,46 @@ class CaptionedImages(DataModule):
 
     @property
     def encoding(self) -> dict[str, str]:
+        """How cached latents were made that training reads; empty where it reads images."""
         return self.train_set.index.encoding
 
-    def captions(self, limit: int) -> Iterator[str]:
-        return (self.train_set.caption_of(number) for number in spread(len(self.train_set), limit))
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
+        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
+        readers = choose_readers(fields, self.caption)
+        return (self.train_set.fields_of([number], readers) for number in spread(len(self.train_set), limit))
 
-    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
+    def broken(self, limit: int) -> tuple[list[Skip], int]:
+        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
         numbers = spread(len(self.train_set), limit)
-        return self.train_set.broken_captions(numbers), len(numbers)
+        return self.train_set.broken(numbers), len(numbers)
 
     def check_batch(self, world: int) -> None:
+        """Raise ValueError where there is too little data for the batch that was set."""
         self._stream(0, world)
 
     def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> DataLoader:
+        """Return batches of this rank's share of about `limit` training samples; None: of all."""
         return self.loader(self.train_set, Pass(len(self.train_set), batch_size, rank=rank, world=world, limit=limit))
 
     def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        """Encode all training images once, where that is asked for, and keep the moments in memory."""
         if self.cache_latents:
-            parts = [
-                batch._replace(image=None, moments=encode(batch.image)) for batch in self.training_pass(batch_size)
-            ]
-            self.moments = MomentsDataset(parts)
+            parts = []
+            for batch in self.loader(Numbered(self.train_set), Pass(len(self.train_set), batch_size)):
+                fields = {name: value for name, value in batch.fields.items() if name != "image"}
+                fields["moments"] = encode(tensor_field(batch.fields, "image"))
+                parts.append(batch._replace(fields=fields))
+            self.moments = MomentsDataset(parts, self.train_set)
 
     def train_dataloader(self) -> DataLoader:
+        """Return the training batches of this rank, from where training stands."""
         stream = self._stream(*self.place())
         if self.moments is not None:
             return self.loader(self.moments, stream, workers=0)
         return self.loader(self.train_set, stream)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many optimiser steps' samples training has consumed, and of which shards."""
+        """Return how many optimiser steps' samples training has consumed, and of which shards."""
         steps = self.trainer.global_step if self.trainer is not None else self.position
         index = self.train_set.index
         return {"position": steps, "shards": index.fingerprint, "samples": len(index)}
@@ -181,7 +201,7 @@ class CaptionedImages(DataModule):
         return RankBatches(steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position)
 
     def _ordered(self, index: Index, groups: Sequence[int]) -> Order:
-        """The order of the samples of a data set, or of the data sets of a mixture, each of so many shards."""
+        """Return the order of the samples of a data set, or of the data sets of a mixture, each of so many shards."""
         orders: list[Order] = []
         first, start = 0, 0
         for shards in groups:
@@ -192,7 +212,7 @@ class CaptionedImages(DataModule):
         return Mixture(orders, self.weights, seed=self.seed) if self.weights else orders[0]
 
     def _transform(self, index: Index) -> Transform:
-        """Of images or of latents, whichever the shards hold. Raises ValueError where they cannot be had as is asked for."""
+        """Return what reads images or latents, whichever the shards hold; raise ValueError where they cannot be had so."""
         made = index.encoding
         if made and (self.crop != "center" or self.buckets is not None):
             raise ValueError("latents were cut when they were made; set data.crop=center and data.buckets=null")
@@ -202,13 +222,18 @@ class CaptionedImages(DataModule):
             raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
         if made and self.cache_latents:
             raise ValueError("these are latents already; set data.cache_latents=false")
+        if made.get("text") and set(self.caption.fields or ("txt",)) != {"txt"}:
+            raise ValueError(
+                "the tokens beside the latents are those of the captions in the .txt files, and there are none of other "
+                "captions; set data.caption.fields=null, or encode with text=false"
+            )
         return LatentTransform(flip=self.flip) if made else ImageTransform(self.size, crop=self.crop, flip=self.flip)
 
 
 def _mixed(
     train: str | Sequence[str | Mapping[str, Any]],
 ) -> tuple[list[str | Sequence[str]], list[float]]:
-    """Shards of each data set of a mixture, and the weights; without weights it is one data set."""
+    """Return the shards of each data set of a mixture, and the weights; without weights it is one data set."""
     parts = [train] if isinstance(train, str) else list(train or [])
     mixed = [part for part in parts if isinstance(part, Mapping)]
     if not mixed:

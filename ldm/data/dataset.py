@@ -6,20 +6,24 @@ import math
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ldm.batch import Batch, Condition, Size, Skip, as_size
+from ldm.batch import Batch, Fields, Size, Skip, as_size, tensor_field
 from ldm.data.decode import Broken
+from ldm.data.fields.base import FieldReader, Files
+from ldm.data.fields.sample import SampleFields, collate_fields
 from ldm.data.order.shuffle import Draw
 from ldm.data.shards.dataset_index import Index
 from ldm.data.shards.grouping import Sample
 from ldm.data.shards.members import ABSENT, Extent
 from ldm.data.shards.shard_index import stamp_of
-from ldm.data.transforms import CaptionChoice, Item, Transform
+from ldm.data.transforms import Transform
 from ldm.options import COUNT, Real, check
 from ldm.picture import from_levels
 
@@ -34,10 +38,11 @@ NO_CHANCE = random.Random(0)
 
 
 class Buckets:
-    """Which size each sample has in a batch, so that images of one batch are of one shape.
+    """A size for each sample, so that images of one batch are of one shape.
 
-    sizes   those there are
-    chosen  of each sample, its number in `sizes`, `(N,)`
+    Args:
+        sizes: Those there are.
+        chosen: Of each sample, the number of its size in `sizes`, `(N,)`.
     """
 
     def __init__(self, sizes: Sequence[Size], chosen: np.ndarray) -> None:
@@ -57,10 +62,13 @@ class Buckets:
 
     @classmethod
     def choose(cls, index: Index, size: int | Sequence[int], *, multiple: int, max_ratio: float) -> Buckets:
-        """For each sample the size of the nearest aspect ratio among those with about as many pixels.
+        """Return for each sample the size of the nearest aspect ratio among those with about as many pixels.
 
-        multiple   heights and widths are multiples of this
-        max_ratio  of the longer to the shorter side
+        Args:
+            index: The samples.
+            size: Of about as many pixels as all sizes shall have.
+            multiple: Heights and widths are multiples of this.
+            max_ratio: Most that the longer side may be of the shorter.
         """
         cls.check(size, multiple=multiple, max_ratio=max_ratio)
         pixels = math.prod(as_size(size))
@@ -73,22 +81,40 @@ class Buckets:
         return cls(sizes, nearest.astype(np.uint8))
 
 
+class Item(NamedTuple):
+    """One sample on its way into a batch.
+
+    Args:
+        key: Its name.
+        fields: Its fields; the image still as levels `(H, W, 3)` uint8.
+        skipped: Broken samples in whose place it stands.
+    """
+
+    key: str
+    fields: dict[str, Any]
+    skipped: Sequence[Skip] = ()
+
+
 class ShardDataset(Dataset):
     """Random access to the samples of some shards. Each process reads by its own file handles.
 
     The crop, flip and caption of a sample depend on seed, epoch and number alone. In the place of a broken sample stands
     another, drawn by the same three, and the batch says so.
 
-    transform  of image or latent
-    caption    where captions come from
-    varied     whether captions are chosen at random where there are several; else always the same
+    Args:
+        index: The samples.
+        transform: Makes the image or latent.
+        readers: Read the other fields.
+        seed: Of all that is random.
+        varied: Whether captions are chosen at random where there are several; else they are always the same.
+        buckets: The size of each sample; None: all have that of the transform.
     """
 
     def __init__(
         self,
         index: Index,
         transform: Transform,
-        caption: CaptionChoice,
+        readers: Sequence[FieldReader],
         *,
         seed: int = 0,
         varied: bool = False,
@@ -96,7 +122,8 @@ class ShardDataset(Dataset):
     ) -> None:
         self.index = index
         self.transform = transform
-        self.caption = caption
+        self.readers = list(readers)
+        self.fields = SampleFields(transform, readers)
         self.seed = seed
         self.varied = varied
         self.buckets = buckets
@@ -106,51 +133,75 @@ class ShardDataset(Dataset):
         return len(self.index)
 
     def __getitem__(self, draw: Draw) -> Item:
+        return self.find(draw)[1]
+
+    def find(self, draw: Draw) -> tuple[int, Item]:
+        """Return the number of the sample that a draw gives, which is a substitute's where that is broken, and the item."""
         size = None if self.buckets is None else self.buckets.sizes[self.buckets.chosen[draw.number]]
         skipped: list[Skip] = []
         for number in self._candidates(draw):
             sample = self.index[number]
             try:
-                return self._item(sample, Draw(draw.epoch, number), size)._replace(skipped=skipped)
+                return number, self._item(sample, Draw(draw.epoch, number), size)._replace(skipped=skipped)
             except Broken as broken:
                 skipped.append(Skip(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
 
     def exactly(self, numbers: Sequence[int]) -> tuple[Batch, list[dict[str, bytes]]]:
-        """These very samples of epoch 0, without substitutes, and their texts; broken ones are in `skipped` alone."""
-        items, texts, skipped = [], [], []
+        """Return these very samples of epoch 0, without substitutes, and their other files by ending.
+
+        Broken samples are in `skipped` alone.
+        """
+        items, files, skipped = [], [], []
         for number in numbers:
             sample = self.index[number]
             try:
-                item, text = self._item(sample, Draw(0, number), None), self._texts(sample)
+                item, others = self._item(sample, Draw(0, number), None), self._files_of(sample)
             except Broken as broken:
                 skipped.append(Skip(sample.shard, sample.key, broken.reason))
                 continue
             items.append(item)
-            texts.append(text)
-        return collate(items)._replace(skipped=skipped), texts
+            files.append(others)
+        return collate(items)._replace(skipped=skipped), files
 
-    def caption_of(self, number: int) -> str:
-        """The caption of a sample, or of its substitute, without decoding its image."""
-        skipped: list[Skip] = []
-        for candidate in self._candidates(Draw(0, number)):
-            sample = self.index[candidate]
-            try:
-                return self._caption(sample, None)
-            except Broken as broken:
-                skipped.append(Skip(sample.shard, sample.key, broken.reason))
-        raise self._hopeless(skipped)
+    def fields_of(self, numbers: Iterable[int], readers: Sequence[FieldReader] | None = None) -> Fields:
+        """Return the fields of some samples, or of their substitutes, without decoding their images.
 
-    def broken_captions(self, numbers: Sequence[int]) -> list[Skip]:
-        """Which of some samples have no caption."""
+        Args:
+            numbers: Of the samples.
+            readers: Of the fields; None: all that the data set has.
+        """
+        fields = self.fields if readers is None else SampleFields(self.transform, readers)
+        return collate_fields([self._fields_of(number, fields) for number in numbers])
+
+    def vary(self, draw: Draw) -> dict[str, Any]:
+        """Return those fields of a sample that are chosen anew in each epoch; empty where there are none, or none any more."""
+        sample = self.index[draw.number]
+        try:
+            return self.fields.vary(self._files(sample), lambda: random.Random(f"{self._name(draw)}/caption"))
+        except Broken:
+            return {}
+
+    def broken(self, numbers: Iterable[int]) -> list[Skip]:
+        """Return those of some samples that lack a field, or have one that cannot be read."""
         skipped = []
         for number in numbers:
             sample = self.index[number]
             try:
-                self._caption(sample, None)
+                self.fields.check(self._files(sample))
             except Broken as broken:
                 skipped.append(Skip(sample.shard, sample.key, broken.reason))
         return skipped
+
+    def _fields_of(self, number: int, fields: SampleFields) -> dict[str, Any]:
+        skipped: list[Skip] = []
+        for candidate in self._candidates(Draw(0, number)):
+            sample = self.index[candidate]
+            try:
+                return fields.read_without_image(self._files(sample), partial(self._image, sample))
+            except Broken as broken:
+                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+        raise self._hopeless(skipped)
 
     def _candidates(self, draw: Draw) -> Iterator[int]:
         """The sample itself, then its substitutes."""
@@ -164,20 +215,33 @@ class ShardDataset(Dataset):
         return ValueError(f"{len(skipped)} samples drawn one after the other cannot be used ({named}); mend the shards")
 
     def _item(self, sample: Sample, draw: Draw, size: Size | None) -> Item:
-        name = f"{self.seed}/{draw.epoch}/{draw.number}"
-        caption = self._caption(sample, (lambda: random.Random(f"{name}/caption")) if self.varied else None)
-        chance = NO_CHANCE if self.transform.deterministic else random.Random(name)
+        name = self._name(draw)
+        fields = self.fields.read(
+            self._files(sample),
+            partial(self._image, sample),
+            choose=(lambda: random.Random(f"{name}/caption")) if self.varied else None,
+            chance=lambda: NO_CHANCE if self.transform.deterministic else random.Random(name),
+            size=size,
+        )
+        return Item(sample.key, fields)
+
+    def _name(self, draw: Draw) -> str:
+        """The seed of a sample's own generator."""
+        return f"{self.seed}/{draw.epoch}/{draw.number}"
+
+    def _image(self, sample: Sample) -> bytes:
         data = self._read(sample, sample.image)
         assert data is not None
-        return self.transform(data, chance, size)._replace(key=sample.key, caption=caption)
+        return data
 
-    def _texts(self, sample: Sample) -> dict[str, bytes]:
+    def _files(self, sample: Sample) -> Files:
+        places = {"txt": sample.text, "json": sample.record, **sample.parts}
+        return Files(lambda ending: self._read(sample, places.get(ending, ABSENT)))
+
+    def _files_of(self, sample: Sample) -> dict[str, bytes]:
         """The files of a sample beside its image, by ending, as they are."""
-        found = {"txt": self._read(sample, sample.text), "json": self._read(sample, sample.record)}
-        return {ending: data for ending, data in found.items() if data is not None}
-
-    def _caption(self, sample: Sample, chance: Callable[[], random.Random] | None) -> str:
-        return self.caption(self._read(sample, sample.text), self._read(sample, sample.record), chance)
+        files = self._files(sample)
+        return {ending: data for ending in ("txt", "json", *sample.parts) if (data := files.get(ending)) is not None}
 
     def _read(self, sample: Sample, extent: Extent) -> bytes | None:
         if extent == ABSENT:
@@ -204,51 +268,15 @@ class ShardDataset(Dataset):
         return self._handles[place]
 
 
-class MomentsDataset(Dataset):
-    """Samples held in memory with their latent moments.
-
-    batches  all of a data set in order, with `moments` instead of images
-    """
-
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self.key = [key for batch in batches for key in batch.key]
-        self.caption = [caption for batch in batches for caption in batch.caption]
-        self.moments = torch.cat([batch.moments for batch in batches if batch.moments is not None])
-        self.geometry = torch.cat([batch.geometry for batch in batches if batch.geometry is not None])
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-    def __getitem__(self, draw: Draw) -> Item:
-        number = draw.number
-        return Item(
-            key=self.key[number],
-            caption=self.caption[number],
-            moments=self.moments[number],
-            geometry=self.geometry[number].tolist(),
-        )
-
-
 def collate(items: Sequence[Item]) -> Batch:
-    """Items -> a batch, whose image is still `(B, H, W, 3)` uint8: small on its way; see `finish`."""
-    levels = [item.levels for item in items if item.levels is not None]
-    moments = [item.moments for item in items if item.moments is not None]
-    texts = [item.text for item in items if item.text is not None]
-    geometry = [item.geometry for item in items if item.geometry]
-    return Batch(
-        key=[item.key for item in items],
-        caption=[item.caption for item in items],
-        image=torch.from_numpy(np.stack(levels)) if levels else None,
-        moments=torch.stack(moments) if moments else None,
-        geometry=torch.tensor(geometry) if geometry else None,
-        text=Condition.cat(texts) if texts else None,
-        skipped=[skip for item in items for skip in item.skipped],
-    )
+    """Return the batch of some items, whose image is still `(B, H, W, 3)` uint8: small on its way; see `finish`."""
+    skipped = [skip for item in items for skip in item.skipped]
+    return Batch([item.key for item in items], collate_fields([item.fields for item in items]), skipped)
 
 
 def finish(batch: Batch, device: torch.device | str = "cpu") -> Batch:
-    """Levels -> images in [-1, 1], made where they are used."""
-    if batch.image is None:
+    """Return a batch with images `(B, 3, H, W)` in [-1, 1] in the place of levels, made where they are used."""
+    if "image" not in batch.fields:
         return batch
-    levels = batch.image.to(device, non_blocking=True)
-    return batch._replace(image=from_levels(levels.permute(0, 3, 1, 2)))
+    levels = tensor_field(batch.fields, "image").to(device, non_blocking=True)
+    return batch._replace(fields={**batch.fields, "image": from_levels(levels.permute(0, 3, 1, 2))})

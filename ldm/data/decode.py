@@ -1,4 +1,4 @@
-"""From the bytes of a stranger's file to a picture or a text, or to a reason why it cannot be used."""
+"""Decode the bytes of a stranger's file: they become a picture or a text, or a reason why they cannot be used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PIXELS = 2**27
 """Pictures with more are taken for decompression bombs: 134 million pixels, 400 MB as RGB. (Pillow warns of 89 million.)"""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
-"""What may hide behind an image's name; Pillow's other readers never see a stranger's bytes."""
+"""Formats that may hide behind an image's name; Pillow's other readers never see a stranger's bytes."""
 
 TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg", "zstd")
 """Ways in which the pixels of a TIFF may be stored; the readers of its old ones never see a stranger's bytes."""
@@ -36,14 +36,15 @@ PILLOW_ERRORS = (
     ),
     *(struct.error, zlib.error),
 )
-"""What Pillow's readers raise on broken files."""
+"""Errors that Pillow's readers raise on broken files."""
 
 
 class Broken(ValueError):  # noqa: N818
     """A sample cannot be used.
 
-    reason  a few words, the same for all samples of this kind, by which they are counted
-    detail  about this one
+    Args:
+        reason: A few words, the same for all samples of this kind, by which they are counted.
+        detail: More about this one.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -63,7 +64,7 @@ class Header(NamedTuple):
 
 
 def open_image(data: bytes) -> Image.Image:
-    """A picture whose header has been read and whose pixels have not. Raises Broken."""
+    """Return a picture whose header has been read and whose pixels have not. Raises Broken."""
     if not data:
         raise Broken("empty image file")
     try:
@@ -83,25 +84,28 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def read_header(data: bytes) -> Header:
-    """Size of a picture from the first kilobytes of its file. Raises Broken."""
+    """Return the size of a picture from the first kilobytes of its file. Raises Broken."""
     opened = open_image(data)
     width, height = opened.size
     return Header(height, width) if _orientation(opened) >= 5 else Header(width, height)
 
 
 def decode_image(data: bytes, *, side: int | None = None, background: str = "white") -> Image.Image:
-    """Bytes of an image file -> RGB picture, 8 bits, upright, its first frame.
+    """Return the picture in the bytes of an image file: RGB, 8 bits, upright, its first frame.
 
-    side        where given, formats that can do so are decoded at a reduced scale whose shorter side is no less than this
-    background  colour behind transparent pixels
+    Args:
+        data: Bytes of the file.
+        side: Where given, formats that can do so are decoded at a reduced scale whose shorter side is no less than this.
+        background: Colour behind transparent pixels.
 
-    Raises Broken where there is no picture in the bytes, or not all of it.
+    Raises:
+        Broken: Where there is no picture in the bytes, or not all of it.
     """
     return decode_with_size(data, side=side, background=background)[0]
 
 
 def decode_with_size(data: bytes, *, side: int | None = None, background: str = "white") -> tuple[Image.Image, Header]:
-    """As `decode_image`, with the size of the original."""
+    """Do the same as `decode_image`, and return the size of the original, too."""
     opened = open_image(data)
     width, height = opened.size
     try:
@@ -120,7 +124,7 @@ def decode_with_size(data: bytes, *, side: int | None = None, background: str = 
 
 
 def decode_text(data: bytes) -> str:
-    """Bytes of a text file -> text without surrounding space.
+    """Return the text in the bytes of a text file, without surrounding space.
 
     UTF-8, UTF-16 with its mark, and, where the bytes are neither, Windows' Western European.
     """

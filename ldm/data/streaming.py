@@ -12,15 +12,19 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ldm.batch import Batch, Skip
+from ldm.batch import Batch, Fields, Skip
 from ldm.data.base import OPTIONS, DataModule
+from ldm.data.dataset import Item
 from ldm.data.decode import Broken
+from ldm.data.fields.base import FieldReader, Files
+from ldm.data.fields.choose import choose_readers
+from ldm.data.fields.sample import SampleFields, collate_fields
 from ldm.data.latents import read_encoding
 from ldm.data.shards.grouping import NO_CAPTION, Leftover
 from ldm.data.shards.names import name_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.shards.shard_reader import RawSample, ShardReader
-from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Item, Transform
+from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Transform
 from ldm.options import check_all
 
 MOST_SKIPPED = 1000
@@ -39,7 +43,7 @@ def _broken(skipped: Sequence[Skip]) -> list[Skip]:
 
 
 def _captionless(lost: list[Skip]) -> Iterator[Skip]:
-    """Those of what a reader left out that have no caption; the list is emptied."""
+    """Yield those of what a reader left out that have no caption; the list is emptied."""
     yield from (skip for skip in lost if skip.reason == NO_CAPTION)
     lost.clear()
 
@@ -50,16 +54,21 @@ class ShardStream(IterableDataset):
     Which they are is a function of seed, start, rank and worker. There are no epochs, and a run that continues goes on
     with other samples than an uninterrupted one would have seen: nothing is known but what has been read.
 
-    caption  where captions come from
-    buffer   samples held to be shuffled, by each worker
-    start    optimiser steps already made
+    Args:
+        shards: Paths, URLs or commands.
+        transform: Makes the image.
+        readers: Read the other fields.
+        seed: Of all that is random.
+        buffer: Samples held to be shuffled, by each worker.
+        rank: Of this process.
+        start: Optimiser steps already made.
     """
 
     def __init__(
         self,
         shards: Sequence[str],
         transform: Transform,
-        caption: CaptionChoice,
+        readers: Sequence[FieldReader],
         *,
         seed: int,
         buffer: int = 1000,
@@ -67,8 +76,8 @@ class ShardStream(IterableDataset):
         start: int = 0,
     ) -> None:
         self.shards = list(shards)
-        self.transform = transform
-        self.caption = caption
+        self.fields = SampleFields(transform, readers)
+        self.endings = {ending for reader in readers for ending in reader.endings}
         self.seed = seed
         self.buffer = buffer
         self.rank = rank
@@ -96,17 +105,20 @@ class ShardStream(IterableDataset):
             yield item._replace(skipped=skipped)
             skipped = []
 
-    def captions(self, limit: int) -> Iterator[str | Skip]:
-        """Of at most `limit` samples from the front of the shards; of one that has none, where it is."""
-        return islice(self._captions(), limit)
+    def without_images(self, limit: int) -> Iterator[Fields | Skip]:
+        """Yield the fields of at most `limit` samples from the front of the shards, each by itself (B is 1).
 
-    def _captions(self) -> Iterator[str | Skip]:
+        In the place of a sample that lacks a field stands where it is.
+        """
+        return islice(self._without_images(), limit)
+
+    def _without_images(self) -> Iterator[Fields | Skip]:
         for shard in self.shards:
             lost: list[Skip] = []
-            for sample in ShardReader(shard, lost):
+            for sample in ShardReader(shard, lost, self.endings):
                 yield from _captionless(lost)
                 try:
-                    yield self.caption(sample.text, sample.record)
+                    yield collate_fields([self.fields.read_without_image(*_parts(sample))])
                 except Broken as broken:
                     yield Skip(sample.shard, sample.key, broken.reason)
             yield from _captionless(lost)
@@ -114,29 +126,37 @@ class ShardStream(IterableDataset):
     def _decode(self, sample: RawSample, chance: random.Random) -> Item:
         if read_encoding(sample.image) is not None:
             raise Broken("cached latent, which only data=latents reads")
-        caption = self.caption(sample.text, sample.record, lambda: chance)
-        return self.transform(sample.image, chance)._replace(key=sample.key, caption=caption)
+        files, image = _parts(sample)
+        return Item(sample.key, self.fields.read(files, image, choose=lambda: chance, chance=lambda: chance))
 
     def _samples(self, chance: random.Random, lost: list[Skip]) -> Iterator[RawSample]:
-        """Raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""
+        """Yield raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""
         fruitless = 0
         while fruitless <= 10 * len(self.shards):
             fruitless += 1
-            for sample in ShardReader(chance.choice(self.shards), lost):
+            for sample in ShardReader(chance.choice(self.shards), lost, self.endings):
                 fruitless = 0
                 yield sample
         broken = _broken(lost)
         raise ValueError(_hopeless(broken[-1] if broken else Skip(self.shards[0], "", "no samples"), len(broken)))
 
 
+def _parts(sample: RawSample) -> tuple[Files, Callable[[], bytes]]:
+    """The files of a sample beside its image, and what gives its image."""
+    there = {"txt": sample.text, "json": sample.record, **sample.parts}
+    return Files(there.get), lambda: sample.image
+
+
 class StreamedImages(DataModule):
     """Training batches from shards without an index, validation images from shards with one.
 
-    train, val  shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them
-    crop, flip  see ImageTransform
-    buffer  samples that each worker holds to shuffle them
-
-    The others are those of DataModule.
+    Args:
+        size: See DataModule; so are cache, caption, fields, val_images, max_broken, workers and seed.
+        train: Shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them.
+        val: Shards, named in the same ways.
+        crop: See ImageTransform.
+        flip: See ImageTransform.
+        buffer: Samples that each worker holds to shuffle them.
     """
 
     def __init__(
@@ -149,6 +169,7 @@ class StreamedImages(DataModule):
         crop: Crop = "center",
         flip: bool = False,
         caption: CaptionChoice | None = None,
+        fields: Sequence[str | FieldReader] | None = None,
         buffer: int = 1000,
         val_images: int | None = None,
         max_broken: float = 0.01,
@@ -160,6 +181,7 @@ class StreamedImages(DataModule):
             size=size,
             cache=Path(cache),
             caption=caption or CaptionChoice(),
+            fields=fields,
             val_images=val_images,
             max_broken=max_broken,
             workers=workers,
@@ -170,20 +192,27 @@ class StreamedImages(DataModule):
         self.buffer = buffer
 
     def name_val(self) -> list[str]:
+        """Return the names of the validation shards, which are written first where a source writes them."""
         return self.val_shards
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
+        """Say which validation shards are trained on, too; nothing is opened."""
         self.warn_of_shared(self.shards, val, {})
 
     @property
     def encoding(self) -> dict[str, str]:
+        """How cached latents were made that training reads; empty where it reads images."""
         return {}
 
-    def captions(self, limit: int) -> Iterator[str]:
-        return (caption for caption in self._from(0).captions(limit) if isinstance(caption, str))
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
+        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
+        readers = choose_readers(fields, self.caption)
+        found = self._from(0, readers).without_images(limit)
+        return (sample for sample in found if not isinstance(sample, Skip))
 
-    def broken_captions(self, limit: int) -> tuple[list[Skip], int]:
-        found = list(self._from(0).captions(limit))
+    def broken(self, limit: int) -> tuple[list[Skip], int]:
+        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
+        found = list(self._from(0).without_images(limit))
         return [skip for skip in found if isinstance(skip, Skip)], len(found)
 
     def check_batch(self, world: int) -> None:
@@ -192,9 +221,10 @@ class StreamedImages(DataModule):
     def training_pass(
         self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
     ) -> Iterable[Batch]:
+        """Return batches of this rank's share of about `limit` training samples; None: of all."""
         if limit is None:
             raise ValueError(
-                "without an index there is no end of the data: set stage.autoencoder.statistics_batches=1000"
+                "without an index there is no end of the data: set task.autoencoder.statistics_batches=1000"
             )
         return islice(self.loader(self._from(rank)), -(-limit // (batch_size * world)))
 
@@ -202,16 +232,17 @@ class StreamedImages(DataModule):
         """Never."""
 
     def train_dataloader(self) -> DataLoader:
+        """Return the training batches of this rank, from where training stands."""
         return self.loader(self._from(self.place()[0]))
 
     def state_dict(self) -> dict[str, Any]:
-        """How many optimiser steps were made."""
+        """Return how many optimiser steps were made."""
         return {"position": self.trainer.global_step if self.trainer is not None else self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with other samples than those of the beginning."""
         self.position = state_dict["position"]
 
-    def _from(self, rank: int) -> ShardStream:
+    def _from(self, rank: int, readers: Sequence[FieldReader] | None = None) -> ShardStream:
         options = {"seed": self.seed, "buffer": self.buffer, "rank": rank, "start": self.position}
-        return ShardStream(self.shards, self.transform, self.caption, **options)
+        return ShardStream(self.shards, self.transform, self.readers if readers is None else readers, **options)

@@ -1,4 +1,4 @@
-"""From the bytes of a sample to what a batch holds: an image or a latent, and a caption."""
+"""Make fields of the bytes of an image or a latent; choose one of several captions."""
 
 from __future__ import annotations
 
@@ -12,52 +12,68 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ldm.batch import Condition, Size, Skip, as_size
-from ldm.data.decode import Broken, clean_text, decode_text, decode_with_size
+from ldm.batch import Size, as_size
+from ldm.data.decode import Broken, Header, clean_text, decode_text, decode_with_size, read_header
+from ldm.data.fields.placement import Placement
 from ldm.data.latents import unpack_latent
 from ldm.data.shards.names import read_record
 
 Crop = Literal["center", "random"]
 
+LONGEST_SIDE = 2**16
+"""Pixels of the longer side that cached latents may be said to have."""
 
-class Item(NamedTuple):
-    """One sample on its way into a batch; see Batch.
 
-    levels  of its image, `(H, W, 3)` uint8
+class Cut(NamedTuple):
+    """An image or latent of one sample, and how it was cut.
+
+    Args:
+        fields: Its fields: `image`, as `(H, W, 3)` uint8, or `moments`; `geometry`, `(6,)`; and what else a latent holds.
+        placement: How the original was resized, cropped and flipped.
     """
 
-    key: str = ""
-    caption: str = ""
-    levels: np.ndarray | None = None
-    moments: Tensor | None = None
-    geometry: Sequence[int] = ()
-    text: Condition | None = None
-    skipped: Sequence[Skip] = ()
+    fields: dict[str, Any]
+    placement: Placement
+
+    @property
+    def levels(self) -> np.ndarray:
+        """The image, `(H, W, 3)` uint8."""
+        return self.fields["image"]
 
 
 class Transform(ABC):
-    """What a sample's image or latent becomes."""
+    """Makes an image or a latent of the bytes of a file."""
 
     @property
     @abstractmethod
     def deterministic(self) -> bool:
-        """Whether a sample always gives the same."""
+        """True where a sample always gives the same."""
 
     @abstractmethod
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
-        """Bytes of a file -> an item with neither key nor caption. Raises Broken.
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+        """Return the image or latent in a file.
 
-        chance  of which nothing is drawn where the transform is deterministic
-        size    of the result; None: the transform's own
+        Args:
+            data: Bytes of the file.
+            chance: Draws crop and flip; nothing is drawn where the transform is deterministic.
+            size: Of the result; None: the transform's own.
+
+        Raises:
+            Broken: Where the file cannot be used.
         """
+
+    @abstractmethod
+    def placement(self, data: bytes) -> Placement:
+        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
 
 
 class ImageTransform(Transform):
     """Decode, resize so that the picture just covers the wanted size, crop, flip.
 
-    size  of the result, unless another is asked for
-    crop  "center" or "random"
-    flip  mirror half of the images, left to right
+    Args:
+        size: Of the result, unless another is asked for: one number, or height and width.
+        crop: "center" or "random".
+        flip: Mirror half of the images, left to right.
     """
 
     def __init__(self, size: int | Sequence[int], *, crop: Crop = "center", flip: bool = False) -> None:
@@ -69,28 +85,37 @@ class ImageTransform(Transform):
 
     @property
     def deterministic(self) -> bool:
+        """True where a sample always gives the same."""
         return self.crop == "center" and not self.flip
 
     def __repr__(self) -> str:
         return f"ImageTransform({self.size}, crop={self.crop!r}, flip={self.flip})"
 
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+        """Return an image and how it was cut; see Transform. Raises Broken."""
         size = size or self.size
         picture, original = decode_with_size(data, side=max(size))
         frame = Frame.centre(picture, size)
         if self.crop == "random":
             frame = frame.anywhere(chance)
-        left, top = frame.box[:2]
         picture = frame.cut(picture)
-        if self.flip and chance.random() < 0.5:
+        flipped = self.flip and chance.random() < 0.5
+        if flipped:
             picture = ImageOps.mirror(picture)
-        return Item(levels=np.asarray(picture), geometry=(original.height, original.width, top, left, *size))
+        placement = frame.placement(original, flipped=flipped)
+        return Cut({"image": np.asarray(picture), "geometry": placement.geometry}, placement)
+
+    def placement(self, data: bytes) -> Placement:
+        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
+        original = read_header(data)
+        return Frame.centre(original, self.size).placement(original)
 
 
 class LatentTransform(Transform):
     """Cached moments, and the frozen text encoder's tokens where they were cached, too.
 
-    flip  take those of the mirrored image half of the time
+    Args:
+        flip: Take those of the mirrored image half of the time.
     """
 
     def __init__(self, *, flip: bool = False) -> None:
@@ -98,29 +123,38 @@ class LatentTransform(Transform):
 
     @property
     def deterministic(self) -> bool:
+        """True where a sample always gives the same."""
         return not self.flip
 
     def __repr__(self) -> str:
         return f"LatentTransform(flip={self.flip})"
 
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Item:
+    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+        """Return a latent and how its image was cut; see Transform. Raises Broken."""
         tensors = unpack_latent(data)
+        geometry = _geometry(tensors)
         name = "flipped" if self.flip and chance.random() < 0.5 else "moments"
         if name not in tensors:
             raise Broken(f"latent without {name}")
-        text = [tensors[part][None] for part in ("tokens", "mask") if part in tensors]
-        return Item(
-            moments=tensors[name],
-            geometry=tensors["geometry"].tolist(),
-            text=Condition(*text) if text else None,
-        )
+        kept = {field: tensors[part] for part, field in TEXT_PARTS.items() if part in tensors}
+        fields = {"moments": tensors[name], "geometry": geometry, **kept}
+        return Cut(fields, placement_of(geometry, flipped=name == "flipped"))
+
+    def placement(self, data: bytes) -> Placement:
+        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
+        return placement_of(_geometry(unpack_latent(data)))
+
+
+TEXT_PARTS = {"tokens": "text_tokens", "mask": "text_mask"}
+"""Tensors in the file of a cached latent -> the fields that they are."""
 
 
 class CaptionChoice:
     """Takes the caption from the sample's .txt or from a field of its .json, at random among several.
 
-    fields  name -> weight, "txt" for the .txt, else a field of the .json, which may hold a list of captions; those that a
-            sample does not have are left out. None: the .txt, or without one the json's "caption"
+    Args:
+        fields: Name -> weight, "txt" for the .txt, else a field of the .json, which may hold a list of captions; those that a
+            sample does not have are left out. None: the .txt, or without one the json's "caption".
     """
 
     def __init__(self, fields: Mapping[str, float] | None = None) -> None:
@@ -131,10 +165,29 @@ class CaptionChoice:
     def __call__(
         self, text: bytes | None, record: bytes | None, chance: Callable[[], random.Random] | None = None
     ) -> str:
-        """Contents of .txt and .json -> caption. Raises Broken where there is none.
+        """Return the caption of a sample.
 
-        chance  makes what chooses, and is called where there is a choice; None: always the first of the weightiest
+        Args:
+            text: Content of its .txt; None where there is none.
+            record: Content of its .json; None where there is none.
+            chance: Makes what chooses, and is called where there is a choice. None: always the first of the weightiest.
+
+        Raises:
+            Broken: Where there is no caption.
         """
+        found, weights = self._found(text, record)
+        if sum(map(len, found.values())) == 1 or chance is None:
+            return found[max(found, key=lambda name: weights[name])][0]
+        chooser = chance()
+        (name,) = chooser.choices(list(found), [weights[name] for name in found])
+        return chooser.choice(found[name])
+
+    def count(self, text: bytes | None, record: bytes | None) -> int:
+        """Return the number of captions among which there is a choice. Raises Broken where there is none."""
+        return sum(map(len, self._found(text, record)[0].values()))
+
+    def _found(self, text: bytes | None, record: bytes | None) -> tuple[dict[str, list[str]], Mapping[str, float]]:
+        """The captions of a sample by the names of their fields, and the weights of the fields."""
         written = "" if text is None else decode_text(text)
         weights = self.fields or {"txt" if written else "caption": 1.0}
         content = read_record(record) if record and set(weights) != {"txt"} else {}
@@ -142,25 +195,22 @@ class CaptionChoice:
         found = {name: texts for name in weights if (texts := _texts(content.get(name)))}
         if not found:
             raise Broken("no caption")
-        if sum(map(len, found.values())) == 1 or chance is None:
-            return found[max(found, key=lambda name: weights[name])][0]
-        chooser = chance()
-        (name,) = chooser.choices(list(found), [weights[name] for name in found])
-        return chooser.choice(found[name])
+        return found, weights
 
 
 def _texts(value: Any) -> list[str]:
-    """A text, or a list of them, without those that are empty."""
+    """Return a text, or those of a list of them, that are not empty."""
     values = value if isinstance(value, list) else [value]
     return [text for text in (clean_text(value) for value in values if isinstance(value, str)) if text]
 
 
 class Frame(NamedTuple):
-    """What of a picture is shown: it is resized until it just covers the wanted size, then a box is cut out of it.
+    """The part of a picture that is shown: it is resized until it just covers the wanted size, then a box is cut out of it.
 
-    picture  its size, (width, height)
-    cover    its size when resized, (width, height)
-    box      left, top, right, bottom in it
+    Args:
+        picture: Its size, (width, height).
+        cover: Its size when resized, (width, height).
+        box: Left, top, right, bottom in the resized picture.
     """
 
     picture: tuple[int, int]
@@ -168,33 +218,64 @@ class Frame(NamedTuple):
     box: tuple[int, int, int, int]
 
     @staticmethod
-    def centre(picture: Image.Image, size: Size) -> Frame:
-        """Of the middle of a picture."""
+    def centre(picture: Header | Image.Image, size: Size) -> Frame:
+        """Return the frame of the middle of a picture."""
         scale = max(size.height / picture.height, size.width / picture.width)
         width, height = (max(size.width, round(picture.width * scale)), max(size.height, round(picture.height * scale)))
         left, top = (width - size.width) // 2, (height - size.height) // 2
-        return Frame(picture.size, (width, height), (left, top, left + size.width, top + size.height))
+        return Frame(
+            (picture.width, picture.height), (width, height), (left, top, left + size.width, top + size.height)
+        )
 
     def anywhere(self, chance: random.Random) -> Frame:
-        """As large, at a random place."""
+        """Return a frame as large as this one, at a random place."""
         width, height = self.box[2] - self.box[0], self.box[3] - self.box[1]
         left, top = chance.randint(0, self.cover[0] - width), chance.randint(0, self.cover[1] - height)
         return self._replace(box=(left, top, left + width, top + height))
 
     def part(self) -> tuple[float, float, float, float]:
-        """The box in the original picture."""
+        """Return the box in the picture before it is resized."""
         x, y = self.picture[0] / self.cover[0], self.picture[1] / self.cover[1]
         left, top, right, bottom = self.box
         return left * x, top * y, min(self.picture[0], right * x), min(self.picture[1], bottom * y)
 
     def touched(self) -> tuple[slice, slice]:
-        """Rows and columns of the original picture of which something is shown."""
+        """Return the rows and columns of the picture of which something is shown."""
         left, top, right, bottom = self.part()
         return slice(math.floor(top), math.ceil(bottom)), slice(math.floor(left), math.ceil(right))
 
+    @property
+    def size(self) -> Size:
+        """The size of the result."""
+        return Size(self.box[3] - self.box[1], self.box[2] - self.box[0])
+
+    def placement(self, original: Header, *, flipped: bool = False) -> Placement:
+        """Return the same for what lies on the picture, which had the size `original` before it was decoded."""
+        cover = Size(self.cover[1], self.cover[0])
+        return Placement(Size(original.height, original.width), cover, self.box[1], self.box[0], self.size, flipped)
+
     def cut(self, picture: Image.Image) -> Image.Image:
-        """What is shown of a picture; what lies outside is never computed."""
+        """Return the part of a picture that is shown; what lies outside is never computed."""
         if self.cover == picture.size:
             return picture if self.box == (0, 0, *picture.size) else picture.crop(self.box)
-        size = (self.box[2] - self.box[0], self.box[3] - self.box[1])
-        return picture.resize(size, Image.Resampling.LANCZOS, box=self.part(), reducing_gap=3.0)
+        return picture.resize(
+            (self.size.width, self.size.height), Image.Resampling.LANCZOS, box=self.part(), reducing_gap=3.0
+        )
+
+
+def placement_of(geometry: Tensor, *, flipped: bool = False) -> Placement:
+    """Return how an image was placed, from its field `geometry`, `(6,)`, as it is kept beside a latent."""
+    height, width, top, left, *size = (int(number) for number in geometry)
+    original = Header(width, height)
+    centred = Frame.centre(original, Size(*size)).placement(original, flipped=flipped)
+    return centred._replace(top=top, left=left)
+
+
+def _geometry(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The geometry beside a latent. Raises Broken where there is none that can be."""
+    geometry = tensors.get("geometry")
+    if geometry is not None and geometry.shape == (6,):
+        numbers = zip(geometry.tolist(), (1, 1, 0, 0, 1, 1), strict=True)
+        if all(least <= number < math.inf for number, least in numbers) and bool((geometry[4:] <= LONGEST_SIDE).all()):
+            return geometry
+    raise Broken("unreadable latent", "its geometry is missing, or is none")

@@ -101,7 +101,8 @@ class InvertedStart(Start):
                 f"what init_prompt describes is made of its own noise, to which {type(sampler).__name__} would add other; "
                 "choose a sampler that adds none, like sampler=ddim"
             )
-        shown = given._replace(condition=model.conditioner(self.prompts), prompts=self.prompts)
+        shown = given._replace(prompts=self.prompts)
+        shown = shown._replace(condition=model.conditioner(shown.known_fields))
         x_t = invert(
             Unguided().wrap(shown),
             model.denoiser.schedule,
@@ -203,7 +204,7 @@ class InterpolationStart(Start):
 
     def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
         """Mix the noise and the conditions of both ends; see `Start.begin`."""
-        condition = read(model.conditioner, given.prompts, self.end)
+        condition = read(model.conditioner, given.known_fields, self.end)
         noise = noise.toward(self.end.seeds, self.end.shares)
         return Beginning(given._replace(condition=condition, toward=self.end), noise)
 

@@ -58,7 +58,7 @@ class Autoguidance(Over):
         """
         self._join(given)
         better, worse = self.guidance.wrap(given), self.weak.denoiser
-        condition = read(self.weak.conditioner, given.prompts, given.toward)
+        condition = read(self.weak.conditioner, given.known_fields, given.toward)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             """Return the guided estimate."""

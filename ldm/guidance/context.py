@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ldm.batch import Condition
+from ldm.batch import Condition, Fields
 from ldm.diffusion.denoiser import Denoiser
 from ldm.options import FRACTION, check
 from ldm.sampler.noise import as_seeds
 from ldm.text import clean_prompts
 
-Conditioner = Callable[[Sequence[str]], Condition]
-"""A conditioner as guidance calls it: prompts `(B,)` -> the condition of the backbone."""
+Conditioner = Callable[[Fields], Condition]
+"""A conditioner as guidance calls it: fields of B images -> the condition of the backbone."""
 
 
 class Latents(Protocol):
@@ -78,6 +78,7 @@ class Given(NamedTuple):
         prompts: The prompts of `condition`, `(B,)`.
         autoencoder: The autoencoder to whose latents all of this belongs.
         toward: The other end of an interpolation between prompts; None: there is no interpolation.
+        fields: The fields of the images; None: only the prompts are known.
     """
 
     denoiser: Denoiser
@@ -86,6 +87,12 @@ class Given(NamedTuple):
     prompts: Sequence[str]
     autoencoder: Latents
     toward: Toward | None = None
+    fields: Fields | None = None
+
+    @property
+    def known_fields(self) -> Fields:
+        """Return the fields, of which the captions are the prompts."""
+        return {**(self.fields or {}), "caption": list(self.prompts)}
 
     def log_likelihood(self, of: Callable[[Sequence[str]], Tensor]) -> Tensor:
         """Return the log-likelihood of the prompts; between two prompts, interpolate it as the conditions are.
@@ -102,20 +109,20 @@ class Given(NamedTuple):
         return torch.lerp(here, of(self.toward.prompts), here.new_tensor(self.toward.shares))
 
 
-def read(conditioner: Conditioner, prompts: Sequence[str], toward: Toward | None) -> Condition:
-    """Return the condition of prompts, interpolated with that of other prompts where there are some.
+def read(conditioner: Conditioner, fields: Fields, toward: Toward | None) -> Condition:
+    """Return the condition of fields, interpolated with that of other captions where there are some.
 
     Args:
-        conditioner: Makes a condition from prompts.
-        prompts: The prompts, `(B,)`.
+        conditioner: Makes a condition from fields.
+        fields: The fields of the batch.
         toward: The other end of the interpolation; None: there is no interpolation.
 
     Returns:
         The condition of the batch.
     """
-    condition = conditioner(prompts)
+    condition = conditioner(fields)
     if toward is None:
         return condition
-    other = conditioner(toward.prompts)
+    other = conditioner({**fields, "caption": list(toward.prompts)})
     (device, *_) = (part.device for part in other if part is not None)
     return condition.lerp(other, torch.tensor(toward.shares, device=device))

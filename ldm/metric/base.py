@@ -8,39 +8,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ldm.batch import Fields
+
 ADVICE = (
     "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
-    "(stage.diffusion.optimizer.lr) or a smaller stage.diffusion.trainer.gradient_clip_val; or sample with less guidance "
-    "(guidance.scale)"
+    "(task.diffusion.optimizer.lr) or a smaller task.diffusion.gradient_clip; or sample with less guidance (guidance.scale)"
 )
-"""The advice of an error where generated images are not finite."""
+"""Advice where generated images are not finite."""
 
 
 class GenerationMetric(ABC):
-    """Turn generated images, of which each rank adds a part, into named numbers, the same on all ranks.
+    """The base class of metrics: they collect generated images on all ranks and give named numbers, the same on all ranks.
 
-    A metric that compares with real images keeps sums over them that can be stored and brought back. It computes in float32
+    Where it compares with real images, it keeps sums over them that can be stored and brought back. It computes in float32
     or float64, whatever the precision of training. Images that are not finite are refused with a ValueError.
     """
+
+    inputs: tuple[str, ...] = ()
+    """Names of the fields that `update` reads."""
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """Return the names of the numbers that `compute` gives."""
+        """Names of the numbers that `compute` gives."""
 
     @property
     def least_images(self) -> int:
-        """Return the fewest images, over all ranks, from which it can compute: generated ones, and real ones if it needs any."""
+        """The fewest images, over all ranks, that it gives numbers for: of those generated, and of real ones if it needs any."""
         return 1
 
     @property
     @abstractmethod
     def reference_name(self) -> str | None:
-        """Return a name for the sums over real images (extractor and its settings); None: it needs no real images."""
+        """A name for the sums over real images (extractor and its settings); None: no real images are needed."""
 
     @abstractmethod
     def to(self, device: torch.device) -> None:
-        """Move networks and sums to a device."""
+        """Move to a device."""
 
     @abstractmethod
     def refer(self, images: Tensor) -> None:
@@ -48,39 +52,28 @@ class GenerationMetric(ABC):
 
     @abstractmethod
     def reference(self) -> dict[str, Tensor]:
-        """Return the sums over the real images of this rank, by name; those of several ranks may be added."""
+        """Return the sums over the real images of this rank; those of several ranks may be added."""
 
     @abstractmethod
     def set_reference(self, sums: dict[str, Tensor]) -> None:
-        """Use these sums over real images, which are whole on one rank and zero on the others."""
+        """Use these sums over real images: all of them on one rank, zeros on the others."""
 
     @abstractmethod
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images.
-
-        Args:
-            images: `(B, 3, H, W)` in [-1, 1].
-            captions: The captions that they were made for, one for each image.
-
-        Raises:
-            ValueError: Where an image is not finite.
-        """
+    def update(self, images: Tensor, fields: Fields) -> None:
+        """Add generated images `(B, 3, H, W)` in [-1, 1] and the fields that they were made for."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """Return a number for each name, over the images of all ranks since the last call. Every rank must call it."""
+        """Return name -> number over all images of all ranks since the last call. Every rank must call it."""
 
 
 def check_finite(values: Tensor, of: str, *, advice: str) -> None:
-    """Raise an error where numbers of a batch are not finite.
+    """Raise ValueError where numbers of a batch, `(B, ...)`, are not finite.
 
     Args:
-        values: Images or their features, `(B, ...)`.
-        of: What the values are, for the message.
-        advice: What to do about it, for the message.
-
-    Raises:
-        ValueError: Where a value is NaN or infinite.
+        values: Images or their features.
+        of: What they are, for the message.
+        advice: What to do about it.
     """
     wrong = int((~values.flatten(1).isfinite()).any(1).sum())
     if wrong:

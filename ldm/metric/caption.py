@@ -1,4 +1,4 @@
-"""Caption accuracy: whether images show what their captions say, for data whose true drawings are known."""
+"""How often an image shows what its caption says, for data whose true drawings are known."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import torch
 from torch import Tensor
 from torchmetrics import SumMetric
 
+from ldm.batch import Fields, list_field
 from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 
 
 class Truth(Protocol):
-    """A set of drawings, each a named tuple of parts that knows its caption."""
+    """A data set that can be drawn: every drawing is a named tuple of parts that knows its caption."""
 
     @property
     def drawings(self) -> Sequence[NamedTuple]:
-        """Return all drawings; each has a `caption`."""
+        """All drawings; each has a `caption`."""
 
     def images(self, drawings: Sequence) -> Tensor:
-        """Return the images `(N, 3, H, W)` in [-1, 1] of drawings."""
+        """Return the drawings, `(N, 3, H, W)` in [-1, 1]."""
 
 
 class CaptionAccuracy(GenerationMetric):
-    """The fraction of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
+    """The share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
 
     Args:
-        truth: All drawings and their captions.
+        truth: Gives all drawings and their captions.
     """
+
+    inputs = ("caption",)
 
     def __init__(self, truth: Truth) -> None:
         drawings = list(truth.drawings)
@@ -42,41 +45,34 @@ class CaptionAccuracy(GenerationMetric):
 
     @property
     def names(self) -> Sequence[str]:
-        """Return `caption_accuracy` and a name for each part, like `color_accuracy`."""
+        """Names of the scores: of all parts together, and of each."""
         return ["caption_accuracy", *(f"{part}_accuracy" for part in self.parts)]
 
     @property
     def reference_name(self) -> None:
-        """Return None: real images are not needed."""
+        """None: nothing is needed of real images."""
         return None
 
     def to(self, device: torch.device) -> None:
-        """Move drawings and sums to a device."""
+        """Move to a device."""
         self.templates = self.templates.to(device)
         self.codes = self.codes.to(device)
         for metric in self.sums:
             metric.to(device)
 
     def refer(self, images: Tensor) -> None:
-        """Do nothing: real images are not needed."""
+        """Do nothing with real images."""
 
     def reference(self) -> dict[str, Tensor]:
-        """Return no sums: real images are not needed."""
+        """Return no sums, since there are none."""
         return {}
 
     def set_reference(self, sums: dict[str, Tensor]) -> None:
-        """Do nothing: real images are not needed."""
+        """Do nothing: there are no sums."""
 
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images.
-
-        Args:
-            images: `(B, 3, H, W)` in [-1, 1], of the drawings' size.
-            captions: The captions that they were made for, one for each image.
-
-        Raises:
-            ValueError: Where an image is not finite or of another size, or a caption belongs to no drawing.
-        """
+    def update(self, images: Tensor, fields: Fields) -> None:
+        """Add generated images `(B, 3, H, W)` in [-1, 1] and the fields, with captions, that they were made for."""
+        captions = list_field(fields, "caption")
         check_finite(images, "generated images", advice=ADVICE)
         unknown = [caption for caption in captions if caption not in self.place]
         if unknown:
@@ -90,26 +86,16 @@ class CaptionAccuracy(GenerationMetric):
             metric.update(count.float().sum())
 
     def nearest(self, images: Tensor) -> Tensor:
-        """Return the index of each image's nearest drawing by |image - template|^2, without the term common to all.
-
-        Args:
-            images: `(B, 3, H, W)` in [-1, 1].
-
-        Returns:
-            Indices `(B,)`.
-
-        Raises:
-            ValueError: Where images and drawings differ in size.
-        """
+        """Return the index of each image's nearest drawing, `(B,)`: |image - template|^2 without the term common to all."""
         flat = images.to(self.templates).flatten(1)
         if flat.shape[1] != self.templates.shape[1]:
             raise ValueError(
-                f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same side"
+                f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same size"
             )
         return (self.templates.square().sum(1) - 2 * flat @ self.templates.T).argmin(1)
 
     def compute(self) -> dict[str, float]:
-        """Return the fractions, in [0, 1], over all images of all ranks since the last call."""
+        """Return the shares of right images, whole and by part, over all images since the last call."""
         *right, count = (float(metric.compute()) for metric in self.sums)
         for metric in self.sums:
             metric.reset()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from ldm.batch import Fields
 from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 from ldm.pretrained.extractor import Extractor
 
@@ -75,8 +76,8 @@ class Frechet(GenerationMetric):
         kept = {name: sums[name].to(self.distance.device) for name in self.reference()}
         self.distance.load_state_dict(kept, strict=False)
 
-    def update(self, images: Tensor, captions: Sequence[str]) -> None:
-        """Add generated images `(B, 3, H, W)` in [-1, 1]; their captions play no part."""
+    def update(self, images: Tensor, fields: Fields) -> None:
+        """Add generated images `(B, 3, H, W)` in [-1, 1]; the fields play no part."""
         check_finite(images, "generated images", advice=ADVICE)
         self._add(images, real=False)
 

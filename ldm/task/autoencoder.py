@@ -12,7 +12,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.loss import AutoencoderLoss
-from ldm.batch import Batch
+from ldm.batch import Batch, tensor_field
 from ldm.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS
 from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.task.base import Task
@@ -62,6 +62,11 @@ class AutoencoderTask(Task):
         if loss.perceptual is not None:
             loss.perceptual.requires_grad_(False)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return no names: images are all that is needed."""
+        return ()
+
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """Return the optimizers of autoencoder and discriminator, and a scheduler of each."""
         steps = self.trainer.max_steps
@@ -72,8 +77,7 @@ class AutoencoderTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the gradients of a batch; step at the last of those that are accumulated."""
-        image = batch.image
-        assert image is not None
+        image = tensor_field(batch.fields, "image")
         step_now = (self.trainer.fit_loop.total_batch_idx + 1) % self.accumulate == 0
         step = self.global_step
         reconstruction = self._autoencoder_step(image, step, step_now)
@@ -123,8 +127,7 @@ class AutoencoderTask(Task):
         Returns:
             The reconstructions of the batch, `(B, 3, H, W)` in [-1, 1].
         """
-        image = batch.image
-        assert image is not None
+        image = tensor_field(batch.fields, "image")
         posterior = self.model.encode(image)
         reconstruction = self.model.decode(posterior.mean).float().clamp(-1, 1)
         with torch.autocast(image.device.type, enabled=False):  # in bf16 the SSIM is off by 0.01 and more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -51,6 +51,11 @@ class Task(pl.LightningModule, ABC):
         self.frozen: FrozenParts | None = None
         self._repeated: list[Batch] = []
         self._asked = 0
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the fields that are needed beside images or latents."""
 
     def setup(self, stage: str) -> None:
         """Note which parts are frozen, once they all are."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ldm.batch import Batch
+from ldm.batch import Batch, list_field
 from ldm.classifier.vocabulary import Vocabulary
 from ldm.classifier.words import WordClassifier
 from ldm.task.latent import LatentTask
@@ -34,7 +34,7 @@ class ClassifierTask(LatentTask[WordClassifier]):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss on the validation images, and how well words are told."""
         self.log_validation_loss(batch)
-        x, held = self.model.autoencoder.latent(batch), self.model.vocabulary.held(batch.caption)
+        x, held = self.model.autoencoder.latent(batch), self.model.vocabulary.held(list_field(batch.fields, "caption"))
         for time in TIMES:
             t = torch.full((len(x),), time, device=x.device)
             recall = word_recall(self.model(self.model.noisy(x, t), t), held)

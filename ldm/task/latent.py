@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.batch import Batch
-from ldm.classifier.vocabulary import Vocabulary
 from ldm.classifier.words import WordClassifier
-from ldm.conditioner.base import Conditioner
+from ldm.conditioner.base import Reader, learned_state, set_learned_state
 from ldm.divergence import GRADIENT, LOSS
 from ldm.model import LatentDiffusion
 from ldm.optim.scheduler import attach
@@ -38,8 +37,13 @@ class LatentTask(Task, Generic[Model]):
 
     @property
     @abstractmethod
-    def reader(self) -> Conditioner | Vocabulary:
-        """The part of the model that reads the captions before training; what it learns is its extra state."""
+    def reader(self) -> Reader:
+        """The part of the model that reads fields, and may learn from samples of them before training."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the fields that are needed beside images or latents."""
+        return self.reader.inputs
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer of all that is trained, and its scheduler, which Lightning steps after each of its steps."""
@@ -50,7 +54,7 @@ class LatentTask(Task, Generic[Model]):
     def on_fit_start(self) -> None:
         """Give every rank what rank 0 has read; then hold the latents in memory where the data ask for it."""
         reader, data = self.reader, self.trainer.datamodule  # type: ignore[attr-defined]
-        reader.set_extra_state(self.trainer.strategy.broadcast(reader.get_extra_state()))
+        set_learned_state(reader, self.trainer.strategy.broadcast(learned_state(reader)))
         data.hold(self._moments, data.batch_size)
 
     @torch.no_grad()

@@ -126,7 +126,7 @@ RULES: dict[str, Rule] = {
     "stage.*.callbacks.*.count": COUNT,
     "alignment.weight": NOT_NEGATIVE,
     "alignment.steps": COUNT,
-    "model.caption_dropout": FRACTION,
+    "conditioner.*drop_rate": FRACTION,
     "model.vocabulary": COUNT,
     "model.denoiser.learned_variance": FLAG,
     "model.loss.noise_offset": NOT_NEGATIVE,

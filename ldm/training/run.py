@@ -36,6 +36,7 @@ from ldm.training.validate import (
     first_trainer,
     idle_devices,
     leave_out_leftovers,
+    needed_fields,
 )
 
 log = logging.getLogger(__name__)
@@ -119,12 +120,13 @@ def _train_stages(todo: Sequence[Stage], stages: Sequence[Stage], run: RunContex
         stage.build(signals)
         check_callbacks(stage)
     check_metrics(config.optimized_metric, todo)
+    data.need(needed_fields(todo))
     data.open()  # the first that writes: all that can be checked without it has been
     for stage in todo:
         check_images(data, stage.evaluations)
         stage.check_data(data)
     if is_rank_zero() and not (run.folder / CONFIG_FILE).is_file():
-        data.check_captions()  # of a run that goes on they were seen; it reads nothing but what it stopped in
+        data.check_fields()  # of a run that goes on they were seen; it reads nothing but what it stopped in
     for stage in todo:
         stage.prepare(data)
         data.set_batch(stage.batch_size, stage.accumulate, first.world_size)

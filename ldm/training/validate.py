@@ -168,6 +168,12 @@ def check_callbacks(stage: Stage) -> None:
             )
 
 
+def needed_fields(stages: Sequence[Stage]) -> set[str]:
+    """Return the names of all fields that tasks and metrics read beside images or latents."""
+    metrics = (metric for stage in stages for evaluation in stage.evaluations for metric in evaluation.metrics)
+    return {name for part in (*(stage.task for stage in stages), *metrics) for name in part.inputs}
+
+
 def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
     """Check that there are as many validation images as each metric needs.
 

@@ -99,7 +99,7 @@ def ours(folder: Path, side: int, workers: int) -> Iterator[Tensor]:
         size=side, train=f"{folder}/train-*.tar", val=f"{folder}/val-*.tar", cache=folder, workers=workers
     )
     data.set_batch(BATCH, 1, 1)
-    return (batch.image for batch in data.train_dataloader())
+    return (batch.fields["image"] for batch in data.train_dataloader())
 
 
 def of_webdataset(folder: Path, side: int, workers: int) -> Iterator[Tensor]:

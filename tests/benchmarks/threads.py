@@ -36,8 +36,8 @@ def steps(count: int) -> float:
     config = compose("train", ["experiment=txt2img", "trainer=cpu"])
     model = build(config.model)
     captions = ["a red heart on a white background"] * 32
-    model.conditioner.prepare(captions)
-    batch = Batch(key=captions, caption=captions, moments=torch.randn(32, 8, 8, 8))
+    model.conditioner.prepare([{"caption": captions}])
+    batch = Batch(captions, {"caption": captions, "moments": torch.randn(32, 8, 8, 8)})
     optimizer = torch.optim.AdamW([part for part in model.parameters() if part.requires_grad], fused=True)
     times = []
     for _ in range(count + 3):

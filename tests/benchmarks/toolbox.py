@@ -114,26 +114,26 @@ class Judge:
         config = compose("train", ["experiment=txt2img", *(["debug=tiny"] if options.debug else []), *options.extra])
         self.data: DataModule = build(config.data)
         self.metrics: list[GenerationMetric] = list(build(config.metric).values())
-        self.captions = [self.data.val_set.caption_of(number) for number in range(len(self.data.val_set))]
+        self.fields = self.data.val_set.fields_of(range(len(self.data.val_set)))
         for metric in self.metrics:
             if metric.reference_name is not None:
                 for batch in self.data.val_pass(64):
-                    metric.refer(batch.image)
+                    metric.refer(batch.fields["image"])
                 metric.set_reference(metric.reference())
 
     def score(self, model: LatentDiffusion, *overrides: str) -> Score:
         """Of all held-out captions, sampled with these options of sample.py."""
         config = compose("sample", ["ckpt=none", *overrides])
-        seeds = range(SEED, SEED + len(self.captions))
+        seeds = range(SEED, SEED + len(self.fields["caption"]))
         images = model.sample(
-            prompts=self.captions,
+            prompts=self.fields["caption"],
             seeds=seeds,
             sampler=build(config.sampler),
             guidance=build(config.guidance),
             batch_size=128,
         )
         for metric in self.metrics:
-            metric.update(images, self.captions)
+            metric.update(images, self.fields["caption"])
         values = {name: value for metric in self.metrics for name, value in metric.compute().items()}
         return Score(values[ACCURACY], values[DISTANCE])
 

@@ -26,7 +26,9 @@ def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)
     data = SimpleNamespace(
         size=(2, 2),
-        val_set=type("Set", (), {"__len__": lambda _: total, "caption_of": lambda _, number: str(number)})(),
+        val_set=type(
+            "Set", (), {"__len__": lambda _: total, "fields_of": lambda _, numbers: {"caption": [*map(str, numbers)]}}
+        )(),
     )
     asked = []
     trainer = SimpleNamespace(
@@ -104,7 +106,7 @@ def test_the_first_rank_alone_reads_the_sums_over_real_images(tmp_path):
             data = SimpleNamespace(
                 fingerprint="a",
                 val_pass=lambda size, rank, world, passed=passed: (
-                    passed.append(1) or [SimpleNamespace(image=torch.full((1,), 5.0))]
+                    passed.append(1) or [SimpleNamespace(fields={"image": torch.full((1,), 5.0)})]
                 ),
             )
             place = SimpleNamespace(

@@ -54,7 +54,7 @@ def classifier():
     made = small()
     scramble(made.network)
     scramble(made.head)
-    made.vocabulary.prepare(CAPTIONS)
+    made.vocabulary.prepare([{"caption": CAPTIONS}])
     return made.eval()
 
 
@@ -73,7 +73,7 @@ def test_the_vocabulary_has_the_most_frequent_words_that_tell_images_apart():
 
 def test_before_training_a_word_is_as_likely_as_it_is_frequent():
     made = small()
-    made.vocabulary.prepare(CAPTIONS)
+    made.vocabulary.prepare([{"caption": CAPTIONS}])
     shares = torch.tensor(list(made.vocabulary.shares.values()))
     torch.testing.assert_close(made(X, T).sigmoid(), shares.expand(2, -1))
 
@@ -121,7 +121,7 @@ def test_a_vocabulary_of_fewer_than_two_words_is_refused(size):
 
 def test_life_cycle(classifier):
     x = X.clone().requires_grad_()
-    batch = Batch(["a", "b"], CAPTIONS[:2], image=X)
+    batch = Batch(["a", "b"], {"caption": CAPTIONS[:2], "image": X})
     (classifier.loss(batch).sum() + classifier.log_likelihood(x, T, CAPTIONS[:2]).sum()).backward()
     assert x.grad.isfinite().all()
     assert (x.grad.flatten(1).abs().amax(1) > 0).all()
@@ -138,10 +138,10 @@ def test_life_cycle(classifier):
 
 def test_what_was_learned_is_not_learned_again():
     vocabulary = Vocabulary(3)
-    vocabulary.prepare(CAPTIONS)
+    vocabulary.prepare([{"caption": CAPTIONS}])
     again = Vocabulary(3)
     again.set_extra_state(vocabulary.get_extra_state())
-    again.prepare(["other captions"])
+    again.prepare([{"caption": ["other captions"]}])
     assert again.shares == vocabulary.shares
     assert torch.equal(again.log_odds, vocabulary.log_odds)
 
@@ -149,8 +149,8 @@ def test_what_was_learned_is_not_learned_again():
 def test_moments_and_images_give_the_same_loss(classifier):
     losses = []
     for batch in (
-        Batch(["a", "b"], CAPTIONS[:2], image=X),
-        Batch(["a", "b"], CAPTIONS[:2], moments=classifier.autoencoder.encode(X).moments),
+        Batch(["a", "b"], {"caption": CAPTIONS[:2], "image": X}),
+        Batch(["a", "b"], {"caption": CAPTIONS[:2], "moments": classifier.autoencoder.encode(X).moments}),
     ):
         torch.manual_seed(0)
         losses.append(classifier.loss(batch))
@@ -161,7 +161,7 @@ def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
     """Each number of a latent is from N(m, v) where the caption says "up", from N(-m, v) where it says "down"."""
     mean, variance, steps = 0.25, 0.25, 500
     made = small(multipliers=[1], attention_levels=[])
-    made.vocabulary.prepare(["up"] * 2 + ["down"] * 2)
+    made.vocabulary.prepare([{"caption": ["up"] * 2 + ["down"] * 2}])
     optimizer = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=5e-3)
 
     def draw(count):
@@ -175,7 +175,7 @@ def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * (1 - step / steps)
         optimizer.zero_grad()
-        made.loss(Batch([""] * 128, captions, image=image)).mean().backward()
+        made.loss(Batch([""] * 128, {"caption": captions, "image": image})).mean().backward()
         optimizer.step()
     up = list(made.vocabulary.shares).index("up")
     for time in (0.2, 0.5, 0.8):

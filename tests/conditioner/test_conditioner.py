@@ -13,8 +13,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ldm.conditioner.base import cut_captions, cut_prompts
 from ldm.conditioner.huggingface import HuggingFaceConditioner
+from ldm.conditioner.text import cut_captions, cut_prompts
 from ldm.conditioner.transformer import TransformerConditioner, learn_tokenizer
 from ldm.pretrained.tokens import encode_texts
 from tests.conftest import scramble
@@ -25,10 +25,14 @@ CAPTIONS = [
 SMALL = {"width": 16, "depth": 2, "heads": 2, "head_width": 8, "max_tokens": 12, "vocabulary": 400}
 
 
+def said(captions):
+    return {"caption": list(captions)}
+
+
 @pytest.fixture
 def conditioner():
     made = scramble(TransformerConditioner(**SMALL))
-    made.prepare(CAPTIONS)
+    made.prepare([said(CAPTIONS)])
     return made
 
 
@@ -57,13 +61,13 @@ def test_tokenizer_is_learned_and_the_same_for_the_same_captions():
 
 
 def test_padding_and_truncation(conditioner):
-    condition = conditioner(["a cat", "a " * 50, ""])
+    condition = conditioner(said(["a cat", "a " * 50, ""]))
     assert condition.tokens.shape == (3, 12, 16)
     assert condition.mask.sum(1).tolist() == [4, 12, 2]
 
 
 def test_a_caption_gives_the_same_tokens_in_any_batch(conditioner):
-    alone, together = conditioner(["a red cat"]), conditioner(["a", "a red cat", CAPTIONS[0]])
+    alone, together = conditioner(said(["a red cat"])), conditioner(said(["a", "a red cat", CAPTIONS[0]]))
     torch.testing.assert_close(alone.tokens[0, :5], together.tokens[1, :5])
 
 
@@ -73,17 +77,17 @@ def test_words_after_the_caption_do_not_matter(conditioner):
     other = torch.tensor([[1, 50, 60, 2, 9, 8]])
     mask = torch.tensor([[True, True, True, True, False, False]])
     torch.testing.assert_close(
-        conditioner.encode(ids, mask).tokens[:, :4], conditioner.encode(other, mask).tokens[:, :4]
+        conditioner.encode_ids(ids, mask).tokens[:, :4], conditioner.encode_ids(other, mask).tokens[:, :4]
     )
 
 
 def test_state_dict_carries_the_tokenizer(conditioner):
     again = TransformerConditioner(**SMALL)
     with pytest.raises(RuntimeError, match="no tokenizer yet"):
-        again(["a cat"])
+        again(said(["a cat"]))
     again.load_state_dict(conditioner.state_dict())
     assert all(isinstance(value, torch.Tensor) for value in conditioner.state_dict().values())
-    torch.testing.assert_close(again(CAPTIONS).tokens, conditioner(CAPTIONS).tokens, rtol=0, atol=0)
+    torch.testing.assert_close(again(said(CAPTIONS)).tokens, conditioner(said(CAPTIONS)).tokens, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("text", ["<pad>", "a <end> cat", "<start>"])
@@ -92,12 +96,12 @@ def test_special_tokens_in_a_caption_are_text(conditioner, text):
     again = TransformerConditioner(**SMALL)
     again.load_state_dict(conditioner.state_dict())
     learned = TransformerConditioner(**SMALL)
-    learned.prepare([*CAPTIONS, *[text] * 5])
+    learned.prepare([said(CAPTIONS), said([text] * 5)])
     for made in (conditioner, again, copy.deepcopy(conditioner), learned):
         (encoding,) = encode_texts(made.tokenizer, [text])
         inside = [token for token, special in zip(encoding.tokens, encoding.special_tokens_mask) if not special]
         assert not {"<pad>", "<start>", "<end>"} & set(inside)
-        assert made([text]).mask.sum() == len(inside) + 2
+        assert made(said([text])).mask.sum() == len(inside) + 2
 
 
 def test_ids_of_other_captions_are_what_they_were(conditioner):
@@ -130,14 +134,14 @@ def test_what_is_cut_away_is_told(conditioner):
     assert conditioner.overflow([kept]) == [""], "what stays fits"
     longer = encode_texts(conditioner.tokenizer, [kept + cut[1].split()[0]])[0]
     assert longer.overflowing, "and not a word more"
-    said = cut_captions(conditioner, iter(texts))
-    assert said.startswith("1 of 3 captions looked at are longer than conditioner.max_tokens allows")
-    assert repr(cut[1]) in said
-    assert cut_captions(conditioner, texts[:1]) is None
-    said = list(cut_prompts(conditioner, [*texts, *texts, "a cat " * 200]))
-    assert len(said) == 2, "once for each prompt"
-    assert f"cut away is {cut[1]!r}" in said[0]
-    assert len(said[1]) < 500
+    warning = cut_captions(conditioner, (said([text]) for text in texts))
+    assert warning.startswith("1 of 3 captions looked at are longer than conditioner.max_tokens allows")
+    assert repr(cut[1]) in warning
+    assert cut_captions(conditioner, [said(texts[:1])]) is None
+    warnings = list(cut_prompts(conditioner, [*texts, *texts, "a cat " * 200]))
+    assert len(warnings) == 2, "once for each prompt"
+    assert f"cut away is {cut[1]!r}" in warnings[0]
+    assert len(warnings[1]) < 500
 
 
 @pytest.mark.parametrize(
@@ -148,8 +152,26 @@ def test_options_that_cannot_be_are_refused(option, value):
         TransformerConditioner(**{**SMALL, option: value})
 
 
+def test_dropped_captions_are_empty_ones_and_one_number_an_image_is_drawn(conditioner):
+    conditioner.drop_rate = 0.5
+    torch.manual_seed(0)
+    dropped, after = (torch.rand(len(CAPTIONS)) < 0.5).tolist(), torch.rand(1)
+    torch.manual_seed(0)
+    got = conditioner.with_dropout(said(CAPTIONS))
+    assert torch.equal(torch.rand(1), after)
+    assert 0 < sum(dropped) < len(CAPTIONS)
+    left = ["" if drop else caption for caption, drop in zip(CAPTIONS, dropped)]
+    assert torch.equal(got.tokens, conditioner(said(left)).tokens)
+    nothing = conditioner(said([""] * len(CAPTIONS)))
+    assert torch.equal(conditioner.null(said(CAPTIONS)).tokens, nothing.tokens)
+    with pytest.raises(
+        ValueError, match="conditioner.drop_rate=1.5 cannot be; give a finite number, at least 0, at most 1"
+    ):
+        TransformerConditioner(**SMALL, drop_rate=1.5)
+
+
 def test_gradients_reach_every_weight(conditioner):
-    conditioner(CAPTIONS).tokens.square().sum().backward()
+    conditioner(said(CAPTIONS)).tokens.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in conditioner.parameters())
 
 
@@ -183,8 +205,8 @@ def save_pretrained(folder, kind):
 def test_huggingface_encoder_from_a_folder(tmp_path, kind):
     theirs = save_pretrained(tmp_path / kind, kind)
     conditioner = HuggingFaceConditioner(str(tmp_path / kind), width=16, max_tokens=10)
-    conditioner.prepare([])
-    condition = conditioner.train()(CAPTIONS[:2])
+    conditioner.prepare(None)
+    condition = conditioner.train()(said(CAPTIONS[:2]))
     ids = torch.tensor([e.ids for e in conditioner.tokenizer.encode_batch(CAPTIONS[:2])])
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=condition.mask.long()).last_hidden_state
@@ -194,7 +216,7 @@ def test_huggingface_encoder_from_a_folder(tmp_path, kind):
 
     again = HuggingFaceConditioner("a folder that is gone", width=16, max_tokens=10)
     again.load_state_dict(conditioner.state_dict())
-    torch.testing.assert_close(again(CAPTIONS[:2]).tokens, condition.tokens, rtol=0, atol=0)
+    torch.testing.assert_close(again(said(CAPTIONS[:2])).tokens, condition.tokens, rtol=0, atol=0)
 
 
 def test_padding_is_attended_to_as_by_stable_diffusion(tmp_path):
@@ -204,14 +226,14 @@ def test_padding_is_attended_to_as_by_stable_diffusion(tmp_path):
         for wanted in (True, False)
     ]
     for conditioner in made:
-        conditioner.prepare([])
+        conditioner.prepare(None)
     masked, unmasked = made
     texts = [*CAPTIONS[:2], "a cat", ""]
     ids = torch.tensor([encoding.ids for encoding in unmasked.tokenizer.encode_batch(texts)])
     with torch.no_grad():
-        torch.testing.assert_close(unmasked(texts).tokens, theirs(ids).last_hidden_state, rtol=0, atol=0)
-    assert unmasked(texts).mask is None
-    assert not torch.allclose(masked(texts).tokens, unmasked(texts).tokens)
+        torch.testing.assert_close(unmasked(said(texts)).tokens, theirs(ids).last_hidden_state, rtol=0, atol=0)
+    assert unmasked(said(texts)).mask is None
+    assert not torch.allclose(masked(said(texts)).tokens, unmasked(said(texts)).tokens)
     assert masked.frozen_hash != unmasked.frozen_hash
     assert unmasked.overflow(["a red cat on a white background and a blue one"]) == ["blue one"]
     (ended,) = encode_texts(unmasked.tokenizer, ["a [END] cat [PAD]"])
@@ -220,11 +242,11 @@ def test_padding_is_attended_to_as_by_stable_diffusion(tmp_path):
 
 def test_huggingface_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no text encoder .*conditioner.name=FOLDER"):
-        HuggingFaceConditioner(str(tmp_path / "nowhere"), width=16).prepare([])
+        HuggingFaceConditioner(str(tmp_path / "nowhere"), width=16).prepare(None)
     save_pretrained(tmp_path / "bert", "bert")
     with pytest.raises(ValueError, match="have width 16; set conditioner.width=16"):
-        HuggingFaceConditioner(str(tmp_path / "bert"), width=24).prepare([])
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=24).prepare(None)
     with pytest.raises(ValueError, match="max_tokens=1 leaves no place for a caption: 1 tokens"):
-        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=1).prepare([])
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=1).prepare(None)
     with pytest.raises(ValueError, match="max_tokens=513 is more than the 512 tokens .* give at most 512"):
-        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=513).prepare([])
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=513).prepare(None)

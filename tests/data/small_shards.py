@@ -11,6 +11,7 @@ from PIL import Image
 
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset
+from ldm.data.fields.caption import CaptionReader
 from ldm.data.shards.dataset_index import Index, index_shards
 from ldm.data.shards.names import find_shards, write_shards
 from ldm.data.sources.icons import Icons
@@ -99,7 +100,10 @@ def keys(index):
 def dataset(pattern, cache, *, size=8, transform=None, caption=None, **options):
     """Return the data set of the shards that a pattern stands for, for images of 8 x 8 pixels."""
     return ShardDataset(
-        opened(pattern, cache), transform or ImageTransform(size), caption or CaptionChoice(), **options
+        opened(pattern, cache),
+        transform or ImageTransform(size),
+        [CaptionReader(caption or CaptionChoice())],
+        **options,
     )
 
 
@@ -113,7 +117,7 @@ def fits(batch):
     """Return whether keys, captions and gray levels of a batch of `numbered` samples belong together."""
     return all(
         caption == f"caption {int(key)}" and int(image[0, 0, 0]) == int(key) % 256
-        for key, caption, image in zip(batch.key, batch.caption, to_levels(batch.image))
+        for key, caption, image in zip(batch.key, batch.fields["caption"], to_levels(batch.fields["image"]))
     )
 
 

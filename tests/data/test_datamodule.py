@@ -30,7 +30,7 @@ def test_batches_are_the_same_for_any_number_of_workers(tmp_path, shards, worker
         each.set_batch(6, 1, 1)
     expected, found = (read_all(each, epochs=2) for each in (reference, data))
     assert [batch.key for batch in found] == [batch.key for batch in expected]
-    assert all(torch.equal(a.image, b.image) for a, b in zip(found, expected))
+    assert all(torch.equal(a.fields["image"], b.fields["image"]) for a, b in zip(found, expected))
     assert all(map(fits, found))
     assert len({key for batch in found[:6] for key in batch.key}) == 36
     assert len(found) == 2 * (40 // 6)
@@ -69,7 +69,7 @@ def test_buckets_keep_the_shape_of_images(tmp_path):
     data.set_batch(4, 1, 1)
     seen = {}
     for batch in read_all(data, epochs=2):
-        height, width = batch.image.shape[2:]
+        height, width = batch.fields["image"].shape[2:]
         for key in batch.key:
             seen.setdefault(key.partition("-")[0], set()).add((height, width))
     assert seen == {"square": {(64, 64)}, "wide": {(48, 80)}, "strip": {(48, 80)}, "tall": {(80, 48)}}
@@ -80,11 +80,11 @@ def test_buckets_keep_the_shape_of_images(tmp_path):
 def test_moments_in_memory_take_the_place_of_images(tmp_path):
     data = captioned(tmp_path, size=16, source=icons(tmp_path), cache_latents=True)
     data.set_batch(6, 1, 1)
-    images = {key: image for batch in read_all(data) for key, image in zip(batch.key, batch.image)}
+    images = {key: image for batch in read_all(data) for key, image in zip(batch.key, batch.fields["image"])}
     data.hold(lambda image: image[:, :2, ::4, ::4], batch_size=5)
     for batch in read_all(data):
-        assert batch.image is None
-        for key, moments in zip(batch.key, batch.moments):
+        assert "image" not in batch.fields
+        for key, moments in zip(batch.key, batch.fields["moments"]):
             assert torch.equal(moments, images[key][:2, ::4, ::4])
     with pytest.raises(ValueError, match="latents can be cached only"):
         captioned(tmp_path, size=16, source=icons(tmp_path), cache_latents=True, flip=True)
@@ -170,7 +170,11 @@ def test_memory_stays_flat(tmp_path, workers):
 
 def test_is_a_data_module_of_its_own(tmp_path, shards):
     data = CaptionedImages(size=8, cache=tmp_path, **shards)
-    assert list(data.captions(limit=3)) == ["caption 0", "caption 13", "caption 26"]
+    assert [fields["caption"] for fields in data.samples(["caption"], limit=3)] == [
+        ["caption 0"],
+        ["caption 13"],
+        ["caption 26"],
+    ]
     assert data.fingerprint != CaptionedImages(size=16, cache=tmp_path, **shards).fingerprint
 
 

@@ -35,7 +35,7 @@ def test_nothing_but_broken_samples_is_an_error(tmp_path):
         dataset(path, tmp_path)[Draw(0, 0)]
     data = captioned(tmp_path, train=path, val=path)
     with pytest.raises(ValueError, match=r"9 of 9 samples looked at have no caption.*data.caption.fields"):
-        data.check_captions()
+        data.check_fields()
 
 
 def test_a_shard_that_vanishes_or_shrinks_while_it_is_read(tmp_path):
@@ -54,8 +54,10 @@ def test_captions_vary_in_training_and_stand_still_in_validation(tmp_path):
     write_shards([sample("a", json=b'{"alts": ["x", "y", "z"]}')], tmp_path, "many", samples_per_shard=1)
     choice = CaptionChoice({"alts": 1})
     varied, still = (dataset(f"{tmp_path}/many*", tmp_path, caption=choice, varied=varied) for varied in (True, False))
-    assert {varied[Draw(epoch, 0)].caption for epoch in range(30)} == {"x", "y", "z"}
-    assert {still[Draw(epoch, 0)].caption for epoch in range(30)} == {"x"} == {varied.caption_of(0)}
+    assert {varied[Draw(epoch, 0)].fields["caption"] for epoch in range(30)} == {"x", "y", "z"}
+    assert (
+        {still[Draw(epoch, 0)].fields["caption"] for epoch in range(30)} == {"x"} == {*varied.fields_of([0])["caption"]}
+    )
     assert train
 
 

@@ -1,5 +1,7 @@
 """Cached latents: training on them is training on the images."""
 
+import copy
+import json
 import os
 import shlex
 
@@ -10,13 +12,17 @@ from hydra.errors import InstantiationException
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.batch import Batch
 from ldm.checkpoint import save
+from ldm.conditioner.composite import Composite
 from ldm.conditioner.huggingface import HuggingFaceConditioner
+from ldm.conditioner.size import SizeConditioner
 from ldm.config import build, compose
 from ldm.data.dataset import finish
 from ldm.data.decode import Broken
 from ldm.data.encode.encoder import Encoder, _typed, encode, main, output_folder
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
+from ldm.data.order.shuffle import Draw
 from ldm.data.shards.names import name_shards
+from ldm.data.transforms import CaptionChoice
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.data.small_shards import captioned, level, numbered, opened, read_all, write_tar
 
@@ -40,7 +46,7 @@ def encoded_to(out, images, autoencoder, **options):
 
 def test_the_bytes_of_a_sample():
     moments = torch.randn(4, 2, 2)
-    data = pack_latent(moments, {"autoencoder": "abc", "width": "12"}, geometry=torch.zeros(6))
+    data = pack_latent({"moments": moments, "geometry": torch.zeros(6)}, {"autoencoder": "abc", "width": "12"})
     assert torch.equal(unpack_latent(data)["moments"], moments)
     assert read_encoding(data[:2000]) == {"autoencoder": "abc", "width": "12"}
     assert read_encoding(level(1)) is None
@@ -62,11 +68,11 @@ def test_the_same_draws_give_the_same_moments(tmp_path, images, autoencoder, wor
         data.set_batch(4, 1, 1)
     for of_image, of_latent in zip(read_all(pictures, 3), read_all(latents, 3), strict=True):
         assert of_image.key == of_latent.key
-        assert of_image.caption == of_latent.caption
-        assert torch.equal(of_image.geometry, of_latent.geometry)
+        assert of_image.fields["caption"] == of_latent.fields["caption"]
+        assert torch.equal(of_image.fields["geometry"], of_latent.fields["geometry"])
         with torch.no_grad():
-            expected = autoencoder.encode(of_image.image).moments
-        torch.testing.assert_close(of_latent.moments, expected, atol=1e-5, rtol=1e-5)
+            expected = autoencoder.encode(of_image.fields["image"]).moments
+        torch.testing.assert_close(of_latent.fields["moments"], expected, atol=1e-5, rtol=1e-5)
     assert latents.encoding["autoencoder"] == autoencoder.encoder_hash
     assert latents.train_set.index.column("width")[0] == 12
     assert latents.train_set.index.column("aesthetic")[3] == 0.3, "numbers of the .json are there, too"
@@ -98,8 +104,8 @@ def test_processes_share_the_shards(tmp_path, images, autoencoder):
     index = opened(f"{tmp_path}/shared/*.tar", tmp_path)
     assert [index[number].key for number in range(21)] == [f"{number:06d}" for number in range(21)]
     latents = captioned(tmp_path, **{**images, "train": f"{tmp_path}/shared/*.tar"})
-    exact = autoencoder.encode(finish(data.train_set.exactly([0])[0]).image).moments
-    torch.testing.assert_close(latents.train_set.exactly([0])[0].moments, exact, atol=2e-3, rtol=2e-3)
+    exact = autoencoder.encode(finish(data.train_set.exactly([0])[0]).fields["image"]).moments
+    torch.testing.assert_close(latents.train_set.exactly([0])[0].fields["moments"], exact, atol=2e-3, rtol=2e-3)
 
 
 def test_broken_images_are_left_out_and_counted(tmp_path, autoencoder):
@@ -153,16 +159,61 @@ def test_the_hash_is_of_the_encoder_alone(autoencoder):
 def test_frozen_tokens_are_cached_with_their_mask(tmp_path, images, autoencoder):
     save_pretrained(tmp_path / "bert", "bert")
     conditioner = HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=9)
-    conditioner.prepare([])
+    conditioner.prepare(None)
     encoded_to(tmp_path / "latents", images, autoencoder, conditioner=conditioner)
     data = captioned(tmp_path, **{**images, "train": f"{tmp_path}/latents/*.tar"})
     data.set_batch(4, 1, 1)
     for batch in read_all(data):
-        expected = conditioner(batch.caption)
-        torch.testing.assert_close(batch.text.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
-        assert torch.equal(batch.text.mask, expected.mask)
+        expected = conditioner.encode_captions(batch.fields["caption"])
+        torch.testing.assert_close(batch.fields["text_tokens"], expected.tokens, atol=1e-5, rtol=1e-5)
+        assert torch.equal(batch.fields["text_mask"], expected.mask)
     assert data.encoding["text"] == conditioner.frozen_hash
     assert isinstance(batch, Batch)
+
+
+def test_cached_tokens_are_dropped_and_those_of_other_captions_are_refused(tmp_path, autoencoder):
+    save_pretrained(tmp_path / "bert", "bert")
+    conditioner = HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=9, drop_rate=0.5)
+    conditioner.prepare(None)
+    records = (json.dumps({"alts": ["a cat", "a heart"]}).encode() for _ in range(8))
+    files = [
+        (f"{i}.{e}", d) for i, r in enumerate(records) for e, d in (("png", level(i)), ("txt", b"a red"), ("json", r))
+    ]
+    path = write_tar(tmp_path / "a.tar", files)
+    given = {"train": path, "val": path}
+    several = {"caption": CaptionChoice({"txt": 1, "alts": 1})}
+    for name, options in (("with", {"conditioner": conditioner}), ("without", {})):
+        encode(
+            captioned(tmp_path, **given, **several),
+            Encoder(autoencoder, flip=False, dtype="float32", **options),
+            tmp_path / name,
+            batch_size=4,
+        )
+    cached = {**given, "train": f"{tmp_path}/with/*.tar"}
+    with pytest.raises(
+        ValueError, match=r"tokens .* are those of the captions in the .txt.*; set data.caption.fields=null"
+    ):
+        captioned(tmp_path, **cached, **several)
+    data = captioned(tmp_path, **cached)
+    data.set_batch(8, 1, 1)
+    (batch,) = read_all(data)
+    assert len(set(batch.fields["caption"])) > 1, "chosen once, when they were encoded"
+    torch.manual_seed(0)
+    dropped = torch.rand(8) < 0.5
+    torch.manual_seed(0)
+    got, full = conditioner.with_dropout(batch.fields), conditioner.encode_captions(batch.fields["caption"])
+    nothing = conditioner.encode_captions([""])
+    torch.testing.assert_close(got.tokens, torch.where(dropped[:, None, None], nothing.tokens, full.tokens))
+    assert torch.equal(got.mask, torch.where(dropped[:, None], nothing.mask, full.mask))
+    chosen = captioned(tmp_path, **{**given, "train": f"{tmp_path}/without/*.tar"}, **several).train_set
+    captions = {chosen[Draw(epoch, 0)].fields["caption"] for epoch in range(20)}
+    assert captions == {"a red", "a cat", "a heart"}, "without tokens, any of them"
+    for wrong in (
+        Composite([conditioner, copy.deepcopy(conditioner)], width=16),
+        SizeConditioner(8, number_width=2, vector_width=12),
+    ):
+        with pytest.raises(ValueError, match="tokens are cached of one text encoder; the conditioner has"):
+            Encoder(autoencoder, flip=False, dtype="float32", conditioner=wrong)
 
 
 def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, autoencoder):
@@ -170,7 +221,12 @@ def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, auto
     files = [
         (f"{i}.{e}", d) for i in range(5) for e, d in (("png", level(i)), ("json", b'{"caption": "x", "n": %d}' % i))
     ]
-    odd = [("0.seg.png", level(1)), ("mute.png", level(1)), ("lone.txt", b"x"), ("1.json", b'{"caption": "y", "n": 1}')]
+    odd = [
+        ("0.normal.png", level(1)),
+        ("mute.png", level(1)),
+        ("lone.txt", b"x"),
+        ("1.json", b'{"caption": "y", "n": 1}'),
+    ]
     path = write_tar(tmp_path / "a.tar", files + odd)
     data = captioned(tmp_path, train=path, val=path, max_broken=1.0, filters=["n > 1"])
     done = encode(data, Encoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)

@@ -20,7 +20,7 @@ def striped():
 
 
 def levels(transform, data, chance, size=None):
-    return torch.from_numpy(transform(data, chance, size).levels.copy()).permute(2, 0, 1)
+    return torch.from_numpy(transform(data, chance, size).fields["image"].copy()).permute(2, 0, 1)
 
 
 def test_crops_and_flips():
@@ -60,7 +60,7 @@ def test_resizing_only_what_is_cut_out_changes_nothing(shape, size):
     left, top = (whole[0] - size.width) // 2, (whole[1] - size.height) // 2
     resized = picture.resize(whole, Image.Resampling.LANCZOS)
     expected = np.asarray(resized.crop((left, top, left + size.width, top + size.height))).astype(int)
-    found = ImageTransform(8)(encoded(picture), random.Random(0), size).levels.astype(int)
+    found = ImageTransform(8)(encoded(picture), random.Random(0), size).fields["image"].astype(int)
     assert np.abs(found - expected).mean() < 2.0
     if scale > 1 / 3:
         assert np.abs(found - expected).max() <= 2, "without a first rough reduction they are equal"
@@ -69,8 +69,8 @@ def test_resizing_only_what_is_cut_out_changes_nothing(shape, size):
 def test_a_picture_as_thin_as_a_hair_costs_no_more_than_others():
     """Enlarged whole, it would have 65 million pixels."""
     item = ImageTransform(256)(encoded(Image.new("RGB", (1, 100_000), "red")), random.Random(0))
-    assert item.levels.shape == (256, 256, 3)
-    assert item.geometry[:2] == (100_000, 1)
+    assert item.fields["image"].shape == (256, 256, 3)
+    assert item.fields["geometry"][:2].tolist() == [100_000, 1]
 
 
 def test_geometry_tells_how_an_image_was_cut():
@@ -78,16 +78,16 @@ def test_geometry_tells_how_an_image_was_cut():
     chance = random.Random(1)
     for _ in range(20):
         item = ImageTransform(20, crop="random")(striped(), chance)
-        height, width, top, left, *size = item.geometry
+        height, width, top, left, *size = item.fields["geometry"].tolist()
         assert (height, width, size) == (20, 40, [20, 20])
-        assert item.levels[0, 0, 0] == 6 * left
-        assert item.levels[0, 0, 2] == 12 * top
-    assert ImageTransform(10)(striped(), chance).geometry == (20, 40, 0, 5, 10, 10)
+        assert item.fields["image"][0, 0, 0] == 6 * left
+        assert item.fields["image"][0, 0, 2] == 12 * top
+    assert ImageTransform(10)(striped(), chance).fields["geometry"].tolist() == [20, 40, 0, 5, 10, 10]
 
 
 def test_transparency_becomes_white():
     data = encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
-    assert ImageTransform(8)(data, random.Random(0)).levels.min() == 255
+    assert ImageTransform(8)(data, random.Random(0)).fields["image"].min() == 255
 
 
 def record(**content):

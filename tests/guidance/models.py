@@ -118,7 +118,7 @@ class Weak(torch.nn.Module):
         self.denoiser, self.token = denoiser, token
         self.autoencoder = Pixels()
         self.conditioner = torch.nn.Identity()
-        self.conditioner.forward = lambda prompts: Condition(tokens=torch.full((len(prompts), 1, 1), token))
+        self.conditioner.forward = lambda fields: Condition(tokens=torch.full((len(fields["caption"]), 1, 1), token))
 
 
 class Spelled:
@@ -134,7 +134,7 @@ class Spelled:
 
 def spelling_weak():
     weak = Weak(denoiser(variance=0.9), 0.0)
-    weak.conditioner.forward = lambda prompts: Condition(
-        tokens=torch.tensor([float(prompt) for prompt in prompts])[:, None, None]
+    weak.conditioner.forward = lambda fields: Condition(
+        tokens=torch.tensor([float(prompt) for prompt in fields["caption"]])[:, None, None]
     )
     return weak

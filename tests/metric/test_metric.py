@@ -37,10 +37,10 @@ def gaussians(mean, deviation, count=4000):
 def test_frechet_is_the_formula_for_gaussians():
     metric = Frechet(Pixels())
     metric.refer(gaussians(0.0, 1.0))
-    metric.update(gaussians(0.5, 2.0), [])
+    metric.update(gaussians(0.5, 2.0), {})
     # |mean difference|^2 + sum of squared differences of deviations, in three dimensions
     assert metric.compute()["pixels"] == pytest.approx(3 * 0.25 + 3 * 1.0, rel=0.1)
-    metric.update(gaussians(0.0, 1.0), [])
+    metric.update(gaussians(0.0, 1.0), {})
     assert metric.compute()["pixels"] == pytest.approx(0.0, abs=0.02), "the reference stays, the images do not"
 
 
@@ -54,7 +54,7 @@ def test_frechet_reference_can_be_stored_and_shared():
     restored = Frechet(Pixels())
     restored.set_reference(sums)
     for metric in (whole, restored):
-        metric.update(fakes, [])
+        metric.update(fakes, {})
     assert whole.compute()["pixels"] == pytest.approx(restored.compute()["pixels"], rel=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_efficientnet_distance_orders_damage(source):
     metric.refer(images)
 
     def distance(changed):
-        metric.update(changed, [])
+        metric.update(changed, {})
         return metric.compute()["frechet_efficientnet"]
 
     same = distance(images)
@@ -93,7 +93,7 @@ def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
     metric = CaptionAccuracy(source)
     drawings = source.val
     captions = [drawing.caption for drawing in drawings]
-    metric.update(source.images(drawings), captions)
+    metric.update(source.images(drawings), {"caption": captions})
     assert metric.compute() == {
         "caption_accuracy": 1.0,
         "icon_accuracy": 1.0,
@@ -102,7 +102,7 @@ def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
     }
 
     swapped = [d._replace(color="blue" if d.color == "red" else "red") for d in drawings]
-    metric.update(source.images(swapped), captions)
+    metric.update(source.images(swapped), {"caption": captions})
     assert metric.compute() == {
         "caption_accuracy": 0.0,
         "icon_accuracy": 1.0,
@@ -110,16 +110,18 @@ def test_caption_accuracy_of_true_drawings_is_one_and_of_others_by_part(source):
         "background_accuracy": 1.0,
     }
 
-    metric.update((source.images(drawings) + 0.3 * torch.randn(len(drawings), 3, 32, 32)).clamp(-1, 1), captions)
+    metric.update(
+        (source.images(drawings) + 0.3 * torch.randn(len(drawings), 3, 32, 32)).clamp(-1, 1), {"caption": captions}
+    )
     assert metric.compute()["caption_accuracy"] == 1.0, "some noise does not change what is shown"
 
 
 def test_caption_accuracy_refuses_foreign_captions_and_sides(source):
     metric = CaptionAccuracy(source)
     with pytest.raises(ValueError, match="no drawing has the caption 'a photo'"):
-        metric.update(torch.zeros(1, 3, 32, 32), ["a photo"])
-    with pytest.raises(ValueError, match="use the same side"):
-        metric.update(torch.zeros(1, 3, 16, 16), [source.val[0].caption])
+        metric.update(torch.zeros(1, 3, 32, 32), {"caption": ["a photo"]})
+    with pytest.raises(ValueError, match="use the same size"):
+        metric.update(torch.zeros(1, 3, 16, 16), {"caption": [source.val[0].caption]})
 
 
 BROKEN = [torch.nan, torch.inf, -torch.inf]
@@ -136,7 +138,7 @@ def test_images_that_are_not_finite_are_refused(extractor, value):
     with pytest.raises(
         ValueError, match=r"1 of 4 generated images hold numbers that are not finite .* lower learning rate"
     ):
-        metric.update(images, [])
+        metric.update(images, {})
     with pytest.raises(ValueError, match=r"1 of 4 real images hold numbers that are not finite .* look at data.val"):
         metric.refer(images)
     sums = metric.reference()
@@ -156,7 +158,7 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_caption_accuracy_refuses_images_that_are_not_finite(source):
     with pytest.raises(ValueError, match="1 of 1 generated images hold numbers that are not finite"):
-        CaptionAccuracy(source).update(torch.full((1, 3, 32, 32), torch.nan), [source.val[0].caption])
+        CaptionAccuracy(source).update(torch.full((1, 3, 32, 32), torch.nan), {"caption": [source.val[0].caption]})
 
 
 def test_metrics_tell_how_many_images_they_need(source):
@@ -164,7 +166,7 @@ def test_metrics_tell_how_many_images_they_need(source):
     metric = Frechet(Pixels())
     assert metric.least_images == 2
     metric.refer(gaussians(0.0, 1.0, count=2))
-    metric.update(gaussians(0.0, 1.0, count=2), [])
+    metric.update(gaussians(0.0, 1.0, count=2), {})
     assert metric.compute()["pixels"] >= 0
 
 
@@ -172,7 +174,7 @@ def test_a_rank_without_images_computes_too():
     """Where there are fewer images than processes, and the reference is read: the sums of the others come with the reduction."""
     whole, alone = Frechet(Pixels()), Frechet(Pixels())
     whole.refer(gaussians(0.0, 1.0))
-    whole.update(gaussians(0.5, 1.0), [])
+    whole.update(gaussians(0.5, 1.0), {})
     alone.set_reference(whole.reference())
     state = whole.distance.state_dict()
     alone.distance.load_state_dict(
@@ -191,6 +193,6 @@ def test_numbers_are_the_same_under_autocast_and_for_half_precision_images(sourc
         metric = CaptionAccuracy(source) if kind == "caption" else Frechet(EfficientNetLite0(side=32))
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             metric.refer(images)
-            metric.update(fakes, [drawing.caption for drawing in drawings])
+            metric.update(fakes, {"caption": [drawing.caption for drawing in drawings]})
             scores.append(metric.compute())
     assert scores[0] == scores[1] == scores[2]

@@ -9,6 +9,7 @@ from ldm.autoencoder.discriminator import PatchDiscriminator
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
+from ldm.conditioner.base import Reader
 from ldm.divergence import fault_of
 from ldm.optim.scheduler import ConstantWithWarmup
 from ldm.task.autoencoder import AutoencoderTask
@@ -19,11 +20,10 @@ from tests.conftest import scramble
 PRECISIONS = ["32-true", "bf16-mixed"]
 
 
-class Reader(torch.nn.Module):
-    def get_extra_state(self):
-        return torch.zeros(1)
+class Nothing(Reader):
+    inputs = ()
 
-    def set_extra_state(self, state):
+    def prepare(self, samples):
         pass
 
 
@@ -32,11 +32,11 @@ class Model(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conditioner = Reader()
+        self.conditioner = Nothing()
         self.net = torch.nn.Linear(48, 8)
 
     def loss(self, batch):
-        return 1e3 * self.net(batch.image.flatten(1)).square().mean(1)
+        return 1e3 * self.net(batch.fields["image"].flatten(1)).square().mean(1)
 
 
 class Data(pl.LightningDataModule):
@@ -54,7 +54,7 @@ class Data(pl.LightningDataModule):
         pass
 
     def train_dataloader(self):
-        batches = [Batch(["a"] * 2, ["b"] * 2, image=self.images[i : i + 2]) for i in range(0, len(self.images), 2)]
+        batches = [Batch(["a"] * 2, {"image": self.images[i : i + 2]}) for i in range(0, len(self.images), 2)]
         return DataLoader(batches, batch_size=None)
 
     val_dataloader = train_dataloader

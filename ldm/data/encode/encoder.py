@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ldm.arguments import command_name, quote_texts
 from ldm.autoencoder.base import Autoencoder
-from ldm.batch import Batch, Condition, Size
+from ldm.batch import Batch, Size, list_field, tensor_field
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
-from ldm.config import build, differences, packages_of, resolved
+from ldm.conditioner.text import TextConditioner, text_parts
+from ldm.config import build, differences, packages_of, quote_texts, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.latents import pack_latent
@@ -53,11 +53,16 @@ OPTIONS: dict[str, Rule] = {
 
 
 class Encoder:
-    """What is made of a batch of images.
+    """Makes the files of cached latents from batches of images.
 
-    flip         encode the mirrored images as well
-    dtype        of what is written: "float32", or "float16" (half the size; the posterior's mean is rounded)
-    conditioner  a frozen one, whose tokens are written as well; None: captions only
+    Args:
+        autoencoder: Encodes the images.
+        flip: Encode the mirrored images as well.
+        dtype: Of what is written: "float32", or "float16" (half the size; the posterior's mean is rounded).
+        conditioner: One with a frozen text encoder, whose tokens are written as well; None: no tokens.
+
+    Raises:
+        ValueError: Where the conditioner has no text encoder, or more than one, or one that is trained.
     """
 
     def __init__(
@@ -65,52 +70,50 @@ class Encoder:
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
-        if conditioner is not None and conditioner.frozen_hash is None:
+        texts = text_parts(conditioner) if conditioner is not None else []
+        if conditioner is not None and len(texts) != 1:
+            raise ValueError(f"tokens are cached of one text encoder; the conditioner has {len(texts)}: set text=false")
+        if any(part.frozen_hash is None for part in texts):
             raise ValueError(
                 "the tokens of a conditioner that is trained cannot be cached; use conditioner=huggingface"
             )
         self.autoencoder = autoencoder
         self.flip = flip
         self.dtype = dtype
-        self.conditioner = conditioner
+        self.text: TextConditioner | None = texts[0] if texts else None
 
     def facts(self, size: Size) -> dict[str, str]:
-        """How latents are made, as it is written beside each."""
+        """Return how latents are made, as it is written beside each."""
         return {
             "autoencoder": self.autoencoder.encoder_hash,
             "size": str(size),
             "flip": str(self.flip).lower(),
             "dtype": self.dtype,
-            "text": (self.conditioner.frozen_hash or "") if self.conditioner is not None else "",
+            "text": (self.text.frozen_hash or "") if self.text is not None else "",
         }
 
     @torch.no_grad()
     def __call__(self, batch: Batch, facts: dict[str, str]) -> Iterator[bytes]:
-        """Files of the batch's samples."""
-        batch = finish(batch, self.autoencoder.shift.device)
-        assert batch.image is not None
-        assert batch.geometry is not None
-        moments = self._moments(batch.image)
-        flipped = self._moments(batch.image.flip(-1)) if self.flip else None
-        text = self._text(batch.caption) if self.conditioner is not None else None
-        for row, geometry in enumerate(batch.geometry):
-            size = {"height": str(int(geometry[0])), "width": str(int(geometry[1]))}
-            yield pack_latent(
-                moments[row],
-                {**facts, **size},
-                flipped=None if flipped is None else flipped[row],
-                text=None if text is None else Condition(*(None if part is None else part[row] for part in text)),
-                geometry=geometry,
-            )
+        """Yield the file of each of the batch's samples."""
+        fields = finish(batch, self.autoencoder.shift.device).fields
+        image = tensor_field(fields, "image")
+        tensors = {"moments": self._moments(image), "geometry": tensor_field(fields, "geometry")}
+        if self.flip:
+            tensors["flipped"] = self._moments(image.flip(-1))
+        if self.text is not None:
+            tensors |= self._tokens(self.text, list_field(fields, "caption"))
+        for row, (height, width, *_) in enumerate(tensors["geometry"].tolist()):
+            size = {"height": str(height), "width": str(width)}
+            yield pack_latent({name: tensor[row] for name, tensor in tensors.items()}, {**facts, **size})
 
     def _moments(self, image: Tensor) -> Tensor:
         return self.autoencoder.encode(image).moments.to(DTYPES[self.dtype]).cpu()
 
-    def _text(self, captions: Sequence[str]) -> Condition:
-        assert self.conditioner is not None
-        found = self.conditioner(captions)
+    def _tokens(self, text: TextConditioner, captions: Sequence[str]) -> dict[str, Tensor]:
+        found = text.encode_captions(captions)
         assert found.tokens is not None
-        return Condition(found.tokens.to(DTYPES[self.dtype]).cpu(), None if found.mask is None else found.mask.cpu())
+        tokens = {"tokens": found.tokens.to(DTYPES[self.dtype]).cpu()}
+        return tokens if found.mask is None else {**tokens, "mask": found.mask.cpu()}
 
 
 def encode(
@@ -118,8 +121,16 @@ def encode(
 ) -> Counter[str]:
     """Write a shard of latents for each shard of training images into a folder; those that are there are kept.
 
-    Rank r of `world` processes takes each `world`-th shard. Broken samples are left out. Returns what was done: samples,
-    shards, shards kept, and of the shards written what else is in them, by the reason for which it was left out.
+    Args:
+        data: The images.
+        encoder: Makes the files.
+        out: The folder.
+        batch_size: Images at once.
+        rank: Number of this process, which takes each `world`-th shard.
+        world: Number of processes.
+
+    Returns:
+        The number of samples, shards, shards kept, and of the shards written the number of what was left out, by the reason.
     """
     folder = output_folder(out)
     shards = range(rank, len(data.train_set.index.shards), world)
@@ -131,7 +142,7 @@ def encode(
 
 
 def output_folder(out: Path) -> OutputFolder:
-    """The folder for shards of latents, in which nothing else may lie."""
+    """Return the folder for shards of latents, in which nothing else may lie."""
     begun = (out / PLAN).is_file()  # which is written before any shard
     return OutputFolder(
         out, option="out", is_own=lambda name: begun and (name == PLAN or SHARD_NAME.fullmatch(name) is not None)
@@ -140,7 +151,7 @@ def output_folder(out: Path) -> OutputFolder:
 
 def _encode(data: CaptionedImages, encoder: Encoder, out: Path, batch_size: int, shards: Sequence[int]) -> Counter[str]:
     index, facts = data.train_set.index, encoder.facts(data.size)
-    captions = data.train_set.caption.fields if facts["text"] else None
+    captions = data.caption.fields if facts["text"] else None
     _plan(out, {"facts": facts, "captions": captions, "shards": index.fingerprint})
     ends = index.counts.cumsum().tolist()
     files = {shard: out / f"train-{shard:06d}.tar" for shard in shards}
@@ -170,7 +181,7 @@ def _encode(data: CaptionedImages, encoder: Encoder, out: Path, batch_size: int,
 
 
 def _left_out(index: Index, shard: int) -> Counter[str]:
-    """What of a shard is not encoded, by reason, before its images are decoded."""
+    """Count what of a shard is not encoded, by reason, before its images are decoded."""
     summary = index.shards[shard]
     counts = Counter(skip.reason for skip in summary.skipped)
     counts.update({f"files {reason}": count for reason, (count, _) in summary.leftovers.items()})
@@ -199,12 +210,13 @@ class _Exact(Dataset):
 
 
 def _files_of(
-    batch: Batch, texts: Sequence[dict[str, bytes]], encoder: Encoder, facts: dict[str, str]
+    batch: Batch, others: Sequence[dict[str, bytes]], encoder: Encoder, facts: dict[str, str]
 ) -> Iterator[dict]:
     if not batch.key:
         return
-    for key, caption, files, latent in zip(batch.key, batch.caption, texts, encoder(batch, facts), strict=True):
-        only = {"txt": caption.encode()} if facts["text"] else {}
+    captions = list_field(batch.fields, "caption") if facts["text"] else []
+    for row, (key, files, latent) in enumerate(zip(batch.key, others, encoder(batch, facts), strict=True)):
+        only = {"txt": captions[row].encode()} if captions else {}
         yield {"__key__": key, "safetensors": latent, **files, **only}
 
 
@@ -223,7 +235,7 @@ def _plan(out: Path, plan: dict) -> None:
 
 
 def main(config: DictConfig) -> None:
-    """What the command does."""
+    """Do what the command says."""
     check_all(resolved(config), OPTIONS)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -260,11 +272,11 @@ def main(config: DictConfig) -> None:
             "autoencoder.ckpt": _typed(config.autoencoder.ckpt),
         }
         words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
-        print(f"next: {command_name('train')} experiment=txt2img_shards data=latents {words}")
+        print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
 
 
 def _typed(names: str | list[str]) -> str:
-    """Names of files, or one, as they are typed behind an option: no path is taken for a list, or for a quoted text."""
+    """Return names of files as they are typed behind an option: no path is taken for a list, or for a quoted text."""
     if isinstance(names, str):
         return names if names[:1] not in ("[", "'", '"') else f"./{names}"
     quoted = (word.partition("=")[2] for word in quote_texts([f"data.val={_typed(name)}" for name in names]))

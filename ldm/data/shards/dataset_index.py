@@ -8,7 +8,7 @@ import operator
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from ldm.batch import Skip
 from ldm.data.order.batch_sampler import spread
-from ldm.data.shards.grouping import Leftover, Sample
-from ldm.data.shards.members import Extent
+from ldm.data.shards.grouping import EXTRA, Leftover, Sample
+from ldm.data.shards.members import ABSENT, Extent
 from ldm.data.shards.shard_index import PlacesCache, ShardSummary, column, make, read
 
 FEW_SHARDS = 8
@@ -41,19 +41,22 @@ class Index:
 
     Args:
         shards: Summaries of the shards.
-        filters: Conditions on the numbers of a sample, like "aesthetic > 5": the name of a number in its .json file, or
-            `width`, `height`, `side` (the shorter of both) or `ratio` (width / height) of its image; one of < <= > >=
-            == !=; and a number. A sample without the number meets only conditions with !=.
-        limit: The largest number of samples; if there are more, they are taken evenly spaced. None: all.
-
-    Raises:
-        ValueError: If a filter is wrong, or no sample is left.
+        filters: Conditions that a sample's numbers must meet, like "aesthetic > 5": each a name (a number of its .json, or
+            width, height, side (the shorter) or ratio (width / height) of its image), one of < <= > >= == !=, a number.
+        limit: At most so many of them, evenly spread; None: all.
+        read: Endings of the parts that are read beside image, .txt and .json; all others are counted as leftovers.
     """
 
     def __init__(
-        self, shards: Sequence[ShardSummary], filters: Sequence[str] = (), *, limit: int | None = None
+        self,
+        shards: Sequence[ShardSummary],
+        filters: Sequence[str] = (),
+        *,
+        limit: int | None = None,
+        read: Collection[str] = (),
     ) -> None:
         self.shards = list(shards)
+        self.read = read
         self.filters = list(filters)
         self.limit: int | None = None
         self._places = PlacesCache()
@@ -75,7 +78,9 @@ class Index:
         first, last = where.key_ends[row - 1] if row else 0, where.key_ends[row]
         key = where.keys[first:last].tobytes().decode(errors="surrogateescape")
         extents = map(Extent, where.offsets[row].tolist(), where.sizes[row].tolist())
-        return Sample(key, self.shards[shard].path, *extents)
+        image, text, record, *others = extents
+        parts = {ending: extent for ending, extent in zip(self.shards[shard].parts, others) if extent != ABSENT}
+        return Sample(key, self.shards[shard].path, image, text, record, parts)
 
     @property
     def encoding(self) -> dict[str, str]:
@@ -100,15 +105,21 @@ class Index:
 
     @property
     def leftovers(self) -> list[tuple[Skip, int]]:
-        """The files that are not read, though no sample is broken without them.
-
-        For each shard and reason, there is the first file, and the number of files.
-        """
+        """Files that are not read, though no sample lacks them: the first of each shard and reason, and how many."""
         return [
             (Leftover(shard.path, first, reason), count)
             for shard in self.shards
-            for reason, (count, first) in shard.leftovers.items()
+            for reason, (count, first) in self._leftovers(shard).items()
         ]
+
+    def _leftovers(self, shard: ShardSummary) -> dict[str, tuple[int, str]]:
+        """Those of a shard, among them the parts that are not read."""
+        found = dict(shard.leftovers)
+        for ending, (count, first) in shard.parts.items():
+            if ending not in self.read:
+                before, name = found.get(EXTRA, (0, first))
+                found[EXTRA] = before + count, name
+        return found
 
     @property
     def fingerprint(self) -> str:

@@ -1,16 +1,16 @@
 """The rule that groups the files of a shard into samples; everything that reads shards follows it.
 
-The key of a file is its name up to the last dot of the last part of its path; its extension is what follows, in capital
-or small letters. Files with the same key belong together. A key with an image (or a cached latent) and with a .txt or
-.json file is a sample. Other files whose key continues the key of an image are extras of that image: `a.seg.png` beside
-`a.png`. Every other image has no caption, and every other key has no image. Of several files with the same name the
-last one counts, as it does when a tar archive is unpacked.
+A file's key is its name up to the last dot of the last part of its path, its ending is what follows, in any case. Files that
+share a key belong together. An image (or cached latent) with a .txt or .json of its own is a sample. Files without such a pair
+whose key goes on from the key of an image are extras of that image: `a.seg.png` beside `a.png`. Those extras of which a field
+can be read are parts of the sample, and an image with one of them needs no caption to be a sample. Every other image has no
+caption, and every other key has no image. Of several files of one name the last one counts, as it does when a tar is unpacked.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
 
 CAPTIONS = ("txt", "json")
 """File extensions of captions."""
+
+PARTS = ("cls", "seg.png", "depth.png", "mask.png")
+"""Endings, behind an image's key and a dot, of other files that fields are read from."""
 
 NO_CAPTION = "no caption"
 NO_IMAGE = "no image"
@@ -40,30 +43,18 @@ class Leftover(Skip):
 
 
 class Sample(NamedTuple):
-    """A sample with an image and a caption: its key, its shard and the byte ranges of its files in the shard.
-
-    Args:
-        key: The key of the sample.
-        shard: The path of the shard.
-        image: The byte range of the image, or of the cached latent.
-        text: The byte range of the .txt file.
-        record: The byte range of the .json file.
-    """
+    """One image: its key, its shard, and where its image (or latent), .txt, .json and other parts, by ending, lie in it."""
 
     key: str
     shard: str
     image: Extent
     text: Extent = ABSENT
     record: Extent = ABSENT
+    parts: Mapping[str, Extent] = {}
 
 
 class Contents(NamedTuple):
-    """The contents of a shard.
-
-    Args:
-        samples: All samples that have an image and a caption file.
-        skipped: Samples and single files that were left out.
-    """
+    """The samples of a shard, and what was left out, samples or single files."""
 
     samples: list[Sample]
     skipped: list[Skip]
@@ -74,12 +65,14 @@ class Group:
     """The files that share a key.
 
     Args:
-        key: The key as it stands in the shard.
-        files: Extension in small letters -> file.
+        key: As it stands in the tar.
+        files: By ending, in lower case.
+        parts: Other files of the sample, by their ending in `PARTS`.
     """
 
     key: str
     files: dict[str, Member] = field(default_factory=dict)
+    parts: dict[str, Member] = field(default_factory=dict)
 
     @property
     def image(self) -> Member | None:
@@ -98,18 +91,19 @@ class Group:
 
     @property
     def complete(self) -> bool:
-        """True if the files make up a sample."""
-        return self.image is not None and any(part and part.extent.size > 0 for part in (self.text, self.record))
+        """Whether this is a sample."""
+        captioned = any(part and part.extent.size > 0 for part in (self.text, self.record))
+        return self.image is not None and (captioned or bool(self.parts))
 
     @property
     def unread(self) -> Iterator[Member]:
-        """The files that are not part of the sample."""
-        read = [part.name for part in (self.image, self.text, self.record) if part]
+        """Files that a sample does not consist of."""
+        read = [part.name for part in (self.image, self.text, self.record, *self.parts.values()) if part]
         return (member for member in self.files.values() if member.name not in read)
 
     @property
     def lacks(self) -> str:
-        """A few words that say why an incomplete group is no sample."""
+        """A few words about what a key that is no sample lacks."""
         if self.image is not None:
             return NO_CAPTION
         faults = (self.files[ending].fault for ending in PICTURES if ending in self.files)
@@ -125,13 +119,15 @@ class Grouping:
     """A collector that groups the files of a shard by their keys.
 
     Args:
-        shard: The name of the shard, which is written into all that is skipped.
-        skipped: A list to which samples and files are appended that are left out.
+        shard: Its name, for what is counted.
+        skipped: To this is added what is left out.
+        parts: Endings of those other files of a sample that are wanted.
     """
 
-    def __init__(self, shard: str, skipped: list[Skip]) -> None:
+    def __init__(self, shard: str, skipped: list[Skip], parts: Collection[str] = PARTS) -> None:
         self.shard = shard
         self.skipped = skipped
+        self.parts = parts
         self.groups: dict[str, Group] = {}
 
     def add(self, member: Member) -> None:
@@ -160,6 +156,8 @@ class Grouping:
             images: Keys of images that were handed out before, whose extras may follow.
         """
         here = {key for key, group in self.groups.items() if group.image is not None}
+        for group in list(self.groups.values()):
+            self.gather(group)
         for key, group in self.groups.items():
             if group.complete:
                 yield self.hand_out(group)
@@ -170,6 +168,26 @@ class Grouping:
                 self.skipped.append(Skip(self.shard, group.key, group.lacks))
         self.groups = {}
 
+    def gather(self, group: Group) -> Group:
+        """Give the image of a group its parts, which may lie under keys that go on from its own; return the group."""
+        for ending in self.parts if group.image is not None else ():
+            stem, _, last = ending.rpartition(".")
+            key = plain(group.key) + (f".{stem}" if stem else "")
+            other = self.groups.get(key, group)
+            part = other._sound(last)
+            if part is None or (stem and (other is group or other.text or other.record)):
+                continue
+            group.parts[ending] = part
+            if stem:
+                del other.files[last]
+                if not other.files:
+                    del self.groups[key]
+        return group
+
+    def is_part(self, key: str) -> bool:
+        """Return whether a key is one under which a part of another key's image may lie."""
+        return any(key.endswith(f".{stem}") for ending in self.parts if (stem := ending.rpartition(".")[0]))
+
     def hand_out(self, group: Group) -> Group:
         """Count those files of a sample that are not read, and return the sample."""
         for member in group.unread:
@@ -178,11 +196,7 @@ class Grouping:
 
 
 def list_shard(shard: str) -> Contents:
-    """Return all samples of a shard in the order of the shard, from its tar headers alone.
-
-    Args:
-        shard: The path of the shard.
-    """
+    """Return all samples of a shard in the order in which they lie there, from its tar headers alone."""
     skipped: list[Skip] = []
     grouping = Grouping(shard, skipped)
     with open(shard, "rb") as file:
@@ -194,12 +208,13 @@ def list_shard(shard: str) -> Contents:
     samples = []
     for group in grouping.samples():
         image, text, record = (part.extent if part else ABSENT for part in (group.image, group.text, group.record))
-        samples.append(Sample(group.key, shard, image, text, record))
+        parts = {ending: part.extent for ending, part in group.parts.items()}
+        samples.append(Sample(group.key, shard, image, text, record, parts))
     return Contents(samples, skipped)
 
 
 def _resolved(members: Iterable[Member]) -> Iterator[Member]:
-    """Replace each hard link by its target: the last file of that name before the link."""
+    """Replace hard links by what they stand for: the file of that name that was there then."""
     found: dict[str, Member] = {}
     for member in members:
         if member.link:
@@ -210,27 +225,27 @@ def _resolved(members: Iterable[Member]) -> Iterator[Member]:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return key and extension of a file; None if its name is hidden or has no extension."""
+    """Return key and ending of a file; None where it is hidden or has no ending."""
     folder, slash, last = name.rpartition("/")
     stem, _, ending = last.rpartition(".")
     return None if not stem or last.startswith(".") else (folder + slash + stem, ending.lower())
 
 
 def plain(name: str) -> str:
-    """Return a path without `./` at its beginning."""
+    """Return a path without what tells nothing: `./a` is `a`."""
     while name.startswith("./"):
         name = name[2:].lstrip("/")
     return name
 
 
 def first_part(key: str) -> str:
-    """Return a key up to the first dot of its last part, which is the same for an image and all its extras."""
+    """Return a key up to the first dot of its last part: all keys share it that may be extras of one another."""
     folder, slash, last = key.rpartition("/")
     return folder + slash + last.partition(".")[0]
 
 
 def _prefixes(key: str) -> Iterator[str]:
-    """Yield the shorter keys that a key continues: `a.b` and `a` for `a.b.c`."""
+    """Yield shorter keys that a key goes on from: `a.b` and `a` for `a.b.c`."""
     folder, slash, last = key.rpartition("/")
     while "." in last:
         last = last.rpartition(".")[0]

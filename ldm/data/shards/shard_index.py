@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,32 +22,31 @@ from ldm.batch import Skip
 from ldm.data.decode import Broken, read_header
 from ldm.data.latents import read_encoding
 from ldm.data.shards.grouping import Contents, Leftover, Sample, list_shard
-from ldm.data.shards.members import Extent
+from ldm.data.shards.members import ABSENT, Extent
 from ldm.data.shards.names import numbers_of
 from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
-VERSION = "3"
-"""Version of the index format; an index of another version is made again."""
+VERSION = "4"
 HEADER_BYTES = 2**16
 """The number of bytes at the beginning of an image that usually hold its size; if they do not, all bytes are read."""
 
 
 class ShardSummary(NamedTuple):
-    """The facts about a shard that are known without reading the byte ranges of its samples.
+    """All that is known of a shard without reading its samples' places.
 
     Args:
-        path: The file of the shard.
-        file: The file of its index.
-        stamp: Size and modification time of the shard when it was indexed.
-        samples: The number of samples in the shard.
-        numbers: Names of the numbers in its .json files.
-        digest: A hash of everything that is known about its samples, except where they lie.
-        encoding: How cached latents were made: by which autoencoder, and so on; empty for images.
-        skipped: Samples that were left out; an entry with the key "" stands for damage to the shard itself.
-        leftovers: Files that are not read, though no sample is broken without them: for each reason, their number and
-            the name of the first one.
+        path: Of the shard.
+        file: Of its index.
+        stamp: Size and time of the shard when it was indexed.
+        samples: How many it holds.
+        numbers: Names of the numbers that its .json files hold.
+        digest: Of all that is known of its samples but their places.
+        encoding: How cached latents were made, and by which autoencoder; empty for images.
+        skipped: Samples that were left out, and with the key "" the shard itself.
+        leftovers: Files that no sample lacks, but that are not read: reason -> how many, and the name of the first.
+        parts: Files beside image, .txt and .json that fields can be read from: ending -> how many, and the name of the first.
     """
 
     path: str
@@ -59,6 +58,7 @@ class ShardSummary(NamedTuple):
     encoding: dict[str, str]
     skipped: list[Skip]
     leftovers: dict[str, tuple[int, str]]
+    parts: dict[str, tuple[int, str]]
 
 
 class _Rows(NamedTuple):
@@ -90,10 +90,13 @@ def make(shard: str, cache: Path) -> int:
         The number of samples in the shard.
     """
     before = os.stat(shard)
-    rows = _look_into(shard, list_shard(shard))
+    contents = list_shard(shard)
+    rows = _look_into(shard, contents)
+    parts = _parts_of(contents.samples)
     names = sorted({name for numbers in rows.numbers for name in numbers})
     keys = [sample.key.encode(errors="surrogateescape") for sample in rows.samples]
-    extents = np.array([sample[2:] for sample in rows.samples], np.int64).reshape(-1, 3, 2)
+    files = [[*sample[2:5], *(sample.parts.get(ending, ABSENT) for ending in parts)] for sample in rows.samples]
+    extents = np.array(files, np.int64).reshape(-1, 3 + len(parts), 2)
     tensors: dict[str, np.ndarray] = {
         "keys": np.frombuffer(bytearray(b"".join(keys)), np.uint8),
         "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
@@ -113,10 +116,21 @@ def make(shard: str, cache: Path) -> int:
         "encoding": rows.encoding,
         "skipped": [skip[1:] for skip in rows.skipped if not isinstance(skip, Leftover)],
         "leftovers": _counted(skip for skip in rows.skipped if isinstance(skip, Leftover)),
+        "parts": parts,
     }
     metadata = {"version": VERSION, "shard": stamp_of(before), "facts": json.dumps(facts)}
     _save(tensors, metadata, shard, cache)
     return len(keys)
+
+
+def _parts_of(samples: Sequence[Sample]) -> dict[str, tuple[int, str]]:
+    """Other parts of samples: ending -> how many, and the name of the first."""
+    found: dict[str, tuple[int, str]] = {}
+    for sample in samples:
+        for ending in sample.parts:
+            count, first = found.get(ending, (0, f"{sample.key}.{ending}"))
+            found[ending] = count + 1, first
+    return dict(sorted(found.items()))
 
 
 def _counted(leftovers: Iterable[Skip]) -> dict[str, tuple[int, str]]:
@@ -205,7 +219,8 @@ def read(shard: str, cache: Path) -> ShardSummary | None:
             facts = json.loads(metadata["facts"])
             skipped = [Skip(shard, *skip) for skip in facts.pop("skipped")]
             leftovers = {reason: (count, first) for reason, (count, first) in facts.pop("leftovers").items()}
-            return ShardSummary(shard, str(file), stamp, skipped=skipped, leftovers=leftovers, **facts)
+            parts = {ending: (count, first) for ending, (count, first) in facts.pop("parts").items()}
+            return ShardSummary(shard, str(file), stamp, skipped=skipped, leftovers=leftovers, parts=parts, **facts)
         if metadata.get("version") == VERSION:
             log.info("%s has changed since it was indexed; indexing it again", shard)
     return None
@@ -224,13 +239,9 @@ def _files(shard: str, cache: Path) -> tuple[Path, Path]:
 
 
 class Places(NamedTuple):
-    """Keys and byte ranges of all N samples of a shard.
+    """Where the samples of a shard lie: bytes of all keys, ends of keys, offsets and sizes `(N, files)`.
 
-    Args:
-        keys: The bytes of all keys, one after the other, uint8.
-        key_ends: For each key, the position in `keys` where it ends, `(N,)` int64.
-        offsets: First bytes of image, .txt and .json in the shard, `(N, 3)` int64.
-        sizes: Numbers of their bytes, `(N, 3)` int64; -1 for a file that a sample does not have.
+    The files of a sample are its image, .txt, .json, and the parts that some sample of the shard has.
     """
 
     keys: np.ndarray

@@ -5,7 +5,7 @@ Which files make up a sample is decided by the rule of the module `grouping`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import webdataset
@@ -13,6 +13,7 @@ import webdataset
 from ldm.batch import Skip
 from ldm.data.shards.grouping import (
     CAPTIONS,
+    PARTS,
     PICTURES,
     Group,
     Grouping,
@@ -32,11 +33,12 @@ class RawSample(NamedTuple):
     """The bytes of a sample's files.
 
     Args:
-        key: The key of the sample.
-        shard: The name of the shard that it lies in.
-        image: The image, or the cached latent.
-        text: The .txt file; None if there is none.
-        record: The .json file; None if there is none.
+        key: Of the sample.
+        shard: In which it lies.
+        image: The image, or cached latent.
+        text: The .txt; None where there is none.
+        record: The .json; None where there is none.
+        parts: Its other files, by ending.
     """
 
     key: str
@@ -44,6 +46,7 @@ class RawSample(NamedTuple):
     image: bytes
     text: bytes | None
     record: bytes | None
+    parts: dict[str, bytes]
 
 
 class ShardReader:
@@ -53,14 +56,16 @@ class ShardReader:
     file that comes later is counted as a leftover, because its sample has already been yielded.
 
     Args:
-        shard: A path, a URL or a command; the shard may be compressed (gzip, bzip2, xz).
-        skipped: A list to which samples and files are appended that are left out.
+        shard: A path, a URL or a command; it may be compressed (gzip, bzip2, xz).
+        skipped: To this is added what is left out.
+        parts: Endings of the other files that are read.
     """
 
-    def __init__(self, shard: str, skipped: list[Skip]) -> None:
+    def __init__(self, shard: str, skipped: list[Skip], parts: Collection[str] = ()) -> None:
         self.shard = shard
         self.skipped = skipped
-        self.grouping = Grouping(shard, skipped)
+        self.grouping = Grouping(shard, skipped, [ending for ending in PARTS if ending in parts])
+        self.endings = {*PICTURES, *CAPTIONS, *(ending.rpartition(".")[2] for ending in self.grouping.parts)}
         self.closed: set[str] = set()
         self.images: set[str] = set()
 
@@ -91,7 +96,7 @@ class ShardReader:
         yield from self._rest()
 
     def _passed(self, name: str) -> Iterator[RawSample]:
-        """Yield the samples that are complete before a file of this name is read."""
+        """Yield samples that are complete before a file of this name is read."""
         parts = split_name(name)
         if parts is None:
             return
@@ -103,15 +108,15 @@ class ShardReader:
             if other in self.closed or key == other or key.startswith(f"{other}."):
                 continue
             self.closed.add(other)
-            if group.complete:
+            if self.grouping.gather(group).complete:
                 del open_groups[other]
                 self.images.add(other)
                 yield self._raw(self.grouping.hand_out(group))
-            else:  # an extra, or a sample without a part: its bytes are not needed to tell
+            elif not self.grouping.is_part(other):  # whether it is an extra is known later; that needs no bytes
                 group.files = {ending: member._replace(data=b"") for ending, member in group.files.items()}
 
     def _rest(self) -> Iterator[RawSample]:
-        """Yield the remaining samples in memory, and forget all files."""
+        """Yield the samples among what is held, after which nothing is."""
         self.closed.update(self.grouping.groups)
         for group in self.grouping.samples(self.images):
             yield self._raw(group)
@@ -129,7 +134,7 @@ class ShardReader:
             return True
         if member.link:
             member = member._replace(fault=PASSED_LINK)
-        elif not member.fault and parts is not None and parts[1] in (*PICTURES, *CAPTIONS):
+        elif not member.fault and parts is not None and parts[1] in self.endings:
             member = member._replace(data=file.read(member.extent.size))
             if len(member.data) < member.extent.size:
                 return False
@@ -139,7 +144,8 @@ class ShardReader:
     def _raw(self, group: Group) -> RawSample:
         """Return the bytes of a complete sample."""
         text, record = (part.data if part else None for part in (group.text, group.record))
-        return RawSample(group.key, self.shard, group.image.data if group.image else b"", text, record)
+        parts = {ending: part.data for ending, part in group.parts.items()}
+        return RawSample(group.key, self.shard, group.image.data if group.image else b"", text, record, parts)
 
     def _damaged(self, reason: str) -> None:
         """Record damage to the shard itself."""

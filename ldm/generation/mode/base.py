@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Size, as_size
-from ldm.conditioner.base import Conditioner, cut_prompts
+from ldm.conditioner.base import Conditioner
+from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, texts_of

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from ldm import checkpoint
 from ldm.arguments import command_name
 from ldm.autoencoder.base import latent_moments
+from ldm.batch import tensor_field
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.sweep import typed_options
@@ -140,7 +141,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         rank, world = trainer.global_rank, trainer.world_size
         limit = None if self.statistics_batches is None else self.statistics_batches * data.batch_size * world
         batches = data.training_pass(data.batch_size, rank=rank, world=world, limit=limit)
-        moments = latent_moments(model, (batch.image for batch in batches))
+        moments = latent_moments(model, (tensor_field(batch.fields, "image") for batch in batches))
         moments.totals = trainer.strategy.reduce(moments.totals, reduce_op="sum")
         moments.store(model)
 

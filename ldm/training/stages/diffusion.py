@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from ldm import checkpoint
 from ldm.arguments import command_name
-from ldm.conditioner.base import cut_captions
+from ldm.conditioner.text import cut_captions, text_parts
 from ldm.config import build
-from ldm.data.base import CAPTIONS_LOOKED_AT, DataModule
+from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.model import LatentDiffusion
 from ldm.task.diffusion import DiffusionTask
 from ldm.training.stage import RunContext, Stage
@@ -93,16 +93,17 @@ class DiffusionStage(LatentStage):
 
     def check_captions(self, data: DataModule, *, new: bool) -> None:
         """Check that cached tokens were made by this text encoder; warn of captions that are longer than it takes."""
-        conditioner = self.task.model.conditioner
+        parts = text_parts(self.task.model.conditioner)
         made_by = data.encoding.get("text", "")
-        if made_by and made_by != conditioner.frozen_hash:
-            raise ValueError(
-                f"the tokens beside the latents were made by the text encoder {made_by}, but the conditioner is "
-                f"{conditioner.frozen_hash or 'trained from scratch'}; give the same, or encode without text"
-            )
-        if not new:
+        for part in parts if made_by else ():
+            if part.frozen_hash != made_by:
+                raise ValueError(
+                    f"the tokens beside the latents were made by the text encoder {made_by}, but the conditioner is "
+                    f"{part.frozen_hash or 'trained from scratch'}; give the same, or encode without text"
+                )
+        if not new or not parts:
             return
-        warning = cut_captions(conditioner, data.captions(limit=CAPTIONS_LOOKED_AT))
+        warning = cut_captions(self.task.model.conditioner, data.samples(("caption",), SAMPLES_LOOKED_AT))
         if warning is not None:
             log.warning(warning)
 

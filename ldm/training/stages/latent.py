@@ -11,8 +11,7 @@ import pytorch_lightning as pl
 from safetensors.torch import load_file
 
 from ldm import checkpoint
-from ldm.classifier.vocabulary import Vocabulary
-from ldm.conditioner.transformer import TransformerConditioner
+from ldm.conditioner.base import learned_state, set_learned_state
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import DataModule
 from ldm.task.latent import LatentTask
@@ -132,21 +131,20 @@ class LatentStage(Stage[LatentTask]):
         self.check_latents(data)
 
     def prepare(self, data: DataModule) -> None:
-        """Let the reader of captions learn its tokens or words, in the first process; the others are told them later."""
+        """Let the reader of fields learn its tokens or words, in the first process; the others are told them later."""
         reader = self.task.reader
         if self.learned_file.is_file():
-            reader.set_extra_state(load_file(self.learned_file)["state"])
-        if is_rank_zero() or not isinstance(reader, Vocabulary | TransformerConditioner):
-            reader.prepare(data.captions(limit=self.captions_for_vocabulary))
+            set_learned_state(reader, load_file(self.learned_file))
+        fields = reader.learns_from if is_rank_zero() else ()
+        reader.prepare(data.samples(fields, self.captions_for_vocabulary) if fields else None)
         self.check_captions(data, new=is_rank_zero() and not self.folder.is_dir())
 
     def remember(self) -> None:
-        """Write what the reader of captions has learned."""
-        reader = self.task.reader
+        """Write what the reader of fields has learned."""
         if self.learned_file.is_file() or not is_rank_zero():
             return
-        if isinstance(reader, Vocabulary) or reader.frozen_hash is None:
-            write_tensors(self.learned_file, {"state": reader.get_extra_state()})
+        if state := learned_state(self.task.reader):
+            write_tensors(self.learned_file, state)
 
     def take(self, file: Path) -> None:
         """Take the weights and statistics of an autoencoder of the same architecture."""

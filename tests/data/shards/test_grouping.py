@@ -13,7 +13,8 @@ import pytest
 import webdataset
 
 from ldm.data.bad_samples import Health
-from ldm.data.shards.grouping import REPLACED, Leftover, list_shard, plain, split_name
+from ldm.data.shards.dataset_index import Index
+from ldm.data.shards.grouping import PARTS, REPLACED, Leftover, list_shard, plain, split_name
 from ldm.data.shards.shard_reader import ShardReader
 from tests.data.small_shards import level, opened, write_tar
 
@@ -70,8 +71,18 @@ ZOO = {
             *pair("b.c"), ("b.c.seg.png", PNG),
         ],
         ["a", "b.c"],
-        {"beside an image, but not read": 4},
+        {},
     ),
+    "no captions": (
+        [
+            ("a.png", PNG), ("a.cls", b"3"), ("b.depth.png", PNG), ("b.jpg", PNG), ("c.png", PNG),
+            ("d.x.png", PNG), ("d.x.seg.png", PNG),
+        ],
+        ["a", "b", "d.x"],
+        {"no caption": 1},
+    ),
+    "a mask with a caption of its own": (pair("a") + pair("a.seg"), ["a", "a.seg"], {}),
+    "a mask of no image": ([("a.seg.png", PNG), ("a.txt", b"x"), *pair("b")], ["b"], {"no caption": 1, "no image": 1}),
     "files of no image": (
         [("lone.txt", b"x"), *pair("a"), ("README.md", b"x"), ("Makefile", b"x"), (".DS_Store", b"x"), ("._a.png", b"x"), FOLDER],
         ["a"],
@@ -97,10 +108,16 @@ ZOO = {
 }  # fmt: skip
 
 
-def streamed(shard):
+def streamed(shard, parts=PARTS):
     skipped = []
-    samples = list(ShardReader(shard, skipped))
+    samples = list(ShardReader(shard, skipped, parts))
     return samples, skipped
+
+
+def files_of(sample):
+    """Places or bytes of all files of a sample, by ending."""
+    image, text, record, parts = sample[2:]
+    return {"image": image, "txt": text, "json": record, **parts}
 
 
 def present(shard):
@@ -134,18 +151,20 @@ def test_what_is_read_and_what_is_counted_is_all_that_is_there(tmp_path, name):
     contents = list_shard(shard)
     assert [sample.key for sample in contents.samples] == keys
     assert by_reason(contents.skipped) == reasons
-    read = sum(extent.size >= 0 for sample in contents.samples for extent in sample[2:])
+    read = sum(extent.size >= 0 for sample in contents.samples for extent in files_of(sample).values())
     assert read + counted(contents.skipped, names) == len(names)
 
     samples, skipped = streamed(shard)
     samples.sort(key=lambda sample: keys.index(sample.key))
     assert [sample.key for sample in samples] == keys
     assert by_reason(skipped) == reasons
-    read = sum(part is not None for sample in samples for part in sample[2:])
+    read = sum(part is not None for sample in samples for part in files_of(sample).values())
     assert read + counted(skipped, names) == len(names)
     with open(shard, "rb") as file:
         for sample, lying in zip(samples, contents.samples, strict=True):
-            for data, extent in zip(sample[2:], lying[2:], strict=True):
+            assert files_of(sample).keys() == files_of(lying).keys()
+            for ending, data in files_of(sample).items():
+                extent = files_of(lying)[ending]
                 file.seek(max(0, extent.offset))
                 assert data == (file.read(extent.size) if extent.size >= 0 else None)
 
@@ -154,9 +173,30 @@ def test_the_index_counts_the_same(tmp_path):
     shard = zoo_tar(
         tmp_path / "a.tar", ZOO["masks"][0] + ZOO["corrected"][0][2:] + [("lone.txt", b"x"), *pair("n", data=b"")]
     )
-    names, index = present(shard), opened(str(tmp_path / "a.tar"), tmp_path)
-    read = sum(extent.size >= 0 for number in range(len(index)) for extent in index[number][2:])
-    assert read + counted(index.skipped, names) + sum(count for _, count in index.leftovers) == len(names)
+    names, shards = present(shard), opened(str(tmp_path / "a.tar"), tmp_path).shards
+    for wanted in ([], ["cls"], ["seg.png", "mask.png"], PARTS):
+        index = Index(shards, read=wanted)
+        files = [files_of(index[number]) for number in range(len(index))]
+        read = sum(
+            extent.size >= 0
+            for sample in files
+            for ending, extent in sample.items()
+            if ending in ("image", "txt", "json", *wanted)
+        )
+        assert read + counted(index.skipped, names) + sum(count for _, count in index.leftovers) == len(names)
+
+
+def test_parts_that_nobody_wants_are_counted_as_not_read(tmp_path):
+    shard = zoo_tar(tmp_path / "a.tar", ZOO["masks"][0])
+    for wanted, left in (((), 4), (("cls",), 3), (("seg.png",), 2), (PARTS, 0)):
+        expected = {"beside an image, but not read": left} if left else {}
+        index = Index(opened(shard, tmp_path).shards, read=wanted)
+        assert {leftover.reason: count for leftover, count in index.leftovers} == expected
+        samples, skipped = streamed(shard, wanted)
+        assert by_reason(skipped) == expected
+        assert [set(sample.parts) for sample in sorted(samples, key=lambda sample: sample.key)] == [
+            {"cls", "mask.png", "seg.png"}.intersection(wanted), {"seg.png"}.intersection(wanted),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("padding", [0, 512, 30 * 512])

@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 
 from ldm.data.dataset import collate, finish
+from ldm.data.fields.caption import CaptionReader
 from ldm.data.shards.names import find_shards
 from ldm.data.streaming import ShardStream, StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform
@@ -61,7 +62,9 @@ def test_a_copy_that_fails_leaves_nothing_and_says_what(tmp_path, server):
 
 
 def streamed(shards, **options):
-    stream = ShardStream(shards, ImageTransform(8), CaptionChoice(), **{"seed": 0, "buffer": 20, **options})
+    stream = ShardStream(
+        shards, ImageTransform(8), [CaptionReader(CaptionChoice())], **{"seed": 0, "buffer": 20, **options}
+    )
     return (finish(collate([item])) for item in stream)
 
 
@@ -113,12 +116,16 @@ def test_streamed_batches_of_several_workers(tmp_path):
         size=8, cache=tmp_path, train=find_shards(train, tmp_path), val=val, workers=3, buffer=10, crop="random"
     )
     data.set_batch(8, 2, 1)
-    data.check_captions()
+    data.check_fields()
     batches = list(islice(data.train_dataloader(), 30))
     assert all(map(fits, batches))
     assert {len(batch.key) for batch in batches} == {4}
     assert len({tuple(batch.key) for batch in batches}) > 15, "workers read different samples"
-    assert list(data.captions(3)) == ["caption 0", "caption 1", "caption 2"]
+    assert [fields["caption"] for fields in data.samples(["caption"], 3)] == [
+        ["caption 0"],
+        ["caption 1"],
+        ["caption 2"],
+    ]
     assert sum(len(batch.key) for batch in data.training_pass(4, limit=10)) == 12
     with pytest.raises(ValueError, match="statistics_batches=1000"):
         data.training_pass(4)

@@ -55,12 +55,28 @@ def test_icons_shards_hold_what_is_drawn(tmp_path):
     assert (len(data.train_set), len(data.val_set)) == (24, 6)
     for number, drawing in enumerate(source.val):
         batch = finish(collate([data.val_set[Draw(0, number)]]))
-        assert batch.caption == [drawing.caption]
-        assert torch.equal(batch.image, source.images([drawing]))
+        assert batch.fields["caption"] == [drawing.caption]
+        assert torch.equal(batch.fields["image"], source.images([drawing]))
     with tarfile.open(source.folder / "val-000000.tar") as archive:
         record = json.load(archive.extractfile("val-000000.json"))
         assert record == {"caption": source.val[0].caption, **source.val[0]._asdict()}
         assert all(member.mtime == 0 for member in archive.getmembers())
+
+
+def test_icons_stand_in_the_middle_of_rectangles(tmp_path):
+    square, wide, tall = (icons(tmp_path, size=size) for size in (16, [16, 24], [24, 16]))
+    assert icons(tmp_path, size=[16, 16]).folder == square.folder
+    assert len({square.folder, wide.folder, tall.folder}) == 3
+    drawings = square.val
+    images = [source.images(drawings) for source in (square, wide, tall)]
+    assert [tuple(of_one.shape[2:]) for of_one in images] == [(16, 16), (16, 24), (24, 16)]
+    assert torch.equal(images[1][:, :, :, 4:20], images[0])
+    assert torch.equal(images[2][:, :, 4:20], images[0])
+    edges = torch.cat([images[1][:, :, :, :4], images[1][:, :, :, 20:]], 3)
+    assert torch.equal(edges, images[1][:, :, :1, :1].expand_as(edges)), "beside it is the background"
+    data = captioned(tmp_path, size=[16, 24], source=wide)
+    assert data.val_set[Draw(0, 0)].fields["image"].shape == (16, 24, 3)
+    assert torch.equal(finish(collate([data.val_set[Draw(0, 0)]])).fields["image"], images[1][:1])
 
 
 def test_captions_read_as_english():

@@ -1,0 +1,70 @@
+"""The size and crop of an image as a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ldm.batch import Condition, Fields, as_size, batch_size, tensor_field, whole_geometry
+from ldm.conditioner.base import SingleConditioner
+from ldm.nn.embedding import sinusoidal
+from ldm.options import Whole, check
+
+NUMBERS = 6
+"""How many the field `geometry` has."""
+
+
+class SizeConditioner(SingleConditioner):
+    """Sinusoidal features of the six numbers of `geometry`, as one vector.
+
+    A model that knows how its training images were enlarged and cropped need not learn enlarged and cropped images: at
+    sampling it is told of images of the asked size, not cropped. Fields without `geometry` are such images of `size`.
+
+    Where the drop rate is 0, `null` tells the size, too, since the network has seen nothing else.
+
+    Args:
+        size: Size of images of which nothing is known, in pixels: one number, or height and width.
+        number_width: Features of each number, an even number.
+        vector_width: Width of the vector, which is 6 x number_width.
+        drop_rate: Share of the training images whose size is not told, in [0, 1]; the vector is then zero.
+
+    Raises:
+        ValueError: Where the widths do not go together.
+
+    References:
+        Podell et al., 2023, section 2.2, arXiv:2307.01952.
+    """
+
+    inputs = ("geometry",)
+    place: Tensor
+    """Nothing but its device matters: it is that of the vector."""
+
+    def __init__(
+        self, size: int | Sequence[int], *, number_width: int = 256, vector_width: int = 1536, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__(drop_rate=drop_rate)
+        check("conditioner.number_width", number_width, Whole(2))
+        if number_width % 2 or vector_width != NUMBERS * number_width:
+            raise ValueError(
+                f"conditioner.vector_width is {NUMBERS} times conditioner.number_width, an even number; got {vector_width} "
+                f"and {number_width}"
+            )
+        self.size = as_size(size)
+        self.number_width = number_width
+        self.vector_width = vector_width
+        self.register_buffer("place", torch.zeros(()), persistent=False)
+
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Do nothing: no weight and no word is learned before training."""
+
+    def encode(self, fields: Fields, dropped: Tensor) -> Condition:
+        """Return the condition of `geometry`, `(B, 6)`: a vector `(B, vector_width)`."""
+        count = batch_size(fields)
+        geometry = tensor_field(fields, "geometry") if "geometry" in fields else whole_geometry(self.size, count)
+        numbers = geometry.to(self.place.device).flatten()
+        vector = sinusoidal(numbers, self.number_width).view(count, self.vector_width)
+        if self.drop_rate:
+            vector = vector * ~dropped.to(vector.device)[:, None]
+        return Condition(vector=vector)
