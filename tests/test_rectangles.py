@@ -10,8 +10,7 @@ from ldm.data.shards.names import write_shards
 from ldm.metric.caption import CaptionAccuracy
 from tests.conditioner.test_conditioner import CAPTIONS, said
 from tests.conftest import scramble
-from tests.data.small_shards import captioned, icons, sample
-from tests.data.test_stream import read_all
+from tests.data.small_shards import captioned, icons, read_all, sample
 
 SMALL = [
     "experiment=txt2img", "name=x", "backbone.channels=16", "backbone.groups=8", "backbone.head_channels=16",

@@ -174,6 +174,6 @@ def test_caption_and_size_train_on_rectangles_and_sample():
         fields = {"caption": CAPTIONS[:2], "image": torch.randn(2, 3, height, width).clamp(-1, 1)}
         model.loss(Batch(["a", "b"], {**fields, "geometry": whole_geometry([height, width], 2)})).mean().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in model.denoiser.backbone.vector.parameters())
-    images = model.eval().sample(["a red cat"], size=[48, 32])
+    images = model.eval().sample(prompts=["a red cat"], size=[48, 32])
     assert images.shape == (1, 3, 48, 32)
-    assert model.sample(["a red cat"]).shape == (1, 3, 32, 48), "the size of training, else"
+    assert model.sample(prompts=["a red cat"]).shape == (1, 3, 32, 48), "the size of training, else"

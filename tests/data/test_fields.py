@@ -24,8 +24,7 @@ from ldm.data.latents import pack_latent
 from ldm.data.order.shuffle import Draw
 from ldm.data.streaming import StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform, LatentTransform, placement_of
-from tests.data.small_shards import captioned, encoded, level, write_tar
-from tests.data.test_stream import read_all
+from tests.data.small_shards import captioned, encoded, level, read_all, write_tar
 
 EVERYTHING = ["caption", "label", "boxes", "segmentation", "depth", "mask", "geometry"]
 READERS = choose_readers(EVERYTHING, CaptionChoice())
