@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ldm.options import SIZE, check
+from ldm.options.rule import SIZE, check
 
 Fields: TypeAlias = dict[str, Tensor | list[Any]]
 """Name -> one value for each of B images: a tensor `(B, ...)`, or a list of length B.
@@ -96,22 +96,22 @@ class Condition(NamedTuple):
                 parts.append(torch.where(rows.view(-1, *[1] * (here.ndim - 1)), there, here))
         return Condition(*parts)
 
-    def lerp(self, other: Condition, shares: Tensor) -> Condition:
+    def lerp(self, other: Condition, fractions: Tensor) -> Condition:
         """Return a condition between this one and another of its kind; strictly between, the tokens of both count.
 
         Args:
             other: The other end.
-            shares: How far each row lies on the way to the other end, `(B,)` in [0, 1].
+            fractions: How far each row lies on the way to the other end, `(B,)` in [0, 1].
         """
 
         def between(here: Tensor | None, there: Tensor | None) -> Tensor | None:
             if here is None or there is None:
                 return here
-            return torch.lerp(here, there, shares.view(-1, *[1] * (here.ndim - 1)))
+            return torch.lerp(here, there, fractions.view(-1, *[1] * (here.ndim - 1)))
 
         mask = self.mask
         if mask is not None and other.mask is not None:
-            ours, theirs = (shares < 1)[:, None], (shares > 0)[:, None]
+            ours, theirs = (fractions < 1)[:, None], (fractions > 0)[:, None]
             mask = (mask & ours) | (other.mask & theirs)
         return Condition(
             between(self.tokens, other.tokens),
@@ -130,7 +130,7 @@ class Condition(NamedTuple):
         return Condition(*map(_cat, zip(*conditions, strict=True)))
 
 
-class Skip(NamedTuple):
+class SkippedSample(NamedTuple):
     """A sample that cannot be used: where it is and why, in a few words by which such samples are counted."""
 
     shard: str
@@ -149,7 +149,7 @@ class Batch(NamedTuple):
 
     key: list[str]
     fields: Fields
-    skipped: Sequence[Skip] = ()
+    skipped: Sequence[SkippedSample] = ()
 
 
 def batch_size(fields: Fields) -> int:

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.classifier.words import WordClassifier
+from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.config import build_trusted
-from ldm.divergence import all_finite
-from ldm.frozen import whole_state
+from ldm.files.tensors import write_tensors
 from ldm.model import LatentDiffusion
-from ldm.tensors import write_tensors
+from ldm.optim.divergence import all_finite
+from ldm.optim.frozen import whole_state
 
 MODEL_FILE = "model.safetensors"
 """The file name of a finished latent diffusion model."""
@@ -111,7 +111,7 @@ def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) ->
     file = find(path, (AUTOENCODER_FILE, MODEL_FILE))
     config, weights = read(file)
     model = _rebuild(config, weights, file, packages)
-    if isinstance(model, LatentDiffusion | WordClassifier):
+    if isinstance(model, LatentDiffusion | CaptionClassifier):
         model, config = model.autoencoder, config["autoencoder"]
     if not isinstance(model, Autoencoder):
         raise ValueError(f"{file} holds {type(model).__name__}, not an autoencoder; give the file that stage 1 wrote")
@@ -123,7 +123,7 @@ def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) ->
     return model, config
 
 
-def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> WordClassifier:
+def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> CaptionClassifier:
     """Load a classifier of noisy latents for guidance.
 
     Args:
@@ -139,7 +139,7 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
     """
     file = find(path, (CLASSIFIER_FILE,))
     model = _rebuild(*read(file), file, packages)
-    if not isinstance(model, WordClassifier):
+    if not isinstance(model, CaptionClassifier):
         raise ValueError(
             f"{file} holds {type(model).__name__}, not a classifier; "
             "train one: python train.py experiment=classifier autoencoder.ckpt=" + str(path)

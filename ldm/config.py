@@ -14,8 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.arguments import SEARCH_PATH, quote_texts
-from ldm.sweep import folder_name, remaining_trials, run_folder
+from ldm.options.arguments import SEARCH_PATH, quote_texts
+from ldm.options.sweep import folder_name, remaining_trials, run_folder
 
 CONFIGS = (Path(__file__).parent / "configs").resolve()
 """The folder of the config tree: `configs/` of a checkout, to which a link leads, or what the wheel holds in its place."""

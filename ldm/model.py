@@ -16,14 +16,14 @@ from ldm.batch import batch_size as count_rows
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
+from ldm.files.text import clean_prompts
 from ldm.guidance.base import Guidance
-from ldm.guidance.context import Given
-from ldm.options import COUNT, check
-from ldm.sampler.base import Sampler, Way
+from ldm.guidance.context import GuidanceContext
+from ldm.options.rule import COUNT, check
+from ldm.sampler.base import Sampler, StartPoint
 from ldm.sampler.finite import check_finite, check_latents, check_weights
-from ldm.sampler.noise import Noise, as_seeds
-from ldm.sampler.path import Denoise
-from ldm.text import clean_prompts
+from ldm.sampler.noise import SeededNoise, as_seeds
+from ldm.sampler.trajectory import Denoise
 
 
 def _unchanged(denoise: Denoise) -> Denoise:
@@ -40,9 +40,9 @@ class Beginning(NamedTuple):
         wrap: Turns the guided denoiser into the one that the sampler calls.
     """
 
-    given: Given
-    noise: Noise
-    way: Way = Way()
+    given: GuidanceContext
+    noise: SeededNoise
+    way: StartPoint = StartPoint()
     wrap: Callable[[Denoise], Denoise] = _unchanged
 
 
@@ -71,7 +71,7 @@ class Start(ABC):
         """Return the start of some of the images."""
 
     @abstractmethod
-    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+    def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Begin the sampling of a batch that has as many images as this start has rows.
 
         Args:
@@ -105,7 +105,7 @@ class NoiseStart(Start):
         """See `Start.rows`."""
         return self
 
-    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+    def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Change nothing; see `Start.begin`."""
         return Beginning(given, noise)
 
@@ -161,14 +161,14 @@ class LatentDiffusion(nn.Module):
 
     def check_size(self, size: int | Sequence[int]) -> None:
         """Raise ValueError where autoencoder or backbone cannot divide an image size."""
-        self.autoencoder.check_size(size, multiple=self.size_multiple // self.autoencoder.factor)
+        self.autoencoder.check_size(size, multiple=self.size_multiple // self.autoencoder.downsampling_factor)
 
     @property
     def size_multiple(self) -> int:
         """Return the number of pixels of which heights and widths of images are multiples."""
         backbone = self.denoiser.backbone
         assert isinstance(backbone, Backbone)
-        return self.autoencoder.factor * backbone.factor
+        return self.autoencoder.downsampling_factor * backbone.downsampling_factor
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of each image, `(B,)`.
@@ -248,7 +248,7 @@ class LatentDiffusion(nn.Module):
         for first in range(0, count, batch_size):
             chunk = slice(first, first + batch_size)
             here = {name: values[chunk] for name, values in fields.items()}
-            given = Given(
+            given = GuidanceContext(
                 self.denoiser,
                 self.conditioner(here),
                 self._unconditional(here, negatives[chunk]),
@@ -257,7 +257,7 @@ class LatentDiffusion(nn.Module):
                 fields=here,
             )
             part = start.rows(chunk)
-            begun = part.begin(self, given, Noise(seeds[chunk]), sampler)
+            begun = part.begin(self, given, SeededNoise(seeds[chunk]), sampler)
             images.append(part.finish(self._sample_batch(begun, sampler, guidance, size)))
             if progress is not None:
                 progress(images[-1].shape[0])
@@ -272,7 +272,7 @@ class LatentDiffusion(nn.Module):
     def _sample_batch(self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size) -> Tensor:
         """Return the images `(B, 3, H, W)` in [-1, 1] of one batch, on the CPU, before the start finishes them."""
         given, noise, way, wrap = begun
-        height, width = (length // self.autoencoder.factor for length in size)
+        height, width = (length // self.autoencoder.downsampling_factor for length in size)
         shape = (self.autoencoder.latent_channels, height, width)
         denoise = wrap(guidance.wrap(given))
         latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, self.autoencoder.shift.device, way)
@@ -289,7 +289,7 @@ class LatentDiffusion(nn.Module):
         """Sampling starts at t = 1; where nothing but noise is left there, SNR and loss may both be zero."""
         denoiser, weighting, (nothing, one) = self.denoiser, self.denoising_loss.weighting, torch.tensor([0.0, 1.0])
         if (
-            denoiser.schedule.ends_in_noise
+            denoiser.schedule.zero_terminal_snr
             and not weighting.weight(nothing, denoiser.prediction.gain(nothing, one)) > 0
         ):
             raise ValueError(

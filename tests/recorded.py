@@ -50,8 +50,8 @@ def recorded(task, place):
                 file.write(json.dumps(sorted(name for name in shards if name.startswith("train"))) + "\n")
         now, losses = self.global_step, []
         if place == "autoencoder":
-            judge = self.loss.autoencoder
-            self.loss.autoencoder = lambda *a, **k: losses.append(judge(*a, **k)) or losses[-1]
+            discriminator_loss = self.loss.autoencoder
+            self.loss.autoencoder = lambda *a, **k: losses.append(discriminator_loss(*a, **k)) or losses[-1]
         result = step(self, batch, batch_idx)
         if place == "autoencoder":
             del self.loss.autoencoder

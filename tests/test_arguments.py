@@ -3,8 +3,17 @@
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.arguments import as_typed, command_name, is_name, is_prose, job_name, parse_override, quote_texts, split_values
 from ldm.config import compose, options_of
+from ldm.options.arguments import (
+    as_typed,
+    command_name,
+    is_name,
+    is_prose,
+    job_name,
+    parse_override,
+    quote_texts,
+    split_values,
+)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, load, load_autoencoder, read
 from ldm.config import build_trusted
-from ldm.picture import to_levels
+from ldm.files.picture import to_levels
 
 PROMPTS = ["a red heart on a white background", "a blue cat on a black background", "a green dog on a gray background"]
 

@@ -88,7 +88,7 @@ def test_any_guidance_goes_under_another(choice, options):
 
 def test_likeness_by_lpips_is_one_option():
     lpips = "{_target_:ldm.pretrained.lpips.LPIPS,vgg16:a}"
-    config = compose("sample", ["ckpt=x", "guidance=likeness", f"guidance.score.distance={lpips}"])
+    config = compose("sample", ["ckpt=x", "guidance=low_resolution", f"guidance.score.distance={lpips}"])
     assert config.guidance.score.distance.vgg16 == "a"
 
 
@@ -157,7 +157,7 @@ def test_the_papers_text_to_image_model_has_its_parameters():
         (["autoencoder.network.attention_levels=[7]"], "attention_levels [7] do not exist"),
         (
             ["schedule=rectified_flow"],
-            "RectifiedFlow ends in pure noise, from which a prediction of the noise says nothing",
+            "RectifiedFlowSchedule ends in pure noise, from which a prediction of the noise says nothing",
         ),
         (["schedule=zero_terminal", "prediction=velocity"], "P2 weights the loss by zero: the first step of sampling"),
         (["backbone.out_channels=5"], "set backbone.out_channels=4"),
@@ -201,7 +201,7 @@ IMPOSSIBLE = [
     ("data.size=0", "a whole number, at least 1"),
     ("data.workers=-1", "a whole number, at least 0"),
     ("data.crop=middle", "one of center, random"),
-    ("data.source.val_share=0", "above 0, below 1"),
+    ("data.source.val_fraction=0", "above 0, below 1"),
     ("trainer.devices=0", "a whole number, at least 1, -1 for all, or a list"),
     ("trainer.num_nodes=0", "a whole number, at least 1"),
     ("name=a/b", "the name of one folder, without /"),

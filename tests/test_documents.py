@@ -213,9 +213,9 @@ def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
             line = line.replace(name, place)
         return forked(*shlex.split(line), *more)
 
-    assert "150" in run("-m ldm.data.pack images=photos captions", "val_share=0.2")
+    assert "150" in run("-m ldm.data.pack images=photos captions", "val_fraction=0.2")
     assert (tmp_path / "shards" / "val-000000.tar").is_file()
-    assert "shards written: 1" in run("-m ldm.data.encode", "data.size=32", "data.workers=0", places[0])
+    assert "shards written: 1" in run("-m ldm.encode", "data.size=32", "data.workers=0", places[0])
     text = run(
         *("train.py experiment=txt2img_shards data=latents", "backbone=unet_icons", "conditioner=transformer_icons"),
         *("debug=tiny_diffusion", "trainer=cpu", "data.size=32", "data.workers=1", "name=page", *places),

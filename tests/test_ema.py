@@ -7,8 +7,8 @@ import torch
 
 from ldm.checkpoint import load, read
 from ldm.ema.average import FOLDER, average, combine
-from ldm.power_function import Profile, gamma_of, match, newest_share
-from ldm.snapshot import read_snapshots, write_snapshot
+from ldm.ema.power_function import Profile, gamma_of, match, newest_share
+from ldm.ema.snapshot import read_snapshots, write_snapshot
 from tests.conftest import forked
 from tests.test_resume import train
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ldm.folder import OutputFolder
+from ldm.files.output_folder import OutputFolder
 
 
 def ours(path):
@@ -43,7 +43,7 @@ def test_empty_and_missing_folders_and_those_of_ours_are_taken(tmp_path):
 
 def test_only_one_process_at_a_time_works_in_a_folder(tmp_path):
     other = (
-        "import sys; from ldm.folder import OutputFolder\n"
+        "import sys; from ldm.files.output_folder import OutputFolder\n"
         "with OutputFolder(sys.argv[1], option='out', is_own=lambda name: True).lock(): print('in')"
     )
     with ours(tmp_path / "out").lock():

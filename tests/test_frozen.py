@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
 from ldm.checkpoint import load, read
-from ldm.frozen import FROZEN_KEY, FrozenParts, digest_of, frozen_names, store, whole_state
-from ldm.tensors import write_tensors
+from ldm.files.tensors import write_tensors
+from ldm.optim.frozen import FROZEN_KEY, FrozenParts, digest_of, frozen_names, store, whole_state
 
 
 class Net(torch.nn.Module):

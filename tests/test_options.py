@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ldm.options import COUNT, FLAG, FRACTION, POSITIVE, SEED, OneOf, Optional, Real, Whole, check, check_all
+from ldm.options.rule import COUNT, FLAG, FRACTION, POSITIVE, SEED, OneOf, Optional, Real, Whole, check, check_all
 
 
 @pytest.mark.parametrize(

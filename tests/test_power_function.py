@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ldm.power_function import LONGEST, Profile, gamma_of, inner_products, length_of, match, newest_share
+from ldm.ema.power_function import LONGEST, Profile, gamma_of, inner_products, length_of, match, newest_share
 
 LENGTHS = [1e-4, 0.01, 0.05, 0.1, 0.2, 0.288]
 
@@ -17,8 +17,8 @@ def midpoints(count=200_000):
 
 def values(profile, time):
     """The profile at times from 0 on; beyond its end it is 0."""
-    share = time / profile.step
-    return np.where(share <= 1, (profile.gamma + 1) / profile.step * np.minimum(share, 1) ** profile.gamma, 0)
+    fraction = time / profile.step
+    return np.where(fraction <= 1, (profile.gamma + 1) / profile.step * np.minimum(fraction, 1) ** profile.gamma, 0)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -54,9 +54,9 @@ def test_the_recursion_weighs_steps_by_the_integral_of_the_profile(length):
     gamma, steps = gamma_of(length), 300
     weight = np.zeros(steps)
     for step in range(1, steps + 1):
-        share = newest_share(gamma, step)
-        weight *= 1 - share
-        weight[step - 1] = share
+        fraction = newest_share(gamma, step)
+        weight *= 1 - fraction
+        weight[step - 1] = fraction
     np.testing.assert_allclose(weight, np.diff((np.arange(steps + 1) / steps) ** (gamma + 1)), atol=1e-14)
 
 

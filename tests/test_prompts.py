@@ -3,10 +3,10 @@
 import pytest
 
 from ldm.data.decode import decode_text
+from ldm.files.text import clean_prompts, lines
 from ldm.generation.mode.interpolate import Interpolate
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import numbered
-from ldm.text import clean_prompts, lines
 
 
 def written(folder, data, name="p.txt"):

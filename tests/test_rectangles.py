@@ -13,7 +13,7 @@ from tests.conftest import scramble
 from tests.data.small_shards import captioned, icons, read_all, sample
 
 SMALL = [
-    "experiment=txt2img", "name=x", "backbone.channels=16", "backbone.groups=8", "backbone.head_channels=16",
+    "experiment=txt2img", "name=x", "backbone.model_channels=16", "backbone.groups=8", "backbone.head_channels=16",
     "autoencoder.network.channels=8", "autoencoder.network.groups=4", "conditioner.width=16", "sampler.steps=2",
 ]  # fmt: skip
 

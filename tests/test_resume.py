@@ -15,7 +15,7 @@ SMALL = [
     "stage.autoencoder.batch_size=16", "stage.autoencoder.trainer.accumulate_grad_batches=2",
     "stage.diffusion.batch_size=16", "stage.diffusion.trainer.accumulate_grad_batches=2",
     "stage.autoencoder.callbacks.checkpoint.every_n_steps=4", "stage.diffusion.callbacks.checkpoint.every_n_steps=4",
-    "data.cache_latents=false", "data.crop=random", "data.flip=true", "data.source.val_share=0.13",
+    "data.cache_latents=false", "data.crop=random", "data.flip=true", "data.source.val_fraction=0.13",
     "data.source.samples_per_shard=10", "+data.streams=2", "+data.window=10",
 ]  # fmt: skip
 """Epochs of 10 steps, so that they end in the middle of both stages of 20; and 25 images for validation, an odd number."""

@@ -12,10 +12,10 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from ldm.checkpoint import load, load_autoencoder, read, with_decoder
-from ldm.guidance.base import Unguided
+from ldm.ema.snapshot import read_snapshots
+from ldm.guidance.base import NoGuidance
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.heun import Heun
-from ldm.snapshot import read_snapshots
 from ldm.training.curves import read_metrics
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command, forked
@@ -311,9 +311,15 @@ def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):
         ),
         add_pooling_layer=False,
     ).save_pretrained(tmp_path / "vit")
-    aligned = f"alignment=repa alignment.encoder.name={tmp_path / 'vit'} alignment.encoder.side=32 alignment.steps=10"
+    aligned = f"alignment=repa alignment.encoder.name={tmp_path / 'vit'} alignment.encoder.size=32 alignment.steps=10"
     options = [
-        *("prediction=flow", "schedule=rectified_flow", "times=logit_normal", "weighting=constant", "distance=huber"),
+        *(
+            "prediction=flow",
+            "schedule=rectified_flow",
+            "timestep_sampler=logit_normal",
+            "weighting=constant",
+            "criterion=huber",
+        ),
         *("model.loss.noise_offset=0.1", "optimizer@stage.diffusion.optimizer=muon", "sampler=heun"),
         *(*aligned.split(), f"autoencoder.ckpt={tiny_run}", "name=flow"),
     ]
@@ -332,7 +338,7 @@ def test_edm_and_a_learned_variance_train_and_sample(home, places, tiny_run, tmp
         "prediction=velocity",
         "schedule=edm",
         "weighting=edm",
-        "times=log_normal",
+        "timestep_sampler=log_normal",
         "sampler=heun",
         "name=variance",
     ]
@@ -341,7 +347,7 @@ def test_edm_and_a_learned_variance_train_and_sample(home, places, tiny_run, tmp
     model = load(home / "runs" / "variance")
     assert isinstance(model.sampler, Heun)
     for sampler in (model.sampler, DDPM(10)):
-        assert model.sample(prompts=["a red heart"], sampler=sampler, guidance=Unguided()).isfinite().all()
+        assert model.sample(prompts=["a red heart"], sampler=sampler, guidance=NoGuidance()).isfinite().all()
 
 
 def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, tiny_run):

@@ -10,17 +10,17 @@ from PIL import Image, ImageChops, ImageDraw
 from ldm.batch import Size
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
+from ldm.files.picture import to_levels, to_picture, to_tensor
 from ldm.generation.images import InitImages, find_images, read_image
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import SampleRequest, numbered
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
 from ldm.guidance.autoguidance import Autoguidance
-from ldm.guidance.base import Unguided
-from ldm.guidance.classifier_free import ClassifierFree
-from ldm.guidance.loss import Scored
-from ldm.guidance.low_resolution import Likeness
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.guidance.loss import LossGuidance
+from ldm.guidance.low_resolution import LowResolutionScore
 from ldm.model import Start
-from ldm.picture import to_levels, to_picture, to_tensor
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.dpmpp import DPMPP2MSDE
 from tests.conftest import ROOT, command, forked
@@ -36,7 +36,7 @@ def pixels(folder):
     return {path.name: Image.open(path).tobytes() for path in sorted(folder.glob("0*.png"))}
 
 
-def apart(a, b):
+def first_mismatch(a, b):
     """Largest difference of two pictures in levels."""
     return max(high for _, high in ImageChops.difference(Image.open(a), Image.open(b)).getextrema())
 
@@ -55,7 +55,7 @@ def test_writes_images_grid_and_record_and_repeats_bitwise(tiny_run, tmp_path):
     assert pixels(tmp_path / "a") == pixels(tmp_path / "b")
     sample(tiny_run, tmp_path / "b", PROMPT, "n=1", "seed=6")
     assert list(pixels(tmp_path / "b")) == ["00000.png"], "what the record no longer lists is gone"
-    assert apart(tmp_path / "a" / "00002.png", tmp_path / "b" / "00000.png") <= 2
+    assert first_mismatch(tmp_path / "a" / "00002.png", tmp_path / "b" / "00000.png") <= 2
     assert len(set(pixels(tmp_path / "a").values())) == 3
 
 
@@ -89,7 +89,7 @@ def test_any_batch_size_and_number_of_processes_gives_the_same_images(tiny_run, 
         one, two = (tmp_path / name / sampler for name in ("one", "two"))
         assert len(pixels(one)) == 4
         for name in pixels(one):
-            assert apart(one / name, two / name) <= 2, sampler
+            assert first_mismatch(one / name, two / name) <= 2, sampler
         assert (one / "samples.jsonl").read_text() == (two / "samples.jsonl").read_text()
 
 
@@ -103,12 +103,12 @@ def test_in_every_mode_an_image_does_not_depend_on_its_batch(tiny_run, photo):
     noisy, quiet = DPMPP2MSDE(6), DDIM(6)
     ways = {
         "img2img": {"start": ImageStart(images, 0.6), "sampler": noisy},
-        "edited": {"start": InvertedStart(images, ["a heart"] * 3, 0.6), "sampler": quiet, "guidance": Unguided()},
+        "edited": {"start": InvertedStart(images, ["a heart"] * 3, 0.6), "sampler": quiet, "guidance": NoGuidance()},
         "inpaint": {"start": InpaintStart(images, mask, num_resample=2), "sampler": noisy},
         "interpolate": {"start": InterpolationStart(prompts[::-1], [7, 8, 9], [0.2, 0.5, 0.8]), "sampler": noisy},
-        "likeness": {"guidance": Scored(Likeness(images[0, :, ::4, ::4], deviation=0.5)), "sampler": noisy},
+        "likeness": {"guidance": LossGuidance(LowResolutionScore(images[0, :, ::4, ::4], std=0.5)), "sampler": noisy},
         "autoguidance": {"guidance": Autoguidance(load(tiny_run), scale=2.0), "sampler": noisy},
-        "rescaled": {"guidance": ClassifierFree(3.0, rescale=0.5, threshold=2.0), "sampler": noisy},
+        "rescaled": {"guidance": ClassifierFreeGuidance(3.0, rescale=0.5, threshold=2.0), "sampler": noisy},
     }
     for way, options in ways.items():
         together = to_levels(model.sample(prompts=prompts, seeds=seeds, **options)).int()
@@ -282,7 +282,7 @@ def test_each_image_of_a_folder_is_changed_by_each_prompt(tiny_run, photo, tmp_p
 def test_a_described_image_comes_back_from_its_own_noise(tiny_run, photo):
     """Inverted and made again with the same prompt, by the same steps; the usual noise would change it."""
     model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
-    options = {"sampler": DDIM(20), "guidance": Unguided()}
+    options = {"sampler": DDIM(20), "guidance": NoGuidance()}
     plain = model.sample(prompts=[""], start=ImageStart(image, 0.0), **options)
     again, drawn = (
         model.sample(prompts=["a red heart"], start=start, **options)
@@ -332,8 +332,8 @@ def test_an_interpolation_ends_at_both_its_ends(tiny_run, tmp_path):
     sample(tiny_run, tmp_path / "way", PROMPT, end, "mode=interpolate", "n=5", "seed=1", "to_seed=2")
     sample(tiny_run, tmp_path / "first", PROMPT, "n=1", "seed=1")
     sample(tiny_run, tmp_path / "last", end.removeprefix("to_"), "n=1", "seed=2")
-    assert apart(tmp_path / "way" / "00000.png", tmp_path / "first" / "00000.png") <= 2
-    assert apart(tmp_path / "way" / "00004.png", tmp_path / "last" / "00000.png") <= 2
+    assert first_mismatch(tmp_path / "way" / "00000.png", tmp_path / "first" / "00000.png") <= 2
+    assert first_mismatch(tmp_path / "way" / "00004.png", tmp_path / "last" / "00000.png") <= 2
     assert len(set(pixels(tmp_path / "way").values())) == 5
 
 
@@ -344,7 +344,7 @@ def test_reconstruct_needs_no_prompt_and_takes_a_folder(tiny_run, photo, tmp_pat
     with torch.no_grad():
         image = autoencoder.decode(autoencoder.encode(to_tensor(Image.open(photo / "init.png"))[None]).mean)[0]
     to_picture(image).save(tmp_path / "alone.png")
-    assert apart(tmp_path / "x" / "00000.png", tmp_path / "alone.png") <= 1
+    assert first_mismatch(tmp_path / "x" / "00000.png", tmp_path / "alone.png") <= 1
 
 
 def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_run, tmp_path):
@@ -367,12 +367,12 @@ def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_
 def test_a_negative_prompt_leads_away_from_it(tiny_run):
     model = load(tiny_run)
     prompt = "a red heart on a white background"
-    plain = model.sample(prompts=[prompt], guidance=ClassifierFree(1.0))
+    plain = model.sample(prompts=[prompt], guidance=ClassifierFreeGuidance(1.0))
     torch.testing.assert_close(
-        model.sample(prompts=[prompt], negative=prompt, guidance=ClassifierFree(5.0)), plain, atol=2e-3, rtol=0
+        model.sample(prompts=[prompt], negative=prompt, guidance=ClassifierFreeGuidance(5.0)), plain, atol=2e-3, rtol=0
     )
-    other = model.sample(prompts=[prompt], negative="a blue cat", guidance=ClassifierFree(50.0))
-    assert not torch.equal(other, model.sample(prompts=[prompt], guidance=ClassifierFree(50.0)))
+    other = model.sample(prompts=[prompt], negative="a blue cat", guidance=ClassifierFreeGuidance(50.0))
+    assert not torch.equal(other, model.sample(prompts=[prompt], guidance=ClassifierFreeGuidance(50.0)))
 
 
 def test_autoguidance_leads_away_from_a_second_checkpoint(tiny_run, tmp_path):
@@ -402,7 +402,7 @@ def test_autoguidance_by_a_checkpoint_of_the_run_itself(tiny_run, tmp_path):
     options = [PROMPT, "n=1", "guidance=autoguidance", f"guidance.weak.path={weak}"]
     sample(tiny_run, tmp_path / "x", *options, "guidance.scale=3")
     sample(tiny_run, tmp_path / "y", PROMPT, "n=1", "guidance=none")
-    assert apart(tmp_path / "x" / "00000.png", tmp_path / "y" / "00000.png") <= 2, (
+    assert first_mismatch(tmp_path / "x" / "00000.png", tmp_path / "y" / "00000.png") <= 2, (
         "the same weights: nothing to lead from"
     )
     text = sample(tiny_run, tmp_path / "z", PROMPT, "guidance=autoguidance", ok=False)
@@ -416,17 +416,17 @@ def test_guidance_by_a_smaller_image_needs_no_training(tiny_run, photo, tmp_path
         options = [
             PROMPT,
             "n=1",
-            "guidance=likeness",
+            "guidance=low_resolution",
             *small,
             f"guidance.scale={scale}",
-            "guidance.score.deviation=0.5",
+            "guidance.score.std=0.5",
         ]
         sample(tiny_run, tmp_path / "x", *options)
         images = (to_tensor(Image.open(path)) for path in (photo / "init.png", tmp_path / "x" / "00000.png"))
         first, second = (torch.nn.functional.avg_pool2d(image, 4) for image in images)
         far.append(float((first - second).square().mean()))
     assert far[1] < 0.9 * far[0]
-    text = sample(tiny_run, tmp_path / "x", PROMPT, "guidance=likeness", ok=False)
+    text = sample(tiny_run, tmp_path / "x", PROMPT, "guidance=low_resolution", ok=False)
     assert "the option guidance.score.image.path has no value" in text
     text = sample(tiny_run, tmp_path / "x", PROMPT, "guidance=clip", "guidance.score.name=/nowhere", ok=False)
     assert "no CLIP model '/nowhere'" in text

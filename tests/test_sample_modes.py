@@ -13,6 +13,7 @@ from torch import Tensor
 from ldm.batch import Size
 from ldm.checkpoint import load
 from ldm.config import CONFIGS, build_literally, compose, resolved
+from ldm.files.picture import to_levels
 from ldm.generation.images import InitImages, read_image
 from ldm.generation.mode.base import Mode, PromptGenerator, PromptMode
 from ldm.generation.mode.inpaint import Inpaint
@@ -23,13 +24,12 @@ from ldm.generation.request import SampleRequest, captions, numbered
 from ldm.generation.start import ImageStart
 from ldm.generation.writer import batches
 from ldm.guidance.autoguidance import Autoguidance
-from ldm.guidance.classifier_free import ClassifierFree
-from ldm.guidance.loss import Scored
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.guidance.loss import LossGuidance
 from ldm.model import Beginning, NoiseStart, Start
-from ldm.picture import to_levels
 from ldm.sampler.ddim import DDIM
 from tests.conftest import forked
-from tests.test_sample import PROMPT, apart, sample
+from tests.test_sample import PROMPT, first_mismatch, sample
 
 MODES = mode_options([CONFIGS])
 OF_PROMPTS = {"prompt", "prompts", "negative"}
@@ -200,10 +200,10 @@ def test_images_of_different_shapes_keep_them_and_do_not_depend_on_their_company
     records = [json.loads(line) for line in (tmp_path / "all" / "samples.jsonl").read_text().splitlines()]
     assert [(record["size"], record["seed"]) for record in records] == [([64, 40], 3), ([32, 48], 4), ([32, 32], 5)]
     sample(tiny_run, tmp_path / "one", *options, f"init={photos / 'b.png'}", "n=1", "seed=4")
-    assert apart(tmp_path / "all" / "00001.png", tmp_path / "one" / "00000.png") <= 2
+    assert first_mismatch(tmp_path / "all" / "00001.png", tmp_path / "one" / "00000.png") <= 2
     sheet = Image.open(tmp_path / "all" / "grid.png")
-    factor = 512 // (2 * 48)
-    assert sheet.size == (2 * (48 * factor + 2) + 2, 2 * (64 * factor + 2) + 2)
+    downsampling_factor = 512 // (2 * 48)
+    assert sheet.size == (2 * (48 * downsampling_factor + 2) + 2, 2 * (64 * downsampling_factor + 2) + 2)
     sample(tiny_run, tmp_path / "back", "mode=reconstruct", f"init={photos}")
     assert [Image.open(tmp_path / "back" / f"0000{index}.png").size for index in range(3)] == sizes
 
@@ -232,8 +232,8 @@ def test_a_weak_model_that_cuts_prompts_is_told_of(tiny_run, caplog):
     model, weak = load(tiny_run), load(tiny_run)
     weak.conditioner.tokenizer.enable_truncation(4)
     prompt = "a red heart on a white background"
-    below = Autoguidance(weak, guidance=ClassifierFree(2.0))
-    for guidance in (below, Scored(None, guidance=below)):
+    below = Autoguidance(weak, guidance=ClassifierFreeGuidance(2.0))
+    for guidance in (below, LossGuidance(None, guidance=below)):
         mode, caplog.records[:] = Txt2Img([Prompt(prompt)]), []
         with caplog.at_level(logging.WARNING):
             PromptGenerator(mode, model, sampler=DDIM(2), guidance=guidance).prepare(mode.requests(1, 0))

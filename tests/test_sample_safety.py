@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from ldm.checkpoint import CONFIG_KEY, find, load, read, save
+from ldm.files.tensors import write_tensors
 from ldm.generation.folder import SampleFolder
 from ldm.generation.request import SampleRequest
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
 from ldm.generation.writer import generate
-from ldm.guidance.base import Unguided
+from ldm.guidance.base import NoGuidance
 from ldm.sampler.ddim import DDIM
-from ldm.tensors import write_tensors
 from tests.conftest import forked
-from tests.test_sample import PROMPT, apart, pixels, sample
+from tests.test_sample import PROMPT, first_mismatch, pixels, sample
 
 
 def photos(folder: Path) -> dict[str, bytes]:
@@ -129,7 +129,7 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
     image = two[:1]
     described = [InvertedStart(image.expand(2, -1, -1, -1), ["a cat"] * 2, 0.5), InvertedStart(image, "a cat", 0.5)]
     first, second = (
-        model.sample(prompts=["a", "b"], start=start, guidance=Unguided(), batch_size=1, sampler=DDIM(8))
+        model.sample(prompts=["a", "b"], start=start, guidance=NoGuidance(), batch_size=1, sampler=DDIM(8))
         for start in described
     )
     assert torch.equal(first, second)
@@ -156,7 +156,7 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
             {"start": InterpolationStart(["a", "b"], [1, 2], [0.0, 1.0])},
             "for each of 1 images; got 2 prompts and 2 shares",
         ),
-        ({"start": InterpolationStart("a", 1, [torch.nan])}, "shares=nan cannot be"),
+        ({"start": InterpolationStart("a", 1, [torch.nan])}, "fractions=nan cannot be"),
         ({"fields": {"caption": ["a"]}}, "give one of prompts="),
         ({"prompts": None}, "give one of prompts="),
         ({"prompts": None, "fields": ["a"]}, r"prompts go by name: prompts=\[...\]"),
@@ -174,7 +174,7 @@ def test_what_guidance_reads_may_not_lie_where_images_go(tmp_path):
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "out" / "00000.png")
     place = f"guidance.score.image.path={tmp_path / 'out' / '00000.png'}"
     text = sample(
-        "/nowhere", tmp_path / "out", PROMPT, "guidance=likeness", place, "guidance.score.image.size=8", ok=False
+        "/nowhere", tmp_path / "out", PROMPT, "guidance=low_resolution", place, "guidance.score.image.size=8", ok=False
     )
     assert f"{place} lies in out=" in text
     assert (tmp_path / "out" / "00000.png").is_file()
@@ -237,7 +237,7 @@ def test_seeds_and_negatives_of_json_lines_are_those_of_a_record(tiny_run, tmp_p
     records = [json.loads(line) for line in text.splitlines()]
     assert [(found["seed"], found["negative"]) for found in records] == [(9, "a cat"), (4, "a dog")]
     sample(tiny_run, tmp_path / "y", f"prompts={tmp_path / 'x' / 'samples.jsonl'}", "n=1")
-    assert all(apart(tmp_path / "x" / name, tmp_path / "y" / name) <= 2 for name in pixels(tmp_path / "x"))
+    assert all(first_mismatch(tmp_path / "x" / name, tmp_path / "y" / name) <= 2 for name in pixels(tmp_path / "x"))
     options = [f"prompts={tmp_path / 'p.jsonl'}", "guidance=none"]
     assert "with this guidance there is none" in sample(tiny_run, tmp_path / "z", *options, ok=False)
 

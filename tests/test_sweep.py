@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm import sweep
-from ldm.sweep import folder_name, remaining_trials
+from ldm.options.sweep import folder_name, remaining_trials
 
 
 def test_a_job_is_called_by_what_is_swept(monkeypatch):

@@ -53,17 +53,17 @@ class Autoencoder(nn.Module, ABC):
 
     Args:
         latent_channels: Channels C of the raw latent.
-        factor: Downsampling factor f: height and width of an image, divided by those of its latent.
+        downsampling_factor: Downsampling factor f: height and width of an image, divided by those of its latent.
     """
 
     shift: Tensor
     scale: Tensor
     statistics_count: Tensor
 
-    def __init__(self, latent_channels: int, factor: int) -> None:
+    def __init__(self, latent_channels: int, downsampling_factor: int) -> None:
         super().__init__()
         self.latent_channels = latent_channels
-        self.factor = factor
+        self.downsampling_factor = downsampling_factor
         self.register_buffer("shift", torch.zeros(latent_channels))
         self.register_buffer("scale", torch.ones(latent_channels))
         self.register_buffer("statistics_count", torch.zeros((), dtype=torch.long))
@@ -155,16 +155,16 @@ class Autoencoder(nn.Module, ABC):
         """
         size = as_size(size)
         for length in size:
-            if length % self.factor:
-                below = length - length % self.factor
+            if length % self.downsampling_factor:
+                below = length - length % self.downsampling_factor
                 raise ValueError(
-                    f"image size {size} is not a multiple of {self.factor}, the factor of this autoencoder; "
-                    f"in the place of {length} use {below or self.factor} or {below + self.factor}"
+                    f"image size {size} is not a multiple of {self.downsampling_factor}, the factor of this autoencoder; "
+                    f"in the place of {length} use {below or self.downsampling_factor} or {below + self.downsampling_factor}"
                 )
-            if length // self.factor % multiple:
+            if length // self.downsampling_factor % multiple:
                 raise ValueError(
-                    f"image size {size} gives latents of {length // self.factor}, which the network cannot "
-                    f"halve down to its last level; use a multiple of {self.factor * multiple}"
+                    f"image size {size} gives latents of {length // self.downsampling_factor}, which the network cannot "
+                    f"halve down to its last level; use a multiple of {self.downsampling_factor * multiple}"
                 )
 
 
@@ -206,9 +206,9 @@ class LatentMoments:
                 "no latents seen: statistics need at least one image; give a training set that is not empty"
             )
         mean = total / values
-        deviation = (squares / values - mean.square()).clamp(min=1e-12).sqrt()
+        std = (squares / values - mean.square()).clamp(min=1e-12).sqrt()
         autoencoder.shift.copy_(mean)
-        autoencoder.scale.copy_(1.0 / deviation)
+        autoencoder.scale.copy_(1.0 / std)
         autoencoder.statistics_count.fill_(int(images))
 
 

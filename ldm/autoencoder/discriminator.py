@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.nn.blocks import check_groups
-from ldm.options import COUNT, check
+from ldm.options.rule import COUNT, check
 
 
 class PatchDiscriminator(nn.Module):

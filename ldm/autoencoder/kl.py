@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ldm.autoencoder.base import Autoencoder, Posterior
 from ldm.nn.attention import MapAttention
 from ldm.nn.blocks import Downsample, ResidualBlock, Upsample, check_groups, check_levels
-from ldm.options import COUNT, Real, check
+from ldm.options.rule import COUNT, Real, check
 
 EPS = 1e-6
 """The epsilon of all group norms."""
@@ -25,7 +25,7 @@ class KLAutoencoder(Autoencoder):
 
     Args:
         channels: Channels of the first level.
-        multipliers: Channels of each level, from the image down, in units of `channels`.
+        channel_mult: Channels of each level, from the image down, in units of `channels`.
         blocks: Residual blocks per level of the encoder; the decoder has one more.
         latent_channels: Channels C of the raw latent.
         attention_levels: Indices of the levels with self-attention.
@@ -46,7 +46,7 @@ class KLAutoencoder(Autoencoder):
         self,
         *,
         channels: int = 128,
-        multipliers: Sequence[int] = (1, 2, 4, 4),
+        channel_mult: Sequence[int] = (1, 2, 4, 4),
         blocks: int = 2,
         latent_channels: int = 4,
         attention_levels: Sequence[int] = (),
@@ -56,17 +56,17 @@ class KLAutoencoder(Autoencoder):
         log_variance: float = 0.0,
     ) -> None:
         counts = {"channels": channels, "blocks": blocks, "latent_channels": latent_channels, "groups": groups}
-        for name, count in [*counts.items(), *(("multipliers", multiplier) for multiplier in multipliers)]:
+        for name, count in [*counts.items(), *(("channel_mult", multiplier) for multiplier in channel_mult)]:
             check(f"autoencoder.network.{name}", count, COUNT)
         check("autoencoder.network.dropout", dropout, Real(0.0, 1.0, below=True))
         check("autoencoder.network.log_variance", log_variance, Real(-30.0, 20.0))
-        if not multipliers:
+        if not channel_mult:
             raise ValueError(
-                "autoencoder.network.multipliers=[] is no level; give one multiplier for each, like [1,2,4]"
+                "autoencoder.network.channel_mult=[] is no level; give one multiplier for each, like [1,2,4]"
             )
-        super().__init__(latent_channels, 2 ** (len(multipliers) - 1))
+        super().__init__(latent_channels, 2 ** (len(channel_mult) - 1))
         shape = Shape(
-            [channels * multiplier for multiplier in multipliers],
+            [channels * multiplier for multiplier in channel_mult],
             blocks,
             attention_levels,
             middle_attention,
@@ -74,7 +74,7 @@ class KLAutoencoder(Autoencoder):
             groups,
         )
         check_groups(groups, [channels, *shape.widths])
-        check_levels(attention_levels, len(multipliers))
+        check_levels(attention_levels, len(channel_mult))
         self.encoder = Encoder(channels, shape, 2 * latent_channels)
         self.decoder = Decoder(latent_channels, shape)
         self.to_moments = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
@@ -121,7 +121,7 @@ class Shape:
         """Return self-attention, or the identity if it is not wanted."""
         return MapAttention(width, groups=self.groups, eps=EPS) if wanted else nn.Identity()
 
-    def level(self, channels: int, index: int, blocks: int, resample: nn.Module | None) -> Level:
+    def level(self, channels: int, index: int, blocks: int, resample: nn.Module | None) -> AutoencoderLevel:
         """Return a level.
 
         Args:
@@ -136,7 +136,7 @@ class Shape:
         width = self.widths[index]
         residuals = [self.residual(channels if place == 0 else width, width) for place in range(blocks)]
         attentions = [self.attention(width, index in self.attention_levels) for _ in range(blocks)]
-        return Level(residuals, attentions, resample)
+        return AutoencoderLevel(residuals, attentions, resample)
 
     def middle(self) -> nn.Sequential:
         """Return the blocks at the lowest resolution."""
@@ -146,7 +146,7 @@ class Shape:
         )
 
 
-class Level(nn.Module):
+class AutoencoderLevel(nn.Module):
     """The residual blocks at one resolution, each followed by self-attention where wanted, then a change of resolution.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Posterior
 from ldm.autoencoder.discriminator import hinge_loss
-from ldm.options import NOT_NEGATIVE, Whole, check
+from ldm.options.rule import NOT_NEGATIVE, Whole, check
 
 MOST_WEIGHT = 1e4
 """Upper limit of the adaptive weight for a reconstruction loss that is summed over the image, as in the LDM code."""
@@ -115,7 +115,7 @@ class AutoencoderLoss(nn.Module):
         weight = self.adversarial_weight * adaptive_weight(restored, adversarial, last_layer, values)
         return LossParts(total + weight * adversarial, restored, kl, adversarial, weight)
 
-    def judge(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+    def discriminator_loss(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         """Return the loss of the discriminator, a scalar.
 
         The reconstruction is detached: no gradient reaches the autoencoder.

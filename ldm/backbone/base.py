@@ -13,12 +13,12 @@ class Backbone(nn.Module, ABC):
     """A network that gives a prediction from a noisy latent, a timestep and a condition.
 
     Attributes:
-        factor: Downsampling factor: height and width of latents must be multiples of it.
+        downsampling_factor: Downsampling factor: height and width of latents must be multiples of it.
         out_channels: Channels of the prediction: those of the latent, or twice as many if the variance is learned.
         deepest_channels: Channels of the output of the module `deepest`.
     """
 
-    factor: int
+    downsampling_factor: int
     out_channels: int
     deepest_channels: int
 

@@ -26,8 +26,8 @@ class UNet(Backbone):
         in_channels: Channels of x_t.
         out_channels: Channels of the prediction; None: those of x_t.
         concat_channels: Channels of a map that is concatenated to x_t (mask, low-resolution image); 0: there is none.
-        channels: Channels of the first level.
-        multipliers: Channels of each level in units of `channels`.
+        model_channels: Channels of the first level.
+        channel_mult: Channels of each level in units of `model_channels`.
         blocks: Residual blocks per level of the down path; the up path has one more.
         attention_levels: Indices of the levels with attention; 0 has the resolution of the latent.
         heads: Number of attention heads; give this or `head_channels`.
@@ -54,8 +54,8 @@ class UNet(Backbone):
         out_channels: int | None = None,
         *,
         concat_channels: int = 0,
-        channels: int = 320,
-        multipliers: Sequence[int] = (1, 2, 4, 4),
+        model_channels: int = 320,
+        channel_mult: Sequence[int] = (1, 2, 4, 4),
         blocks: int = 2,
         attention_levels: Sequence[int] = (0, 1, 2),
         heads: int | None = None,
@@ -70,9 +70,9 @@ class UNet(Backbone):
         groups: int = 32,
     ) -> None:
         super().__init__()
-        parts = Parts(
-            channels=channels,
-            multipliers=multipliers,
+        parts = UNetParts(
+            model_channels=model_channels,
+            channel_mult=channel_mult,
             blocks=blocks,
             attention_levels=attention_levels,
             heads=heads,
@@ -84,24 +84,24 @@ class UNet(Backbone):
             dropout=dropout,
             groups=groups,
         )
-        self.factor = parts.factor
-        self.channels = channels
+        self.downsampling_factor = parts.downsampling_factor
+        self.model_channels = model_channels
         self.out_channels = out_channels or in_channels
         self.deepest_channels = parts.widths[-1]
         self.concat_channels = concat_channels
         self.context_width = context_width
         self.vector_width = vector_width
-        self.time = embedding_mlp(channels, parts.time_width)
+        self.time = embedding_mlp(model_channels, parts.time_width)
         if pool_tokens and context_width is None:
             raise ValueError("pool_tokens needs tokens; give a context_width too")
         self.pool = embedding_mlp(context_width, parts.time_width) if pool_tokens and context_width else None
         self.vector = None if vector_width is None else embedding_mlp(vector_width, parts.time_width)
-        self.conv_in = nn.Conv2d(in_channels + concat_channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels + concat_channels, model_channels, 3, padding=1)
         self.down = parts.down()
         self.middle = parts.middle()
         self.up = parts.up()
-        self.norm_out = nn.GroupNorm(groups, channels, eps=1e-5)
-        self.conv_out = nn.Conv2d(channels, self.out_channels, 3, padding=1)
+        self.norm_out = nn.GroupNorm(groups, model_channels, eps=1e-5)
+        self.conv_out = nn.Conv2d(model_channels, self.out_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
@@ -109,7 +109,7 @@ class UNet(Backbone):
         """Return the prediction, `(B, out_channels, h, w)`; see `Backbone.forward`."""
         self._check(condition)
         x = x_t if condition.concat is None else torch.cat([x_t, condition.concat], dim=1)
-        embedding = self.time(time_features(t, self.channels))
+        embedding = self.time(time_features(t, self.model_channels))
         if self.pool is not None:
             embedding = embedding + self.pool(condition.mean_token())
         if self.vector is not None:
@@ -120,7 +120,7 @@ class UNet(Backbone):
         for stage in self.middle:
             x = stage(x, embedding, condition)
         for level in self.up:
-            assert isinstance(level, Level)
+            assert isinstance(level, UNetLevel)
             for stage in level.stages:
                 x = stage(torch.cat([x, skips.pop()], dim=1), embedding, condition)
             if level.resample is not None:
@@ -157,7 +157,7 @@ def embedding_mlp(width: int, out_width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, out_width), nn.SiLU(), nn.Linear(out_width, out_width))
 
 
-class Stage(nn.Module):
+class UNetBlock(nn.Module):
     """A residual block, followed by attention if `attention` is not None.
 
     Args:
@@ -178,7 +178,7 @@ class Stage(nn.Module):
         return x if self.attention is None else self.attention(x)
 
 
-class Level(nn.Module):
+class UNetLevel(nn.Module):
     """The stages at one resolution.
 
     Args:
@@ -186,7 +186,7 @@ class Level(nn.Module):
         resample: Changes the resolution to that of the next level; None: there is no next level.
     """
 
-    def __init__(self, stages: list[Stage], resample: nn.Module | None) -> None:
+    def __init__(self, stages: list[UNetBlock], resample: nn.Module | None) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.resample = resample
@@ -195,7 +195,7 @@ class Level(nn.Module):
 def descend(levels: nn.ModuleList, x: Tensor, embedding: Tensor, condition: Condition) -> Iterator[Tensor]:
     """Yield the map after each stage and each change of resolution on the down path; the last one enters the middle."""
     for level in levels:
-        assert isinstance(level, Level)
+        assert isinstance(level, UNetLevel)
         for stage in level.stages:
             x = stage(x, embedding, condition)
             yield x
@@ -205,15 +205,15 @@ def descend(levels: nn.ModuleList, x: Tensor, embedding: Tensor, condition: Cond
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class UNetParts:
     """A builder of the parts of a U-Net, or of one half of it. Its options are those of UNet.
 
     Raises:
         ValueError: If the options do not go together.
     """
 
-    channels: int
-    multipliers: Sequence[int]
+    model_channels: int
+    channel_mult: Sequence[int]
     blocks: int
     attention_levels: Sequence[int]
     heads: int | None = None
@@ -227,7 +227,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_groups(self.groups, [self.channels, *self.widths])
+        check_groups(self.groups, [self.model_channels, *self.widths])
         check_levels(self.attention_levels, len(self.widths))
         if (self.heads is None) == (self.head_channels is None):
             raise ValueError(
@@ -237,34 +237,34 @@ class Parts:
     @property
     def widths(self) -> list[int]:
         """Channels of each level."""
-        return [self.channels * multiplier for multiplier in self.multipliers]
+        return [self.model_channels * multiplier for multiplier in self.channel_mult]
 
     @property
-    def factor(self) -> int:
+    def downsampling_factor(self) -> int:
         """Downsampling factor of the down path."""
-        return 2 ** (len(self.multipliers) - 1)
+        return 2 ** (len(self.channel_mult) - 1)
 
     @property
     def time_width(self) -> int:
         """Width of the timestep embedding."""
-        return 4 * self.channels
+        return 4 * self.model_channels
 
     def down(self) -> nn.ModuleList:
         """Return the levels of the down path."""
         levels = nn.ModuleList()
-        current = self.channels
+        current = self.model_channels
         for index, width in enumerate(self.widths):
             befores = [current] + [width] * (self.blocks - 1)
             stages = [self._stage(before, index) for before in befores]
-            levels.append(Level(stages, self._downsample(width) if index < len(self.widths) - 1 else None))
+            levels.append(UNetLevel(stages, self._downsample(width) if index < len(self.widths) - 1 else None))
             current = width
         return levels
 
     def middle(self) -> nn.ModuleList:
         """Return two stages at the lowest resolution, the first with attention."""
         width = self.widths[-1]
-        first = Stage(self._residual(width, width), self._attention(width))
-        return nn.ModuleList([first, Stage(self._residual(width, width), None)])
+        first = UNetBlock(self._residual(width, width), self._attention(width))
+        return nn.ModuleList([first, UNetBlock(self._residual(width, width), None)])
 
     def up(self) -> nn.ModuleList:
         """Return the levels of the up path, lowest resolution first; each stage also takes a map of the down path."""
@@ -275,7 +275,7 @@ class Parts:
             for _ in range(self.blocks + 1):
                 stages.append(self._stage(current + skips.pop(), index))
                 current = self.widths[index]
-            levels.append(Level(stages, self._upsample(current) if index else None))
+            levels.append(UNetLevel(stages, self._upsample(current) if index else None))
         return levels
 
     def _attention(self, width: int) -> nn.Module:
@@ -287,15 +287,17 @@ class Parts:
 
     def _skips(self) -> list[int]:
         """Return the channels of the maps that the down path leaves for the up path, in its order."""
-        skips = [self.channels]
+        skips = [self.model_channels]
         for index, width in enumerate(self.widths):
             skips += [width] * (self.blocks + (index < len(self.widths) - 1))
         return skips
 
-    def _stage(self, before: int, index: int) -> Stage:
+    def _stage(self, before: int, index: int) -> UNetBlock:
         """Return a stage of the level `index` that takes `before` channels."""
         after = self.widths[index]
-        return Stage(self._residual(before, after), self._attention(after) if index in self.attention_levels else None)
+        return UNetBlock(
+            self._residual(before, after), self._attention(after) if index in self.attention_levels else None
+        )
 
     def _residual(self, before: int, after: int, resample: nn.Module | None = None) -> ResidualBlock:
         """Return a residual block from `before` to `after` channels."""

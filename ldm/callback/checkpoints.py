@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from ldm.callback.signals import DIVERGED, STOP, Preempted, Signals, leave_signals_alone
 from ldm.callback.steps import StepCounter
 from ldm.callback.writer import draft_of
-from ldm.divergence import NEVER, WEIGHTS, Diverged, Watch, all_finite, code_of, fault_of
+from ldm.optim.divergence import NEVER, WEIGHTS, Diverged, Watch, all_finite, code_of, fault_of
 from ldm.processes import check_same
 
 log = logging.getLogger(__name__)

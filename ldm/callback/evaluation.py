@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 from ldm.batch import tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.pictures import show
-from ldm.divergence import all_finite
+from ldm.files.tensors import write_tensors
 from ldm.guidance.base import Guidance
 from ldm.metric.base import GenerationMetric
 from ldm.model import LatentDiffusion
+from ldm.optim.divergence import all_finite
 from ldm.sampler.base import Sampler
-from ldm.tensors import write_tensors
 
 if TYPE_CHECKING:
     from ldm.data.base import DataModule
@@ -81,7 +81,7 @@ class Evaluation(pl.Callback):
         for index, metric in enumerate(self.metrics):
             metric.to(pl_module.device)
             if metric.reference_name is not None and index not in self._referred:
-                self._refer(trainer, metric)
+                self._update_reference(trainer, metric)
                 self._referred.add(index)
         wanted = self.final_images if trainer.state.fn == TrainerFn.VALIDATING else self.num_images
         model = pl_module.model
@@ -128,7 +128,7 @@ class Evaluation(pl.Callback):
                 bar.update(len(chunk))
         return torch.stack(shown) if shown else torch.empty(0, 3, *data.size)
 
-    def _refer(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
+    def _update_reference(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
         """Give the metric its sums over real images: from the cache, which rank 0 reads, or computed by all ranks."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         key = hashlib.sha256(f"{data.fingerprint}/{metric.reference_name}".encode()).hexdigest()[:16]
@@ -143,7 +143,7 @@ class Evaluation(pl.Callback):
                 disable=rank > 0,
                 leave=False,
             ):
-                metric.refer(tensor_field(batch.fields, "image").to(trainer.strategy.root_device))
+                metric.update_reference(tensor_field(batch.fields, "image").to(trainer.strategy.root_device))
             sums = {name: trainer.strategy.reduce(part, reduce_op="sum") for name, part in metric.reference().items()}
             if trainer.is_global_zero:
                 write_tensors(path, sums)

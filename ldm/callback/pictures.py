@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from ldm.batch import Batch, tensor_field
-from ldm.picture import grid
+from ldm.files.picture import grid
 
 
 def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None = None) -> Path:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ldm.callback.steps import StepCounter
-from ldm.divergence import all_finite
-from ldm.power_function import gamma_of, newest_share
-from ldm.snapshot import write_snapshot
-from ldm.tensors import DTYPES
+from ldm.ema.power_function import gamma_of, newest_share
+from ldm.ema.snapshot import write_snapshot
+from ldm.files.tensors import DTYPES
+from ldm.optim.divergence import all_finite
 
 
 class PowerEMA(pl.Callback):
@@ -86,8 +86,8 @@ class PowerEMA(pl.Callback):
             return
         weights = _trained(pl_module)
         for length, average in self.averages.items():
-            share = newest_share(self.gammas[length], self._steps.made)
-            torch._foreach_lerp_([average[name] for name in weights], list(weights.values()), share)
+            fraction = newest_share(self.gammas[length], self._steps.made)
+            torch._foreach_lerp_([average[name] for name in weights], list(weights.values()), fraction)
         if trainer.is_global_zero and (
             self._steps.made % self.every_n_steps == 0 or self._steps.made == trainer.max_steps
         ):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from ldm.frozen import store
-from ldm.tensors import sync_folder
+from ldm.files.tensors import sync_folder
+from ldm.optim.frozen import store
 
 
 class CheckpointWriter(CheckpointIO):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm.batch import Fields, list_field
 from ldm.conditioner.base import Reader, tensor_to_text, text_to_tensor
-from ldm.options import Whole, check
+from ldm.options.rule import Whole, check
 
 TOO_FREQUENT = 0.9
 """Share of the captions above which a word, "a" or "photo", tells nothing about an image."""
@@ -40,11 +40,11 @@ class Vocabulary(Reader):
         super().__init__()
         check("model.vocabulary", size, Whole(2))
         self.size = size
-        self.shares: dict[str, float] = {}
+        self.fractions: dict[str, float] = {}
         self.register_buffer("log_odds", torch.zeros(size), persistent=False)
 
     def __len__(self) -> int:
-        return len(self.shares)
+        return len(self.fractions)
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
         """Learn the words of the captions of some samples, once.
@@ -52,32 +52,32 @@ class Vocabulary(Reader):
         Raises:
             ValueError: Where there are fewer than two words to learn.
         """
-        if not self.shares and samples is not None:
+        if not self.fractions and samples is not None:
             captions = (caption for fields in samples for caption in list_field(fields, "caption"))
             self._know(learn_words(captions, self.size))
 
     def known(self, text: str) -> set[str]:
         """The words of a text that are in the vocabulary."""
-        return words_of(text) & self.shares.keys()
+        return words_of(text) & self.fractions.keys()
 
-    def held(self, texts: Sequence[str]) -> Tensor:
+    def multi_hot(self, texts: Sequence[str]) -> Tensor:
         """Which words each text holds: 1 or 0, `(B, words)`."""
         known = [self.known(text) for text in texts]
-        rows = [[float(word in words) for word in self.shares] for words in known]
+        rows = [[float(word in words) for word in self.fractions] for words in known]
         return torch.tensor(rows, device=self.log_odds.device)
 
     def get_extra_state(self) -> Tensor:
         """Return the words and their shares, for the state dict."""
-        return text_to_tensor(json.dumps(self.shares))
+        return text_to_tensor(json.dumps(self.fractions))
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take the words and their shares from a state dict."""
         self._know(json.loads(tensor_to_text(state)))
 
-    def _know(self, shares: dict[str, float]) -> None:
-        self.shares = shares
-        odds = [math.log(share / (1.0 - share)) for share in shares.values()]
-        self.log_odds.zero_()[: len(odds)] = torch.tensor(odds)
+    def _know(self, fractions: dict[str, float]) -> None:
+        self.fractions = fractions
+        logits = [math.log(fraction / (1.0 - fraction)) for fraction in fractions.values()]
+        self.log_odds.zero_()[: len(logits)] = torch.tensor(logits)
 
 
 def words_of(text: str) -> set[str]:

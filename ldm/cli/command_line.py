@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.arguments import MULTIRUN, SEARCH_PATH, parse_override, quoted
+from ldm.options.arguments import MULTIRUN, SEARCH_PATH, parse_override, quoted
 
 HELP = ("-h", "--help")
 CONFIG_DIR = ("-cd", "--config-dir")

@@ -1,4 +1,4 @@
-"""`python -m ldm.data.encode autoencoder.ckpt=RUN out=DIR`; its options are in configs/encode.yaml."""
+"""`python -m ldm.encode autoencoder.ckpt=RUN out=DIR`; its options are in configs/encode.yaml."""
 
 from omegaconf import DictConfig
 
@@ -12,7 +12,7 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.data.encode.encoder import (
+    from ldm.encode.encoder import (
         main as do,  # not above: help and mistyped options do not need the large libraries
     )
 

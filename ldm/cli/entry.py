@@ -13,13 +13,13 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.arguments import quote_texts
 from ldm.cli.command_line import CommandLine, UsageError, read_words
 from ldm.cli.help import help_text
 from ldm.cli.mistakes import check_options, compose_choices, first_missing
 from ldm.cli.short_names import is_short, rewrite
 from ldm.config import CONFIGS, options_of, register_resolvers
-from ldm.sweep import in_sweep
+from ldm.options.arguments import quote_texts
+from ldm.options.sweep import in_sweep
 
 MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError)
 """Errors that a user can mend: of them the message is shown, without a traceback."""

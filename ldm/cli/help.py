@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from ldm.arguments import command_name
 from ldm.cli.command_line import CommandLine
 from ldm.cli.mistakes import check_options
 from ldm.config import CONFIGS, choices_of, options_of
+from ldm.options.arguments import command_name
 
 COLUMN = 44
 """Where comments begin."""

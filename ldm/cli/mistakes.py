@@ -13,7 +13,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.arguments import (
+from ldm.cli.command_line import CommandLine, UsageError
+from ldm.config import choices_of, compose, options_of
+from ldm.options.arguments import (
     FILE_OPTIONS,
     PATTERN_OPTIONS,
     SEARCH_PATH,
@@ -23,8 +25,6 @@ from ldm.arguments import (
     quoted,
     why_no_option,
 )
-from ldm.cli.command_line import CommandLine, UsageError
-from ldm.config import choices_of, compose, options_of
 
 BRACED_OPTIONS = ("data.caption.fields", "data.buckets")
 """Options whose values are mappings."""

@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
-from ldm.arguments import command_name
 from ldm.cli.entry import program
+from ldm.options.arguments import command_name
 
 
 def main() -> None:

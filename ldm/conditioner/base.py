@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields, batch_size
-from ldm.options import FRACTION, check
+from ldm.options.rule import FRACTION, check
 
 
 class Reader(nn.Module, ABC):

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
-from ldm.options import COUNT, FLAG, check
+from ldm.options.rule import COUNT, FLAG, check
 from ldm.pretrained.tokens import encode_texts, overflow
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}

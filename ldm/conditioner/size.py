@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.batch import Condition, Fields, as_size, batch_size, tensor_field, whole_geometry
 from ldm.conditioner.base import SingleConditioner
 from ldm.nn.embedding import sinusoidal
-from ldm.options import Whole, check
+from ldm.options.rule import Whole, check
 
 NUMBERS = 6
 """How many the field `geometry` has."""

@@ -12,7 +12,7 @@ from ldm.batch import Condition, Fields, list_field
 from ldm.conditioner.base import tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
 from ldm.nn.attention import Attention
-from ldm.options import COUNT, FLAG, Whole, check
+from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.tokens import encode_texts, overflow
 
 PAD, START, END = "<pad>", "<start>", "<end>"

@@ -6,10 +6,10 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from ldm.batch import Skip
-from ldm.data.shards.dataset_index import Index
+from ldm.batch import SkippedSample
+from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import Leftover
-from ldm.options import FRACTION, check
+from ldm.options.rule import FRACTION, check
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ WORST = 5
 """The number of shards that an error message lists."""
 
 
-class Health:
+class BadSampleCounter:
     """A counter of the samples that were read and of those among them that are broken.
 
     Args:
@@ -35,7 +35,7 @@ class Health:
         self.leftovers: Counter[str] = Counter()
         self.seen = 0
 
-    def check_index(self, index: Index) -> None:
+    def check_index(self, index: DatasetIndex) -> None:
         """Log which samples and files an index left out.
 
         Leftover files are logged, but are not counted as broken. A damaged shard counts as the number of samples by
@@ -61,14 +61,14 @@ class Health:
         average = sum(whole) / len(whole) if whole else 1.0
         lost = float(sum(1 for skip in skipped if skip.key))
         lost += sum(max(0.0, average - shard.samples) for shard in index.shards if shard.path in damaged)
-        report = Health(self.max_broken)
+        report = BadSampleCounter(self.max_broken)
         for skip in skipped:
             report._name(skip)
         if lost > self.max_broken * (held + lost):
             raise report._too_many(lost, held + lost)
         log.warning("%s", report.message(lost, held + lost))
 
-    def count(self, seen: int, skipped: Sequence[Skip], samples: int | None) -> None:
+    def count(self, seen: int, skipped: Sequence[SkippedSample], samples: int | None) -> None:
         """Count the samples of a batch.
 
         The fraction of broken samples is taken of all samples seen so far, but of at least 1,000 (or of all samples, if
@@ -105,7 +105,7 @@ class Health:
             "mend or leave out these shards, or raise it"
         )
 
-    def _name(self, skip: Skip) -> None:
+    def _name(self, skip: SkippedSample) -> None:
         """Count a broken sample and log it, unless many have been logged already."""
         self.reasons[skip.reason] += 1
         self.shards[skip.shard] += 1
@@ -114,7 +114,7 @@ class Health:
             name = f"sample {skip.key!r} in {skip.shard}" if skip.key else skip.shard
             log.warning("left out %s: %s%s", name, skip.reason, "" if count <= NAMED else f" ({count} so far)")
 
-    def _leave(self, leftover: Skip, count: int) -> None:
+    def _leave(self, leftover: SkippedSample, count: int) -> None:
         """Count leftover files; log the first one of each reason, and whenever their number has doubled."""
         before = self.leftovers[leftover.reason]
         self.leftovers[leftover.reason] += count

@@ -16,19 +16,19 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ldm.batch import Batch, Fields, Skip, as_size
-from ldm.data.bad_samples import Health
+from ldm.batch import Batch, Fields, SkippedSample, as_size
+from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.fields.base import FieldReader
 from ldm.data.fields.choose import choose_readers
-from ldm.data.order.batch_sampler import Pass, spread
-from ldm.data.order.shuffle import Draw
-from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.order.batch_sampler import SequentialBatchSampler, spread
+from ldm.data.order.shuffle import SampleRef
+from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied
 from ldm.data.shards.overlap import shared_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.transforms import CaptionChoice, ImageTransform
-from ldm.options import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule, Whole, check_all
+from ldm.options.rule import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule, Whole, check_all
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.val_images = val_images
         self.workers = workers
         self.seed = seed
-        self.health, self.val_health = Health(max_broken), Health(max_broken)
+        self.bad_samples, self.val_bad_samples = BadSampleCounter(max_broken), BadSampleCounter(max_broken)
         self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
         self.position = 0
         self._opened: ShardDataset | None = None
@@ -118,8 +118,8 @@ class DataModule(pl.LightningDataModule, ABC):
             names = self.name_val()
             shards = copied(names, self.cache / "shards")
             summaries = index_shards(shards, self.cache / "index")
-            index = Index(summaries, limit=self.val_images, read=self.endings)
-            self.health.check_index(index)
+            index = DatasetIndex(summaries, limit=self.val_images, read=self.endings)
+            self.bad_samples.check_index(index)
             if index.encoding:
                 raise ValueError(
                     "validation needs images, for they are what is measured; give data.val shards of images"
@@ -157,7 +157,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
 
     @abstractmethod
-    def broken(self, limit: int) -> tuple[list[Skip], int]:
+    def broken(self, limit: int) -> tuple[list[SkippedSample], int]:
         """Return which of at most `limit` training samples lack a field, and how many were looked at."""
 
     @abstractmethod
@@ -171,7 +171,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """Return batches of this rank's share of about `limit` training samples; None: of all."""
 
     @abstractmethod
-    def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+    def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
         """Hold latents in memory, where asked to: batches carry the moments `(B, 2C, h, w)` that `encode` gives for images."""
 
     @property
@@ -194,7 +194,7 @@ class DataModule(pl.LightningDataModule, ABC):
                 f"{len(broken)} of {seen} samples looked at have {', '.join(reasons)}, the first is {broken[0].key!r} in "
                 f"{broken[0].shard}"
             )
-            if len(broken) > self.health.max_broken * seen:
+            if len(broken) > self.bad_samples.max_broken * seen:
                 names = [word for reason in reasons for word in reason.split()]
                 advice = [reader.advice for reader in self.readers if reader.name in names]
                 raise ValueError(
@@ -234,7 +234,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader:
         """Return batches of this rank's share of the validation images, in order."""
-        return self.loader(self.val_set, Pass(len(self.val_set), batch_size, rank=rank, world=world))
+        return self.loader(self.val_set, SequentialBatchSampler(len(self.val_set), batch_size, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader:
         """Return the batches of this rank for validation."""
@@ -246,7 +246,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def loader(
-        self, dataset: Dataset, batches: Sampler[list[Draw]] | None = None, *, workers: int | None = None
+        self, dataset: Dataset, batches: Sampler[list[SampleRef]] | None = None, *, workers: int | None = None
     ) -> DataLoader:
         """Return batches of a data set; without a sampler, of `batch_size` of an iterable one."""
         workers = self.workers if workers is None else workers
@@ -260,7 +260,7 @@ class DataModule(pl.LightningDataModule, ABC):
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_alone,
             generator=torch.Generator(),  # the global one stays as it is
-            health=self.val_health if dataset is self.val_set else self.health,
+            bad_samples=self.val_bad_samples if dataset is self.val_set else self.bad_samples,
             device=self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu"),
             samples=len(dataset) if isinstance(dataset, Sized) else None,
         )
@@ -282,20 +282,26 @@ class Loader(DataLoader):
 
     Args:
         dataset: Of batches, or of samples that are collated to them.
-        health: Counts broken samples.
+        bad_samples: Counts broken samples.
         device: On which images are made of the levels that workers read.
         samples: Number of samples that there are; None: nobody knows.
     """
 
     def __init__(
-        self, dataset: Dataset, *, health: Health, device: torch.device, samples: int | None, **loading: Any
+        self,
+        dataset: Dataset,
+        *,
+        bad_samples: BadSampleCounter,
+        device: torch.device,
+        samples: int | None,
+        **loading: Any,
     ) -> None:
         super().__init__(dataset, **loading)
-        self.health = health
+        self.bad_samples = bad_samples
         self.device = device
         self.samples = samples
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
-            self.health.count(len(batch.key), batch.skipped, self.samples)
+            self.bad_samples.count(len(batch.key), batch.skipped, self.samples)
             yield finish(batch, self.device)

@@ -9,20 +9,27 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ldm.batch import Fields, Skip, tensor_field
+from ldm.batch import Fields, SkippedSample, tensor_field
 from ldm.data.base import OPTIONS, DataModule
 from ldm.data.dataset import Buckets, ShardDataset
 from ldm.data.fields.base import FieldReader
 from ldm.data.fields.choose import choose_readers
 from ldm.data.moments import MomentsDataset, Numbered
-from ldm.data.order.batch_sampler import Bucketed, Consecutive, Pass, RankBatches, Steps, spread
-from ldm.data.order.shuffle import Mixture, Order, Shuffled
-from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.order.batch_sampler import (
+    BucketedSteps,
+    ConsecutiveSteps,
+    DistributedBatchSampler,
+    SequentialBatchSampler,
+    StepSequence,
+    spread,
+)
+from ldm.data.order.shuffle import MixtureOrder, SampleOrder, ShuffledOrder
+from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied, name_shards
 from ldm.data.shards.shard_index import ShardSummary
-from ldm.data.sources.base import Source, written_shards
+from ldm.data.sources.base import DataSource, written_shards
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, LatentTransform, Transform
-from ldm.options import POSITIVE, check, check_all
+from ldm.options.rule import POSITIVE, check, check_all
 
 
 class CaptionedImages(DataModule):
@@ -59,7 +66,7 @@ class CaptionedImages(DataModule):
         buckets: Mapping[str, Any] | None = None,
         streams: int = 1,
         window: int = 100_000,
-        source: Source | None = None,
+        source: DataSource | None = None,
         cache_latents: bool = False,
         val_images: int | None = None,
         max_broken: float = 0.01,
@@ -84,7 +91,7 @@ class CaptionedImages(DataModule):
         self.filters = list(filters)
         self.streams = streams
         self.window = window
-        self.cache_latents = cache_latents
+        self.caches_latents = cache_latents
         self.moments: MomentsDataset | None = None
         groups, self.weights = _mixed(train)
         if buckets is not None:
@@ -102,7 +109,7 @@ class CaptionedImages(DataModule):
         self._val_names = name_shards(val) if source is None else []
         self._train_names = [name_shards(group) for group in groups] if source is None else []
         self._train_set: ShardDataset | None = None
-        self._order: Order | None = None
+        self._order: SampleOrder | None = None
 
     def name_val(self) -> list[str]:
         """Return the names of the validation shards, which are written first where a source writes them."""
@@ -113,8 +120,8 @@ class CaptionedImages(DataModule):
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
         names = [name for group in groups for name in group]
         shards = index_shards(copied(names, self.cache / "shards"), self.cache / "index")
-        index = Index(shards, self.filters, read=self.endings)
-        self.health.check_index(index)
+        index = DatasetIndex(shards, self.filters, read=self.endings)
+        self.bad_samples.check_index(index)
         digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
         chosen = None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
@@ -131,7 +138,7 @@ class CaptionedImages(DataModule):
         return self._train_set
 
     @property
-    def order(self) -> Order:
+    def order(self) -> SampleOrder:
         """The order in which training samples are seen."""
         self.open()
         assert self._order is not None
@@ -147,7 +154,7 @@ class CaptionedImages(DataModule):
         readers = choose_readers(fields, self.caption)
         return (self.train_set.fields_of([number], readers) for number in spread(len(self.train_set), limit))
 
-    def broken(self, limit: int) -> tuple[list[Skip], int]:
+    def broken(self, limit: int) -> tuple[list[SkippedSample], int]:
         """Return which of at most `limit` training samples lack a field, and how many were looked at."""
         numbers = spread(len(self.train_set), limit)
         return self.train_set.broken(numbers), len(numbers)
@@ -158,13 +165,15 @@ class CaptionedImages(DataModule):
 
     def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> DataLoader:
         """Return batches of this rank's share of about `limit` training samples; None: of all."""
-        return self.loader(self.train_set, Pass(len(self.train_set), batch_size, rank=rank, world=world, limit=limit))
+        return self.loader(
+            self.train_set, SequentialBatchSampler(len(self.train_set), batch_size, rank=rank, world=world, limit=limit)
+        )
 
-    def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+    def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
         """Encode all training images once, where that is asked for, and keep the moments in memory."""
-        if self.cache_latents:
+        if self.caches_latents:
             parts = []
-            for batch in self.loader(Numbered(self.train_set), Pass(len(self.train_set), batch_size)):
+            for batch in self.loader(Numbered(self.train_set), SequentialBatchSampler(len(self.train_set), batch_size)):
                 fields = {name: value for name, value in batch.fields.items() if name != "image"}
                 fields["moments"] = encode(tensor_field(batch.fields, "image"))
                 parts.append(batch._replace(fields=fields))
@@ -195,23 +204,27 @@ class CaptionedImages(DataModule):
             )
         self.position = state_dict["position"]
 
-    def _stream(self, rank: int, world: int) -> RankBatches:
+    def _stream(self, rank: int, world: int) -> DistributedBatchSampler:
         size, buckets = self.images_per_step, self.train_set.buckets
-        steps: Steps = Consecutive(self.order, size) if buckets is None else Bucketed(self.order, size, buckets.chosen)
-        return RankBatches(steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position)
+        steps: StepSequence = (
+            ConsecutiveSteps(self.order, size) if buckets is None else BucketedSteps(self.order, size, buckets.chosen)
+        )
+        return DistributedBatchSampler(
+            steps, accumulate=self.accumulate, rank=rank, world=world, position=self.position
+        )
 
-    def _ordered(self, index: Index, groups: Sequence[int]) -> Order:
+    def _ordered(self, index: DatasetIndex, groups: Sequence[int]) -> SampleOrder:
         """Return the order of the samples of a data set, or of the data sets of a mixture, each of so many shards."""
-        orders: list[Order] = []
+        orders: list[SampleOrder] = []
         first, start = 0, 0
         for shards in groups:
             counts = index.counts[start : start + shards]
             seed = self.seed + len(orders)
-            orders.append(Shuffled(counts, seed=seed, streams=self.streams, window=self.window, first=first))
+            orders.append(ShuffledOrder(counts, seed=seed, streams=self.streams, window=self.window, first=first))
             first, start = first + int(counts.sum()), start + shards
-        return Mixture(orders, self.weights, seed=self.seed) if self.weights else orders[0]
+        return MixtureOrder(orders, self.weights, seed=self.seed) if self.weights else orders[0]
 
-    def _transform(self, index: Index) -> Transform:
+    def _transform(self, index: DatasetIndex) -> Transform:
         """Return what reads images or latents, whichever the shards hold; raise ValueError where they cannot be had so."""
         made = index.encoding
         if made and (self.crop != "center" or self.buckets is not None):
@@ -220,7 +233,7 @@ class CaptionedImages(DataModule):
             raise ValueError(f"the latents were made at size {made['size']}; set data.size={made['size']}")
         if made and self.flip and made["flip"] != "true":
             raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
-        if made and self.cache_latents:
+        if made and self.caches_latents:
             raise ValueError("these are latents already; set data.cache_latents=false")
         if made.get("text") and set(self.caption.fields or ("txt",)) != {"txt"}:
             raise ValueError(

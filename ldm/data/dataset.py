@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ldm.batch import Batch, Fields, Size, Skip, as_size, tensor_field
+from ldm.batch import Batch, Fields, Size, SkippedSample, as_size, tensor_field
 from ldm.data.decode import Broken
 from ldm.data.fields.base import FieldReader, Files
 from ldm.data.fields.sample import SampleFields, collate_fields
-from ldm.data.order.shuffle import Draw
-from ldm.data.shards.dataset_index import Index
+from ldm.data.order.shuffle import SampleRef
+from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import Sample
-from ldm.data.shards.members import ABSENT, Extent
+from ldm.data.shards.members import ABSENT, ByteRange
 from ldm.data.shards.shard_index import stamp_of
 from ldm.data.transforms import Transform
-from ldm.options import COUNT, Real, check
-from ldm.picture import from_levels
+from ldm.files.picture import from_levels
+from ldm.options.rule import COUNT, Real, check
 
 OPEN_SHARDS = 512
 """Shards that a process keeps open at once."""
@@ -33,7 +33,7 @@ OPEN_SHARDS = 512
 SUBSTITUTES = 20
 """So many samples in a row may be broken."""
 
-NO_CHANCE = random.Random(0)
+NO_RNG = random.Random(0)
 """Given to transforms that draw nothing."""
 
 
@@ -61,7 +61,7 @@ class Buckets:
             )
 
     @classmethod
-    def choose(cls, index: Index, size: int | Sequence[int], *, multiple: int, max_ratio: float) -> Buckets:
+    def choose(cls, index: DatasetIndex, size: int | Sequence[int], *, multiple: int, max_ratio: float) -> Buckets:
         """Return for each sample the size of the nearest aspect ratio among those with about as many pixels.
 
         Args:
@@ -92,7 +92,7 @@ class Item(NamedTuple):
 
     key: str
     fields: dict[str, Any]
-    skipped: Sequence[Skip] = ()
+    skipped: Sequence[SkippedSample] = ()
 
 
 class ShardDataset(Dataset):
@@ -112,7 +112,7 @@ class ShardDataset(Dataset):
 
     def __init__(
         self,
-        index: Index,
+        index: DatasetIndex,
         transform: Transform,
         readers: Sequence[FieldReader],
         *,
@@ -132,19 +132,19 @@ class ShardDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, draw: Draw) -> Item:
+    def __getitem__(self, draw: SampleRef) -> Item:
         return self.find(draw)[1]
 
-    def find(self, draw: Draw) -> tuple[int, Item]:
+    def find(self, draw: SampleRef) -> tuple[int, Item]:
         """Return the number of the sample that a draw gives, which is a substitute's where that is broken, and the item."""
         size = None if self.buckets is None else self.buckets.sizes[self.buckets.chosen[draw.number]]
-        skipped: list[Skip] = []
+        skipped: list[SkippedSample] = []
         for number in self._candidates(draw):
             sample = self.index[number]
             try:
-                return number, self._item(sample, Draw(draw.epoch, number), size)._replace(skipped=skipped)
+                return number, self._item(sample, SampleRef(draw.epoch, number), size)._replace(skipped=skipped)
             except Broken as broken:
-                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
 
     def exactly(self, numbers: Sequence[int]) -> tuple[Batch, list[dict[str, bytes]]]:
@@ -156,9 +156,9 @@ class ShardDataset(Dataset):
         for number in numbers:
             sample = self.index[number]
             try:
-                item, others = self._item(sample, Draw(0, number), None), self._files_of(sample)
+                item, others = self._item(sample, SampleRef(0, number), None), self._files_of(sample)
             except Broken as broken:
-                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
                 continue
             items.append(item)
             files.append(others)
@@ -174,7 +174,7 @@ class ShardDataset(Dataset):
         fields = self.fields if readers is None else SampleFields(self.transform, readers)
         return collate_fields([self._fields_of(number, fields) for number in numbers])
 
-    def vary(self, draw: Draw) -> dict[str, Any]:
+    def vary(self, draw: SampleRef) -> dict[str, Any]:
         """Return those fields of a sample that are chosen anew in each epoch; empty where there are none, or none any more."""
         sample = self.index[draw.number]
         try:
@@ -182,7 +182,7 @@ class ShardDataset(Dataset):
         except Broken:
             return {}
 
-    def broken(self, numbers: Iterable[int]) -> list[Skip]:
+    def broken(self, numbers: Iterable[int]) -> list[SkippedSample]:
         """Return those of some samples that lack a field, or have one that cannot be read."""
         skipped = []
         for number in numbers:
@@ -190,42 +190,42 @@ class ShardDataset(Dataset):
             try:
                 self.fields.check(self._files(sample))
             except Broken as broken:
-                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         return skipped
 
     def _fields_of(self, number: int, fields: SampleFields) -> dict[str, Any]:
-        skipped: list[Skip] = []
-        for candidate in self._candidates(Draw(0, number)):
+        skipped: list[SkippedSample] = []
+        for candidate in self._candidates(SampleRef(0, number)):
             sample = self.index[candidate]
             try:
                 return fields.read_without_image(self._files(sample), partial(self._image, sample))
             except Broken as broken:
-                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
 
-    def _candidates(self, draw: Draw) -> Iterator[int]:
+    def _candidates(self, draw: SampleRef) -> Iterator[int]:
         """The sample itself, then its substitutes."""
         yield draw.number
-        chance = random.Random(f"{self.seed}/{draw.epoch}/{draw.number}/substitute")
+        rng = random.Random(f"{self.seed}/{draw.epoch}/{draw.number}/substitute")
         for _ in range(SUBSTITUTES):
-            yield chance.randrange(len(self))
+            yield rng.randrange(len(self))
 
-    def _hopeless(self, skipped: Sequence[Skip]) -> ValueError:
+    def _hopeless(self, skipped: Sequence[SkippedSample]) -> ValueError:
         named = "; ".join(f"{skip.key!r} in {skip.shard}: {skip.reason}" for skip in skipped[:3])
         return ValueError(f"{len(skipped)} samples drawn one after the other cannot be used ({named}); mend the shards")
 
-    def _item(self, sample: Sample, draw: Draw, size: Size | None) -> Item:
+    def _item(self, sample: Sample, draw: SampleRef, size: Size | None) -> Item:
         name = self._name(draw)
         fields = self.fields.read(
             self._files(sample),
             partial(self._image, sample),
             choose=(lambda: random.Random(f"{name}/caption")) if self.varied else None,
-            chance=lambda: NO_CHANCE if self.transform.deterministic else random.Random(name),
+            rng=lambda: NO_RNG if self.transform.deterministic else random.Random(name),
             size=size,
         )
         return Item(sample.key, fields)
 
-    def _name(self, draw: Draw) -> str:
+    def _name(self, draw: SampleRef) -> str:
         """The seed of a sample's own generator."""
         return f"{self.seed}/{draw.epoch}/{draw.number}"
 
@@ -243,7 +243,7 @@ class ShardDataset(Dataset):
         files = self._files(sample)
         return {ending: data for ending in ("txt", "json", *sample.parts) if (data := files.get(ending)) is not None}
 
-    def _read(self, sample: Sample, extent: Extent) -> bytes | None:
+    def _read(self, sample: Sample, extent: ByteRange) -> bytes | None:
         if extent == ABSENT:
             return None
         try:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from ldm.text import clean_text
+from ldm.files.text import clean_text
 
 MAX_PIXELS = 2**27
 """Pictures with more are taken for decompression bombs: 134 million pixels, 400 MB as RGB. (Pillow warns of 89 million.)"""

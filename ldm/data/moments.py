@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from ldm.batch import Batch
 from ldm.data.dataset import Item, ShardDataset
-from ldm.data.order.shuffle import Draw
+from ldm.data.order.shuffle import SampleRef
 
 
 class MomentsDataset(Dataset):
@@ -31,11 +31,11 @@ class MomentsDataset(Dataset):
     def __len__(self) -> int:
         return len(self.key)
 
-    def __getitem__(self, draw: Draw) -> Item:
+    def __getitem__(self, draw: SampleRef) -> Item:
         place = draw.number
         fields = {name: rows[place] for name, rows in self.fields.items()}
         if self.varies[place]:
-            fields |= self.source.vary(Draw(draw.epoch, self.numbers[place]))
+            fields |= self.source.vary(SampleRef(draw.epoch, self.numbers[place]))
         return Item(self.key[place], fields)
 
 
@@ -52,7 +52,7 @@ class Numbered(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, draw: Draw) -> Item:
+    def __getitem__(self, draw: SampleRef) -> Item:
         number, item = self.source.find(draw)
-        varies = bool(self.source.vary(Draw(0, number)))
+        varies = bool(self.source.vary(SampleRef(0, number)))
         return item._replace(fields={**item.fields, "number": number, "varies": varies})

@@ -12,7 +12,7 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ldm.batch import Batch, Fields, Skip
+from ldm.batch import Batch, Fields, SkippedSample
 from ldm.data.base import OPTIONS, DataModule
 from ldm.data.dataset import Item
 from ldm.data.decode import Broken
@@ -25,24 +25,24 @@ from ldm.data.shards.names import name_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.shards.shard_reader import RawSample, ShardReader
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Transform
-from ldm.options import check_all
+from ldm.options.rule import check_all
 
 MOST_SKIPPED = 1000
 """So many samples in a row may be broken."""
 
 
-def _hopeless(last: Skip, count: int) -> str:
+def _hopeless(last: SkippedSample, count: int) -> str:
     where = f"{last.shard} {last.key}".strip()
     return (
         f"{count} samples or shards in a row cannot be used, the last is {where}: {last.reason}; mend or leave them out"
     )
 
 
-def _broken(skipped: Sequence[Skip]) -> list[Skip]:
+def _broken(skipped: Sequence[SkippedSample]) -> list[SkippedSample]:
     return [skip for skip in skipped if not isinstance(skip, Leftover)]
 
 
-def _captionless(lost: list[Skip]) -> Iterator[Skip]:
+def _captionless(lost: list[SkippedSample]) -> Iterator[SkippedSample]:
     """Yield those of what a reader left out that have no caption; the list is emptied."""
     yield from (skip for skip in lost if skip.reason == NO_CAPTION)
     lost.clear()
@@ -86,59 +86,59 @@ class ShardStream(IterableDataset):
     def __iter__(self) -> Iterator[Item]:
         """Items, without end. Raises ValueError where whole rounds of shards give no sample."""
         worker = get_worker_info()
-        chance = random.Random(f"{self.seed}/{self.start}/{self.rank}/{worker.id if worker else 0}")
-        skipped: list[Skip] = []
-        lost: list[Skip] = []
-        samples = webdataset.shuffle(self.buffer, initial=min(100, self.buffer), rng=chance)(
-            self._samples(chance, lost)
-        )
+        rng = random.Random(f"{self.seed}/{self.start}/{self.rank}/{worker.id if worker else 0}")
+        skipped: list[SkippedSample] = []
+        lost: list[SkippedSample] = []
+        samples = webdataset.shuffle(self.buffer, initial=min(100, self.buffer), rng=rng)(self._samples(rng, lost))
         for sample in samples:
             skipped += lost
             lost.clear()
             try:
-                item = self._decode(sample, chance)
+                item = self._decode(sample, rng)
             except Broken as broken:
-                skipped.append(Skip(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
                 if (count := len(_broken(skipped))) > MOST_SKIPPED:
                     raise ValueError(_hopeless(skipped[-1], count)) from broken
                 continue
             yield item._replace(skipped=skipped)
             skipped = []
 
-    def without_images(self, limit: int) -> Iterator[Fields | Skip]:
+    def without_images(self, limit: int) -> Iterator[Fields | SkippedSample]:
         """Yield the fields of at most `limit` samples from the front of the shards, each by itself (B is 1).
 
         In the place of a sample that lacks a field stands where it is.
         """
         return islice(self._without_images(), limit)
 
-    def _without_images(self) -> Iterator[Fields | Skip]:
+    def _without_images(self) -> Iterator[Fields | SkippedSample]:
         for shard in self.shards:
-            lost: list[Skip] = []
+            lost: list[SkippedSample] = []
             for sample in ShardReader(shard, lost, self.endings):
                 yield from _captionless(lost)
                 try:
                     yield collate_fields([self.fields.read_without_image(*_parts(sample))])
                 except Broken as broken:
-                    yield Skip(sample.shard, sample.key, broken.reason)
+                    yield SkippedSample(sample.shard, sample.key, broken.reason)
             yield from _captionless(lost)
 
-    def _decode(self, sample: RawSample, chance: random.Random) -> Item:
+    def _decode(self, sample: RawSample, rng: random.Random) -> Item:
         if read_encoding(sample.image) is not None:
             raise Broken("cached latent, which only data=latents reads")
         files, image = _parts(sample)
-        return Item(sample.key, self.fields.read(files, image, choose=lambda: chance, chance=lambda: chance))
+        return Item(sample.key, self.fields.read(files, image, choose=lambda: rng, rng=lambda: rng))
 
-    def _samples(self, chance: random.Random, lost: list[Skip]) -> Iterator[RawSample]:
+    def _samples(self, rng: random.Random, lost: list[SkippedSample]) -> Iterator[RawSample]:
         """Yield raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""
         fruitless = 0
         while fruitless <= 10 * len(self.shards):
             fruitless += 1
-            for sample in ShardReader(chance.choice(self.shards), lost, self.endings):
+            for sample in ShardReader(rng.choice(self.shards), lost, self.endings):
                 fruitless = 0
                 yield sample
         broken = _broken(lost)
-        raise ValueError(_hopeless(broken[-1] if broken else Skip(self.shards[0], "", "no samples"), len(broken)))
+        raise ValueError(
+            _hopeless(broken[-1] if broken else SkippedSample(self.shards[0], "", "no samples"), len(broken))
+        )
 
 
 def _parts(sample: RawSample) -> tuple[Files, Callable[[], bytes]]:
@@ -208,12 +208,12 @@ class StreamedImages(DataModule):
         """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
         readers = choose_readers(fields, self.caption)
         found = self._from(0, readers).without_images(limit)
-        return (sample for sample in found if not isinstance(sample, Skip))
+        return (sample for sample in found if not isinstance(sample, SkippedSample))
 
-    def broken(self, limit: int) -> tuple[list[Skip], int]:
+    def broken(self, limit: int) -> tuple[list[SkippedSample], int]:
         """Return which of at most `limit` training samples lack a field, and how many were looked at."""
         found = list(self._from(0).without_images(limit))
-        return [skip for skip in found if isinstance(skip, Skip)], len(found)
+        return [skip for skip in found if isinstance(skip, SkippedSample)], len(found)
 
     def check_batch(self, world: int) -> None:
         """Nothing is known."""
@@ -228,7 +228,7 @@ class StreamedImages(DataModule):
             )
         return islice(self.loader(self._from(rank)), -(-limit // (batch_size * world)))
 
-    def hold(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
+    def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
         """Never."""
 
     def train_dataloader(self) -> DataLoader:

@@ -50,12 +50,12 @@ class Transform(ABC):
         """True where a sample always gives the same."""
 
     @abstractmethod
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+    def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
         """Return the image or latent in a file.
 
         Args:
             data: Bytes of the file.
-            chance: Draws crop and flip; nothing is drawn where the transform is deterministic.
+            rng: Draws crop and flip; nothing is drawn where the transform is deterministic.
             size: Of the result; None: the transform's own.
 
         Raises:
@@ -91,15 +91,15 @@ class ImageTransform(Transform):
     def __repr__(self) -> str:
         return f"ImageTransform({self.size}, crop={self.crop!r}, flip={self.flip})"
 
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+    def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
         """Return an image and how it was cut; see Transform. Raises Broken."""
         size = size or self.size
         picture, original = decode_with_size(data, side=max(size))
         frame = Frame.centre(picture, size)
         if self.crop == "random":
-            frame = frame.anywhere(chance)
+            frame = frame.anywhere(rng)
         picture = frame.cut(picture)
-        flipped = self.flip and chance.random() < 0.5
+        flipped = self.flip and rng.random() < 0.5
         if flipped:
             picture = ImageOps.mirror(picture)
         placement = frame.placement(original, flipped=flipped)
@@ -129,11 +129,11 @@ class LatentTransform(Transform):
     def __repr__(self) -> str:
         return f"LatentTransform(flip={self.flip})"
 
-    def __call__(self, data: bytes, chance: random.Random, size: Size | None = None) -> Cut:
+    def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
         """Return a latent and how its image was cut; see Transform. Raises Broken."""
         tensors = unpack_latent(data)
         geometry = _geometry(tensors)
-        name = "flipped" if self.flip and chance.random() < 0.5 else "moments"
+        name = "flipped" if self.flip and rng.random() < 0.5 else "moments"
         if name not in tensors:
             raise Broken(f"latent without {name}")
         kept = {field: tensors[part] for part, field in TEXT_PARTS.items() if part in tensors}
@@ -162,23 +162,21 @@ class CaptionChoice:
             raise ValueError(f"caption.fields gives each field a weight above 0, like {{txt: 1, alt: 3}}; got {fields}")
         self.fields = dict(fields) if fields is not None else None
 
-    def __call__(
-        self, text: bytes | None, record: bytes | None, chance: Callable[[], random.Random] | None = None
-    ) -> str:
+    def __call__(self, text: bytes | None, record: bytes | None, rng: Callable[[], random.Random] | None = None) -> str:
         """Return the caption of a sample.
 
         Args:
             text: Content of its .txt; None where there is none.
             record: Content of its .json; None where there is none.
-            chance: Makes what chooses, and is called where there is a choice. None: always the first of the weightiest.
+            rng: Makes what chooses, and is called where there is a choice. None: always the first of the weightiest.
 
         Raises:
             Broken: Where there is no caption.
         """
         found, weights = self._found(text, record)
-        if sum(map(len, found.values())) == 1 or chance is None:
+        if sum(map(len, found.values())) == 1 or rng is None:
             return found[max(found, key=lambda name: weights[name])][0]
-        chooser = chance()
+        chooser = rng()
         (name,) = chooser.choices(list(found), [weights[name] for name in found])
         return chooser.choice(found[name])
 
@@ -227,10 +225,10 @@ class Frame(NamedTuple):
             (picture.width, picture.height), (width, height), (left, top, left + size.width, top + size.height)
         )
 
-    def anywhere(self, chance: random.Random) -> Frame:
+    def anywhere(self, rng: random.Random) -> Frame:
         """Return a frame as large as this one, at a random place."""
         width, height = self.box[2] - self.box[0], self.box[3] - self.box[1]
-        left, top = chance.randint(0, self.cover[0] - width), chance.randint(0, self.cover[1] - height)
+        left, top = rng.randint(0, self.cover[0] - width), rng.randint(0, self.cover[1] - height)
         return self._replace(box=(left, top, left + width, top + height))
 
     def part(self) -> tuple[float, float, float, float]:

@@ -45,7 +45,7 @@ class Denoiser(nn.Module):
         self, backbone: nn.Module, schedule: Schedule, prediction: Prediction, *, learned_variance: bool = False
     ) -> None:
         super().__init__()
-        if schedule.ends_in_noise and not prediction.tells_from_noise:
+        if schedule.zero_terminal_snr and not prediction.tells_from_noise:
             raise ValueError(
                 f"{type(schedule).__name__} ends in pure noise, from which a prediction of the noise says nothing about "
                 "the image; use prediction=velocity, flow or clean"

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ldm.batch import Condition
+from ldm.diffusion.criterion import Criterion
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.distance import Distance
 from ldm.diffusion.posterior import posterior
 from ldm.diffusion.schedule import Schedule
-from ldm.diffusion.times import Times
+from ldm.diffusion.timestep_sampler import TimestepSampler
 from ldm.diffusion.weighting import Weighting
 
 CONTINUOUS_STEPS = 1000
@@ -20,14 +20,14 @@ CONTINUOUS_STEPS = 1000
 class DenoisingLoss:
     """The denoising loss: it compares the network's output with its target at random timesteps.
 
-    The loss is E d(sqrt(w) output, sqrt(w) target), with t from `times`, noise z from N(0, 1), the noisy latent
+    The loss is E d(sqrt(w) output, sqrt(w) target), with t from `timestep_sampler`, noise z from N(0, 1), the noisy latent
     x_t = alpha_t x + sigma_t z, the criterion d and the loss weight w. With a learned variance it is the hybrid loss
     L_simple + variational_weight L_vlb.
 
     Args:
-        times: The timestep sampler, which draws the timesteps to train.
+        timestep_sampler: The timestep sampler, which draws the timesteps to train.
         weighting: The weight of a squared error at each timestep.
-        distance: The criterion d; its mean over all elements of a latent is taken.
+        criterion: The criterion d; its mean over all elements of a latent is taken.
         noise_offset: Standard deviation of an extra noise that has the same value at all positions of a channel. With
             it, the network also learns to choose the mean of an image (Guttenberg, 2023,
             crosslabs.org/blog/diffusion-with-offset-noise).
@@ -40,16 +40,16 @@ class DenoisingLoss:
 
     def __init__(
         self,
-        times: Times,
+        timestep_sampler: TimestepSampler,
         weighting: Weighting,
-        distance: Distance,
+        criterion: Criterion,
         *,
         noise_offset: float = 0.0,
         variational_weight: float = 0.001,
     ) -> None:
-        self.times = times
+        self.timestep_sampler = timestep_sampler
         self.weighting = weighting
-        self.distance = distance
+        self.criterion = criterion
         self.noise_offset = noise_offset
         self.variational_weight = variational_weight
 
@@ -64,7 +64,7 @@ class DenoisingLoss:
         Returns:
             The losses, `(B,)`.
         """
-        t = self.times.sample(x.shape[0], denoiser.schedule, x.device)
+        t = self.timestep_sampler.sample(x.shape[0], denoiser.schedule, x.device)
         z = torch.randn_like(x)
         if self.noise_offset:
             z = z + self.noise_offset * torch.randn_like(x[:, :, :1, :1])
@@ -73,7 +73,7 @@ class DenoisingLoss:
         output, variance = denoiser.predict(x_t, t, condition)
         target = denoiser.prediction.target(x, z, alpha, sigma)
         root = self.weighting.weight((alpha / sigma).square(), denoiser.prediction.gain(alpha, sigma)).sqrt()
-        loss = self.distance.between(root * output, root * target).flatten(1).mean(1)
+        loss = self.criterion.between(root * output, root * target).flatten(1).mean(1)
         if variance is not None:
             clean = denoiser.prediction.clean(output.detach(), x_t, alpha, sigma)
             loss = loss + self.variational_weight * _bound(x, clean, variance, t, denoiser.schedule)

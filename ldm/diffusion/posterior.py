@@ -10,7 +10,7 @@ Number = float | Tensor
 """A number, or a tensor that broadcasts."""
 
 
-class Posterior(NamedTuple):
+class TransitionPosterior(NamedTuple):
     """The Gaussian posterior q(x_s | x_t, x) of a less noisy latent x_s, given x_t and the clean latent x.
 
     Its mean is `of_noisy * x_t + of_clean * x` and its variance is `lower`.
@@ -31,7 +31,7 @@ class Posterior(NamedTuple):
     upper: Number
 
 
-def posterior(alpha_t: Number, sigma_t: Number, alpha_s: Number, sigma_s: Number) -> Posterior:
+def posterior(alpha_t: Number, sigma_t: Number, alpha_s: Number, sigma_s: Number) -> TransitionPosterior:
     """Return the posterior of a step from timestep t to an earlier timestep s.
 
     All arguments are numbers, or tensors that broadcast.
@@ -47,4 +47,4 @@ def posterior(alpha_t: Number, sigma_t: Number, alpha_s: Number, sigma_s: Number
     """
     ratio = (alpha_t * sigma_s) / (alpha_s * sigma_t)
     gone = 1.0 - ratio**2
-    return Posterior(ratio * sigma_s / sigma_t, alpha_s * gone, sigma_s**2 * gone, sigma_t**2 * gone)
+    return TransitionPosterior(ratio * sigma_s / sigma_t, alpha_s * gone, sigma_s**2 * gone, sigma_t**2 * gone)

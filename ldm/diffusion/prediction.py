@@ -60,7 +60,7 @@ class Prediction(ABC):
         """
 
 
-class Noise(Prediction):
+class NoisePrediction(Prediction):
     """Noise prediction, as in the LDM paper ("epsilon" in diffusers): the target is the noise z.
 
     References:
@@ -82,7 +82,7 @@ class Noise(Prediction):
         return (alpha / sigma) ** 2
 
 
-class Clean(Prediction):
+class CleanPrediction(Prediction):
     """Prediction of the clean latent ("sample" in diffusers): the target is x itself.
 
     References:
@@ -102,7 +102,7 @@ class Clean(Prediction):
         return torch.ones_like(alpha)
 
 
-class Velocity(Prediction):
+class VelocityPrediction(Prediction):
     """Velocity prediction ("v_prediction" in diffusers): the target is v = alpha z - sigma x.
 
     References:
@@ -122,7 +122,7 @@ class Velocity(Prediction):
         return ((alpha**2 + sigma**2) / sigma) ** 2
 
 
-class Flow(Prediction):
+class FlowPrediction(Prediction):
     """Flow prediction, as in flow matching: the target is z - x, the direction of the straight line from data to noise.
 
     References:

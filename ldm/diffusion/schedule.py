@@ -20,12 +20,12 @@ class Schedule(nn.Module, ABC):
     Attributes:
         steps: Number of discrete timesteps (i + 1) / steps for which it was published; None: it is continuous.
         power: The exponent for which alpha_t ** power + sigma_t ** power = 1.
-        ends_in_noise: Whether the terminal SNR is zero: nothing of the data is left at t = 1.
+        zero_terminal_snr: Whether the terminal SNR is zero: nothing of the data is left at t = 1.
     """
 
     steps: int | None = None
     power: int
-    ends_in_noise: bool = False
+    zero_terminal_snr: bool = False
 
     @abstractmethod
     def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ class Schedule(nn.Module, ABC):
         alpha, sigma = self.exact(t)
         return 2.0 * (alpha.log() - sigma.log())
 
-    def apart(self, other: Schedule) -> float | None:
+    def first_mismatch(self, other: Schedule) -> float | None:
         """Return a timestep at which another schedule has another alpha or sigma; None if both are the same."""
         times = torch.arange(0.1, 1.0, 0.2, dtype=torch.float64)
         ours, theirs = torch.stack(self.exact(times)), torch.stack(other.exact(times))
@@ -58,7 +58,7 @@ class Schedule(nn.Module, ABC):
         return 0.5 * (low + high)
 
 
-class VariancePreserving(Schedule, ABC):
+class VariancePreservingSchedule(Schedule, ABC):
     """A variance-preserving schedule, alpha_t^2 + sigma_t^2 = 1 (Song et al., 2021, section 3.4, arXiv:2011.13456)."""
 
     power = 2
@@ -73,7 +73,7 @@ class VariancePreserving(Schedule, ABC):
         return (1.0 - variance).clamp(min=0.0).sqrt(), variance.sqrt()
 
 
-class Discrete(VariancePreserving, ABC):
+class DiscreteSchedule(VariancePreservingSchedule, ABC):
     """A schedule that is made of T discrete betas. Step i, from 0 to T - 1, lies at t = (i + 1) / T.
 
     Between the steps, the log-SNR is interpolated linearly; before the first step, the variance is, from zero
@@ -100,7 +100,7 @@ class Discrete(VariancePreserving, ABC):
         return torch.where(place < 0, first, torch.sigmoid(-log_snr))
 
 
-class Linear(Discrete):
+class ScaledLinearSchedule(DiscreteSchedule):
     """The LDM schedule ("linear" in LDM, "scaled_linear" in diffusers): betas with linearly spaced square roots.
 
     alpha_t^2 = prod_(j <= i) (1 - beta_j) with sqrt(beta_i) = sqrt(start) + (i - 1) / (T - 1) (sqrt(end) - sqrt(start))
@@ -119,7 +119,7 @@ class Linear(Discrete):
         super().__init__(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2)
 
 
-class DDPMLinear(Discrete):
+class LinearSchedule(DiscreteSchedule):
     """DDPM's schedule ("linear" in diffusers): beta_i = start + (i - 1) / (T - 1) (end - start).
 
     Args:
@@ -136,7 +136,7 @@ class DDPMLinear(Discrete):
         super().__init__(torch.linspace(start, end, steps, dtype=torch.float64))
 
 
-class Cosine(Discrete):
+class CosineSchedule(DiscreteSchedule):
     """The cosine schedule: alpha_t^2 = f(t) / f(0) with f(t) = cos^2(pi / 2 (t + s) / (1 + s)).
 
     Args:
@@ -155,7 +155,7 @@ class Cosine(Discrete):
         super().__init__((1.0 - signal[1:] / signal[:-1]).clamp(max=largest))
 
 
-class Sigmoid(VariancePreserving):
+class SigmoidSchedule(VariancePreservingSchedule):
     """The sigmoid schedule: it spends more time at middle noise levels, which large images need.
 
     sigma_t^2 = (g(t) - g(0)) / (g(1) - g(0)) (1 - smallest)
@@ -192,7 +192,7 @@ class Sigmoid(VariancePreserving):
         return (torch.sigmoid(place) - first) / (last - first) * (1.0 - self.smallest)
 
 
-class RectifiedFlow(Schedule):
+class RectifiedFlowSchedule(Schedule):
     """The schedule of flow matching, a straight line from data to noise: alpha_t = 1 - t, sigma_t = t.
 
     References:
@@ -200,7 +200,7 @@ class RectifiedFlow(Schedule):
     """
 
     power = 1
-    ends_in_noise = True
+    zero_terminal_snr = True
 
     def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - t and t."""
@@ -208,7 +208,7 @@ class RectifiedFlow(Schedule):
         return 1.0 - t, t
 
 
-class EDM(VariancePreserving):
+class EDMSchedule(VariancePreservingSchedule):
     """EDM's schedule: the noise levels are evenly spaced in their power 1 / rho.
 
     sigma_t / alpha_t = (smallest^(1 / rho) + t (largest^(1 / rho) - smallest^(1 / rho)))^rho
@@ -240,7 +240,7 @@ class EDM(VariancePreserving):
         return level.square() / (1.0 + level.square())
 
 
-class ZeroTerminal(VariancePreserving):
+class ZeroTerminalSchedule(VariancePreservingSchedule):
     """A schedule with zero terminal SNR: another schedule whose alpha_t is shifted and scaled so that alpha_1 = 0.
 
     alpha_t becomes (alpha_t - alpha_1) alpha_f / (alpha_f - alpha_1), where f is the first discrete step, or t = 0 of a
@@ -254,11 +254,11 @@ class ZeroTerminal(VariancePreserving):
         Lin et al., 2024, algorithm 1, arXiv:2305.08891.
     """
 
-    ends_in_noise = True
+    zero_terminal_snr = True
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
-        if schedule.power != 2 or schedule.ends_in_noise:
+        if schedule.power != 2 or schedule.zero_terminal_snr:
             raise ValueError(
                 f"{type(schedule).__name__} has nothing left at t = 1 as it is, or keeps no variance; use it without "
                 "zero_terminal"
@@ -280,7 +280,7 @@ class ZeroTerminal(VariancePreserving):
         return self.schedule.exact(t)[0]
 
 
-class Shifted(Schedule):
+class ShiftedSchedule(Schedule):
     """Another schedule with each noise level sigma_t / alpha_t multiplied by `shift`, for larger images.
 
     An image of twice the resolution needs twice the noise level to lose as much of its content. For the rectified
@@ -301,7 +301,7 @@ class Shifted(Schedule):
         self.schedule = schedule
         self.steps = schedule.steps
         self.power = schedule.power
-        self.ends_in_noise = schedule.ends_in_noise
+        self.zero_terminal_snr = schedule.zero_terminal_snr
         self.shift = shift
 
     def exact(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Loss weightings: how much the loss counts at each noise level.
 
-A weighting is a weight on the squared error of the clean latent; only `Constant` is one on the squared error of the
-network's output. With every weighting but `Constant`, the same estimate therefore has the same loss for all prediction
+A weighting is a weight on the squared error of the clean latent; only `ConstantWeighting` is one on the squared error of the
+network's output. With every weighting but `ConstantWeighting`, the same estimate therefore has the same loss for all prediction
 types. The errors are multiplied by the square root of the weight before the criterion (L2, L1, Huber) sees them.
 """
 
@@ -29,7 +29,7 @@ class Weighting(ABC):
         """
 
 
-class Constant(Weighting):
+class ConstantWeighting(Weighting):
     """The weight 1 on the network's output: DDPM's simple loss.
 
     References:
@@ -41,7 +41,7 @@ class Constant(Weighting):
         return torch.ones_like(snr)
 
 
-class SNR(Weighting):
+class SNRWeighting(Weighting):
     """The weight SNR on the clean latent: the simple loss of a network that predicts the noise.
 
     References:
@@ -53,7 +53,7 @@ class SNR(Weighting):
         return snr / gain
 
 
-class MinSNR(Weighting):
+class MinSNRWeighting(Weighting):
     """The weight min(SNR, gamma) on the clean latent.
 
     Low noise levels, where the noise is hard to tell, then no longer drown those that matter for shape and caption.
@@ -76,8 +76,8 @@ class MinSNR(Weighting):
         return snr.clamp(max=self.gamma) / gain
 
 
-class SoftMinSNR(Weighting):
-    """The weight SNR gamma / (SNR + gamma) on the clean latent: a smooth `MinSNR`.
+class SoftMinSNRWeighting(Weighting):
+    """The weight SNR gamma / (SNR + gamma) on the clean latent: a smooth `MinSNRWeighting`.
 
     Args:
         gamma: The signal-to-noise ratio around which the weight levels off, positive.
@@ -97,13 +97,13 @@ class SoftMinSNR(Weighting):
         return self.gamma / (1.0 + self.gamma / snr) / gain
 
 
-class P2(Weighting):
+class P2Weighting(Weighting):
     """The weight SNR / (k + SNR)^gamma on the clean latent.
 
     It is small at low noise levels, where the network only removes noise that nobody can see.
 
     Args:
-        gamma: Exponent, not negative: 0 is `SNR`, 1 (or 0.5) is that of Choi et al.
+        gamma: Exponent, not negative: 0 is `SNRWeighting`, 1 (or 0.5) is that of Choi et al.
         k: The signal-to-noise ratio around which the weight begins to fall, positive.
 
     Raises:
@@ -124,7 +124,7 @@ class P2(Weighting):
         return snr / (self.k + snr) ** self.gamma / gain
 
 
-class EDM(Weighting):
+class EDMWeighting(Weighting):
     """EDM's weight SNR + 1 on the clean latent, for data of unit variance.
 
     For the velocity prediction, which is EDM's own output scaling, it is a constant weight on the output.

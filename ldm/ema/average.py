@@ -23,14 +23,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.arguments import command_name
 from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, read
 from ldm.config import resolved
-from ldm.folder import OutputFolder
-from ldm.options import Optional, Real, Whole, check
-from ldm.power_function import Profile, gamma_of, match
-from ldm.snapshot import Snapshot, read_snapshots
-from ldm.tensors import write_tensors
+from ldm.ema.power_function import Profile, gamma_of, match
+from ldm.ema.snapshot import Snapshot, read_snapshots
+from ldm.files.output_folder import OutputFolder
+from ldm.files.tensors import write_tensors
+from ldm.options.arguments import command_name
+from ldm.options.rule import Optional, Real, Whole, check
 
 FOLDER = "diffusion/ema"
 """The folder of the snapshots in a run."""

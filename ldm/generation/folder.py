@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ldm.folder import OutputFolder
-from ldm.text import lines
+from ldm.files.output_folder import OutputFolder
+from ldm.files.text import lines
 
 RECORD, GRID = "samples.jsonl", "grid.png"
 """In a folder of samples: a line for each image, and all of them in one picture."""

@@ -16,10 +16,10 @@ from ldm.batch import Size
 from ldm.data.decode import Broken, decode_image
 from ldm.data.shards.names import IMAGE_ENDINGS
 from ldm.data.transforms import Frame, ImageTransform
+from ldm.files.picture import from_levels, to_picture, to_tensor
 from ldm.generation.folder import GRID, RECORD
 from ldm.generation.request import SampleRequest
-from ldm.picture import from_levels, to_picture, to_tensor
-from ldm.sampler.inpainting import without_masked
+from ldm.sampler.inpainting import fill_masked
 
 MIDDLE = 128
 """The gray level from which on a mask is white."""
@@ -109,7 +109,7 @@ class InitImages:
         cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], size)[0]
         if float(cut.mean()) in (0.0, 1.0):
             raise _masks(mask_file, bool(cut.any()))
-        painted = to_picture(without_masked(to_tensor(picture)[None], mask)[0])
+        painted = to_picture(fill_masked(to_tensor(picture)[None], mask)[0])
         return to_tensor(frame.cut(painted)), cut
 
     def _frame(self, picture: Image.Image, size: Size) -> Frame:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm.data.decode import decode_text
-from ldm.options import SEED, check
-from ldm.text import clean_text, lines
+from ldm.files.text import clean_text, lines
+from ldm.options.rule import SEED, check
 
 JSON_LINES = (".jsonl", ".ndjson")
 

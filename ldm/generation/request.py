@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ldm.batch import Size
 from ldm.generation.folder import image_name
 from ldm.generation.prompts import Prompt
-from ldm.options import SEED, check
+from ldm.options.rule import SEED, check
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from ldm.generation.request import SampleRequest
 from ldm.generation.writer import generate
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion
-from ldm.options import COUNT, SEED, Rule, check
+from ldm.options.rule import COUNT, SEED, Rule, check
+from ldm.options.sweep import job_folder
 from ldm.sampler.base import Sampler
-from ldm.sweep import job_folder
 
 RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT}
 """Numbers among the options of every mode -> what they can be; all others are checked by what they belong to."""

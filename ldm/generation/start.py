@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.batch import Size
-from ldm.guidance.base import Unguided
-from ldm.guidance.context import Given, Toward, read
+from ldm.files.text import clean_prompts
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.context import GuidanceContext, Interpolation, read
 from ldm.model import Beginning, LatentDiffusion, Start
-from ldm.options import COUNT, FRACTION, Whole, check
-from ldm.sampler.base import Sampler, Way
-from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
+from ldm.options.rule import COUNT, FRACTION, Whole, check
+from ldm.sampler.base import Sampler, StartPoint
+from ldm.sampler.inpainting import feather_mask, fill_masked, replace_known
 from ldm.sampler.inversion import invert
-from ldm.sampler.noise import Noise
-from ldm.text import clean_prompts
+from ldm.sampler.noise import SeededNoise
 
 
 class ImageStart(Start):
@@ -52,9 +52,9 @@ class ImageStart(Start):
         """See `Start.rows`."""
         return ImageStart(self.image[chunk], self.strength)
 
-    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+    def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Add noise to the latents of the images; see `Start.begin`."""
-        return Beginning(given, noise, Way(_encode(model, self.image), self.strength))
+        return Beginning(given, noise, StartPoint(_encode(model, self.image), self.strength))
 
     def finish(self, images: Tensor) -> Tensor:
         """Return the images as they are; see `Start.finish`."""
@@ -94,7 +94,7 @@ class InvertedStart(Start):
         """See `Start.rows`."""
         return InvertedStart(self.image[chunk], self.prompts[chunk], self.strength)
 
-    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+    def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Invert DDIM from the latents of the images; see `Start.begin`."""
         if sampler.draws:
             raise ValueError(
@@ -104,14 +104,14 @@ class InvertedStart(Start):
         shown = given._replace(prompts=self.prompts)
         shown = shown._replace(condition=model.conditioner(shown.known_fields))
         x_t = invert(
-            Unguided().wrap(shown),
+            NoGuidance().wrap(shown),
             model.denoiser.schedule,
             _encode(model, self.image),
             steps=sampler.steps,
-            grid=sampler.grid,
+            timestep_spacing=sampler.timestep_spacing,
             strength=self.strength,
         )
-        return Beginning(given, noise, Way(None, self.strength, start=x_t))
+        return Beginning(given, noise, StartPoint(None, self.strength, start=x_t))
 
     def finish(self, images: Tensor) -> Tensor:
         """Return the images as they are; see `Start.finish`."""
@@ -158,17 +158,20 @@ class InpaintStart(Start):
         """See `Start.rows`."""
         return self._replaced(self.image[chunk], self.mask[chunk])
 
-    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+    def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Hold the latents of what is not masked; see `Start.begin`."""
-        known = _encode(model, without_masked(self.image, self.mask))
-        made = F.max_pool2d(self.mask.to(known.device), model.autoencoder.factor)
+        known = _encode(model, fill_masked(self.image, self.mask))
+        made = F.max_pool2d(self.mask.to(known.device), model.autoencoder.downsampling_factor)
         return Beginning(
-            given, noise, Way(known, visits=self.num_resample), partial(hold_known, known=known, made=made)
+            given,
+            noise,
+            StartPoint(known, num_resample=self.num_resample),
+            partial(replace_known, known=known, made=made),
         )
 
     def finish(self, images: Tensor) -> Tensor:
         """Blend the images with those that they begin with, over the border; see `Start.finish`."""
-        blended = torch.lerp(self.image, images, soft_mask(self.mask, self.border))
+        blended = torch.lerp(self.image, images, feather_mask(self.mask, self.border))
         return torch.where(self.mask > 0, images, blended)
 
     def _replaced(self, image: Tensor, mask: Tensor) -> InpaintStart:
@@ -187,7 +190,7 @@ class InterpolationStart(Start):
     """
 
     def __init__(self, prompts: Sequence[str], seeds: int | Sequence[int], fractions: Sequence[float]) -> None:
-        self.end = Toward(prompts, seeds, fractions)  # type: ignore[arg-type]
+        self.end = Interpolation(prompts, seeds, fractions)  # type: ignore[arg-type]
 
     @property
     def size(self) -> None:
@@ -202,11 +205,11 @@ class InterpolationStart(Start):
         """See `Start.rows`."""
         return InterpolationStart(*self.end.rows(chunk))
 
-    def begin(self, model: LatentDiffusion, given: Given, noise: Noise, sampler: Sampler) -> Beginning:
+    def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Mix the noise and the conditions of both ends; see `Start.begin`."""
         condition = read(model.conditioner, given.known_fields, self.end)
-        noise = noise.toward(self.end.seeds, self.end.shares)
-        return Beginning(given._replace(condition=condition, toward=self.end), noise)
+        noise = noise.interpolation(self.end.seeds, self.end.fractions)
+        return Beginning(given._replace(condition=condition, interpolation=self.end), noise)
 
     def finish(self, images: Tensor) -> Tensor:
         """Return the images as they are; see `Start.finish`."""

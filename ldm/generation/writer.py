@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ldm.files.picture import grid, to_picture, to_tensor
 from ldm.generation.folder import GRID, SampleFolder
 from ldm.generation.request import SampleRequest
-from ldm.picture import grid, to_picture, to_tensor
 
 GRID_IMAGES = 100
 

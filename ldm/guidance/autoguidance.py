@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser, Estimate
-from ldm.guidance.base import Guidance, Over
-from ldm.guidance.context import Conditioner, Given, Latents, read
-from ldm.sampler.path import Denoise
+from ldm.guidance.base import Guidance, NestedGuidance
+from ldm.guidance.context import Conditioner, GuidanceContext, Latents, read
+from ldm.sampler.trajectory import Denoise
 
 
 class Text2Image(Protocol):
@@ -25,7 +25,7 @@ class Text2Image(Protocol):
         """Move the model to a device."""
 
 
-class Autoguidance(Over):
+class Autoguidance(NestedGuidance):
     """Autoguidance: from the estimate w of a worse model through the estimate b of the better one, w + scale * (b - w).
 
     Unlike classifier-free guidance, it makes images better without making them less varied.
@@ -34,7 +34,7 @@ class Autoguidance(Over):
         weak: The worse model, which was trained for a shorter time or is smaller. It has the latents and the noise
             schedule of the better one.
         scale: Guidance scale; 1 is no guidance.
-        guidance: The guidance of the better model; None: `Unguided`.
+        guidance: The guidance of the better model; None: `NoGuidance`.
 
     References:
         Karras et al., 2024, eq. 3, arXiv:2406.02507.
@@ -50,7 +50,7 @@ class Autoguidance(Over):
         """Return the conditioner of the worse model, and those of the guidance of the better one."""
         return (self.weak.conditioner, *self.guidance.readers)
 
-    def wrap(self, given: Given) -> Denoise:
+    def wrap(self, given: GuidanceContext) -> Denoise:
         """Return the guided denoiser for one batch; see `Guidance.wrap`.
 
         Raises:
@@ -58,7 +58,7 @@ class Autoguidance(Over):
         """
         self._join(given)
         better, worse = self.guidance.wrap(given), self.weak.denoiser
-        condition = read(self.weak.conditioner, given.known_fields, given.toward)
+        condition = read(self.weak.conditioner, given.known_fields, given.interpolation)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             """Return the guided estimate."""
@@ -67,7 +67,7 @@ class Autoguidance(Over):
 
         return denoise
 
-    def _join(self, given: Given) -> None:
+    def _join(self, given: GuidanceContext) -> None:
         """Move the worse model to the device of the better one, and check that both fit together.
 
         Raises:
@@ -81,7 +81,7 @@ class Autoguidance(Over):
                 "the weak model belongs to another autoencoder, or to another shift and scale of its latents; give one that was "
                 "trained with autoencoder.ckpt= that of the model, or an earlier checkpoint of its run"
             )
-        if (t := given.denoiser.schedule.apart(self.weak.denoiser.schedule)) is not None:
+        if (t := given.denoiser.schedule.first_mismatch(self.weak.denoiser.schedule)) is not None:
             raise ValueError(
                 f"at t = {t:.1f} the weak model was trained with another amount of noise; give one with the schedule of the model"
             )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from ldm.guidance.context import Conditioner, Given
-from ldm.options import Real, check
-from ldm.sampler.path import Denoise
+from ldm.guidance.context import Conditioner, GuidanceContext
+from ldm.options.rule import Real, check
+from ldm.sampler.trajectory import Denoise
 
 SCALE = Real(-1e3, 1e3)
 """Range of all guidance scales; 1 to 10 are usual."""
@@ -27,7 +27,7 @@ class Guidance(ABC):
         return ()
 
     @abstractmethod
-    def wrap(self, given: Given) -> Denoise:
+    def wrap(self, given: GuidanceContext) -> Denoise:
         """Return the guided denoiser for one batch.
 
         Args:
@@ -38,20 +38,20 @@ class Guidance(ABC):
         """
 
 
-class Unguided(Guidance):
+class NoGuidance(Guidance):
     """No guidance: the conditional denoiser as it is."""
 
-    def wrap(self, given: Given) -> Denoise:
+    def wrap(self, given: GuidanceContext) -> Denoise:
         """Return the conditional denoiser; see `Guidance.wrap`."""
         return lambda x_t, t: given.denoiser(x_t, t, given.condition)
 
 
-class Over(Guidance, ABC):
+class NestedGuidance(Guidance, ABC):
     """A kind of guidance that works on top of another one.
 
     Args:
         scale: Strength of the guidance.
-        guidance: The guidance on top of which it works; None: `Unguided`.
+        guidance: The guidance on top of which it works; None: `NoGuidance`.
 
     Raises:
         ValueError: If the scale is out of its range.
@@ -60,7 +60,7 @@ class Over(Guidance, ABC):
     def __init__(self, scale: float, guidance: Guidance | None) -> None:
         check("guidance.scale", scale, SCALE)
         self.scale = scale
-        self.guidance = guidance or Unguided()
+        self.guidance = guidance or NoGuidance()
 
     @property
     def has_negative(self) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ldm.guidance.context import Given
+from ldm.guidance.context import GuidanceContext
 
 
-def bayes(pull: Tensor, t: Tensor, given: Given) -> Tensor:
+def bayes(pull: Tensor, t: Tensor, given: GuidanceContext) -> Tensor:
     """Return the change of the clean estimate by Bayes' rule, sigma_t^2 / alpha_t * grad log p(y | x_t).
 
     For pure noise (alpha_t = 0), which tells nothing about y, it is zero.

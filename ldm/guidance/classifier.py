@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ldm.diffusion.denoiser import Estimate
 from ldm.diffusion.schedule import Schedule
-from ldm.guidance.base import Guidance, Over
+from ldm.guidance.base import Guidance, NestedGuidance
 from ldm.guidance.bayes import bayes
-from ldm.guidance.context import Given, Latents
-from ldm.sampler.path import Denoise
+from ldm.guidance.context import GuidanceContext, Latents
+from ldm.sampler.trajectory import Denoise
 
 
 class Classifier(Protocol):
@@ -40,7 +40,7 @@ class Classifier(Protocol):
         """
 
 
-class Classified(Over):
+class ClassifierGuidance(NestedGuidance):
     """Classifier guidance: the estimate moves towards what a classifier takes for the prompt.
 
     By Bayes' rule, the guided estimate is clean + scale * sigma_t^2 / alpha_t * grad log p(prompt | x_t).
@@ -48,7 +48,7 @@ class Classified(Over):
     Args:
         classifier: The classifier of noisy latents, trained with the same noise schedule.
         scale: Guidance scale: 1 is Bayes' rule; larger ones give clearer images of less variety.
-        guidance: The guidance on top of which it works; None: `Unguided`.
+        guidance: The guidance on top of which it works; None: `NoGuidance`.
 
     References:
         Dhariwal & Nichol, 2021, algorithm 2, arXiv:2105.05233; Rombach et al., 2022, appendix C, eq. 14,
@@ -59,7 +59,7 @@ class Classified(Over):
         super().__init__(scale, guidance)
         self.classifier = classifier
 
-    def wrap(self, given: Given) -> Denoise:
+    def wrap(self, given: GuidanceContext) -> Denoise:
         """Return the guided denoiser for one batch; see `Guidance.wrap`.
 
         Raises:

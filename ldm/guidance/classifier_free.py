@@ -10,15 +10,15 @@ from torch import Tensor
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Estimate
 from ldm.guidance.base import SCALE, Guidance
-from ldm.guidance.context import Given
-from ldm.options import FRACTION, POSITIVE, Optional, check
-from ldm.sampler.path import Denoise
+from ldm.guidance.context import GuidanceContext
+from ldm.options.rule import FRACTION, POSITIVE, Optional, check
+from ldm.sampler.trajectory import Denoise
 
 ROUNDING = 1e-6
 """Rounding error of timesteps, which denoisers get in fp32."""
 
 
-class ClassifierFree(Guidance):
+class ClassifierFreeGuidance(Guidance):
     """Classifier-free guidance: from the unconditional estimate u through the conditional one c, u + scale * (c - u).
 
     The estimates are clean latents. They are affine functions of the predicted noise, with the same coefficients for
@@ -67,7 +67,7 @@ class ClassifierFree(Guidance):
         """True unless the scale is 1, at which the unconditional estimate has no effect."""
         return self.scale != 1
 
-    def wrap(self, given: Given) -> Denoise:
+    def wrap(self, given: GuidanceContext) -> Denoise:
         """Return the guided denoiser for one batch; see `Guidance.wrap`."""
         both = Condition.cat([given.condition, given.unconditional])
         low, high = self.interval

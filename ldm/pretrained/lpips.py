@@ -33,14 +33,14 @@ class LPIPS(nn.Module):
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, *, vgg16: str | Path) -> None:
         super().__init__()
         self.features = vgg16_features()
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(1, width, 1, 1)) for width in (64, 128, 256, 512, 512))
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
         trained = _read_vgg16(vgg16)
         self.features.load_state_dict(
             {name.removeprefix("features."): value for name, value in trained.items() if name.startswith("features.")}
@@ -65,7 +65,7 @@ class LPIPS(nn.Module):
         return distance
 
     def _taps(self, image: Tensor) -> list[Tensor]:
-        x = (image.float() - self.mean) / self.deviation
+        x = (image.float() - self.mean) / self.std
         taps = []
         for number, layer in enumerate(self.features, start=1):
             x = layer(x)

@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_utils import ImageProcessingMixin
 
-from ldm.options import COUNT, check
+from ldm.options.rule import COUNT, check
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def standardized(image: Tensor, side: int, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
+def standardized(image: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Resize and standardize images as networks of Hugging Face expect them.
 
     Args:
         image: Images `(B, 3, H, W)` in [-1, 1].
-        side: Side in pixels to which they are resized.
+        size: Side in pixels to which they are resized.
         mean: Mean of each colour, in [0, 1], over the images that the network was trained on.
-        deviation: Standard deviation of each colour over the same images.
+        std: Standard deviation of each colour over the same images.
 
     Returns:
         Images `(B, 3, side, side)`, whose colours have about mean 0 and deviation 1.
     """
-    image = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-    centre, spread = (image.new_tensor(part)[:, None, None] for part in (mean, deviation))
+    image = F.interpolate(image, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+    centre, spread = (image.new_tensor(part)[:, None, None] for part in (mean, std))
     return (0.5 * (image + 1.0) - centre) / spread
 
 
@@ -38,7 +38,7 @@ def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
         said, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
         said = {}
-    return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_DEVIATION)
+    return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
 
 
 class VisionEncoder(nn.Module):
@@ -46,7 +46,7 @@ class VisionEncoder(nn.Module):
 
     Args:
         name: Name of the model on the hub, or a local folder.
-        side: Side in pixels to which images are resized first; a multiple of the model's patch size.
+        size: Side in pixels to which images are resized first; a multiple of the model's patch size.
 
     Attributes:
         count: Patches along a side.
@@ -54,15 +54,15 @@ class VisionEncoder(nn.Module):
 
     Raises:
         FileNotFoundError: Where there is no such model.
-        ValueError: Where `side` is no multiple of the patch size.
+        ValueError: Where `size` is no multiple of the patch size.
 
     References:
         Oquab et al., 2023, arXiv:2304.07193.
     """
 
-    def __init__(self, name: str, *, side: int = 224) -> None:
+    def __init__(self, name: str, *, size: int = 224) -> None:
         super().__init__()
-        check("alignment.encoder.side", side, COUNT)
+        check("alignment.encoder.size", size, COUNT)
         try:
             config = AutoConfig.from_pretrained(name)
             self.network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
@@ -72,20 +72,20 @@ class VisionEncoder(nn.Module):
                 f"a model that the hub gives now ({str(error).splitlines()[0]}); give a folder as its name"
             ) from error
         patch = getattr(config, "patch_size", None)
-        if patch is None or side % patch:
+        if patch is None or size % patch:
             raise ValueError(
-                f"side {side} is not a multiple of the patches of {name!r}, {patch} pixels; choose another"
+                f"side {size} is not a multiple of the patches of {name!r}, {patch} pixels; choose another"
             )
-        self.side = side
+        self.size = size
         self.statistics = _statistics(name)
-        self.count = side // patch
+        self.count = size // patch
         self.width: int = config.hidden_size
         self.network.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """Return the features `(B, width, count, count)` of the patches of images `(B, 3, H, W)` in [-1, 1]."""
-        pixels = standardized(image, self.side, *self.statistics)
+        pixels = standardized(image, self.size, *self.statistics)
         tokens = self.network(pixels, **self._options()).last_hidden_state
         patches = tokens[:, -(self.count**2) :]  # before them stand those of the whole image
         return patches.transpose(1, 2).unflatten(2, (self.count, self.count))

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
-from ldm.options import COUNT, FRACTION, check
-from ldm.sampler.grid import Grid, Uniform
-from ldm.sampler.noise import Noise
-from ldm.sampler.path import Denoise, Knot, Path
+from ldm.options.rule import COUNT, FRACTION, check
+from ldm.sampler.noise import SeededNoise
+from ldm.sampler.timestep_spacing import TimestepSpacing, UniformSpacing
+from ldm.sampler.trajectory import Denoise, NoiseLevel, Trajectory
 
 
-class Way(NamedTuple):
+class StartPoint(NamedTuple):
     """The start of a trajectory, and how often its steps are repeated.
 
     Attributes:
@@ -26,7 +26,7 @@ class Way(NamedTuple):
             made (img2img); None: start from pure noise.
         strength: Fraction of the steps that are made, in [0, 1]: the last ones. 0 gives `init` itself (Meng et al.,
             2022, algorithm 1, arXiv:2108.01073).
-        visits: How many times each step is made, with new noise added in between (RePaint's resampling), so that the
+        num_resample: How many times each step is made, with new noise added in between (RePaint's resampling), so that the
             known and the new part of an image fit together (Lugmayr et al., 2022, algorithm 1, arXiv:2201.09865).
         start: x_t, `(B, C, h, w)`, at the noise level of the first step that is made, as `invert` returns it; None: it
             is drawn.
@@ -34,13 +34,13 @@ class Way(NamedTuple):
 
     init: Tensor | None = None
     strength: float = 1.0
-    visits: int = 1
+    num_resample: int = 1
     start: Tensor | None = None
 
     def check(self) -> None:
         """Raise ValueError if an option is out of its range, or an image to start from is missing."""
         check("strength", self.strength, FRACTION)
-        check("visits", self.visits, COUNT)
+        check("num_resample", self.num_resample, COUNT)
         if self.init is None and self.start is None and self.strength < 1:
             raise ValueError(f"strength={self.strength} needs an image to begin with; give init=FILE")
 
@@ -50,7 +50,7 @@ class Sampler(ABC):
 
     Args:
         steps: Number of steps, at least 1. Each step calls the denoiser once, unless the sampler says otherwise.
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     Attributes:
         draws: Whether the steps add noise (a stochastic sampler).
@@ -61,13 +61,13 @@ class Sampler(ABC):
 
     draws = False
 
-    def __init__(self, steps: int, grid: Grid | None = None) -> None:
+    def __init__(self, steps: int, timestep_spacing: TimestepSpacing | None = None) -> None:
         check("sampler.steps", steps, COUNT)
         self.steps = steps
-        self.grid = grid or Uniform()
+        self.timestep_spacing = timestep_spacing or UniformSpacing()
 
     @abstractmethod
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Make one step.
 
         Args:
@@ -85,10 +85,10 @@ class Sampler(ABC):
         self,
         denoise: Denoise,
         schedule: Schedule,
-        noise: Noise,
+        noise: SeededNoise,
         shape: Sequence[int],
         device: torch.device | str = "cpu",
-        way: Way | None = None,
+        way: StartPoint | None = None,
     ) -> Tensor:
         """Return clean latents, one for each seed of the noise.
 
@@ -106,20 +106,22 @@ class Sampler(ABC):
         Raises:
             ValueError: If an option of `way` is out of its range, or there are fewer different timesteps than steps.
         """
-        way = way or Way()
+        way = way or StartPoint()
         way.check()
-        path = Path(denoise, schedule, noise, shape, device)
-        knots = path.lead(self.grid.times(self.steps, schedule))[-1 - made_steps(self.steps, way.strength) :]
-        first = knots[0]
+        path = Trajectory(denoise, schedule, noise, shape, device)
+        noise_levels = path.lead(self.timestep_spacing.times(self.steps, schedule))[
+            -1 - made_steps(self.steps, way.strength) :
+        ]
+        first = noise_levels[0]
         x = path.draw() if way.start is None else way.start
         if way.init is not None:
             x = first.alpha * way.init + first.sigma * x
         elif way.start is None:
             x = math.hypot(first.alpha, first.sigma) * x  # the standard deviation of x_t for data of unit variance
-        for here, there in pairwise(knots):
-            for visit in range(way.visits):
-                if visit:
-                    path.past.clear()
+        for here, there in pairwise(noise_levels):
+            for repeat in range(way.num_resample):
+                if repeat:
+                    path.history.clear()
                     x = _back(x, there, here, path)
                 x = self.step(x, here, there, path)
         return x
@@ -130,7 +132,7 @@ def made_steps(steps: int, strength: float) -> int:
     return max(round(steps * strength), 1 if strength > 0 else 0)
 
 
-def _back(x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+def _back(x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
     """Add noise to x_s at the noise level `here` to get x_t at the higher one `there`, by the forward process."""
     kept = there.alpha / here.alpha
     added = there.sigma**2 - (kept * here.sigma) ** 2

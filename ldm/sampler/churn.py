@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ldm.options import NOT_NEGATIVE, Real, check
-from ldm.sampler.path import Knot, Path
+from ldm.options.rule import NOT_NEGATIVE, Real, check
+from ldm.sampler.trajectory import NoiseLevel, Trajectory
 
 
 class Churn:
@@ -40,22 +40,22 @@ class Churn:
         self.high = high
         self.noise = noise
 
-    def apply(self, x: Tensor, knot: Knot, steps: int, path: Path) -> tuple[Tensor, Knot]:
+    def apply(self, x: Tensor, noise_level: NoiseLevel, steps: int, path: Trajectory) -> tuple[Tensor, NoiseLevel]:
         """Add noise to x, but not above the highest noise level of the schedule.
 
         Args:
             x: x_t, `(B, C, h, w)`.
-            knot: Its noise level.
+            noise_level: Its noise level.
             steps: Number of steps of the sampler.
             path: The trajectory, which gives the noise.
 
         Returns:
             x_t at the new noise level, `(B, C, h, w)`, and that noise level.
         """
-        if not self.amount or not knot.alpha or not self.low <= knot.level <= self.high:
-            return x, knot
-        level = knot.level * (1.0 + min(self.amount / steps, math.sqrt(2.0) - 1.0))
+        if not self.amount or not noise_level.alpha or not self.low <= noise_level.level <= self.high:
+            return x, noise_level
+        level = noise_level.level * (1.0 + min(self.amount / steps, math.sqrt(2.0) - 1.0))
         t = path.schedule.time(torch.tensor([-2.0 * math.log(level)], dtype=torch.float64))
-        (after,) = path.knots(t)
-        added = max(after.level**2 - knot.level**2, 0.0) ** 0.5 * self.noise
-        return after.alpha * (x / knot.alpha + added * path.draw()), after
+        (after,) = path.noise_levels(t)
+        added = max(after.level**2 - noise_level.level**2, 0.0) ** 0.5 * self.noise
+        return after.alpha * (x / noise_level.alpha + added * path.draw()), after

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ldm.options import NOT_NEGATIVE, check
+from ldm.options.rule import NOT_NEGATIVE, check
 from ldm.sampler.base import Sampler
-from ldm.sampler.grid import Grid
-from ldm.sampler.path import Knot, Path
+from ldm.sampler.timestep_spacing import TimestepSpacing
+from ldm.sampler.trajectory import NoiseLevel, Trajectory
 
 
 class DDIM(Sampler):
@@ -19,19 +19,19 @@ class DDIM(Sampler):
     Args:
         steps: Number of steps, one call of the denoiser each.
         eta: How much noise is added, not negative: 0 is deterministic, 1 is DDPM.
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `Uniform`.
 
     References:
         Song et al., 2021, eq. 12 and 16, arXiv:2010.02502, written for any alpha_t and sigma_t.
     """
 
-    def __init__(self, steps: int = 25, *, eta: float = 0.0, grid: Grid | None = None) -> None:
-        super().__init__(steps, grid)
+    def __init__(self, steps: int = 25, *, eta: float = 0.0, timestep_spacing: TimestepSpacing | None = None) -> None:
+        super().__init__(steps, timestep_spacing)
         check("sampler.eta", eta, NOT_NEGATIVE)
         self.eta = eta
         self.draws = eta > 0
 
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
         clean = path.estimate(x, here).clean
         ratio = there.sigma * here.alpha / (there.alpha * here.sigma)

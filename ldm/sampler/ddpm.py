@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ldm.diffusion.posterior import posterior
 from ldm.sampler.base import Sampler
-from ldm.sampler.grid import Grid
-from ldm.sampler.path import Knot, Path
+from ldm.sampler.timestep_spacing import TimestepSpacing
+from ldm.sampler.trajectory import NoiseLevel, Trajectory
 
 
 class DDPM(Sampler):
@@ -20,7 +20,7 @@ class DDPM(Sampler):
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `Uniform`.
 
     References:
         Ho et al., 2020, eq. 6 and 7, arXiv:2006.11239, between any two timesteps; Nichol & Dhariwal, 2021, eq. 15,
@@ -29,10 +29,10 @@ class DDPM(Sampler):
 
     draws = True
 
-    def __init__(self, steps: int = 250, *, grid: Grid | None = None) -> None:
-        super().__init__(steps, grid)
+    def __init__(self, steps: int = 250, *, timestep_spacing: TimestepSpacing | None = None) -> None:
+        super().__init__(steps, timestep_spacing)
 
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
         clean, variance = path.estimate(x, here)
         one = posterior(here.alpha, here.sigma, there.alpha, there.sigma)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ldm.sampler.base import Sampler
-from ldm.sampler.grid import Grid
-from ldm.sampler.path import Knot, Path
+from ldm.sampler.timestep_spacing import TimestepSpacing
+from ldm.sampler.trajectory import NoiseLevel, Trajectory
 
 
 class DPMPP2M(Sampler):
@@ -19,16 +19,16 @@ class DPMPP2M(Sampler):
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `Uniform`.
 
     References:
         Lu et al., 2022, algorithm 2, arXiv:2211.01095.
     """
 
-    def __init__(self, steps: int = 25, *, grid: Grid | None = None) -> None:
-        super().__init__(steps, grid)
+    def __init__(self, steps: int = 25, *, timestep_spacing: TimestepSpacing | None = None) -> None:
+        super().__init__(steps, timestep_spacing)
 
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
         path.estimate(x, here)
         kept = there.sigma / here.sigma
@@ -42,7 +42,7 @@ class DPMPP2MSDE(Sampler):
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `Uniform`.
 
     References:
         Lu et al., 2022, eq. 19, arXiv:2211.01095.
@@ -50,10 +50,10 @@ class DPMPP2MSDE(Sampler):
 
     draws = True
 
-    def __init__(self, steps: int = 25, *, grid: Grid | None = None) -> None:
-        super().__init__(steps, grid)
+    def __init__(self, steps: int = 25, *, timestep_spacing: TimestepSpacing | None = None) -> None:
+        super().__init__(steps, timestep_spacing)
 
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
         path.estimate(x, here)
         ratio = there.sigma * here.alpha / (there.alpha * here.sigma)  # exp(-h)
@@ -62,12 +62,12 @@ class DPMPP2MSDE(Sampler):
         return x + there.sigma * gone**0.5 * path.draw() if there.sigma else x
 
 
-def _extrapolated(path: Path, there: Knot) -> Tensor:
+def _extrapolated(path: Trajectory, there: NoiseLevel) -> Tensor:
     """Return the clean estimate in the middle of the step, extrapolated from the last two, `(B, C, h, w)`."""
-    *before, now = path.past
-    if not before or not there.sigma or not before[-1].knot.alpha:
+    *before, now = path.history
+    if not before or not there.sigma or not before[-1].noise_level.alpha:
         return now.estimate.clean
-    step = there.half_log_snr - now.knot.half_log_snr
-    last = now.knot.half_log_snr - before[-1].knot.half_log_snr
+    step = there.lambda_ - now.noise_level.lambda_
+    last = now.noise_level.lambda_ - before[-1].noise_level.lambda_
     change = now.estimate.clean - before[-1].estimate.clean
     return now.estimate.clean + 0.5 * step / last * change

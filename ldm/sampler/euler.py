@@ -4,37 +4,39 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ldm.options import FRACTION, check
+from ldm.options.rule import FRACTION, check
 from ldm.sampler.base import Sampler
 from ldm.sampler.churn import Churn
-from ldm.sampler.grid import Grid
-from ldm.sampler.path import Knot, Path
-from ldm.sampler.straight import Straight
+from ldm.sampler.ode import ode_form
+from ldm.sampler.timestep_spacing import TimestepSpacing
+from ldm.sampler.trajectory import NoiseLevel, Trajectory
 
 
 class Euler(Sampler):
     """Euler's method: first-order steps along the slope of the probability flow ODE. Without churn it equals DDIM.
 
-    X_s = X_t + (tau_s - tau_t) d_t in the coordinates of `Straight`.
+    X_s = X_t + (tau_s - tau_t) d_t in the coordinates of `OdeForm`.
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `Uniform`.
         churn: Noise that is added before each step; None: no noise.
 
     References:
         Karras et al., 2022, algorithm 2 without its second-order correction, arXiv:2206.00364.
     """
 
-    def __init__(self, steps: int = 25, *, grid: Grid | None = None, churn: Churn | None = None) -> None:
-        super().__init__(steps, grid)
+    def __init__(
+        self, steps: int = 25, *, timestep_spacing: TimestepSpacing | None = None, churn: Churn | None = None
+    ) -> None:
+        super().__init__(steps, timestep_spacing)
         self.churn = churn or Churn()
         self.draws = self.churn.amount > 0
 
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
         x, here = self.churn.apply(x, here, self.steps, path)
-        line = Straight.of(path)
+        line = ode_form(path)
         return line.go(x, line.slope(x, path.estimate(x, here).clean, here), here, there)
 
 
@@ -47,19 +49,19 @@ class EulerAncestral(Sampler):
     Args:
         steps: Number of steps, one call of the denoiser each.
         eta: Fraction of the noise that a DDPM step adds, in [0, 1].
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `Uniform`.
 
     References:
         Song et al., 2021, section 4.1, arXiv:2010.02502, in the noise levels of Karras et al., 2022, arXiv:2206.00364.
     """
 
-    def __init__(self, steps: int = 50, *, eta: float = 1.0, grid: Grid | None = None) -> None:
-        super().__init__(steps, grid)
+    def __init__(self, steps: int = 50, *, eta: float = 1.0, timestep_spacing: TimestepSpacing | None = None) -> None:
+        super().__init__(steps, timestep_spacing)
         check("sampler.eta", eta, FRACTION)
         self.eta = eta
         self.draws = eta > 0
 
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
         clean = path.estimate(x, here).clean
         added = self.eta * there.level * (1.0 - (there.level / here.level) ** 2) ** 0.5

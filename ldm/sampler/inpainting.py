@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Estimate
-from ldm.sampler.path import Denoise
+from ldm.sampler.trajectory import Denoise
 
 
-def hold_known(denoise: Denoise, known: Tensor, made: Tensor) -> Denoise:
+def replace_known(denoise: Denoise, known: Tensor, made: Tensor) -> Denoise:
     """Return a denoiser whose estimate is replaced by the known latent where that is given: every sampler inpaints.
 
     The clean estimate x becomes made x + (1 - made) known. Where the latent is known, x_t therefore stays the known
@@ -36,7 +36,7 @@ def hold_known(denoise: Denoise, known: Tensor, made: Tensor) -> Denoise:
     return held
 
 
-def without_masked(image: Tensor, mask: Tensor) -> Tensor:
+def fill_masked(image: Tensor, mask: Tensor) -> Tensor:
     """Return the image with its masked part filled by the colours around it, the smoother the further inside.
 
     The encoder, whose latents each see a large part of the image, then learns nothing of the masked part.
@@ -56,12 +56,12 @@ def without_masked(image: Tensor, mask: Tensor) -> Tensor:
         return image * known
     total = F.avg_pool2d(image * known, 2, ceil_mode=True, count_include_pad=False)
     weight = F.avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
-    coarse = without_masked(total / weight.clamp(min=1e-6), (weight == 0).to(image))
+    coarse = fill_masked(total / weight.clamp(min=1e-6), (weight == 0).to(image))
     around = F.interpolate(coarse, size=image.shape[-2:], mode="bilinear", align_corners=False)
     return torch.where(mask > 0, around, image)
 
 
-def soft_mask(mask: Tensor, border: int) -> Tensor:
+def feather_mask(mask: Tensor, border: int) -> Tensor:
     """Return a mask whose edge falls off linearly outside of it.
 
     Args:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
 from ldm.sampler.base import made_steps
-from ldm.sampler.grid import Grid, Uniform
-from ldm.sampler.noise import Noise
-from ldm.sampler.path import Denoise, Knot, Path
+from ldm.sampler.noise import SeededNoise
+from ldm.sampler.timestep_spacing import TimestepSpacing, UniformSpacing
+from ldm.sampler.trajectory import Denoise, NoiseLevel, Trajectory
 
 
 @torch.no_grad()
@@ -19,12 +19,12 @@ def invert(
     latent: Tensor,
     *,
     steps: int = 25,
-    grid: Grid | None = None,
+    timestep_spacing: TimestepSpacing | None = None,
     strength: float = 1.0,
     tolerance: float = 1e-5,
     most: int = 50,
 ) -> Tensor:
-    """Return the x_t from which `DDIM(steps, grid=grid)` makes the given clean latents.
+    """Return the x_t from which `DDIM(steps, timestep_spacing=grid)` makes the given clean latents.
 
     DDIM's step x_s = alpha_s x(x_t) + sigma_s / sigma_t (x_t - alpha_t x(x_t)), with the clean estimate x(x_t), is
     solved for x_t. Each step is solved exactly, by fixed-point iteration. It begins with the usual approximation, which
@@ -37,7 +37,7 @@ def invert(
         schedule: The noise schedule of the denoiser.
         latent: Clean latents, `(B, C, h, w)`.
         steps: Number of steps of the sampler.
-        grid: Timestep spacing of the sampler; None: `Uniform`.
+        timestep_spacing: Timestep spacing of the sampler; None: `UniformSpacing`.
         strength: Fraction of the steps that are inverted, in [0, 1]: the last ones; see `Way`.
         tolerance: Root mean square change of a latent at which its iteration ends.
         most: Largest number of iterations per step.
@@ -51,10 +51,12 @@ def invert(
     References:
         Song et al., 2021, section 4.3, arXiv:2010.02502; Pan et al., 2023, section 3.2, arXiv:2309.04907.
     """
-    path = Path(denoise, schedule, Noise([]), latent.shape[1:], latent.device)
-    knots = path.knots((grid or Uniform()).times(steps, schedule))[-1 - made_steps(steps, strength) :]
+    path = Trajectory(denoise, schedule, SeededNoise([]), latent.shape[1:], latent.device)
+    noise_levels = path.noise_levels((timestep_spacing or UniformSpacing()).times(steps, schedule))[
+        -1 - made_steps(steps, strength) :
+    ]
     x = latent
-    for here, there in zip(knots[-2::-1], knots[:0:-1], strict=True):
+    for here, there in zip(noise_levels[-2::-1], noise_levels[:0:-1], strict=True):
         if not here.alpha and not there.sigma:
             raise ValueError("one step from pure noise to the image cannot be inverted; use more steps")
         end, moves = x, torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -73,7 +75,7 @@ def invert(
     return x
 
 
-def _start(end: Tensor, clean: Tensor, x: Tensor, here: Knot, there: Knot) -> Tensor:
+def _start(end: Tensor, clean: Tensor, x: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
     """Return the next iterate of the x_t from which a DDIM step leads to `end`.
 
     It uses the clean estimate, or the noise that this estimate means: whichever depends less on x for data of unit

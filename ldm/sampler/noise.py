@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.options import Whole, check
+from ldm.options.rule import Whole, check
 
 
 def as_seeds(seeds: int | Iterable[int] | None, count: int) -> list[int]:
@@ -46,7 +46,7 @@ def _whole(seed: Any) -> Any:
         return seed
 
 
-class Noise:
+class SeededNoise:
     """One random generator per image; that of image i is seeded by `seeds[i]`.
 
     Image i gets the same noise bitwise in any batch, in any order, on any device and with any number of processes,
@@ -59,9 +59,9 @@ class Noise:
     def __init__(self, seeds: Sequence[int]) -> None:
         self.seeds = seeds
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._other: tuple[Noise, Sequence[float]] | None = None
+        self._other: tuple[SeededNoise, Sequence[float]] | None = None
 
-    def toward(self, seeds: Sequence[int], shares: Sequence[float]) -> Noise:
+    def interpolation(self, seeds: Sequence[int], fractions: Sequence[float]) -> SeededNoise:
         """Interpolate spherically between this noise and the noise of other seeds, and return it.
 
         For each image, the noise is turned by a share of a right angle. It stays as it is if both seeds are the same.
@@ -69,14 +69,14 @@ class Noise:
 
         Args:
             seeds: The other seed of each image, `(B,)`.
-            shares: How far to go for each image, `(B,)`, in [0, 1]: 0 is this noise, 1 the other.
+            fractions: How far to go for each image, `(B,)`, in [0, 1]: 0 is this noise, 1 the other.
 
         References:
             Shoemake, 1985, section 3.3, doi:10.1145/325165.325242, for vectors at a right angle, as noises of many
             numbers are.
         """
-        pairs = zip(self.seeds, seeds, shares, strict=True)
-        self._other = Noise(seeds), [0.0 if here == there else share for here, there, share in pairs]
+        pairs = zip(self.seeds, seeds, fractions, strict=True)
+        self._other = SeededNoise(seeds), [0.0 if here == there else fraction for here, there, fraction in pairs]
         return self
 
     def draw(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -91,8 +91,8 @@ class Noise:
         """
         draws = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
         if self._other is not None:
-            other, shares = self._other
-            angles = [share * math.pi / 2 for share in shares]
+            other, fractions = self._other
+            angles = [fraction * math.pi / 2 for fraction in fractions]
             pairs = zip(draws, other.draw(shape), angles, strict=True)
             draws = [math.cos(angle) * here + math.sin(angle) * there for here, there, angle in pairs]
         return torch.stack(draws).to(device)

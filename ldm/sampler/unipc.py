@@ -9,21 +9,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.options import Whole, check
+from ldm.options.rule import Whole, check
 from ldm.sampler.base import Sampler
-from ldm.sampler.grid import Grid
-from ldm.sampler.path import REMEMBERED, Knot, Path, Point
+from ldm.sampler.timestep_spacing import TimestepSpacing
+from ldm.sampler.trajectory import REMEMBERED, HistoryEntry, NoiseLevel, Trajectory
 
 
 class Node(NamedTuple):
     """A clean estimate that a step uses beside the one at its start.
 
     Attributes:
-        half_log_snr: lambda = log(alpha / sigma) at which the estimate was made.
+        lambda_: lambda = log(alpha / sigma) at which the estimate was made.
         clean: The clean estimate, `(B, C, h, w)`.
     """
 
-    half_log_snr: float
+    lambda_: float
     clean: Tensor
 
 
@@ -38,47 +38,47 @@ class UniPC(Sampler):
     Args:
         steps: Number of steps, one call of the denoiser each.
         order: Order of the predictor, 1 to 3. The authors advise 2 with guidance and 3 without.
-        grid: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `Uniform`.
 
     References:
         Zhao et al., 2023, eq. 3 to 9 and section 3.4 with B(h) = exp(h) - 1, arXiv:2302.04867.
     """
 
-    def __init__(self, steps: int = 25, *, order: int = 2, grid: Grid | None = None) -> None:
-        super().__init__(steps, grid)
+    def __init__(self, steps: int = 25, *, order: int = 2, timestep_spacing: TimestepSpacing | None = None) -> None:
+        super().__init__(steps, timestep_spacing)
         check("sampler.order", order, Whole(1, REMEMBERED - 1))
         self.order = order
 
-    def step(self, x: Tensor, here: Knot, there: Knot, path: Path) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
         """Correct the last step with the estimate at its end, then predict the next one; see `Sampler.step`."""
         now = path.estimate(x, here).clean
-        *before, point = path.past
-        if before and before[-1].knot.alpha:
-            nodes = [*self._nodes(before), Node(here.half_log_snr, now)]
+        *before, point = path.history
+        if before and before[-1].noise_level.alpha:
+            nodes = [*self._nodes(before), Node(here.lambda_, now)]
             x = _advance(before[-1], nodes, here)
-            point = path.past[-1] = point._replace(x=x)
+            point = path.history[-1] = point._replace(x=x)
         return _advance(point, self._nodes([*before, point]) if there.sigma else [], there)
 
-    def _nodes(self, points: Sequence[Point]) -> list[Node]:
+    def _nodes(self, points: Sequence[HistoryEntry]) -> list[Node]:
         """Return the estimates that a step from the last of these points uses beside it."""
-        usable = [point for point in points[-self.order : -1] if point.knot.alpha]
-        return [Node(point.knot.half_log_snr, point.estimate.clean) for point in reversed(usable)]
+        usable = [point for point in points[-self.order : -1] if point.noise_level.alpha]
+        return [Node(point.noise_level.lambda_, point.estimate.clean) for point in reversed(usable)]
 
 
-def _advance(point: Point, nodes: Sequence[Node], there: Knot) -> Tensor:
+def _advance(point: HistoryEntry, nodes: Sequence[Node], there: NoiseLevel) -> Tensor:
     """Return x at the noise level `there`, from a point by its estimate and those of the nodes, `(B, C, h, w)`."""
-    knot, clean = point.knot, point.estimate.clean
+    noise_level, clean = point.noise_level, point.estimate.clean
     if nodes:
-        h = there.half_log_snr - knot.half_log_snr
-        places = [(node.half_log_snr - knot.half_log_snr) / h for node in nodes]
+        h = there.lambda_ - noise_level.lambda_
+        places = [(node.lambda_ - noise_level.lambda_) / h for node in nodes]
         weights = _weights(places, h)
         change = sum(
             (weight / place * (node.clean - clean) for weight, place, node in zip(weights, places, nodes, strict=True)),
             torch.zeros(()),
         )
         clean = clean + change
-    kept = there.sigma / knot.sigma
-    return kept * point.x + (there.alpha - kept * knot.alpha) * clean
+    kept = there.sigma / noise_level.sigma
+    return kept * point.x + (there.alpha - kept * noise_level.alpha) * clean
 
 
 def _weights(places: Sequence[float], h: float) -> list[float]:

@@ -13,10 +13,10 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch, tensor_field
-from ldm.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS
+from ldm.optim.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS
+from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.task.base import Task
-from ldm.task.optimization import Trained, clip_gradients
 
 
 class AutoencoderTask(Task):
@@ -109,7 +109,7 @@ class AutoencoderTask(Task):
     def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step: int, step_now: bool) -> None:
         assert self.loss.discriminator is not None
         self.loss.discriminator.requires_grad_(True)
-        loss = self.loss.judge(image, reconstruction)
+        loss = self.loss.discriminator_loss(image, reconstruction)
         self.watch.see(step, JUDGEMENT, loss)
         self.manual_backward(loss / self.accumulate)
         if step_now:

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from ldm.batch import Batch
 from ldm.checkpoint import CONFIG_KEY
-from ldm.divergence import Watch
-from ldm.frozen import FrozenParts
+from ldm.optim.divergence import Watch
+from ldm.optim.frozen import FrozenParts
+from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import SchedulerFactory
-from ldm.task.optimization import Trained
 
 
 class Task(pl.LightningModule, ABC):

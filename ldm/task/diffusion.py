@@ -12,10 +12,10 @@ from ldm.backbone.base import Backbone
 from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.model import LatentDiffusion
+from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import SchedulerFactory
 from ldm.task.alignment import REPA
 from ldm.task.latent import LatentTask
-from ldm.task.optimization import Trained
 
 
 class DiffusionTask(LatentTask[LatentDiffusion]):

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.batch import Batch
-from ldm.classifier.words import WordClassifier
+from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.conditioner.base import Reader, learned_state, set_learned_state
-from ldm.divergence import GRADIENT, LOSS
 from ldm.model import LatentDiffusion
+from ldm.optim.divergence import GRADIENT, LOSS
+from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import attach
 from ldm.task.base import Task
-from ldm.task.optimization import Trained, clip_gradients
 
-Model = TypeVar("Model", LatentDiffusion, WordClassifier)
+Model = TypeVar("Model", LatentDiffusion, CaptionClassifier)
 
 
 class LatentTask(Task, Generic[Model]):
@@ -55,7 +55,7 @@ class LatentTask(Task, Generic[Model]):
         """Give every rank what rank 0 has read; then hold the latents in memory where the data ask for it."""
         reader, data = self.reader, self.trainer.datamodule  # type: ignore[attr-defined]
         set_learned_state(reader, self.trainer.strategy.broadcast(learned_state(reader)))
-        data.hold(self._moments, data.batch_size)
+        data.cache_latents(self._moments, data.batch_size)
 
     @torch.no_grad()
     def _moments(self, image: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from ldm.config import differences, resolved
-from ldm.folder import OutputFolder
+from ldm.files.output_folder import OutputFolder
 from ldm.training.stage import Stage
 
 CONFIG_FILE = "config.yaml"

@@ -17,7 +17,7 @@ from ldm.callback.pictures import finish_pictures
 from ldm.callback.writer import CheckpointWriter
 from ldm.config import build, resolved
 from ldm.data.base import DataModule
-from ldm.divergence import Diverged
+from ldm.optim.divergence import Diverged
 from ldm.processes import agreed_file
 from ldm.training.stage import Stage
 

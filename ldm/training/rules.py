@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from ldm.options import (
+from ldm.options.rule import (
     COUNT,
     FLAG,
     FRACTION,
@@ -99,7 +99,7 @@ RULES: dict[str, Rule] = {
     "data.buffer": COUNT,
     "data.source.count": COUNT,
     "data.source.samples_per_shard": COUNT,
-    "data.source.val_share": Real(0.0, 1.0, above=True, below=True),
+    "data.source.val_fraction": Real(0.0, 1.0, above=True, below=True),
     "stage.*.batch_size": COUNT,
     "stage.*.validate_every_n_steps": COUNT,
     "stage.*.trainer.max_steps": COUNT,

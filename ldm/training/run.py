@@ -19,7 +19,7 @@ from ldm.callback.checkpoints import newest
 from ldm.callback.signals import Preempted, Signals
 from ldm.config import build, is_rank_zero, resolved
 from ldm.data.base import DataModule
-from ldm.sweep import typed_options
+from ldm.options.sweep import typed_options
 from ldm.training.claim import CONFIG_FILE, Continuation, compare, run_output, take, trained_by
 from ldm.training.fit import fit, measure
 from ldm.training.report import report, score
@@ -41,7 +41,7 @@ from ldm.training.validate import (
 
 log = logging.getLogger(__name__)
 
-BESIDE_THE_POINT = (
+IGNORED_WARNINGS = (
     ".*LeafSpec.*deprecated",  # Lightning about torch
     ".*resuming from a checkpoint that ended before the epoch ended",  # the data module knows where it stood
     ".*You have overridden .on_before_batch_transfer.",
@@ -108,7 +108,7 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 def _train_stages(todo: Sequence[Stage], stages: Sequence[Stage], run: RunContext, again: Continuation) -> None:
     """Build everything first, so that whatever is wrong is said before any training; then train."""
-    for pattern in BESIDE_THE_POINT:
+    for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     config, settings = run.config, _settings(run.config)
     _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))

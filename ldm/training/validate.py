@@ -17,7 +17,7 @@ from ldm.callback.evaluation import Evaluation
 from ldm.callback.randomness import StepSeed
 from ldm.config import CONFIGS, build, resolved
 from ldm.data.base import DataModule
-from ldm.sweep import in_sweep
+from ldm.options.sweep import in_sweep
 from ldm.training.claim import Continuation
 from ldm.training.stage import Stage
 

@@ -10,7 +10,7 @@ from ldm.config import build, compose
 from tests.conftest import scramble
 from tests.oracle import autoencoder_weights
 
-SMALL = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "latent_channels": 4}
+SMALL = {"channels": 32, "channel_mult": (1, 2, 2), "blocks": 1, "latent_channels": 4}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_has_the_papers_parameter_count(name, encoder, decoder):
     config = compose("train", ["experiment=txt2img_shards", f"autoencoder={name}"])
     with torch.device("meta"):
         network = build(config.autoencoder.network)
-    assert network.factor == int(name.removeprefix("kl_f"))
+    assert network.downsampling_factor == int(name.removeprefix("kl_f"))
     for part, millions in ((network.encoder, encoder), (network.decoder, decoder)):
         assert sum(p.numel() for p in part.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
 
@@ -101,7 +101,7 @@ def _losses(start_step=0):
 
 def test_discriminator_step_leaks_nothing_into_the_autoencoder():
     network, loss, image, _, reconstruction = _losses()
-    loss.judge(image, reconstruction).backward()
+    loss.discriminator_loss(image, reconstruction).backward()
     assert all(p.grad is None for p in network.parameters())
     assert all(p.grad is not None for p in loss.discriminator.parameters())
 
@@ -170,8 +170,8 @@ def test_weights_that_cannot_be_are_refused(option, value):
     ("kind", "option", "value"),
     [
         (KLAutoencoder, "groups", 0),
-        (KLAutoencoder, "multipliers", [1, -2]),
-        (KLAutoencoder, "multipliers", []),
+        (KLAutoencoder, "channel_mult", [1, -2]),
+        (KLAutoencoder, "channel_mult", []),
         (KLAutoencoder, "dropout", 1.0),
         (PatchDiscriminator, "layers", 0),
     ],

@@ -12,8 +12,8 @@ ZOO = {
         274.1,
         {
             "in_channels": 3,
-            "channels": 224,
-            "multipliers": (1, 2, 3, 4),
+            "model_channels": 224,
+            "channel_mult": (1, 2, 3, 4),
             "attention_levels": (1, 2, 3),
             "head_channels": 32,
         },
@@ -22,8 +22,8 @@ ZOO = {
         295.0,
         {
             "in_channels": 4,
-            "channels": 192,
-            "multipliers": (1, 2, 2, 4, 4),
+            "model_channels": 192,
+            "channel_mult": (1, 2, 2, 4, 4),
             "attention_levels": (0, 1, 2, 3),
             "heads": 8,
             "scale_shift": True,
@@ -34,8 +34,8 @@ ZOO = {
         395.0,
         {
             "in_channels": 4,
-            "channels": 256,
-            "multipliers": (1, 2, 4),
+            "model_channels": 256,
+            "channel_mult": (1, 2, 4),
             "attention_levels": (0, 1, 2),
             "head_channels": 32,
             "context_width": 512,
@@ -45,8 +45,8 @@ ZOO = {
         400.9,
         {
             "in_channels": 3,
-            "channels": 192,
-            "multipliers": (1, 2, 3, 5),
+            "model_channels": 192,
+            "channel_mult": (1, 2, 3, 5),
             "attention_levels": (1, 2, 3),
             "heads": 1,
             "context_width": 512,
@@ -56,8 +56,8 @@ ZOO = {
         403.6,
         {
             "in_channels": 3,
-            "channels": 192,
-            "multipliers": (1, 2, 3, 5),
+            "model_channels": 192,
+            "channel_mult": (1, 2, 3, 5),
             "attention_levels": (1, 2, 3),
             "head_channels": 32,
             "context_width": 640,
@@ -67,8 +67,8 @@ ZOO = {
         872.3,
         {
             "in_channels": 4,
-            "channels": 320,
-            "multipliers": (1, 2, 4, 4),
+            "model_channels": 320,
+            "channel_mult": (1, 2, 4, 4),
             "attention_levels": (0, 1, 2),
             "heads": 8,
             "context_width": 1280,
@@ -78,8 +78,8 @@ ZOO = {
         246.3,
         {
             "in_channels": 3,
-            "channels": 128,
-            "multipliers": (1, 2, 3, 4),
+            "model_channels": 128,
+            "channel_mult": (1, 2, 3, 4),
             "attention_levels": (1, 2, 3),
             "head_channels": 32,
             "depth": 3,
@@ -91,8 +91,8 @@ ZOO = {
         {
             "in_channels": 3,
             "concat_channels": 3,
-            "channels": 128,
-            "multipliers": (1, 4, 8),
+            "model_channels": 128,
+            "channel_mult": (1, 4, 8),
             "attention_levels": (),
             "heads": 8,
         },
@@ -102,8 +102,8 @@ ZOO = {
         {
             "in_channels": 3,
             "concat_channels": 3,
-            "channels": 160,
-            "multipliers": (1, 2, 2, 4),
+            "model_channels": 160,
+            "channel_mult": (1, 2, 2, 4),
             "attention_levels": (3,),
             "head_channels": 32,
         },
@@ -113,8 +113,8 @@ ZOO = {
         {
             "in_channels": 3,
             "concat_channels": 4,
-            "channels": 256,
-            "multipliers": (1, 2, 3, 4),
+            "model_channels": 256,
+            "channel_mult": (1, 2, 3, 4),
             "attention_levels": (1, 2, 3),
             "heads": 8,
             "residual_resampling": True,
@@ -124,8 +124,8 @@ ZOO = {
         1335.5,
         {
             "in_channels": 16,
-            "channels": 448,
-            "multipliers": (1, 2, 3, 4),
+            "model_channels": 448,
+            "channel_mult": (1, 2, 3, 4),
             "attention_levels": (0, 1, 2),
             "head_channels": 32,
             "context_width": 768,
@@ -147,8 +147,8 @@ def test_agrees_with_diffusers_given_the_same_weights(scale_shift):
     ours = scramble(
         UNet(
             4,
-            channels=32,
-            multipliers=(1, 2, 4),
+            model_channels=32,
+            channel_mult=(1, 2, 4),
             attention_levels=(0, 1),
             heads=4,
             context_width=24,
@@ -182,7 +182,7 @@ def test_agrees_with_diffusers_given_the_same_weights(scale_shift):
 
 
 def test_unconditional_agrees_with_diffusers():
-    ours = scramble(UNet(3, channels=32, multipliers=(1, 2), attention_levels=(1,), head_channels=16))
+    ours = scramble(UNet(3, model_channels=32, channel_mult=(1, 2), attention_levels=(1,), head_channels=16))
     theirs = UNet2DModel(
         sample_size=16,
         in_channels=3,
@@ -205,7 +205,7 @@ def test_unconditional_agrees_with_diffusers():
 
 @pytest.mark.parametrize("name", ["txt2img-1p4B", "lsun_churches256", "semantic"])
 def test_life_cycle(name):
-    settings = {**ZOO[name][1], "channels": 32}
+    settings = {**ZOO[name][1], "model_channels": 32}
     network = UNet(**settings)
     tokens = torch.randn(2, 5, settings["context_width"]) if settings.get("context_width") else None
     concat = torch.randn(2, settings["concat_channels"], 16, 16) if settings.get("concat_channels") else None
@@ -220,7 +220,7 @@ def test_life_cycle(name):
 
 
 def test_pooled_tokens_tell_every_block_what_the_caption_says():
-    settings = {"channels": 32, "multipliers": (1,), "attention_levels": (), "heads": 4, "context_width": 8}
+    settings = {"model_channels": 32, "channel_mult": (1,), "attention_levels": (), "heads": 4, "context_width": 8}
     plain, pooled = UNet(3, **settings), UNet(3, **settings, pool_tokens=True)
     assert set(pooled.state_dict()) - set(plain.state_dict()) == {
         f"pool.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
@@ -231,16 +231,16 @@ def test_pooled_tokens_tell_every_block_what_the_caption_says():
     short = pooled(x, t, Condition(tokens=tokens[:, :2]))
     torch.testing.assert_close(pooled(x, t, Condition(tokens=tokens, mask=mask)), short)
     with pytest.raises(ValueError, match="pool_tokens needs tokens"):
-        UNet(3, channels=32, heads=4, pool_tokens=True)
+        UNet(3, model_channels=32, heads=4, pool_tokens=True)
 
 
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"attention_levels \[3\] do not exist.*0 to 2"):
-        UNet(3, channels=32, multipliers=(1, 2, 4), attention_levels=(3,), heads=4)
+        UNet(3, model_channels=32, channel_mult=(1, 2, 4), attention_levels=(3,), heads=4)
     with pytest.raises(ValueError, match="heads or head_channels, one"):
-        UNet(3, channels=32)
+        UNet(3, model_channels=32)
     with pytest.raises(ValueError, match="multiples of 32"):
-        UNet(3, channels=40, heads=4)
-    network = UNet(3, channels=32, multipliers=(1,), attention_levels=(), heads=4, context_width=8)
+        UNet(3, model_channels=40, heads=4)
+    network = UNet(3, model_channels=32, channel_mult=(1,), attention_levels=(), heads=4, context_width=8)
     with pytest.raises(ValueError, match="backbone.context_width is 8, but the conditioner gives None"):
         network(torch.randn(1, 3, 8, 8), torch.ones(1), Condition())

@@ -19,7 +19,7 @@ import torch
 from ldm.batch import Batch
 from ldm.config import build, compose
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.encode.encoder import Encoder, encode
+from ldm.encode.encoder import LatentEncoder, encode
 
 STEPS = 30
 
@@ -56,7 +56,7 @@ def measure(title: str, folder: Path, overrides: list[str], steps: int = STEPS) 
     model.conditioner.prepare(images.samples(["caption"], 1000))
     model.autoencoder.eval()
     out = folder / title.replace(" ", "-")
-    encode(images, Encoder(model.autoencoder, flip=False, dtype="float32"), out, batch_size=16)
+    encode(images, LatentEncoder(model.autoencoder, flip=False, dtype="float32"), out, batch_size=16)
     val = f"{images.source.folder}/val-*.tar"
     latents = CaptionedImages(size=images.size, train=f"{out}/train-*.tar", val=val, cache=folder / "cache")
     streams = []

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.shards.names import write_shards
-from ldm.picture import to_tensor
+from ldm.files.picture import to_tensor
 
 BATCH = 32
 ROUNDS = 5
@@ -37,9 +37,9 @@ ROUNDS = 5
 
 def picture(number: int, size: tuple[int, int]) -> Image.Image:
     """Return an image of smooth colours and some texture, which compresses about as a photograph does."""
-    chance = np.random.default_rng(number)
-    coarse = Image.fromarray(chance.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    noise = chance.normal(0, 8, (size[1], size[0], 1))
+    rng = np.random.default_rng(number)
+    coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    noise = rng.normal(0, 8, (size[1], size[0], 1))
     return Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
 
 

@@ -16,7 +16,7 @@ import time
 from tests.conftest import ROOT
 
 PROGRAMS = (
-    *("train.py --help", "sample.py --help", "-m ldm.data.pack --help", "-m ldm.data.encode --help"),
+    *("train.py --help", "sample.py --help", "-m ldm.data.pack --help", "-m ldm.encode --help"),
     *("-m ldm.ema --help", "-m ldm.data.sources.icons --help", "-m ldm.data.sources.openmoji --help"),
     *("train.py experiment=txt2imag", "-c 'import ldm'"),
 )

@@ -35,7 +35,7 @@ SEED = 1_000_000
 ACCURACY, DISTANCE = "caption_accuracy", "frechet_efficientnet"
 
 STUDIED = (
-    "autoencoder.network.multipliers=[1,2,4] autoencoder.network.groups=16 backbone.channels=64 times=uniform "
+    "autoencoder.network.channel_mult=[1,2,4] autoencoder.network.groups=16 backbone.model_channels=64 timestep_sampler=uniform "
     "stage.autoencoder.trainer.max_steps=2800 stage.autoencoder.optimizer.lr=5e-3 stage.autoencoder.loss.squared_weight=8 "
     "stage.autoencoder.loss.kl_weight=0.1 stage.diffusion.trainer.max_steps=3000 stage.diffusion.callbacks.ema.decay=0.995"
 ).split()
@@ -57,11 +57,11 @@ TRAINING = {
     "velocity, cosine, constant": "prediction=velocity schedule=cosine weighting=constant",
     "velocity, sigmoid, constant": "prediction=velocity schedule=sigmoid weighting=constant",
     "velocity, zero terminal SNR, constant": "prediction=velocity schedule=zero_terminal weighting=constant",
-    "velocity, EDM, EDM, log-normal times": "prediction=velocity schedule=edm weighting=edm times=log_normal",
+    "velocity, EDM, EDM, log-normal times": "prediction=velocity schedule=edm weighting=edm timestep_sampler=log_normal",
     "flow, linear, constant": "prediction=flow weighting=constant",
     "flow, rectified flow, constant": "prediction=flow schedule=rectified_flow weighting=constant",
     "flow, rectified flow, constant, logit-normal times": (
-        "prediction=flow schedule=rectified_flow weighting=constant times=logit_normal"
+        "prediction=flow schedule=rectified_flow weighting=constant timestep_sampler=logit_normal"
     ),
 }
 SAMPLERS = ("ddim", "ddpm", "plms", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")

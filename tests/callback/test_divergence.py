@@ -9,8 +9,8 @@ from ldm.callback.checkpoints import Checkpoints, newest, saved
 from ldm.callback.power_ema import PowerEMA
 from ldm.callback.signals import DIVERGED
 from ldm.checkpoint import save
-from ldm.divergence import GRADIENT, LOSS, NEVER, WEIGHTS, Diverged, Watch, all_finite, code_of, fault_of
-from ldm.snapshot import read_snapshots
+from ldm.ema.snapshot import read_snapshots
+from ldm.optim.divergence import GRADIENT, LOSS, NEVER, WEIGHTS, Diverged, Watch, all_finite, code_of, fault_of
 from tests.callback import trainer
 from tests.ranks import on_two_ranks
 

@@ -84,7 +84,7 @@ class Counting:
     def __init__(self):
         self.total, self.given = torch.zeros(1), None
 
-    def refer(self, images):
+    def update_reference(self, images):
         self.total += images.sum()
 
     def reference(self):
@@ -112,7 +112,7 @@ def test_the_first_rank_alone_reads_the_sums_over_real_images(tmp_path):
             place = SimpleNamespace(
                 datamodule=data, strategy=trainer.strategy, global_rank=rank, world_size=2, is_global_zero=rank == 0
             )
-            Evaluation({}, num_images=1, batch_size=1, cache=tmp_path / str(rank))._refer(place, metric)
+            Evaluation({}, num_images=1, batch_size=1, cache=tmp_path / str(rank))._update_reference(place, metric)
             assert metric.given == (expected if rank == 0 else 0.0)
             print("computed" if passed else "read")
 

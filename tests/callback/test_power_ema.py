@@ -7,8 +7,8 @@ import torch
 from ldm.callback.checkpoints import Checkpoints
 from ldm.callback.ema import EMA
 from ldm.callback.power_ema import PowerEMA
-from ldm.power_function import gamma_of
-from ldm.snapshot import read_snapshots
+from ldm.ema.power_function import gamma_of
+from ldm.ema.snapshot import read_snapshots
 from tests.callback import trainer
 
 STEPS = 25

@@ -8,9 +8,9 @@ import torch
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.checkpoint import load, load_autoencoder, load_classifier, read, save
-from ldm.guidance.base import Unguided
-from ldm.guidance.classifier import Classified
-from ldm.guidance.classifier_free import ClassifierFree
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.classifier import ClassifierGuidance
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.training.curves import read_metrics
 from tests.conftest import command, forked
 
@@ -32,13 +32,13 @@ def test_a_run_folder_holds_everything(classifier_run, tiny_run):
     results = json.loads((classifier_run / "classifier" / "results.json").read_text())
     assert results["steps"] == STEPS
     curves = read_metrics(classifier_run / "classifier" / "logs")
-    scores = {"val/loss", "val/word_recall_0.25", "val/word_recall_0.5", "val/word_recall_0.75"}
+    scores = {"val/loss", "val/recall_0.25", "val/recall_0.5", "val/recall_0.75"}
     assert scores <= results.keys()
     assert scores | {"train/loss", "train/gradient_norm"} <= curves.keys()
     assert curves["val/loss"][-1][1] < curves["val/loss"][0][1]
     model = load_classifier(classifier_run)
     assert model.autoencoder.same_latents(load(tiny_run).autoencoder)
-    assert {"red", "heart", "background"} & model.vocabulary.shares.keys() == {"red", "heart"}
+    assert {"red", "heart", "background"} & model.vocabulary.fractions.keys() == {"red", "heart"}
     assert load_autoencoder(classifier_run / "classifier.safetensors")[0].same_latents(model.autoencoder)
 
 
@@ -59,7 +59,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(classifier_run, tin
 def test_cached_latents_of_the_same_autoencoder_train_it(home, places, tiny_run, tmp_path):
     icons = next((home / "data").glob("icons-*"))
     ckpt = f"autoencoder.ckpt={tiny_run}"
-    command("-m", "ldm.data.encode", ckpt, f"data.train={icons}/train-*.tar", f"data.val={icons}/val-*.tar", "data.size=32",
+    command("-m", "ldm.encode", ckpt, f"data.train={icons}/train-*.tar", f"data.val={icons}/val-*.tar", "data.size=32",
             "data.workers=0", f"out={tmp_path}/latents", places[0])  # fmt: skip
     options = [
         "train.py",
@@ -84,11 +84,11 @@ def likelihood(classifier, model, prompts, guidance):
 
 def test_images_move_towards_the_prompt_the_more_the_larger_the_scale(classifier_run, tiny_run):
     model, classifier = load(tiny_run), load_classifier(classifier_run)
-    fits = [likelihood(classifier, model, PROMPTS, Classified(classifier, scale=scale)) for scale in (0, 4, 16)]
+    fits = [likelihood(classifier, model, PROMPTS, ClassifierGuidance(classifier, scale=scale)) for scale in (0, 4, 16)]
     assert fits[0] < fits[1] < fits[2]
-    assert fits[0] == pytest.approx(likelihood(classifier, model, PROMPTS, Unguided()), abs=1e-4)
-    under = ClassifierFree(2.0)
-    both = likelihood(classifier, model, PROMPTS, Classified(classifier, scale=16, guidance=under))
+    assert fits[0] == pytest.approx(likelihood(classifier, model, PROMPTS, NoGuidance()), abs=1e-4)
+    under = ClassifierFreeGuidance(2.0)
+    both = likelihood(classifier, model, PROMPTS, ClassifierGuidance(classifier, scale=16, guidance=under))
     assert both > likelihood(classifier, model, PROMPTS, under)
 
 
@@ -130,6 +130,6 @@ def test_other_files_are_no_classifiers(tiny_run, classifier_run):
         ValueError, match="holds LatentDiffusion, not a classifier; train one: python train.py experiment="
     ):
         load_classifier(tiny_run / "model.safetensors")
-    with pytest.raises(ValueError, match="holds WordClassifier, not a text-to-image model"):
+    with pytest.raises(ValueError, match="holds CaptionClassifier, not a text-to-image model"):
         load(classifier_run / "classifier.safetensors")
     assert isinstance(load_classifier(classifier_run).autoencoder, Autoencoder)

@@ -9,16 +9,16 @@ from torch import nn
 
 from ldm.autoencoder.base import Autoencoder, Posterior
 from ldm.batch import Batch
-from ldm.classifier.half_unet import HalfUNet
+from ldm.classifier.caption_classifier import CaptionClassifier
+from ldm.classifier.encoder_unet import EncoderUNet
 from ldm.classifier.vocabulary import Vocabulary, learn_words, words_of
-from ldm.classifier.words import WordClassifier
 from ldm.conditioner.base import tensor_to_text
-from ldm.diffusion.schedule import Cosine, Linear, Shifted
-from ldm.diffusion.times import Uniform
-from ldm.task.classifier import word_recall
+from ldm.diffusion.schedule import CosineSchedule, ScaledLinearSchedule, ShiftedSchedule
+from ldm.diffusion.timestep_sampler import UniformTimesteps
+from ldm.task.classifier import recall
 from tests.conftest import scramble
 
-SCHEDULE = Linear()
+SCHEDULE = ScaledLinearSchedule()
 CAPTIONS = [f"A {color} {icon}, on paper!" for color in ("red", "red", "blue") for icon in ("cat", "heart")]
 X, T = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.9])
 
@@ -27,7 +27,7 @@ class Plain(Autoencoder):
     """Images of two channels are latents."""
 
     def __init__(self):
-        super().__init__(latent_channels=2, factor=1)
+        super().__init__(latent_channels=2, downsampling_factor=1)
         self.weight = nn.Parameter(torch.ones(()))
 
     def encode(self, image):
@@ -44,9 +44,9 @@ class Plain(Autoencoder):
 
 
 def small(schedule=SCHEDULE, words=8, **options):
-    network = HalfUNet(2, **{"channels": 8, "multipliers": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,
+    network = EncoderUNet(2, **{"model_channels": 8, "channel_mult": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,
                              "attention_levels": [1], **options})  # fmt: skip
-    return WordClassifier(Plain(), network, schedule, times=Uniform(), vocabulary=words, size=8)
+    return CaptionClassifier(Plain(), network, schedule, timestep_sampler=UniformTimesteps(), vocabulary=words, size=8)
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_the_vocabulary_has_the_most_frequent_words_that_tell_images_apart():
 def test_before_training_a_word_is_as_likely_as_it_is_frequent():
     made = small()
     made.vocabulary.prepare([{"caption": CAPTIONS}])
-    shares = torch.tensor(list(made.vocabulary.shares.values()))
-    torch.testing.assert_close(made(X, T).sigmoid(), shares.expand(2, -1))
+    fractions = torch.tensor(list(made.vocabulary.fractions.values()))
+    torch.testing.assert_close(made(X, T).sigmoid(), fractions.expand(2, -1))
 
 
 def test_a_prompt_is_the_product_of_its_words_and_denies_nothing(classifier):
@@ -83,7 +83,7 @@ def test_a_prompt_is_the_product_of_its_words_and_denies_nothing(classifier):
         return classifier.log_likelihood(X, T, [prompt] * 2)
 
     each = F.logsigmoid(classifier(X, T))
-    places = {word: place for place, word in enumerate(classifier.vocabulary.shares)}
+    places = {word: place for place, word in enumerate(classifier.vocabulary.fractions)}
     for word, place in places.items():
         torch.testing.assert_close(log_p(f"a {word}"), each[:, place])
     torch.testing.assert_close(log_p("A red heart"), log_p("red") + log_p("heart"))
@@ -131,9 +131,9 @@ def test_life_cycle(classifier):
     again = small()
     again.load_state_dict(classifier.state_dict())
     assert torch.equal(again.eval()(X, T), classifier(X, T))
-    assert again.vocabulary.shares == classifier.vocabulary.shares
+    assert again.vocabulary.fractions == classifier.vocabulary.fractions
     assert all(isinstance(value, torch.Tensor) for value in classifier.state_dict().values())
-    assert json.loads(tensor_to_text(classifier.vocabulary.get_extra_state())) == classifier.vocabulary.shares
+    assert json.loads(tensor_to_text(classifier.vocabulary.get_extra_state())) == classifier.vocabulary.fractions
 
 
 def test_what_was_learned_is_not_learned_again():
@@ -142,7 +142,7 @@ def test_what_was_learned_is_not_learned_again():
     again = Vocabulary(3)
     again.set_extra_state(vocabulary.get_extra_state())
     again.prepare([{"caption": ["other captions"]}])
-    assert again.shares == vocabulary.shares
+    assert again.fractions == vocabulary.fractions
     assert torch.equal(again.log_odds, vocabulary.log_odds)
 
 
@@ -160,7 +160,7 @@ def test_moments_and_images_give_the_same_loss(classifier):
 def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
     """Each number of a latent is from N(m, v) where the caption says "up", from N(-m, v) where it says "down"."""
     mean, variance, steps = 0.25, 0.25, 500
-    made = small(multipliers=[1], attention_levels=[])
+    made = small(channel_mult=[1], attention_levels=[])
     made.vocabulary.prepare([{"caption": ["up"] * 2 + ["down"] * 2}])
     optimizer = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=5e-3)
 
@@ -177,7 +177,7 @@ def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
         optimizer.zero_grad()
         made.loss(Batch([""] * 128, {"caption": captions, "image": image})).mean().backward()
         optimizer.step()
-    up = list(made.vocabulary.shares).index("up")
+    up = list(made.vocabulary.fractions).index("up")
     for time in (0.2, 0.5, 0.8):
         t = torch.full((512,), time)
         x_t = made.noisy(draw(512)[0], t)
@@ -191,27 +191,31 @@ def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
 
 
 def test_it_guides_no_model_of_other_latents_or_other_noise(classifier):
-    classifier.join(Plain(), Linear())
+    classifier.join(Plain(), ScaledLinearSchedule())
     shifted, scaled, other = Plain(), Plain(), Plain()
     shifted.shift += 0.1
     scaled.scale *= 2
     other.weight.data += 0.5
     for autoencoder in (shifted, scaled, other):
         with pytest.raises(ValueError, match="was trained on latents of the encoder .* train one for this model"):
-            classifier.join(autoencoder, Linear())
-    for schedule in (Cosine(), Shifted(Linear(), shift=1.1), Linear(start=0.00085, end=0.012)):
+            classifier.join(autoencoder, ScaledLinearSchedule())
+    for schedule in (
+        CosineSchedule(),
+        ShiftedSchedule(ScaledLinearSchedule(), shift=1.1),
+        ScaledLinearSchedule(start=0.00085, end=0.012),
+    ):
         with pytest.raises(ValueError, match=r"at t = 0\..* trained with alpha and sigma .* schedule of this model"):
             classifier.join(Plain(), schedule)
 
 
 def test_sizes_that_the_network_cannot_halve_are_refused():
     with pytest.raises(ValueError, match="image size 8 gives latents of 8.*use a multiple of 16"):
-        small(multipliers=[1, 1, 1, 1, 1])
+        small(channel_mult=[1, 1, 1, 1, 1])
 
 
 def test_recall_of_words_is_the_share_found_among_as_many_likeliest_ones():
-    held = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
-    odds = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, -1.0, -2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
-    assert float(word_recall(odds, held)) == pytest.approx(2 / 3)
-    assert float(word_recall(held, held)) == 1
-    assert float(word_recall(odds[2:], held[2:])) == 0
+    multi_hot = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, -1.0, -2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
+    assert float(recall(logits, multi_hot)) == pytest.approx(2 / 3)
+    assert float(recall(multi_hot, multi_hot)) == 1
+    assert float(recall(logits[2:], multi_hot[2:])) == 0

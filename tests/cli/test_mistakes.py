@@ -2,10 +2,10 @@
 
 import pytest
 
-from ldm.arguments import MULTIRUN, quote_texts
 from ldm.cli.command_line import ELSEWHERE, HELP, INFO, PLAIN, VALUED, read_words
 from ldm.cli.entry import read_command_line
 from ldm.cli.mistakes import UsageError, check_options, unreadable
+from ldm.options.arguments import MULTIRUN, quote_texts
 
 UNREADABLE = [
     (["prompt=a", "red", "heart"], 'is no option; where it belongs to prompt, put the whole in quotes: prompt="a red heart"'),
@@ -79,8 +79,8 @@ RIGHT = [
         "experiment=txt2img ++seed=3 ~alignment hydra.run.dir=. trainer.precision=32-true",
     ),
     ("train", "experiment=txt2img stage=[autoencoder_icons,diffusion_icons] stage.autoencoder.loss.discriminator=null"),
-    ("train", "-m experiment=txt2img hparams_search=optuna seed=range(1,3) data.source.val_share=interval(0.1,0.2)"),
-    ("sample", "ckpt=a guidance@guidance.guidance=none guidance=likeness"),
+    ("train", "-m experiment=txt2img hparams_search=optuna seed=range(1,3) data.source.val_fraction=interval(0.1,0.2)"),
+    ("sample", "ckpt=a guidance@guidance.guidance=none guidance=low_resolution"),
 ]
 
 

@@ -11,7 +11,7 @@ PROGRAMS = {
     "train": ["train.py"],
     "sample": ["sample.py"],
     "pack": ["-m", "ldm.data.pack"],
-    "encode": ["-m", "ldm.data.encode"],
+    "encode": ["-m", "ldm.encode"],
     "ema": ["-m", "ldm.ema"],
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
@@ -41,7 +41,7 @@ def test_help_lists_options_with_their_comments_and_choices():
     assert "stage.diffusion.batch_size=32 " in text
     assert "images an optimiser step, over all processes and accumulated batches" in text
     assert "_target_" not in text
-    text = help_text("sample", read_words(["guidance=likeness"]))
+    text = help_text("sample", read_words(["guidance=low_resolution"]))
     assert "guidance.score.image.size=???               to which it is made smaller" in text
     text = help_text("icons", read_words([]), under="data.source")
     assert "\n  count=64   " in text

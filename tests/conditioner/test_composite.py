@@ -138,7 +138,7 @@ def test_size_is_told_by_six_numbers_and_the_asked_size_where_it_is_not_known():
 def test_the_unet_uses_every_part_of_a_condition():
     made = composite()
     network = scramble(
-        UNet(2, concat_channels=1, channels=8, multipliers=[1, 2], blocks=1, attention_levels=[1], heads=2,
+        UNet(2, concat_channels=1, model_channels=8, channel_mult=[1, 2], blocks=1, attention_levels=[1], heads=2,
              context_width=16, vector_width=24, groups=4)
     )  # fmt: skip
     x, t, condition = torch.randn(3, 2, 4, 4), torch.full((3,), 0.5), made(FIELDS)
@@ -164,7 +164,7 @@ def test_caption_and_size_train_on_rectangles_and_sample():
     """The shipped config, in its smallest form."""
     config = compose("train", [
         "experiment=txt2img", "conditioner=text_and_size", "conditioner@conditioner.parts.text=transformer_icons",
-        "name=x", "data.size=[32,48]", "backbone.channels=16", "backbone.groups=8", "autoencoder.network.channels=8",
+        "name=x", "data.size=[32,48]", "backbone.model_channels=16", "backbone.groups=8", "autoencoder.network.channels=8",
         "autoencoder.network.groups=4", "sampler.steps=2",
     ])  # fmt: skip
     model = build(resolved(config.model))

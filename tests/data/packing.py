@@ -39,7 +39,7 @@ def captioned(folder, count=10):
 
 def pack(out, **options):
     """Pack images with one worker, without a validation split, whatever is broken; return the summary."""
-    return Packer(out, **{"workers": 1, "max_broken": 1.0, "val_share": 0.0, **options}).write()
+    return Packer(out, **{"workers": 1, "max_broken": 1.0, "val_fraction": 0.0, **options}).write()
 
 
 def contents(out):

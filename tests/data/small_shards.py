@@ -12,11 +12,11 @@ from PIL import Image
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset
 from ldm.data.fields.caption import CaptionReader
-from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import find_shards, write_shards
 from ldm.data.sources.icons import Icons
 from ldm.data.transforms import CaptionChoice, ImageTransform
-from ldm.picture import to_levels
+from ldm.files.picture import to_levels
 
 COLORS = {"red": "#ff0000", "blue": "#0000ff", "green": "#00ff00"}
 BACKGROUNDS = {"white": "#ffffff", "black": "#000000"}
@@ -30,7 +30,7 @@ def icons(folder, **options):
         "backgrounds": BACKGROUNDS,
         "size": 16,
         "samples_per_shard": 10,
-        "val_share": 0.2,
+        "val_fraction": 0.2,
     }
     return Icons(folder, **{**settings, **options})
 
@@ -89,7 +89,7 @@ def write_tar(path, files):
 
 def opened(pattern, cache, filters=()):
     """Return the index of the shards that a pattern stands for."""
-    return Index(index_shards(find_shards(pattern, cache), cache), filters)
+    return DatasetIndex(index_shards(find_shards(pattern, cache), cache), filters)
 
 
 def keys(index):

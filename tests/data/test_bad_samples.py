@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ldm.data.bad_samples import Health
+from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.shards.grouping import Leftover
 from tests.data.small_shards import broken_pair, captioned, fits, level, numbered, opened, read_all, write_tar
 
@@ -14,14 +14,14 @@ PNG = level(7)
 def test_too_many_left_out_is_an_error_that_lists_the_worst_shards(tmp_path, caplog):
     good = [(f"{i}.{e}", d) for i in range(99) for e, d in (("png", PNG), ("txt", b"x"))]
     write_tar(tmp_path / "good.tar", [*good, ("mute.png", PNG)])
-    Health(0.01).check_index(opened(str(tmp_path / "good.tar"), tmp_path))
+    BadSampleCounter(0.01).check_index(opened(str(tmp_path / "good.tar"), tmp_path))
     assert "left out sample 'mute'" in caplog.text
     assert "1 of 100 samples cannot be used (no caption: 1)" in caplog.text
     write_tar(tmp_path / "bad.tar", [*good[:20], *((f"mute{i}.png", PNG) for i in range(5))])
     index = opened([str(tmp_path / "good.tar"), str(tmp_path / "bad.tar")], tmp_path)
     with pytest.raises(ValueError, match=r"6 of 115 .*no caption: 6.*bad.tar \(5\).*max_broken=0.01"):
-        Health(0.01).check_index(index)
-    Health(0.06).check_index(index)
+        BadSampleCounter(0.01).check_index(index)
+    BadSampleCounter(0.06).check_index(index)
 
 
 def test_a_lost_shard_counts_as_an_average_one(tmp_path):
@@ -29,8 +29,8 @@ def test_a_lost_shard_counts_as_an_average_one(tmp_path):
     (tmp_path / "train-x.tar").write_bytes(b"<html>404</html>" * 100)
     index = opened(f"{tmp_path}/train-*.tar", tmp_path)
     with pytest.raises(ValueError, match="10 of 100 samples"):
-        Health(0.09).check_index(index)
-    Health(0.1).check_index(index)
+        BadSampleCounter(0.09).check_index(index)
+    BadSampleCounter(0.1).check_index(index)
 
 
 @pytest.mark.parametrize("where", [0.5, 0.25])
@@ -42,8 +42,8 @@ def test_a_cut_shard_counts_as_what_it_lacks(tmp_path, where):
     missing = 100 - len(index)
     assert 20 * (1 - where) - 3 <= missing <= 20 * (1 - where) + 3
     with pytest.raises(ValueError, match="samples cannot be used"):
-        Health((missing - 1) / 100).check_index(index)
-    Health((missing + 2) / 100).check_index(index)
+        BadSampleCounter((missing - 1) / 100).check_index(index)
+    BadSampleCounter((missing + 2) / 100).check_index(index)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -59,7 +59,7 @@ def test_a_broken_sample_is_replaced_counted_and_named(tmp_path, workers, caplog
     ]  # fmt: skip
     whole = {f"{number:06d}" for number in range(40)} - {"000007", "000020"}
     assert {key for batch in batches for key in batch.key} == whole, "every other sample is there"
-    assert data.health.reasons == {"unreadable image": 1, "no caption": 1}
+    assert data.bad_samples.reasons == {"unreadable image": 1, "no caption": 1}
     assert "left out sample '000007' in" in caplog.text
 
 
@@ -74,23 +74,23 @@ def test_too_many_broken_samples_end_a_run_and_name_the_shards(tmp_path):
 
 
 def test_the_share_is_of_what_was_seen_and_the_log_does_not_flood(caplog):
-    from ldm.batch import Skip
+    from ldm.batch import SkippedSample
 
-    health = Health(0.01)
+    bad_samples = BadSampleCounter(0.01)
     for _ in range(5):
-        health.count(100, [Skip("a.tar", "x", "no caption")] * 2, 10**6)
+        bad_samples.count(100, [SkippedSample("a.tar", "x", "no caption")] * 2, 10**6)
     with pytest.raises(ValueError, match="11 of 1000"):
-        health.count(0, [Skip("a.tar", "x", "no caption")], 10**6)
-    health = Health(0.5)  # of one that goes on
+        bad_samples.count(0, [SkippedSample("a.tar", "x", "no caption")], 10**6)
+    bad_samples = BadSampleCounter(0.5)  # of one that goes on
     for _ in range(1000):
-        health.count(10, [Skip("a.tar", "x", "no caption")], 10**6)
+        bad_samples.count(10, [SkippedSample("a.tar", "x", "no caption")], 10**6)
     assert len(caplog.records) < 40
 
 
 def test_leftovers_do_not_flood_the_log(caplog):
-    health = Health(0.0)
+    bad_samples = BadSampleCounter(0.0)
     caplog.set_level(logging.WARNING)
     for number in range(1000):
-        health.count(1, [Leftover("a.tar", f"{number}.seg.png", "beside an image, but not read")], None)
-    assert health.leftovers == {"beside an image, but not read": 1000}
+        bad_samples.count(1, [Leftover("a.tar", f"{number}.seg.png", "beside an image, but not read")], None)
+    assert bad_samples.leftovers == {"beside an image, but not read": 1000}
     assert len(caplog.records) == 10

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.order.shuffle import Draw
-from ldm.data.shards.dataset_index import Index
+from ldm.data.order.shuffle import SampleRef
+from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.names import write_shards
 from tests.data.small_shards import captioned, encoded_noise, fits, icons, numbered, read_all, sample, write_tar
 
@@ -81,7 +81,7 @@ def test_moments_in_memory_take_the_place_of_images(tmp_path):
     data = captioned(tmp_path, size=16, source=icons(tmp_path), cache_latents=True)
     data.set_batch(6, 1, 1)
     images = {key: image for batch in read_all(data) for key, image in zip(batch.key, batch.fields["image"])}
-    data.hold(lambda image: image[:, :2, ::4, ::4], batch_size=5)
+    data.cache_latents(lambda image: image[:, :2, ::4, ::4], batch_size=5)
     for batch in read_all(data):
         assert "image" not in batch.fields
         for key, moments in zip(batch.key, batch.fields["moments"]):
@@ -199,14 +199,14 @@ def test_validation_images_are_bounded(tmp_path):
     for limit in (1, 5, 15):
         data = captioned(tmp_path, **shards, val_images=limit)
         expected = [f"{number * 16 // limit:06d}" for number in range(limit)]
-        assert [data.val_set[Draw(0, number)].key for number in range(len(data.val_set))] == expected
+        assert [data.val_set[SampleRef(0, number)].key for number in range(len(data.val_set))] == expected
         assert [key for batch in data.val_pass(2) for key in batch.key] == expected
         assert data.val_set.index.counts.sum() == len(data.val_set.index.column("number")) == limit
         prints.add(data.fingerprint)
     assert len(prints) == 4
     assert captioned(tmp_path, **shards, val_images=16).fingerprint == whole.fingerprint
     assert len(captioned(tmp_path, **shards, val_images=100).val_set) == 16
-    assert len(Index(whole.val_set.index.shards, ["number >= 4"], limit=3)) == 3
+    assert len(DatasetIndex(whole.val_set.index.shards, ["number >= 4"], limit=3)) == 3
 
 
 def test_a_state_goes_on_with_the_same_data_in_another_folder(tmp_path, shards):

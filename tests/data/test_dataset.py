@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldm.data.dataset import Buckets
-from ldm.data.order.shuffle import Draw
+from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.names import write_shards
 from ldm.data.transforms import CaptionChoice
 from tests.data.small_shards import broken_pair, captioned, dataset, level, numbered, sample, write_tar
@@ -16,13 +16,13 @@ def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("ldm.data.dataset.OPEN_SHARDS", 2)
     data = dataset(numbered(tmp_path, [1] * 6), tmp_path)
     for _ in range(2):
-        assert [data[Draw(0, number)].key for number in range(6)] == [f"{number:06d}" for number in range(6)]
+        assert [data[SampleRef(0, number)].key for number in range(6)] == [f"{number:06d}" for number in range(6)]
         assert len(data._handles) == 2
 
 
 def test_a_replacement_depends_on_seed_epoch_and_number_alone(tmp_path):
     train = broken_pair(tmp_path)
-    draws = [[dataset(train, tmp_path, seed=seed)[Draw(epoch, 7)].key for epoch in range(5)] for seed in (0, 0, 1)]
+    draws = [[dataset(train, tmp_path, seed=seed)[SampleRef(epoch, 7)].key for epoch in range(5)] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len(set(draws[0])) > 1
 
@@ -32,7 +32,7 @@ def test_nothing_but_broken_samples_is_an_error(tmp_path):
         tmp_path / "a.tar", [(f"{i}.{e}", d) for i in range(9) for e, d in (("png", level(1)), ("txt", b" "))]
     )
     with pytest.raises(ValueError, match="samples drawn one after the other cannot be used"):
-        dataset(path, tmp_path)[Draw(0, 0)]
+        dataset(path, tmp_path)[SampleRef(0, 0)]
     data = captioned(tmp_path, train=path, val=path)
     with pytest.raises(ValueError, match=r"9 of 9 samples looked at have no caption.*data.caption.fields"):
         data.check_fields()
@@ -41,11 +41,11 @@ def test_nothing_but_broken_samples_is_an_error(tmp_path):
 def test_a_shard_that_vanishes_or_shrinks_while_it_is_read(tmp_path):
     data = dataset(numbered(tmp_path, [3, 3, 3, 30]), tmp_path)
     first, second, third, _ = sorted(tmp_path.glob("train*.tar"))
-    assert data[Draw(0, 6)].skipped == [], "the third is open by now"
+    assert data[SampleRef(0, 6)].skipped == [], "the third is open by now"
     os.remove(first)
     second.write_bytes(second.read_bytes().replace(b"caption", b"kaption"))
     third.write_bytes(third.read_bytes()[:2600])
-    found = {skip.reason for number in range(9) for skip in data[Draw(0, number)].skipped}
+    found = {skip.reason for number in range(9) for skip in data[SampleRef(0, number)].skipped}
     assert found == {"unreadable shard", "shard changed since it was indexed", "shard cut off"}
 
 
@@ -54,9 +54,11 @@ def test_captions_vary_in_training_and_stand_still_in_validation(tmp_path):
     write_shards([sample("a", json=b'{"alts": ["x", "y", "z"]}')], tmp_path, "many", samples_per_shard=1)
     choice = CaptionChoice({"alts": 1})
     varied, still = (dataset(f"{tmp_path}/many*", tmp_path, caption=choice, varied=varied) for varied in (True, False))
-    assert {varied[Draw(epoch, 0)].fields["caption"] for epoch in range(30)} == {"x", "y", "z"}
+    assert {varied[SampleRef(epoch, 0)].fields["caption"] for epoch in range(30)} == {"x", "y", "z"}
     assert (
-        {still[Draw(epoch, 0)].fields["caption"] for epoch in range(30)} == {"x"} == {*varied.fields_of([0])["caption"]}
+        {still[SampleRef(epoch, 0)].fields["caption"] for epoch in range(30)}
+        == {"x"}
+        == {*varied.fields_of([0])["caption"]}
     )
     assert train
 

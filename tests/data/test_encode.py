@@ -18,11 +18,11 @@ from ldm.conditioner.size import SizeConditioner
 from ldm.config import build, compose
 from ldm.data.dataset import finish
 from ldm.data.decode import Broken
-from ldm.data.encode.encoder import Encoder, _typed, encode, main, output_folder
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
-from ldm.data.order.shuffle import Draw
+from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.names import name_shards
 from ldm.data.transforms import CaptionChoice
+from ldm.encode.encoder import LatentEncoder, _typed, encode, main, output_folder
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.data.small_shards import captioned, level, numbered, opened, read_all, write_tar
 
@@ -30,7 +30,7 @@ from tests.data.small_shards import captioned, level, numbered, opened, read_all
 @pytest.fixture(scope="module")
 def autoencoder():
     torch.manual_seed(0)
-    return KLAutoencoder(latent_channels=2, channels=8, multipliers=[1, 1], blocks=1, groups=4).eval()
+    return KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def images(tmp_path):
 def encoded_to(out, images, autoencoder, **options):
     data = captioned(out.parent, **images)
     settings = {"flip": True, "dtype": "float32", **options}
-    return encode(data, Encoder(autoencoder, **settings), out, batch_size=4)
+    return encode(data, LatentEncoder(autoencoder, **settings), out, batch_size=4)
 
 
 def test_the_bytes_of_a_sample():
@@ -98,7 +98,7 @@ def test_interrupted_encoding_goes_on(tmp_path, images, autoencoder):
 
 def test_processes_share_the_shards(tmp_path, images, autoencoder):
     data = captioned(tmp_path, **images)
-    encoder = Encoder(autoencoder, flip=False, dtype="float16")
+    encoder = LatentEncoder(autoencoder, flip=False, dtype="float16")
     for rank in range(3):
         encode(data, encoder, tmp_path / "shared", batch_size=4, rank=rank, world=3)
     index = opened(f"{tmp_path}/shared/*.tar", tmp_path)
@@ -117,7 +117,7 @@ def test_broken_images_are_left_out_and_counted(tmp_path, autoencoder):
     half = encoded(Image.effect_noise((64, 64), 50))[:700]
     path = write_tar(tmp_path / "a.tar", [*files, ("half.png", half), ("half.txt", b"x")])
     data = captioned(tmp_path, train=path, val=path, max_broken=0.5)
-    done = encode(data, Encoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)
+    done = encode(data, LatentEncoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)
     assert (done["samples"], done["unreadable image"]) == (5, 1)
     assert len(opened(f"{tmp_path}/out/*.tar", tmp_path)) == 5
 
@@ -137,12 +137,12 @@ def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
     with pytest.raises(ValueError, match="validation needs images"):
         captioned(tmp_path, train=images["train"], val=settings["train"])
     torch.manual_seed(1)
-    other = KLAutoencoder(latent_channels=2, channels=8, multipliers=[1, 1], blocks=1, groups=4).eval()
+    other = KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
     encoded_to(tmp_path / "others", images, other, flip=False)
     with pytest.raises(ValueError, match="were not made the same way"):
         captioned(tmp_path, **{**settings, "train": [settings["train"], f"{tmp_path}/others/*.tar"]})
     with pytest.raises(ValueError, match="dtype is one of float32, float16; got 'int8'"):
-        Encoder(autoencoder, flip=False, dtype="int8")
+        LatentEncoder(autoencoder, flip=False, dtype="int8")
 
 
 def test_the_hash_is_of_the_encoder_alone(autoencoder):
@@ -185,7 +185,7 @@ def test_cached_tokens_are_dropped_and_those_of_other_captions_are_refused(tmp_p
     for name, options in (("with", {"conditioner": conditioner}), ("without", {})):
         encode(
             captioned(tmp_path, **given, **several),
-            Encoder(autoencoder, flip=False, dtype="float32", **options),
+            LatentEncoder(autoencoder, flip=False, dtype="float32", **options),
             tmp_path / name,
             batch_size=4,
         )
@@ -206,14 +206,14 @@ def test_cached_tokens_are_dropped_and_those_of_other_captions_are_refused(tmp_p
     torch.testing.assert_close(got.tokens, torch.where(dropped[:, None, None], nothing.tokens, full.tokens))
     assert torch.equal(got.mask, torch.where(dropped[:, None], nothing.mask, full.mask))
     chosen = captioned(tmp_path, **{**given, "train": f"{tmp_path}/without/*.tar"}, **several).train_set
-    captions = {chosen[Draw(epoch, 0)].fields["caption"] for epoch in range(20)}
+    captions = {chosen[SampleRef(epoch, 0)].fields["caption"] for epoch in range(20)}
     assert captions == {"a red", "a cat", "a heart"}, "without tokens, any of them"
     for wrong in (
         Composite([conditioner, copy.deepcopy(conditioner)], width=16),
         SizeConditioner(8, number_width=2, vector_width=12),
     ):
         with pytest.raises(ValueError, match="tokens are cached of one text encoder; the conditioner has"):
-            Encoder(autoencoder, flip=False, dtype="float32", conditioner=wrong)
+            LatentEncoder(autoencoder, flip=False, dtype="float32", conditioner=wrong)
 
 
 def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, autoencoder):
@@ -229,7 +229,7 @@ def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, auto
     ]
     path = write_tar(tmp_path / "a.tar", files + odd)
     data = captioned(tmp_path, train=path, val=path, max_broken=1.0, filters=["n > 1"])
-    done = encode(data, Encoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)
+    done = encode(data, LatentEncoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)
     assert done == {
         **{
             "shards written": 1,
@@ -260,7 +260,7 @@ def test_nothing_of_others_is_written_upon(tmp_path, images, autoencoder):
 @pytest.fixture
 def ckpt(tmp_path):
     config = {
-        "_target_": "ldm.autoencoder.kl.KLAutoencoder", "latent_channels": 2, "channels": 8, "multipliers": [1, 1],
+        "_target_": "ldm.autoencoder.kl.KLAutoencoder", "latent_channels": 2, "channels": 8, "channel_mult": [1, 1],
         "blocks": 1, "groups": 4,
     }  # fmt: skip
     network = build(config)

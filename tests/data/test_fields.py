@@ -13,7 +13,6 @@ from PIL import Image
 from ldm.autoencoder.kl import KLAutoencoder
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.decode import Broken
-from ldm.data.encode.encoder import Encoder, encode
 from ldm.data.fields.base import FieldReader, Files
 from ldm.data.fields.boxes import BoxesReader
 from ldm.data.fields.choose import choose_readers
@@ -21,9 +20,10 @@ from ldm.data.fields.label import LabelReader
 from ldm.data.fields.maps import DepthReader, MaskReader, SegmentationReader
 from ldm.data.fields.sample import SampleFields
 from ldm.data.latents import pack_latent
-from ldm.data.order.shuffle import Draw
+from ldm.data.order.shuffle import SampleRef
 from ldm.data.streaming import StreamedImages
 from ldm.data.transforms import CaptionChoice, ImageTransform, LatentTransform, placement_of
+from ldm.encode.encoder import LatentEncoder, encode
 from tests.data.small_shards import captioned, encoded, level, read_all, write_tar
 
 EVERYTHING = ["caption", "label", "boxes", "segmentation", "depth", "mask", "geometry"]
@@ -60,11 +60,11 @@ def files(levels, *, scale=1, depth=8, label=3):
     }
 
 
-def read(given, transform, chance=None, size=None):
+def read(given, transform, rng=None, size=None):
     there = {ending: data for ending, data in given.items() if ending != "png"}
-    chance = chance or random.Random(0)
+    rng = rng or random.Random(0)
     return SampleFields(transform, READERS).read(
-        Files(there.get), lambda: given["png"], choose=None, chance=lambda: chance, size=size
+        Files(there.get), lambda: given["png"], choose=None, rng=lambda: rng, size=size
     )
 
 
@@ -77,9 +77,9 @@ def test_all_that_lies_on_an_image_moves_with_it(size, scale, crop):
         ImageTransform(size, crop=crop, flip=True),
         files(drawing(), scale=scale, depth=8 * min(scale, 2)),
     )
-    chance, seen = random.Random(1), set()
+    rng, seen = random.Random(1), set()
     for _ in range(12):
-        fields = read(given, transform, chance)
+        fields = read(given, transform, rng)
         white = torch.from_numpy(fields["image"][:, :, 0].astype(int))
         assert white.shape == fields["segmentation"].shape == fields["mask"].shape[1:] == size
         assert fields["depth"].shape == fields["mask"].shape == (1, *size)
@@ -146,7 +146,7 @@ def test_a_field_that_cannot_be_is_a_reason(reader, ending, data, reason):
     there = {ending: data} if data is not None else {}
     fields = SampleFields(ImageTransform(24), [reader])
     with pytest.raises(Broken) as caught:
-        fields.read(Files(there.get), lambda: level(9, size=(96, 48)), choose=None, chance=lambda: random.Random(0))
+        fields.read(Files(there.get), lambda: level(9, size=(96, 48)), choose=None, rng=lambda: random.Random(0))
     assert caught.value.reason == reason
 
 
@@ -193,7 +193,7 @@ def test_what_the_model_needs_is_read_and_nothing_else(tmp_path, shards, caplog)
     assert all([int(key) for key in batch.key] == batch.fields["label"].tolist() for batch in batches)
     given = data.val_set.fields_of(range(5))
     assert given["label"].tolist()[:2] == [0, 1]
-    item = data.val_set[Draw(0, 4)]
+    item = data.val_set[SampleRef(0, 4)]
     assert torch.equal(given["segmentation"][4], item.fields["segmentation"]), "also without decoding the image"
     data.need(["caption", "boxes", "depth", "mask", "geometry"])
     data.open()
@@ -217,7 +217,7 @@ def test_a_stream_gives_the_same_fields(tmp_path, shards):
     indexed, streamed = CaptionedImages(**options), StreamedImages(**options, crop="center", buffer=1)
     expected = {}
     for number in range(20):
-        item = indexed.train_set[Draw(0, number)]
+        item = indexed.train_set[SampleRef(0, number)]
         expected[item.key] = item.fields
     streamed.open()
     streamed.set_batch(4, 1, 1)
@@ -240,7 +240,7 @@ class WordCount(FieldReader):
 
     name, endings, advice = "words", ("txt",), "add .txt files"
 
-    def read(self, files, chance):
+    def read(self, files, rng):
         if files.get("txt") is None:
             raise Broken("no words")
         return len(files.get("txt").split())
@@ -258,19 +258,21 @@ def test_a_reader_of_ones_own(tmp_path, shards):
 def test_fields_survive_encoding_and_lie_where_the_latents_do(tmp_path, shards):
     """Also beside mirrored latents."""
     torch.manual_seed(0)
-    autoencoder = KLAutoencoder(latent_channels=2, channels=8, multipliers=[1, 1], blocks=1, groups=4).eval()
+    autoencoder = KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
     options = {"val": shards, "size": [24, 16], "max_broken": 1.0, "flip": True, "seed": 5, "fields": EVERYTHING}
     still = captioned(tmp_path, train=shards, **{**options, "flip": False})
-    encode(still, Encoder(autoencoder, flip=True, dtype="float32"), tmp_path / "out", batch_size=4)
+    encode(still, LatentEncoder(autoencoder, flip=True, dtype="float32"), tmp_path / "out", batch_size=4)
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
         assert {"0000.cls", "0000.seg.png", "0000.json", "0000.txt"} <= set(archive.getnames())
     latents = captioned(tmp_path, train=f"{tmp_path}/out/*.tar", **options)
-    originals = {item.key: item.fields for item in map(still.train_set.__getitem__, (Draw(0, n) for n in range(20)))}
+    originals = {
+        item.key: item.fields for item in map(still.train_set.__getitem__, (SampleRef(0, n) for n in range(20)))
+    }
     assert len(latents.train_set) == 18
     mirrored = 0
     for number in range(18):
         for epoch in range(3):
-            item = latents.train_set[Draw(epoch, number)]
+            item = latents.train_set[SampleRef(epoch, number)]
             plain = originals[item.key]
             flipped = not torch.equal(item.fields["segmentation"], plain["segmentation"])
             mirrored += flipped
@@ -304,12 +306,12 @@ def test_with_latents_in_memory_captions_are_still_chosen_anew(tmp_path):
     train = write_tar(tmp_path / "a.tar", entries)
     options = {"train": train, "val": train, "caption": CaptionChoice({"alts": 1}), "max_broken": 1.0, "seed": 3}
     pictures, held = captioned(tmp_path, **options), captioned(tmp_path, **options, cache_latents=True)
-    held.hold(lambda image: image[:, :2, ::4, ::4], batch_size=4)
+    held.cache_latents(lambda image: image[:, :2, ::4, ::4], batch_size=4)
     assert held.moments is not None
     seen = {}
     for epoch in range(8):
         for number in range(6):
-            expected, got = pictures.train_set[Draw(0, number)], held.moments[Draw(epoch, number)]
+            expected, got = pictures.train_set[SampleRef(0, number)], held.moments[SampleRef(epoch, number)]
             assert got.key == expected.key, "the substitute of the first epoch"
             seen.setdefault(got.key, set()).add(got.fields["caption"])
             assert set(got.fields) == {"caption", "geometry", "moments"}
@@ -317,6 +319,6 @@ def test_with_latents_in_memory_captions_are_still_chosen_anew(tmp_path):
     for number in (0, 2, 5):
         for epoch in range(3):
             assert (
-                held.moments[Draw(epoch, number)].fields["caption"]
-                == pictures.train_set[Draw(epoch, number)].fields["caption"]
+                held.moments[SampleRef(epoch, number)].fields["caption"]
+                == pictures.train_set[SampleRef(epoch, number)].fields["caption"]
             )

@@ -53,7 +53,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
     path = captioned(tmp_path / "images", 40)
     (tmp_path / "images" / "007.png").write_bytes(b"")
     folders = [tmp_path / "one", tmp_path / "two"]
-    options = {"images": tmp_path / "images", "captions": path, "samples_per_shard": 7, "val_share": 0.2, "side": 4}
+    options = {"images": tmp_path / "images", "captions": path, "samples_per_shard": 7, "val_fraction": 0.2, "side": 4}
     for workers, out in enumerate(folders, 1):
         pack(out, workers=workers, **options)
     one, two = map(written, folders)
@@ -74,7 +74,7 @@ def test_a_killed_packing_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
         (folder / f"{number}.txt").write_text(f"number {number}")
     out, whole = tmp_path / "out", tmp_path / "whole"
     options = {"images": folder, "samples_per_shard": 4}
-    arguments = [f"images={folder}", f"out={out}", "samples_per_shard=4", "val_share=0", "workers=2", "max_broken=1"]
+    arguments = [f"images={folder}", f"out={out}", "samples_per_shard=4", "val_fraction=0", "workers=2", "max_broken=1"]
     process = subprocess.Popen([sys.executable, "-m", "ldm.data.pack", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
     while len(list(out.glob(".pack/train-*.json"))) < 3 and process.poll() is None:
         time.sleep(0.005)
@@ -112,7 +112,7 @@ def test_a_samples_split_does_not_depend_on_the_others(tmp_path):
     splits = []
     for captions in (path, few):
         out = tmp_path / captions.stem
-        summary = pack(out, images=tmp_path / "images", captions=captions, val_share=0.3, samples_per_shard=30)
+        summary = pack(out, images=tmp_path / "images", captions=captions, val_fraction=0.3, samples_per_shard=30)
         samples = contents(out)
         assert summary.splits["val"].samples == sum(files["shard"].startswith("val") for files in samples.values())
         splits.append({key: files["shard"][:3] for key, files in samples.items()})
@@ -199,12 +199,12 @@ def test_too_many_broken_rows_are_an_error_after_all_is_written(tmp_path):
 
 def test_a_table_says_its_next_forked(tmp_path):
     path = captioned(tmp_path / "images", 40)
-    summary = pack(tmp_path / "out", images=tmp_path / "images", captions=path, val_share=0.5)
+    summary = pack(tmp_path / "out", images=tmp_path / "images", captions=path, val_fraction=0.5)
     shards = f"data.train='{tmp_path}/out/train-*.tar' data.val='{tmp_path}/out/val-*.tar'"
     assert summary.table().endswith(f"next: python train.py experiment=txt2img_shards {shards}")
     assert "40 rows" in summary.table()
     assert "validation" not in summary.table()
-    alone = pack(tmp_path / "alone", images=tmp_path / "images", captions=path, val_share=0).table()
+    alone = pack(tmp_path / "alone", images=tmp_path / "images", captions=path, val_fraction=0).table()
     assert "training needs validation images, too" in alone
     assert alone.endswith("data.val=...")
 
@@ -371,7 +371,7 @@ def test_a_truncated_jpeg_is_found_even_where_it_is_decoded_at_a_smaller_scale(t
         ({"captions": "c.csv", "side": "big"}, "side=big cannot be"),
         ({"captions": "c.csv", "format": "gif", "side": 8}, "format=gif cannot be; give one of jpg, png, null"),
         ({"captions": "c.csv", "format": "png"}, "format=png cannot be; give a side as well"),
-        ({"captions": "c.csv", "val_share": 1}, "val_share=1 cannot be"),
+        ({"captions": "c.csv", "val_fraction": 1}, "val_fraction=1 cannot be"),
         ({"captions": "c.csv", "workers": 0}, "workers=0 cannot be"),
         ({"captions": "c.csv", "samples_per_shard": 0.5}, "samples_per_shard=0.5 cannot be"),
         ({"captions": "c.csv", "max_broken": 5}, "max_broken=5 cannot be"),
@@ -410,7 +410,9 @@ def test_the_command_packs_and_says_what_to_type_next(tmp_path):
 def test_help_lists_every_option():
     text = forked("-m", "ldm.data.pack", "--help")
     assert "python -m ldm.data.pack images=FOLDER captions=captions.csv out=DIR" in text
-    assert all(f"\n  {option}=" in text for option in ("images", "captions", "out", "side", "val_share", "max_broken"))
+    assert all(
+        f"\n  {option}=" in text for option in ("images", "captions", "out", "side", "val_fraction", "max_broken")
+    )
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_the_next_command_finds_the_shards_whatever_the_folder_is_called(tmp_pat
         (tmp_path / other / "out").mkdir(parents=True)
         (tmp_path / other / "out" / "train-000000.tar").write_bytes(b"")
     folder = tmp_path / name
-    options = {"out": folder / "out", "images": folder / "images", "captions": folder / "[cd].csv", "val_share": 0.5}
+    options = {"out": folder / "out", "images": folder / "images", "captions": folder / "[cd].csv", "val_fraction": 0.5}
     config = compose("pack", [f"{option}={value}" for option, value in options.items()])
     assert all(str(config[option]) == str(value) for option, value in options.items())
     summary = pack(**options)
@@ -255,7 +255,7 @@ def test_a_packing_goes_on_where_the_images_have_moved_but_not_with_others(tmp_p
 
 def test_the_share_of_validation_has_a_limit(tmp_path):
     path = captioned(tmp_path / "images", 60)
-    options = {"images": tmp_path / "images", "captions": path, "val_share": 0.5, "samples_per_shard": 4}
+    options = {"images": tmp_path / "images", "captions": path, "val_fraction": 0.5, "samples_per_shard": 4}
     keys = {}
     for limit in (None, 5, 6, 60):
         out = tmp_path / str(limit)
@@ -276,7 +276,7 @@ def test_the_share_of_validation_has_a_limit(tmp_path):
         ("images", 2023),
         ("captions", ""),
         ("val_max", 0),
-        ("val_share", float("nan")),
+        ("val_fraction", float("nan")),
         ("samples_per_shard", True),
         ("workers", 1.5),
         ("caption_column", ["a"]),

@@ -19,21 +19,21 @@ def striped():
     return encoded(picture)
 
 
-def levels(transform, data, chance, size=None):
-    return torch.from_numpy(transform(data, chance, size).fields["image"].copy()).permute(2, 0, 1)
+def levels(transform, data, rng, size=None):
+    return torch.from_numpy(transform(data, rng, size).fields["image"].copy()).permute(2, 0, 1)
 
 
 def test_crops_and_flips():
-    chance = random.Random(0)
-    center = levels(ImageTransform(20), striped(), chance)
+    rng = random.Random(0)
+    center = levels(ImageTransform(20), striped(), rng)
     assert center.shape == (3, 20, 20)
     assert center[0, 0].tolist() == [6 * x for x in range(10, 30)]
-    seen = {int(levels(ImageTransform(20, crop="random"), striped(), chance)[0, 0, 0]) // 6 for _ in range(300)}
+    seen = {int(levels(ImageTransform(20, crop="random"), striped(), rng)[0, 0, 0]) // 6 for _ in range(300)}
     assert seen == set(range(21)), "every place is cropped"
-    flips = [bool(levels(ImageTransform(20, flip=True), striped(), chance)[0, 0, 0] == 6 * 29) for _ in range(300)]
+    flips = [bool(levels(ImageTransform(20, flip=True), striped(), rng)[0, 0, 0] == 6 * 29) for _ in range(300)]
     assert 100 < sum(flips) < 200
-    assert levels(ImageTransform(10), striped(), chance).shape == (3, 10, 10)
-    assert levels(ImageTransform(64), striped(), chance).shape == (3, 64, 64), "small images are enlarged"
+    assert levels(ImageTransform(10), striped(), rng).shape == (3, 10, 10)
+    assert levels(ImageTransform(64), striped(), rng).shape == (3, 64, 64), "small images are enlarged"
     with pytest.raises(ValueError, match="crop is 'center' or 'random'; got 'middle'"):
         ImageTransform(8, crop="middle")
 
@@ -75,14 +75,14 @@ def test_a_picture_as_thin_as_a_hair_costs_no_more_than_others():
 
 def test_geometry_tells_how_an_image_was_cut():
     """Undoing the crop by its own numbers finds the place in the original."""
-    chance = random.Random(1)
+    rng = random.Random(1)
     for _ in range(20):
-        item = ImageTransform(20, crop="random")(striped(), chance)
+        item = ImageTransform(20, crop="random")(striped(), rng)
         height, width, top, left, *size = item.fields["geometry"].tolist()
         assert (height, width, size) == (20, 40, [20, 20])
         assert item.fields["image"][0, 0, 0] == 6 * left
         assert item.fields["image"][0, 0, 2] == 12 * top
-    assert ImageTransform(10)(striped(), chance).fields["geometry"].tolist() == [20, 40, 0, 5, 10, 10]
+    assert ImageTransform(10)(striped(), rng).fields["geometry"].tolist() == [20, 40, 0, 5, 10, 10]
 
 
 def test_transparency_becomes_white():
@@ -105,13 +105,13 @@ def test_caption_of_txt_or_json():
 
 def test_captions_are_drawn_by_weight_from_those_there_are():
     choose = CaptionChoice({"txt": 1, "blip": 3, "alts": 4})
-    chance = random.Random(0)
+    rng = random.Random(0)
     content = record(blip="b", alts=["x", "", "y", 5])
-    drawn = [choose(b"t", content, lambda: chance) for _ in range(4000)]
-    for text, share in (("t", 1 / 8), ("b", 3 / 8), ("x", 2 / 8), ("y", 2 / 8)):
-        assert drawn.count(text) / 4000 == pytest.approx(share, abs=0.03)
+    drawn = [choose(b"t", content, lambda: rng) for _ in range(4000)]
+    for text, fraction in (("t", 1 / 8), ("b", 3 / 8), ("x", 2 / 8), ("y", 2 / 8)):
+        assert drawn.count(text) / 4000 == pytest.approx(fraction, abs=0.03)
     assert choose(b"t", content) == "x", "without chance the first of the weightiest"
-    assert {choose(b"t", record(alts=[]), lambda: chance) for _ in range(50)} == {"t"}
+    assert {choose(b"t", record(alts=[]), lambda: rng) for _ in range(50)} == {"t"}
 
 
 @pytest.mark.parametrize(

@@ -2,31 +2,46 @@
 
 import torch
 
-from ldm.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm.diffusion.schedule import EDM, Cosine, DDPMLinear, Linear, RectifiedFlow, Shifted, Sigmoid, ZeroTerminal
-from ldm.diffusion.times import Cosh, LogitNormal, LogNormal, Times, Uniform
+from ldm.diffusion.prediction import CleanPrediction, FlowPrediction, NoisePrediction, VelocityPrediction
+from ldm.diffusion.schedule import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearSchedule,
+    RectifiedFlowSchedule,
+    ScaledLinearSchedule,
+    ShiftedSchedule,
+    SigmoidSchedule,
+    ZeroTerminalSchedule,
+)
+from ldm.diffusion.timestep_sampler import (
+    CoshTimesteps,
+    LogitNormalTimesteps,
+    LogNormalTimesteps,
+    TimestepSampler,
+    UniformTimesteps,
+)
 
 CPU = torch.device("cpu")
 
 
 SCHEDULES = [
-    Linear(),
-    DDPMLinear(),
-    Cosine(),
-    Sigmoid(),
-    RectifiedFlow(),
-    EDM(),
-    ZeroTerminal(Linear()),
-    ZeroTerminal(Sigmoid()),
-    ZeroTerminal(Shifted(Linear(), shift=2.0)),
-    Shifted(Linear(), shift=2.0),
-    Shifted(RectifiedFlow(), shift=3.0),
+    ScaledLinearSchedule(),
+    LinearSchedule(),
+    CosineSchedule(),
+    SigmoidSchedule(),
+    RectifiedFlowSchedule(),
+    EDMSchedule(),
+    ZeroTerminalSchedule(ScaledLinearSchedule()),
+    ZeroTerminalSchedule(SigmoidSchedule()),
+    ZeroTerminalSchedule(ShiftedSchedule(ScaledLinearSchedule(), shift=2.0)),
+    ShiftedSchedule(ScaledLinearSchedule(), shift=2.0),
+    ShiftedSchedule(RectifiedFlowSchedule(), shift=3.0),
 ]
 
 
-PREDICTIONS = [Noise(), Clean(), Velocity(), Flow()]
+PREDICTIONS = [NoisePrediction(), CleanPrediction(), VelocityPrediction(), FlowPrediction()]
 
-TIMES = [Uniform(), LogitNormal(), LogNormal(), Cosh()]
+TIMES = [UniformTimesteps(), LogitNormalTimesteps(), LogNormalTimesteps(), CoshTimesteps()]
 
 GRID = torch.arange(1, 1001) / 1000
 
@@ -81,7 +96,7 @@ class Uncertain(torch.nn.Module):
         return torch.cat([self.perfect(x_t, t, condition) + self.bias, 2 * fraction - 1], dim=1)
 
 
-class Fixed(Times):
+class Fixed(TimestepSampler):
     """These times."""
 
     def __init__(self, times):
@@ -91,5 +106,5 @@ class Fixed(Times):
     def sample(self, count, schedule, device):
         return self.times
 
-    def quantile(self, share, schedule):
+    def quantile(self, fraction, schedule):
         raise NotImplementedError

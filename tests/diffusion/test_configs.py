@@ -3,7 +3,7 @@ import re
 import pytest
 
 from ldm.config import CONFIGS, build, compose
-from ldm.diffusion.schedule import DDPMLinear
+from ldm.diffusion.schedule import LinearSchedule
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ def test_every_choice_of_a_group_builds(group):
 
 @pytest.mark.parametrize("choice", ["zero_terminal", "shifted"])
 def test_a_schedule_made_of_another_one_takes_any(choice):
-    overrides = [f"schedule={choice}", "schedule@schedule.schedule=ddpm_linear", "prediction=velocity"]
+    overrides = [f"schedule={choice}", "schedule@schedule.schedule=linear", "prediction=velocity"]
     made = build(compose("train", ["experiment=txt2img", *overrides]).schedule)
-    assert isinstance(made.schedule, DDPMLinear)
+    assert isinstance(made.schedule, LinearSchedule)
 
 
 @pytest.mark.parametrize("grid", sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml")))

@@ -3,16 +3,23 @@ import torch
 
 from ldm.batch import Condition
 from ldm.diffusion import weighting as weightings
+from ldm.diffusion.criterion import L1, L2, Huber
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.distance import Absolute, Huber, Squared
 from ldm.diffusion.loss import DenoisingLoss
-from ldm.diffusion.prediction import Noise
-from ldm.diffusion.schedule import Linear
-from ldm.diffusion.times import Uniform
-from ldm.diffusion.weighting import P2, SNR, Constant, MinSNR, SoftMinSNR
+from ldm.diffusion.prediction import NoisePrediction
+from ldm.diffusion.schedule import ScaledLinearSchedule
+from ldm.diffusion.timestep_sampler import UniformTimesteps
+from ldm.diffusion.weighting import ConstantWeighting, MinSNRWeighting, P2Weighting, SNRWeighting, SoftMinSNRWeighting
 from tests.diffusion.parts import PREDICTIONS, SCHEDULES, TIMES, Exact, map_of, name
 
-WEIGHTINGS = [Constant(), SNR(), MinSNR(gamma=3), SoftMinSNR(), P2(), weightings.EDM()]
+WEIGHTINGS = [
+    ConstantWeighting(),
+    SNRWeighting(),
+    MinSNRWeighting(gamma=3),
+    SoftMinSNRWeighting(),
+    P2Weighting(),
+    weightings.EDMWeighting(),
+]
 
 
 @pytest.mark.parametrize("times", TIMES, ids=name)
@@ -25,17 +32,17 @@ def test_loss_of_the_exact_denoiser_is_the_known_remainder(schedule, times):
     alpha, sigma = schedule.exact(t.clamp(min=1e-5))
     remainder = variance * sigma**2 / (alpha**2 * variance + sigma**2)
     for prediction in PREDICTIONS:
-        if schedule.ends_in_noise and not prediction.tells_from_noise:
+        if schedule.zero_terminal_snr and not prediction.tells_from_noise:
             continue
         network = Exact(schedule, prediction, variance)
         denoiser = Denoiser(network, schedule, prediction, learned_variance=True)
         gain = prediction.gain(alpha, sigma)
         for weighting in WEIGHTINGS:
-            loss = DenoisingLoss(times, weighting, Squared(), variational_weight=0.0)(denoiser, x, Condition()).detach()
+            loss = DenoisingLoss(times, weighting, L2(), variational_weight=0.0)(denoiser, x, Condition()).detach()
             expected = (weighting.weight((alpha / sigma) ** 2, gain) * gain * remainder).mean()
             assert loss.shape == (count,)
             assert float(loss.mean()) == pytest.approx(float(expected), rel=0.04), (name(prediction), name(weighting))
-        hybrid = DenoisingLoss(times, Constant(), Squared())(denoiser, x, Condition()).mean()
+        hybrid = DenoisingLoss(times, ConstantWeighting(), L2())(denoiser, x, Condition()).mean()
         gradients = torch.autograd.grad(hybrid, [network.weight, network.fraction])
         assert all(part.isfinite() for part in (hybrid, *gradients))
         assert gradients[1] != 0
@@ -54,11 +61,15 @@ class Shrinks(torch.nn.Module):
         return self.prediction.target(clean, (x_t - alpha * clean) / sigma, alpha, sigma)
 
 
-@pytest.mark.parametrize("distance", [Squared(), Absolute(), Huber(delta=0.1)], ids=name)
-@pytest.mark.parametrize("weighting", [SNR(), MinSNR(gamma=3), SoftMinSNR(), P2(), weightings.EDM()], ids=name)
+@pytest.mark.parametrize("distance", [L2(), L1(), Huber(delta=0.1)], ids=name)
+@pytest.mark.parametrize(
+    "weighting",
+    [SNRWeighting(), MinSNRWeighting(gamma=3), SoftMinSNRWeighting(), P2Weighting(), weightings.EDMWeighting()],
+    ids=name,
+)
 def test_by_any_distance_the_same_estimate_has_the_same_loss(distance, weighting):
-    schedule, x = Linear(), torch.randn(64, 2, 4, 4)
-    loss, losses = DenoisingLoss(Uniform(), weighting, distance), []
+    schedule, x = ScaledLinearSchedule(), torch.randn(64, 2, 4, 4)
+    loss, losses = DenoisingLoss(UniformTimesteps(), weighting, distance), []
     for prediction in PREDICTIONS:
         torch.manual_seed(1)
         losses.append(loss(Denoiser(Shrinks(schedule, prediction), schedule, prediction), x, Condition()))
@@ -69,15 +80,17 @@ def test_by_any_distance_the_same_estimate_has_the_same_loss(distance, weighting
 
 def test_a_weight_is_one_of_squared_errors():
     """A distance that grows as the error itself is weighted by the root."""
-    schedule, x = Linear(), torch.randn(64, 2, 4, 4)
+    schedule, x = ScaledLinearSchedule(), torch.randn(64, 2, 4, 4)
     losses = {}
-    for distance in (Squared(), Absolute()):
-        for weighting in (Constant(), MinSNR(gamma=3)):
+    for distance in (L2(), L1()):
+        for weighting in (ConstantWeighting(), MinSNRWeighting(gamma=3)):
             torch.manual_seed(1)
-            loss = DenoisingLoss(Uniform(), weighting, distance)
-            losses[name(distance), name(weighting)] = loss(Denoiser(Recorder(), schedule, Noise()), x, Condition())
-    squared = losses["Squared", "MinSNR"] / losses["Squared", "Constant"]
-    torch.testing.assert_close(losses["Absolute", "MinSNR"] / losses["Absolute", "Constant"], squared.sqrt())
+            loss = DenoisingLoss(UniformTimesteps(), weighting, distance)
+            losses[name(distance), name(weighting)] = loss(
+                Denoiser(Recorder(), schedule, NoisePrediction()), x, Condition()
+            )
+    squared = losses["Squared", "MinSNRWeighting"] / losses["Squared", "Constant"]
+    torch.testing.assert_close(losses["Absolute", "MinSNRWeighting"] / losses["Absolute", "Constant"], squared.sqrt())
 
 
 class Recorder(torch.nn.Module):
@@ -89,9 +102,9 @@ class Recorder(torch.nn.Module):
 
 
 def test_noise_offset_is_one_number_a_channel():
-    schedule, recorder = Linear(), Recorder()
-    loss = DenoisingLoss(Uniform(), Constant(), Squared(), noise_offset=0.5)
-    loss(Denoiser(recorder, schedule, Noise()), torch.zeros(500, 3, 16, 16), Condition())
+    schedule, recorder = ScaledLinearSchedule(), Recorder()
+    loss = DenoisingLoss(UniformTimesteps(), ConstantWeighting(), L2(), noise_offset=0.5)
+    loss(Denoiser(recorder, schedule, NoisePrediction()), torch.zeros(500, 3, 16, 16), Condition())
     _, sigma = schedule.alpha_sigma(recorder.t)
     z = recorder.x_t / map_of(sigma)
     assert float(z.mean((2, 3)).std()) == pytest.approx((0.5**2 + 1 / 256) ** 0.5, rel=0.05)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from ldm.diffusion.prediction import Clean, Noise, Velocity
-from ldm.diffusion.schedule import EDM, Linear
+from ldm.diffusion.prediction import CleanPrediction, NoisePrediction, VelocityPrediction
+from ldm.diffusion.schedule import EDMSchedule, ScaledLinearSchedule
 from tests.diffusion.parts import PREDICTIONS, SCHEDULES, map_of, name
 
 
@@ -22,13 +22,16 @@ def test_prediction_round_trip(prediction, schedule):
     torch.testing.assert_close(ratio, prediction.gain(alpha, sigma).flatten())
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(Noise(), "epsilon"), (Clean(), "sample"), (Velocity(), "v_prediction")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(NoisePrediction(), "epsilon"), (CleanPrediction(), "sample"), (VelocityPrediction(), "v_prediction")],
+)
 def test_prediction_agrees_with_diffusers(ours, theirs):
     scheduler = DDPMScheduler(
         beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195, prediction_type=theirs, clip_sample=False
     )
     x_t, output = torch.randn(2, 1, 4, 8, 8)
-    alpha, sigma = Linear().alpha_sigma(torch.tensor(600 / 1000))
+    alpha, sigma = ScaledLinearSchedule().alpha_sigma(torch.tensor(600 / 1000))
     expected = scheduler.step(output, 599, x_t).pred_original_sample
     torch.testing.assert_close(ours.clean(output, x_t, alpha, sigma), expected, atol=1e-4, rtol=1e-4)
 
@@ -36,9 +39,9 @@ def test_prediction_agrees_with_diffusers(ours, theirs):
 def test_velocity_is_the_direction_of_edms_output():
     """With data of unit variance, EDM's network predicts minus the velocity, and its input scaling is ours."""
     x, z = torch.randn(2, 32, 4, 8, 8, dtype=torch.float64)
-    alpha, sigma = (map_of(part) for part in EDM().exact(torch.rand(32)))
+    alpha, sigma = (map_of(part) for part in EDMSchedule().exact(torch.rand(32)))
     level = sigma / alpha
     c_in, c_out, c_skip = (level**2 + 1) ** -0.5, level * (level**2 + 1) ** -0.5, 1 / (level**2 + 1)
     noised = x + level * z
     torch.testing.assert_close(c_in * noised, alpha * x + sigma * z)
-    torch.testing.assert_close((x - c_skip * noised) / c_out, -Velocity().target(x, z, alpha, sigma))
+    torch.testing.assert_close((x - c_skip * noised) / c_out, -VelocityPrediction().target(x, z, alpha, sigma))

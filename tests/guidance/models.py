@@ -4,15 +4,15 @@ import torch
 
 from ldm.batch import Condition
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.prediction import Clean
-from ldm.diffusion.schedule import Linear
-from ldm.guidance.base import Unguided
-from ldm.guidance.context import Given
+from ldm.diffusion.prediction import CleanPrediction
+from ldm.diffusion.schedule import ScaledLinearSchedule
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.context import GuidanceContext
 from ldm.sampler.dpmpp import DPMPP2M
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import SeededNoise
 from tests.sampler.gaussian import Gaussian
 
-SCHEDULE = Linear()
+SCHEDULE = ScaledLinearSchedule()
 
 X, T = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0.6, 0.6])
 
@@ -46,24 +46,25 @@ class Pixels(torch.nn.Identity):
 
 def given(denoiser, wanted, free=0.0, count=2):
     conditions = (Condition(tokens=torch.full((count, 1, 1), value)) for value in (wanted, free))
-    return Given(denoiser, *conditions, ["a prompt"] * count, Pixels())
+    return GuidanceContext(denoiser, *conditions, ["a prompt"] * count, Pixels())
 
 
 def denoiser(schedule=SCHEDULE, variance=0.5):
-    return Denoiser(Means(schedule, variance), schedule, Clean())
+    return Denoiser(Means(schedule, variance), schedule, CleanPrediction())
 
 
 def with_and_without(guidance, prompts, size):
     """An image of a size for each prompt, guided and not, from the same noise."""
     here, seeds = given(denoiser(), 0.0, count=len(prompts))._replace(prompts=prompts), range(len(prompts))
     return [
-        DPMPP2M(10).sample(kind.wrap(here), SCHEDULE, Noise(seeds), (3, size, size)) for kind in (guidance, Unguided())
+        DPMPP2M(10).sample(kind.wrap(here), SCHEDULE, SeededNoise(seeds), (3, size, size))
+        for kind in (guidance, NoGuidance())
     ]
 
 
 def flow_to(mean, schedule, count):
     """Where the probability flow of N(mean, 0.5) data carries the noise of the first seeds."""
-    start = Noise(range(count)).draw((1, 4, 4)).double()
+    start = SeededNoise(range(count)).draw((1, 4, 4)).double()
     return Gaussian(schedule, 0.5, mean=mean).flow(start, *torch.tensor([1.0, 0.0], dtype=torch.float64)).float()
 
 
@@ -103,11 +104,11 @@ class MixtureDenoiser(torch.nn.Module):
 class Near:
     """Images near to a number."""
 
-    def __init__(self, wanted, deviation):
-        self.wanted, self.deviation = wanted, deviation
+    def __init__(self, wanted, std):
+        self.wanted, self.std = wanted, std
 
     def log_likelihood(self, image, prompts):
-        return -0.5 * ((image - self.wanted) / self.deviation).square().flatten(1).sum(1)
+        return -0.5 * ((image - self.wanted) / self.std).square().flatten(1).sum(1)
 
 
 class Weak(torch.nn.Module):

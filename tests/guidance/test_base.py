@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ldm.guidance.autoguidance import Autoguidance
-from ldm.guidance.base import Unguided
-from ldm.guidance.classifier import Classified
-from ldm.guidance.classifier_free import ClassifierFree
-from ldm.guidance.loss import Scored
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.classifier import ClassifierGuidance
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.guidance.loss import LossGuidance
 from tests.guidance.models import Near, Spelled, T, Weak, X, denoiser, given
 
 
@@ -15,15 +15,19 @@ def test_a_change_of_zero_is_no_guidance():
     """What is wanted is what is not: whatever the scale, the estimate is the conditional one."""
     network = denoiser()
     same = given(network, 3.0, 3.0)
-    for guidance in (ClassifierFree(7.0), ClassifierFree(7.0, rescale=0.7), ClassifierFree(7.0, interval=(0.2, 0.5))):
-        torch.testing.assert_close(guidance.wrap(same)(X, T).clean, Unguided().wrap(same)(X, T).clean)
     for guidance in (
-        Scored(Near(2.0, 1.5), scale=0.0),
-        Classified(Spelled(), scale=0.0),
+        ClassifierFreeGuidance(7.0),
+        ClassifierFreeGuidance(7.0, rescale=0.7),
+        ClassifierFreeGuidance(7.0, interval=(0.2, 0.5)),
+    ):
+        torch.testing.assert_close(guidance.wrap(same)(X, T).clean, NoGuidance().wrap(same)(X, T).clean)
+    for guidance in (
+        LossGuidance(Near(2.0, 1.5), scale=0.0),
+        ClassifierGuidance(Spelled(), scale=0.0),
         Autoguidance(Weak(denoiser(variance=0.9), 2.0), scale=1.0),
     ):
         here = given(network, 3.0)._replace(prompts=["1", "2"])
-        torch.testing.assert_close(guidance.wrap(here)(X, T).clean, Unguided().wrap(here)(X, T).clean)
+        torch.testing.assert_close(guidance.wrap(here)(X, T).clean, NoGuidance().wrap(here)(X, T).clean)
 
 
 def test_guidance_refuses_nonsense():
@@ -34,8 +38,8 @@ def test_guidance_refuses_nonsense():
         *(({"scale": scale}, f"guidance.scale={scale} cannot be") for scale in (math.nan, math.inf)),
     ):
         with pytest.raises(ValueError, match=message):
-            ClassifierFree(**{"scale": 2.0, **options})
+            ClassifierFreeGuidance(**{"scale": 2.0, **options})
     with pytest.raises(ValueError, match=r"guidance.scale=1e\+30 cannot be; give a finite number"):
-        ClassifierFree(1e30)
+        ClassifierFreeGuidance(1e30)
     with pytest.raises(ValueError, match="guidance.scale=nan cannot be"):
-        Scored(None, scale=math.nan)
+        LossGuidance(None, scale=math.nan)

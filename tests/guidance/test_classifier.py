@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.prediction import Clean
-from ldm.guidance.base import Unguided
-from ldm.guidance.classifier import Classified
+from ldm.diffusion.prediction import CleanPrediction
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.classifier import ClassifierGuidance
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.heun import Heun
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import SeededNoise
 from ldm.sampler.unipc import UniPC
 from tests.guidance.models import SCHEDULE, Mixture, MixtureDenoiser, X, flow_to, given
 
@@ -28,9 +28,9 @@ class MixtureClassifier:
 def test_classifier_guidance_with_scale_one_is_the_conditional_denoiser(t):
     """Bayes' rule: for a mixture whose classifier is exact."""
     mixture, t = Mixture(SCHEDULE), torch.full((2,), t)
-    network = Denoiser(MixtureDenoiser(mixture), SCHEDULE, Clean())
-    guided = Classified(MixtureClassifier(mixture)).wrap(given(network, 0.0))(X, t).clean
-    torch.testing.assert_close(guided, Unguided().wrap(given(network, 1.0))(X, t).clean, atol=1e-3, rtol=1e-3)
+    network = Denoiser(MixtureDenoiser(mixture), SCHEDULE, CleanPrediction())
+    guided = ClassifierGuidance(MixtureClassifier(mixture)).wrap(given(network, 0.0))(X, t).clean
+    torch.testing.assert_close(guided, NoGuidance().wrap(given(network, 1.0))(X, t).clean, atol=1e-3, rtol=1e-3)
     assert not guided.requires_grad
 
 
@@ -38,7 +38,7 @@ def test_classifier_guidance_with_scale_one_is_the_conditional_denoiser(t):
 def test_classifier_guided_trajectories_of_a_mixture_are_those_of_the_component(sampler):
     """From all of the mixture, by an exact classifier, to N(1, v): its flow is known in closed form."""
     mixture = Mixture(SCHEDULE, mean=1.0, variance=0.5)
-    network = Denoiser(MixtureDenoiser(mixture), SCHEDULE, Clean())
-    guided = Classified(MixtureClassifier(mixture)).wrap(given(network, 0.0, count=6))
-    got = sampler.sample(guided, SCHEDULE, Noise(range(6)), (1, 4, 4))
+    network = Denoiser(MixtureDenoiser(mixture), SCHEDULE, CleanPrediction())
+    guided = ClassifierGuidance(MixtureClassifier(mixture)).wrap(given(network, 0.0, count=6))
+    got = sampler.sample(guided, SCHEDULE, SeededNoise(range(6)), (1, 4, 4))
     torch.testing.assert_close(got, flow_to(1.0, SCHEDULE, 6), atol=0.02, rtol=0)

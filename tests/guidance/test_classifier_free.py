@@ -5,11 +5,11 @@ import torch
 from diffusers import DDPMScheduler
 
 from ldm.diffusion.denoiser import Denoiser, Estimate
-from ldm.diffusion.prediction import Clean
-from ldm.diffusion.schedule import Linear, RectifiedFlow
-from ldm.guidance.base import Unguided
-from ldm.guidance.classifier_free import ClassifierFree
-from ldm.sampler.noise import Noise
+from ldm.diffusion.prediction import CleanPrediction
+from ldm.diffusion.schedule import RectifiedFlowSchedule, ScaledLinearSchedule
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.sampler.noise import SeededNoise
 from ldm.sampler.unipc import UniPC
 from tests.guidance.models import SCHEDULE, Mixture, MixtureDenoiser, T, X, denoiser, flow_to, given
 from tests.sampler.kinds import DETERMINISTIC, STOCHASTIC
@@ -17,36 +17,42 @@ from tests.sampler.kinds import DETERMINISTIC, STOCHASTIC
 
 def test_classifier_free_guidance_is_the_formula_and_scale_one_is_none():
     network = denoiser()
-    wanted, free = (Unguided().wrap(given(network, value))(X, T).clean for value in (3.0, 1.0))
+    wanted, free = (NoGuidance().wrap(given(network, value))(X, T).clean for value in (3.0, 1.0))
     for scale in (0.0, 0.5, 4.0):
-        got = ClassifierFree(scale).wrap(given(network, 3.0, 1.0))(X, T).clean
+        got = ClassifierFreeGuidance(scale).wrap(given(network, 3.0, 1.0))(X, T).clean
         torch.testing.assert_close(got, free + scale * (wanted - free))
-    assert torch.equal(ClassifierFree(1.0).wrap(given(network, 3.0, 1.0))(X, T).clean, wanted)
+    assert torch.equal(ClassifierFreeGuidance(1.0).wrap(given(network, 3.0, 1.0))(X, T).clean, wanted)
 
 
-@pytest.mark.parametrize("schedule", [Linear(), RectifiedFlow()], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize(
+    "schedule", [ScaledLinearSchedule(), RectifiedFlowSchedule()], ids=lambda part: type(part).__name__
+)
 @pytest.mark.parametrize(("kind", "options", "order"), DETERMINISTIC.values(), ids=DETERMINISTIC)
 def test_guided_trajectories_of_gaussians_end_where_the_closed_form_says(kind, options, order, schedule):
     """Of N(m, v) against N(0, v), guidance by a scale gives the exact denoiser of N(scale m, v)."""
     scale, count = 3.0, 6
-    guided = ClassifierFree(scale).wrap(given(denoiser(schedule), 0.8, 0.0, count))
-    got = kind(800 if order == 1 else 300, **options).sample(guided, schedule, Noise(range(count)), (1, 4, 4))
+    guided = ClassifierFreeGuidance(scale).wrap(given(denoiser(schedule), 0.8, 0.0, count))
+    got = kind(800 if order == 1 else 300, **options).sample(guided, schedule, SeededNoise(range(count)), (1, 4, 4))
     torch.testing.assert_close(got, flow_to(scale * 0.8, schedule, count), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "options"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_guided_stochastic_samplers_have_the_statistics_that_the_closed_form_says(kind, options):
-    guided = ClassifierFree(3.0).wrap(given(denoiser(), 0.8, 0.0, 10))
-    got = kind(120 if "churn" in options else 250, **options).sample(guided, SCHEDULE, Noise(range(10)), (1, 30, 30))
+    guided = ClassifierFreeGuidance(3.0).wrap(given(denoiser(), 0.8, 0.0, 10))
+    got = kind(120 if "churn" in options else 250, **options).sample(
+        guided, SCHEDULE, SeededNoise(range(10)), (1, 30, 30)
+    )
     assert float(got.mean()) == pytest.approx(3 * 0.8, abs=0.04)
     assert float(got.var()) == pytest.approx(0.5, rel=0.1)
 
 
 def test_guided_trajectory_of_a_mixture_agrees_with_an_integration_of_its_known_scores():
     mixture, scale = Mixture(SCHEDULE), 2.5
-    guided = ClassifierFree(scale).wrap(given(Denoiser(MixtureDenoiser(mixture), SCHEDULE, Clean()), 1.0, 0.0, 4))
-    got = UniPC(400, order=3).sample(guided, SCHEDULE, Noise(range(4)), (1, 8, 8))
-    x = Noise(range(4)).draw((1, 8, 8)).double()
+    guided = ClassifierFreeGuidance(scale).wrap(
+        given(Denoiser(MixtureDenoiser(mixture), SCHEDULE, CleanPrediction()), 1.0, 0.0, 4)
+    )
+    got = UniPC(400, order=3).sample(guided, SCHEDULE, SeededNoise(range(4)), (1, 8, 8))
+    x = SeededNoise(range(4)).draw((1, 8, 8)).double()
 
     def slope(x, t):
         """dx / dt of the guided probability flow."""
@@ -70,9 +76,9 @@ def test_guided_trajectory_of_a_mixture_agrees_with_an_integration_of_its_known_
 
 def test_outside_of_its_interval_there_is_no_guidance_at_half_the_cost():
     network = denoiser()
-    guided = ClassifierFree(4.0, interval=(0.3, 0.7)).wrap(given(network, 3.0, 1.0))
-    whole = ClassifierFree(4.0).wrap(given(network, 3.0, 1.0))
-    plain = Unguided().wrap(given(network, 3.0))
+    guided = ClassifierFreeGuidance(4.0, interval=(0.3, 0.7)).wrap(given(network, 3.0, 1.0))
+    whole = ClassifierFreeGuidance(4.0).wrap(given(network, 3.0, 1.0))
+    plain = NoGuidance().wrap(given(network, 3.0))
     for time, same in ((0.2, plain), (0.5, whole), (0.9, plain)):
         t = torch.full((2,), time)
         network.backbone.sizes.clear()
@@ -91,9 +97,9 @@ def test_rescaled_guidance_has_the_deviation_of_the_conditional_estimate():
 
     here = given(denoise, 1.0, 0.0)
     x = torch.zeros(2, 4, 8, 8)
-    full = ClassifierFree(5.0, rescale=1.0).wrap(here)(x, T).clean
+    full = ClassifierFreeGuidance(5.0, rescale=1.0).wrap(here)(x, T).clean
     torch.testing.assert_close(full.flatten(1).std(1), parts[1.0].flatten(1).std(1))
-    none, half = (ClassifierFree(5.0, rescale=share).wrap(here)(x, T).clean for share in (0.0, 0.5))
+    none, half = (ClassifierFreeGuidance(5.0, rescale=share).wrap(here)(x, T).clean for share in (0.0, 0.5))
     torch.testing.assert_close(half, 0.5 * none + 0.5 * full)
 
 
@@ -106,12 +112,12 @@ def test_dynamic_thresholding_agrees_with_diffusers(threshold):
     def denoise(x_t, t, condition):
         return Estimate(torch.cat([images, torch.zeros_like(images)])[: len(condition.tokens)])
 
-    guided = ClassifierFree(1.5, threshold=threshold).wrap(given(denoise, 1.0, 0.0, count=3))
+    guided = ClassifierFreeGuidance(1.5, threshold=threshold).wrap(given(denoise, 1.0, 0.0, count=3))
     got = guided(torch.zeros_like(images), torch.full((3,), 0.6)).clean
     expected = threshold * scheduler._threshold_sample(1.5 * images / threshold)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(got[2], 1.5 * images[2])
-    alone = ClassifierFree(1.0, threshold=threshold).wrap(given(denoise, 1.0, 0.0, count=3))
+    alone = ClassifierFreeGuidance(1.0, threshold=threshold).wrap(given(denoise, 1.0, 0.0, count=3))
     got = alone(torch.zeros_like(images), torch.full((3,), 0.6)).clean
     torch.testing.assert_close(got, threshold * scheduler._threshold_sample(images / threshold))
 
@@ -120,4 +126,4 @@ def test_learned_variance_is_that_of_what_is_wanted():
     def denoise(x_t, t, condition):
         return Estimate(x_t, condition.tokens[:, :, :, None].expand_as(x_t))
 
-    assert (ClassifierFree(3.0).wrap(given(denoise, 3.0, 1.0))(X, T).variance == 3).all()
+    assert (ClassifierFreeGuidance(3.0).wrap(given(denoise, 3.0, 1.0))(X, T).variance == 3).all()

@@ -1,27 +1,27 @@
 import pytest
 import torch
 
-from ldm.guidance.base import Unguided
-from ldm.guidance.loss import Scored
-from ldm.guidance.low_resolution import Likeness
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.loss import LossGuidance
+from ldm.guidance.low_resolution import LowResolutionScore
 from ldm.sampler.heun import Heun
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import SeededNoise
 from tests.guidance.models import SCHEDULE, denoiser, given
 
 
 def test_an_image_like_a_small_one_is_found():
     """What is wanted is known at a quarter of the side; the rest is free."""
     wanted = torch.rand(3, 2, 2) * 2 - 1
-    score = Likeness(wanted, deviation=0.1)
+    score = LowResolutionScore(wanted, std=0.1)
     flat = torch.full((1, 3, 8, 8), 0.3)
-    assert float(Likeness(torch.full((3, 2, 2), 0.3)).log_likelihood(flat, [""])) == pytest.approx(0)
-    far = Likeness(torch.full((3, 2, 2), 0.1), deviation=0.5).log_likelihood(flat, [""])
+    assert float(LowResolutionScore(torch.full((3, 2, 2), 0.3)).log_likelihood(flat, [""])) == pytest.approx(0)
+    far = LowResolutionScore(torch.full((3, 2, 2), 0.1), std=0.5).log_likelihood(flat, [""])
     assert float(far) == pytest.approx(-0.5 * 12 * (0.2 / 0.5) ** 2, rel=1e-4)
     network = denoiser(variance=0.3)
-    guided = Scored(score).wrap(given(network, 0.0, count=4))
-    got = Heun(40).sample(guided, SCHEDULE, Noise(range(4)), (3, 8, 8))
+    guided = LossGuidance(score).wrap(given(network, 0.0, count=4))
+    got = Heun(40).sample(guided, SCHEDULE, SeededNoise(range(4)), (3, 8, 8))
     small = torch.nn.functional.interpolate(got, (2, 2), mode="area")
-    free = Heun(40).sample(Unguided().wrap(given(network, 0.0, count=4)), SCHEDULE, Noise(range(4)), (3, 8, 8))
+    free = Heun(40).sample(NoGuidance().wrap(given(network, 0.0, count=4)), SCHEDULE, SeededNoise(range(4)), (3, 8, 8))
     assert float((small - wanted).abs().mean()) < 0.3 * float((_shrunk(free) - wanted).abs().mean())
     assert not torch.allclose(got[0], got[1], atol=0.1), "many images are like one small one"
 
@@ -38,8 +38,8 @@ class Brightness(torch.nn.Module):
 
 
 def test_likeness_by_another_distance():
-    score = Likeness(torch.full((3, 2, 2), 0.5), deviation=0.1, distance=Brightness())
+    score = LowResolutionScore(torch.full((3, 2, 2), 0.5), std=0.1, distance=Brightness())
     image = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 0.7)])
     torch.testing.assert_close(score.log_likelihood(image, ["", ""]), torch.tensor([0.0, -0.2 / 0.01 / 2]))
-    with pytest.raises(ValueError, match="deviation=0 cannot be"):
-        Likeness(torch.zeros(3, 2, 2), deviation=0)
+    with pytest.raises(ValueError, match="std=0 cannot be"):
+        LowResolutionScore(torch.zeros(3, 2, 2), std=0)

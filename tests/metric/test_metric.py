@@ -30,13 +30,13 @@ def source(tmp_path_factory):
     )
 
 
-def gaussians(mean, deviation, count=4000):
-    return mean + deviation * torch.randn(count, 3, 4, 4)
+def gaussians(mean, std, count=4000):
+    return mean + std * torch.randn(count, 3, 4, 4)
 
 
 def test_frechet_is_the_formula_for_gaussians():
     metric = Frechet(Pixels())
-    metric.refer(gaussians(0.0, 1.0))
+    metric.update_reference(gaussians(0.0, 1.0))
     metric.update(gaussians(0.5, 2.0), {})
     # |mean difference|^2 + sum of squared differences of deviations, in three dimensions
     assert metric.compute()["pixels"] == pytest.approx(3 * 0.25 + 3 * 1.0, rel=0.1)
@@ -47,9 +47,9 @@ def test_frechet_is_the_formula_for_gaussians():
 def test_frechet_reference_can_be_stored_and_shared():
     images, fakes = gaussians(0.0, 1.0), gaussians(0.3, 1.0)
     whole, parts = Frechet(Pixels()), [Frechet(Pixels()), Frechet(Pixels())]
-    whole.refer(images)
-    parts[0].refer(images[:1000])
-    parts[1].refer(images[1000:])
+    whole.update_reference(images)
+    parts[0].update_reference(images[:1000])
+    parts[1].update_reference(images[1000:])
     sums = {name: parts[0].reference()[name] + parts[1].reference()[name] for name in whole.reference()}
     restored = Frechet(Pixels())
     restored.set_reference(sums)
@@ -62,7 +62,7 @@ def test_the_sums_over_real_images_are_the_states_of_torchmetrics():
     """By their names in its state dict, which are all that is known of them here, and which this guards."""
     metric = Frechet(Pixels())
     images = gaussians(0.0, 1.0, count=50)
-    metric.refer(images)
+    metric.update_reference(images)
     metric.update(gaussians(0.5, 1.0, count=20), [])
     features = images[:, :, 0, 0].double()
     expected = {"sum": features.sum(0), "cov_sum": features.T @ features, "num_samples": torch.tensor(50)}
@@ -76,8 +76,8 @@ def test_the_sums_over_real_images_are_the_states_of_torchmetrics():
 
 def test_efficientnet_distance_orders_damage(source):
     images = source.images(source.drawings)
-    metric = Frechet(EfficientNetLite0(side=32))
-    metric.refer(images)
+    metric = Frechet(EfficientNetLite0(size=32))
+    metric.update_reference(images)
 
     def distance(changed):
         metric.update(changed, {})
@@ -128,19 +128,19 @@ BROKEN = [torch.nan, torch.inf, -torch.inf]
 
 
 @pytest.mark.parametrize("value", BROKEN)
-@pytest.mark.parametrize("extractor", [Pixels, lambda: EfficientNetLite0(side=32)], ids=["pixels", "efficientnet"])
+@pytest.mark.parametrize("extractor", [Pixels, lambda: EfficientNetLite0(size=32)], ids=["pixels", "efficientnet"])
 def test_images_that_are_not_finite_are_refused(extractor, value):
     """LAPACK ends the process where it gets such numbers."""
     metric = Frechet(extractor())
     images = torch.rand(4, 3, 32, 32)
-    metric.refer(images)
+    metric.update_reference(images)
     images[1, 0, 0, 0] = value
     with pytest.raises(
         ValueError, match=r"1 of 4 generated images hold numbers that are not finite .* lower learning rate"
     ):
         metric.update(images, {})
     with pytest.raises(ValueError, match=r"1 of 4 real images hold numbers that are not finite .* look at data.val"):
-        metric.refer(images)
+        metric.update_reference(images)
     sums = metric.reference()
     sums["real_features_sum"] = sums["real_features_sum"] * value
     with pytest.raises(ValueError, match=r"stored sums over real images for .* delete the file reference-"):
@@ -153,7 +153,7 @@ def test_features_that_are_not_finite_are_refused():
             return images[:, :, 0, 0] / 0
 
     with pytest.raises(ValueError, match=r"4 of 4 feature vectors of the images for pixels .* choose another metric"):
-        Frechet(Overflowing()).refer(torch.ones(4, 3, 4, 4))
+        Frechet(Overflowing()).update_reference(torch.ones(4, 3, 4, 4))
 
 
 def test_caption_accuracy_refuses_images_that_are_not_finite(source):
@@ -165,7 +165,7 @@ def test_metrics_tell_how_many_images_they_need(source):
     assert CaptionAccuracy(source).least_images == 1
     metric = Frechet(Pixels())
     assert metric.least_images == 2
-    metric.refer(gaussians(0.0, 1.0, count=2))
+    metric.update_reference(gaussians(0.0, 1.0, count=2))
     metric.update(gaussians(0.0, 1.0, count=2), {})
     assert metric.compute()["pixels"] >= 0
 
@@ -173,7 +173,7 @@ def test_metrics_tell_how_many_images_they_need(source):
 def test_a_rank_without_images_computes_too():
     """Where there are fewer images than processes, and the reference is read: the sums of the others come with the reduction."""
     whole, alone = Frechet(Pixels()), Frechet(Pixels())
-    whole.refer(gaussians(0.0, 1.0))
+    whole.update_reference(gaussians(0.0, 1.0))
     whole.update(gaussians(0.5, 1.0), {})
     alone.set_reference(whole.reference())
     state = whole.distance.state_dict()
@@ -190,9 +190,9 @@ def test_numbers_are_the_same_under_autocast_and_for_half_precision_images(sourc
     noisy = (images + 0.5 * torch.randn_like(images)).clamp(-1, 1).bfloat16()
     scores = []
     for enabled, fakes in ((False, noisy.float()), (True, noisy.float()), (True, noisy)):
-        metric = CaptionAccuracy(source) if kind == "caption" else Frechet(EfficientNetLite0(side=32))
+        metric = CaptionAccuracy(source) if kind == "caption" else Frechet(EfficientNetLite0(size=32))
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            metric.refer(images)
+            metric.update_reference(images)
             metric.update(fakes, {"caption": [drawing.caption for drawing in drawings]})
             scores.append(metric.compute())
     assert scores[0] == scores[1] == scores[2]

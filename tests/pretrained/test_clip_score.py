@@ -27,12 +27,12 @@ def save_clip(folder):
 def test_the_score_is_clips_own(folder):
     score = CLIPScore(str(folder), strength=7.0)
     image = torch.rand(3, 3, 16, 16) * 2 - 1
-    mean, deviation = (
+    mean, std = (
         torch.tensor(part)[:, None, None]
         for part in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     )
     words = AutoTokenizer.from_pretrained(folder)(CAPTIONS[:3], padding=True, return_tensors="pt")
-    pixels = ((image + 1) / 2 - mean) / deviation
+    pixels = ((image + 1) / 2 - mean) / std
     network = CLIPModel.from_pretrained(folder).eval()
     with torch.no_grad():
         theirs = network(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=pixels)

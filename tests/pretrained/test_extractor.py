@@ -21,6 +21,6 @@ def test_inception_says_what_is_missing(tmp_path, monkeypatch):
 
 def test_a_side_too_small_for_the_extractor_is_refused():
     with pytest.raises(
-        ValueError, match=r"metric.frechet_efficientnet.extractor.side=16 cannot be; give a whole number"
+        ValueError, match=r"metric.frechet_efficientnet.extractor.size=16 cannot be; give a whole number"
     ):
-        EfficientNetLite0(side=16)
+        EfficientNetLite0(size=16)

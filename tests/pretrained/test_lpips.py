@@ -56,7 +56,7 @@ def test_the_learned_weights_are_those_that_the_papers_code_downloads():
 
 def test_images_are_guided_towards_likeness(vgg16, tmp_path):
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "wanted.png")
-    likeness = ["guidance=likeness", f"guidance.score.image.path={tmp_path / 'wanted.png'}"]
+    likeness = ["guidance=low_resolution", f"guidance.score.image.path={tmp_path / 'wanted.png'}"]
     distance = f"+guidance.score.distance={{_target_:ldm.pretrained.lpips.LPIPS,vgg16:{vgg16}}}"
     options = [*likeness, "guidance.score.image.size=16", "guidance.scale=16", distance]
     guidance = build(compose("sample", ["ckpt=x", *options]).guidance)

@@ -24,7 +24,7 @@ def folder(request, tmp_path):
 
 def test_features_have_their_places(folder):
     """A change in one corner of the image changes the features of that corner most."""
-    encoder = VisionEncoder(str(folder), side=32)
+    encoder = VisionEncoder(str(folder), size=32)
     image = torch.rand(2, 3, 32, 32) * 2 - 1
     features = encoder.train()(image)
     assert features.shape == (2, 16, 8, 8)
@@ -37,15 +37,15 @@ def test_features_have_their_places(folder):
 
 def test_colours_are_standardized_as_the_encoder_was_trained(folder):
     image = torch.rand(2, 3, 16, 16) * 2 - 1
-    plain = VisionEncoder(str(folder), side=16)(image)
+    plain = VisionEncoder(str(folder), size=16)(image)
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-    encoder = VisionEncoder(str(folder), side=16)
+    encoder = VisionEncoder(str(folder), size=16)
     assert encoder.statistics == ([0.5] * 3, [0.5] * 3)
     assert not torch.allclose(encoder(image), plain)
 
 
 def test_encoders_that_do_not_fit(folder):
     with pytest.raises(ValueError, match="side 30 is not a multiple of the patches"):
-        VisionEncoder(str(folder), side=30)
+        VisionEncoder(str(folder), size=30)
     with pytest.raises(FileNotFoundError, match="no vision encoder '/nowhere'"):
         VisionEncoder("/nowhere")

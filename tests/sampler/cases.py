@@ -2,22 +2,38 @@
 
 import torch
 
-from ldm.diffusion.schedule import EDM, Cosine, DDPMLinear, Linear, RectifiedFlow, Shifted, Sigmoid, ZeroTerminal
-from ldm.sampler.grid import Karras, Leading, LogSNR, Quadratic, Trailing, Uniform
-from ldm.sampler.noise import Noise
-from ldm.sampler.path import Path
+from ldm.diffusion.schedule import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearSchedule,
+    RectifiedFlowSchedule,
+    ScaledLinearSchedule,
+    ShiftedSchedule,
+    SigmoidSchedule,
+    ZeroTerminalSchedule,
+)
+from ldm.sampler.noise import SeededNoise
+from ldm.sampler.timestep_spacing import (
+    KarrasSpacing,
+    LeadingSpacing,
+    LogSNRSpacing,
+    QuadraticSpacing,
+    TrailingSpacing,
+    UniformSpacing,
+)
+from ldm.sampler.trajectory import Trajectory
 
 SCHEDULES = [
-    Linear(),
-    DDPMLinear(),
-    Cosine(),
-    Sigmoid(),
-    RectifiedFlow(),
-    EDM(),
-    ZeroTerminal(Linear()),
-    Shifted(RectifiedFlow(), shift=3.0),
+    ScaledLinearSchedule(),
+    LinearSchedule(),
+    CosineSchedule(),
+    SigmoidSchedule(),
+    RectifiedFlowSchedule(),
+    EDMSchedule(),
+    ZeroTerminalSchedule(ScaledLinearSchedule()),
+    ShiftedSchedule(RectifiedFlowSchedule(), shift=3.0),
 ]
-GRIDS = [Uniform(), Trailing(), Leading(), Quadratic(), Karras(), LogSNR()]
+GRIDS = [UniformSpacing(), TrailingSpacing(), LeadingSpacing(), QuadraticSpacing(), KarrasSpacing(), LogSNRSpacing()]
 
 
 def name(part):
@@ -25,4 +41,4 @@ def name(part):
 
 
 def knots_at(schedule, *times):
-    return Path(None, schedule, Noise([]), (), "cpu").knots(torch.tensor(times, dtype=torch.float64))
+    return Trajectory(None, schedule, SeededNoise([]), (), "cpu").noise_levels(torch.tensor(times, dtype=torch.float64))

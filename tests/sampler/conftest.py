@@ -1,13 +1,13 @@
 import pytest
 
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import SeededNoise
 from tests.sampler.toolbox import START
 
 
 @pytest.fixture
 def same_noise(monkeypatch):
     """Schedulers draw what the samplers of `trajectory` and `step_by_step` draw."""
-    noise = Noise([0])
+    noise = SeededNoise([0])
     for scheduler in (
         "ddim",
         "ddpm",

@@ -3,7 +3,7 @@
 import torch
 
 from ldm.diffusion.denoiser import Estimate
-from ldm.sampler.grid import Grid
+from ldm.sampler.timestep_spacing import TimestepSpacing
 
 
 class Gaussian:
@@ -17,7 +17,7 @@ class Gaussian:
         gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         return Estimate((self.mean + gain * (x_t - alpha * self.mean)).to(x_t.dtype))
 
-    def deviation(self, t):
+    def std(self, t):
         alpha, sigma = self.schedule.exact(t)
         return torch.sqrt(alpha**2 * self.variance + sigma**2)
 
@@ -25,12 +25,12 @@ class Gaussian:
         """Where the probability flow carries x_t from time t to s: every point keeps its quantile."""
         (mean_t, mean_s), (deviation_t, deviation_s) = (
             (self.mean * self.schedule.exact(time)[0] for time in (t, s)),
-            (self.deviation(time) for time in (t, s)),
+            (self.std(time) for time in (t, s)),
         )
         return mean_s + (x_t - mean_t) * deviation_s / deviation_t
 
 
-class Between(Grid):
+class Between(TimestepSpacing):
     """Equal steps from one time to another."""
 
     def __init__(self, first, last):

@@ -3,17 +3,17 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ldm.diffusion.schedule import Linear, RectifiedFlow
-from ldm.sampler.base import Way
+from ldm.diffusion.schedule import RectifiedFlowSchedule, ScaledLinearSchedule
+from ldm.sampler.base import StartPoint
 from ldm.sampler.churn import Churn
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.dpmpp import DPMPP2M, DPMPP2MSDE
 from ldm.sampler.euler import Euler, EulerAncestral
-from ldm.sampler.grid import Karras
 from ldm.sampler.heun import Heun
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
+from ldm.sampler.timestep_spacing import KarrasSpacing
 from ldm.sampler.unipc import UniPC
 from tests.sampler.cases import name
 from tests.sampler.gaussian import Gaussian
@@ -23,11 +23,11 @@ from tests.sampler.toolbox import OURS, START
 
 @pytest.mark.parametrize(("kind", "options"), EVERY.values(), ids=EVERY)
 def test_deterministic_samplers_alone_draw_no_noise_on_their_way(kind, options):
-    noise, calls = Noise([1]), []
+    noise, calls = SeededNoise([1]), []
     draw = noise.draw
     noise.draw = lambda *arguments: calls.append(1) or draw(*arguments)
     sampler = kind(5, **options)
-    sampler.sample(Gaussian(Linear(), 0.5), Linear(), noise, (1, 4, 4))
+    sampler.sample(Gaussian(ScaledLinearSchedule(), 0.5), ScaledLinearSchedule(), noise, (1, 4, 4))
     assert (len(calls) > 1) == sampler.draws == ((kind, options) in STOCHASTIC.values())
 
 
@@ -36,16 +36,16 @@ def test_deterministic_samplers_alone_draw_no_noise_on_their_way(kind, options):
     [*((kind, 10) for kind in (DDIM, DDPM, Euler, EulerAncestral, DPMPP2M, DPMPP2MSDE, UniPC)), (PLMS, 11), (Heun, 19)],
 )
 def test_number_of_calls_of_the_denoiser(kind, calls):
-    data, count = Gaussian(Linear(), 0.5), []
-    kind(10).sample(lambda x, t: count.append(1) or data(x, t), Linear(), Noise([1]), (1, 2, 2))
+    data, count = Gaussian(ScaledLinearSchedule(), 0.5), []
+    kind(10).sample(lambda x, t: count.append(1) or data(x, t), ScaledLinearSchedule(), SeededNoise([1]), (1, 2, 2))
     assert len(count) == calls
 
 
-@pytest.mark.parametrize("schedule", [Linear(), RectifiedFlow()], ids=name)
+@pytest.mark.parametrize("schedule", [ScaledLinearSchedule(), RectifiedFlowSchedule()], ids=name)
 def test_where_steps_begin_before_pure_noise_x_t_has_the_size_that_it_has_there(schedule):
     """Of data of unit variance, exactly denoised: they stay that."""
-    sampler = UniPC(200, grid=Karras(first=0.8))
-    got = sampler.sample(Gaussian(schedule, 1.0), schedule, Noise(range(10)), (1, 60, 60))
+    sampler = UniPC(200, timestep_spacing=KarrasSpacing(first=0.8))
+    got = sampler.sample(Gaussian(schedule, 1.0), schedule, SeededNoise(range(10)), (1, 60, 60))
     assert float(got.std()) == pytest.approx(1, abs=0.02)
 
 
@@ -54,7 +54,7 @@ def test_strength_says_how_much_of_the_image_stays_and_the_data_stay_the_data(ki
     data, init = Gaussian(OURS, 1.0, mean=0.5), 0.5 + torch.randn(400, 1, 4, 4)
     correlation = []
     for strength in (0.0, 0.3, 0.7, 1.0):
-        got = kind(50, **options).sample(data, OURS, Noise(range(400)), (1, 4, 4), way=Way(init, strength))
+        got = kind(50, **options).sample(data, OURS, SeededNoise(range(400)), (1, 4, 4), way=StartPoint(init, strength))
         correlation.append(float(torch.corrcoef(torch.stack([got.flatten(), init.flatten()]))[0, 1]))
         assert float(got.mean()) == pytest.approx(0.5, abs=0.1)
         assert float(got.var()) == pytest.approx(1.0, abs=0.2)
@@ -69,8 +69,8 @@ def test_strength_says_how_much_of_the_image_stays_and_the_data_stay_the_data(ki
 @pytest.mark.parametrize(("kind", "options"), EVERY.values(), ids=EVERY)
 def test_an_image_depends_on_its_seed_alone(kind, options):
     data = Gaussian(OURS, 0.5, mean=0.3)
-    together = kind(12, **options).sample(data, OURS, Noise([4, 9, 2]), (2, 4, 4))
-    alone = kind(12, **options).sample(data, OURS, Noise([9]), (2, 4, 4))
+    together = kind(12, **options).sample(data, OURS, SeededNoise([4, 9, 2]), (2, 4, 4))
+    alone = kind(12, **options).sample(data, OURS, SeededNoise([9]), (2, 4, 4))
     torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=0)
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
@@ -83,11 +83,17 @@ def test_samplers_refuse_nonsense():
         (lambda: UniPC(5, order=4), "sampler.order=4 cannot be; give a whole number from 1 to 3"),
         (lambda: Churn(-1), "churn.amount=-1 cannot be"),
         (
-            lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(strength=0.5)),
+            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), way=StartPoint(strength=0.5)),
             "needs an image to begin with",
         ),
-        (lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(START, 2)), "strength=2 cannot be"),
-        (lambda: DDIM(5).sample(None, OURS, Noise([0]), (1, 2, 2), way=Way(visits=0)), "visits=0 cannot be"),
+        (
+            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), way=StartPoint(START, 2)),
+            "strength=2 cannot be",
+        ),
+        (
+            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), way=StartPoint(num_resample=0)),
+            "num_resample=0 cannot be",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             make()

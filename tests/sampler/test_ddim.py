@@ -2,16 +2,19 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from ldm.diffusion.prediction import Flow
-from ldm.diffusion.schedule import RectifiedFlow
+from ldm.diffusion.prediction import FlowPrediction
+from ldm.diffusion.schedule import RectifiedFlowSchedule
 from ldm.sampler.ddim import DDIM
-from ldm.sampler.grid import Leading, Trailing
+from ldm.sampler.timestep_spacing import LeadingSpacing, TrailingSpacing
 from tests.sampler.toolbox import OPTIONS, OURS, PREDICTIONS, START, discrete, step_by_step, theirs, trajectory
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_ddim_agrees_with_diffusers_on_both_grids(kind):
-    for spacing, grid, options in (("trailing", Trailing(), {}), ("leading", Leading(), {"steps_offset": 1})):
+    for spacing, grid, options in (
+        ("trailing", TrailingSpacing(), {}),
+        ("leading", LeadingSpacing(), {"steps_offset": 1}),
+    ):
         scheduler = DDIMScheduler(
             **OPTIONS,
             prediction_type=kind,
@@ -21,7 +24,7 @@ def test_ddim_agrees_with_diffusers_on_both_grids(kind):
             **options,
         )
         scheduler.set_timesteps(20)
-        ours = trajectory(DDIM(20, grid=grid), OURS, PREDICTIONS[kind], START)
+        ours = trajectory(DDIM(20, timestep_spacing=grid), OURS, PREDICTIONS[kind], START)
         expected = theirs(scheduler, 20, START, discrete)
         pairs = list(zip(ours, expected, strict=True))
         for got, wanted in pairs[:-1] if spacing == "leading" else pairs:  # theirs ends at its first time, ours at 0
@@ -44,7 +47,7 @@ def test_ddim_with_nothing_but_new_noise_agrees_with_diffusers_on_flows(same_noi
     """The most that eta can ask for."""
     scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
     scheduler.set_timesteps(sigmas=[1 - place / 10 for place in range(10)])
-    ours = trajectory(DDIM(10, eta=1e6), RectifiedFlow(), Flow(), START)
+    ours = trajectory(DDIM(10, eta=1e6), RectifiedFlowSchedule(), FlowPrediction(), START)
     expected = theirs(scheduler, 10, START, lambda step: float(step) / 1000)
     for got, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)

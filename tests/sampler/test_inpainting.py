@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from ldm.diffusion.denoiser import Estimate
-from ldm.diffusion.schedule import Linear
-from ldm.sampler.base import Way
-from ldm.sampler.inpainting import hold_known, soft_mask, without_masked
-from ldm.sampler.noise import Noise
+from ldm.diffusion.schedule import ScaledLinearSchedule
+from ldm.sampler.base import StartPoint
+from ldm.sampler.inpainting import feather_mask, fill_masked, replace_known
+from ldm.sampler.noise import SeededNoise
 from tests.sampler.kinds import EVERY
 
-SCHEDULE = Linear()
+SCHEDULE = ScaledLinearSchedule()
 
 
 @pytest.mark.parametrize(("kind", "options"), EVERY.values(), ids=EVERY)
@@ -27,9 +27,11 @@ def test_what_is_known_stays_and_the_rest_fits_to_it(kind, options):
     made[..., 2:] = 1
     start = known * (1 - made)
     errors = []
-    for visits in (1, 8):
-        held = hold_known(Same(), start, made)
-        got = kind(20, **options).sample(held, SCHEDULE, Noise(range(3)), (1, 4, 4), way=Way(start, visits=visits))
+    for num_resample in (1, 8):
+        held = replace_known(Same(), start, made)
+        got = kind(20, **options).sample(
+            held, SCHEDULE, SeededNoise(range(3)), (1, 4, 4), way=StartPoint(start, num_resample=num_resample)
+        )
         torch.testing.assert_close(got[..., :2], start[..., :2], atol=1e-6, rtol=0)
         errors.append(float((got[..., 2:] - known[..., 2:]).abs().mean()))
     assert errors[1] < 0.35, "going back and forth, both halves come to agree"
@@ -39,13 +41,13 @@ def test_what_is_known_stays_and_the_rest_fits_to_it(kind, options):
 def test_soft_masks_fall_off_over_their_border_and_no_further():
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 12:20, 12:20] = 1
-    soft = soft_mask(mask, 4)
+    soft = feather_mask(mask, 4)
     assert (soft[mask > 0] == 1).all()
     torch.testing.assert_close(soft[0, 0, 15, 6:13], torch.tensor([0, 0, 0.2, 0.4, 0.6, 0.8, 1.0]))
     outside = torch.ones(32, 32, dtype=torch.bool)
     outside[8:24, 8:24] = False
     assert (soft[0, 0][outside] == 0).all()
-    assert torch.equal(soft_mask(mask, 0), mask)
+    assert torch.equal(feather_mask(mask, 0), mask)
 
 
 @pytest.mark.parametrize("side", [8, 13])
@@ -54,10 +56,10 @@ def test_what_is_masked_does_not_show_through(side):
     mask = torch.zeros(2, 1, side, side)
     mask[0, :, 2:7, 3:] = 1
     mask[1] = 1
-    painted = without_masked(images, mask)
-    assert torch.equal(without_masked(torch.where(mask > 0, 100.0, images), mask), painted)
+    painted = fill_masked(images, mask)
+    assert torch.equal(fill_masked(torch.where(mask > 0, 100.0, images), mask), painted)
     assert torch.equal(painted * (1 - mask), images * (1 - mask)), "what is not masked stays"
     assert painted[0].abs().amax() <= images[0].abs().amax(), "of the colours around"
     assert torch.equal(painted[1], torch.zeros(3, side, side)), "nothing is known"
     flat = torch.full((1, 3, side, side), 0.3)
-    torch.testing.assert_close(without_masked(flat * (1 - mask[:1]), mask[:1]), flat)
+    torch.testing.assert_close(fill_masked(flat * (1 - mask[:1]), mask[:1]), flat)

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from ldm.diffusion.denoiser import Estimate
-from ldm.diffusion.schedule import RectifiedFlow
-from ldm.sampler.base import Way
+from ldm.diffusion.schedule import RectifiedFlowSchedule
+from ldm.sampler.base import StartPoint
 from ldm.sampler.ddim import DDIM
-from ldm.sampler.grid import Karras, Trailing, Uniform
 from ldm.sampler.inversion import invert
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import SeededNoise
+from ldm.sampler.timestep_spacing import KarrasSpacing, TrailingSpacing, UniformSpacing
 from tests.sampler.cases import SCHEDULES, name
 from tests.sampler.gaussian import Gaussian
 from tests.sampler.toolbox import OURS
@@ -23,15 +23,15 @@ def test_ddim_is_inverted_exactly(schedule):
 
     latent = Gaussian(schedule, 0.5, mean=0.3).mean + 0.5**0.5 * torch.randn(8, 2, 4, 4)
     for steps, grid, strength in (
-        (10, Uniform(), 1.0),
-        (25, Uniform(), 1.0),
-        (25, Karras(), 1.0),
-        (20, Trailing(), 0.6),
+        (10, UniformSpacing(), 1.0),
+        (25, UniformSpacing(), 1.0),
+        (25, KarrasSpacing(), 1.0),
+        (20, TrailingSpacing(), 0.6),
     ):
         options = {"steps": steps, "grid": grid, "strength": strength}
         start = invert(denoise, schedule, latent, **options)
-        way = Way(strength=strength, start=start)
-        back = DDIM(steps, grid=grid).sample(denoise, schedule, Noise([0]), (2, 4, 4), way=way)
+        way = StartPoint(strength=strength, start=start)
+        back = DDIM(steps, timestep_spacing=grid).sample(denoise, schedule, SeededNoise([0]), (2, 4, 4), way=way)
         assert float((back - latent).square().mean().sqrt()) < 1e-3
         forth = invert(denoise, schedule, back, **options)
         torch.testing.assert_close(forth, start, atol=1e-2, rtol=0)
@@ -41,6 +41,6 @@ def test_ddim_is_inverted_exactly(schedule):
 
 def test_an_inversion_that_does_not_converge_says_so():
     with pytest.raises(ValueError, match="one step from pure noise to the image cannot be inverted"):
-        invert(Gaussian(RectifiedFlow(), 0.5), RectifiedFlow(), torch.randn(2, 1, 4, 4), steps=1)
+        invert(Gaussian(RectifiedFlowSchedule(), 0.5), RectifiedFlowSchedule(), torch.randn(2, 1, 4, 4), steps=1)
     with pytest.raises(ValueError, match="cannot be inverted: 50 iterations do not converge; use more steps"):
         invert(lambda x, t: Estimate(10 * x.sin()), OURS, torch.randn(2, 1, 4, 4), steps=4)

@@ -2,10 +2,10 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from ldm.diffusion.prediction import Flow
-from ldm.diffusion.schedule import RectifiedFlow
+from ldm.diffusion.prediction import FlowPrediction
+from ldm.diffusion.schedule import RectifiedFlowSchedule
 from ldm.sampler.dpmpp import DPMPP2M, DPMPP2MSDE
-from ldm.sampler.grid import Trailing
+from ldm.sampler.timestep_spacing import TrailingSpacing
 from ldm.sampler.unipc import UniPC
 from tests.sampler.gaussian import Between
 from tests.sampler.toolbox import OPTIONS, OURS, PREDICTIONS, START, discrete, theirs, trajectory
@@ -30,7 +30,7 @@ def test_multistep_solvers_agree_with_diffusers(sampler, ours, scheduler, option
     spacing = {"timestep_spacing": "trailing", "final_sigmas_type": "zero"}
     scheduler = scheduler(**OPTIONS, **options, **spacing, prediction_type=kind)
     scheduler.set_timesteps(14)
-    sampler = sampler(14, **ours, grid=Trailing())
+    sampler = sampler(14, **ours, timestep_spacing=TrailingSpacing())
     ours = trajectory(sampler, OURS, PREDICTIONS[kind], START)
     expected = theirs(scheduler, 14, START, discrete)
     for got, wanted in as_far_as_comparable(ours, expected, sampler):
@@ -43,8 +43,8 @@ def test_multistep_solvers_on_flows_agree_with_diffusers(sampler, ours, schedule
     scheduler.set_timesteps(10)
     grid = Between(1, 0)
     grid.times = lambda steps, schedule: scheduler.sigmas.double()
-    sampler = sampler(10, **ours, grid=grid)
-    ours = trajectory(sampler, RectifiedFlow(), Flow(), START)
+    sampler = sampler(10, **ours, timestep_spacing=grid)
+    ours = trajectory(sampler, RectifiedFlowSchedule(), FlowPrediction(), START)
     levels = dict(zip(scheduler.timesteps.tolist(), scheduler.sigmas.tolist(), strict=False))
     expected = theirs(scheduler, 10, START, lambda step: levels[int(step)])
     for got, wanted in as_far_as_comparable(ours, expected, sampler):

@@ -4,9 +4,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ldm.diffusion.schedule import Linear
-from ldm.sampler.base import Way
-from ldm.sampler.noise import Noise
+from ldm.diffusion.schedule import ScaledLinearSchedule
+from ldm.sampler.base import StartPoint
+from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
 from tests.sampler.cases import GRIDS, SCHEDULES, knots_at, name
 from tests.sampler.gaussian import Between, Gaussian
@@ -16,11 +16,11 @@ from tests.sampler.kinds import DETERMINISTIC
 def error_after(kind, options, steps, schedule, first, last):
     """Root mean square distance from the exact end of the flow, in double precision."""
     data = Gaussian(schedule, 0.25, mean=0.5)
-    sampler = kind(steps, grid=Between(first, last), **options)
+    sampler = kind(steps, timestep_spacing=Between(first, last), **options)
     start = torch.randn(4, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    (knot,) = knots_at(schedule, first)
-    init = (start - knot.sigma * Noise(range(4)).draw((1, 4, 4))) / (knot.alpha or 1.0)
-    got = sampler.sample(data, schedule, Noise(range(4)), (1, 4, 4), way=Way(init))
+    (noise_level,) = knots_at(schedule, first)
+    init = (start - noise_level.sigma * SeededNoise(range(4)).draw((1, 4, 4))) / (noise_level.alpha or 1.0)
+    got = sampler.sample(data, schedule, SeededNoise(range(4)), (1, 4, 4), way=StartPoint(init))
     ends = torch.tensor([first, last], dtype=torch.float64)
     return float((got - data.flow(start, *ends)).square().mean().sqrt())
 
@@ -40,17 +40,21 @@ def test_order_of_convergence(kind, options, order, schedule):
 @pytest.mark.parametrize(("kind", "options", "order"), DETERMINISTIC.values(), ids=DETERMINISTIC)
 def test_the_end_of_the_flow_is_reached_from_pure_noise(kind, options, order, schedule):
     data, ends = Gaussian(schedule, 0.25, mean=0.5), torch.tensor([1.0, 0.0], dtype=torch.float64)
-    got = kind(500, **options).sample(data, schedule, Noise(range(8)), (1, 4, 4))
-    expected = data.flow(Noise(range(8)).draw((1, 4, 4)).double(), *ends).float()
+    got = kind(500, **options).sample(data, schedule, SeededNoise(range(8)), (1, 4, 4))
+    expected = data.flow(SeededNoise(range(8)).draw((1, 4, 4)).double(), *ends).float()
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=name)
 @pytest.mark.parametrize(("kind", "options", "order"), DETERMINISTIC.values(), ids=DETERMINISTIC)
 def test_the_end_of_the_flow_is_reached_along_every_grid(kind, options, order, grid):
-    schedule, steps, start = Linear(), 250, torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    schedule, steps, start = (
+        ScaledLinearSchedule(),
+        250,
+        torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(2)),
+    )
     data, first = Gaussian(schedule, 0.25, mean=0.5), float(grid.times(steps, schedule)[0])
-    sampler = kind(steps, grid=grid, **options)
-    got = sampler.sample(data, schedule, Noise(range(8)), (1, 4, 4), way=Way(start=start))
+    sampler = kind(steps, timestep_spacing=grid, **options)
+    got = sampler.sample(data, schedule, SeededNoise(range(8)), (1, 4, 4), way=StartPoint(start=start))
     expected = data.flow(start.double(), *torch.tensor([first, 0.0], dtype=torch.float64))
     torch.testing.assert_close(got, expected.float(), atol=0.05 if order == 1 else 0.03, rtol=0)

@@ -2,15 +2,17 @@ import pytest
 import torch
 from diffusers import PNDMScheduler
 
-from ldm.diffusion.prediction import Clean, Flow, Velocity
-from ldm.diffusion.prediction import Noise as NoisePrediction
-from ldm.sampler.grid import Leading
+from ldm.diffusion.prediction import CleanPrediction, FlowPrediction, VelocityPrediction
+from ldm.diffusion.prediction import NoisePrediction as NoisePrediction
 from ldm.sampler.plms import PLMS
+from ldm.sampler.timestep_spacing import LeadingSpacing
 from tests.sampler.cases import name
 from tests.sampler.toolbox import OPTIONS, OURS, START, Network, discrete, theirs, trajectory
 
 
-@pytest.mark.parametrize("prediction", [NoisePrediction(), Velocity(), Clean(), Flow()], ids=name)
+@pytest.mark.parametrize(
+    "prediction", [NoisePrediction(), VelocityPrediction(), CleanPrediction(), FlowPrediction()], ids=name
+)
 def test_plms_agrees_with_diffusers(prediction):
     """Ours mixes the noise whatever is predicted; theirs is given the noise that a prediction means. Ours ends as DDIM."""
     options = {"skip_prk_steps": True, "set_alpha_to_one": True, "steps_offset": 1, "timestep_spacing": "leading"}
@@ -22,7 +24,7 @@ def test_plms_agrees_with_diffusers(prediction):
         return (x - alpha * prediction.clean(network(x, t), x, torch.tensor(alpha), torch.tensor(sigma))) / sigma
 
     network = Network()
-    ours = trajectory(PLMS(20, grid=Leading()), OURS, prediction, START)
+    ours = trajectory(PLMS(20, timestep_spacing=LeadingSpacing()), OURS, prediction, START)
     _, *expected = theirs(scheduler, 20, START, discrete, network=noise)  # the first step is made twice
     for got, wanted in list(zip(ours, expected, strict=True))[:-1]:
         torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)

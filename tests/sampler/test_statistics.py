@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from ldm.diffusion.denoiser import Estimate
-from ldm.diffusion.prediction import Clean, Flow, Velocity
-from ldm.diffusion.prediction import Noise as NoisePrediction
-from ldm.diffusion.schedule import Linear
+from ldm.diffusion.prediction import CleanPrediction, FlowPrediction, VelocityPrediction
+from ldm.diffusion.prediction import NoisePrediction as NoisePrediction
+from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.dpmpp import DPMPP2M, DPMPP2MSDE
 from ldm.sampler.euler import Euler, EulerAncestral
 from ldm.sampler.heun import Heun
-from ldm.sampler.noise import Noise
+from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
 from ldm.sampler.unipc import UniPC
 from tests.sampler.cases import GRIDS, SCHEDULES, name
@@ -23,10 +23,10 @@ from tests.sampler.kinds import EVERY, STOCHASTIC
 @pytest.mark.parametrize("grid", GRIDS, ids=name)
 @pytest.mark.parametrize(("kind", "options"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_mean_and_variance_are_reproduced_along_every_grid(kind, options, grid):
-    schedule = Linear()
+    schedule = ScaledLinearSchedule()
     data = Gaussian(schedule, 0.5, mean=1.5)
-    sampler = kind(120 if "churn" in options else 250, grid=grid, **options)
-    got = sampler.sample(data, schedule, Noise(range(10)), (1, 30, 30))
+    sampler = kind(120 if "churn" in options else 250, timestep_spacing=grid, **options)
+    got = sampler.sample(data, schedule, SeededNoise(range(10)), (1, 30, 30))
     assert float(got.mean()) == pytest.approx(1.5, abs=0.04)
     assert float(got.var()) == pytest.approx(0.5, rel=0.1)
 
@@ -36,7 +36,7 @@ def test_mean_and_variance_are_reproduced_along_every_grid(kind, options, grid):
 def test_stochastic_samplers_reproduce_mean_and_variance(kind, options, schedule):
     data = Gaussian(schedule, 0.5, mean=1.5)
     steps = 250 if "churn" in options else 400  # its times are searched for, which takes long
-    got = kind(steps, **options).sample(data, schedule, Noise(range(10)), (1, 40, 40))
+    got = kind(steps, **options).sample(data, schedule, SeededNoise(range(10)), (1, 40, 40))
     assert float(got.mean()) == pytest.approx(1.5, abs=0.03)
     assert float(got.var()) == pytest.approx(0.5, rel=0.06)
 
@@ -56,9 +56,9 @@ class Correlated:
 @pytest.mark.parametrize(("kind", "options"), EVERY.values(), ids=EVERY)
 def test_covariance_is_reproduced(kind, options):
     covariance = torch.tensor([[1.0, 0.6, 0.0], [0.6, 0.7, -0.3], [0.0, -0.3, 0.5]])
-    schedule = Linear()
+    schedule = ScaledLinearSchedule()
     steps = 300 if "churn" in options else 400
-    got = kind(steps, **options).sample(Correlated(schedule, covariance), schedule, Noise(range(10)), (3, 40, 40))
+    got = kind(steps, **options).sample(Correlated(schedule, covariance), schedule, SeededNoise(range(10)), (3, 40, 40))
     torch.testing.assert_close(torch.cov(got.transpose(0, 1).flatten(1)), covariance, atol=0.04, rtol=0)
 
 
@@ -67,8 +67,8 @@ class Wrong:
 
     def __init__(self, schedule):
         self.schedule = schedule
-        predictions = NoisePrediction(), Velocity(), Flow(), Clean()
-        self.predictions = [one for one in predictions if one.tells_from_noise or not schedule.ends_in_noise]
+        predictions = NoisePrediction(), VelocityPrediction(), FlowPrediction(), CleanPrediction()
+        self.predictions = [one for one in predictions if one.tells_from_noise or not schedule.zero_terminal_snr]
         self.phase = 2 * math.pi * torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
 
     def __call__(self, x_t, t):
@@ -89,7 +89,7 @@ class Wrong:
 def test_a_slightly_wrong_network_gives_slightly_wrong_samples(kind, schedule):
     """Whatever is predicted. Of EDM, ancestral Euler's 50 steps alone lose a tenth."""
     wrong = Wrong(schedule)
-    got = kind(50).sample(wrong, schedule, Noise(range(len(wrong.predictions))), (1, 64, 64))
+    got = kind(50).sample(wrong, schedule, SeededNoise(range(len(wrong.predictions))), (1, 64, 64))
     for prediction, samples in zip(wrong.predictions, got, strict=True):
         assert float(samples.mean()) == pytest.approx(1, abs=0.1), name(prediction)
         assert float(samples.std()) == pytest.approx(1, abs=0.15), name(prediction)

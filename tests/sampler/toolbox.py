@@ -5,17 +5,17 @@ from itertools import pairwise
 import torch
 
 from ldm.diffusion.denoiser import Estimate
-from ldm.diffusion.prediction import Clean, Velocity
-from ldm.diffusion.prediction import Noise as NoisePrediction
-from ldm.diffusion.schedule import Linear
-from ldm.sampler.base import Way
-from ldm.sampler.noise import Noise
-from ldm.sampler.path import Path
+from ldm.diffusion.prediction import CleanPrediction, VelocityPrediction
+from ldm.diffusion.prediction import NoisePrediction as NoisePrediction
+from ldm.diffusion.schedule import ScaledLinearSchedule
+from ldm.sampler.base import StartPoint
+from ldm.sampler.noise import SeededNoise
+from ldm.sampler.trajectory import Trajectory
 from tests.sampler.cases import knots_at
 
 OPTIONS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-OURS = Linear(start=0.00085, end=0.012)
-PREDICTIONS = {"epsilon": NoisePrediction(), "v_prediction": Velocity(), "sample": Clean()}
+OURS = ScaledLinearSchedule(start=0.00085, end=0.012)
+PREDICTIONS = {"epsilon": NoisePrediction(), "v_prediction": VelocityPrediction(), "sample": CleanPrediction()}
 """By their names in diffusers. Flows it knows in schedulers of their own, and in multi-step solvers that are told so; its
 ancestral Euler's and Heun's methods do not know clean latents."""
 
@@ -37,7 +37,7 @@ def trajectory(sampler, schedule, prediction, start):
 
     step = sampler.step
     sampler.step = lambda x, *rest: xs.append(step(x, *rest)) or xs[-1]
-    sampler.sample(denoise, schedule, Noise([0]), start.shape[1:], way=Way(start=start))
+    sampler.sample(denoise, schedule, SeededNoise([0]), start.shape[1:], way=StartPoint(start=start))
     return xs
 
 
@@ -60,12 +60,12 @@ START = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(4))
 
 def step_by_step(sampler, prediction, output, their_step, variance=None):
     """Single steps from one place at each of the times, with the same fresh noise."""
-    path = Path(None, OURS, Noise([0]), START.shape[1:], "cpu")
+    path = Trajectory(None, OURS, SeededNoise([0]), START.shape[1:], "cpu")
     for here, there in pairwise(knots_at(OURS, *[1 - place / 20 for place in range(21)])):
         if variance is not None and not there.sigma:
             return  # theirs adds noise to the last image
         expected = their_step(round(here.t * 1000) - 1)
         clean = prediction.clean(output, START, here.alpha, here.sigma)
-        path.estimate = lambda x, knot, clean=clean: Estimate(clean, variance)
+        path.estimate = lambda x, noise_level, clean=clean: Estimate(clean, variance)
         got = sampler.step(START, here, there, path)
         torch.testing.assert_close(got, expected.prev_sample, atol=3e-4, rtol=1e-4)

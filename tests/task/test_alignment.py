@@ -19,11 +19,11 @@ def folder(request, tmp_path):
 
 
 def unet():
-    return scramble(UNet(4, channels=8, multipliers=(1, 2), attention_levels=(), heads=2, blocks=1, groups=4))
+    return scramble(UNet(4, model_channels=8, channel_mult=(1, 2), attention_levels=(), heads=2, blocks=1, groups=4))
 
 
 def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
-    encoder = VisionEncoder(str(folder), side=16)
+    encoder = VisionEncoder(str(folder), size=16)
     network = unet()
     alignment = REPA(network, encoder, weight=0.5, steps=100)
     assert "encoder" not in "".join(alignment.state_dict())
@@ -44,7 +44,7 @@ def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
 
 def test_after_its_steps_it_is_nothing_but_finds_gradients(folder):
     network = unet()
-    alignment = REPA(network, VisionEncoder(str(folder), side=16), steps=7)
+    alignment = REPA(network, VisionEncoder(str(folder), size=16), steps=7)
     network(torch.randn(1, 4, 8, 8), torch.ones(1), Condition())
     loss = alignment(None, step=7)
     loss.backward()
@@ -70,11 +70,11 @@ def test_the_loss_is_minus_the_cosine():
 
 
 def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
-    options = ["alignment=repa", f"alignment.encoder.name={folder}", "alignment.encoder.side=16", "alignment.steps=7"]
+    options = ["alignment=repa", f"alignment.encoder.name={folder}", "alignment.encoder.size=16", "alignment.steps=7"]
     alignment = build(compose("train", ["experiment=txt2img", *options]).stage.diffusion.alignment)
-    for multipliers in ((1, 2), (1, 2, 3)):
-        network = UNet(4, channels=8, multipliers=multipliers, attention_levels=(), heads=2, blocks=1, groups=4)
-        assert network.deepest_channels == 8 * multipliers[-1]
+    for channel_mult in ((1, 2), (1, 2, 3)):
+        network = UNet(4, model_channels=8, channel_mult=channel_mult, attention_levels=(), heads=2, blocks=1, groups=4)
+        assert network.deepest_channels == 8 * channel_mult[-1]
         aligned = alignment(network)
         network(torch.randn(2, 4, 8, 8), torch.ones(2), Condition())
         assert aligned.steps == 7

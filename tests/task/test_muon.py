@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from ldm.config import build, compose, resolved
+from ldm.optim.muon import MuonAdamW
+from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import ConstantWithWarmup, attach
-from ldm.task.muon import MuonAdamW
-from ldm.task.optimization import Trained
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
 

@@ -10,11 +10,11 @@ from ldm.autoencoder.kl import KLAutoencoder
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
 from ldm.conditioner.base import Reader
-from ldm.divergence import fault_of
+from ldm.optim.divergence import fault_of
+from ldm.optim.optimization import clip_gradients
 from ldm.optim.scheduler import ConstantWithWarmup
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.diffusion import DiffusionTask
-from ldm.task.optimization import clip_gradients
 from tests.conftest import scramble
 
 PRECISIONS = ["32-true", "bf16-mixed"]
@@ -50,7 +50,7 @@ class Data(pl.LightningDataModule):
         images = 0.9 + 0.1 * torch.stack([(ramp[:, None] + ramp * (1 + i)).sin() for i in range(count)])
         self.images = images[:, None].expand(-1, 3, -1, -1)
 
-    def hold(self, encode, batch_size):
+    def cache_latents(self, encode, batch_size):
         pass
 
     def train_dataloader(self):
@@ -79,7 +79,7 @@ def optimizers(norms):
 
 
 def autoencoder(**options):
-    network = KLAutoencoder(channels=8, multipliers=(1, 1), blocks=1, latent_channels=4, attention_levels=(), groups=4)
+    network = KLAutoencoder(channels=8, channel_mult=(1, 1), blocks=1, latent_channels=4, attention_levels=(), groups=4)
     loss = AutoencoderLoss(PatchDiscriminator(channels=8, layers=1, groups=4), start_step=0)
     return AutoencoderTask(scramble(network), loss, scheduler=ConstantWithWarmup, config={}, **options)
 
@@ -144,8 +144,10 @@ def test_both_stages_show_what_is_not_finite(stage, what):
 
 def test_the_discriminators_loss_is_looked_at_too():
     task, data = autoencoder(optimizer=optimizers([]), gradient_clip_val=1.0), Data(16, 8)
-    judge = task.loss.judge
-    task.loss.judge = lambda *given: judge(*given) * (float("nan") if task.global_step == 3 else 1.0)
+    discriminator_loss = task.loss.discriminator_loss
+    task.loss.discriminator_loss = lambda *given: (
+        discriminator_loss(*given) * (float("nan") if task.global_step == 3 else 1.0)
+    )
     train(task, data, "32-true")
     assert fault_of(task.watch.code()) == (3, "the discriminator's loss")
 

@@ -4,9 +4,9 @@ from torch import nn
 
 from ldm.checkpoint import AUTOENCODER_FILE, load_autoencoder
 from ldm.config import build
+from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import attach
 from ldm.task.base import Task
-from ldm.task.optimization import Trained
 from ldm.training.stage import Stage
 
 

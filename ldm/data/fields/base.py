@@ -54,12 +54,12 @@ class FieldReader(ABC):
     advice: str
 
     @abstractmethod
-    def read(self, files: Files, chance: Callable[[], random.Random] | None) -> Any:
+    def read(self, files: Files, rng: Callable[[], random.Random] | None) -> Any:
         """Return the value of one sample: a text, a whole number, or a tensor.
 
         Args:
             files: The files of the sample.
-            chance: Makes the generator that chooses where there is a choice; None: the choice is always the same.
+            rng: Makes the generator that chooses where there is a choice; None: the choice is always the same.
 
         Raises:
             Broken: Where the sample has no such field ("no caption"), or one that cannot be read ("unreadable label").

@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.data.decode import Broken
 from ldm.data.fields.base import Files, PlacedReader
 from ldm.data.fields.placement import Placement
-from ldm.options import FRACTION, Whole
+from ldm.options.rule import FRACTION, Whole
 
 CLASS = Whole(0, 2**24)
 """Numbers that classes of boxes can have: those that a float32 holds."""
@@ -29,7 +29,7 @@ class BoxesReader(PlacedReader):
     endings = ("json",)
     advice = 'add boxes to the .json, like {"boxes": [{"label": 3, "box": [0.1, 0.2, 0.5, 0.9]}]}'
 
-    def read(self, files: Files, chance: Callable[[], random.Random] | None) -> Tensor:
+    def read(self, files: Files, rng: Callable[[], random.Random] | None) -> Tensor:
         """Return the boxes of one sample, `(N, 5)`. Raises Broken where it has no list of boxes."""
         found = files.record.get("boxes")
         if found is None:

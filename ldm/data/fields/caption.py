@@ -24,9 +24,9 @@ class CaptionReader(FieldReader):
     def __init__(self, choice: CaptionChoice) -> None:
         self.choice = choice
 
-    def read(self, files: Files, chance: Callable[[], random.Random] | None) -> str:
+    def read(self, files: Files, rng: Callable[[], random.Random] | None) -> str:
         """Return the caption of one sample. Raises Broken where it has none."""
-        return self.choice(files.get("txt"), files.get("json"), chance)
+        return self.choice(files.get("txt"), files.get("json"), rng)
 
     def varies(self, files: Files) -> bool:
         """Return whether a sample has several captions."""

@@ -18,7 +18,7 @@ class GeometryReader(PlacedReader):
     endings = ()
     advice = ""
 
-    def read(self, files: Files, chance: Callable[[], random.Random] | None) -> None:
+    def read(self, files: Files, rng: Callable[[], random.Random] | None) -> None:
         """Return nothing, since nothing is read."""
 
     def place(self, value: None, placement: Placement) -> Tensor:

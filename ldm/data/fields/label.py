@@ -18,7 +18,7 @@ class LabelReader(FieldReader):
     endings = ("cls", "json")
     advice = "add .cls files, or a number called label to the .json"
 
-    def read(self, files: Files, chance: Callable[[], random.Random] | None) -> int:
+    def read(self, files: Files, rng: Callable[[], random.Random] | None) -> int:
         """Return the label of one sample. Raises Broken where it has none."""
         data = files.get("cls")
         text = decode_text(data) if data is not None else files.record.get("label")

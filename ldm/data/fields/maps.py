@@ -36,7 +36,7 @@ class MapReader(PlacedReader):
     def finish(self, values: Tensor) -> Tensor:
         """Return the field of one sample from placed values `(H, W)`."""
 
-    def read(self, files: Files, chance: Callable[[], random.Random] | None) -> Image.Image:
+    def read(self, files: Files, rng: Callable[[], random.Random] | None) -> Image.Image:
         """Return the picture of one sample, not decoded yet. Raises Broken where there is none."""
         data = files.get(self.endings[0])
         if data is None:

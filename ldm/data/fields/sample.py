@@ -38,7 +38,7 @@ class SampleFields:
         image: Callable[[], bytes],
         *,
         choose: Callable[[], random.Random] | None,
-        chance: Callable[[], random.Random],
+        rng: Callable[[], random.Random],
         size: Size | None = None,
     ) -> dict[str, Any]:
         """Return the fields of a sample.
@@ -47,14 +47,14 @@ class SampleFields:
             files: Its files beside the image.
             image: Gives the bytes of its image or latent.
             choose: Makes the generator by which readers choose; None: they choose always the same.
-            chance: Makes the generator of crop and flip; called after the readers have chosen.
+            rng: Makes the generator of crop and flip; called after the readers have chosen.
             size: Of the image; None: the transform's own.
 
         Raises:
             Broken: Where a field is missing or cannot be read.
         """
         values = {reader.name: reader.read(files, choose) for reader in self.readers}
-        cut = self.transform(image(), chance(), size)
+        cut = self.transform(image(), rng(), size)
         return {**self._placed(values, cut.placement), **cut.fields}
 
     def read_without_image(self, files: Files, image: Callable[[], bytes]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import Sampler
 
-from ldm.data.order.shuffle import Draw, Order
+from ldm.data.order.shuffle import SampleOrder, SampleRef
 
 
-class Steps(ABC):
+class StepSequence(ABC):
     """An endless sequence of epochs of optimiser steps.
 
     Args:
@@ -39,7 +39,7 @@ class Steps(ABC):
         """
 
 
-class Consecutive(Steps):
+class ConsecutiveSteps(StepSequence):
     """Steps that take the samples of an order one after the other.
 
     The samples at the end of an epoch that do not fill a step are left out.
@@ -49,7 +49,7 @@ class Consecutive(Steps):
         size: The number of samples in a step, over all ranks and accumulated batches.
     """
 
-    def __init__(self, order: Order, size: int) -> None:
+    def __init__(self, order: SampleOrder, size: int) -> None:
         super().__init__(size)
         self.order = order
 
@@ -61,7 +61,7 @@ class Consecutive(Steps):
         return self.order.draws(epoch, step * self.size, (step + 1) * self.size)
 
 
-class Bucketed(Steps):
+class BucketedSteps(StepSequence):
     """Steps whose samples belong to one bucket each, so that all images of a step have the same size.
 
     A step takes place when its last sample comes up in the order. The samples of each bucket that do not fill a step at
@@ -73,7 +73,7 @@ class Bucketed(Steps):
         buckets: The number of each sample's bucket, `(N,)`.
     """
 
-    def __init__(self, order: Order, size: int, buckets: np.ndarray) -> None:
+    def __init__(self, order: SampleOrder, size: int, buckets: np.ndarray) -> None:
         super().__init__(size)
         self.order = order
         self.buckets = buckets
@@ -100,7 +100,7 @@ class Bucketed(Steps):
         return draws[steps[np.argsort(steps[:, -1])]]
 
 
-class RankBatches(Sampler[list[Draw]]):
+class DistributedBatchSampler(Sampler[list[SampleRef]]):
     """A batch sampler that gives one rank its share of every step.
 
     Each iteration goes on from the present position to the end of its epoch; the next one begins the next epoch. The
@@ -119,7 +119,9 @@ class RankBatches(Sampler[list[Draw]]):
         ValueError: If an epoch has no step.
     """
 
-    def __init__(self, steps: Steps, *, accumulate: int = 1, rank: int = 0, world: int = 1, position: int = 0) -> None:
+    def __init__(
+        self, steps: StepSequence, *, accumulate: int = 1, rank: int = 0, world: int = 1, position: int = 0
+    ) -> None:
         if not len(steps):
             raise ValueError(
                 f"there is too little data for one step of {steps.size} samples; lower the batch size or add data"
@@ -133,15 +135,15 @@ class RankBatches(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRef]]:
         epoch, first = divmod(self.position, len(self.steps))
         self.position = (epoch + 1) * len(self.steps)
         for step in range(first, len(self.steps)):
             for part in np.split(self.steps.draws(epoch, step), self.accumulate):
-                yield [Draw(*draw) for draw in part[self.rank :: self.world].tolist()]
+                yield [SampleRef(*draw) for draw in part[self.rank :: self.world].tolist()]
 
 
-class Pass(Sampler[list[Draw]]):
+class SequentialBatchSampler(Sampler[list[SampleRef]]):
     """A batch sampler that goes once through the samples in order, without shuffling.
 
     Rank r takes the samples r, r + world, r + 2 world, ...; its last batch may be smaller.
@@ -163,9 +165,9 @@ class Pass(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return -(-len(self.numbers) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRef]]:
         for start in range(0, len(self.numbers), self.batch_size):
-            yield [Draw(0, number) for number in self.numbers[start : start + self.batch_size]]
+            yield [SampleRef(0, number) for number in self.numbers[start : start + self.batch_size]]
 
 
 def spread(count: int, limit: int) -> Sequence[int]:

@@ -16,7 +16,7 @@ BLOCK = 1000
 """The number of samples in a block of a mixture; each block has the exact weights."""
 
 
-class Draw(NamedTuple):
+class SampleRef(NamedTuple):
     """A reference to a sample in an epoch; the epoch decides random crops, flips and captions.
 
     Args:
@@ -28,7 +28,7 @@ class Draw(NamedTuple):
     number: int
 
 
-class Order(ABC):
+class SampleOrder(ABC):
     """An endless sequence of epochs of samples."""
 
     @abstractmethod
@@ -49,7 +49,7 @@ class Order(ABC):
         """
 
 
-class Shuffled(Order):
+class ShuffledOrder(SampleOrder):
     """An order that visits every sample once per epoch, shuffled within wide windows so that few shards are read at a time.
 
     Each epoch shuffles the shards and puts their samples in a row, which begins at a random place. The row is cut into
@@ -118,9 +118,9 @@ class Shuffled(Order):
             The shards in order, the place in the row of samples where each of them ends, and the place where the row
             begins.
         """
-        chance = np.random.default_rng([self.seed, epoch, 0])
-        shards = chance.permutation(len(self.counts))
-        return shards, np.cumsum(self.counts[shards]), int(chance.integers(max(1, len(self))))
+        rng = np.random.default_rng([self.seed, epoch, 0])
+        shards = rng.permutation(len(self.counts))
+        return shards, np.cumsum(self.counts[shards]), int(rng.integers(max(1, len(self))))
 
     def _shuffle_window(self, epoch: int, stream: int, window: int) -> np.ndarray:
         """Return the permutation of a window of one part of an epoch."""
@@ -128,7 +128,7 @@ class Shuffled(Order):
         return np.random.default_rng([self.seed, epoch, 1, stream, window]).permutation(size)
 
 
-class Mixture(Order):
+class MixtureOrder(SampleOrder):
     """An order that mixes several data sets by weight.
 
     Each data set is visited completely, in its own order, before it begins again. An epoch of the mixture has as many
@@ -143,7 +143,7 @@ class Mixture(Order):
         ValueError: If a weight is missing, not above 0 or too small, or if a data set is empty.
     """
 
-    def __init__(self, parts: Sequence[Order], weights: Sequence[float], *, seed: int) -> None:
+    def __init__(self, parts: Sequence[SampleOrder], weights: Sequence[float], *, seed: int) -> None:
         if len(parts) != len(weights) or not all(weight > 0 for weight in weights):
             raise ValueError(
                 f"a mixture needs a weight above 0 for each data set; got {list(weights)} for {len(parts)}"
@@ -190,7 +190,7 @@ class Mixture(Order):
         return np.stack([parts, turns])
 
 
-def _endless(order: Order, turns: np.ndarray) -> np.ndarray:
+def _endless(order: SampleOrder, turns: np.ndarray) -> np.ndarray:
     """Return samples of an order by their positions since the beginning of the first epoch.
 
     Args:

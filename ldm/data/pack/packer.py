@@ -24,8 +24,8 @@ from ldm.data.pack.shard import Job, fingerprint_images, read_tally, write_json
 from ldm.data.pack.sidecars import read_sidecars
 from ldm.data.pack.summary import Summary, summarize
 from ldm.data.pack.workers import write_all
-from ldm.folder import OutputFolder
-from ldm.options import COUNT, FRACTION, OneOf, Optional, Real, Rule, check_all
+from ldm.files.output_folder import OutputFolder
+from ldm.options.rule import COUNT, FRACTION, OneOf, Optional, Real, Rule, check_all
 
 PLAN_FILE = "pack.json"
 OWN_FILES = re.compile(rf"(train|val)-\d{{6,}}\.tar|{re.escape(PLAN_FILE)}|summary\.json")
@@ -50,7 +50,7 @@ RULES = {
     "caption_column": Optional(_Text(), "by its usual names"),
     "side": Optional(COUNT, "files stay as they are"),
     "format": OneOf(("jpg", "png", None)),
-    "val_share": Real(0.0, 1.0, below=True),
+    "val_fraction": Real(0.0, 1.0, below=True),
     "val_max": Optional(COUNT, "any number"),
     "samples_per_shard": COUNT,
     "workers": Optional(COUNT, "as many as there are cores"),
@@ -71,7 +71,7 @@ class Packer:
         caption_column: Column of the table that holds captions; None: found by its usual names.
         side: Length in pixels to which the shorter side of an image is reduced; None: files are stored as they are.
         format: Format of the images that `side` reduces, "jpg" or "png"; None: jpg for a jpg, png for any other.
-        val_share: Fraction of the samples for validation, in [0, 1).
+        val_fraction: Fraction of the samples for validation, in [0, 1).
         val_max: The greatest number of samples for validation; None: any.
         samples_per_shard: Rows that go into one shard.
         workers: Number of processes; None: as many as there are cores.
@@ -92,7 +92,7 @@ class Packer:
         caption_column: str | None = None,
         side: int | None = None,
         format: str | None = None,
-        val_share: float = 0.01,
+        val_fraction: float = 0.01,
         val_max: int | None = 10_000,
         samples_per_shard: int = 1000,
         workers: int | None = None,
@@ -100,7 +100,7 @@ class Packer:
     ) -> None:
         given: dict[str, object] = {"out": out, "images": images, "captions": captions, "side": side, "format": format}
         given |= {"image_column": image_column, "caption_column": caption_column, "workers": workers}
-        given |= {"val_share": val_share, "val_max": val_max, "samples_per_shard": samples_per_shard}
+        given |= {"val_fraction": val_fraction, "val_max": val_max, "samples_per_shard": samples_per_shard}
         check_all({**given, "max_broken": max_broken}, RULES)
         if format is not None and side is None:
             raise ValueError(f"format={format} cannot be; give a side as well, or null: files stay as they are")
@@ -109,7 +109,7 @@ class Packer:
         self.captions = None if captions is None else str(captions)
         self.image_column = image_column
         self.caption_column = caption_column
-        self.val_share = val_share
+        self.val_fraction = val_fraction
         self.val_max = val_max
         self.samples_per_shard = samples_per_shard
         self.workers = workers or _cores()
@@ -137,7 +137,7 @@ class Packer:
                 plan = make_plan(
                     tqdm(self._rows(), desc="reading captions", unit="row"),
                     self.job.database,
-                    val_share=self.val_share,
+                    val_fraction=self.val_fraction,
                     val_max=self.val_max,
                     samples_per_shard=self.samples_per_shard,
                 )
@@ -166,7 +166,7 @@ class Packer:
             "images": fingerprint_images(plan.shards[0], self.job),
             "side": self.job.side,
             "format": self.job.format,
-            "val_share": self.val_share,
+            "val_fraction": self.val_fraction,
             "val_max": self.val_max,
             "samples_per_shard": self.samples_per_shard,
         }

@@ -113,7 +113,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    rows: Iterable[Found], database: Path, *, val_share: float, val_max: int | None, samples_per_shard: int
+    rows: Iterable[Found], database: Path, *, val_fraction: float, val_max: int | None, samples_per_shard: int
 ) -> Plan:
     """Write rows into a database and cut them into shards.
 
@@ -122,7 +122,7 @@ def make_plan(
     Args:
         rows: Places and rows, or why they cannot be used, in any order.
         database: Path of the database; a file that is there is deleted.
-        val_share: Fraction of the rows, those with the smallest digests, that are for validation, in [0, 1).
+        val_fraction: Fraction of the rows, those with the smallest digests, that are for validation, in [0, 1).
         val_max: The greatest number of rows for validation; None: any.
         samples_per_shard: Rows of a shard.
     """
@@ -137,7 +137,7 @@ def make_plan(
             if broken is not None:
                 skipped.skip(where, broken)
         connection.commit()
-        shards = list(_cut(connection, val_share, val_max, samples_per_shard))
+        shards = list(_cut(connection, val_fraction, val_max, samples_per_shard))
     return Plan(shards, f"{table.total % 2**256:064x}"[:16], skipped, others, table.merged, table.several)
 
 
@@ -211,10 +211,10 @@ class _Table:
 
 
 def _cut(
-    connection: sqlite3.Connection, val_share: float, val_max: int | None, samples_per_shard: int
+    connection: sqlite3.Connection, val_fraction: float, val_max: int | None, samples_per_shard: int
 ) -> Iterator[Shard]:
     """Yield the training shards, then those of validation."""
-    border = min(int(val_share * 2**64), 2**64 - 1).to_bytes(8, "big")
+    border = min(int(val_fraction * 2**64), 2**64 - 1).to_bytes(8, "big")
     if val_max is not None:
         query = "SELECT digest FROM rows WHERE digest < ? ORDER BY digest LIMIT 1 OFFSET ?"
         (border,) = connection.execute(query, (border, val_max)).fetchone() or (border,)

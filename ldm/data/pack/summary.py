@@ -9,9 +9,9 @@ from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm.arguments import command_name
 from ldm.data.pack.plan import Plan, Tally
 from ldm.data.pack.shard import Job, read_tally, write_json
+from ldm.options.arguments import command_name
 
 SPLITS = ("train", "val")
 
@@ -62,7 +62,7 @@ class Summary(NamedTuple):
         if not self.shards["val"]:
             lines.append(
                 "training needs validation images, too, which are not here: give other shards, or pack into another "
-                "out= with a larger val_share"
+                "out= with a larger val_fraction"
             )
         return "\n".join([*lines, f"next: {self.next_command()}"])
 

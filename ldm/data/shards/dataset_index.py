@@ -17,11 +17,11 @@ from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ldm.batch import Skip
+from ldm.batch import SkippedSample
 from ldm.data.order.batch_sampler import spread
 from ldm.data.shards.grouping import EXTRA, Leftover, Sample
-from ldm.data.shards.members import ABSENT, Extent
-from ldm.data.shards.shard_index import PlacesCache, ShardSummary, column, make, read
+from ldm.data.shards.members import ABSENT, ByteRange
+from ldm.data.shards.shard_index import SampleOffsetsCache, ShardSummary, column, make, read
 
 FEW_SHARDS = 8
 """The largest number of shards that are indexed without worker processes."""
@@ -36,7 +36,7 @@ FILTER = re.compile(r"\s*([\w.-]+)\s*(<=|>=|==|!=|<|>)\s*([-+.\deE]+)\s*")
 """A filter: a name, a comparison and a number."""
 
 
-class Index:
+class DatasetIndex:
     """The index of a data set: all samples that pass the filters, numbered from 0 in the order of the shards.
 
     Args:
@@ -59,7 +59,7 @@ class Index:
         self.read = read
         self.filters = list(filters)
         self.limit: int | None = None
-        self._places = PlacesCache()
+        self._places = SampleOffsetsCache()
         self._kept = self._keep() if filters else None
         if limit is not None:
             self._thin(limit)
@@ -77,7 +77,7 @@ class Index:
         where = self._places(self.shards[shard])
         first, last = where.key_ends[row - 1] if row else 0, where.key_ends[row]
         key = where.keys[first:last].tobytes().decode(errors="surrogateescape")
-        extents = map(Extent, where.offsets[row].tolist(), where.sizes[row].tolist())
+        extents = map(ByteRange, where.offsets[row].tolist(), where.sizes[row].tolist())
         image, text, record, *others = extents
         parts = {ending: extent for ending, extent in zip(self.shards[shard].parts, others) if extent != ABSENT}
         return Sample(key, self.shards[shard].path, image, text, record, parts)
@@ -99,12 +99,12 @@ class Index:
         return self.shards[0].encoding if known else {}
 
     @property
-    def skipped(self) -> list[Skip]:
+    def skipped(self) -> list[SkippedSample]:
         """The samples that were left out; an entry with the key "" stands for damage to a whole shard."""
         return [skip for shard in self.shards for skip in shard.skipped]
 
     @property
-    def leftovers(self) -> list[tuple[Skip, int]]:
+    def leftovers(self) -> list[tuple[SkippedSample, int]]:
         """Files that are not read, though no sample lacks them: the first of each shard and reason, and how many."""
         return [
             (Leftover(shard.path, first, reason), count)

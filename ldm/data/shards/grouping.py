@@ -14,8 +14,8 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ldm.batch import Skip
-from ldm.data.shards.members import ABSENT, Extent, Forward, Member, read_members
+from ldm.batch import SkippedSample
+from ldm.data.shards.members import ABSENT, ByteRange, Forward, Member, read_members
 from ldm.data.shards.names import IMAGE_ENDINGS, LATENT_ENDING
 
 PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
@@ -35,7 +35,7 @@ NAMELESS = "hidden, or without an ending"
 LOST_LINK = "hard link to a file that is not before it in this shard"
 
 
-class Leftover(Skip):
+class Leftover(SkippedSample):
     """A file that is not read, though no sample is broken without it; it is counted apart from broken samples.
 
     Its `key` is the name of the file.
@@ -47,17 +47,17 @@ class Sample(NamedTuple):
 
     key: str
     shard: str
-    image: Extent
-    text: Extent = ABSENT
-    record: Extent = ABSENT
-    parts: Mapping[str, Extent] = {}
+    image: ByteRange
+    text: ByteRange = ABSENT
+    record: ByteRange = ABSENT
+    parts: Mapping[str, ByteRange] = {}
 
 
 class Contents(NamedTuple):
     """The samples of a shard, and what was left out, samples or single files."""
 
     samples: list[Sample]
-    skipped: list[Skip]
+    skipped: list[SkippedSample]
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Grouping:
         parts: Endings of those other files of a sample that are wanted.
     """
 
-    def __init__(self, shard: str, skipped: list[Skip], parts: Collection[str] = PARTS) -> None:
+    def __init__(self, shard: str, skipped: list[SkippedSample], parts: Collection[str] = PARTS) -> None:
         self.shard = shard
         self.skipped = skipped
         self.parts = parts
@@ -140,7 +140,7 @@ class Grouping:
         group = self.groups.setdefault(plain(key), Group(key))
         if (before := group.files.get(ending)) is not None:
             if ending in PICTURES:
-                self.skipped.append(Skip(self.shard, key, REPLACED))
+                self.skipped.append(SkippedSample(self.shard, key, REPLACED))
             else:
                 self.leave(before, REPLACED)
         group.files[ending] = member
@@ -165,7 +165,7 @@ class Grouping:
                 for member in group.files.values():
                     self.leave(member, EXTRA)
             else:
-                self.skipped.append(Skip(self.shard, group.key, group.lacks))
+                self.skipped.append(SkippedSample(self.shard, group.key, group.lacks))
         self.groups = {}
 
     def gather(self, group: Group) -> Group:
@@ -197,14 +197,14 @@ class Grouping:
 
 def list_shard(shard: str) -> Contents:
     """Return all samples of a shard in the order in which they lie there, from its tar headers alone."""
-    skipped: list[Skip] = []
+    skipped: list[SkippedSample] = []
     grouping = Grouping(shard, skipped)
     with open(shard, "rb") as file:
         for member in _resolved(read_members(Forward(file, os.path.getsize(shard)))):
             if member.name:
                 grouping.add(member)
             else:
-                skipped.append(Skip(shard, "", member.fault))
+                skipped.append(SkippedSample(shard, "", member.fault))
     samples = []
     for group in grouping.samples():
         image, text, record = (part.extent if part else ABSENT for part in (group.image, group.text, group.record))

@@ -34,7 +34,7 @@ TAR_ERRORS = (
 """The errors that reading a broken tar archive raises, compressed or not."""
 
 
-class Extent(NamedTuple):
+class ByteRange(NamedTuple):
     """The range of bytes of a file inside its shard.
 
     Args:
@@ -46,7 +46,7 @@ class Extent(NamedTuple):
     size: int
 
 
-ABSENT = Extent(0, -1)
+ABSENT = ByteRange(0, -1)
 """The byte range of a file that a sample does not have."""
 
 
@@ -62,13 +62,13 @@ class Member(NamedTuple):
     """
 
     name: str
-    extent: Extent = ABSENT
+    extent: ByteRange = ABSENT
     fault: str = ""
     link: str = ""
     data: bytes = b""
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """An object that bytes can be read from."""
 
     def read(self, count: int, /) -> bytes:
@@ -90,7 +90,7 @@ class Forward:
         size: The number of its bytes; None if that is not known.
     """
 
-    def __init__(self, source: Source, size: int | None = None) -> None:
+    def __init__(self, source: ByteSource, size: int | None = None) -> None:
         self.source = source
         self.size = size
         self.last = b""
@@ -215,7 +215,7 @@ def _archive(file: Forward) -> Generator[Member, None, str]:
         archive = tarfile.TarFile(fileobj=file, errors="surrogateescape")  # type: ignore[arg-type]
         while (found := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all members in memory
-            extent = Extent(found.offset_data, found.size)
+            extent = ByteRange(found.offset_data, found.size)
             if extent.size < 0 or extent.offset <= end:
                 return DAMAGED  # a header that points backwards would be read for ever
             end = extent.offset
@@ -232,7 +232,7 @@ def _archive(file: Forward) -> Generator[Member, None, str]:
     return "" if len(file.last) == tarfile.BLOCKSIZE and not any(file.last) else DAMAGED
 
 
-def _member(found: tarfile.TarInfo, extent: Extent) -> Member:
+def _member(found: tarfile.TarInfo, extent: ByteRange) -> Member:
     """Turn a header of `tarfile` into a `Member`."""
     if found.islnk():
         return Member(found.name, link=found.linkname)

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ldm.batch import Skip
+from ldm.batch import SkippedSample
 from ldm.data.decode import Broken, read_header
 from ldm.data.latents import read_encoding
 from ldm.data.shards.grouping import Contents, Leftover, Sample, list_shard
-from ldm.data.shards.members import ABSENT, Extent
+from ldm.data.shards.members import ABSENT, ByteRange
 from ldm.data.shards.names import numbers_of
-from ldm.tensors import write_tensors
+from ldm.files.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class ShardSummary(NamedTuple):
     numbers: list[str]
     digest: str
     encoding: dict[str, str]
-    skipped: list[Skip]
+    skipped: list[SkippedSample]
     leftovers: dict[str, tuple[int, str]]
     parts: dict[str, tuple[int, str]]
 
@@ -76,7 +76,7 @@ class _Rows(NamedTuple):
     sizes: list[tuple[int, int]]
     numbers: list[dict[str, float]]
     encoding: dict[str, str]
-    skipped: list[Skip]
+    skipped: list[SkippedSample]
 
 
 def make(shard: str, cache: Path) -> int:
@@ -133,7 +133,7 @@ def _parts_of(samples: Sequence[Sample]) -> dict[str, tuple[int, str]]:
     return dict(sorted(found.items()))
 
 
-def _counted(leftovers: Iterable[Skip]) -> dict[str, tuple[int, str]]:
+def _counted(leftovers: Iterable[SkippedSample]) -> dict[str, tuple[int, str]]:
     """Count leftover files by reason, and keep the name of the first one of each."""
     found: dict[str, tuple[int, str]] = {}
     for _, name, reason in leftovers:
@@ -160,7 +160,7 @@ def _look_into(shard: str, contents: Contents) -> _Rows:
             try:
                 size = _look_at_image(file, sample, rows.encoding)
             except Broken as broken:
-                rows.skipped.append(Skip(shard, sample.key, broken.reason))
+                rows.skipped.append(SkippedSample(shard, sample.key, broken.reason))
                 continue
             rows.samples.append(sample)
             rows.sizes.append(size)
@@ -192,7 +192,7 @@ def _look_at_image(file: Any, sample: Sample, encoding: dict[str, str]) -> tuple
         return tuple(read_header(_read_extent(file, sample.image)))  # type: ignore[return-value]
 
 
-def _read_extent(file: Any, extent: Extent, limit: int | None = None) -> bytes:
+def _read_extent(file: Any, extent: ByteRange, limit: int | None = None) -> bytes:
     """Return the bytes of a file in a shard, or the first `limit` of them."""
     file.seek(extent.offset)
     return file.read(extent.size if limit is None else min(extent.size, limit))
@@ -217,7 +217,7 @@ def read(shard: str, cache: Path) -> ShardSummary | None:
             continue
         if (metadata.get("version"), metadata.get("shard")) == (VERSION, stamp):
             facts = json.loads(metadata["facts"])
-            skipped = [Skip(shard, *skip) for skip in facts.pop("skipped")]
+            skipped = [SkippedSample(shard, *skip) for skip in facts.pop("skipped")]
             leftovers = {reason: (count, first) for reason, (count, first) in facts.pop("leftovers").items()}
             parts = {ending: (count, first) for ending, (count, first) in facts.pop("parts").items()}
             return ShardSummary(shard, str(file), stamp, skipped=skipped, leftovers=leftovers, parts=parts, **facts)
@@ -255,7 +255,7 @@ class Places(NamedTuple):
         return sum(array.nbytes for array in self)
 
 
-class PlacesCache:
+class SampleOffsetsCache:
     """A cache of the byte ranges of the shards that were asked for last.
 
     Args:

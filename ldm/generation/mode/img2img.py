@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ldm.batch import Size
+from ldm.files.text import clean_text
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, captions, numbered
 from ldm.generation.start import ImageStart, InvertedStart
 from ldm.model import LatentDiffusion, Start
-from ldm.options import FRACTION, check
-from ldm.text import clean_text
+from ldm.options.rule import FRACTION, check
 
 
 class Img2Img(PromptMode):

@@ -13,7 +13,7 @@ from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, captions, numbered
 from ldm.generation.start import InpaintStart
 from ldm.model import LatentDiffusion
-from ldm.options import COUNT, Whole, check
+from ldm.options.rule import COUNT, Whole, check
 
 
 class Inpaint(PromptMode):

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ldm.batch import Size
+from ldm.files.text import clean_text
 from ldm.generation.folder import image_name
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, captions
 from ldm.generation.start import InterpolationStart
 from ldm.model import LatentDiffusion
-from ldm.options import SEED, Optional, check
-from ldm.text import clean_text
+from ldm.options.rule import SEED, Optional, check
 
 
 class Interpolate(PromptMode):

@@ -61,7 +61,9 @@ class Reconstruction(Generator):
 
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """See `Generator.prepare`."""
-        sized = [replace(one, size=self.images.size(str(one.init), self.autoencoder.factor)) for one in requests]
+        sized = [
+            replace(one, size=self.images.size(str(one.init), self.autoencoder.downsampling_factor)) for one in requests
+        ]
         for request in sized:
             assert request.size is not None
             self.autoencoder.check_size(request.size)

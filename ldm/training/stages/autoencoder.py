@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 
 from ldm import checkpoint
-from ldm.arguments import command_name
 from ldm.autoencoder.base import latent_moments
 from ldm.batch import tensor_field
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
-from ldm.sweep import typed_options
+from ldm.options.arguments import command_name
+from ldm.options.sweep import typed_options
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.training.stage import RunContext, Stage
 

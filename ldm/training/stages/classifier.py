@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ldm import checkpoint
-from ldm.arguments import command_name
-from ldm.classifier.words import WordClassifier
+from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.data.base import DataModule
+from ldm.options.arguments import command_name
 from ldm.task.classifier import ClassifierTask
 from ldm.training.stage import Stage
 from ldm.training.stages.diffusion import example_prompt
@@ -32,7 +32,7 @@ class ClassifierStage(LatentStage):
                 "autoencoder.ckpt=runs/txt2img, or train it first: python train.py experiment=txt2img"
             )
 
-    def make_latent_task(self, model: WordClassifier, config: dict[str, Any]) -> ClassifierTask:
+    def make_latent_task(self, model: CaptionClassifier, config: dict[str, Any]) -> ClassifierTask:
         """Make the task."""
         return ClassifierTask(model, config=config, **self.task_options())
 

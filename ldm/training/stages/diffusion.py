@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ldm import checkpoint
-from ldm.arguments import command_name
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.config import build
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.model import LatentDiffusion
+from ldm.options.arguments import command_name
 from ldm.task.diffusion import DiffusionTask
 from ldm.training.stage import RunContext, Stage
 from ldm.training.stages.latent import LatentStage, has_autoencoder

@@ -14,8 +14,8 @@ from ldm import checkpoint
 from ldm.conditioner.base import learned_state, set_learned_state
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import DataModule
+from ldm.files.tensors import write_tensors
 from ldm.task.latent import LatentTask
-from ldm.tensors import write_tensors
 from ldm.training.stage import RunContext, Stage
 
 LEARNED_FILE = "tokenizer.safetensors"

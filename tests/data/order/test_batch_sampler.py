@@ -3,26 +3,34 @@
 import numpy as np
 import pytest
 
-from ldm.data.order.batch_sampler import Bucketed, Consecutive, Pass, RankBatches
-from ldm.data.order.shuffle import Shuffled
+from ldm.data.order.batch_sampler import (
+    BucketedSteps,
+    ConsecutiveSteps,
+    DistributedBatchSampler,
+    SequentialBatchSampler,
+)
+from ldm.data.order.shuffle import ShuffledOrder
 from tests.data.order.test_shuffle import COUNTS, SHAPES
 
 
 def plain(size=8, **shape):
-    return Consecutive(Shuffled(COUNTS, seed=0, **shape), size)
+    return ConsecutiveSteps(ShuffledOrder(COUNTS, seed=0, **shape), size)
 
 
 def bucketed(size=8):
-    return Bucketed(Shuffled(COUNTS, seed=0, window=10), size, np.arange(53) % 3)
+    return BucketedSteps(ShuffledOrder(COUNTS, seed=0, window=10), size, np.arange(53) % 3)
 
 
 def dealt(steps, epochs, *, world=1, accumulate=1, position=0):
     """The samples of each optimiser step, whoever reads them, as sorted lists; and what each rank reads, in order."""
-    streams = [RankBatches(steps, accumulate=accumulate, rank=r, world=world, position=position) for r in range(world)]
-    shares = [[draw for _ in range(epochs) for draw in stream] for stream in streams]
-    assert len({len(share) for share in shares}) == 1, "every rank has as many batches"
-    assert all(len(batch) == steps.size // (world * accumulate) for share in shares for batch in share)
-    batches = [sorted(draw for share in shares for draw in share[k]) for k in range(len(shares[0]))]
+    streams = [
+        DistributedBatchSampler(steps, accumulate=accumulate, rank=r, world=world, position=position)
+        for r in range(world)
+    ]
+    fractions = [[draw for _ in range(epochs) for draw in stream] for stream in streams]
+    assert len({len(fraction) for fraction in fractions}) == 1, "every rank has as many batches"
+    assert all(len(batch) == steps.size // (world * accumulate) for fraction in fractions for batch in fraction)
+    batches = [sorted(draw for fraction in fractions for draw in fraction[k]) for k in range(len(fractions[0]))]
     return [
         sorted(draw for batch in batches[k : k + accumulate] for draw in batch)
         for k in range(0, len(batches), accumulate)
@@ -69,25 +77,37 @@ def test_a_step_is_of_one_bucket_and_comes_when_it_is_full():
 
 def test_too_little_data_for_a_step_is_an_error():
     with pytest.raises(ValueError, match="too little data for one step of 54 samples"):
-        RankBatches(plain(54))
+        DistributedBatchSampler(plain(54))
 
 
 def test_a_pass_sees_every_sample_once():
-    seen = [draw.number for rank in range(3) for batch in Pass(10, 2, rank=rank, world=3) for draw in batch]
+    seen = [
+        draw.number
+        for rank in range(3)
+        for batch in SequentialBatchSampler(10, 2, rank=rank, world=3)
+        for draw in batch
+    ]
     assert sorted(seen) == list(range(10))
     spread = [
-        draw.number for rank in range(2) for batch in Pass(100, 2, rank=rank, world=2, limit=10) for draw in batch
+        draw.number
+        for rank in range(2)
+        for batch in SequentialBatchSampler(100, 2, rank=rank, world=2, limit=10)
+        for draw in batch
     ]
     assert sorted(spread) == list(range(0, 100, 10))
-    (batch,) = Pass(199, 100, limit=100)
+    (batch,) = SequentialBatchSampler(199, 100, limit=100)
     assert np.diff([draw.number for draw in batch]).max() == 2, "spread over all of them"
     assert batch[-1].number > 195
-    assert len(Pass(10, 2, rank=0, world=3)) == len(list(Pass(10, 2, rank=0, world=3))) == 2
+    assert (
+        len(SequentialBatchSampler(10, 2, rank=0, world=3))
+        == len(list(SequentialBatchSampler(10, 2, rank=0, world=3)))
+        == 2
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_fills_no_step_is_others_in_other_epochs(shape):
     """Even of a single shard, every sample is seen sooner or later."""
-    steps = Consecutive(Shuffled([103], seed=0, **shape), 50)
+    steps = ConsecutiveSteps(ShuffledOrder([103], seed=0, **shape), 50)
     seen = [set(steps.draws(epoch, step)[:, 1].tolist()) for epoch in range(60) for step in range(2)]
     assert set.union(*seen) == set(range(103))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from ldm.data.bad_samples import Health
-from ldm.data.shards.dataset_index import Index
+from ldm.data.bad_samples import BadSampleCounter
+from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import PARTS, REPLACED, Leftover, list_shard, plain, split_name
 from ldm.data.shards.shard_reader import ShardReader
 from tests.data.small_shards import level, opened, write_tar
@@ -175,7 +175,7 @@ def test_the_index_counts_the_same(tmp_path):
     )
     names, shards = present(shard), opened(str(tmp_path / "a.tar"), tmp_path).shards
     for wanted in ([], ["cls"], ["seg.png", "mask.png"], PARTS):
-        index = Index(shards, read=wanted)
+        index = DatasetIndex(shards, read=wanted)
         files = [files_of(index[number]) for number in range(len(index))]
         read = sum(
             extent.size >= 0
@@ -190,7 +190,7 @@ def test_parts_that_nobody_wants_are_counted_as_not_read(tmp_path):
     shard = zoo_tar(tmp_path / "a.tar", ZOO["masks"][0])
     for wanted, left in (((), 4), (("cls",), 3), (("seg.png",), 2), (PARTS, 0)):
         expected = {"beside an image, but not read": left} if left else {}
-        index = Index(opened(shard, tmp_path).shards, read=wanted)
+        index = DatasetIndex(opened(shard, tmp_path).shards, read=wanted)
         assert {leftover.reason: count for leftover, count in index.leftovers} == expected
         samples, skipped = streamed(shard, wanted)
         assert by_reason(skipped) == expected
@@ -248,12 +248,12 @@ def test_a_correction_counts_and_is_said(tmp_path, caplog):
     ]
     index = opened(write_tar(tmp_path / "a.tar", entries), tmp_path)
     assert index[0].text.size == len(b"corrected")
-    Health(0.01).check_index(index)
+    BadSampleCounter(0.01).check_index(index)
     assert "2 files are not read: replaced by a later file of the same name; one is '0.txt' in" in caplog.text
     skipped = streamed(str(tmp_path / "a.tar"))[1]
     assert by_reason(skipped) == {"after its sample, which a stream has passed on": 2}
-    health = Health(0.01)
-    health.count(50, skipped, None)
+    bad_samples = BadSampleCounter(0.01)
+    bad_samples.count(50, skipped, None)
     assert "1 file is not read: after its sample, which a stream has passed on; one is '0.txt'" in caplog.text
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.data.shards import shard_index
-from ldm.data.shards.dataset_index import Index, index_shards
+from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import find_shards, write_shards
 from tests.data.small_shards import encoded, keys, level, numbered, opened, sample, write_tar
 
@@ -92,5 +92,5 @@ def test_index_is_small(tmp_path):
         tmp_path, "p", samples_per_shard=200,
     )  # fmt: skip
     (summary,) = index_shards(find_shards(f"{tmp_path}/p*.tar", tmp_path), tmp_path)
-    assert len(Index([summary])) == 200
+    assert len(DatasetIndex([summary])) == 200
     assert os.path.getsize(summary.file) < os.path.getsize(summary.path) / 100

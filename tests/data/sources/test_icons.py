@@ -6,7 +6,7 @@ import torch
 
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import collate, finish
-from ldm.data.order.shuffle import Draw
+from ldm.data.order.shuffle import SampleRef
 from ldm.data.sources.icons import Drawing, choose_icons, split_drawings
 from tests.conftest import forked
 from tests.data.small_shards import captioned, icons
@@ -54,7 +54,7 @@ def test_icons_shards_hold_what_is_drawn(tmp_path):
     data = captioned(tmp_path, size=16, source=source)
     assert (len(data.train_set), len(data.val_set)) == (24, 6)
     for number, drawing in enumerate(source.val):
-        batch = finish(collate([data.val_set[Draw(0, number)]]))
+        batch = finish(collate([data.val_set[SampleRef(0, number)]]))
         assert batch.fields["caption"] == [drawing.caption]
         assert torch.equal(batch.fields["image"], source.images([drawing]))
     with tarfile.open(source.folder / "val-000000.tar") as archive:
@@ -75,8 +75,8 @@ def test_icons_stand_in_the_middle_of_rectangles(tmp_path):
     edges = torch.cat([images[1][:, :, :, :4], images[1][:, :, :, 20:]], 3)
     assert torch.equal(edges, images[1][:, :, :1, :1].expand_as(edges)), "beside it is the background"
     data = captioned(tmp_path, size=[16, 24], source=wide)
-    assert data.val_set[Draw(0, 0)].fields["image"].shape == (16, 24, 3)
-    assert torch.equal(finish(collate([data.val_set[Draw(0, 0)]])).fields["image"], images[1][:1])
+    assert data.val_set[SampleRef(0, 0)].fields["image"].shape == (16, 24, 3)
+    assert torch.equal(finish(collate([data.val_set[SampleRef(0, 0)]])).fields["image"], images[1][:1])
 
 
 def test_captions_read_as_english():
@@ -105,7 +105,7 @@ def test_nothing_is_drawn_before_all_options_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [{"count": 0}, {"count": True}, {"size": 0}, {"samples_per_shard": 0}, {"val_share": 2}]
+    "option", [{"count": 0}, {"count": True}, {"size": 0}, {"samples_per_shard": 0}, {"val_fraction": 2}]
 )
 def test_options_of_icons(tmp_path, option):
     with pytest.raises(ValueError, match=rf"data.source.{next(iter(option))}=\S+ cannot be; give a"):

@@ -64,7 +64,7 @@ def test_captions_read_as_names(text, name, expected):
 
 
 def test_shards_hold_what_is_drawn(tmp_path, few):
-    source = OpenMoji(tmp_path, size=32, val_share=0.2)
+    source = OpenMoji(tmp_path, size=32, val_fraction=0.2)
     folder = source.write()
     assert sorted(path.name for path in folder.iterdir()) == ["train-000000.tar", "val-000000.tar"]
     samples = contents(folder)
@@ -94,7 +94,8 @@ def test_shards_are_written_once_and_are_the_same_bytes_every_time(tmp_path, few
     assert OpenMoji(tmp_path / "a", size=16).write() == first
     assert (first / names[0]).stat().st_mtime_ns == before
     assert (
-        len({OpenMoji(tmp_path, size=16, **o).folder for o in ({}, {"val_share": 0.1}, {"samples_per_shard": 9})}) == 3
+        len({OpenMoji(tmp_path, size=16, **o).folder for o in ({}, {"val_fraction": 0.1}, {"samples_per_shard": 9})})
+        == 3
     )
 
 
@@ -124,7 +125,7 @@ def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
     config = resolved(compose("train", ["experiment=txt2img", "data=openmoji", "data.size=48"]).data)
     assert config["source"] == {
         **{"_target_": "ldm.data.sources.openmoji.OpenMoji", "folder": config["source"]["folder"], "size": 48},
-        **{"samples_per_shard": 1000, "val_share": 0.05},
+        **{"samples_per_shard": 1000, "val_fraction": 0.05},
     }
     source = OpenMoji(tmp_path, size=16)
     report(source)

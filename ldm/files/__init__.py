@@ -1,0 +1,1 @@
+"""Files: folders that a program writes into, tensors, pictures, text."""

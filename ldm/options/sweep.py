@@ -1,0 +1,61 @@
+"""Sweeps (`-m`): where their runs write, and how many of them are still to be made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from ldm.options.arguments import as_typed, job_name, parse_override
+
+
+def in_sweep() -> bool:
+    """Return whether this is a run of a sweep (`-m`)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def typed_options() -> list[str]:
+    """Return the options of this job as they were typed; none where it was not begun by a command."""
+    return list(map(as_typed, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
+
+
+def job_folder(folder: str) -> str:
+    """Return where a job writes: the folder that was asked for, in a sweep one for each job."""
+    return HydraConfig.get().runtime.output_dir if in_sweep() else folder
+
+
+def run_folder(runs_dir: str, name: str) -> str:
+    """Return where a run writes: a folder of its name, in a sweep one for each job."""
+    return job_folder(f"{runs_dir}/{name}")
+
+
+def folder_name(overrides: Sequence[str]) -> str:
+    """Name the folder of a sweep's job by what is swept: by those of its overrides that have several values in the sweep.
+
+    Where nothing is known to be swept, all overrides name it.
+    """
+    swept = _swept()
+    return job_name([one for one in overrides if one.lstrip("+").partition("=")[0] in swept] or list(overrides))
+
+
+def _swept() -> set[str]:
+    """Return the options that have several values: on this command line, or in the config of the sweeper."""
+    found = {str(name) for name in HydraConfig.get().sweeper.get("params") or {}}
+    for override in map(parse_override, sys.argv[1:]):
+        if override is not None and override.is_sweep_override():
+            found.add(override.get_key_element().lstrip("+"))
+    return found
+
+
+def remaining_trials(wanted: int, storage: str, study: str) -> int:
+    """Return how many of the `wanted` trials of an Optuna study on disk are not finished; an interrupted one is run anew."""
+    import optuna
+
+    Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if study not in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
+        return wanted
+    trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+    return max(0, wanted - sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials))
