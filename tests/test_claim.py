@@ -68,7 +68,7 @@ def test_what_does_not_change_the_steps_made_is_free(run, overrides, measured):
         ("stage.diffusion.optimizer.lr=0.5", r"optimizer.lr: 0.001 -> 0.5"),
         ("stage.diffusion.trainer.max_steps=30", r"max_steps: 20 -> 30 \(under a learning rate that decays to the end"),
         ("stage.diffusion.trainer.max_steps=10", r"max_steps: 20 -> 10 \(a run cannot become shorter"),
-        ("weighting=constant", "weighting._target_: .*P2 -> .*Constant"),
+        ("weighting=constant", "weighting._target_: .*P2Weighting -> .*ConstantWeighting"),
     ],
 )
 def test_what_does_is_refused_with_the_reason(run, override, reason):

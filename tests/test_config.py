@@ -57,7 +57,7 @@ GROUPS = sorted(
 @pytest.mark.parametrize(("group", "choice"), GROUPS)
 def test_every_choice_composes(group, choice):
     extra = SHARDS if (group, choice) == ("data", "shards") else []
-    experiment = "classifier" if group == "classifier" or choice == "word_classifier" else "txt2img"
+    experiment = "classifier" if group == "classifier" or choice == "caption_classifier" else "txt2img"
     config = resolved(compose("train", [f"experiment={experiment}", "metric=offline", f"{group}={choice}", *extra]))
     assert group in config
     with torch.device("meta"):
@@ -70,7 +70,7 @@ def test_every_choice_composes(group, choice):
 UNDER = [
     ("autoguidance", "guidance.weak.path=a"),
     ("classifier", "guidance.classifier.path=a"),
-    ("likeness", "guidance.score.image.path=a guidance.score.image.size=8"),
+    ("low_resolution", "guidance.score.image.path=a guidance.score.image.size=8"),
     ("clip", "guidance.score.name=a"),
 ]
 
@@ -159,7 +159,7 @@ def test_the_papers_text_to_image_model_has_its_parameters():
             ["schedule=rectified_flow"],
             "RectifiedFlowSchedule ends in pure noise, from which a prediction of the noise says nothing",
         ),
-        (["schedule=zero_terminal", "prediction=velocity"], "P2 weights the loss by zero: the first step of sampling"),
+        (["schedule=zero_terminal", "prediction=velocity"], "P2Weighting weights the loss by zero: the first step of sampling"),
         (["backbone.out_channels=5"], "set backbone.out_channels=4"),
         (
             ["guidance=autoguidance", "guidance.weak.path=/nowhere"],

@@ -106,7 +106,7 @@ def test_in_every_mode_an_image_does_not_depend_on_its_batch(tiny_run, photo):
         "edited": {"start": InvertedStart(images, ["a heart"] * 3, 0.6), "sampler": quiet, "guidance": NoGuidance()},
         "inpaint": {"start": InpaintStart(images, mask, num_resample=2), "sampler": noisy},
         "interpolate": {"start": InterpolationStart(prompts[::-1], [7, 8, 9], [0.2, 0.5, 0.8]), "sampler": noisy},
-        "likeness": {"guidance": LossGuidance(LowResolutionScore(images[0, :, ::4, ::4], std=0.5)), "sampler": noisy},
+        "low_resolution": {"guidance": LossGuidance(LowResolutionScore(images[0, :, ::4, ::4], std=0.5)), "sampler": noisy},
         "autoguidance": {"guidance": Autoguidance(load(tiny_run), scale=2.0), "sampler": noisy},
         "rescaled": {"guidance": ClassifierFreeGuidance(3.0, rescale=0.5, threshold=2.0), "sampler": noisy},
     }
@@ -174,7 +174,7 @@ def test_help_is_readable():
         [sys.executable, "sample.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert "ckpt" in text
-    for group in ("sampler", "grid", "guidance"):
+    for group in ("sampler", "timestep_spacing", "guidance"):
         assert ", ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))) in text
 
 

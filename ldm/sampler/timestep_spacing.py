@@ -221,7 +221,7 @@ def _latest(schedule: Schedule) -> Tensor:
 def _check_ends(first: float, last: float) -> None:
     """Raise ValueError unless 0 < last < first <= 1."""
     for name, time in (("first", first), ("last", last)):
-        check(f"grid.{name}", time, Real(0.0, 1.0, above=True))
+        check(f"timestep_spacing.{name}", time, Real(0.0, 1.0, above=True))
     if last >= first:
         raise ValueError(f"a grid needs 0 < last < first <= 1; got first={first}, last={last}")
 

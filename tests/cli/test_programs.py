@@ -67,7 +67,7 @@ def test_a_program_can_be_swept(tmp_path):
 def plugin(tmp_path):
     """A folder with configs of somebody else: one sampler."""
     (tmp_path / "configs" / "sampler").mkdir(parents=True)
-    text = "_target_: ldm.sampler.ddim.DDIM\nsteps: 7  # few\neta: 0.5\ngrid: ${grid}\n"
+    text = "_target_: ldm.sampler.ddim.DDIM\nsteps: 7  # few\neta: 0.5\ntimestep_spacing: ${timestep_spacing}\n"
     (tmp_path / "configs" / "sampler" / "mine.yaml").write_text(text)
     return str(tmp_path / "configs")
 

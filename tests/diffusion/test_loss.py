@@ -89,8 +89,8 @@ def test_a_weight_is_one_of_squared_errors():
             losses[name(distance), name(weighting)] = loss(
                 Denoiser(Recorder(), schedule, NoisePrediction()), x, Condition()
             )
-    squared = losses["Squared", "MinSNRWeighting"] / losses["Squared", "Constant"]
-    torch.testing.assert_close(losses["Absolute", "MinSNRWeighting"] / losses["Absolute", "Constant"], squared.sqrt())
+    squared = losses["L2", "MinSNRWeighting"] / losses["L2", "ConstantWeighting"]
+    torch.testing.assert_close(losses["L1", "MinSNRWeighting"] / losses["L1", "ConstantWeighting"], squared.sqrt())
 
 
 class Recorder(torch.nn.Module):

@@ -28,7 +28,7 @@ def test_ddim_is_inverted_exactly(schedule):
         (25, KarrasSpacing(), 1.0),
         (20, TrailingSpacing(), 0.6),
     ):
-        options = {"steps": steps, "grid": grid, "strength": strength}
+        options = {"steps": steps, "timestep_spacing": grid, "strength": strength}
         start = invert(denoise, schedule, latent, **options)
         way = StartPoint(strength=strength, start=start)
         back = DDIM(steps, timestep_spacing=grid).sample(denoise, schedule, SeededNoise([0]), (2, 4, 4), way=way)

@@ -41,7 +41,7 @@ from ldm.data.shards.names import find_shards
 made, make = [], dataset_index.make
 dataset_index.make = lambda *a: made.append(a) or make(*a)
 dataset_index.FEW_SHARDS = 100
-found = dataset_index.Index(dataset_index.index_shards(find_shards({pattern!r}, "."), {str(tmp_path / "cache")!r}))
+found = dataset_index.DatasetIndex(dataset_index.index_shards(find_shards({pattern!r}, "."), {str(tmp_path / "cache")!r}))
 print(len(made), len(found), found.fingerprint)
 """
     running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -110,7 +110,7 @@ def test_grids_of_noise_levels_are_those_of_diffusers(grid, option):
 
 
 def test_a_grid_without_enough_times_says_so():
-    with pytest.raises(ValueError, match="Trailing has no 1500 different times; use fewer sampler.steps"):
+    with pytest.raises(ValueError, match="TrailingSpacing has no 1500 different times; use fewer sampler.steps"):
         DDIM(1500, timestep_spacing=TrailingSpacing()).sample(Gaussian(OURS, 1), OURS, SeededNoise([0]), (1, 2, 2))
     with pytest.raises(ValueError, match="0 < last < first <= 1"):
         KarrasSpacing(first=0.1, last=0.2)
@@ -135,5 +135,5 @@ def test_a_grid_without_enough_times_says_so():
     ],
 )
 def test_options_of_grids_that_cannot_be_are_refused(kind, option, value):
-    with pytest.raises(ValueError, match=f"grid.{option}={value} cannot be; give "):
+    with pytest.raises(ValueError, match=f"timestep_spacing.{option}={value} cannot be; give "):
         kind(**{option: value})
