@@ -1,46 +1,55 @@
-"""The house stands as CONTRIBUTING.md says: arrows point down, every library has its home, files are small and documented."""
+"""The house stands as CONTRIBUTING.md says: files are small and documented, and every name is used once.
+
+Style, types and the import contracts are checked by ruff, mypy and import-linter, in pre-commit and in CI.
+"""
 
 import ast
 import importlib
 import inspect
 import re
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
+from collections import Counter
 
 from tests.conftest import ROOT
 
-SOURCES = sorted((ROOT / "ldm").rglob("*.py"))
+SOURCES = {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "ldm").rglob("*.py"))}
+TREES = {path: ast.parse(text) for path, text in SOURCES.items()}
+FRAGMENTS = ("What", "Of", "Those", "Whether", "From", "As", "That", "Which", "Where", "How", "Who")
+"""Words with which a docstring would begin that makes no sense without the name below it."""
 
 
-def test_import_contracts():
-    script = Path(sys.executable).parent / "lint-imports"
-    done = subprocess.run([str(script), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def documented(tree):
+    """Yield the nodes of a module that have docstrings, with those."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
+            yield node, text
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_public_names_have_docstrings_and_files_are_small(file):
-    text = file.read_text()
-    tree = ast.parse(text)
-    assert ast.get_docstring(tree), "a module says what it is for"
-    assert len(text.splitlines()) < 320
-    for node in tree.body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{node.name} has no docstring"
+def test_files_are_small():
+    assert [str(path) for path, text in SOURCES.items() if len(text.splitlines()) >= 340] == []
 
 
-def test_ruff_and_mypy_are_content():
-    for arguments in (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]):
-        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_few_files_lie_at_the_top():
+    assert len(list((ROOT / "ldm").glob("*.py"))) <= 6
 
 
-def classes_of(file):
-    """The public classes that a module defines; not those that nobody makes by choosing values: protocols, tuples, errors."""
-    module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+def test_no_class_name_occurs_twice():
+    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_docstring_begins_with_a_fragment():
+    found = [
+        f"{path}: {text.splitlines()[0]}"
+        for path, tree in TREES.items()
+        for _, text in documented(tree)
+        if text.split()[0] in FRAGMENTS
+    ]
+    assert found == []
+
+
+def classes_of(path):
+    """Return the public classes of a module that are made by choosing values: no protocols, tuples or errors."""
+    module = importlib.import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
     found = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]
     return [value for value in found if not value.__name__.startswith("_") and not _is_record(value)]
 
@@ -49,25 +58,24 @@ def _is_record(value):
     return issubclass(value, (tuple, Exception)) or getattr(value, "_is_protocol", False)
 
 
-def told(parameter, texts):
-    """Whether docstrings name a parameter, or its type does: a class of ours that is called as the parameter is."""
-    ours = re.findall(r"\b[A-Z]\w+", str(parameter.annotation))
-    same = parameter.name.replace("_", "") in [name.lower() for name in ours if name in PUBLIC]
-    return same or any(re.search(rf"\b{parameter.name}\b", text) for text in texts)
-
-
-PUBLIC = {value.__name__: value for file in SOURCES if file.stem != "__main__" for value in classes_of(file)}
-
-
-@pytest.mark.parametrize("file", [file for file in SOURCES if file.stem != "__main__"], ids=lambda path: path.stem)
-def test_docstrings_of_classes_name_their_parameters(file):
+def test_docstrings_of_classes_name_their_parameters():
     """In the class, in a base class of ours, or where it says that its options are "those of" another class."""
-    for value in classes_of(file):
+    public = {value.__name__: value for path in SOURCES if path.stem != "__main__" for value in classes_of(path)}
+
+    def told(parameter, texts):
+        """Return whether docstrings name a parameter, or its type does: a class of ours that is called as it is."""
+        ours = re.findall(r"\b[A-Z]\w+", str(parameter.annotation))
+        same = parameter.name.replace("_", "") in [name.lower() for name in ours if name in public]
+        return same or any(re.search(rf"\b{parameter.name}\b", text) for text in texts)
+
+    untold = []
+    for value in public.values():
         texts = [inspect.cleandoc(base.__doc__ or "") for base in value.__mro__ if base.__module__.startswith("ldm.")]
-        texts += [PUBLIC[name].__doc__ for name in re.findall(r"those of (\w+)", texts[0]) if name in PUBLIC]
-        named = [
-            parameter
+        texts += [public[name].__doc__ for name in re.findall(r"those of (\w+)", texts[0]) if name in public]
+        untold += [
+            f"{value.__name__}: {parameter.name}"
             for parameter in inspect.signature(value).parameters.values()
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            and not told(parameter, texts)
         ]
-        assert [parameter.name for parameter in named if not told(parameter, texts)] == [], value.__name__
+    assert untold == []

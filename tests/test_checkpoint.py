@@ -13,6 +13,7 @@ from ldm.files.picture import to_levels
 PROMPTS = ["a red heart on a white background", "a blue cat on a black background", "a green dog on a gray background"]
 
 
+@pytest.mark.e2e
 def test_a_moved_checkpoint_is_complete(tiny_run, tmp_path):
     moved = shutil.copy(tiny_run / MODEL_FILE, tmp_path / "elsewhere.safetensors")
     first, second = (load(path).sample(prompts=PROMPTS) for path in (tiny_run, moved))
@@ -20,6 +21,7 @@ def test_a_moved_checkpoint_is_complete(tiny_run, tmp_path):
     assert torch.equal(first, second)
 
 
+@pytest.mark.e2e
 def test_lightning_checkpoint_loads_its_averaged_weights(tiny_run):
     file = tiny_run / "diffusion" / "checkpoints" / "step-00000020.ckpt"
     _, weights = read(file)
@@ -30,6 +32,7 @@ def test_lightning_checkpoint_loads_its_averaged_weights(tiny_run):
     assert load(file).sample(prompts=PROMPTS[:1]).isfinite().all()
 
 
+@pytest.mark.e2e
 def test_an_image_depends_on_its_seed_and_prompt_alone(tiny_run):
     model = load(tiny_run)
     together = to_levels(model.sample(prompts=PROMPTS, seeds=[5, 6, 7], batch_size=3)).int()
@@ -42,6 +45,7 @@ def test_an_image_depends_on_its_seed_and_prompt_alone(tiny_run):
         model.sample(prompts=PROMPTS, seeds=[0])
 
 
+@pytest.mark.e2e
 def test_autoencoder_has_statistics_and_keeps_them_in_stage_two(tiny_run):
     network, config = load_autoencoder(tiny_run)
     assert int(network.statistics_count) > 0
@@ -53,6 +57,7 @@ def test_autoencoder_has_statistics_and_keeps_them_in_stage_two(tiny_run):
         load_autoencoder(tiny_run / "autoencoder" / "checkpoints" / "step-00000020.ckpt")
 
 
+@pytest.mark.e2e
 def test_cached_latents_give_the_loss_of_images(tiny_run):
     from ldm.batch import Batch
 
@@ -104,6 +109,7 @@ def test_trusted_packages_can_be_named():
     assert build_trusted(node, ("ldm", "torch")).out_features == 3
 
 
+@pytest.mark.e2e
 def test_errors_say_what_got_do(tmp_path, tiny_run):
     with pytest.raises(FileNotFoundError, match="no checkpoint at .*nowhere; give a run folder"):
         load(tmp_path / "nowhere")

@@ -92,6 +92,7 @@ def test_what_a_later_stage_was_trained_on_is_not_lengthened(tmp_path):
         again(run, constant, "stage.autoencoder.trainer.max_steps=30")
 
 
+@pytest.mark.e2e
 def test_a_run_is_lengthened_and_measured_again(tiny_run, places, tmp_path):
     constant = "scheduler@stage.diffusion.scheduler=constant_with_warmup"
     options = [*TINY, f"autoencoder.ckpt={tiny_run}", constant, places[0], f"paths.runs_dir={tmp_path}"]
@@ -115,6 +116,7 @@ def test_a_run_is_lengthened_and_measured_again(tiny_run, places, tmp_path):
     assert same_weights(longer / "model.safetensors", tmp_path / "straight" / "model.safetensors")
 
 
+@pytest.mark.e2e
 def test_a_folder_in_use_and_one_of_somebody_else_are_refused(tmp_path, places):
     options = [*TINY, places[0], f"paths.runs_dir={tmp_path}"]
     (tmp_path / "mine").mkdir()

@@ -101,6 +101,7 @@ def test_the_papers_text_to_image_model_has_its_parameters():
     assert count["autoencoder"] == pytest.approx(83.65, abs=0.01)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -159,7 +160,10 @@ def test_the_papers_text_to_image_model_has_its_parameters():
             ["schedule=rectified_flow"],
             "RectifiedFlowSchedule ends in pure noise, from which a prediction of the noise says nothing",
         ),
-        (["schedule=zero_terminal", "prediction=velocity"], "P2Weighting weights the loss by zero: the first step of sampling"),
+        (
+            ["schedule=zero_terminal", "prediction=velocity"],
+            "P2Weighting weights the loss by zero: the first step of sampling",
+        ),
         (["backbone.out_channels=5"], "set backbone.out_channels=4"),
         (
             ["guidance=autoguidance", "guidance.weak.path=/nowhere"],
@@ -298,6 +302,7 @@ def least(number):
     return SimpleNamespace(names=["measured"], least_images=number)
 
 
+@pytest.mark.e2e
 def test_impossible_sizes_are_said_before_data_are_drawn(tmp_path):
     for option in (
         "data.size=33",
@@ -310,6 +315,7 @@ def test_impossible_sizes_are_said_before_data_are_drawn(tmp_path):
         assert not list(tmp_path.iterdir()), option
 
 
+@pytest.mark.e2e
 def test_a_classifier_without_an_autoencoder_is_refused(tmp_path):
     text = forked(
         "train.py", "experiment=classifier", f"paths.data_dir={tmp_path}", f"paths.runs_dir={tmp_path}", ok=False
@@ -321,12 +327,14 @@ def test_a_classifier_without_an_autoencoder_is_refused(tmp_path):
     assert not list(tmp_path.iterdir()), "not even data were written"
 
 
+@pytest.mark.e2e
 def test_a_sweep_does_not_start_processes_within_processes(places):
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=forks"]
     text = forked("train.py", "-m", "experiment=txt2img", "debug=tiny", "seed=1", *ddp, *places, ok=False)
     assert "a run of a sweep cannot start 2 processes itself" in text
 
 
+@pytest.mark.e2e
 def test_experiment_must_be_named():
     text = forked("train.py", ok=False)
     assert "no experiment was named; type python train.py experiment=txt2img" in text

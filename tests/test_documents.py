@@ -101,6 +101,7 @@ def test_versions_agree():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+@pytest.mark.e2e
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("material", reason="pip install -e '.[docs]'")

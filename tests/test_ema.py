@@ -76,6 +76,7 @@ def run(tiny_run, places, tmp_path_factory):
     return folder / "x"
 
 
+@pytest.mark.e2e
 def test_a_run_leaves_snapshots_also_where_it_was_killed(run, tiny_run, places, tmp_path):
     expected = [(step, length) for step in (3, 6, 9, 12, 15, 18, 20) for length in (0.05, 0.1)]
     options = [*OPTIONS, f"autoencoder.ckpt={tiny_run}"]
@@ -97,6 +98,7 @@ def ema(*options, ok=True):
     return forked("-m", "ldm.ema", *options, ok=ok)
 
 
+@pytest.mark.e2e
 def test_a_finished_model_with_averages_of_other_lengths(run, tmp_path):
     text = ema(f"run={run}", "length=[0.05,0.075]")
     assert f"{run}/ema-0.075.safetensors: length 0.075 at step 20 from 14 snapshots, its profile matched to 1." in text
@@ -119,6 +121,7 @@ def test_a_finished_model_with_averages_of_other_lengths(run, tmp_path):
     assert "1 images" in forked("sample.py", f"ckpt={run}/ema-0.075.safetensors", *prompt)
 
 
+@pytest.mark.e2e
 def test_the_average_as_it_was_at_an_earlier_step(run, tmp_path):
     text = ema(f"run={run}", "length=0.1", "step=12", f"out={tmp_path}")
     assert "ema-0.1-step-00000012.safetensors: length 0.1 at step 12 from 8 snapshots" in text
@@ -128,10 +131,12 @@ def test_the_average_as_it_was_at_an_earlier_step(run, tmp_path):
         torch.testing.assert_close(made[name], tensor, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_a_poor_match_is_called_one(run, tmp_path):
     assert "lengths between those of the snapshots" in ema(f"run={run}", "length=0.005", f"out={tmp_path}")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -151,6 +156,7 @@ def test_mistakes_end_with_a_clear_message(run, options, message):
     assert "Traceback" not in text
 
 
+@pytest.mark.e2e
 def test_only_files_that_were_written_as_the_same_average_are_replaced(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -173,6 +179,7 @@ def test_only_files_that_were_written_as_the_same_average_are_replaced(run, tmp_
     assert not (out / "ema-0.1.safetensors").exists()
 
 
+@pytest.mark.e2e
 def test_an_average_that_is_not_finite_is_not_written(run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -184,6 +191,7 @@ def test_an_average_that_is_not_finite_is_not_written(run, tmp_path):
     assert not list(copy.glob("ema-0.1.*"))
 
 
+@pytest.mark.e2e
 def test_runs_without_snapshots_or_end_are_told_what_to_do(run, tiny_run, tmp_path):
     text = ema(f"run={tiny_run}", "length=0.1", ok=False)
     assert "they are written while a run trains with 'stage.diffusion.callbacks.power_ema.lengths=[0.05,0.1]'" in text
@@ -195,6 +203,7 @@ def test_runs_without_snapshots_or_end_are_told_what_to_do(run, tiny_run, tmp_pa
     assert "is not a snapshot of averaged weights" in ema(f"run={tmp_path}", "length=0.1", ok=False)
 
 
+@pytest.mark.e2e
 def test_help():
     text = ema("--help")
     assert "python -m ldm.ema run=runs/txt2img length=0.075" in text

@@ -22,6 +22,7 @@ def unmeasured(tiny_run, places, tmp_path):
     return run, [*TINY, places[0], f"paths.runs_dir={tmp_path / 'runs'}"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("left", ["step-00000020.ckpt", "step-00000015.ckpt", "nothing"])
 def test_a_finished_model_is_measured_and_never_trained_anew(unmeasured, tiny_run, left):
     """Whatever checkpoints are left: where that of the last step is gone, the model itself is what is measured."""
@@ -40,6 +41,7 @@ def test_a_finished_model_is_measured_and_never_trained_anew(unmeasured, tiny_ru
     assert now == pytest.approx(before)
 
 
+@pytest.mark.e2e
 def test_a_training_that_diverges_ends_with_what_to_try(tiny_run, places, tmp_path):
     options = [f"autoencoder.ckpt={tiny_run}", f"paths.runs_dir={tmp_path}", "trainer.precision=bf16-mixed", places[0]]
     huge = ["stage.diffusion.optimizer.lr=1e20", "stage.diffusion.trainer.gradient_clip_val=null", "name=huge"]
@@ -54,6 +56,7 @@ def test_a_training_that_diverges_ends_with_what_to_try(tiny_run, places, tmp_pa
     assert not (tmp_path / "huge" / "model.safetensors").exists()
 
 
+@pytest.mark.e2e
 def test_a_cut_checkpoint_is_not_taken_for_none(unmeasured):
     run, command = unmeasured
     (run / "model.safetensors").unlink()

@@ -41,6 +41,7 @@ def test_empty_and_missing_folders_and_those_of_ours_are_taken(tmp_path):
         assert (tmp_path / "ours-1").is_dir()
 
 
+@pytest.mark.e2e
 def test_only_one_process_at_a_time_works_in_a_folder(tmp_path):
     other = (
         "import sys; from ldm.files.output_folder import OutputFolder\n"

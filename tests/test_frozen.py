@@ -109,6 +109,7 @@ def test_the_name_tells_names_shapes_types_and_values():
     assert digest_of(dict(reversed(one.items()))) == digest_of(one)
 
 
+@pytest.mark.e2e
 def test_a_step_of_a_run_is_small_and_its_folder_complete(tiny_run, tmp_path):
     """The autoencoder of stage 2 stands once beside its steps; a copy of the folder loads, a step alone says what it lacks."""
     folder = tiny_run / "diffusion" / "checkpoints"

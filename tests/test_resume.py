@@ -10,6 +10,8 @@ import torch
 from ldm.checkpoint import read
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.e2e
+
 SMALL = [
     "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=x",
     "stage.autoencoder.batch_size=16", "stage.autoencoder.trainer.accumulate_grad_batches=2",

@@ -23,6 +23,8 @@ from tests.data.small_shards import write_tar
 from tests.pretrained.test_clip_score import save_clip
 from tests.training.stages import built, composed, stages
 
+pytestmark = pytest.mark.e2e
+
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
 
 

@@ -41,6 +41,7 @@ def first_mismatch(a, b):
     return max(high for _, high in ImageChops.difference(Image.open(a), Image.open(b)).getextrema())
 
 
+@pytest.mark.e2e
 def test_writes_images_grid_and_record_and_repeats_bitwise(tiny_run, tmp_path):
     text = sample(tiny_run, tmp_path / "a", PROMPT, "n=3", "seed=4")
     assert "3 images" in text
@@ -62,6 +63,7 @@ def test_writes_images_grid_and_record_and_repeats_bitwise(tiny_run, tmp_path):
 SAMPLERS = sorted(path.stem for path in (CONFIGS / "sampler").glob("*.yaml"))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_gives_the_same_image_for_the_same_seed_in_any_batch(tiny_run, sampler):
     """Stochastic ones included."""
@@ -79,6 +81,7 @@ def test_every_sampler_gives_the_same_image_for_the_same_seed_in_any_batch(tiny_
     assert (other[0] - together[0]).abs().max() > 2
 
 
+@pytest.mark.e2e
 def test_any_batch_size_and_number_of_processes_gives_the_same_images(tiny_run, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red heart\n\na blue cat\n")
     options = ["tests.sample_all", str(tiny_run), str(tmp_path / "prompts.txt")]
@@ -93,6 +96,7 @@ def test_any_batch_size_and_number_of_processes_gives_the_same_images(tiny_run, 
         assert (one / "samples.jsonl").read_text() == (two / "samples.jsonl").read_text()
 
 
+@pytest.mark.e2e
 def test_in_every_mode_an_image_does_not_depend_on_its_batch(tiny_run, photo):
     """By stochastic samplers, and with every kind of guidance that needs no other network."""
     model = load(tiny_run)
@@ -106,7 +110,10 @@ def test_in_every_mode_an_image_does_not_depend_on_its_batch(tiny_run, photo):
         "edited": {"start": InvertedStart(images, ["a heart"] * 3, 0.6), "sampler": quiet, "guidance": NoGuidance()},
         "inpaint": {"start": InpaintStart(images, mask, num_resample=2), "sampler": noisy},
         "interpolate": {"start": InterpolationStart(prompts[::-1], [7, 8, 9], [0.2, 0.5, 0.8]), "sampler": noisy},
-        "low_resolution": {"guidance": LossGuidance(LowResolutionScore(images[0, :, ::4, ::4], std=0.5)), "sampler": noisy},
+        "low_resolution": {
+            "guidance": LossGuidance(LowResolutionScore(images[0, :, ::4, ::4], std=0.5)),
+            "sampler": noisy,
+        },
         "autoguidance": {"guidance": Autoguidance(load(tiny_run), scale=2.0), "sampler": noisy},
         "rescaled": {"guidance": ClassifierFreeGuidance(3.0, rescale=0.5, threshold=2.0), "sampler": noisy},
     }
@@ -118,10 +125,12 @@ def test_in_every_mode_an_image_does_not_depend_on_its_batch(tiny_run, photo):
         assert (together[0] - together[1]).abs().max() > 2, way
 
 
+@pytest.mark.e2e
 def test_python_interface(tiny_run):
     assert load(tiny_run).sample(prompts=["a red heart on a white background"]).shape == (1, 3, 32, 32)
 
 
+@pytest.mark.e2e
 def test_errors_are_one_clear_line(tiny_run, tmp_path):
     for options, message in [
         ([], "give one of prompt="),
@@ -169,6 +178,7 @@ def test_prompts_and_requests(tmp_path):
         read_prompts(None, str(tmp_path / "empty.txt"))
 
 
+@pytest.mark.e2e
 def test_help_is_readable():
     text = subprocess.run(
         [sys.executable, "sample.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -191,6 +201,7 @@ def photo(tiny_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.e2e
 def test_image_to_image_changes_as_much_as_it_is_told(tiny_run, photo, tmp_path):
     options = [PROMPT, "mode=img2img", f"init={photo / 'init.png'}", "n=2", "sampler.steps=10"]
     far = []
@@ -213,6 +224,7 @@ def _latent(run, file):
     return autoencoder.to_latent(autoencoder.encode(to_tensor(Image.open(file))[None]).mean)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("sampler", [["sampler=ddim"], ["sampler=unipc"], ["sampler=ddpm", "num_resample=2"]])
 def test_inpainting_keeps_what_is_not_masked_bitwise_beyond_the_border(tiny_run, photo, tmp_path, sampler):
     init, mask = photo / "init.png", photo / "mask.png"
@@ -234,6 +246,7 @@ def read_masked(file, mask, size):
     return InitImages(file, size, mode="inpaint").read_masked([request], mask)
 
 
+@pytest.mark.e2e
 def test_inpainting_does_not_know_what_was_there(tiny_run, photo):
     model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
     mask = read_masked(str(photo / "init.png"), str(photo / "mask.png"), Size(32, 32))[1]
@@ -244,6 +257,7 @@ def test_inpainting_does_not_know_what_was_there(tiny_run, photo):
     assert torch.equal(first, second)
 
 
+@pytest.mark.e2e
 def test_images_of_an_earlier_command_stay_where_the_next_one_fails(tiny_run, tmp_path):
     sample(tiny_run, tmp_path / "x", PROMPT, "n=2")
     before = pixels(tmp_path / "x")
@@ -253,6 +267,7 @@ def test_images_of_an_earlier_command_stay_where_the_next_one_fails(tiny_run, tm
     assert pixels(tmp_path / "x") == before
 
 
+@pytest.mark.e2e
 def test_an_image_to_begin_with_is_not_replaced_by_those_made_of_it(tiny_run, tmp_path):
     sample(tiny_run, tmp_path / "x", PROMPT, "n=1")
     before = pixels(tmp_path / "x")
@@ -262,12 +277,14 @@ def test_an_image_to_begin_with_is_not_replaced_by_those_made_of_it(tiny_run, tm
     assert [Path(file).name for file in find_images(str(tmp_path / "x"))] == ["00000.png"], "without grid.png"
 
 
+@pytest.mark.e2e
 def test_a_described_image_is_not_made_with_other_noise(tiny_run, photo, tmp_path):
     options = ["mode=img2img", f"init={photo / 'init.png'}", 'init_prompt="a heart"', "sampler=ddpm"]
     text = sample(tiny_run, tmp_path / "x", PROMPT, *options, ok=False)
     assert "to which DDPM would add other; choose a sampler that adds none, like sampler=ddim" in text
 
 
+@pytest.mark.e2e
 def test_each_image_of_a_folder_is_changed_by_each_prompt(tiny_run, photo, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red heart\na blue cat\n")
     options = ["mode=img2img", f"init={photo}", f"prompts={tmp_path / 'prompts.txt'}", "n=2", "seed=3"]
@@ -279,6 +296,7 @@ def test_each_image_of_a_folder_is_changed_by_each_prompt(tiny_run, photo, tmp_p
     assert len(set(pixels(tmp_path / "x").values())) == 8
 
 
+@pytest.mark.e2e
 def test_a_described_image_comes_back_from_its_own_noise(tiny_run, photo):
     """Inverted and made again with the same prompt, by the same steps; the usual noise would change it."""
     model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
@@ -292,6 +310,7 @@ def test_a_described_image_comes_back_from_its_own_noise(tiny_run, photo):
     assert float((drawn - plain).abs().mean()) > 10 * float((again - plain).abs().mean())
 
 
+@pytest.mark.e2e
 def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
     """Large pictures, larger masks: nothing of what is masked is left beside it, not even by the smoothing."""
     large = (500, 333)
@@ -310,6 +329,7 @@ def test_masks_touch_each_pixel_of_which_they_hold_a_part(photo, tmp_path):
     assert torch.equal(columns, torch.arange(int(columns[0]), int(columns[-1]) + 1)), "without gaps"
 
 
+@pytest.mark.e2e
 def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):
     Image.new("L", (16, 32), 255).save(tmp_path / "small.png")
     Image.new("L", (32, 32)).save(tmp_path / "black.png")
@@ -327,6 +347,7 @@ def test_masks_that_do_not_fit_are_refused(tiny_run, photo, tmp_path):
         assert message in sample(tiny_run, tmp_path / "x", *options, ok=False)
 
 
+@pytest.mark.e2e
 def test_an_interpolation_ends_at_both_its_ends(tiny_run, tmp_path):
     end = 'to_prompt="a blue cat on a black background"'
     sample(tiny_run, tmp_path / "way", PROMPT, end, "mode=interpolate", "n=5", "seed=1", "to_seed=2")
@@ -337,6 +358,7 @@ def test_an_interpolation_ends_at_both_its_ends(tiny_run, tmp_path):
     assert len(set(pixels(tmp_path / "way").values())) == 5
 
 
+@pytest.mark.e2e
 def test_reconstruct_needs_no_prompt_and_takes_a_folder(tiny_run, photo, tmp_path):
     sample(tiny_run, tmp_path / "x", "mode=reconstruct", f"init={photo}")
     assert len(pixels(tmp_path / "x")) == 2
@@ -347,6 +369,7 @@ def test_reconstruct_needs_no_prompt_and_takes_a_folder(tiny_run, photo, tmp_pat
     assert first_mismatch(tmp_path / "x" / "00000.png", tmp_path / "alone.png") <= 1
 
 
+@pytest.mark.e2e
 def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_run, tmp_path):
     autoencoder, config = load_autoencoder(tiny_run)
     with torch.no_grad():
@@ -364,6 +387,7 @@ def test_another_decoder_of_the_same_encoder_is_used_and_any_other_refused(tiny_
     assert "experiment=finetune_decoder" in text
 
 
+@pytest.mark.e2e
 def test_a_negative_prompt_leads_away_from_it(tiny_run):
     model = load(tiny_run)
     prompt = "a red heart on a white background"
@@ -375,6 +399,7 @@ def test_a_negative_prompt_leads_away_from_it(tiny_run):
     assert not torch.equal(other, model.sample(prompts=[prompt], guidance=ClassifierFreeGuidance(50.0)))
 
 
+@pytest.mark.e2e
 def test_autoguidance_leads_away_from_a_second_checkpoint(tiny_run, tmp_path):
     """Further with a larger scale; from the same weights not at all."""
     model, config = load(tiny_run), read(find(tiny_run))[0]
@@ -397,6 +422,7 @@ def scramble_some(model):
     return model
 
 
+@pytest.mark.e2e
 def test_autoguidance_by_a_checkpoint_of_the_run_itself(tiny_run, tmp_path):
     weak = tiny_run / "diffusion" / "checkpoints" / "step-00000020.ckpt"
     options = [PROMPT, "n=1", "guidance=autoguidance", f"guidance.weak.path={weak}"]
@@ -409,6 +435,7 @@ def test_autoguidance_by_a_checkpoint_of_the_run_itself(tiny_run, tmp_path):
     assert "the option guidance.weak.path has no value" in text
 
 
+@pytest.mark.e2e
 def test_guidance_by_a_smaller_image_needs_no_training(tiny_run, photo, tmp_path):
     small = [f"guidance.score.image.path={photo / 'init.png'}", "guidance.score.image.size=8"]
     far = []

@@ -79,6 +79,7 @@ def test_a_mode_has_the_options_of_its_file_and_no_others(name, photos):
             assert node[parameter.name] == parameter.default
 
 
+@pytest.mark.e2e
 def test_help_lists_the_options_of_a_mode_and_each_is_explained():
     text = forked("sample.py", "mode=inpaint", "--help")
     for name, options in MODES.items():
@@ -186,12 +187,14 @@ def test_batches_hold_images_of_one_size():
     assert [len(batch) for batch in batches(alike, 2)] == [2, 2, 1]
 
 
+@pytest.mark.e2e
 def test_images_of_a_given_shape(tiny_run, tmp_path):
     sample(tiny_run, tmp_path / "x", PROMPT, "n=2", "size=[32,48]")
     assert Image.open(tmp_path / "x" / "00001.png").size == (48, 32)
     assert json.loads((tmp_path / "x" / "samples.jsonl").read_text().splitlines()[0])["size"] == [32, 48]
 
 
+@pytest.mark.e2e
 def test_images_of_different_shapes_keep_them_and_do_not_depend_on_their_company(tiny_run, photos, tmp_path):
     options = [PROMPT, "mode=img2img", "strength=0.5"]
     sample(tiny_run, tmp_path / "all", *options, f"init={photos}", "n=1", "seed=3")
@@ -208,6 +211,7 @@ def test_images_of_different_shapes_keep_them_and_do_not_depend_on_their_company
     assert [Image.open(tmp_path / "back" / f"0000{index}.png").size for index in range(3)] == sizes
 
 
+@pytest.mark.e2e
 def test_inpainting_at_its_own_shape_keeps_the_rest(tiny_run, photos, tmp_path):
     mask = f"mask={photos.parent / 'mask.png'}"
     sample(tiny_run, tmp_path / "x", PROMPT, "mode=inpaint", f"init={photos / 'a.png'}", mask, "n=1", "border=2")
@@ -217,6 +221,7 @@ def test_inpainting_at_its_own_shape_keeps_the_rest(tiny_run, photos, tmp_path):
     assert after.crop((0, 32, 20, 64)).tobytes() != before.crop((0, 32, 20, 64)).tobytes()
 
 
+@pytest.mark.e2e
 def test_masks_are_looked_at_once_an_image(tiny_run, photos, monkeypatch):
     mode, seen = Inpaint([Prompt("a"), Prompt("b")], str(photos / "a.png"), str(photos.parent / "mask.png")), []
     read = mode.images.read_masked
@@ -227,6 +232,7 @@ def test_masks_are_looked_at_once_an_image(tiny_run, photos, monkeypatch):
     assert len(seen) == 1
 
 
+@pytest.mark.e2e
 def test_a_weak_model_that_cuts_prompts_is_told_of(tiny_run, caplog):
     """By its own encoder, also where another guidance lies over it."""
     model, weak = load(tiny_run), load(tiny_run)
@@ -243,6 +249,7 @@ def test_a_weak_model_that_cuts_prompts_is_told_of(tiny_run, caplog):
         )
 
 
+@pytest.mark.e2e
 def test_a_start_can_be_built_of_another(tiny_run):
     """What begins with an image and ends as its mirror image is a class of a few lines."""
     model, image = load(tiny_run), torch.rand(1, 3, 32, 40) * 2 - 1
@@ -325,6 +332,7 @@ mode:
 """
 
 
+@pytest.mark.e2e
 def test_a_mode_of_somebody_elses_is_found_in_a_folder_of_configs(tiny_run, tmp_path):
     (tmp_path / "mode").mkdir()
     (tmp_path / "mode" / "mirrored.yaml").write_text(YAML)

@@ -70,6 +70,7 @@ def test_what_is_read_may_not_lie_where_images_go(tmp_path, option):
             folder.check([(option, str(tmp_path / place / "00000.png"))])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -86,6 +87,7 @@ def test_an_image_that_is_none_is_an_error(tiny_run, value, message):
         model.sample(prompts="a red heart")
 
 
+@pytest.mark.e2e
 def test_a_decoder_that_gives_no_numbers_is_an_error(tiny_run):
     model = load(tiny_run)
     with torch.no_grad():
@@ -103,6 +105,7 @@ def test_scales_that_cannot_be_are_refused(tmp_path, scale):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.e2e
 def test_each_job_of_a_sweep_has_a_folder(tiny_run, tmp_path):
     text = forked(
         *("sample.py", "-m", f"ckpt={tiny_run}", f"out={tmp_path / 'sweep'}", PROMPT, "n=1", "device=cpu"),
@@ -115,6 +118,7 @@ def test_each_job_of_a_sweep_has_a_folder(tiny_run, tmp_path):
     shutil.rmtree(folders[0])
 
 
+@pytest.mark.e2e
 def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
     model, options = load(tiny_run), {"sampler": DDIM(2)}
     one = model.sample(prompts="a red heart", seeds=5, **options)
@@ -199,6 +203,7 @@ def test_a_ckpt_that_is_none_is_said(tmp_path, made, message):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.e2e
 def test_a_damaged_model_and_one_that_goes_astray_write_no_image(tiny_run, tmp_path):
     before, (config, weights) = photos(tmp_path / "photos"), read(find(tiny_run))
     weights["autoencoder.decoder.conv_out.bias"][0] = math.inf
@@ -226,6 +231,7 @@ def test_a_damaged_model_and_one_that_goes_astray_write_no_image(tiny_run, tmp_p
     assert {path.name for path in (tmp_path / "photos").iterdir()} == before.keys()
 
 
+@pytest.mark.e2e
 def test_seeds_and_negatives_of_json_lines_are_those_of_a_record(tiny_run, tmp_path):
     """So a record makes its images again."""
     rows = [{"prompt": "a red heart", "seed": 9, "negative": "a cat"}, {"prompt": "a blue cat"}]

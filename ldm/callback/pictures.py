@@ -1,4 +1,4 @@
-"""Where pictures go: the run folder and the loggers."""
+"""Pictures of a run, which go to its folder and to the loggers."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Vocabulary(Reader):
         return words_of(text) & self.fractions.keys()
 
     def multi_hot(self, texts: Sequence[str]) -> Tensor:
-        """Which words each text holds: 1 or 0, `(B, words)`."""
+        """Return 1 for the words that a text contains and 0 for the others, `(B, words)`."""
         known = [self.known(text) for text in texts]
         rows = [[float(word in words) for word in self.fractions] for words in known]
         return torch.tensor(rows, device=self.log_odds.device)

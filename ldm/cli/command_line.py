@@ -51,17 +51,17 @@ class CommandLine:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether an option may have several values, each for a job of its own."""
+        """True if an option may have several values, each for a job of its own."""
         return self._has(MULTIRUN)
 
     @property
     def asks_help(self) -> bool:
-        """Whether the user wants to read what there is."""
+        """True if the user wants to read what there is."""
         return self._has(HELP)
 
     @property
     def is_ours(self) -> bool:
-        """Whether the options are options of this program's config."""
+        """True if the options are options of this program's config."""
         return not self._has((*ELSEWHERE, "--experimental-rerun"))
 
     @property

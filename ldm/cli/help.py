@@ -1,4 +1,4 @@
-"""What `--help` prints: how a program is used, the choices of its groups, and all options with values and comments.
+"""The text that `--help` prints: how a program is used, the choices of its groups, and all options with values and comments.
 
 The comments are those of the config files, so that what is documented stands in one place.
 """

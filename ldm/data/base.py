@@ -150,7 +150,7 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     @abstractmethod
     def encoding(self) -> dict[str, str]:
-        """How cached latents were made that training reads; empty where it reads images."""
+        """Return how the cached latents that training reads were made; nothing where it reads images."""
 
     @abstractmethod
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:

@@ -201,7 +201,7 @@ class StreamedImages(DataModule):
 
     @property
     def encoding(self) -> dict[str, str]:
-        """How cached latents were made that training reads; empty where it reads images."""
+        """Return how the cached latents that training reads were made; nothing where it reads images."""
         return {}
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:

@@ -1,4 +1,4 @@
-"""How often an image shows what its caption says, for data whose true drawings are known."""
+"""The share of images that show what their captions say, for data whose true drawings are known."""
 
 from __future__ import annotations
 

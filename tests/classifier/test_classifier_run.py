@@ -14,6 +14,8 @@ from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.training.curves import read_metrics
 from tests.conftest import command, forked
 
+pytestmark = pytest.mark.e2e
+
 OPTIONS = ["train.py", "experiment=classifier", "debug=tiny_classifier", "trainer=cpu", "data.source.count=6"]
 PROMPTS = ["a red heart on a white background", "a blue cat on a black background"] * 2
 STEPS = 120

@@ -18,6 +18,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_prints_help_mistakes_and_its_config(name):
     text = forked(*PROGRAMS[name], "--help")
@@ -55,6 +56,7 @@ def test_help_says_how_it_was_begun(monkeypatch):
     assert "train.py e" not in text
 
 
+@pytest.mark.e2e
 def test_a_program_can_be_swept(tmp_path):
     text = forked(
         "-m", "ldm.cli.icons", f"folder={tmp_path}", "count=2", "size=8,16", "-m", f"hydra.sweep.dir={tmp_path}/sweep"
@@ -72,6 +74,7 @@ def plugin(tmp_path):
     return str(tmp_path / "configs")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("name", "first"), [("train", "experiment=txt2img"), ("sample", "ckpt=x")])
 def test_configs_of_a_folder_beside_ours_are_found(name, first, plugin):
     program = PROGRAMS[name]
@@ -87,12 +90,14 @@ def test_configs_of_a_folder_beside_ours_are_found(name, first, plugin):
     assert compose(name, ["sampler=mine", f"hydra.searchpath=[file://{plugin}]"]).sampler.steps == 7
 
 
+@pytest.mark.e2e
 def test_a_plugins_sampler_draws(tiny_run, plugin, tmp_path):
     options = [f"ckpt={tiny_run}", "prompt=a red heart", "n=1", "sampler=mine", f"out={tmp_path / 'out'}"]
     assert "1 images in" in forked("sample.py", "--config-dir", plugin, *options)
     assert (tmp_path / "out" / "00000.png").is_file()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("words", "message"), [("train.py seed=1,2", "no experiment was named"), ("sample.py n=1,2", "option ckpt has no")]
 )
@@ -103,12 +108,14 @@ def test_a_sweep_without_a_value_that_must_be_given_does_not_begin(words, messag
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.e2e
 def test_missing_folder_of_configs_is_told():
     text = forked("train.py", "--config-dir", "/nowhere", "experiment=txt2img", ok=False)
     assert "error: there is no folder /nowhere" in text
     assert "Traceback" not in text
 
 
+@pytest.mark.e2e
 def test_prompts_are_swept(tiny_run, tmp_path):
     out = f"out={tmp_path / 'out'}"
     prompts = 'prompt=choice("a red, {big} cat","it\'s blue")'

@@ -1,8 +1,12 @@
 """Texts that are longer than the conditioner takes: what is cut away is said, by `sample.py` and before training."""
 
+import pytest
+
 from ldm.config import build
 from tests.conftest import forked
 from tests.training.stages import built, composed
+
+pytestmark = pytest.mark.e2e
 
 
 def test_sampling_says_once_what_is_cut_away_from_a_prompt(tiny_run, tmp_path):

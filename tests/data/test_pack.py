@@ -65,6 +65,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folders[0].glob("*.tar")} == before, "all was done already"
 
 
+@pytest.mark.e2e
 def test_a_killed_packing_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
     folder = images(tmp_path / "images", 1)
     noise = np.random.default_rng(0).integers(0, 255, (75, 75, 3), dtype=np.uint8)
@@ -398,6 +399,7 @@ def test_two_packings_do_not_share_a_folder(tmp_path):
         pack(tmp_path / "out", images=tmp_path / "images", captions=path)
 
 
+@pytest.mark.e2e
 def test_the_command_packs_and_says_what_to_type_next(tmp_path):
     path = captioned(tmp_path / "it's {1,2} = images", 3)
     text = forked(
@@ -407,6 +409,7 @@ def test_the_command_packs_and_says_what_to_type_next(tmp_path):
     assert f"data.train='{tmp_path}/o/train-*.tar' data.val=..." in text
 
 
+@pytest.mark.e2e
 def test_help_lists_every_option():
     text = forked("-m", "ldm.data.pack", "--help")
     assert "python -m ldm.data.pack images=FOLDER captions=captions.csv out=DIR" in text
@@ -433,6 +436,7 @@ def test_mistyped_commands_end_with_a_message(arguments, message, monkeypatch, c
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.e2e
 def test_a_mistyped_option_ends_the_program_without_a_traceback():
     text = forked("-m", "ldm.data.pack", "out=x", "worker=2", ok=False)
     assert text == "error: there is no option worker; did you mean workers?\n"

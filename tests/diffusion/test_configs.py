@@ -12,7 +12,12 @@ from ldm.diffusion.schedule import LinearSchedule
 )
 def test_every_choice_of_a_group_builds(group):
     for file in (CONFIGS / group).glob("*.yaml"):
-        if file.stem in ("autoguidance", "classifier", "low_resolution", "clip"):  # need files; see tests/test_sample.py
+        if file.stem in (
+            "autoguidance",
+            "classifier",
+            "low_resolution",
+            "clip",
+        ):  # need files; see tests/test_sample.py
             continue
         target = "optimizer@stage.diffusion.optimizer" if group == "optimizer" else group
         config = compose("train", ["experiment=txt2img", f"{target}={file.stem}"])

@@ -12,6 +12,7 @@ from tests.e2e.same_numbers import losses, machine, pixels
 RECORDS = Path(__file__).parent / "recorded"
 
 
+@pytest.mark.e2e
 def test_losses_and_pixels_are_those_of_the_record(tiny_run, tmp_path):
     precision = OmegaConf.load(tiny_run / "config.yaml").trainer.precision
     record = json.loads((RECORDS / f"{precision}.json").read_text())

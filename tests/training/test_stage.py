@@ -26,6 +26,7 @@ def experiment(name, *overrides):
     return composed(f"experiment={name}", *shards, *given, *overrides)
 
 
+@pytest.mark.e2e
 def test_a_stage_of_another_package_is_trained_after_the_autoencoder(places):
     """And said to be finished when the same command comes again."""
     options = ["--config-dir", str(ROOT / "tests" / "training" / "configs"), *TINY, "stage=[autoencoder_icons,third]"]
@@ -40,6 +41,7 @@ def test_a_stage_of_another_package_is_trained_after_the_autoencoder(places):
     assert "all is done already" in forked("train.py", *options)
 
 
+@pytest.mark.e2e
 def test_a_finished_run_is_measured_and_not_changed(tiny_run, places, tmp_path):
     run = tmp_path / "runs" / "tiny"
     shutil.copytree(tiny_run, run)
@@ -106,6 +108,7 @@ def test_a_choice_at_the_place_of_its_options_is_refused_with_the_right_form():
     check_groups(resolved(composed(*TINY, "scheduler@stage.diffusion.scheduler=cosine", "tags=[none]")))
 
 
+@pytest.mark.e2e
 def test_callbacks_may_be_left_out_but_for_what_a_run_needs(tiny_run, places):
     options = [*TINY, f"autoencoder.ckpt={tiny_run}", *places]
     every = built("diffusion", composed(*options), tiny_run)
@@ -120,6 +123,7 @@ def test_callbacks_may_be_left_out_but_for_what_a_run_needs(tiny_run, places):
     assert few.callbacks["checkpoint"].folder == tiny_run / "diffusion" / "checkpoints"
 
 
+@pytest.mark.e2e
 def test_csv_is_always_among_the_loggers(tiny_run, places):
     options = [*TINY, f"autoencoder.ckpt={tiny_run}", "tags=[paper,second]", *places]
     for choice, kinds in (
@@ -136,6 +140,7 @@ def test_csv_is_always_among_the_loggers(tiny_run, places):
     assert loggers[-1]._wandb_init["name"] == "tiny-diffusion"
 
 
+@pytest.mark.e2e
 def test_tensorboard_writes_into_the_folder_of_the_stage(tiny_run, places):
     pytest.importorskip("tensorboard")
     config = composed(*TINY, f"autoencoder.ckpt={tiny_run}", "logger=[csv,tensorboard]", *places)

@@ -1,4 +1,4 @@
-"""Which reader each field has."""
+"""The choice of a reader for each field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of an original picture an image shows: by this, all that lies on the picture moves with it."""
+"""The part of an original picture that an image shows, by which all that lies on the picture moves with it."""
 
 from __future__ import annotations
 

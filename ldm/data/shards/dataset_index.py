@@ -113,7 +113,7 @@ class DatasetIndex:
         ]
 
     def _leftovers(self, shard: ShardSummary) -> dict[str, tuple[int, str]]:
-        """Those of a shard, among them the parts that are not read."""
+        """Return the leftovers of a shard, among them the parts that are not read."""
         found = dict(shard.leftovers)
         for ending, (count, first) in shard.parts.items():
             if ending not in self.read:

@@ -91,7 +91,7 @@ class Group:
 
     @property
     def complete(self) -> bool:
-        """Whether this is a sample."""
+        """True if the files make up a sample."""
         captioned = any(part and part.extent.size > 0 for part in (self.text, self.record))
         return self.image is not None and (captioned or bool(self.parts))
 

@@ -239,7 +239,7 @@ def _files(shard: str, cache: Path) -> tuple[Path, Path]:
 
 
 class Places(NamedTuple):
-    """Where the samples of a shard lie: bytes of all keys, ends of keys, offsets and sizes `(N, files)`.
+    """The places of the samples of a shard: bytes of all keys, ends of keys, offsets and sizes `(N, files)`.
 
     The files of a sample are its image, .txt, .json, and the parts that some sample of the shard has.
     """

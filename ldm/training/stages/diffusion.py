@@ -37,7 +37,15 @@ class DiffusionStage(LatentStage):
     """
 
     model_file = checkpoint.MODEL_FILE
-    measured_by = ("metric*", "sampler*", "guidance*", "timestep_spacing*", "model.sampler*", "model.guidance*", "data.val*")
+    measured_by = (
+        "metric*",
+        "sampler*",
+        "guidance*",
+        "timestep_spacing*",
+        "model.sampler*",
+        "model.guidance*",
+        "data.val*",
+    )
     panels: ClassVar = {
         "loss": ("train/loss", "val/loss"),
         "accuracy": ("_accuracy",),

@@ -32,6 +32,7 @@ def test_many_shards_are_indexed_by_several_processes(tmp_path):
     assert keys(index) == [f"{number:06d}" for number in range(24)]
 
 
+@pytest.mark.e2e
 def test_several_processes_may_ask_at_once(tmp_path):
     """Each shard is indexed by one of them, and all see the same."""
     pattern = numbered(tmp_path, [50] * 12)

@@ -112,6 +112,7 @@ def test_options_of_icons(tmp_path, option):
         icons(tmp_path, **option)
 
 
+@pytest.mark.e2e
 def test_a_side_that_the_networks_cannot_have_is_said_before_anything_is_drawn(tmp_path):
     places = [f"paths.data_dir={tmp_path}/data", f"paths.runs_dir={tmp_path}/runs"]
     text = forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "data.size=33", *places, ok=False)

@@ -132,6 +132,7 @@ def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
     assert capsys.readouterr().out == f"{len(list(source.drawings()))} images in {source.folder}\n"
 
 
+@pytest.mark.e2e
 def test_the_command_suggests_options():
     text = command("-m", "ldm.cli.openmoji", "sied=16", ok=False)
     assert text.startswith("error: there is no option data.source.sied; did you mean data.source.size")
