@@ -1,4 +1,4 @@
-"""Modes: their options and files, images that are not square, and a mode of somebody else's."""
+"""Modes: their options and files, and images that are not square."""
 
 import inspect
 import json
@@ -8,25 +8,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ldm.batch import Size
 from ldm.checkpoint import load
 from ldm.config import CONFIGS, build_literally, compose, resolved
 from ldm.files.picture import to_levels
 from ldm.generation.images import InitImages, read_image
-from ldm.generation.mode.base import Mode, PromptGenerator, PromptMode
+from ldm.generation.mode.base import Mode, PromptGenerator
 from ldm.generation.mode.inpaint import Inpaint
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.options import misplaced, mode_options
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, captions, numbered
-from ldm.generation.start import ImageStart
+from ldm.generation.request import SampleRequest
 from ldm.generation.writer import batches
 from ldm.guidance.autoguidance import Autoguidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.loss import LossGuidance
-from ldm.model import Beginning, NoiseStart, Start
 from ldm.sampler.ddim import DDIM
 from tests.conftest import forked
 from tests.test_sample import PROMPT, first_mismatch, sample
@@ -241,98 +238,3 @@ def test_a_weak_model_that_cuts_prompts_is_told_of(tiny_run, caplog):
         assert said.startswith(
             f"of the model that guides: the prompt {prompt!r} is longer than the model takes; cut away is '"
         )
-
-
-def test_a_start_can_be_built_of_another(tiny_run):
-    """What begins with an image and ends as its mirror image is a class of a few lines."""
-    model, image = load(tiny_run), torch.rand(1, 3, 32, 40) * 2 - 1
-    plain = model.sample(prompts="a", start=ImageStart(image, 0.5), sampler=DDIM(4))
-    turned = model.sample(prompts="a", start=Mirror(ImageStart(image, 0.5)), sampler=DDIM(4))
-    assert plain.shape == (1, 3, 32, 40)
-    assert torch.equal(turned, plain.flip(3))
-
-
-class Mirror(Start):
-    """Another start, and at the end the mirror images.
-
-    Args:
-        start: The other start.
-    """
-
-    def __init__(self, start: Start) -> None:
-        self.start = start
-
-    @property
-    def size(self) -> Size | None:
-        return self.start.size
-
-    def each(self, count: int) -> Start:
-        return Mirror(self.start.each(count))
-
-    def rows(self, chunk: slice) -> Start:
-        return Mirror(self.start.rows(chunk))
-
-    def begin(self, *given) -> Beginning:
-        return self.start.begin(*given)
-
-    def finish(self, images: Tensor) -> Tensor:
-        return self.start.finish(images).flip(3)
-
-
-class Mirrored(PromptMode):
-    """A mode of somebody else's: images and their mirror images.
-
-    Args:
-        prompts: The prompts.
-        turned: Whether mirrored images are made.
-    """
-
-    def __init__(self, prompts, *, turned):
-        super().__init__(prompts, None)
-        self.turned = turned
-
-    @property
-    def name(self):
-        return "mirrored"
-
-    def requests(self, n, seed):
-        return numbered(self.prompts, n, seed)
-
-    def size_of(self, request, model):
-        return model.size
-
-    def fields(self, requests):
-        return captions(requests)
-
-    def start(self, requests):
-        return Mirror(NoiseStart()) if self.turned else NoiseStart()
-
-    def settings(self):
-        return {"turned": self.turned}
-
-
-YAML = """\
-# @package _global_
-prompt: null  # one prompt
-turned: true  # left to right
-mode:
-  _target_: tests.test_sample_modes.Mirrored
-  prompts:
-    _target_: ldm.generation.prompts.read_prompts
-    prompt: ${prompt}
-    prompts: null
-  turned: ${turned}
-"""
-
-
-def test_a_mode_of_somebody_elses_is_found_in_a_folder_of_configs(tiny_run, tmp_path):
-    (tmp_path / "mode").mkdir()
-    (tmp_path / "mode" / "mirrored.yaml").write_text(YAML)
-    options = ["mode=mirrored", f"ckpt={tiny_run}", PROMPT, "n=1", "sampler.steps=2", "device=cpu"]
-    for turned in ("true", "false"):
-        out = [f"out={tmp_path / turned}", f"turned={turned}"]
-        forked("sample.py", "--config-dir", str(tmp_path), *options, *out)
-    first, second = (np.asarray(Image.open(tmp_path / turned / "00000.png")) for turned in ("true", "false"))
-    assert np.array_equal(first[:, ::-1], second)
-    record = json.loads((tmp_path / "true" / "samples.jsonl").read_text())
-    assert (record["mode"], record["turned"]) == ("mirrored", True)
