@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -125,7 +126,8 @@ def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:
     for value in untrusted(node, packages):
         raise ValueError(
             f"this checkpoint asks to construct {value!r}, which is no class of {', '.join(packages)}; "
-            "if you trust the file and the class is yours, name its package: load(path, packages=('ldm', 'mine'))"
+            "if you trust the file and the class is yours, name its package: packages=[ldm,mine] on the command line, "
+            "load(path, packages=('ldm', 'mine')) in Python"
         )
     return build(node)
 
@@ -135,6 +137,12 @@ def untrusted(node: Any, packages: Sequence[str]) -> Iterator[str]:
     for key, value in _strings(node):
         if "${" in value or (key == "_target_" and not _is_class_of(value, packages)):
             yield value
+
+
+def takes(target: str, option: str) -> bool:
+    """Return whether a class or function, by its full name, has an argument of a name, or any."""
+    parameters = inspect.signature(get_object(target)).parameters
+    return option in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def packages_of(node: Any) -> list[str]:

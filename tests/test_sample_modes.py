@@ -1,4 +1,4 @@
-"""Modes: their options and files, images that are not square, and a mode of somebody else's."""
+"""Modes: their options and files, and images that are not square."""
 
 import inspect
 import json
@@ -8,25 +8,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ldm.batch import Size
 from ldm.checkpoint import load
 from ldm.config import CONFIGS, build_literally, compose, resolved
 from ldm.files.picture import to_levels
 from ldm.generation.images import InitImages, read_image
-from ldm.generation.mode.base import Mode, PromptGenerator, PromptMode
+from ldm.generation.mode.base import Mode, PromptGenerator
 from ldm.generation.mode.inpaint import Inpaint
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.options import misplaced, mode_options
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, captions, numbered
-from ldm.generation.start import ImageStart
+from ldm.generation.request import SampleRequest
 from ldm.generation.writer import batches
 from ldm.guidance.autoguidance import Autoguidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.loss import LossGuidance
-from ldm.model import Beginning, NoiseStart, Start
 from ldm.sampler.ddim import DDIM
 from tests.conftest import forked
 from tests.test_sample import PROMPT, first_mismatch, sample
@@ -247,6 +244,7 @@ def test_a_weak_model_that_cuts_prompts_is_told_of(tiny_run, caplog):
         assert said.startswith(
             f"of the model that guides: the prompt {prompt!r} is longer than the model takes; cut away is '"
         )
+<<<<<<< HEAD
 
 
 @pytest.mark.e2e
@@ -344,3 +342,5 @@ def test_a_mode_of_somebody_elses_is_found_in_a_folder_of_configs(tiny_run, tmp_
     assert np.array_equal(first[:, ::-1], second)
     record = json.loads((tmp_path / "true" / "samples.jsonl").read_text())
     assert (record["mode"], record["turned"]) == ("mirrored", True)
+=======
+>>>>>>> plugin

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from ldm.callback.checkpoints import Checkpoints
 from ldm.callback.evaluation import Evaluation
 from ldm.callback.randomness import StepSeed
-from ldm.config import CONFIGS, build, resolved
+from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
 from ldm.options.sweep import in_sweep
 from ldm.training.claim import Continuation
@@ -51,6 +51,20 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
         parent, _, last = place.rpartition(".")
         with open_dict(config):
             OmegaConf.select(config, parent).pop(last)
+    _leave_out_options(config, names)
+
+
+def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
+    """Remove options of parts that `debug/*.yaml` say for other classes of the same group, and these classes do not take."""
+    for file in sorted((CONFIGS / "debug").glob("*.yaml")):
+        for option, value in options_of(OmegaConf.load(file)).items():
+            place, _, name = option.rpartition(".")
+            part = OmegaConf.select(config, place) if place else None
+            if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:
+                continue
+            if resolved(part).get(name) == value and not takes(part["_target_"], name):
+                with open_dict(config):
+                    part.pop(name)
 
 
 def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:

@@ -5,7 +5,7 @@ import pytest
 from ldm.cli.command_line import read_words
 from ldm.cli.help import help_text
 from ldm.config import CONFIGS, compose
-from tests.conftest import forked
+from tests.conftest import ROOT, forked
 
 PROGRAMS = {
     "train": ["train.py"],
@@ -16,6 +16,9 @@ PROGRAMS = {
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
 }
+
+PLUGIN = str(ROOT / "tests" / "plugin" / "configs")
+"""A folder with configs of somebody else."""
 
 
 @pytest.mark.e2e
@@ -65,6 +68,7 @@ def test_a_program_can_be_swept(tmp_path):
     assert len(list(tmp_path.glob("icons-*"))) == 2
 
 
+<<<<<<< HEAD
 @pytest.fixture
 def plugin(tmp_path):
     """A folder with configs of somebody else: one sampler."""
@@ -75,13 +79,16 @@ def plugin(tmp_path):
 
 
 @pytest.mark.e2e
+=======
+>>>>>>> plugin
 @pytest.mark.parametrize(("name", "first"), [("train", "experiment=txt2img"), ("sample", "ckpt=x")])
-def test_configs_of_a_folder_beside_ours_are_found(name, first, plugin):
+def test_configs_of_a_folder_beside_ours_are_found(name, first):
     program = PROGRAMS[name]
-    assert "steps: 7" in forked(*program, "--config-dir", plugin, first, "sampler=mine", "--cfg", "job")
-    assert "sampler.steps=7                             few" in forked(
-        *program, "-cd", plugin, "sampler=mine", "--help"
+    assert "steps: 12" in forked(*program, "--config-dir", PLUGIN, first, "sampler=midpoint", "--cfg", "job")
+    assert "sampler.steps=12                            two calls of the denoiser each" in forked(
+        *program, "-cd", PLUGIN, "sampler=midpoint", "--help"
     )
+<<<<<<< HEAD
     text = forked(*program, first, "sampler=mine", "sampler.etta=1", "--config-dir", plugin, ok=False)
     assert "there is no option sampler.etta; did you mean sampler.eta" in text
     assert "steps: 7" in forked(*program, f"hydra.searchpath=[file://{plugin}]", first, "sampler=mine", "--cfg", "job")
@@ -95,6 +102,16 @@ def test_a_plugins_sampler_draws(tiny_run, plugin, tmp_path):
     options = [f"ckpt={tiny_run}", "prompt=a red heart", "n=1", "sampler=mine", f"out={tmp_path / 'out'}"]
     assert "1 images in" in forked("sample.py", "--config-dir", plugin, *options)
     assert (tmp_path / "out" / "00000.png").is_file()
+=======
+    text = forked(*program, first, "sampler=midpoint", "sampler.stepps=1", "--config-dir", PLUGIN, ok=False)
+    assert "there is no option sampler.stepps; did you mean sampler.steps" in text
+    assert "steps: 12" in forked(
+        *program, f"hydra.searchpath=[file://{PLUGIN}]", first, "sampler=midpoint", "--cfg", "job"
+    )
+    text = forked(*program, first, "sampler=midpoind", "--config-dir", PLUGIN, ok=False)
+    assert "did you mean midpoint?" in text
+    assert compose(name, ["sampler=midpoint", f"hydra.searchpath=[file://{PLUGIN}]"]).sampler.steps == 12
+>>>>>>> plugin
 
 
 @pytest.mark.e2e

@@ -1,4 +1,4 @@
-"""Stages as objects: what they own, a third one of another package, and measuring without training."""
+"""Stages as objects: what they own, what is left out of a config, and measuring without training."""
 
 import ast
 import json
@@ -24,21 +24,6 @@ def experiment(name, *overrides):
     shards = [] if name in ("txt2img", "classifier") else SHARDS
     given = ["autoencoder.ckpt=x"] if name in ("classifier", "finetune_decoder") else []
     return composed(f"experiment={name}", *shards, *given, *overrides)
-
-
-@pytest.mark.e2e
-def test_a_stage_of_another_package_is_trained_after_the_autoencoder(places):
-    """And said to be finished when the same command comes again."""
-    options = ["--config-dir", str(ROOT / "tests" / "training" / "configs"), *TINY, "stage=[autoencoder_icons,third]"]
-    options += ["name=third", *places]
-    text = forked("train.py", *options)
-    run = places[1].partition("=")[2] + "/third"
-    assert "the third stage is complete" in text
-    assert "next: look at the colours" in text
-    results = json.loads(open(f"{run}/third/results.json").read())  # noqa: SIM115
-    assert results["steps"] == 5
-    assert "val/error" in results
-    assert "all is done already" in forked("train.py", *options)
 
 
 @pytest.mark.e2e
@@ -88,6 +73,11 @@ def test_what_is_left_over_is_no_option_unless_it_was_typed():
     leave_out_leftovers(config, ["stage=autoencoder_icons"])
     assert list(config.stage) == ["autoencoder"]
     assert "source" not in config.data
+    config = compose("train", [*TINY, "conditioner=size"])
+    assert "depth" in config.conditioner
+    leave_out_leftovers(config, ["conditioner.heads=2"])
+    assert "depth" not in config.conditioner, "debug=tiny says it for the transformer"
+    assert "heads" in config.conditioner, "it was typed"
     for option, place in (
         ("stage.classifier.batch_size=4", "stage.classifier"),
         ("data.source.count=3", "data.source"),

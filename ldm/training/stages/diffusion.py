@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ldm import checkpoint
 from ldm.conditioner.text import cut_captions, text_parts
-from ldm.config import build
+from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.model import LatentDiffusion
 from ldm.options.arguments import command_name
@@ -116,8 +116,10 @@ class DiffusionStage(LatentStage):
             log.warning(warning)
 
     def next_command(self) -> str:
-        """Return the command that samples."""
-        return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {example_prompt(self.run)}"
+        """Return the command that samples, which names the packages of the model's parts where they are not all of ldm."""
+        packages = packages_of(resolved(self.run.config.model))
+        named = "" if packages == ["ldm"] else f"'packages=[{','.join(packages)}]' "
+        return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {named}{example_prompt(self.run)}"
 
 
 def example_prompt(run: RunContext) -> str:
