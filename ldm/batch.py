@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ldm.files.text import clean_prompts
 from ldm.options.rule import SIZE, check
 
 Fields: TypeAlias = dict[str, Tensor | list[Any]]
@@ -191,6 +192,31 @@ def whole_geometry(size: int | Sequence[int], count: int) -> Tensor:
     """Return the field `geometry`, `(count, 6)` int64, of images that have this size from the beginning and are not cropped."""
     size = as_size(size)
     return torch.tensor([[*size, 0, 0, *size]]).expand(count, -1)
+
+
+def clean_fields(fields: Mapping[str, Any] | None, prompts: str | Sequence[str] | None) -> Fields:
+    """Return the fields of images, with clean captions, which are given in one of two ways.
+
+    Args:
+        fields: Name of a field -> its values, one for each image.
+        prompts: Short for the field `caption` alone; a str is one prompt.
+
+    Raises:
+        ValueError: Where not exactly one of both is given, or fields differ in the number of images.
+    """
+    if fields is not None and not isinstance(fields, Mapping):
+        raise ValueError(
+            f"fields are a mapping from names to values; got {fields!r}; prompts go by name: prompts=[...]"
+        )
+    if (fields is None) == (prompts is None):
+        raise ValueError('give one of prompts=["a red heart"] and fields={"caption": ["a red heart"]}')
+    found: dict[str, Any] = {"caption": prompts} if fields is None else dict(fields)
+    if "caption" in found:
+        found["caption"] = clean_prompts(found["caption"])
+    counts = {name: len(values) for name, values in found.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"fields have one value for each image; got {counts}")
+    return found
 
 
 def _field(fields: Fields, name: str) -> Tensor | list[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch, Condition, Fields, Size, as_size, whole_geometry
+from ldm.batch import Batch, Condition, Fields, Size, as_size, clean_fields, whole_geometry
 from ldm.batch import batch_size as count_rows
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
@@ -228,7 +228,7 @@ class LatentDiffusion(nn.Module):
             ValueError: Where options do not fit together, or an image is not finite.
         """
         check("batch_size", batch_size, COUNT)
-        fields = _fields(fields, prompts)
+        fields = clean_fields(fields, prompts)
         count = count_rows(fields)
         texts = [str(text) for text in fields.get("caption", [""] * count)]
         seeds = as_seeds(seeds, count)
@@ -264,10 +264,13 @@ class LatentDiffusion(nn.Module):
         return torch.cat(images)
 
     def _unconditional(self, fields: Fields, negatives: Sequence[str]) -> Condition:
-        """Return the condition from which guidance leads away: of negative prompts, or of nothing."""
+        """Return the condition from which guidance leads away, for each image: of its negative prompt, or of nothing."""
+        nothing = self.conditioner.null(fields)
         if not any(negatives):
-            return self.conditioner.null(fields)
-        return self.conditioner({**fields, "caption": list(negatives)})
+            return nothing
+        negative = self.conditioner({**fields, "caption": list(negatives)})
+        (device, *_) = (part.device for part in negative if part is not None)
+        return nothing.where(torch.tensor([bool(text) for text in negatives], device=device), negative)
 
     def _sample_batch(self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size) -> Tensor:
         """Return the images `(B, 3, H, W)` in [-1, 1] of one batch, on the CPU, before the start finishes them."""
@@ -307,20 +310,3 @@ class LatentDiffusion(nn.Module):
                 f"channels with model.denoiser.learned_variance={str(self.denoiser.learned_variance).lower()} need {wanted}; "
                 f"set backbone.out_channels={wanted}"
             )
-
-
-def _fields(fields: Mapping[str, Any] | None, prompts: str | Sequence[str] | None) -> Fields:
-    """Return the fields of images, with clean captions, which are given in one of two ways."""
-    if fields is not None and not isinstance(fields, Mapping):
-        raise ValueError(
-            f"fields are a mapping from names to values; got {fields!r}; prompts go by name: prompts=[...]"
-        )
-    if (fields is None) == (prompts is None):
-        raise ValueError('give one of prompts=["a red heart"] and fields={"caption": ["a red heart"]}')
-    found: dict[str, Any] = {"caption": prompts} if fields is None else dict(fields)
-    if "caption" in found:
-        found["caption"] = clean_prompts(found["caption"])
-    counts = {name: len(values) for name, values in found.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"fields have one value for each image; got {counts}")
-    return found

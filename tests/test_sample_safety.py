@@ -143,7 +143,7 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
         ({"prompts": 3}, "a prompt is a text, and several are a list of texts; got 3"),
         ({"prompts": ["a", None]}, "a prompt is a text"),
         ({"negative": 3}, "a prompt is a text"),
-        ({"negative": ["a", "b"]}, "negative is one text, or one a prompt; got 2 for 1"),
+        ({"negative": ["a", "b"]}, "negative is one text, or one an image; got 2 for 1"),
         ({"seeds": 1.5}, "seeds=1.5 cannot be; give a whole number"),
         ({"seeds": True}, "seeds=true cannot be"),
         ({"seeds": [2**63]}, "seeds=9223372036854775808 cannot be"),
@@ -164,7 +164,8 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
         ({"fields": {"caption": ["a"]}}, "give one of prompts="),
         ({"prompts": None}, "give one of prompts="),
         ({"prompts": None, "fields": ["a"]}, r"prompts go by name: prompts=\[...\]"),
-        ({"prompts": None, "fields": {"label": [3]}}, 'needs the field "caption" and no other; got label'),
+        ({"prompts": None, "fields": {"caption": ["a"], "label": [3, 4]}}, "fields have one value for each image"),
+        ({"prompts": None, "fields": {"label": [3]}}, "the field caption is needed, but .* are: geometry, label"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.sample(**{"prompts": "a", **mistake})

@@ -141,10 +141,8 @@ class UNet(Backbone):
             "concat_channels": 0 if concat is None else concat.shape[1],
         }
         for name, value in got.items():
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"backbone.{name} is {getattr(self, name)}, but the conditioner gives {value}; make them agree"
-                )
+            if (own := getattr(self, name)) != value:
+                raise ValueError(f"backbone.{name} is {own}, but the conditioner gives {value}; make them agree")
 
 
 def time_features(t: Tensor, width: int) -> Tensor:

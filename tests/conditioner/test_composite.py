@@ -1,5 +1,7 @@
 """Conditioners side by side, and the condition that all its parts reach the U-Net with."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from ldm.conditioner.size import SizeConditioner
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.conditioner.transformer import TransformerConditioner
 from ldm.config import build, compose, resolved
+from ldm.model import LatentDiffusion
 from ldm.nn.embedding import sinusoidal
 from tests.conditioner.test_conditioner import CAPTIONS, SMALL, said
 from tests.conftest import scramble
@@ -177,3 +180,17 @@ def test_caption_and_size_train_on_rectangles_and_sample():
     images = model.eval().sample(prompts=["a red cat"], size=[48, 32])
     assert images.shape == (1, 3, 48, 32)
     assert model.sample(prompts=["a red cat"]).shape == (1, 3, 32, 48), "the size of training, else"
+
+
+def test_what_guidance_leads_away_from_does_not_depend_on_the_negative_prompts_of_other_images():
+    """A part that is dropped in training says nothing where there is no negative prompt, alone and beside one."""
+    made = Composite({"text": TransformerConditioner(**SMALL), "size": SizeConditioner(8, drop_rate=0.1)},
+                     width=16, vector_width=1536)  # fmt: skip
+    made.prepare([said(CAPTIONS)])
+    model = SimpleNamespace(conditioner=made.eval())
+    fields = {"caption": CAPTIONS[:2], "geometry": whole_geometry(8, 2)}
+    found = LatentDiffusion._unconditional(model, fields, ["", "a cat"])
+    nothing, negative = made.null(fields), made({**fields, "caption": ["", "a cat"]})
+    for part in ("tokens", "mask", "vector"):
+        torch.testing.assert_close(getattr(found, part)[0], getattr(nothing, part)[0])
+        torch.testing.assert_close(getattr(found, part)[1], getattr(negative, part)[1])
