@@ -47,7 +47,7 @@ def test_each_kind_of_guidance(overrides):
 @pytest.mark.parametrize("overrides", toolbox.TRAINING.values(), ids=toolbox.TRAINING)
 def test_ways_to_train_compose_with_the_settings_of_the_study(overrides):
     config = compose("train", ["experiment=txt2img", *toolbox.studied(overrides.split())])
-    assert config.backbone.channels == 64
+    assert config.backbone.model_channels == 64
     assert config.times._target_.endswith("Uniform") != ("times=" in overrides)
 
 

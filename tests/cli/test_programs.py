@@ -68,19 +68,7 @@ def test_a_program_can_be_swept(tmp_path):
     assert len(list(tmp_path.glob("icons-*"))) == 2
 
 
-<<<<<<< HEAD
-@pytest.fixture
-def plugin(tmp_path):
-    """A folder with configs of somebody else: one sampler."""
-    (tmp_path / "configs" / "sampler").mkdir(parents=True)
-    text = "_target_: ldm.sampler.ddim.DDIM\nsteps: 7  # few\neta: 0.5\ntimestep_spacing: ${timestep_spacing}\n"
-    (tmp_path / "configs" / "sampler" / "mine.yaml").write_text(text)
-    return str(tmp_path / "configs")
-
-
 @pytest.mark.e2e
-=======
->>>>>>> plugin
 @pytest.mark.parametrize(("name", "first"), [("train", "experiment=txt2img"), ("sample", "ckpt=x")])
 def test_configs_of_a_folder_beside_ours_are_found(name, first):
     program = PROGRAMS[name]
@@ -88,21 +76,6 @@ def test_configs_of_a_folder_beside_ours_are_found(name, first):
     assert "sampler.steps=12                            two calls of the denoiser each" in forked(
         *program, "-cd", PLUGIN, "sampler=midpoint", "--help"
     )
-<<<<<<< HEAD
-    text = forked(*program, first, "sampler=mine", "sampler.etta=1", "--config-dir", plugin, ok=False)
-    assert "there is no option sampler.etta; did you mean sampler.eta" in text
-    assert "steps: 7" in forked(*program, f"hydra.searchpath=[file://{plugin}]", first, "sampler=mine", "--cfg", "job")
-    text = forked(*program, first, "sampler=mind", "--config-dir", plugin, ok=False)
-    assert "did you mean mine?" in text
-    assert compose(name, ["sampler=mine", f"hydra.searchpath=[file://{plugin}]"]).sampler.steps == 7
-
-
-@pytest.mark.e2e
-def test_a_plugins_sampler_draws(tiny_run, plugin, tmp_path):
-    options = [f"ckpt={tiny_run}", "prompt=a red heart", "n=1", "sampler=mine", f"out={tmp_path / 'out'}"]
-    assert "1 images in" in forked("sample.py", "--config-dir", plugin, *options)
-    assert (tmp_path / "out" / "00000.png").is_file()
-=======
     text = forked(*program, first, "sampler=midpoint", "sampler.stepps=1", "--config-dir", PLUGIN, ok=False)
     assert "there is no option sampler.stepps; did you mean sampler.steps" in text
     assert "steps: 12" in forked(
@@ -111,7 +84,6 @@ def test_a_plugins_sampler_draws(tiny_run, plugin, tmp_path):
     text = forked(*program, first, "sampler=midpoind", "--config-dir", PLUGIN, ok=False)
     assert "did you mean midpoint?" in text
     assert compose(name, ["sampler=midpoint", f"hydra.searchpath=[file://{PLUGIN}]"]).sampler.steps == 12
->>>>>>> plugin
 
 
 @pytest.mark.e2e
