@@ -13,7 +13,7 @@ from PIL import Image
 from ldm.checkpoint import load
 from ldm.generation.start import ImageStart
 from ldm.sampler.ddim import DDIM
-from tests.conftest import forked
+from tests.conftest import ROOT, forked
 from tests.training.stages import composed, stages
 
 HERE = Path(__file__).parent
@@ -69,6 +69,15 @@ def test_its_model_is_loaded_where_its_package_is_named_and_not_otherwise(run, t
     text = forked("sample.py", f"ckpt={run}", "prompt=a red square", f"out={tmp_path / 'out'}", ok=False)
     assert "packages=[ldm,mine]" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_shows_the_files_as_they_are():
+    page = (ROOT / "docs" / "add-a-part.md").read_text()
+    assert (HERE / "studio" / "conditioner.py").read_text() in page
+    assert (HERE / "configs" / "conditioner" / "bag_of_words.yaml").read_text() in page
+    assert " ".join(PARTS[:-1]) in " ".join(page.replace("\\\n", "").split())
+    for part in PARTS[:-1]:
+        assert f"| `{part.partition('=')[2]}` |" in page
 
 
 def test_the_command_to_sample_names_its_package(training):
