@@ -57,7 +57,9 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
 def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
     """Remove options of parts that `debug/*.yaml` say for other classes of the same group, and these classes do not take."""
     for file in sorted((CONFIGS / "debug").glob("*.yaml")):
-        for option, value in options_of(OmegaConf.load(file)).items():
+        said = OmegaConf.load(file)
+        assert isinstance(said, DictConfig)
+        for option, value in options_of(said).items():
             place, _, name = option.rpartition(".")
             part = OmegaConf.select(config, place) if place else None
             if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:

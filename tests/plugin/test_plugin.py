@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from PIL import Image
 
 from ldm.checkpoint import load
+from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.generation.start import ImageStart
 from ldm.sampler.ddim import DDIM
-from tests.conftest import forked
+from tests.conftest import ROOT, forked
+from tests.sampler.test_order import error_after
 from tests.training.stages import composed, stages
 
 HERE = Path(__file__).parent
@@ -69,6 +72,30 @@ def test_its_model_is_loaded_where_its_package_is_named_and_not_otherwise(run, t
     text = forked("sample.py", f"ckpt={run}", "prompt=a red square", f"out={tmp_path / 'out'}", ok=False)
     assert "packages=[ldm,mine]" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_its_sampler_is_of_second_order():
+    midpoint = importlib.import_module("studio.sampler").Midpoint
+    few, many = (error_after(midpoint, {}, steps, ScaledLinearSchedule(), 0.95, 0.4) for steps in (80, 160))
+    assert math.log2(few / many) == pytest.approx(2.0, abs=0.3)
+
+
+def test_its_metric_is_1_on_its_data_and_0_on_other_captions():
+    metric = importlib.import_module("studio.metric").ColourAccuracy({"red": "#e6194b", "blue": "#1f5fff"})
+    image = torch.ones(1, 3, 32, 32)
+    image[0, :, 10:20, :10] = torch.tensor([0x1F, 0x5F, 0xFF])[:, None, None] / 127.5 - 1
+    for color, share in (("blue", 1.0), ("red", 0.0)):
+        metric.update(image, {"caption": [f"a {color} square at the middle left"]})
+        assert metric.compute() == {"colour_accuracy": share}
+
+
+def test_the_page_shows_the_files_as_they_are():
+    page = (ROOT / "docs" / "add-a-part.md").read_text()
+    assert (HERE / "studio" / "conditioner.py").read_text() in page
+    assert (HERE / "configs" / "conditioner" / "bag_of_words.yaml").read_text() in page
+    assert " ".join(PARTS[:-1]) in " ".join(page.replace("\\\n", "").split())
+    for part in PARTS[:-1]:
+        assert f"| `{part.partition('=')[2]}` |" in page
 
 
 def test_the_command_to_sample_names_its_package(training):
