@@ -48,7 +48,7 @@ def test_each_kind_of_guidance(overrides):
 def test_ways_to_train_compose_with_the_settings_of_the_study(overrides):
     config = compose("train", ["experiment=txt2img", *toolbox.studied(overrides.split())])
     assert config.backbone.model_channels == 64
-    assert config.times._target_.endswith("Uniform") != ("times=" in overrides)
+    assert config.timestep_sampler._target_.endswith("UniformTimesteps") != ("timestep_sampler=" in overrides)
 
 
 def test_toolbox(tmp_path, capsys, monkeypatch):
