@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from ldm import sweep
+from ldm.options import sweep
 from ldm.options.sweep import folder_name, remaining_trials
 
 

@@ -118,7 +118,7 @@ class Judge:
         for metric in self.metrics:
             if metric.reference_name is not None:
                 for batch in self.data.val_pass(64):
-                    metric.refer(batch.fields["image"])
+                    metric.update_reference(batch.fields["image"])
                 metric.set_reference(metric.reference())
 
     def score(self, model: LatentDiffusion, *overrides: str) -> Score:
