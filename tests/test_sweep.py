@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from ldm.config import register_resolvers
 from ldm.options import sweep
 from ldm.options.sweep import folder_name, remaining_trials
 
@@ -31,4 +32,5 @@ def test_remaining_trials_counts_finished_ones(tmp_path):
     study.tell(study.ask(), 1.0)
     study.ask()  # interrupted
     assert remaining_trials(5, storage, "s") == 4
+    register_resolvers()
     assert OmegaConf.create({"n": f"${{remaining_trials:5,'{storage}',s}}"}).n == 4

@@ -133,7 +133,7 @@ class Judge:
             batch_size=128,
         )
         for metric in self.metrics:
-            metric.update(images, self.fields["caption"])
+            metric.update(images, self.fields)
         values = {name: value for metric in self.metrics for name, value in metric.compute().items()}
         return Score(values[ACCURACY], values[DISTANCE])
 
