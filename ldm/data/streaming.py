@@ -224,7 +224,7 @@ class StreamedImages(DataModule):
         """Return batches of this rank's share of about `limit` training samples; None: of all."""
         if limit is None:
             raise ValueError(
-                "without an index there is no end of the data: set task.autoencoder.statistics_batches=1000"
+                "without an index there is no end of the data: set stage.autoencoder.statistics_batches=1000"
             )
         return islice(self.loader(self._from(rank)), -(-limit // (batch_size * world)))
 

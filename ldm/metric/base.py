@@ -12,7 +12,7 @@ from ldm.batch import Fields
 
 ADVICE = (
     "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
-    "(task.diffusion.optimizer.lr) or a smaller task.diffusion.gradient_clip; or sample with less guidance (guidance.scale)"
+    "(optimizer.lr) or a smaller trainer.gradient_clip_val; or sample with less guidance (guidance.scale)"
 )
 """Advice where generated images are not finite."""
 
