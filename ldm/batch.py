@@ -32,7 +32,7 @@ text_mask     which of these tokens count, `(B, L)` bool
 class Size(NamedTuple):
     """The size of images in pixels.
 
-    Args:
+    Attributes:
         height: Number of rows.
         width: Number of columns.
     """
@@ -57,7 +57,7 @@ def as_size(size: int | Sequence[int]) -> Size:
 class Condition(NamedTuple):
     """The condition that a backbone gets beside x_t and t. A part that is None is not there.
 
-    Args:
+    Attributes:
         tokens: Sequence for cross-attention, `(B, L, D)`.
         mask: True where a token counts, `(B, L)` bool; None: all count.
         vector: Added to the time embedding through a projection, `(B, V)`.
@@ -142,7 +142,7 @@ class SkippedSample(NamedTuple):
 class Batch(NamedTuple):
     """Samples as they leave the data module.
 
-    Args:
+    Attributes:
         key: Names of the samples, `(B,)`.
         fields: Their values by the name of the field; exactly one of `image` and `moments` is among them.
         skipped: Broken samples whose places in this batch were taken by others.

@@ -33,7 +33,7 @@ def _unchanged(denoise: Denoise) -> Denoise:
 class Beginning(NamedTuple):
     """The beginning of sampling for one batch.
 
-    Args:
+    Attributes:
         given: The context of guidance.
         noise: The noise of each image.
         way: Where the sampler begins; by default at pure noise.

@@ -84,7 +84,7 @@ class Buckets:
 class Item(NamedTuple):
     """One sample on its way into a batch.
 
-    Args:
+    Attributes:
         key: Its name.
         fields: Its fields; the image still as levels `(H, W, 3)` uint8.
         skipped: Broken samples in whose place it stands.

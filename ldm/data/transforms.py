@@ -27,7 +27,7 @@ LONGEST_SIDE = 2**16
 class Cut(NamedTuple):
     """An image or latent of one sample, and how it was cut.
 
-    Args:
+    Attributes:
         fields: Its fields: `image`, as `(H, W, 3)` uint8, or `moments`; `geometry`, `(6,)`; and what else a latent holds.
         placement: How the original was resized, cropped and flipped.
     """
@@ -205,7 +205,7 @@ def _texts(value: Any) -> list[str]:
 class Frame(NamedTuple):
     """The part of a picture that is shown: it is resized until it just covers the wanted size, then a box is cut out of it.
 
-    Args:
+    Attributes:
         picture: Its size, (width, height).
         cover: Its size when resized, (width, height).
         box: Left, top, right, bottom in the resized picture.

@@ -29,7 +29,7 @@ WHAT_TO_DO = (
 class Prompt(NamedTuple):
     """A text that says what is to be seen.
 
-    Args:
+    Attributes:
         text: The prompt itself.
         seed: The seed of its first image; None: as the images are numbered.
         negative: The negative prompt; None: none was given.

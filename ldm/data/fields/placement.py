@@ -14,7 +14,7 @@ from ldm.batch import Size
 class Placement(NamedTuple):
     """The resize, crop and flip that an image has been through.
 
-    Args:
+    Attributes:
         original: Size of the picture before.
         cover: Size to which it was resized, so that it covers the result.
         top: First row of the resized picture that is shown.

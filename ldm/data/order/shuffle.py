@@ -19,7 +19,7 @@ BLOCK = 1000
 class SampleRef(NamedTuple):
     """A reference to a sample in an epoch; the epoch decides random crops, flips and captions.
 
-    Args:
+    Attributes:
         epoch: The number of the epoch.
         number: The number of the sample in the index.
     """

@@ -37,7 +37,7 @@ TAR_ERRORS = (
 class ByteRange(NamedTuple):
     """The range of bytes of a file inside its shard.
 
-    Args:
+    Attributes:
         offset: The position of the first byte.
         size: The number of bytes; -1 for a file that is absent.
     """
@@ -53,7 +53,7 @@ ABSENT = ByteRange(0, -1)
 class Member(NamedTuple):
     """A member of a tar archive; with the name "", damage to the archive itself.
 
-    Args:
+    Attributes:
         name: The name as it stands in the archive.
         extent: The range of its bytes.
         fault: Why its bytes cannot be used, "symbolic link" for example; "" if they can.

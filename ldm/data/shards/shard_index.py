@@ -36,7 +36,7 @@ HEADER_BYTES = 2**16
 class ShardSummary(NamedTuple):
     """All that is known of a shard without reading its samples' places.
 
-    Args:
+    Attributes:
         path: Of the shard.
         file: Of its index.
         stamp: Size and time of the shard when it was indexed.
@@ -64,7 +64,7 @@ class ShardSummary(NamedTuple):
 class _Rows(NamedTuple):
     """The contents of an index while it is made, with one entry per sample.
 
-    Args:
+    Attributes:
         samples: Keys and byte ranges.
         sizes: Width and height of each image in pixels.
         numbers: The numbers in each .json file.

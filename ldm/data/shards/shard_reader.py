@@ -32,7 +32,7 @@ PASSED_LINK = "hard link to a file that a stream has passed"
 class RawSample(NamedTuple):
     """The bytes of a sample's files.
 
-    Args:
+    Attributes:
         key: Of the sample.
         shard: In which it lies.
         image: The image, or cached latent.

@@ -43,7 +43,7 @@ SUPERSAMPLING = 4
 class Drawing(NamedTuple):
     """The contents of one image.
 
-    Args:
+    Attributes:
         icon: The name of the icon.
         color: The name of its colour.
         background: The name of the colour of the background.
