@@ -110,8 +110,3 @@ def text_to_tensor(text: str) -> Tensor:
 def tensor_to_text(tensor: Tensor) -> str:
     """Return the text whose bytes `text_to_tensor` gave."""
     return bytes(tensor.tolist()).decode()
-
-
-def shortened(text: str, most: int = 200) -> str:
-    """Return a text, or its beginning and "..." where it is longer than `most` characters."""
-    return text if len(text) <= most else text[:most] + "..."

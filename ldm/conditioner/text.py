@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields, list_field, tensor_field
-from ldm.conditioner.base import SingleConditioner, shortened
+from ldm.conditioner.base import SingleConditioner
+from ldm.files.text import shortened
 
 
 class TextConditioner(SingleConditioner):
