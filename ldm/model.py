@@ -36,13 +36,13 @@ class Beginning(NamedTuple):
     Attributes:
         given: The context of guidance.
         noise: The noise of each image.
-        way: Where the sampler begins; by default at pure noise.
+        start_point: Where the sampler begins; by default at pure noise.
         wrap: Turns the guided denoiser into the one that the sampler calls.
     """
 
     given: GuidanceContext
     noise: SeededNoise
-    way: StartPoint = StartPoint()
+    start_point: StartPoint = StartPoint()
     wrap: Callable[[Denoise], Denoise] = _unchanged
 
 
@@ -274,11 +274,13 @@ class LatentDiffusion(nn.Module):
 
     def _sample_batch(self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size) -> Tensor:
         """Return the images `(B, 3, H, W)` in [-1, 1] of one batch, on the CPU, before the start finishes them."""
-        given, noise, way, wrap = begun
+        given, noise, start_point, wrap = begun
         height, width = (length // self.autoencoder.downsampling_factor for length in size)
         shape = (self.autoencoder.latent_channels, height, width)
         denoise = wrap(guidance.wrap(given))
-        latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, self.autoencoder.shift.device, way)
+        latent = sampler.sample(
+            denoise, self.denoiser.schedule, noise, shape, self.autoencoder.shift.device, start_point
+        )
         image = self.autoencoder.image(latent).cpu()
         if not (latent.isfinite().all() and image.isfinite().all()):
             check_weights(self)

@@ -14,7 +14,7 @@ from ldm.guidance.context import Conditioner, GuidanceContext, Latents, read
 from ldm.sampler.trajectory import Denoise
 
 
-class Text2Image(Protocol):
+class WeakModel(Protocol):
     """The parts of a LatentDiffusion that guidance by it needs."""
 
     autoencoder: Latents
@@ -40,7 +40,7 @@ class Autoguidance(NestedGuidance):
         Karras et al., 2024, eq. 3, arXiv:2406.02507.
     """
 
-    def __init__(self, weak: Text2Image, *, scale: float = 1.5, guidance: Guidance | None = None) -> None:
+    def __init__(self, weak: WeakModel, *, scale: float = 1.5, guidance: Guidance | None = None) -> None:
         super().__init__(scale, guidance)
         self.weak = weak
         self._joined: tuple[object, ...] = ()
