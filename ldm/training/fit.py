@@ -19,6 +19,7 @@ from ldm.config import build, resolved
 from ldm.data.base import DataModule
 from ldm.optim.divergence import Diverged
 from ldm.processes import agreed_file
+from ldm.task.base import Task
 from ldm.training.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ OURS = ("gradient_clip_val",)
 """Options of a stage's trainer that Lightning is not told: tasks clip by themselves."""
 
 
-def fit(stage: Stage, data: DataModule, first: pl.Trainer) -> None:
+def fit(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> None:
     """Train a stage, or what is left of it, write its model, then measure that and write its results.
 
     A model that is finished already is only measured.
@@ -59,7 +60,7 @@ def fit(stage: Stage, data: DataModule, first: pl.Trainer) -> None:
     finish_pictures(stage.loggers)
 
 
-def measure(stage: Stage, data: DataModule, first: pl.Trainer, file: Path) -> None:
+def measure(stage: Stage[Task], data: DataModule, first: pl.Trainer, file: Path) -> None:
     """Measure a finished model and write the results; the model stays as it is.
 
     Args:
@@ -82,7 +83,7 @@ def measure(stage: Stage, data: DataModule, first: pl.Trainer, file: Path) -> No
     finish_pictures(stage.loggers)
 
 
-def make_trainer(stage: Stage, data: DataModule, first: pl.Trainer) -> pl.Trainer:
+def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.Trainer:
     """Make the trainer of a stage, and set the batch of the data.
 
     Metrics that an interrupted run wrote are kept beside the new ones.
@@ -102,12 +103,13 @@ def make_trainer(stage: Stage, data: DataModule, first: pl.Trainer) -> pl.Traine
         "val_check_interval": stage.validate_every_n_steps * stage.accumulate,
     }
     make = build({**options, "_partial_": True})
-    return make(
+    trainer: pl.Trainer = make(
         default_root_dir=stage.folder,
         logger=stage.loggers,
         callbacks=list(stage.callbacks.values()),
         plugins=[CheckpointWriter()],
     )
+    return trainer
 
 
 def keep_metrics(folder: Path) -> None:
@@ -122,7 +124,7 @@ def keep_metrics(folder: Path) -> None:
 
 
 @contextmanager
-def _ended_clearly(stage: Stage, first: pl.Trainer) -> Iterator[None]:
+def _ended_clearly(stage: Stage[Task], first: pl.Trainer) -> Iterator[None]:
     """Add what to do to the error of a training that diverged, and to an interruption by Ctrl-C."""
     try:
         yield

@@ -31,7 +31,7 @@ CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints, in that of a stage."""
 
 
-TaskType = TypeVar("TaskType", bound=Task)
+TaskType = TypeVar("TaskType", bound=Task, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Stage(ABC, Generic[TaskType]):
         """True where the model is there already, made elsewhere, so that nothing is to be trained."""
 
     @abstractmethod
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check the options before anything is built.
 
         Args:
@@ -201,12 +201,14 @@ class Stage(ABC, Generic[TaskType]):
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.trainer["max_steps"]
+        steps: int = self.trainer["max_steps"]
+        return steps
 
     @property
     def accumulate(self) -> int:
         """Batches an optimiser step."""
-        return self.trainer["accumulate_grad_batches"]
+        batches: int = self.trainer["accumulate_grad_batches"]
+        return batches
 
     @property
     def scores(self) -> set[str]:
@@ -286,7 +288,8 @@ class Stage(ABC, Generic[TaskType]):
 
     def read_results(self) -> dict[str, float]:
         """Return the scores of the finished stage."""
-        return json.loads(self.results_file.read_text())
+        scores: dict[str, float] = json.loads(self.results_file.read_text())
+        return scores
 
     def advice(self) -> str:
         """Return what to try after the training diverged."""

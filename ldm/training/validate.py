@@ -9,8 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.callback.checkpoints import Checkpoints
 from ldm.callback.evaluation import Evaluation
@@ -18,6 +18,7 @@ from ldm.callback.randomness import StepSeed
 from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
 from ldm.options.sweep import in_sweep
+from ldm.task.base import Task
 from ldm.training.claim import Continuation
 from ldm.training.stage import Stage
 
@@ -89,7 +90,7 @@ def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:
             )
 
 
-def check_stages(stages: Sequence[Stage]) -> None:
+def check_stages(stages: Sequence[Stage[Task]]) -> None:
     """Check the options of all stages.
 
     Args:
@@ -139,7 +140,7 @@ def idle_devices(config: DictConfig) -> str | None:
     return f"this machine has {there} GPUs, of which {devices} will be used; to use all, stop and add trainer=ddp"
 
 
-def check_batches(stages: Sequence[Stage], world: int) -> None:
+def check_batches(stages: Sequence[Stage[Task]], world: int) -> None:
     """Check that each stage's batch can be shared evenly by all processes and accumulated batches.
 
     Args:
@@ -169,7 +170,7 @@ def check_batches(stages: Sequence[Stage], world: int) -> None:
             )
 
 
-def check_callbacks(stage: Stage) -> None:
+def check_callbacks(stage: Stage[Task]) -> None:
     """Check that a built stage has the callbacks without which a run cannot go on, or be repeated.
 
     Raises:
@@ -184,10 +185,11 @@ def check_callbacks(stage: Stage) -> None:
             )
 
 
-def needed_fields(stages: Sequence[Stage]) -> set[str]:
+def needed_fields(stages: Sequence[Stage[Task]]) -> set[str]:
     """Return the names of all fields that tasks and metrics read beside images or latents."""
-    metrics = (metric for stage in stages for evaluation in stage.evaluations for metric in evaluation.metrics)
-    return {name for part in (*(stage.task for stage in stages), *metrics) for name in part.inputs}
+    tasks = {name for stage in stages for name in stage.task.inputs}
+    evaluations = (evaluation for stage in stages for evaluation in stage.evaluations)
+    return tasks | {name for evaluation in evaluations for metric in evaluation.metrics for name in metric.inputs}
 
 
 def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
@@ -210,7 +212,7 @@ def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
                 )
 
 
-def check_metrics(optimized: str | None, stages: Sequence[Stage]) -> None:
+def check_metrics(optimized: str | None, stages: Sequence[Stage[Task]]) -> None:
     """Check that the scores that a sweep and the choice of the best checkpoint ask for are measured, on enough images.
 
     Args:
@@ -250,7 +252,7 @@ def _check_counts(stage: str, evaluation: Evaluation) -> None:
                 )
 
 
-def check_finished(stages: Sequence[Stage], again: Continuation) -> None:
+def check_finished(stages: Sequence[Stage[Task]], again: Continuation) -> None:
     """Check that there are finished models to be measured.
 
     Args:

@@ -17,6 +17,7 @@ from ldm.data.base import DataModule
 from ldm.options.arguments import command_name
 from ldm.options.sweep import typed_options
 from ldm.task.autoencoder import AutoencoderTask
+from ldm.task.base import Task
 from ldm.training.stage import RunContext, Stage
 
 
@@ -80,7 +81,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         """True where an autoencoder is given whose decoder is not to be fine-tuned."""
         return self.run.config.autoencoder.ckpt is not None and not self.freeze_encoder
 
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is a decoder, where one is to be fine-tuned."""
         if self.freeze_encoder and self.run.config.autoencoder.ckpt is None:
             raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")

@@ -13,6 +13,7 @@ from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.model import LatentDiffusion
 from ldm.options.arguments import command_name
+from ldm.task.base import Task
 from ldm.task.diffusion import DiffusionTask
 from ldm.training.stage import RunContext, Stage
 from ldm.training.stages.latent import LatentStage, has_autoencoder
@@ -20,7 +21,7 @@ from ldm.training.stages.latent import LatentStage, has_autoencoder
 log = logging.getLogger(__name__)
 
 
-class DiffusionStage(LatentStage):
+class DiffusionStage(LatentStage[LatentDiffusion]):
     """Trains the diffusion model in the latent space of a finished autoencoder.
 
     Args:
@@ -79,7 +80,7 @@ class DiffusionStage(LatentStage):
         )
         self.alignment = alignment
 
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is an autoencoder."""
         if not has_autoencoder(self, earlier):
             raise ValueError(

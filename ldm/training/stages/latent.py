@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import pytorch_lightning as pl
 from safetensors.torch import load_file
@@ -15,14 +15,15 @@ from ldm.conditioner.base import learned_state, set_learned_state
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import DataModule
 from ldm.files.tensors import write_tensors
-from ldm.task.latent import LatentTask
+from ldm.task.base import Task
+from ldm.task.latent import LatentTask, Model
 from ldm.training.stage import RunContext, Stage
 
 LEARNED_FILE = "tokenizer.safetensors"
 """The file in a stage's folder with what was learned from the captions before training."""
 
 
-class LatentStage(Stage[LatentTask]):
+class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
     """A stage whose model has a finished autoencoder: a given one, or that of an earlier stage of the run.
 
     Args:
@@ -65,7 +66,7 @@ class LatentStage(Stage[LatentTask]):
         self.captions_for_vocabulary = captions_for_vocabulary
 
     @abstractmethod
-    def make_latent_task(self, model: Any, config: dict[str, Any]) -> LatentTask:
+    def make_latent_task(self, model: Model, config: dict[str, Any]) -> LatentTask[Model]:
         """Make the task of a model that is built.
 
         Args:
@@ -103,7 +104,7 @@ class LatentStage(Stage[LatentTask]):
         """The file of what was learned from the captions."""
         return self.folder / LEARNED_FILE
 
-    def make_task(self) -> LatentTask:
+    def make_task(self) -> LatentTask[Model]:
         """Build model and task. The network of an autoencoder that is given takes the place of the config's."""
         config = self.run.config
         file = config.autoencoder.ckpt or self.run.folder / checkpoint.AUTOENCODER_FILE
@@ -167,7 +168,7 @@ class LatentStage(Stage[LatentTask]):
         }
 
 
-def has_autoencoder(stage: LatentStage, earlier: Sequence[Stage]) -> bool:
+def has_autoencoder(stage: Stage[Task], earlier: Sequence[Stage[Task]]) -> bool:
     """Return whether a stage's autoencoder is given, finished in the run folder, or trained before it in the same run."""
     given = stage.run.config.autoencoder.ckpt is not None or (stage.run.folder / checkpoint.AUTOENCODER_FILE).is_file()
     return given or any(before.model_file in stage.builds_on for before in earlier)

@@ -90,7 +90,7 @@ class ColourStage(Stage[ColourTask]):
         super().__init__(run, name, **options)
         self.channels = channels
 
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """See `Stage.check`."""
         if not any(before.model_file in self.builds_on for before in earlier):
             raise ValueError(f"the stage {self.name} needs an autoencoder before it: 'stage=[autoencoder,colour]'")
