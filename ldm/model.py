@@ -268,7 +268,11 @@ class LatentDiffusion(nn.Module):
         nothing = self.conditioner.null(fields)
         if not any(negatives):
             return nothing
-        negative = self.conditioner({**fields, "caption": list(negatives)})
+        if "caption" not in self.conditioner.inputs:
+            raise ValueError(
+                f"negative is a text, but this model reads {', '.join(self.conditioner.inputs)} and no caption; leave it out"
+            )
+        negative = self.conditioner(self.conditioner.with_captions(fields, negatives))
         (device, *_) = (part.device for part in negative if part is not None)
         return nothing.where(torch.tensor([bool(text) for text in negatives], device=device), negative)
 

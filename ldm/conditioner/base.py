@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,13 @@ class Conditioner(Reader):
     """The base class of all conditioners: fields in, `Condition` out.
 
     Conditioners of one field or two derive from `SingleConditioner`, which has less to write.
+
+    Attributes:
+        caption_caches: Names of fields that hold what was made of the captions before. Where they are there, they are read in
+            the place of the captions.
     """
+
+    caption_caches: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, fields: Fields) -> Condition:
@@ -53,6 +59,11 @@ class Conditioner(Reader):
 
         The chance is drawn from torch's generator. Ho & Salimans, 2022, section 3.2, arXiv:2207.12598.
         """
+
+    def with_captions(self, fields: Fields, captions: Sequence[str]) -> Fields:
+        """Return fields with other captions, `(B,)`, and without what was made of their own captions before."""
+        kept = {name: value for name, value in fields.items() if name not in self.caption_caches}
+        return {**kept, "caption": list(captions)}
 
 
 class SingleConditioner(Conditioner):
