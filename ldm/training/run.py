@@ -22,9 +22,10 @@ from ldm.data.base import DataModule
 from ldm.options.sweep import typed_options
 from ldm.training.claim import CONFIG_FILE, Continuation, compare, run_output, take, trained_by
 from ldm.training.fit import fit, measure
+from ldm.training.options import RunContext, split_options
 from ldm.training.report import report, score
 from ldm.training.rules import check_values
-from ldm.training.stage import RunContext, Stage
+from ldm.training.stage import Stage
 from ldm.training.validate import (
     check_batches,
     check_callbacks,
@@ -98,7 +99,11 @@ def train(config: DictConfig) -> float | None:
 
 def make_stages(run: RunContext) -> list[Stage]:
     """Make the stages that a config describes, in their order; their networks are built later."""
-    return [build(node)(run, name) for name, node in run.config.stage.items()]
+    stages = []
+    for name in run.config.stage:
+        options, own = split_options(run, str(name))
+        stages.append(build(own)(options))
+    return stages
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:

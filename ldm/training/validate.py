@@ -19,6 +19,7 @@ from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
 from ldm.options.sweep import in_sweep
 from ldm.training.claim import Continuation
+from ldm.training.options import SHARED
 from ldm.training.stage import Stage
 
 
@@ -63,6 +64,8 @@ def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
             place, _, name = option.rpartition(".")
             part = OmegaConf.select(config, place) if place else None
             if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:
+                continue
+            if name in SHARED and place.rpartition(".")[0] == "stage":
                 continue
             if resolved(part).get(name) == value and not takes(part["_target_"], name):
                 with open_dict(config):

@@ -6,9 +6,12 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import open_dict
 
 from ldm.callback.ema import EMA
 from ldm.callback.evaluation import Evaluation
+from ldm.cli.command_line import CommandLine
+from ldm.cli.help import help_text
 from ldm.config import CONFIGS, build, compose, resolved
 from ldm.training.rules import check_values
 from ldm.training.validate import check_groups, leave_out_leftovers
@@ -151,6 +154,23 @@ def test_a_scheduler_of_torch_is_given_by_its_target():
 def test_local_settings_are_optional():
     assert not (CONFIGS / "local").exists() or compose("train", TINY)
     assert "local" not in compose("train", TINY)
+
+
+def test_every_stage_says_the_options_that_all_have():
+    """In the help, with a value; where a config leaves one out, an error says which."""
+    text = help_text("train", CommandLine((), ("experiment=txt2img",)))
+    for stage in ("autoencoder", "diffusion"):
+        for option in ("batch_size", "validate_every_n_steps", "trainer.max_steps", "optimizer.lr"):
+            assert f"  stage.{stage}.{option}=" in text
+        assert f"  stage.{stage}.scheduler." in text
+        assert f"  stage.{stage}.callbacks.ema.decay=" in text
+    assert "  stage.autoencoder.statistics_batches=" in text
+    assert "  stage.diffusion.captions_for_vocabulary=" in text
+    config = composed(*TINY)
+    with open_dict(config):
+        del config.stage.diffusion["batch_size"], config.stage.diffusion["trainer"]
+    with pytest.raises(ValueError, match=r"stage.diffusion lacks trainer, batch_size, which every stage has"):
+        stages(config)
 
 
 @pytest.mark.parametrize("folder", ["training", "task", "callback"])
