@@ -13,12 +13,14 @@ from ldm.callback.evaluation import Evaluation
 from ldm.cli.command_line import CommandLine
 from ldm.cli.help import help_text
 from ldm.config import CONFIGS, build, compose, resolved
+from ldm.sampler.ddim import DDIM
 from ldm.training.rules import check_values
 from ldm.training.validate import check_groups, leave_out_leftovers
 from tests.conftest import ROOT, forked
 from tests.test_config import EXPERIMENTS, SHARDS
 from tests.training.stages import built, composed, stages
 
+CONDITIONERS = sorted(path.stem for path in (CONFIGS / "conditioner").glob("*.yaml"))
 DEBUG = ["default", "limit", "overfit", "profiler"]
 TINY = ["experiment=txt2img", "debug=tiny", "trainer=cpu"]
 
@@ -69,6 +71,34 @@ def test_tiny_goes_with_every_experiment(name):
     build(config.data) if "source" in config.data else None
 
 
+@pytest.mark.parametrize("choice", CONDITIONERS)
+def test_every_conditioner_goes_with_tiny(choice):
+    """The denoiser gets a condition of the widths that it was told, whatever is to be made smaller."""
+    alone = ["backbone.pool_tokens=false"] if choice == "size" else []  # which gives no tokens
+    config = composed(*TINY, f"conditioner={choice}", *alone)
+    check_values(resolved(config))
+    model = build(resolved(config.model))
+    if choice == "huggingface":  # whose encoder is loaded, so that its width is not for us to choose
+        assert model.conditioner.width == compose("train", [TINY[0], f"conditioner={choice}"]).conditioner.width
+        return
+    assert sum(part.numel() for part in model.conditioner.parameters()) < 100_000
+    model.conditioner.prepare([{"caption": [text]} for text in ("a red heart", "a blue cat")])
+    model.eval().sample(prompts=["a red heart"], sampler=DDIM(1))
+    for size in ("width", "vector_width"):
+        assert getattr(model.conditioner, size, None) == resolved(config.conditioner).get(size)
+
+
+def test_tiny_makes_a_text_transformer_smaller_wherever_it_is_and_options_still_count():
+    parts = "conditioner@conditioner.parts.text"
+    config = composed(*TINY, "conditioner=text_and_size", "conditioner.parts.text.heads=4")
+    assert [config.conditioner.parts.text[name] for name in ("width", "depth", "heads")] == [32, 1, 4]
+    assert config.backbone.context_width == 32
+    config = composed(*TINY, "conditioner=text_and_size", f"{parts}=huggingface")
+    assert config.backbone.context_width == 768, "an encoder that is loaded has its own width"
+    assert composed(TINY[0], "debug=limit", "conditioner=transformer", "name=x").conditioner.width == 512
+    assert "debug@" not in help_text("train", CommandLine((), tuple(TINY)))
+
+
 def test_what_is_left_over_is_no_option_unless_it_was_typed():
     config = compose("train", [*TINY, "stage=autoencoder_icons", "data=shards", *SHARDS])
     assert "batch_size" in config.stage.diffusion
@@ -76,11 +106,11 @@ def test_what_is_left_over_is_no_option_unless_it_was_typed():
     leave_out_leftovers(config, ["stage=autoencoder_icons"])
     assert list(config.stage) == ["autoencoder"]
     assert "source" not in config.data
-    config = compose("train", [*TINY, "conditioner=size"])
-    assert "depth" in config.conditioner
-    leave_out_leftovers(config, ["conditioner.heads=2"])
-    assert "depth" not in config.conditioner, "debug=tiny says it for the transformer"
-    assert "heads" in config.conditioner, "it was typed"
+    config = compose("train", [*TINY, "autoencoder.network._target_=ldm.nn.blocks.Downsample"])
+    assert "blocks" in config.autoencoder.network
+    leave_out_leftovers(config, ["autoencoder.network.groups=4"])
+    assert "blocks" not in config.autoencoder.network, "debug=tiny says it for the network of KL autoencoders"
+    assert "groups" in config.autoencoder.network, "it was typed"
     for option, place in (
         ("stage.classifier.batch_size=4", "stage.classifier"),
         ("data.source.count=3", "data.source"),
