@@ -25,7 +25,9 @@ class Reader(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, samples: Iterable[Fields] | None) -> None:
-        """Get ready to train, once: learn from samples, or load pretrained weights.
+        """Get ready to train: learn from samples, or load pretrained weights, unless that was done before.
+
+        A run calls it before it opens the data, with None, and again with samples where `learns_from` names some fields.
 
         Args:
             samples: The fields of single training samples (B is 1), with the names in `learns_from`; they are read when they

@@ -124,6 +124,8 @@ def _train_stages(todo: Sequence[Stage], stages: Sequence[Stage], run: RunContex
     for stage in todo:
         stage.build(signals)
         check_callbacks(stage)
+        if is_rank_zero() and stage.left_out is not None:
+            print(stage.left_out)
     check_metrics(config.optimized_metric, todo)
     data.need(needed_fields(todo))
     data.open()  # the first that writes: all that can be checked without it has been

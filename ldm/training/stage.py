@@ -88,10 +88,11 @@ class Stage(ABC, Generic[TaskType]):
 
     @abstractmethod
     def make_task(self) -> TaskType:
-        """Build the task. Nothing is read from the data, nor written.
+        """Build the task. Nothing is read from the data, nor written; what is pretrained is loaded.
 
         Raises:
             ValueError: If its parts do not go together.
+            FileNotFoundError: If a pretrained network is not there.
         """
 
     @abstractmethod
@@ -187,6 +188,15 @@ class Stage(ABC, Generic[TaskType]):
         return [callback for callback in self.callbacks.values() if isinstance(callback, Evaluation)]
 
     @property
+    def left_out(self) -> str | None:
+        """Say which callbacks were left out, and which are there; None where none was left out."""
+        missing = [name for name, part in self.callback_configs.items() if part is None]
+        if not missing:
+            return None
+        there = [name for name, part in self.callback_configs.items() if part is not None]
+        return f"the stage {self.name} runs without the callbacks {', '.join(missing)}; it keeps {', '.join(there)}"
+
+    @property
     def can_be_lengthened(self) -> bool:
         """True where more steps would leave the learning rates of the steps already made as they were."""
         return not step_options(build(self.scheduler))
@@ -237,15 +247,17 @@ class Stage(ABC, Generic[TaskType]):
         """Return the scores of the model as it is. All processes call it."""
         return dict(trainer.validate(self.task, datamodule=data, verbose=False)[0])
 
-    def write_results(self, scores: Mapping[str, float], seconds: float) -> None:
+    def write_results(self, scores: Mapping[str, float], seconds: float | None) -> None:
         """Write the scores into the stage's folder; the file appears whole or not at all.
 
         Args:
             scores: Name -> value.
-            seconds: The time that training took.
+            seconds: The time that training took; None: nobody knows.
         """
         size = sum(parameter.numel() for parameter in self.task.parameters() if parameter.requires_grad)
-        results = {**scores, "steps": self.steps, "trained parameters": size, "seconds": round(seconds, 1)}
+        results = {**scores, "steps": self.steps, "trained parameters": size}
+        if seconds is not None:
+            results["seconds"] = round(seconds, 1)
         draft = self.folder / f".{RESULTS_FILE}"
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(json.dumps(results, indent=2))

@@ -26,6 +26,8 @@ from ldm.training.stage import Stage
 def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
     """Remove options for parts that a run does not have, which files like `debug/tiny.yaml` say in case it has them.
 
+    A callback that was left out stays null.
+
     Args:
         config: The composed config, which is changed.
         typed: The options of the command line, for which there is no excuse.
@@ -51,7 +53,10 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
             )
         parent, _, last = place.rpartition(".")
         with open_dict(config):
-            OmegaConf.select(config, parent).pop(last)
+            if parent.endswith(".callbacks"):
+                OmegaConf.select(config, parent)[last] = None
+            else:
+                OmegaConf.select(config, parent).pop(last)
     _leave_out_options(config, names)
 
 

@@ -15,6 +15,7 @@ from ldm.cli.help import help_text
 from ldm.config import CONFIGS, build, compose, resolved
 from ldm.sampler.ddim import DDIM
 from ldm.training.rules import check_values
+from ldm.training.run import train
 from ldm.training.validate import check_groups, leave_out_leftovers
 from tests.conftest import ROOT, forked
 from tests.test_config import EXPERIMENTS, SHARDS
@@ -43,6 +44,7 @@ def test_a_finished_run_is_measured_and_not_changed(tiny_run, places, tmp_path):
     assert {path.name: path.read_bytes() for path in run.glob("*.safetensors")} == before
     now, old = (json.loads((run / "diffusion" / name).read_text()) for name in ("results.json", "results-1.json"))
     assert now["val/loss"] == old["val/loss"]
+    assert now["seconds"] == old["seconds"] > 0, "what training took"
     assert now["eval/frechet_efficientnet"] != old["eval/frechet_efficientnet"]
     (run / "model.safetensors").unlink()
     text = forked("train.py", *options, ok=False)
@@ -142,8 +144,23 @@ def test_callbacks_may_be_left_out_but_for_what_a_run_needs(tiny_run, places):
     few = built("diffusion", composed(*options, "callbacks@stage.diffusion.callbacks=none"), tiny_run)
     assert {"step_seed", "checkpoint", "ema"} < few.callbacks.keys()
     assert not any(isinstance(callback, Evaluation) for callback in few.callbacks.values())
+    assert few.left_out == (
+        "the stage diffusion runs without the callbacks reconstructions, evaluation, power_ema; "
+        "it keeps learning_rate, progress, step_seed, ema, checkpoint"
+    )
+    assert every.left_out is None
+    bare = stages(composed(*options, "stage.diffusion.callbacks.ema=null"), tiny_run)["diffusion"]
+    assert bare.left_out.startswith("the stage diffusion runs without the callbacks ema; it keeps")
     assert few.callbacks["checkpoint"].every_n_steps == 5
     assert few.callbacks["checkpoint"].folder == tiny_run / "diffusion" / "checkpoints"
+
+
+def test_a_missing_text_encoder_is_said_before_data_are_written(tmp_path):
+    config = [*TINY, "conditioner=huggingface", f"conditioner.name={tmp_path / 'clip'}", f"paths.runs_dir={tmp_path}"]
+    config = compose("train", [*config, f"paths.data_dir={tmp_path / 'data'}"])
+    with pytest.raises(FileNotFoundError, match="no text encoder .*clip': it is neither a folder on this machine"):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.e2e

@@ -95,7 +95,11 @@ class LatentStage(Stage[LatentTask]):
         model = build(model_config)
         if trained is not None:
             model.autoencoder.load_state_dict(trained.state_dict())
-        return self.make_latent_task(model, model_config)
+        task = self.make_latent_task(model, model_config)
+        task.reader.prepare(
+            None
+        )  # what is pretrained is loaded now: where it is missing, no data were written or copied
+        return task
 
     def check_data(self, data: DataModule) -> None:
         """Check that cached latents were made by this autoencoder."""
