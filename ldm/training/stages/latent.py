@@ -96,9 +96,8 @@ class LatentStage(Stage[LatentTask]):
         if trained is not None:
             model.autoencoder.load_state_dict(trained.state_dict())
         task = self.make_latent_task(model, model_config)
-        task.reader.prepare(
-            None
-        )  # what is pretrained is loaded now: where it is missing, no data were written or copied
+        # What is pretrained is loaded now: where it is missing, no data were written or copied.
+        task.reader.prepare(None)
         return task
 
     def check_data(self, data: DataModule) -> None:
