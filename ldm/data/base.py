@@ -7,6 +7,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,16 @@ class DataModule(pl.LightningDataModule, ABC):
         """Return the batches of this rank for validation."""
         rank, world = self.place()
         return self.val_pass(self.batch_size, rank=rank, world=world)
+
+    def first_batches(self, count: int) -> list[Batch]:
+        """Return the first batches that this rank trains on, wherever training stands now."""
+        position, self.position = self.position, 0
+        loader = self.train_dataloader()
+        self.position = position
+        batches: list[Batch] = []
+        while len(batches) < count:
+            batches += islice(loader, count - len(batches))
+        return batches
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of processes."""

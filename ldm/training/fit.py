@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import time
@@ -23,6 +24,9 @@ from ldm.task.base import Task
 from ldm.training.stage import Stage
 
 log = logging.getLogger(__name__)
+
+TIME_FILE = "training.json"
+"""The file in a stage's folder with the seconds that its training took, over all parts of a run that was interrupted."""
 
 OURS = ("gradient_clip_val",)
 """Options of a stage's trainer that Lightning is not told: tasks clip by themselves."""
@@ -48,14 +52,13 @@ def fit(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> None:
         measure(stage, data, first, whole)
         return
     trainer = make_trainer(stage, data, first)
-    start = time.monotonic()
     with _ended_clearly(stage, first):
         log.info("%s %s: %s", "continuing" if last else "training", stage.name, stage.folder)
-        trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
-        seconds = time.monotonic() - start
+        with _timed(stage.folder, trainer, last):
+            trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
         scores = stage.finish(trainer, data)
     if first.is_global_zero:
-        stage.write_results(scores, seconds)
+        stage.write_results(scores, training_seconds(stage.folder))
     trainer.strategy.barrier()
     finish_pictures(stage.loggers)
 
@@ -78,7 +81,7 @@ def measure(stage: Stage[Task], data: DataModule, first: pl.Trainer, file: Path)
         stage.task.model.load_state_dict(checkpoint.read(file)[1])
         scores = stage.measure(trainer, data)
     if first.is_global_zero:
-        stage.write_results(scores, 0.0)
+        stage.write_results(scores, training_seconds(stage.folder))
     trainer.strategy.barrier()
     finish_pictures(stage.loggers)
 
@@ -121,6 +124,32 @@ def keep_metrics(folder: Path) -> None:
     while (kept := metrics.with_name(f"metrics-{number}.csv")).exists():
         number += 1
     metrics.rename(kept)
+
+
+def training_seconds(folder: Path) -> float | None:
+    """Return the seconds that the training of a stage took, by its folder; None where nobody measured."""
+    file = folder / TIME_FILE
+    return float(json.loads(file.read_text())["seconds"]) if file.is_file() else None
+
+
+@contextmanager
+def _timed(folder: Path, trainer: pl.Trainer, last: Path | None) -> Iterator[None]:
+    """Add the time of a training to that of its earlier parts, however it ends; a training without a new step takes none.
+
+    Args:
+        folder: The folder of the stage.
+        trainer: The trainer.
+        last: The checkpoint from which the training goes on; None: it begins.
+    """
+    made, before = (step_of(last), training_seconds(folder) or 0.0) if last is not None else (0, 0.0)
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        if trainer.is_global_zero and trainer.global_step > made:
+            draft = folder / f".{TIME_FILE}"
+            draft.write_text(json.dumps({"seconds": before + time.monotonic() - start}))
+            draft.replace(folder / TIME_FILE)
 
 
 @contextmanager

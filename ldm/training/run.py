@@ -23,9 +23,10 @@ from ldm.options.sweep import typed_options
 from ldm.task.base import Task
 from ldm.training.claim import CONFIG_FILE, Continuation, compare, run_output, take, trained_by
 from ldm.training.fit import fit, measure
+from ldm.training.options import RunContext, split_options
 from ldm.training.report import report, score
 from ldm.training.rules import check_values
-from ldm.training.stage import RunContext, Stage
+from ldm.training.stage import Stage
 from ldm.training.validate import (
     check_batches,
     check_callbacks,
@@ -99,7 +100,11 @@ def train(config: DictConfig) -> float | None:
 
 def make_stages(run: RunContext) -> list[Stage[Task]]:
     """Make the stages that a config describes, in their order; their networks are built later."""
-    return [build(node)(run, name) for name, node in run.config.stage.items()]
+    stages = []
+    for name in run.config.stage:
+        options, own = split_options(run, str(name))
+        stages.append(build(own)(options))
+    return stages
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
@@ -122,6 +127,8 @@ def _train_stages(
     for stage in todo:
         stage.build(signals)
         check_callbacks(stage)
+        if is_rank_zero() and stage.left_out is not None:
+            print(stage.left_out)
     check_metrics(config.optimized_metric, todo)
     data.need(needed_fields(todo))
     data.open()  # the first that writes: all that can be checked without it has been

@@ -20,11 +20,14 @@ from ldm.data.base import DataModule
 from ldm.options.sweep import in_sweep
 from ldm.task.base import Task
 from ldm.training.claim import Continuation
+from ldm.training.options import SHARED
 from ldm.training.stage import Stage
 
 
 def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
     """Remove options for parts that a run does not have, which files like `debug/tiny.yaml` say in case it has them.
+
+    A callback that was left out stays null.
 
     Args:
         config: The composed config, which is changed.
@@ -51,7 +54,10 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
             )
         parent, _, last = place.rpartition(".")
         with open_dict(config):
-            OmegaConf.select(config, parent).pop(last)
+            if parent.endswith(".callbacks"):
+                OmegaConf.select(config, parent)[last] = None
+            else:
+                OmegaConf.select(config, parent).pop(last)
     _leave_out_options(config, names)
 
 
@@ -64,6 +70,8 @@ def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
             place, _, name = option.rpartition(".")
             part = OmegaConf.select(config, place) if place else None
             if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:
+                continue
+            if name in SHARED and place.rpartition(".")[0] == "stage":
                 continue
             if resolved(part).get(name) == value and not takes(part["_target_"], name):
                 with open_dict(config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic
 
@@ -17,7 +17,8 @@ from ldm.data.base import DataModule
 from ldm.files.tensors import write_tensors
 from ldm.task.base import Task
 from ldm.task.latent import LatentTask, Model
-from ldm.training.stage import RunContext, Stage
+from ldm.training.options import StageOptions
+from ldm.training.stage import Stage
 
 LEARNED_FILE = "tokenizer.safetensors"
 """The file in a stage's folder with what was learned from the captions before training."""
@@ -27,42 +28,19 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
     """A stage whose model has a finished autoencoder: a given one, or that of an earlier stage of the run.
 
     Args:
-        run: The run that it belongs to.
-        name: Its name in the run.
+        options: The options that all stages have.
         captions_for_vocabulary: At most so many captions are read to learn a tokenizer, or words.
-        optimizer: See Stage, as for the others.
-        scheduler: See Stage.
-        callbacks: See Stage.
-        trainer: See Stage.
-        batch_size: See Stage.
-        validate_every_n_steps: See Stage.
     """
 
     builds_on = (checkpoint.AUTOENCODER_FILE,)
 
     def __init__(
         self,
-        run: RunContext,
-        name: str,
+        options: StageOptions,
         *,
         captions_for_vocabulary: int,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
-        callbacks: Mapping[str, Mapping[str, Any] | None],
-        trainer: Mapping[str, Any],
-        batch_size: int,
-        validate_every_n_steps: int,
     ) -> None:
-        super().__init__(
-            run,
-            name,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            callbacks=callbacks,
-            trainer=trainer,
-            batch_size=batch_size,
-            validate_every_n_steps=validate_every_n_steps,
-        )
+        super().__init__(options)
         self.captions_for_vocabulary = captions_for_vocabulary
 
     @abstractmethod
@@ -118,7 +96,10 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         model = build(model_config)
         if trained is not None:
             model.autoencoder.load_state_dict(trained.state_dict())
-        return self.make_latent_task(model, model_config)
+        task = self.make_latent_task(model, model_config)
+        # What is pretrained is loaded now: where it is missing, no data were written or copied.
+        task.reader.prepare(None)
+        return task
 
     def check_data(self, data: DataModule) -> None:
         """Check that cached latents were made by this autoencoder."""
