@@ -8,10 +8,22 @@ from ldm.diffusion.schedule import LinearSchedule
 
 @pytest.mark.parametrize(
     "group",
-    ["schedule", "prediction", "weighting", "times", "distance", "grid", "sampler", "guidance", "optimizer"],
+    [
+        "schedule",
+        "prediction",
+        "weighting",
+        "timestep_sampler",
+        "criterion",
+        "timestep_spacing",
+        "sampler",
+        "guidance",
+        "optimizer",
+    ],
 )
 def test_every_choice_of_a_group_builds(group):
-    for file in (CONFIGS / group).glob("*.yaml"):
+    files = sorted((CONFIGS / group).glob("*.yaml"))
+    assert files, "a group that there is"
+    for file in files:
         if file.stem in (
             "autoguidance",
             "classifier",
@@ -36,8 +48,9 @@ def test_a_schedule_made_of_another_one_takes_any(choice):
     assert isinstance(made.schedule, LinearSchedule)
 
 
-@pytest.mark.parametrize("grid", sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml")))
-def test_every_sampler_goes_along_the_grid_that_is_chosen(grid):
+@pytest.mark.parametrize("spacing", sorted(path.stem for path in (CONFIGS / "timestep_spacing").glob("*.yaml")))
+def test_every_sampler_goes_along_the_timestep_spacing_that_is_chosen(spacing):
     for file in (CONFIGS / "sampler").glob("*.yaml"):
-        config = compose("sample", ["ckpt=none", f"sampler={file.stem}", f"grid={grid}"])
-        assert type(build(config.sampler).grid) is type(build(config.grid)), file.stem
+        config = compose("sample", ["ckpt=none", f"sampler={file.stem}", f"timestep_spacing={spacing}"])
+        chosen = type(build(config.timestep_spacing))
+        assert type(build(config.sampler).timestep_spacing) is chosen, file.stem

@@ -15,12 +15,12 @@ from ldm.sampler.heun import Heun
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
 from ldm.sampler.unipc import UniPC
-from tests.sampler.cases import GRIDS, SCHEDULES, name
+from tests.parts import SCHEDULES, SPACINGS, name
 from tests.sampler.gaussian import Gaussian
 from tests.sampler.kinds import EVERY, STOCHASTIC
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=name)
+@pytest.mark.parametrize("grid", SPACINGS, ids=name)
 @pytest.mark.parametrize(("kind", "options"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_mean_and_variance_are_reproduced_along_every_grid(kind, options, grid):
     schedule = ScaledLinearSchedule()
