@@ -98,6 +98,8 @@ class DataModule(pl.LightningDataModule, ABC):
         self.bad_samples, self.val_bad_samples = BadSampleCounter(max_broken), BadSampleCounter(max_broken)
         self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
         self.position = 0
+        self._repeated: list[Batch] = []
+        self._asked = 0
         self._opened: ShardDataset | None = None
 
     def need(self, fields: Iterable[str]) -> None:
@@ -229,6 +231,7 @@ class DataModule(pl.LightningDataModule, ABC):
         if len(self.val_set) < world:
             raise ValueError(f"{len(self.val_set)} validation images for {world} processes; give at least one to each")
         self.images_per_step, self.accumulate, self.position = images_per_step, accumulate, 0
+        self._repeated, self._asked = [], 0
         self.batch_size = images_per_step // (accumulate * world)
         self.check_batch(world)
 
@@ -240,6 +243,16 @@ class DataModule(pl.LightningDataModule, ABC):
         """Return the batches of this rank for validation."""
         rank, world = self.place()
         return self.val_pass(self.batch_size, rank=rank, world=world)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Return the batch; with `trainer.overfit_batches=N`, one of the first N instead, since epochs are shuffled anew."""
+        count = int(self.trainer.overfit_batches) if self.trainer is not None else 0  # type: ignore[attr-defined]
+        if self.trainer is None or not count or not self.trainer.training:
+            return batch
+        if len(self._repeated) < count:
+            self._repeated.append(batch)
+        self._asked += 1
+        return self._repeated[(self._asked - 1) % count]
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of processes."""

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 from torch import nn
 from torch.optim import Optimizer
 
-from ldm.batch import Batch
 from ldm.checkpoint import CONFIG_KEY
 from ldm.optim.divergence import Watch
 from ldm.optim.frozen import FrozenParts
@@ -49,8 +48,6 @@ class Task(pl.LightningModule, ABC):
         self.gradient_clip_val = gradient_clip_val
         self.watch = Watch()
         self.frozen: FrozenParts | None = None
-        self._repeated: list[Batch] = []
-        self._asked = 0
 
     @property
     @abstractmethod
@@ -75,13 +72,3 @@ class Task(pl.LightningModule, ABC):
         """
         if self.frozen is not None:
             self.frozen.fill_in(checkpoint)
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Return the batch; with `trainer.overfit_batches=N`, one of the first N instead, since epochs are shuffled anew."""
-        count = int(self.trainer.overfit_batches)  # type: ignore[attr-defined]
-        if not count or not self.trainer.training:
-            return batch
-        if len(self._repeated) < count:
-            self._repeated.append(batch)
-        self._asked += 1
-        return self._repeated[(self._asked - 1) % count]

@@ -9,6 +9,7 @@ from ldm.config import build, compose
 from tests.benchmarks import latents, loader, startup, threads, toolbox
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's reader leaves shards open
 def test_loader(tmp_path, capsys):
     loader.compare(tmp_path / "x", "small", 320, (16, 16), 16, "png", rounds=1)
     text = capsys.readouterr().out
