@@ -15,7 +15,7 @@ def composed(name, *overrides):
 
     Options of parts, like data.size=64, are set as Hydra sets them, after the composition, which others may have needed.
     """
-    values = [override for override in overrides if re.match(r"[a-z_]+\.[a-z_.]+=", override)]
+    values = [override for override in overrides if re.match(r"(?!hydra\.)[a-z_]+\.[a-z_.]+=", override)]
     choices = tuple(override for override in overrides if override not in values)
     config = copy.deepcopy(_composed(name, choices))
     for override in map(parse_override, quote_texts(values)):

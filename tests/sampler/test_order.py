@@ -40,7 +40,7 @@ def test_order_of_convergence(kind, options, order, schedule):
 @pytest.mark.parametrize(("kind", "options", "order"), DETERMINISTIC.values(), ids=DETERMINISTIC)
 def test_the_end_of_the_flow_is_reached_from_pure_noise(kind, options, order, schedule):
     data, ends = Gaussian(schedule, 0.25, mean=0.5), torch.tensor([1.0, 0.0], dtype=torch.float64)
-    got = kind(300, **options).sample(data, schedule, SeededNoise(range(8)), (1, 4, 4))
+    got = kind(500, **options).sample(data, schedule, SeededNoise(range(8)), (1, 4, 4))
     expected = data.flow(SeededNoise(range(8)).draw((1, 4, 4)).double(), *ends).float()
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 

@@ -58,8 +58,8 @@ def test_debugging_goes_with_every_experiment_and_changes_no_network(name, debug
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_tiny_goes_with_every_experiment(name):
-    config = experiment(name, "debug=tiny")
+def test_tiny_goes_with_every_experiment(name, tmp_path):
+    config = experiment(name, "debug=tiny", f"paths.data_dir={tmp_path}")
     check_values(resolved(config))
     assert [stage.steps for stage in stages(config).values()] == [20] * len(config.stage)
     model = build(resolved(config.model))
