@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,20 @@ def test_mixtures(tmp_path):
         captioned(tmp_path, train=train, val=f"{tmp_path}/val*.tar", buckets={"multiple": 8, "max_ratio": 2})
     with pytest.raises(ValueError, match="every data set has a weight"):
         captioned(tmp_path, train=[train[0], f"{tmp_path}/b/*.tar"], val=f"{tmp_path}/val*.tar")
+
+
+def test_overfitting_repeats_the_first_batches_of_each_stage(tmp_path, shards):
+    data = captioned(tmp_path, **shards)
+    data.trainer = SimpleNamespace(overfit_batches=2, training=True)
+    for batches in ("abcde", "vwxyz"):
+        data.set_batch(4, 1, 1)
+        given = [data.on_before_batch_transfer(batch, 0) for batch in batches]
+        assert given == list(2 * batches[:2] + batches[0])
+        data.trainer.training = False
+        assert data.on_before_batch_transfer("validated", 0) == "validated"
+        data.trainer.training = True
+    data.trainer.overfit_batches = 0
+    assert [data.on_before_batch_transfer(batch, 0) for batch in "abc"] == list("abc")
 
 
 def test_buckets_keep_the_shape_of_images(tmp_path):
