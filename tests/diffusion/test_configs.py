@@ -18,7 +18,7 @@ GROUPS = (
     "optimizer",
 )
 NEED_FILES = ("autoguidance", "classifier", "low_resolution", "clip")
-"""Guidance that tests/test_sample.py makes."""
+"""Guidance that tests/generation/test_sample.py makes."""
 
 
 def choices(group):

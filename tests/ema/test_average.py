@@ -10,7 +10,7 @@ from ldm.ema.average import FOLDER, average, combine
 from ldm.ema.power_function import Profile, decay_at, gamma_of, match
 from ldm.ema.snapshot import read_snapshots, write_snapshot
 from tests.conftest import forked
-from tests.test_resume import train
+from tests.e2e.test_resume import train
 
 STEPS = 480
 

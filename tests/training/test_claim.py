@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from ldm.config import resolved
 from ldm.training.claim import compare, run_output
 from tests.conftest import forked
-from tests.test_run import TINY, same_weights
 from tests.training.stages import composed, stages
+from tests.training.test_run import TINY, same_weights
 
 
 def settings(*overrides):

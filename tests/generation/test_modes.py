@@ -26,7 +26,7 @@ from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.loss import LossGuidance
 from ldm.sampler.ddim import DDIM
 from tests.conftest import forked
-from tests.test_sample import PROMPT, first_mismatch, sample
+from tests.generation.test_sample import PROMPT, first_mismatch, sample
 
 MODES = mode_options([CONFIGS])
 OF_PROMPTS = {"prompt", "prompts", "negative"}
