@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger
+from torch import nn
 
 from ldm import checkpoint
 from ldm.callback.ema import EMA
@@ -45,6 +47,13 @@ class RunContext:
 
     config: DictConfig
     folder: Path
+
+    @property
+    def autoencoder_copies(self) -> bool:
+        """True where the autoencoder has no parameters, so that there is nothing to train: `autoencoder=identity`."""
+        with torch.device("meta"):
+            network: nn.Module = build(self.config.autoencoder.network)
+        return not any(True for _ in network.parameters())
 
 
 class Stage(ABC, Generic[TaskType]):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.convolutional import ConvAutoencoder
+from ldm.autoencoder.kl import KLRegularizer
 from ldm.batch import Batch
 from ldm.checkpoint import save
 from ldm.conditioner.composite import Composite
@@ -30,7 +31,9 @@ from tests.data.small_shards import captioned, level, numbered, opened, read_all
 @pytest.fixture(scope="module")
 def autoencoder():
     torch.manual_seed(0)
-    return KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
+    return ConvAutoencoder(
+        KLRegularizer(), latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+    ).eval()
 
 
 @pytest.fixture
@@ -137,7 +140,9 @@ def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
     with pytest.raises(ValueError, match="validation needs images"):
         captioned(tmp_path, train=images["train"], val=settings["train"])
     torch.manual_seed(1)
-    other = KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
+    other = ConvAutoencoder(
+        KLRegularizer(), latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+    ).eval()
     encoded_to(tmp_path / "others", images, other, flip=False)
     with pytest.raises(ValueError, match="were not made the same way"):
         captioned(tmp_path, **{**settings, "train": [settings["train"], f"{tmp_path}/others/*.tar"]})
@@ -260,8 +265,9 @@ def test_nothing_of_others_is_written_upon(tmp_path, images, autoencoder):
 @pytest.fixture
 def ckpt(tmp_path):
     config = {
-        "_target_": "ldm.autoencoder.kl.KLAutoencoder", "latent_channels": 2, "channels": 8, "channel_mult": [1, 1],
-        "blocks": 1, "groups": 4,
+        "_target_": "ldm.autoencoder.convolutional.ConvAutoencoder",
+        "regularizer": {"_target_": "ldm.autoencoder.kl.KLRegularizer"}, "latent_channels": 2, "channels": 8,
+        "channel_mult": [1, 1], "blocks": 1, "groups": 4,
     }  # fmt: skip
     network = build(config)
     network.statistics_count.fill_(1)

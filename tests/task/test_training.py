@@ -5,8 +5,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from ldm.autoencoder.convolutional import ConvAutoencoder
 from ldm.autoencoder.discriminator import PatchDiscriminator
-from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.kl import KLRegularizer
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch
 from ldm.conditioner.base import Reader
@@ -79,7 +80,9 @@ def optimizers(norms):
 
 
 def autoencoder(**options):
-    network = KLAutoencoder(channels=8, channel_mult=(1, 1), blocks=1, latent_channels=4, attention_levels=(), groups=4)
+    network = ConvAutoencoder(
+        KLRegularizer(), channels=8, channel_mult=(1, 1), blocks=1, latent_channels=4, attention_levels=(), groups=4
+    )
     loss = AutoencoderLoss(PatchDiscriminator(channels=8, layers=1, groups=4), start_step=0)
     return AutoencoderTask(scramble(network), loss, scheduler=ConstantWithWarmup, config={}, **options)
 

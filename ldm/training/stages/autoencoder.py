@@ -44,6 +44,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
     panels: ClassVar = {
         "loss": ("train/reconstruction", "train/adversarial", "train/discriminator"),
         "PSNR in dB": ("val/psnr",),
+        "codebook usage": ("val/codebook_usage",),
     }
 
     def __init__(
@@ -77,8 +78,10 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     @property
     def is_given(self) -> bool:
-        """True where an autoencoder is given whose decoder is not to be fine-tuned."""
-        return self.run.config.autoencoder.ckpt is not None and not self.freeze_encoder
+        """True where an autoencoder is given whose decoder is not to be fine-tuned, or one only copies."""
+        if self.freeze_encoder:
+            return False
+        return self.run.config.autoencoder.ckpt is not None or self.run.autoencoder_copies
 
     def check(self, earlier: Sequence[Stage]) -> None:
         """Check that there is a decoder, where one is to be fine-tuned."""
