@@ -11,6 +11,8 @@ from diffusers import VQModel
 from ldm.autoencoder import vq
 from ldm.autoencoder.base import latent_moments
 from ldm.autoencoder.convolutional import ConvAutoencoder
+from ldm.autoencoder.discriminator import PatchDiscriminator
+from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.autoencoder.vq import VQRegularizer
 from ldm.batch import Batch
 from tests.conftest import scramble
@@ -102,6 +104,35 @@ def test_the_loss_is_equation_3_and_each_term_teaches_one_side():
     used = torch.zeros(30, dtype=torch.bool)
     used[regularizer.nearest(raw)] = True
     assert torch.equal(found["both"][2].abs().sum(1) > 0, used), "codes that nothing is near to stay"
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-9], ids=["balanced", "clamped"])
+def test_the_whole_loss_and_its_gradient_are_those_of_the_papers_code_for_vq(image, strength):
+    """There all of it is a mean, and so the limit of the adaptive weight is 1e4; it was the sum's with KL."""
+    network = autoencoder(codebook_weight=0.25, commitment_weight=1.0)
+    discriminator = PatchDiscriminator(channels=32, layers=2)
+    discriminator.stages[-1].weight.data *= strength
+    loss = AutoencoderLoss(discriminator, adversarial_weight=0.75, start_step=0, summed_limit=False)
+    encoding, last = network.encode(image), network.last_layer()
+    made = network.decode(encoding.sample())
+    restored, judged = (image - made).abs().mean(), -discriminator(made).mean()
+    up, down = (torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (restored, judged))
+    weight = 0.75 * min(float(up / (down + 1e-4)), 1e4)
+    snapped = network.regularizer.project(encoding.mean).detach()
+    codes = network.regularizer.codebook(network.regularizer.nearest(encoding.mean)).permute(0, 3, 1, 2)
+    embedding = (snapped - encoding.mean).square().mean() + 0.25 * (codes - encoding.mean.detach()).square().mean()
+    expected = restored + weight * judged + embedding
+    penalty = network.regularizer.penalty(encoding, image[0].numel())
+    parts = loss.autoencoder(image, made, penalty.loss, last_layer=last, step=0)
+    assert parts.adversarial_weight.item() == pytest.approx(weight, rel=1e-4)
+    assert parts.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    ours, theirs = (
+        torch.cat(
+            [part.flatten() for part in torch.autograd.grad(total, list(network.parameters()), retain_graph=True)]
+        )
+        for total in (parts.total, expected)
+    )
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
 
 def test_usage_and_perplexity():
