@@ -1,7 +1,7 @@
 """`python -m ldm.encode`: shards of captioned images -> shards of their latents, once, so that stage 2 needs no encoder.
 
-Written are the moments that the encoder gives: with a KL regulariser mean and log-variance of the posterior, not one sample of it,
-so that training draws from it as it would from images; with a codebook, or with none, the raw latents.
+Written are the moments that the encoder gives: with a KL regulariser mean and log-variance of the posterior, not one sample
+of it, so that training draws from it as it would from images; with a codebook, or with none, the raw latents.
 """
 
 from __future__ import annotations
