@@ -12,7 +12,7 @@ from ldm.batch import Batch
 from ldm.checkpoint import load, load_autoencoder, read
 from ldm.files.picture import to_tensor
 from ldm.training.curves import read_metrics
-from tests.conftest import forked
+from tests.conftest import command, forked
 
 pytestmark = pytest.mark.e2e
 
@@ -46,6 +46,19 @@ def test_a_codebook_trains_and_a_diffusion_model_in_its_latents(vq_run):
         torch.manual_seed(3)
         losses.append(model.loss(Batch(["k"] * 4, {"caption": ["a red heart"] * 4, **fields})))
     torch.testing.assert_close(*losses)
+
+
+def test_a_killed_run_goes_on_with_the_same_codes(vq_run, places, home, tmp_path):
+    """In the middle of replacing them: how long each was not used lies in the checkpoint."""
+    same = ["experiment=txt2img", "debug=tiny", "trainer=cpu", "autoencoder=vq_icons", "stage=[autoencoder_icons]",
+            "autoencoder.network.regularizer.revive_after=3", "name=vq-killed", *places]  # fmt: skip
+    command("-m", "tests.recorded", str(tmp_path / "record"), "autoencoder/12/SIGKILL", *same, ok=False)
+    assert not (home / "runs" / "vq-killed" / "autoencoder.safetensors").exists()
+    forked("train.py", *same)
+    killed, whole = (read(home / "runs" / name / "autoencoder.safetensors")[1] for name in ("vq-killed", "vq"))
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    assert whole["regularizer.batches"] == 20
 
 
 def test_latents_are_encoded_once_and_trained_on(vq_run, places, home, tmp_path):
@@ -103,4 +116,7 @@ def test_pixels_are_diffused_without_a_first_stage(home, places):
     assert network.same_latents(model.autoencoder)
     text = forked(*TINY, "autoencoder=identity", "stage=[autoencoder_icons]", "name=nothing", *places, ok=False)
     assert "there is nothing to train: the autoencoder is given by autoencoder.ckpt, or only copies" in text
-    assert read(run / "model.safetensors")[0]["autoencoder"]["_target_"].endswith("CopyAutoencoder")
+    given = [f"autoencoder.ckpt={run}", "data=icons", "debug=tiny_autoencoder", "trainer=cpu", "name=nothing"]
+    text = forked("train.py", "experiment=finetune_decoder", *given, *places, ok=False)
+    assert "only copies images, so that there is no decoder to fine-tune" in text
+    assert not (home / "runs" / "nothing").exists()

@@ -36,7 +36,8 @@ class VQRegularizer(Regularizer[Point]):
         codebook_weight: Weight of the term that moves codes to the encoder's outputs.
         commitment_weight: Weight of the term that keeps the encoder's outputs near their codes, beta.
         revive_after: A code that was nearest to nothing for so many training batches is replaced by an output of the
-            encoder for the batch, drawn at random by a generator of its own; None: unused codes stay.
+            encoder for the batch, drawn at random by a generator of its own; None: unused codes stay. Averaged weights
+            (EMA) follow a replaced code as slowly as all weights, so that it counts for them only after a while.
         quantized_latents: True: raw latents are those after quantisation.
 
     Raises:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.config import build, compose
+from ldm.config import build, compose, resolved
 
 SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
@@ -47,6 +47,14 @@ def test_networks_are_those_of_the_paper(name):
         assert network.regularizer.codebook.weight.shape == (CODES[name], channels)
         beta = (network.regularizer.codebook_weight, network.regularizer.commitment_weight)
         assert beta == (0.25, 1.0), "as in the code that trained them"
+
+
+@pytest.mark.parametrize("name", ["kl_f16", "vq_f4", "vq_f16", "identity"])
+def test_a_diffusion_model_has_the_channels_of_its_first_stage(name):
+    config = compose("train", ["experiment=txt2img_shards", f"autoencoder={name}", *SHARDS])
+    with torch.device("meta"):
+        model = build(resolved(config.model))
+    assert model.denoiser.backbone.conv_in.in_channels == {**CHANNELS, "identity": 3}[name]
 
 
 @pytest.mark.parametrize("name", COUNTS)

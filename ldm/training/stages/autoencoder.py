@@ -97,6 +97,11 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             trained, config.autoencoder.network = checkpoint.load_autoencoder(
                 config.autoencoder.ckpt, packages=packages
             )
+            if self.run.autoencoder_copies:
+                raise ValueError(
+                    f"autoencoder.ckpt={config.autoencoder.ckpt} only copies images, so that there is no decoder to fine-tune; "
+                    "give one that was trained"
+                )
             pl.seed_everything(config.seed, workers=True, verbose=False)
         network = build(config.autoencoder.network)
         if trained is not None:
