@@ -15,7 +15,8 @@ Fields: TypeAlias = dict[str, Tensor | list[Any]]
 """Name -> one value for each of B images: a tensor `(B, ...)`, or a list of length B.
 
 image         `(B, 3, H, W)` in [-1, 1]
-moments       mean and log-variance of the raw latent's posterior, `(B, 2C, H/f, W/f)`, in the place of images
+moments       what an encoder gave, in the place of images, `(B, M, H/f, W/f)`: with a KL regulariser mean and log-variance of
+              the raw latent's posterior, M = 2C; else the raw latent itself, M = C
 caption       list of texts
 label         number of a class, `(B,)` int64
 boxes         `(B, N, 5)`: number of a class, then x0, y0, x1, y1 in [0, 1] of the image; class -1 where there is no box

@@ -94,18 +94,21 @@ def load(
     return model.to(device).eval()
 
 
-def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> tuple[Autoencoder, dict[str, Any]]:
+def load_autoencoder(
+    path: str | Path, *, packages: Sequence[str] = ("ldm",), finished: bool = True
+) -> tuple[Autoencoder, dict[str, Any]]:
     """Load the autoencoder of a finished stage 1, or of a whole model.
 
     Args:
         path: A checkpoint file, or a folder whose newest finished autoencoder (or else model) is taken.
         packages: Packages whose classes the file may name.
+        finished: Whether it must have latent statistics, without which no diffusion model can be trained on it.
 
     Returns:
         The autoencoder, and the config that builds it.
 
     Raises:
-        ValueError: If the file holds no autoencoder, or one that has no latent statistics yet.
+        ValueError: If the file holds no autoencoder, or one that has no latent statistics yet but must.
         FileNotFoundError: If there is no finished model.
     """
     file = find(path, (AUTOENCODER_FILE, MODEL_FILE))
@@ -115,7 +118,7 @@ def load_autoencoder(path: str | Path, *, packages: Sequence[str] = ("ldm",)) ->
         model, config = model.autoencoder, config["autoencoder"]
     if not isinstance(model, Autoencoder):
         raise ValueError(f"{file} holds {type(model).__name__}, not an autoencoder; give the file that stage 1 wrote")
-    if not int(model.statistics_count):
+    if finished and not int(model.statistics_count):
         raise ValueError(
             f"the autoencoder in {file} has no latent statistics, so its training has not ended; "
             f"finish it by the command that began it and give its {AUTOENCODER_FILE}"

@@ -80,10 +80,11 @@ def unet_weights(weights: dict[str, Tensor], *, cross: bool) -> dict[str, Tensor
 
 
 def autoencoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the state dict of our KLAutoencoder into that of diffusers' AutoencoderKL."""
+    """Turn the state dict of our ConvAutoencoder into that of diffusers' AutoencoderKL or VQModel."""
     plain = {
         "to_moments": "quant_conv",
         "from_raw": "post_quant_conv",
+        r"regularizer\.codebook": "quantize.embedding",
         r"(encoder|decoder)\.conv_in": r"\1.conv_in",
         r"(encoder|decoder)\.conv_out": r"\1.conv_out",
         r"(encoder|decoder)\.norm_out": r"\1.conv_norm_out",

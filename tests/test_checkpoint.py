@@ -52,7 +52,7 @@ def test_autoencoder_has_statistics_and_keeps_them_in_stage_two(tiny_run):
     assert not torch.equal(network.scale, torch.ones_like(network.scale))
     model = load(tiny_run)
     assert torch.equal(model.autoencoder.scale, network.scale)
-    assert config["_target_"] == "ldm.autoencoder.kl.KLAutoencoder"
+    assert config["_target_"] == "ldm.autoencoder.convolutional.ConvAutoencoder"
     with pytest.raises(ValueError, match="has no latent statistics"):
         load_autoencoder(tiny_run / "autoencoder" / "checkpoints" / "step-00000020.ckpt")
 

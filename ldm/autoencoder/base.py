@@ -5,53 +5,25 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ldm.autoencoder.regularizer import Encoding, Regularizer
 from ldm.batch import Batch, as_size, tensor_field
-
-
-class Posterior:
-    """A diagonal Gaussian distribution over raw latents.
-
-    Args:
-        moments: Mean and log-variance, concatenated along the channels, `(B, 2C, h, w)`.
-
-    References:
-        Kingma & Welling, 2014, appendix B, arXiv:1312.6114.
-    """
-
-    def __init__(self, moments: Tensor) -> None:
-        self.moments = moments
-        self.mean, log_variance = moments.float().chunk(2, dim=1)
-        self.log_variance = log_variance.clamp(-30.0, 20.0)
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a raw latent, `(B, C, h, w)`.
-
-        Args:
-            generator: Random generator; None: torch's global one.
-
-        Returns:
-            Raw latents, `(B, C, h, w)`, fp32.
-        """
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return self.mean + (0.5 * self.log_variance).exp() * noise
-
-    def kl(self) -> Tensor:
-        """Return the KL divergence to the standard normal in nats per image, `(B,)`."""
-        terms = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
-        return 0.5 * terms.flatten(1).sum(1)
 
 
 class Autoencoder(nn.Module, ABC):
     """An autoencoder, which maps images to raw latents and back, and raw latents to the latents of diffusion and back.
 
+    Subclasses say which networks encode and decode; the regulariser between them is an object.
+
     A latent is `(raw - shift) * scale`, for each channel. Shift and scale are estimated from data at the end of
     training (see `LatentMoments`) and saved in the checkpoint, with the number of images they were estimated on.
 
     Args:
+        regularizer: The regulariser of the raw latents.
         latent_channels: Channels C of the raw latent.
         downsampling_factor: Downsampling factor f: height and width of an image, divided by those of its latent.
     """
@@ -60,26 +32,57 @@ class Autoencoder(nn.Module, ABC):
     scale: Tensor
     statistics_count: Tensor
 
-    def __init__(self, latent_channels: int, downsampling_factor: int) -> None:
+    def __init__(self, regularizer: Regularizer[Any], latent_channels: int, downsampling_factor: int) -> None:
         super().__init__()
         self.latent_channels = latent_channels
         self.downsampling_factor = downsampling_factor
         self.register_buffer("shift", torch.zeros(latent_channels))
         self.register_buffer("scale", torch.ones(latent_channels))
         self.register_buffer("statistics_count", torch.zeros((), dtype=torch.long))
+        self.regularizer = regularizer
 
     @abstractmethod
-    def encode(self, image: Tensor) -> Posterior:
+    def encode_moments(self, image: Tensor) -> Tensor:
+        """Return the output of the encoder network.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, in [-1, 1].
+
+        Returns:
+            What the regulariser takes, `(B, M, H/f, W/f)`.
+        """
+
+    @abstractmethod
+    def decode_projected(self, projected: Tensor) -> Tensor:
+        """Return the output of the decoder network.
+
+        Args:
+            projected: What the regulariser gives in the place of raw latents, `(B, C, h, w)`.
+
+        Returns:
+            Images, `(B, 3, h*f, w*f)`, about in [-1, 1].
+        """
+
+    @abstractmethod
+    def encoding_layers(self) -> Sequence[nn.Module]:
+        """Return the modules that `encode_moments` computes with."""
+
+    @abstractmethod
+    def last_layer(self) -> Tensor:
+        """Return the weight of the decoder's last layer, at which the adversarial loss is balanced."""
+
+    def encode(self, image: Tensor) -> Encoding:
         """Encode images.
 
         Args:
             image: Images, `(B, 3, H, W)`, in [-1, 1].
 
         Returns:
-            The posterior over raw latents, `(B, C, H/f, W/f)`.
+            Their raw latents, `(B, C, H/f, W/f)`, or a distribution over them.
         """
+        encoding: Encoding = self.regularizer(self.encode_moments(image))
+        return encoding
 
-    @abstractmethod
     def decode(self, raw: Tensor) -> Tensor:
         """Decode raw latents.
 
@@ -89,14 +92,11 @@ class Autoencoder(nn.Module, ABC):
         Returns:
             Images, `(B, 3, h*f, w*f)`, about in [-1, 1].
         """
+        return self.decode_projected(self.regularizer.project(raw))
 
-    @abstractmethod
     def encoding_parts(self) -> Sequence[nn.Module]:
         """Return the modules that `encode` computes with."""
-
-    @abstractmethod
-    def last_layer(self) -> Tensor:
-        """Return the weight of the decoder's last layer, at which the adversarial loss is balanced."""
+        return [*self.encoding_layers(), *self.regularizer.encoding_parts()]
 
     def to_latent(self, raw: Tensor) -> Tensor:
         """Shift and scale raw latents, `(B, C, h, w)`, to about zero mean and unit variance per channel."""
@@ -122,21 +122,21 @@ class Autoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> Tensor:
-        """Draw latents from the posterior of the images of a batch, or of its cached moments.
+        """Draw latents of the images of a batch, or of its cached moments.
 
         Args:
-            batch: Images, `(B, 3, H, W)`, or cached moments, `(B, 2C, h, w)`.
+            batch: Images, `(B, 3, H, W)`, or cached moments, `(B, M, h, w)`.
 
         Returns:
             Latents, `(B, C, h, w)`.
         """
         if "moments" in batch.fields:
-            posterior = Posterior(tensor_field(batch.fields, "moments"))
+            encoding = self.regularizer(tensor_field(batch.fields, "moments"))
         else:
             image = tensor_field(batch.fields, "image")
             with torch.autocast(image.device.type, enabled=False):  # the latents that would be cached
-                posterior = self.encode(image)
-        return self.to_latent(posterior.sample())
+                encoding = self.encode(image)
+        return self.to_latent(encoding.sample())
 
     def same_latents(self, other: Autoencoder) -> bool:
         """Return whether another autoencoder gives the same latents; its decoder may be another one."""
@@ -216,8 +216,7 @@ class LatentMoments:
 def latent_moments(autoencoder: Autoencoder, images: Iterable[Tensor]) -> LatentMoments:
     """Return the sums over the raw latents of images; the result is repeatable.
 
-    Latents are drawn from the posterior with noise of its own generator, so that the state of no other generator
-    matters.
+    Latents are drawn with noise of its own generator, so that the state of no other generator matters.
 
     Args:
         autoencoder: The autoencoder.

@@ -7,12 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ldm.autoencoder.base import Posterior
 from ldm.autoencoder.discriminator import hinge_loss
-from ldm.options.rule import NOT_NEGATIVE, Whole, check
+from ldm.options.rule import FLAG, NOT_NEGATIVE, Whole, check
 
 MOST_WEIGHT = 1e4
-"""Upper limit of the adaptive weight for a reconstruction loss that is summed over the image, as in the LDM code."""
+"""Upper limit of the adaptive weight for a reconstruction loss as the LDM code computes it."""
 
 
 class LossParts(NamedTuple):
@@ -21,35 +20,35 @@ class LossParts(NamedTuple):
     Attributes:
         total: The loss that is minimised.
         reconstruction: L1, squared and perceptual error together, a mean over the values of an image.
-        kl: The KL divergence in nats per image.
         adversarial: The adversarial term without its weight.
         adversarial_weight: The weight of the adversarial term, with the adaptive weight.
     """
 
     total: Tensor
     reconstruction: Tensor
-    kl: Tensor
     adversarial: Tensor
     adversarial_weight: Tensor
 
 
 class AutoencoderLoss(nn.Module):
-    """The loss of the autoencoder: L1 + perceptual + KL + PatchGAN.
+    """The loss of the autoencoder: L1 + perceptual + PatchGAN + the regulariser's.
 
-    The LDM code sums over the N values of an image. Here everything is a mean over them, so that learning rate,
-    gradient clipping and logged numbers do not depend on the image size. The whole loss, with the adversarial term and
-    its adaptive weight, is exactly theirs divided by N, and so is each gradient. (Theirs has one more number, a learned
-    log-variance of the error. It starts at 0 and no optimizer gets it, so it stays 0, and is left out here.)
+    In the LDM code, the loss of KL models is a sum over the N values of an image, that of VQ models a mean. Here
+    everything is a mean over them, so that learning rate, gradient clipping and logged numbers do not depend on the image
+    size. For KL models the whole loss, with the adversarial term and its adaptive weight, is exactly theirs divided by N,
+    and so is each gradient. (Theirs has one more number, a learned log-variance of the error. It starts at 0 and no
+    optimizer gets it, so it stays 0, and is left out here.) For VQ models it is exactly theirs.
 
     Args:
         discriminator: The discriminator; None: there is no adversarial term.
-        kl_weight: Weight of the KL divergence, relative to a reconstruction loss summed over the image (LDM: 1e-6).
         squared_weight: Weight of a squared error beside the absolute one (LDM: 0).
         perceptual: A distance between two batches of images, `(B,)`; None: there is no perceptual term.
         perceptual_weight: Weight of that distance, which counts for each value of the image as its L1 error does
             (LDM: 1).
-        adversarial_weight: Weight of the adversarial term, on top of the adaptive weight (LDM: 0.5).
+        adversarial_weight: Weight of the adversarial term, on top of the adaptive weight (LDM: 0.5 with KL).
         start_step: The first step with the adversarial term, at which the discriminator also begins to learn.
+        summed_limit: The limit 1e4 of the adaptive weight holds for a reconstruction loss that is summed over the image, as
+            in the LDM code for KL models; False: for the mean, as in that for VQ models.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -62,39 +61,40 @@ class AutoencoderLoss(nn.Module):
         self,
         discriminator: nn.Module | None = None,
         *,
-        kl_weight: float = 1e-6,
         squared_weight: float = 0.0,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 1.0,
         adversarial_weight: float = 0.5,
         start_step: int = 50_001,
+        summed_limit: bool = True,
     ) -> None:
         super().__init__()
-        weights = {"kl_weight": kl_weight, "squared_weight": squared_weight, "perceptual_weight": perceptual_weight}
+        weights = {"squared_weight": squared_weight, "perceptual_weight": perceptual_weight}
         for name, weight in {**weights, "adversarial_weight": adversarial_weight}.items():
             check(f"stage.autoencoder.loss.{name}", weight, NOT_NEGATIVE)
         check("stage.autoencoder.loss.start_step", start_step, Whole(0))
+        check("stage.autoencoder.loss.summed_limit", summed_limit, FLAG)
         self.discriminator = discriminator
-        self.kl_weight = kl_weight
         self.squared_weight = squared_weight
         self.perceptual = perceptual
         self.perceptual_weight = perceptual_weight
         self.adversarial_weight = adversarial_weight
         self.start_step = start_step
+        self.summed_limit = summed_limit
 
     def adversarial(self, step: int) -> bool:
         """Return whether the discriminator takes part at this step."""
         return self.discriminator is not None and step >= self.start_step
 
     def autoencoder(
-        self, image: Tensor, reconstruction: Tensor, posterior: Posterior, *, last_layer: Tensor, step: int
+        self, image: Tensor, reconstruction: Tensor, regularization: Tensor, *, last_layer: Tensor, step: int
     ) -> LossParts:
         """Return the loss of the autoencoder.
 
         Args:
             image: Images, `(B, 3, H, W)`, in [-1, 1].
             reconstruction: Their reconstructions, `(B, 3, H, W)`.
-            posterior: Their posterior over raw latents.
+            regularization: The regulariser's loss, with its weight, a scalar.
             last_layer: Weight of the decoder's last layer.
             step: Number of the training step.
 
@@ -105,15 +105,14 @@ class AutoencoderLoss(nn.Module):
         restored = error.abs().mean() + self.squared_weight * error.square().mean()
         if self.perceptual is not None:
             restored = restored + self.perceptual_weight * self.perceptual(image, reconstruction).mean()
-        kl = posterior.kl().mean()
-        values = image[0].numel()
-        total = restored + self.kl_weight * kl / values
+        total = restored + regularization
         zero = restored.new_zeros(())
         if self.discriminator is None or not self.adversarial(step):
-            return LossParts(total, restored, kl, zero, zero)
+            return LossParts(total, restored, zero, zero)
         adversarial = -self.discriminator(reconstruction).float().mean()
-        weight = self.adversarial_weight * adaptive_weight(restored, adversarial, last_layer, values)
-        return LossParts(total + weight * adversarial, restored, kl, adversarial, weight)
+        limit = MOST_WEIGHT / (image[0].numel() if self.summed_limit else 1)
+        weight = self.adversarial_weight * adaptive_weight(restored, adversarial, last_layer, limit)
+        return LossParts(total + weight * adversarial, restored, adversarial, weight)
 
     def discriminator_loss(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         """Return the loss of the discriminator, a scalar.
@@ -137,18 +136,18 @@ class AutoencoderLoss(nn.Module):
         return hinge_loss(real, fake)
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, values: int) -> Tensor:
-    """Return the ratio of the gradient norms of two losses at the decoder's last layer, in [0, 1e4 / values].
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:
+    """Return the ratio of the gradient norms of two losses at the decoder's last layer, in [0, limit].
 
-    It is that of the LDM code divided by `values`, as the whole loss is. In that code the reconstruction loss
-    is a sum over an image; the adversarial loss is a mean over the logits, as here. So only the norm in the numerator
-    and the limit are divided.
+    Where the LDM code sums the reconstruction loss over the N values of an image, it is that code's weight divided by N, as
+    the whole loss is: the adversarial loss is a mean over the logits, there as here, so only the norm in the numerator and
+    the limit are divided.
 
     Args:
         reconstruction: Reconstruction loss, a scalar, a mean over the values of an image.
         adversarial: Adversarial loss, a scalar.
         last_layer: Weight of the decoder's last layer.
-        values: Number of values of an image, C * H * W.
+        limit: Upper limit.
 
     Returns:
         The weight, a scalar without gradient.
@@ -158,5 +157,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (given,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    weight: Tensor = wanted.norm() / (given.norm() + 1e-4)
-    return weight.clamp(0.0, MOST_WEIGHT / values).detach()
+    ratio: Tensor = wanted.norm() / (given.norm() + 1e-4)
+    return ratio.clamp(0.0, limit).detach()

@@ -174,7 +174,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
-        """Hold latents in memory, where asked to: batches carry the moments `(B, 2C, h, w)` that `encode` gives for images."""
+        """Hold latents in memory, where asked to: batches carry the moments `(B, M, h, w)` that `encode` gives for images."""
 
     @property
     def fingerprint(self) -> str:

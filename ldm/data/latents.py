@@ -18,9 +18,9 @@ def pack_latent(tensors: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
     """Return the bytes of a sample's file.
 
     Args:
-        tensors: moments `(2C, h, w)`: mean and log-variance of the raw latent's posterior; geometry `(6,)`: how the image was
-            cut, see `Fields`; perhaps flipped `(2C, h, w)`: the moments of the mirrored image; perhaps tokens `(L, D)` and
-            mask `(L,)`: what a frozen text encoder gave for the caption.
+        tensors: moments `(M, h, w)`: what the encoder gave, see `Fields`; geometry `(6,)`: how the image was cut, see `Fields`;
+            perhaps flipped `(M, h, w)`: the moments of the mirrored image; perhaps tokens `(L, D)` and mask `(L,)`: what a
+            frozen text encoder gave for the caption.
         facts: How they were made.
     """
     given = {name: tensor.contiguous() for name, tensor in tensors.items()}

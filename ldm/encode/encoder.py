@@ -1,6 +1,7 @@
 """`python -m ldm.encode`: shards of captioned images -> shards of their latents, once, so that stage 2 needs no encoder.
 
-Written are the moments of the posterior, not one sample of it, so that training draws from it as it would from images.
+Written are the moments that the encoder gives: with a KL regulariser mean and log-variance of the posterior, not one sample
+of it, so that training draws from it as it would from images; with a codebook, or with none, the raw latents.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class LatentEncoder:
     Args:
         autoencoder: Encodes the images.
         flip: Encode the mirrored images as well.
-        dtype: Of what is written: "float32", or "float16" (half the size; the posterior's mean is rounded).
+        dtype: Of what is written: "float32", or "float16" (half the size; means and raw latents are rounded).
         conditioner: One with a frozen text encoder, whose tokens are written as well; None: no tokens.
 
     Raises:

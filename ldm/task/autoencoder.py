@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from ldm.autoencoder.base import Autoencoder
@@ -17,6 +18,28 @@ from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRA
 from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.task.base import Task
+
+
+class Totals(Metric):
+    """Sums of a vector over all batches and processes.
+
+    Args:
+        size: Length of the vector.
+    """
+
+    total: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor) -> None:
+        """Add values, `(size,)`."""
+        self.total += values
+
+    def compute(self) -> Tensor:
+        """Return the sums, `(size,)` float64."""
+        return self.total
 
 
 class AutoencoderTask(Task):
@@ -30,11 +53,11 @@ class AutoencoderTask(Task):
         config: The config that builds `model`; it goes into checkpoints.
         accumulate: Batches an optimiser step.
         gradient_clip_val: Largest gradient norm, of each of the two; None: gradients are not clipped.
-        freeze_encoder: Train the decoder alone: latents stay what they are, and with them every model trained on them.
+        freeze_encoder: Train the decoder alone: latents stay what they are, and with them every model trained on them. So
+            does the regulariser, as the codes of a codebook.
     """
 
     model: Autoencoder
-    metrics = ("psnr", "ssim", "kl")
 
     def __init__(
         self,
@@ -55,8 +78,10 @@ class AutoencoderTask(Task):
         self.loss = loss
         self.accumulate = accumulate
         if freeze_encoder:
-            for part in model.encoding_parts():
+            for part in (*model.encoding_parts(), model.regularizer):
                 part.requires_grad_(False)
+        self.metrics = ("psnr", "ssim", *model.regularizer.metrics)
+        self.totals = Totals(model.regularizer.num_sums)
         self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean")
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
         if loss.perceptual is not None:
@@ -90,9 +115,13 @@ class AutoencoderTask(Task):
     def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> Tensor:
         if self.loss.discriminator is not None:
             self.loss.discriminator.requires_grad_(False)
-        posterior = self.model.encode(image)
-        reconstruction = self.model.decode(posterior.sample())
-        parts = self.loss.autoencoder(image, reconstruction, posterior, last_layer=self.model.last_layer(), step=step)
+        regularizer = self.model.regularizer
+        encoding = self.model.encode(image)
+        reconstruction = self.model.decode(encoding.sample())
+        penalty = regularizer.penalty(encoding, image[0].numel())
+        parts = self.loss.autoencoder(
+            image, reconstruction, penalty.loss, last_layer=self.model.last_layer(), step=step
+        )
         self.watch.see(step, LOSS, parts.total)
         self.manual_backward(parts.total / self.accumulate)
         if step_now:
@@ -102,7 +131,9 @@ class AutoencoderTask(Task):
             self.log("train/gradient_norm", norm)
             optimizer.step()
             optimizer.zero_grad()
-        self.log_dict({f"train/{name}": value.detach() for name, value in parts._asdict().items()})
+        regularizer.after_batch(encoding, stepped=step_now)
+        told = {**parts._asdict(), **penalty.means, **regularizer.metrics_of(penalty.sums)}
+        self.log_dict({f"train/{name}": value.detach() for name, value in told.items()})
         self.log("train/loss", parts.total.detach(), prog_bar=True, logger=False)
         return reconstruction
 
@@ -128,16 +159,26 @@ class AutoencoderTask(Task):
             The reconstructions of the batch, `(B, 3, H, W)` in [-1, 1].
         """
         image = tensor_field(batch.fields, "image")
-        posterior = self.model.encode(image)
-        reconstruction = self.model.decode(posterior.mean).float().clamp(-1, 1)
+        encoding = self.model.encode(image)
+        reconstruction = self.model.decode(encoding.mean).float().clamp(-1, 1)
         with torch.autocast(image.device.type, enabled=False):  # in bf16 the SSIM is off by 0.01 and more
             self.psnr.update(reconstruction, image.float())
             self.ssim.update(reconstruction, image.float())
-            kl = posterior.kl().mean()
+            penalty = self.model.regularizer.penalty(encoding, image[0].numel())
         self.log("val/psnr", self.psnr, on_epoch=True, prog_bar=True, batch_size=len(image))
         self.log("val/ssim", self.ssim, on_epoch=True, batch_size=len(image))
-        self.log("val/kl", kl, on_epoch=True, sync_dist=True, batch_size=len(image))
+        for name, value in penalty.means.items():
+            self.log(f"val/{name}", value, on_epoch=True, sync_dist=True, batch_size=len(image))
+        if self.model.regularizer.num_sums:
+            self.totals.update(penalty.sums)
         return reconstruction
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores that are made of sums over the whole validation, on all ranks."""
+        if self.model.regularizer.num_sums:
+            for name, value in self.model.regularizer.metrics_of(self.totals.compute()).items():
+                self.log(f"val/{name}", value, sync_dist=True)
+            self.totals.reset()
 
     def _optimizers(self) -> list[Any]:
         optimizers = self.optimizers()

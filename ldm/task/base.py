@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
@@ -28,7 +28,7 @@ class Task(pl.LightningModule, ABC):
         gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
     """
 
-    metrics: ClassVar[Sequence[str]]
+    metrics: Sequence[str]
     """Names of what validation logs, without `val/`."""
 
     def __init__(

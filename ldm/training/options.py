@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from torch import nn
 
-from ldm.config import resolved
+from ldm.config import build, resolved
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,13 @@ class RunContext:
 
     config: DictConfig
     folder: Path
+
+    @property
+    def autoencoder_copies(self) -> bool:
+        """True where the autoencoder has no parameters, so that there is nothing to train: `autoencoder=identity`."""
+        with torch.device("meta"):
+            network: nn.Module = build(self.config.autoencoder.network)
+        return not any(True for _ in network.parameters())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def check_stages(stages: Sequence[Stage[Task]]) -> None:
     """
     if not stages:
         raise ValueError(
-            "there is nothing to train: the autoencoder is given by autoencoder.ckpt; add a stage, like "
+            "there is nothing to train: the autoencoder is given by autoencoder.ckpt, or only copies; add a stage, like "
             "'stage=[autoencoder,diffusion]', or leave out autoencoder.ckpt"
         )
     for place, stage in enumerate(stages):

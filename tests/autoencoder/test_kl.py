@@ -2,33 +2,24 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from ldm.autoencoder.base import LatentMoments, Posterior
+from ldm.autoencoder.base import LatentMoments
+from ldm.autoencoder.convolutional import ConvAutoencoder
 from ldm.autoencoder.discriminator import PatchDiscriminator
-from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.kl import KLRegularizer, Posterior
 from ldm.autoencoder.loss import AutoencoderLoss
-from ldm.config import build, compose
 from tests.conftest import scramble
 from tests.oracle import autoencoder_weights
 
 SMALL = {"channels": 32, "channel_mult": (1, 2, 2), "blocks": 1, "latent_channels": 4}
 
 
-@pytest.mark.parametrize(
-    ("name", "encoder", "decoder"),
-    [("kl_f4", 22.4, 33.0), ("kl_f8", 34.2, 49.5), ("kl_f16", 28.3, 41.3), ("kl_f32", 42.6, 61.2)],
-)
-def test_has_the_papers_parameter_count(name, encoder, decoder):
-    config = compose("train", ["experiment=txt2img_shards", f"autoencoder={name}"])
-    with torch.device("meta"):
-        network = build(config.autoencoder.network)
-    assert network.downsampling_factor == int(name.removeprefix("kl_f"))
-    for part, millions in ((network.encoder, encoder), (network.decoder, decoder)):
-        assert sum(p.numel() for p in part.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+def kl(**options):
+    return ConvAutoencoder(KLRegularizer(), **SMALL, **options)
 
 
 @pytest.mark.parametrize("attention", [(), (2,)])
 def test_agrees_with_diffusers_given_the_same_weights(attention):
-    ours = scramble(KLAutoencoder(**SMALL, attention_levels=attention))
+    ours = scramble(kl(attention_levels=attention))
     theirs = AutoencoderKL(
         block_out_channels=(32, 64, 64),
         layers_per_block=1,
@@ -64,7 +55,7 @@ def test_kl_is_zero_for_the_standard_normal_and_positive_elsewhere():
 
 
 def test_statistics_whiten_the_latents_and_can_be_undone():
-    network = KLAutoencoder(**SMALL)
+    network = kl()
     raw = (
         torch.randn(64, 4, 8, 8) * torch.tensor([0.5, 1.0, 3.0, 8.0])[:, None, None]
         + torch.tensor([0.0, -2.0, 5.0, 1.0])[:, None, None]
@@ -83,15 +74,15 @@ def test_statistics_whiten_the_latents_and_can_be_undone():
 
 def test_size_that_cannot_be_divided_is_an_error():
     with pytest.raises(ValueError, match=r"image size 250 is not a multiple of 4.*use 248"):
-        KLAutoencoder(**SMALL).check_size(250)
+        kl().check_size(250)
     for size in (0, -8, 8.0):
         with pytest.raises(ValueError, match=f"size={size} cannot be; give a whole number, at least 1"):
-            KLAutoencoder(**SMALL).check_size(size)
+            kl().check_size(size)
 
 
 def _losses(start_step=0):
     network, loss = (
-        KLAutoencoder(**SMALL),
+        kl(),
         AutoencoderLoss(PatchDiscriminator(channels=32, layers=2), start_step=start_step),
     )
     image = torch.rand(2, 3, 32, 32) * 2 - 1
@@ -108,7 +99,8 @@ def test_discriminator_step_leaks_nothing_into_the_autoencoder():
 
 def test_adaptive_weight_balances_gradients_at_the_last_layer():
     network, loss, image, posterior, reconstruction = _losses()
-    parts = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=0)
+    cost = network.regularizer.penalty(posterior, image[0].numel()).loss
+    parts = loss.autoencoder(image, reconstruction, cost, last_layer=network.last_layer(), step=0)
     norms = [
         torch.autograd.grad(part, network.last_layer(), retain_graph=True)[0].norm()
         for part in (parts.reconstruction, parts.adversarial_weight * parts.adversarial)
@@ -135,7 +127,7 @@ class _Distance(torch.nn.Module):
 def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_values_of_an_image(strength):
     """Also where the discriminator is so weak, as a fresh one can be, that the adaptive weight is at its limit."""
     network, discriminator = (
-        scramble(KLAutoencoder(**SMALL)).double(),
+        scramble(kl()).double(),
         PatchDiscriminator(channels=32, layers=2).double(),
     )
     discriminator.stages[-1].weight.data *= strength
@@ -145,8 +137,9 @@ def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_v
     reconstruction = network.decode(posterior.mean.double())
     weight, expected = published_loss(image, reconstruction, posterior, discriminator, last, loss.perceptual)
     assert (weight == 0.5 * 1e4) == (strength < 1)
-    parts = loss.autoencoder(image, reconstruction, posterior, last_layer=last, step=0)
     values = image[0].numel()
+    cost = network.regularizer.penalty(posterior, values).loss
+    parts = loss.autoencoder(image, reconstruction, cost, last_layer=last, step=0)
     assert parts.adversarial_weight.item() * values == pytest.approx(weight, rel=1e-5)
     assert parts.total.item() * values == pytest.approx(expected.item(), rel=1e-5)
     ours, theirs = (
@@ -159,44 +152,55 @@ def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_v
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("kl_weight", -1e-6), ("adversarial_weight", float("nan")), ("start_step", 0.5)]
+    ("option", "value"), [("squared_weight", -1e-6), ("adversarial_weight", float("nan")), ("start_step", 0.5)]
 )
 def test_weights_that_cannot_be_are_refused(option, value):
     with pytest.raises(ValueError, match=f"stage.autoencoder.loss.{option}={value} cannot be; give "):
         AutoencoderLoss(**{option: value})
 
 
+def conv(**options):
+    return ConvAutoencoder(KLRegularizer(), **options)
+
+
 @pytest.mark.parametrize(
     ("kind", "option", "value"),
     [
-        (KLAutoencoder, "groups", 0),
-        (KLAutoencoder, "channel_mult", [1, -2]),
-        (KLAutoencoder, "channel_mult", []),
-        (KLAutoencoder, "dropout", 1.0),
+        (KLRegularizer, "weight", -1.0),
+        (KLRegularizer, "log_variance", 21),
+        (conv, "groups", 0),
+        (conv, "channel_mult", [1, -2]),
+        (conv, "channel_mult", []),
+        (conv, "dropout", 1.0),
         (PatchDiscriminator, "layers", 0),
     ],
 )
 def test_networks_of_impossible_sizes_are_refused(kind, option, value):
     with pytest.raises(ValueError, match=rf"{option}=\S+ (cannot be; give|is no level; give)"):
         kind(**{option: value})
+
+
+@pytest.mark.parametrize("kind", [conv, PatchDiscriminator])
+def test_groups_that_do_not_divide_the_channels_are_refused(kind):
     with pytest.raises(ValueError, match="32 groups do not divide"):
         kind(channels=12)
 
 
 def test_no_adversarial_term_before_its_first_step():
     network, loss, image, posterior, reconstruction = _losses(start_step=5)
-    before = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=4)
-    after = loss.autoencoder(image, reconstruction, posterior, last_layer=network.last_layer(), step=5)
+    cost = network.regularizer.penalty(posterior, image[0].numel())
+    before = loss.autoencoder(image, reconstruction, cost.loss, last_layer=network.last_layer(), step=4)
+    after = loss.autoencoder(image, reconstruction, cost.loss, last_layer=network.last_layer(), step=5)
     assert before.adversarial_weight.item() == 0 < after.adversarial_weight.item()
-    expected = before.reconstruction.item() + 1e-6 * before.kl.item() / (3 * 32 * 32)
+    expected = before.reconstruction.item() + 1e-6 * cost.means["kl"].item() / (3 * 32 * 32)
     assert before.total.item() == pytest.approx(expected)
 
 
 def test_life_cycle():
-    network = scramble(KLAutoencoder(**SMALL, attention_levels=(1,)))
+    network = scramble(kl(attention_levels=(1,)))
     image = torch.rand(2, 3, 32, 32)
     network.decode(network.encode(image).sample()).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    again = KLAutoencoder(**SMALL, attention_levels=(1,))
+    again = kl(attention_levels=(1,))
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.encode(image).mean, network.encode(image).mean)

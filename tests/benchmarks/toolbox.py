@@ -37,7 +37,7 @@ ACCURACY, DISTANCE = "caption_accuracy", "frechet_efficientnet"
 STUDIED = (
     "autoencoder.network.channel_mult=[1,2,4] autoencoder.network.groups=16 backbone.model_channels=64 timestep_sampler=uniform "
     "stage.autoencoder.trainer.max_steps=2800 stage.autoencoder.optimizer.lr=5e-3 stage.autoencoder.loss.squared_weight=8 "
-    "stage.autoencoder.loss.kl_weight=0.1 stage.diffusion.trainer.max_steps=3000 stage.diffusion.callbacks.ema.decay=0.995"
+    "autoencoder.network.regularizer.weight=0.1 stage.diffusion.trainer.max_steps=3000 stage.diffusion.callbacks.ema.decay=0.995"
 ).split()
 """What experiment=txt2img was when the study was made, where it has changed since; a way to train may say otherwise."""
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ldm.autoencoder.base import Autoencoder, Posterior
+from ldm.autoencoder.base import Autoencoder
+from ldm.autoencoder.kl import KLRegularizer
 from ldm.batch import Batch
 from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.classifier.encoder_unet import EncoderUNet
@@ -27,16 +28,16 @@ class Plain(Autoencoder):
     """Images of two channels are latents."""
 
     def __init__(self):
-        super().__init__(latent_channels=2, downsampling_factor=1)
+        super().__init__(KLRegularizer(), latent_channels=2, downsampling_factor=1)
         self.weight = nn.Parameter(torch.ones(()))
 
-    def encode(self, image):
-        return Posterior(torch.cat([image * self.weight, torch.full_like(image, -30.0)], dim=1))
+    def encode_moments(self, image):
+        return torch.cat([image * self.weight, torch.full_like(image, -30.0)], dim=1)
 
-    def decode(self, raw):
-        return raw
+    def decode_projected(self, projected):
+        return projected
 
-    def encoding_parts(self):
+    def encoding_layers(self):
         return [nn.ParameterList([self.weight])]
 
     def last_layer(self):

@@ -13,6 +13,7 @@ PROGRAMS = {
     "pack": ["-m", "ldm.data.pack"],
     "encode": ["-m", "ldm.encode"],
     "ema": ["-m", "ldm.ema"],
+    "evaluation": ["-m", "ldm.evaluation"],
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
 }
@@ -33,7 +34,7 @@ def test_every_program_prints_help_mistakes_and_its_config(name):
     assert "error: 'red' is no option; where it belongs to " in text
     assert "out, put the whole in quotes: " in text
     assert "Traceback" not in text
-    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema")
+    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema", "evaluation")
 
 
 def test_help_lists_options_with_their_comments_and_choices():

@@ -9,7 +9,10 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.convolutional import ConvAutoencoder
+from ldm.autoencoder.identity import CopyAutoencoder
+from ldm.autoencoder.kl import KLRegularizer
+from ldm.autoencoder.vq import VQRegularizer
 from ldm.batch import Batch
 from ldm.checkpoint import save
 from ldm.conditioner.composite import Composite
@@ -30,7 +33,9 @@ from tests.data.small_shards import captioned, level, numbered, opened, read_all
 @pytest.fixture(scope="module")
 def autoencoder():
     torch.manual_seed(0)
-    return KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
+    return ConvAutoencoder(
+        KLRegularizer(), latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+    ).eval()
 
 
 @pytest.fixture
@@ -76,6 +81,29 @@ def test_the_same_draws_give_the_same_moments(tmp_path, images, autoencoder, wor
     assert latents.encoding["autoencoder"] == autoencoder.encoder_hash
     assert latents.train_set.index.column("width")[0] == 12
     assert latents.train_set.index.column("aesthetic")[3] == 0.3, "numbers of the .json are there, too"
+
+
+@pytest.mark.parametrize("kind", ["before", "after", "identity"])
+def test_latents_of_other_regularisers_are_those_of_the_images(tmp_path, images, kind):
+    """Before and after quantisation, and of the autoencoder that copies: there is one number a value, without variance."""
+    torch.manual_seed(0)
+    if kind == "identity":
+        network = CopyAutoencoder()
+    else:
+        regularizer = VQRegularizer(16, 2, quantized_latents=kind == "after")
+        network = ConvAutoencoder(
+            regularizer, latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+        ).eval()
+    encoded_to(tmp_path / "latents", images, network)
+    latents = captioned(tmp_path, **{**images, "train": f"{tmp_path}/latents/*.tar"}, flip=True, seed=5)
+    pictures = captioned(tmp_path, **images, flip=True, seed=5)
+    for data in (pictures, latents):
+        data.set_batch(4, 1, 1)
+    for of_image, of_latent in zip(read_all(pictures), read_all(latents), strict=True):
+        assert len(of_latent.fields["moments"][0]) == network.latent_channels
+        expected = network.latent(of_image)
+        torch.testing.assert_close(network.latent(of_latent), expected, atol=1e-5, rtol=1e-5)
+    assert latents.encoding["autoencoder"] == network.encoder_hash
 
 
 def test_interrupted_encoding_goes_on(tmp_path, images, autoencoder):
@@ -137,7 +165,9 @@ def test_what_does_not_fit_is_refused(tmp_path, images, autoencoder):
     with pytest.raises(ValueError, match="validation needs images"):
         captioned(tmp_path, train=images["train"], val=settings["train"])
     torch.manual_seed(1)
-    other = KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
+    other = ConvAutoencoder(
+        KLRegularizer(), latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+    ).eval()
     encoded_to(tmp_path / "others", images, other, flip=False)
     with pytest.raises(ValueError, match="were not made the same way"):
         captioned(tmp_path, **{**settings, "train": [settings["train"], f"{tmp_path}/others/*.tar"]})
@@ -260,8 +290,9 @@ def test_nothing_of_others_is_written_upon(tmp_path, images, autoencoder):
 @pytest.fixture
 def ckpt(tmp_path):
     config = {
-        "_target_": "ldm.autoencoder.kl.KLAutoencoder", "latent_channels": 2, "channels": 8, "channel_mult": [1, 1],
-        "blocks": 1, "groups": 4,
+        "_target_": "ldm.autoencoder.convolutional.ConvAutoencoder",
+        "regularizer": {"_target_": "ldm.autoencoder.kl.KLRegularizer"}, "latent_channels": 2, "channels": 8,
+        "channel_mult": [1, 1], "blocks": 1, "groups": 4,
     }  # fmt: skip
     network = build(config)
     network.statistics_count.fill_(1)

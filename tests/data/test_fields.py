@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.convolutional import ConvAutoencoder
+from ldm.autoencoder.kl import KLRegularizer
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.decode import Broken
 from ldm.data.fields.base import FieldReader, Files
@@ -258,7 +259,9 @@ def test_a_reader_of_ones_own(tmp_path, shards):
 def test_fields_survive_encoding_and_lie_where_the_latents_do(tmp_path, shards):
     """Also beside mirrored latents."""
     torch.manual_seed(0)
-    autoencoder = KLAutoencoder(latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4).eval()
+    autoencoder = ConvAutoencoder(
+        KLRegularizer(), latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+    ).eval()
     options = {"val": shards, "size": [24, 16], "max_broken": 1.0, "flip": True, "seed": 5, "fields": EVERYTHING}
     still = captioned(tmp_path, train=shards, **{**options, "flip": False})
     encode(still, LatentEncoder(autoencoder, flip=True, dtype="float32"), tmp_path / "out", batch_size=4)

@@ -5,9 +5,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from ldm.autoencoder.convolutional import ConvAutoencoder
 from ldm.autoencoder.discriminator import PatchDiscriminator
-from ldm.autoencoder.kl import KLAutoencoder
+from ldm.autoencoder.kl import KLRegularizer
 from ldm.autoencoder.loss import AutoencoderLoss
+from ldm.autoencoder.vq import VQRegularizer
 from ldm.batch import Batch
 from ldm.conditioner.base import Reader
 from ldm.optim.divergence import fault_of
@@ -78,8 +80,16 @@ def optimizers(norms):
     return build
 
 
-def autoencoder(**options):
-    network = KLAutoencoder(channels=8, channel_mult=(1, 1), blocks=1, latent_channels=4, attention_levels=(), groups=4)
+def autoencoder(regularizer=None, **options):
+    network = ConvAutoencoder(
+        regularizer or KLRegularizer(),
+        channels=8,
+        channel_mult=(1, 1),
+        blocks=1,
+        latent_channels=4,
+        attention_levels=(),
+        groups=4,
+    )
     loss = AutoencoderLoss(PatchDiscriminator(channels=8, layers=1, groups=4), start_step=0)
     return AutoencoderTask(scramble(network), loss, scheduler=ConstantWithWarmup, config={}, **options)
 
@@ -168,6 +178,42 @@ def test_scores_of_reconstructions_do_not_depend_on_the_precision_of_training(mo
     assert mixed["val/ssim"] == pytest.approx(full["val/ssim"], abs=1e-6)
     assert mixed["val/psnr"] == pytest.approx(full["val/psnr"], abs=1e-5)
     assert mixed["val/kl"] == pytest.approx(full["val/kl"], rel=1e-2), "of what the encoder gives in either"
+
+
+def test_the_use_of_a_codebook_is_measured_over_the_whole_validation():
+    """It is not the mean over batches, each of which uses other codes."""
+    task, data = autoencoder(VQRegularizer(64, 4), optimizer=optimizers([])), Data(16, 8)
+    data.images = torch.rand(8, 3, 16, 16) * 2 - 1
+    regularizer = task.model.regularizer
+
+    def scores(images):
+        return regularizer.metrics_of(regularizer.penalty(task.model.encode(images), 768).sums)
+
+    with torch.no_grad():
+        outputs = task.model.encode_moments(data.images).permute(0, 2, 3, 1).reshape(-1, 4)
+        regularizer.codebook.weight.copy_(outputs[:: len(outputs) // 64][:64])
+        expected = scores(data.images)
+        parts = [scores(data.images[first : first + 2])["codebook_usage"] for first in range(0, 8, 2)]
+    assert expected["codebook_usage"] > 1.05 * sum(parts) / 4
+    for _ in range(2):  # nothing is left from the time before
+        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        (found,) = trainer.validate(task, datamodule=data, verbose=False)
+        assert found["val/codebook_usage"] == pytest.approx(expected["codebook_usage"].item())
+        assert found["val/perplexity"] == pytest.approx(expected["perplexity"].item(), rel=1e-5)
+    assert set(task.scores) == {name.removeprefix("val/") for name in found}
+
+
+def test_a_frozen_encoder_keeps_latents_and_codes():
+    task, data = (
+        autoencoder(VQRegularizer(8, 4, revive_after=1), optimizer=optimizers([]), freeze_encoder=True),
+        Data(16, 8),
+    )
+    before, decoder = task.model.encoder_hash, task.model.last_layer().detach().clone()
+    codes = task.model.regularizer.codebook.weight.clone()
+    train(task, data, "32-true")
+    assert task.model.encoder_hash == before
+    assert torch.equal(task.model.regularizer.codebook.weight, codes)
+    assert not torch.equal(task.model.last_layer(), decoder)
 
 
 def test_without_a_limit_gradients_stay_and_the_norm_is_told():

@@ -39,6 +39,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
     panels: ClassVar = {
         "loss": ("train/reconstruction", "train/adversarial", "train/discriminator"),
         "PSNR in dB": ("val/psnr",),
+        "codebook usage": ("val/codebook_usage",),
     }
 
     def __init__(
@@ -56,8 +57,10 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     @property
     def is_given(self) -> bool:
-        """True where an autoencoder is given whose decoder is not to be fine-tuned."""
-        return self.run.config.autoencoder.ckpt is not None and not self.freeze_encoder
+        """True where an autoencoder is given whose decoder is not to be fine-tuned, or one only copies."""
+        if self.freeze_encoder:
+            return False
+        return self.run.config.autoencoder.ckpt is not None or self.run.autoencoder_copies
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is a decoder, where one is to be fine-tuned."""
@@ -73,6 +76,11 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             trained, config.autoencoder.network = checkpoint.load_autoencoder(
                 config.autoencoder.ckpt, packages=packages
             )
+            if self.run.autoencoder_copies:
+                raise ValueError(
+                    f"autoencoder.ckpt={config.autoencoder.ckpt} only copies images, so that there is no decoder to fine-tune; "
+                    "give one that was trained"
+                )
             pl.seed_everything(config.seed, workers=True, verbose=False)
         network = build(config.autoencoder.network)
         if trained is not None:

@@ -150,9 +150,10 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
 
 
 def has_autoencoder(stage: Stage[Task], earlier: Sequence[Stage[Task]]) -> bool:
-    """Return whether a stage's autoencoder is given, finished in the run folder, or trained before it in the same run."""
+    """Return whether a stage's autoencoder is given, finished in the run folder, trained before it in the same run, or copies."""
     given = stage.run.config.autoencoder.ckpt is not None or (stage.run.folder / checkpoint.AUTOENCODER_FILE).is_file()
-    return given or any(before.model_file in stage.builds_on for before in earlier)
+    trained = any(before.model_file in stage.builds_on for before in earlier)
+    return given or trained or stage.run.autoencoder_copies
 
 
 def _check_loadable(model_config: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Measuring finished models on images: how well a first stage reconstructs them."""

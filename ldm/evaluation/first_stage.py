@@ -1,0 +1,179 @@
+"""`python -m ldm.evaluation`: how well a first stage reconstructs images."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from tqdm.auto import tqdm
+
+from ldm.autoencoder.base import Autoencoder
+from ldm.autoencoder.regularizer import Penalty
+from ldm.batch import as_size
+from ldm.checkpoint import load_autoencoder
+from ldm.config import build, resolved
+from ldm.evaluation.images import FolderImages, RealImages, ShardImages
+from ldm.metric.base import GenerationMetric
+from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
+from ldm.pretrained.lpips import LPIPS
+
+OPTIONS: dict[str, Rule] = {
+    "batch_size": COUNT,
+    "data.size": SIZE,
+    "data.max_images": Optional(COUNT, "all"),
+}
+"""The values that the command's options can have."""
+
+
+class ReconstructionScores:
+    """Measures how far reconstructions are from their images, and how the regulariser's latents are used.
+
+    The scores of a batch are those of stage 1's validation: reconstructions of mean latents, clipped to [-1, 1], in float32.
+
+    Args:
+        autoencoder: The autoencoder, on the device of the images.
+        metrics: Distances between the distributions of images and of reconstructions.
+        perceptual: A distance between two batches of images, `(B,)`, logged as lpips; None: none.
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, metrics: Sequence[GenerationMetric], perceptual: nn.Module | None = None
+    ) -> None:
+        device = autoencoder.shift.device
+        self.autoencoder = autoencoder
+        self.metrics = list(metrics)
+        self.perceptual = None if perceptual is None else perceptual.to(device)
+        self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean").to(device)
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0).to(device)
+        self.images = 0
+        self.means: dict[str, float] = {}
+        self.sums: Tensor | None = None
+        for metric in self.metrics:
+            metric.to(device)
+
+    @torch.no_grad()
+    def update(self, image: Tensor) -> None:
+        """Reconstruct images, `(B, 3, H, W)` in [-1, 1], and add what they give."""
+        encoding = self.autoencoder.encode(image)
+        made = self.autoencoder.decode(encoding.mean).float().clamp(-1, 1)
+        self.psnr.update(made, image)
+        self.ssim.update(made, image)
+        for metric in self.metrics:
+            metric.update_reference(image)
+            metric.update(made, {})
+        penalty: Penalty = self.autoencoder.regularizer.penalty(encoding, image[0].numel())
+        means = dict(penalty.means)
+        if self.perceptual is not None:
+            means["lpips"] = self.perceptual(image, made).mean()
+        for name, value in means.items():
+            self.means[name] = self.means.get(name, 0.0) + float(value) * len(image)
+        self.sums = penalty.sums.double() if self.sums is None else self.sums + penalty.sums
+        self.images += len(image)
+
+    def compute(self) -> dict[str, float | None]:
+        """Return name -> score over all images; None where it is infinite, as the PSNR of images that come back exactly.
+
+        A distance between distributions has an r before its metric's name: rfid.
+        """
+        ssim = self.ssim.compute()
+        assert isinstance(ssim, Tensor)
+        scores: dict[str, float] = {"psnr": float(self.psnr.compute()), "ssim": float(ssim)}
+        scores |= {name: total / self.images for name, total in self.means.items()}
+        scores |= {f"r{name}": value for metric in self.metrics for name, value in metric.compute().items()}
+        if self.sums is not None:
+            found = self.autoencoder.regularizer.metrics_of(self.sums)
+            scores |= {name: float(value) for name, value in found.items()}
+        return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+
+
+def measure(config: DictConfig) -> dict[str, Any]:
+    """Measure a first stage as the options of a command say, and write the scores.
+
+    Args:
+        config: `configs/evaluation.yaml` with the options.
+
+    Returns:
+        What is written: the options that matter, the number of images, and the scores.
+
+    Raises:
+        ValueError: Where options make no sense, before anything is written.
+    """
+    options = resolved(config)
+    check_all(options, OPTIONS)
+    out = Path(config.out)
+    _check_file(out)
+    images = _images(options)
+    count = min(len(images), config.data.max_images or len(images))
+    metrics: list[GenerationMetric] = list(build(config.metric).values())
+    for metric in metrics:
+        if count < metric.least_images or metric.inputs:
+            raise ValueError(
+                f"{metric.names[0]} needs {', '.join(metric.inputs) or f'at least {metric.least_images} images'}, but there are "
+                f"{count} images alone; choose another metric"
+            )
+    autoencoder, _ = load_autoencoder(config.ckpt, packages=options["packages"], finished=False)
+    autoencoder.check_size(options["data"]["size"])
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    perceptual = None if config.vgg16 is None else LPIPS(vgg16=config.vgg16)
+    scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual)
+    with tqdm(total=count, desc="reconstructing", unit="image") as bar:
+        for batch in images.batches(config.batch_size, config.data.max_images):
+            if len(batch):
+                scores.update(batch.to(device))
+            bar.update(len(batch))
+    if not scores.images:
+        raise ValueError(f"none of the {count} images can be read; look at them")
+    facts = {
+        "ckpt": str(config.ckpt),
+        "images": config.images or options["data"]["val"],
+        "size": options["data"]["size"],
+    }
+    results = {**facts, "count": scores.images, "broken": count - scores.images, "scores": scores.compute()}
+    _write(out, results)
+    return results
+
+
+def main(config: DictConfig) -> None:
+    """Do what the command says, and print the scores."""
+    results = measure(config)
+    broken = f", {results['broken']} broken ones left out" if results["broken"] else ""
+    print(f"{results['count']} images{broken}: {config.out}")
+    for name, value in results["scores"].items():
+        print(f"  {name:24} {'infinite' if value is None else f'{value:.4g}'}")
+
+
+def _images(options: Mapping[str, Any]) -> RealImages:
+    """Return the images that the options name."""
+    data = options["data"]
+    if (options["images"] is None) == (data["val"] is None):
+        raise ValueError("give the images to measure on, one of images=FOLDER and data.val=SHARDS")
+    size = as_size(data["size"])
+    if options["images"] is not None:
+        return FolderImages(options["images"], size)
+    return ShardImages(data["val"], size, Path(data["cache"]))
+
+
+def _check_file(out: Path) -> None:
+    """Raise ValueError where a file for scores would replace something else."""
+    try:
+        free = not out.exists() or "scores" in json.loads(out.read_text())
+    except (OSError, ValueError, TypeError):
+        free = False
+    if not free:
+        raise ValueError(f"out={out} was not written by this program; choose another file, like out=scores.json")
+
+
+def _write(out: Path, results: Mapping[str, Any]) -> None:
+    """Write results; the file appears whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    draft.write_text(json.dumps(results, indent=2))
+    draft.replace(out)

@@ -1,0 +1,72 @@
+"""The first stages of the paper's table 8: sizes of the networks, and the settings of stage 1 that belong to each."""
+
+import pytest
+import torch
+
+from ldm.config import build, compose, resolved
+
+SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
+
+COUNTS = {
+    "kl_f4": (22351238, 32960771), "kl_f8": (34163592, 49490179), "kl_f16": (28265760, 41343875),
+    "kl_f32": (42614656, 61244803), "vq_f4": (22337411, 32960771), "vq_f4_noattn": (21285763, 31909123),
+    "vq_f8": (27397764, 40253955), "vq_f8_n256": (27397764, 40253955), "vq_f16": (28155144, 41307011),
+}  # fmt: skip
+"""Name -> parameters of the encoder and of the decoder."""
+
+MILLIONS = {
+    "kl_f4": (22.4, 33.0), "kl_f8": (34.2, 49.5), "kl_f16": (28.3, 41.3), "kl_f32": (42.6, 61.2), "vq_f4": (22.3, 33.0),
+    "vq_f4_noattn": (21.3, 31.9), "vq_f8": (27.4, 40.3), "vq_f8_n256": (27.4, 40.3), "vq_f16": (28.2, 41.3),
+}  # fmt: skip
+"""The same, as counted in the classes of the paper's code."""
+
+CODES = {"vq_f4": 8192, "vq_f4_noattn": 8192, "vq_f8": 16384, "vq_f8_n256": 256, "vq_f16": 16384}
+CHANNELS = {"kl_f4": 3, "kl_f8": 4, "kl_f16": 16, "kl_f32": 64, "vq_f4": 3, "vq_f4_noattn": 3, "vq_f8": 4,
+            "vq_f8_n256": 4, "vq_f16": 8}  # fmt: skip
+DISCRIMINATORS = {
+    **dict.fromkeys(["kl_f4", "kl_f8", "kl_f16", "kl_f32"], (0.5, 50001, 3)), "vq_f4": (0.75, 0, 3),
+    "vq_f4_noattn": (0.75, 11, 3), "vq_f8": (0.6, 1, 2), "vq_f8_n256": (0.75, 250001, 3), "vq_f16": (0.75, 250001, 2),
+}  # fmt: skip
+"""Name -> weight of the adversarial term, its first step, layers of the discriminator."""
+
+
+def composed(name, *overrides):
+    return compose("train", ["experiment=autoencoder", f"autoencoder={name}", *SHARDS, *overrides])
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_networks_are_those_of_the_paper(name):
+    with torch.device("meta"):
+        network = build(composed(name).autoencoder.network)
+    counts = tuple(sum(p.numel() for p in part.parameters()) for part in (network.encoder, network.decoder))
+    assert counts == COUNTS[name]
+    assert tuple(round(count / 1e6, 1) for count in counts) == MILLIONS[name]
+    factor, channels = int(name.split("_")[1].removeprefix("f")), CHANNELS[name]
+    assert (network.downsampling_factor, network.latent_channels) == (factor, channels)
+    if name in CODES:
+        assert network.regularizer.codebook.weight.shape == (CODES[name], channels)
+        beta = (network.regularizer.codebook_weight, network.regularizer.commitment_weight)
+        assert beta == (0.25, 1.0), "as in the code that trained them"
+
+
+@pytest.mark.parametrize("name", ["kl_f16", "vq_f4", "vq_f16", "identity"])
+def test_a_diffusion_model_has_the_channels_of_its_first_stage(name):
+    config = compose("train", ["experiment=txt2img_shards", f"autoencoder={name}", *SHARDS])
+    with torch.device("meta"):
+        model = build(resolved(config.model))
+    assert model.denoiser.backbone.conv_in.in_channels == {**CHANNELS, "identity": 3}[name]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_loss_of_stage_1_is_that_of_the_chosen_autoencoder(name):
+    config = composed(name)
+    with torch.device("meta"):
+        loss = build(config.stage.autoencoder.loss)
+        network = build(config.autoencoder.network)
+    halved = sum(isinstance(part, torch.nn.Conv2d) and part.stride == (2, 2) for part in loss.discriminator.modules())
+    assert (loss.adversarial_weight, loss.start_step, halved) == DISCRIMINATORS[name]
+    assert loss.summed_limit == name.startswith("kl")
+    if name.startswith("kl"):
+        assert network.regularizer.weight == 1e-6
+    typed = composed(name, "stage.autoencoder.loss.start_step=7", "autoencoder.discriminator.weight=0.25")
+    assert (typed.stage.autoencoder.loss.start_step, typed.stage.autoencoder.loss.adversarial_weight) == (7, 0.25)

@@ -1,0 +1,148 @@
+"""Measuring a first stage: the scores of stage 1 itself, on folders as on shards, in any batches; mistakes and broken images."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ldm.autoencoder.identity import CopyAutoencoder
+from ldm.checkpoint import save
+from ldm.config import build, compose
+from ldm.evaluation.first_stage import ReconstructionScores, measure
+from ldm.files.picture import to_picture
+from tests.conftest import forked, scramble
+from tests.data.small_shards import encoded, level, write_tar
+
+NETWORK = {"_target_": "ldm.autoencoder.convolutional.ConvAutoencoder", "channels": 8, "channel_mult": [1, 1], "blocks": 1,
+           "latent_channels": 2, "groups": 4}  # fmt: skip
+KL = {"_target_": "ldm.autoencoder.kl.KLRegularizer"}
+VQ = {"_target_": "ldm.autoencoder.vq.VQRegularizer", "codes": 16, "latent_channels": 2}
+
+
+@pytest.fixture
+def pictures():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(7, 3, 4, 4, generator=generator) * 2 - 1
+    return [to_picture(image) for image in torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")]
+
+
+@pytest.fixture
+def folder(tmp_path, pictures):
+    (tmp_path / "photos").mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def saved(tmp_path, config, *, statistics=0):
+    network = scramble(build(config))
+    network.statistics_count.fill_(statistics)
+    save(tmp_path / "autoencoder.safetensors", network, config)
+    return tmp_path / "autoencoder.safetensors"
+
+
+def measured(ckpt, tmp_path, *options):
+    given = ["data.size=16", "device=cpu", f"data.cache={tmp_path / 'cache'}", f"out={tmp_path / 'scores.json'}"]
+    results = measure(compose("evaluation", [f"ckpt={ckpt}", *given, *options]))
+    assert json.loads((tmp_path / "scores.json").read_text()) == results
+    return results
+
+
+@pytest.mark.parametrize(("regularizer", "own"), [(KL, {"kl"}), (VQ, {"quantization", "codebook_usage", "perplexity"})])
+def test_scores_depend_on_the_images_alone(tmp_path, folder, pictures, regularizer, own):
+    """Not on batches, nor on where the images lie; a checkpoint without latent statistics serves."""
+    ckpt = saved(tmp_path, {**NETWORK, "regularizer": regularizer})
+    files = [
+        (f"{n}.{e}", data)
+        for n, picture in enumerate(pictures)
+        for e, data in (("png", encoded(picture)), ("txt", b"x"))
+    ]
+    shard = write_tar(tmp_path / "val.tar", files)
+    first = measured(ckpt, tmp_path, f"images={folder}", "batch_size=7")
+    assert first["scores"].keys() == {"psnr", "ssim", "rfrechet_efficientnet", *own}
+    assert (first["count"], first["broken"]) == (7, 0)
+    for options in ([f"images={folder}", "batch_size=2"], [f"data.val={shard}"]):
+        found = measured(ckpt, tmp_path, *options)
+        assert found["scores"] == pytest.approx(first["scores"], rel=1e-3)
+    fewer = measured(ckpt, tmp_path, f"images={folder}", "data.max_images=3")
+    assert fewer["count"] == 3
+    assert fewer["scores"]["psnr"] != first["scores"]["psnr"]
+
+
+def test_what_comes_back_as_it_is_has_no_distance(tmp_path, folder):
+    ckpt = saved(tmp_path, {"_target_": "ldm.autoencoder.identity.CopyAutoencoder"})
+    scores = measured(ckpt, tmp_path, f"images={folder}")["scores"]
+    assert scores["psnr"] is None, "JSON has no infinity"
+    assert scores["ssim"] == pytest.approx(1)
+    assert scores["rfrechet_efficientnet"] == pytest.approx(0, abs=1e-2)
+
+
+def test_psnr_and_a_perceptual_distance_are_means_over_images():
+    class Shifted(CopyAutoencoder):
+        """Images come back darker."""
+
+        def decode_projected(self, projected):
+            return projected - 0.2
+
+    class Difference(torch.nn.Module):
+        def forward(self, a, b):
+            return (a - b).abs().flatten(1).mean(1)
+
+    scores = ReconstructionScores(Shifted(), [], Difference())
+    for count in (1, 3):
+        scores.update(torch.rand(count, 3, 16, 16) * 0.5)
+    found = scores.compute()
+    assert found["lpips"] == pytest.approx(0.2, rel=1e-5)
+    assert found["psnr"] == pytest.approx(20, abs=1e-3), "10 log10 of 2 squared by 0.2 squared"
+
+
+@pytest.mark.e2e
+def test_scores_are_those_of_stage_1(tiny_run, tmp_path):
+    config = OmegaConf.load(tiny_run / "config.yaml")
+    written = json.loads((tiny_run / "autoencoder" / "results.json").read_text())
+    val = f"{build(config.data.source).write()}/val-*.tar"
+    forked("-m", "ldm.evaluation", f"ckpt={tiny_run}", f"data.val={val}", "data.size=32", "device=cpu",
+           f"out={tmp_path / 'scores.json'}", f"data.cache={tmp_path}")  # fmt: skip
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    rounding = 1e-4 if config.trainer.precision == "32-true" else 2e-2
+    for name in ("psnr", "ssim", "kl"):
+        assert scores[name] == pytest.approx(written[f"val/{name}"], rel=rounding)
+    step = tiny_run / "autoencoder" / "checkpoints" / "step-00000020.ckpt"
+    assert measured(step, tmp_path, f"data.val={val}", "data.size=32")["scores"]["psnr"] == pytest.approx(
+        scores["psnr"]
+    )
+
+
+def test_broken_images_of_shards_are_left_out_and_counted(tmp_path):
+    ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
+    whole = [(f"{n}.{e}", d) for n in range(3) for e, d in (("png", level(80 * n, size=(16, 16))), ("txt", b"x"))]
+    half = [("half.png", level(5, size=(64, 64))[:-30]), ("half.txt", b"x")]
+    shard = write_tar(tmp_path / "a.tar", [*whole, *half])
+    found = measured(ckpt, tmp_path, f"data.val={shard}")
+    assert (found["count"], found["broken"]) == (3, 1)
+    assert sum(found["scores"].values()) > 0
+
+
+MISTAKES = [
+    ([], "give the images to measure on, one of images=FOLDER and data.val=SHARDS"),
+    (["images={folder}", "data.val=x.tar"], "one of images=FOLDER and data.val=SHARDS"),
+    (["images={folder}/nowhere"], "no image at "),
+    (["images={folder}", "data.size=15"], "image size 15 is not a multiple of 2"),
+    (["images={folder}", "batch_size=0"], "batch_size=0 cannot be"),
+    (["images={folder}", "data.max_images=1"], "frechet_efficientnet needs at least 2 images, but there are 1"),
+    (["images={folder}", "vgg16=nowhere.pth"], "no weights at nowhere.pth"),
+    (["images={folder}", "out={folder}/0.png"], "was not written by this program; choose another file"),
+    (["images={folder}", "out={folder}"], "was not written by this program; choose another file"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])
+def test_mistakes_end_before_anything_is_written(tmp_path, folder, options, message):
+    ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
+    before = sorted(tmp_path.rglob("*"))
+    out = [] if any(option.startswith("out=") for option in options) else [f"out={tmp_path / 'scores.json'}"]
+    given = [option.replace("{folder}", str(folder)) for option in options]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        measure(compose("evaluation", [f"ckpt={ckpt}", "data.size=16", *out, *given]))
+    assert sorted(tmp_path.rglob("*")) == before
