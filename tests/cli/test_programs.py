@@ -12,6 +12,7 @@ PROGRAMS = {
     "sample": ["sample.py"],
     "pack": ["-m", "ldm.data.pack"],
     "encode": ["-m", "ldm.encode"],
+    "neighbors": ["-m", "ldm.data.neighbors"],
     "ema": ["-m", "ldm.ema"],
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
