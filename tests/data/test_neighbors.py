@@ -14,12 +14,12 @@ from hydra.errors import InstantiationException
 from PIL import Image
 
 from ldm.cli.neighbors import run
-from ldm.config import build, compose
+from ldm.config import CONFIGS, build, compose
 from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.neighbors.copies import ShardCopier
 from ldm.data.neighbors.database import EMBEDDINGS, INDEX, embed_shards, open_database
 from ldm.data.neighbors.program import PLAN, copy_shards
-from ldm.data.neighbors.search import ExactSearch, InvertedFileSearch
+from ldm.data.neighbors.search import ExactSearch, InvertedFileSearch, NeighborSearch
 from ldm.data.shards.names import name_shards
 from ldm.pretrained.retrieval import CLIPRetrieval, RetrievalEncoder
 from tests.data.small_shards import dataset, encoded, level, write_tar
@@ -324,9 +324,12 @@ def test_without_faiss_the_extra_is_named(shards, monkeypatch):
         run(options(shards))
 
 
-@pytest.mark.parametrize("choice", ["exact", "inverted_file"])
-def test_every_search_builds(choice):
-    assert build(compose("neighbors", [f"search={choice}", "out=x"]).search) is not None
+@pytest.mark.parametrize("group", ["encoder", "search"])
+def test_every_choice_builds(group, tmp_path):
+    for file in (CONFIGS / group).glob("*.yaml"):
+        more = [f"encoder.name={save_clip(tmp_path)}"] if file.stem == "clip" else []
+        made = build(compose("neighbors", ["out=x", f"{group}={file.stem}", *more])[group])
+        assert isinstance(made, {"encoder": RetrievalEncoder, "search": NeighborSearch}[group])
 
 
 def test_clips_of_other_weights_have_other_signatures(tmp_path):

@@ -1,4 +1,4 @@
-"""What `python -m ldm.data.neighbors` does: neighbours beside the samples of shards, and of single images and prompts."""
+"""The program `python -m ldm.data.neighbors`: neighbours beside the samples of shards, and of single images and prompts."""
 
 from __future__ import annotations
 
