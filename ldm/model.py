@@ -217,7 +217,8 @@ class LatentDiffusion(nn.Module):
             seeds: One an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...
             size: Height and width of the images in pixels, one number for squares; None: that of the start's images, or as in
                 training.
-            negative: The negative prompt, for all or one an image; "": guidance leads away from the mean of all images.
+            negative: The negative prompt, for all or one an image; "": guidance leads away from the mean of all images. It is
+                encoded even where the fields hold the cached tokens of captions.
             start: What sampling begins with; None: noise alone.
             sampler: None: the model's own.
             guidance: None: the model's own.
@@ -226,6 +227,7 @@ class LatentDiffusion(nn.Module):
 
         Raises:
             ValueError: Where options do not fit together, or an image is not finite.
+            RuntimeError: Where a text is to be encoded, and the conditioner was given no text encoder yet.
         """
         check("batch_size", batch_size, COUNT)
         fields = clean_fields(fields, prompts)
@@ -268,7 +270,11 @@ class LatentDiffusion(nn.Module):
         nothing = self.conditioner.null(fields)
         if not any(negatives):
             return nothing
-        negative = self.conditioner({**fields, "caption": list(negatives)})
+        if "caption" not in self.conditioner.inputs:
+            raise ValueError(
+                f"negative is a text, but this model reads {', '.join(self.conditioner.inputs)} and no caption; leave it out"
+            )
+        negative = self.conditioner(self.conditioner.with_captions(fields, negatives))
         (device, *_) = (part.device for part in negative if part is not None)
         return nothing.where(torch.tensor([bool(text) for text in negatives], device=device), negative)
 

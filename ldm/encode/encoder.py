@@ -30,7 +30,7 @@ from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import finish
 from ldm.data.latents import pack_latent
 from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out, typed_names
-from ldm.data.shards.names import write_shard
+from ldm.data.shards.names import StoredSample, write_shard
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
@@ -166,7 +166,7 @@ def _encode(
     )
     with tqdm(total=total, desc="encoding", unit="image", disable=0 not in shards) as bar:
 
-        def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[dict]:
+        def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[StoredSample]:
             for _, (batch, texts) in batches:
                 yield from _files_of(batch, texts, encoder, facts)
                 done.update({"samples": len(batch.key), **Counter(skip.reason for skip in batch.skipped)})
@@ -180,7 +180,7 @@ def _encode(
 
 def _files_of(
     batch: Batch, others: Sequence[dict[str, bytes]], encoder: LatentEncoder, facts: dict[str, str]
-) -> Iterator[dict]:
+) -> Iterator[StoredSample]:
     if not batch.key:
         return
     captions = list_field(batch.fields, "caption") if facts["text"] else []

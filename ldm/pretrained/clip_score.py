@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
@@ -68,7 +68,8 @@ class CLIPScore:
         """Return the embeddings `(B, D)`, of any length, of images `(B, 3, H, W)` in [-1, 1]."""
         network = self.network.to(image.device)  # type: ignore[arg-type]
         pixels = standardized(image, self.size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        return network.get_image_features(pixels).pooler_output
+        seen: Tensor = network.get_image_features(pixels).pooler_output
+        return seen
 
     def embed_texts(self, prompts: Sequence[str], device: torch.device | str) -> Tensor:
         """Return the embeddings `(N, D)`, of any length, of texts; what CLIP cuts away from one is logged once."""
@@ -77,7 +78,8 @@ class CLIPScore:
             list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
         ).to(device)
         self._tell_overflow(prompts)
-        return network.get_text_features(**words).pooler_output
+        text: Tensor = network.get_text_features(**words).pooler_output
+        return text
 
     def _tell_overflow(self, prompts: Sequence[str]) -> None:
         """Log once for each prompt the part that the tokenizer, which has just read it, has cut away."""

@@ -135,5 +135,5 @@ def made_steps(steps: int, strength: float) -> int:
 def _back(x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
     """Add noise to x_s at the noise level `here` to get x_t at the higher one `there`, by the forward process."""
     kept = there.alpha / here.alpha
-    added = there.sigma**2 - (kept * here.sigma) ** 2
-    return kept * x + max(added, 0.0) ** 0.5 * trajectory.draw()
+    added: float = max(there.sigma**2 - (kept * here.sigma) ** 2, 0.0) ** 0.5
+    return kept * x + added * trajectory.draw()

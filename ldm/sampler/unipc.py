@@ -100,4 +100,5 @@ def _weights(places: Sequence[float], h: float) -> list[float]:
         right.append(phi * math.factorial(power + 1) / math.expm1(-h))
         phi = phi / -h - 1.0 / math.factorial(power + 2)
     system = torch.tensor(rows, dtype=torch.float64)
-    return torch.linalg.solve(system, torch.tensor(right, dtype=torch.float64)).tolist()
+    weights: list[float] = torch.linalg.solve(system, torch.tensor(right, dtype=torch.float64)).tolist()
+    return weights

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ldm.data.dataset import ShardDataset, finish
 from ldm.data.decode import Broken
 from ldm.data.neighbors.database import NeighborDatabase, npy_bytes
 from ldm.data.rewriting import chunks_of, left_out
-from ldm.data.shards.names import write_shard
+from ldm.data.shards.names import StoredSample, write_shard
 from ldm.pretrained.retrieval import RetrievalEncoder
 
 ENDING = "neighbors.npy"
@@ -141,7 +141,7 @@ class ShardCopier:
 
             def samples(
                 batches: Iterable[tuple[int, tuple[list[StoredImage], list[SkippedSample]]]],
-            ) -> Iterator[dict[str, Any]]:
+            ) -> Iterator[StoredSample]:
                 for _, (images, skipped) in batches:
                     yield from self._samples(images)
                     done.update({"samples": len(images), **Counter(skip.reason for skip in skipped)})
@@ -161,7 +161,7 @@ class ShardCopier:
                     own[list(numbers)] = [rows.get(dataset.index[number].key, -1) for number in numbers]
         return own
 
-    def _samples(self, images: Sequence[StoredImage]) -> Iterator[dict[str, Any]]:
+    def _samples(self, images: Sequence[StoredImage]) -> Iterator[StoredSample]:
         """Yield the files of samples, their neighbours among them."""
         if not images:
             return

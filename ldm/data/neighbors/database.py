@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Sequence
 from itertools import groupby
@@ -222,7 +223,8 @@ def _write(file: Path, keys: Sequence[str], embeddings: Tensor, summary: ShardSu
         "keys": torch.frombuffer(bytearray(b"".join(names) or b"\0"), dtype=torch.uint8),
         "key_ends": torch.tensor(np.cumsum([len(name) for name in names], dtype=np.int64)),
     }
-    write_tensors(file, tensors, {"shard": os.path.abspath(summary.path), "digest": summary.digest})
+    facts = {"shard": os.path.abspath(summary.path), "digest": summary.digest}
+    write_tensors(file, tensors, {"facts": json.dumps(facts)})  # one text: several have no order in the file
 
 
 def open_database(folder: Path, search: NeighborSearch) -> NeighborDatabase:
@@ -236,7 +238,8 @@ def open_database(folder: Path, search: NeighborSearch) -> NeighborDatabase:
     for file in sorted(folder.glob(EMBEDDINGS.format(0).replace("000000", "*"))):
         try:
             with safe_open(file, "np") as content:
-                facts, count = content.metadata(), content.get_slice("embeddings").get_shape()[0]
+                facts = json.loads(content.metadata()["facts"])
+                count = content.get_slice("embeddings").get_shape()[0]
         except SafetensorError as error:
             raise ValueError(
                 f"{file} is damaged ({error}); delete it and type the command again that wrote it"
