@@ -63,7 +63,7 @@ class EmbeddedShard(NamedTuple):
         """Their embeddings `(images, D)`, of length 1 also after they were rounded."""
         with safe_open(self.file, "np") as content:
             found: NDArray[np.float32] = content.get_tensor("embeddings").astype(np.float32)
-        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
         return found
 
 
