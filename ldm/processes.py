@@ -46,7 +46,10 @@ def start(trainer: pl.Trainer, strategy: str) -> None:
 
 
 def end(trainer: pl.Trainer) -> None:
-    """End the processes that `start` has started, whatever they are doing; only to be called after an error."""
+    """End the processes that `start` has started, whatever they are doing; only to be called after an error.
+
+    The launcher's class, and so its `kill`, are private to Lightning; `tests/test_processes.py` fails where it changes.
+    """
     if trainer.world_size > 1 and trainer.strategy.launcher is not None:
         trainer.strategy.launcher.kill(signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -31,6 +32,11 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["ldm.training.run", "ldm.generation.sample", "ldm.encode.encoder", "ldm.data.pack.packer"]
 )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the libraries have made out of garbage collection, which looks at all of it again and again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.utils import get_class, get_object
+from omegaconf import OmegaConf
 
 from ldm.callback.evaluation import Evaluation
 from ldm.config import CONFIGS, build, compose, differences, resolved
+from ldm.options.arguments import parse_override, quote_texts
 from ldm.training.options import SHARED
 from ldm.training.rules import RULES, check_values
 from ldm.training.validate import check_batches, check_images, idle_devices
+from tests import configs
 from tests.conftest import forked
 from tests.training.stages import stages
 
@@ -20,7 +23,7 @@ SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
 def composed(experiment, *overrides):
     shards = [] if experiment in ("txt2img", "classifier") else SHARDS
-    return compose("train", [f"experiment={experiment}", *shards, *overrides])
+    return configs.composed("train", f"experiment={experiment}", *shards, *overrides)
 
 
 def targets(node):
@@ -55,26 +58,31 @@ def test_every_experiment_composes_and_its_model_builds(experiment):
             build(stage.scheduler)
 
 
-GROUPS = sorted(
-    (path.parent.name, path.stem)
-    for path in CONFIGS.glob("*/*.yaml")
-    if path.parent.name
-    not in ("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode")
-    and path.parent.name not in ("encoder", "search")  # of another program: see tests/data/test_neighbors.py
+ELSEWHERE = (
+    *("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode"),
+    *("encoder", "search"),  # of ldm.data.neighbors
 )
+CHOICES = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in sorted(CONFIGS.iterdir())
+    if folder.is_dir() and folder.name not in ELSEWHERE and list(folder.glob("*.yaml"))
+}
+"""Groups of train.py that other tests do not compose, and their choices."""
 
 
-@pytest.mark.parametrize(("group", "choice"), GROUPS)
-def test_every_choice_composes(group, choice):
-    extra = SHARDS if (group, choice) == ("data", "shards") else []
-    experiment = "classifier" if group == "classifier" or choice == "caption_classifier" else "txt2img"
-    config = resolved(compose("train", [f"experiment={experiment}", "metric=offline", f"{group}={choice}", *extra]))
-    assert group in config
+@pytest.mark.parametrize("chosen", configs.one_of_each(CHOICES), ids=lambda chosen: "-".join(chosen.values()))
+def test_every_choice_composes(chosen):
+    extra = SHARDS if chosen["data"] == "shards" else []
+    experiment = "classifier" if chosen["model"] == "caption_classifier" else "txt2img"
+    options = [f"{group}={choice}" for group, choice in chosen.items() if group != "classifier"]
+    options += [f"classifier={chosen['classifier']}"] * (experiment == "classifier")
+    config = resolved(compose("train", [f"experiment={experiment}", *options, *extra]))
+    assert config.keys() >= chosen.keys() - {"classifier"}
     with torch.device("meta"):
-        if group in ("backbone", "conditioner", "classifier"):
-            build(config[group])
-        if group == "autoencoder":
-            build(config[group]["network"])
+        for part in (config["backbone"], config["conditioner"], config["autoencoder"]["network"]):
+            build(part)
+        if experiment == "classifier":
+            build(config["classifier"])
 
 
 UNDER = [
@@ -89,8 +97,8 @@ UNDER = [
 def test_any_guidance_goes_under_another(choice, options):
     for under in ("none", "classifier_free", "autoguidance"):
         names = [f"guidance={choice}", f"guidance@guidance.guidance={under}", *options.split()]
-        config = resolved(compose("sample", ["ckpt=x", *names]))["guidance"]
-        assert config["guidance"] == resolved(compose("sample", [f"guidance={under}"]))["guidance"]
+        config = resolved(configs.composed("sample", "ckpt=x", *names))["guidance"]
+        assert config["guidance"] == resolved(configs.composed("sample", f"guidance={under}"))["guidance"]
         for node in targets(config):
             parameters = inspect.signature(get_object(node["_target_"])).parameters
             assert {key for key in node if not key.startswith("_")} <= parameters.keys()
@@ -228,8 +236,10 @@ IMPOSSIBLE = [
 @pytest.mark.parametrize(("option", "range"), IMPOSSIBLE, ids=[option[:60] for option, _ in IMPOSSIBLE])
 def test_values_that_cannot_be_are_refused_first_of_all(option, range):
     name, _, value = option.partition("=")
+    config = composed("txt2img")
+    OmegaConf.update(config, name, parse_override(quote_texts([option])[0]).value())
     with pytest.raises(ValueError, match="cannot be; give ") as error:
-        check_values(resolved(composed("txt2img", option)))
+        check_values(resolved(config))
     assert str(error.value).startswith(f"{name}={value.strip(chr(39))}")
     assert range in str(error.value)
 
@@ -274,8 +284,9 @@ def test_what_a_run_gives_to_the_trainer_itself_cannot_be_given():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_recipe_divides_by_the_usual_numbers_of_processes(experiment):
+    made = list(stages(composed(experiment)).values())
     for world in (1, 2, 4, 8, 16):
-        check_batches(list(stages(composed(experiment)).values()), world)
+        check_batches(made, world)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_those_that_can():
@@ -349,6 +360,18 @@ def test_experiment_must_be_named():
     text = forked("train.py", ok=False)
     assert "no experiment was named; type python train.py experiment=txt2img" in text
     assert "Traceback" not in text
+
+
+def test_options_set_after_a_composition_are_those_of_hydra():
+    options = [
+        "experiment=txt2img",
+        "data.size=64",
+        "name=1e3",
+        "paths.data_dir=it's, {a}",
+        "data.train=[/a/{0..1}.tar]",
+    ]
+    options += ["stage.diffusion.optimizer.betas=[0.5,0.6]", "data=stream", "backbone.channel_mult=[1]"]
+    assert configs.composed("train", *options) == compose("train", options)
 
 
 def test_differences_are_listed_by_their_full_name():

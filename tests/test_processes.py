@@ -1,7 +1,10 @@
 """Two processes on one machine, as those of two machines: with one run folder, or with two."""
 
 import os
+import signal
+import sys
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -90,6 +93,24 @@ def test_processes_that_start_in_the_middle_are_refused():
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match="trainer.strategy=ddp_spawn starts processes in a way"):
         processes.start(trainer, "ddp_spawn")
+
+
+def test_processes_that_were_started_are_killed(tmp_path, monkeypatch):
+    """By the launcher, whose class is private to Lightning; in a fork, since Lightning's observer kills who has lost a child."""
+    (tmp_path / "sleeps.py").write_text("import time; time.sleep(4)")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "sleeps.py")])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    if (child := os.fork()) == 0:
+        code = 1
+        with suppress(BaseException):
+            trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+            trainer.strategy.launcher.launch(lambda: None, trainer=trainer)
+            processes.end(trainer)
+            _, status = os.wait()
+            code = int(os.waitstatus_to_exitcode(status) != -signal.SIGKILL)
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_nobody_trains_from_another_step_or_place_in_the_data(tmp_path):

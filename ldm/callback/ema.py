@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ldm.callback.steps import StepCounter
 
@@ -106,7 +107,7 @@ class EMA(pl.Callback):
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], count: int) -> None:
         decay = min(self.decay, (1 + count) / (10 + count))
-        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        get_ema_multi_avg_fn(decay)(averaged, current, count)
 
     @torch.no_grad()
     def _swap(self) -> None:

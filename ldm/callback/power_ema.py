@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ldm.callback.steps import StepCounter
-from ldm.ema.power_function import gamma_of, newest_share
+from ldm.ema.power_function import decay_at, gamma_of
 from ldm.ema.snapshot import write_snapshot
 from ldm.files.tensors import DTYPES
 from ldm.optim.divergence import all_finite
@@ -86,8 +86,8 @@ class PowerEMA(pl.Callback):
             return
         weights = _trained(pl_module)
         for length, average in self.averages.items():
-            fraction = newest_share(self.gammas[length], self._steps.made)
-            torch._foreach_lerp_([average[name] for name in weights], list(weights.values()), fraction)
+            update = get_ema_multi_avg_fn(decay_at(self.gammas[length], self._steps.made))
+            update([average[name] for name in weights], list(weights.values()), self._steps.made)
         if trainer.is_global_zero and (
             self._steps.made % self.every_n_steps == 0 or self._steps.made == trainer.max_steps
         ):

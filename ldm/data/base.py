@@ -99,6 +99,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.bad_samples, self.val_bad_samples = BadSampleCounter(max_broken), BadSampleCounter(max_broken)
         self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
         self.position = 0
+        self._repeated: list[Batch] = []
         self._opened: ShardDataset | None = None
 
     def need(self, fields: Iterable[str]) -> None:
@@ -230,6 +231,7 @@ class DataModule(pl.LightningDataModule, ABC):
         if len(self.val_set) < world:
             raise ValueError(f"{len(self.val_set)} validation images for {world} processes; give at least one to each")
         self.images_per_step, self.accumulate, self.position = images_per_step, accumulate, 0
+        self._repeated = []
         self.batch_size = images_per_step // (accumulate * world)
         self.check_batch(world)
 
@@ -251,6 +253,14 @@ class DataModule(pl.LightningDataModule, ABC):
         while len(batches) < count:
             batches += islice(loader, count - len(batches))
         return batches
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Return the batch; with `trainer.overfit_batches=N`, one of the first N of the whole training instead."""
+        count = int(self.trainer.overfit_batches) if self.trainer is not None else 0  # type: ignore[attr-defined]
+        if self.trainer is None or not count or not self.trainer.training:
+            return batch
+        self._repeated = self._repeated or self.first_batches(count)
+        return self._repeated[(self.trainer.fit_loop.total_batch_idx + 1) % count]
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of processes."""

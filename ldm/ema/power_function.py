@@ -75,8 +75,8 @@ def length_of(gamma: float) -> float:
     return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
 
 
-def newest_share(gamma: float, step: int) -> float:
-    """Return the fraction of the newest weights in the average: 1 - β_t with β_t = (1 - 1/t)^(γ+1).
+def decay_at(gamma: float, step: int) -> float:
+    """Return the decay β_t = (1 - 1/t)^(γ+1) of the average at a step; the newest weights get 1 - β_t.
 
     Args:
         gamma: Exponent γ of the average.
@@ -86,7 +86,7 @@ def newest_share(gamma: float, step: int) -> float:
         Karras et al., 2023, section 3.1, arXiv:2312.02696.
     """
     kept: float = (1.0 - 1.0 / step) ** (gamma + 1.0)
-    return 1.0 - kept
+    return kept
 
 
 def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:

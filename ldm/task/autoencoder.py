@@ -34,7 +34,7 @@ class AutoencoderTask(Task):
     """
 
     model: Autoencoder
-    scores = ("psnr", "ssim", "kl")
+    metrics = ("psnr", "ssim", "kl")
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 from torch import nn
 from torch.optim import Optimizer
 
-from ldm.batch import Batch
 from ldm.checkpoint import CONFIG_KEY
 from ldm.optim.divergence import Watch
 from ldm.optim.frozen import FrozenParts
@@ -29,7 +28,7 @@ class Task(pl.LightningModule, ABC):
         gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
     """
 
-    scores: ClassVar[Sequence[str]]
+    metrics: ClassVar[Sequence[str]]
     """Names of what validation logs, without `val/`."""
 
     def __init__(
@@ -49,7 +48,6 @@ class Task(pl.LightningModule, ABC):
         self.gradient_clip_val = gradient_clip_val
         self.watch = Watch()
         self.frozen: FrozenParts | None = None
-        self._repeated: list[Batch] = []
 
     @property
     @abstractmethod
@@ -74,11 +72,3 @@ class Task(pl.LightningModule, ABC):
         """
         if self.frozen is not None:
             self.frozen.fill_in(checkpoint)
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Return the batch; with `trainer.overfit_batches=N`, one of the first N of the whole training instead."""
-        count = int(self.trainer.overfit_batches)  # type: ignore[attr-defined]
-        if not count or not self.trainer.training:
-            return batch
-        self._repeated = self._repeated or self.trainer.datamodule.first_batches(count)  # type: ignore[attr-defined]
-        return self._repeated[(self.trainer.fit_loop.total_batch_idx + 1) % count]

@@ -20,7 +20,7 @@ class ClassifierTask(LatentTask[CaptionClassifier]):
     Validation logs the loss at random times, and at three times t the `recall`. Its options are those of LatentTask.
     """
 
-    scores = ("loss", *(f"recall_{t}" for t in TIMES))
+    metrics = ("loss", *(f"recall_{t}" for t in TIMES))
 
     @property
     def reader(self) -> Vocabulary:

@@ -30,7 +30,7 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         alignment: Makes a loss beside that of the model for its backbone; None: none.
     """
 
-    scores = ("loss",)
+    metrics = ("loss",)
 
     def __init__(
         self,

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 IGNORED_WARNINGS = (
     ".*LeafSpec.*deprecated",  # Lightning about torch
     ".*resuming from a checkpoint that ended before the epoch ended",  # the data module knows where it stood
-    ".*You have overridden .on_before_batch_transfer.",
     ".*does not have many workers",
     ".*lr_scheduler.step.*before.*optimizer.step",  # the discriminator's, which starts later than its schedule
     ".*exists and is not empty",

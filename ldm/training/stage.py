@@ -179,9 +179,9 @@ class Stage(ABC, Generic[TaskType]):
         return batches
 
     @property
-    def scores(self) -> set[str]:
+    def metrics(self) -> set[str]:
         """Names of all that validation logs."""
-        made = {f"val/{name}" for name in self.task.scores}
+        made = {f"val/{name}" for name in self.task.metrics}
         return made | {f"eval/{name}" for part in self.evaluations for metric in part.metrics for name in metric.names}
 
     @property

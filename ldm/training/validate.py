@@ -236,12 +236,12 @@ def check_metrics(optimized: str | None, stages: Sequence[Stage[Task]]) -> None:
             _check_counts(stage.name, evaluation)
         for callback in stage.callbacks.values():
             best = callback.best if isinstance(callback, Checkpoints) else None
-            if best is not None and best not in stage.scores:
+            if best is not None and best not in stage.metrics:
                 raise ValueError(
                     f"stage.{stage.name}.callbacks.checkpoint.best={best} is not measured; choose from "
-                    f"{', '.join(sorted(stage.scores))}"
+                    f"{', '.join(sorted(stage.metrics))}"
                 )
-        known |= stage.scores
+        known |= stage.metrics
     names = sorted({name.rpartition("/")[2] for name in known})
     if optimized is not None and optimized not in {*names, *known}:
         raise ValueError(f"optimized_metric={optimized} is not measured; choose from {', '.join(names)}")

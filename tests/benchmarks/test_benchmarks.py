@@ -9,6 +9,7 @@ from ldm.config import build, compose
 from tests.benchmarks import latents, loader, startup, threads, toolbox
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's reader leaves shards open
 def test_loader(tmp_path, capsys):
     loader.compare(tmp_path / "x", "small", 320, (16, 16), 16, "png", rounds=1)
     text = capsys.readouterr().out
@@ -17,26 +18,23 @@ def test_loader(tmp_path, capsys):
     assert "webdataset, 2 workers" in text
 
 
+@pytest.mark.e2e
 def test_latents(tmp_path, capsys):
     latents.measure("small", tmp_path, ["debug=tiny"], steps=1)
     assert "x as long as one from latents" in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 def test_startup(monkeypatch):
     monkeypatch.setattr(startup, "PROGRAMS", ("-c 'import ldm'",))
     assert startup.seconds(["-c", "import ldm, sys; assert not {'torch', 'hydra'} & sys.modules.keys()"]) > 0
     assert startup.first_step("debug=tiny", "trainer=cpu") > 0
 
 
+@pytest.mark.e2e
 def test_threads():
     assert threads.measure(None, 1, busy=False) > 0
     assert threads.measure({"OMP_WAIT_POLICY": "passive"}, 1, busy=True) > 0
-
-
-@pytest.mark.parametrize("overrides", toolbox.TRAINING.values(), ids=list(toolbox.TRAINING))
-def test_each_way_to_train(overrides):
-    config = compose("train", ["experiment=txt2img", *overrides.split()])
-    build(config.model)
 
 
 @pytest.mark.parametrize("overrides", toolbox.GUIDANCE.values(), ids=list(toolbox.GUIDANCE))
@@ -45,12 +43,14 @@ def test_each_kind_of_guidance(overrides):
 
 
 @pytest.mark.parametrize("overrides", toolbox.TRAINING.values(), ids=toolbox.TRAINING)
-def test_ways_to_train_compose_with_the_settings_of_the_study(overrides):
+def test_each_way_to_train_builds_with_the_settings_of_the_study(overrides):
     config = compose("train", ["experiment=txt2img", *toolbox.studied(overrides.split())])
     assert config.backbone.model_channels == 64
     assert config.timestep_sampler._target_.endswith("UniformTimesteps") != ("timestep_sampler=" in overrides)
+    build(config.model)
 
 
+@pytest.mark.e2e
 def test_toolbox(tmp_path, capsys, monkeypatch):
     """A part of the study, with networks that learn nothing; the same command again computes nothing again."""
     monkeypatch.setattr(toolbox, "TRAINING", dict(list(toolbox.TRAINING.items())[:1]))

@@ -52,7 +52,7 @@ class Task(pl.LightningModule):
     def validation_step(self, batch, batch_idx):
         self.validated.append(self.global_step)
         assert all_finite(self.parameters())
-        self.log("val/score", -float(self.global_step))
+        self.log("val/score", -float(self.global_step), sync_dist=True)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.01)

@@ -68,7 +68,8 @@ class Reference(pl.Callback):
     def __init__(self, decay):
         def average(averaged, current, count):
             share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-            torch._foreach_lerp_(averaged, current, share)
+            for average, weight in zip(averaged, current, strict=True):
+                average.lerp_(weight, share)
 
         self.average, self.model, self.step = average, None, 0
 

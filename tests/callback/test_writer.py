@@ -2,6 +2,7 @@ import errno
 import os
 import resource
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_weights_are_mapped_and_no_code_is_run(tmp_path, capsys):
     path = tmp_path / "step-1.ckpt"
     CheckpointWriter().save_checkpoint({"weight": torch.zeros(100_000)}, path)
     weight = CheckpointWriter().load_checkpoint(path, weights_only=False)["weight"]
-    assert str(path) in open("/proc/self/maps").read()  # noqa: SIM115
+    assert str(path) in Path("/proc/self/maps").read_text()
     assert weight.sum() == 0
     for content in (Evil(), b"half"):
         torch.save(content, path) if isinstance(content, Evil) else path.write_bytes(content)

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,30 @@ def test_mixtures(tmp_path):
         captioned(tmp_path, train=train, val=f"{tmp_path}/val*.tar", buckets={"multiple": 8, "max_ratio": 2})
     with pytest.raises(ValueError, match="every data set has a weight"):
         captioned(tmp_path, train=[train[0], f"{tmp_path}/b/*.tar"], val=f"{tmp_path}/val*.tar")
+
+
+def test_overfitting_repeats_the_first_batches_of_each_stage(tmp_path, shards):
+    data = captioned(tmp_path, **shards)
+    for size in (4, 2):
+        data.trainer = None
+        data.set_batch(size, 1, 1)
+        batches = [batch.key for batch, _ in zip(data.train_dataloader(), range(5), strict=False)]
+        loop = SimpleNamespace(total_batch_idx=-1)
+        data.trainer = SimpleNamespace(
+            overfit_batches=2,
+            training=True,
+            fit_loop=loop,
+            global_rank=0,
+            world_size=1,
+            strategy=SimpleNamespace(root_device="cpu"),
+        )
+        for place in (0, 1, 2, 3, 1):
+            loop.total_batch_idx = place - 1
+            assert data.on_before_batch_transfer("another", 0).key == batches[place % 2]
+        data.trainer.training = False
+        assert data.on_before_batch_transfer("validated", 0) == "validated"
+        data.trainer.training, data.trainer.overfit_batches = True, 0
+        assert data.on_before_batch_transfer("another", 0) == "another"
 
 
 def test_buckets_keep_the_shape_of_images(tmp_path):

@@ -79,7 +79,6 @@ def test_a_tiff_with_a_tile_larger_than_any_image_is_refused_by_its_header():
         read_header(_tiff_of(tags))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
 def test_no_damage_to_a_tiff_ends_a_program(compression):
     """Bytes changed in the header, among the tags and in the pixels: a picture or a verdict, nothing else."""

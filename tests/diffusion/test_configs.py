@@ -4,29 +4,37 @@ import pytest
 
 from ldm.config import CONFIGS, build, compose
 from ldm.diffusion.schedule import LinearSchedule
+from tests.configs import one_of_each
 
-
-@pytest.mark.parametrize(
-    "group",
-    ["schedule", "prediction", "weighting", "times", "distance", "grid", "sampler", "guidance", "optimizer"],
+GROUPS = (
+    "schedule",
+    "prediction",
+    "weighting",
+    "timestep_sampler",
+    "criterion",
+    "timestep_spacing",
+    "sampler",
+    "guidance",
+    "optimizer",
 )
-def test_every_choice_of_a_group_builds(group):
-    for file in (CONFIGS / group).glob("*.yaml"):
-        if file.stem in (
-            "autoguidance",
-            "classifier",
-            "low_resolution",
-            "clip",
-        ):  # need files; see tests/test_sample.py
-            continue
-        target = "optimizer@stage.diffusion.optimizer" if group == "optimizer" else group
-        config = compose("train", ["experiment=txt2img", f"{target}={file.stem}"])
-        made = build(config.stage.diffusion.optimizer if group == "optimizer" else config[group])
-        assert made is not None
-        if group != "optimizer":
-            assert re.search(r"References:\n.*\d{4}", type(made).__doc__, re.DOTALL) or file.stem == "none", (
-                "it names its source"
-            )
+NEED_FILES = ("autoguidance", "classifier", "low_resolution", "clip")
+"""Guidance that tests/generation/test_sample.py makes."""
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if path.stem not in NEED_FILES)
+
+
+@pytest.mark.parametrize("chosen", one_of_each({group: choices(group) for group in GROUPS}), ids=str)
+def test_every_choice_builds_and_names_its_source(chosen):
+    names = {"optimizer": "optimizer@stage.diffusion.optimizer"}
+    options = [f"{names.get(group, group)}={choice}" for group, choice in chosen.items()]
+    config = compose("train", ["experiment=txt2img", *options])
+    assert build(config.stage.diffusion.optimizer) is not None
+    for group in GROUPS[:-1]:
+        made = build(config[group])
+        source = re.search(r"References:\n.*\d{4}", type(made).__doc__, re.DOTALL)
+        assert source or chosen[group] == "none", f"{group}={chosen[group]}"
 
 
 @pytest.mark.parametrize("choice", ["zero_terminal", "shifted"])
@@ -36,8 +44,12 @@ def test_a_schedule_made_of_another_one_takes_any(choice):
     assert isinstance(made.schedule, LinearSchedule)
 
 
-@pytest.mark.parametrize("grid", sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml")))
-def test_every_sampler_goes_along_the_grid_that_is_chosen(grid):
-    for file in (CONFIGS / "sampler").glob("*.yaml"):
-        config = compose("sample", ["ckpt=none", f"sampler={file.stem}", f"grid={grid}"])
-        assert type(build(config.sampler).grid) is type(build(config.grid)), file.stem
+SAMPLERS, SPACINGS = choices("sampler"), choices("timestep_spacing")
+PAIRS = [(sampler, SPACINGS[number % len(SPACINGS)]) for number, sampler in enumerate(SAMPLERS)]
+
+
+@pytest.mark.parametrize(("sampler", "spacing"), PAIRS)
+def test_every_sampler_goes_along_the_timestep_spacing_that_is_chosen(sampler, spacing):
+    config = compose("sample", ["ckpt=none", f"sampler={sampler}", f"timestep_spacing={spacing}"])
+    assert config.timestep_spacing._target_.rpartition(".")[2].lower() == f"{spacing.replace('_', '')}spacing"
+    assert type(build(config.sampler).timestep_spacing) is type(build(config.timestep_spacing))

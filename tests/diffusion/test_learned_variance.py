@@ -10,7 +10,8 @@ from ldm.diffusion.prediction import CleanPrediction, NoisePrediction, VelocityP
 from ldm.diffusion.schedule import CosineSchedule, ScaledLinearSchedule, SigmoidSchedule
 from ldm.diffusion.timestep_sampler import UniformTimesteps
 from ldm.diffusion.weighting import ConstantWeighting, MinSNRWeighting
-from tests.diffusion.parts import SCHEDULES, Exact, Fixed, Uncertain, map_of, name
+from tests.diffusion.networks import Exact, Fixed, Uncertain, map_of
+from tests.parts import MORE_SCHEDULES, name
 
 
 def test_learned_variance_finds_the_true_one():
@@ -59,7 +60,7 @@ def test_the_variational_bound_is_the_divergence_of_two_gaussians(schedule):
     assert float(got[0]) == 0
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("schedule", MORE_SCHEDULES, ids=name)
 def test_gradients_of_a_learned_variance_are_finite_at_the_earliest_times(schedule):
     network = Exact(schedule, CleanPrediction(), 1.0)
     denoiser = Denoiser(network, schedule, CleanPrediction(), learned_variance=True)

@@ -10,7 +10,8 @@ from ldm.diffusion.prediction import NoisePrediction
 from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.diffusion.timestep_sampler import UniformTimesteps
 from ldm.diffusion.weighting import ConstantWeighting, MinSNRWeighting, P2Weighting, SNRWeighting, SoftMinSNRWeighting
-from tests.diffusion.parts import PREDICTIONS, SCHEDULES, TIMES, Exact, map_of, name
+from tests.diffusion.networks import Exact, map_of
+from tests.parts import MORE_SCHEDULES, PREDICTIONS, TIMESTEP_SAMPLERS, name
 
 WEIGHTINGS = [
     ConstantWeighting(),
@@ -22,8 +23,8 @@ WEIGHTINGS = [
 ]
 
 
-@pytest.mark.parametrize("times", TIMES, ids=name)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("times", TIMESTEP_SAMPLERS, ids=name)
+@pytest.mark.parametrize("schedule", MORE_SCHEDULES, ids=name)
 def test_loss_of_the_exact_denoiser_is_the_known_remainder(schedule, times):
     """By every prediction, schedule, weighting and distribution of times; and its gradients are finite."""
     variance, count = 2.5, 1000

@@ -4,10 +4,11 @@ from diffusers import DDPMScheduler
 
 from ldm.diffusion.prediction import CleanPrediction, NoisePrediction, VelocityPrediction
 from ldm.diffusion.schedule import EDMSchedule, ScaledLinearSchedule
-from tests.diffusion.parts import PREDICTIONS, SCHEDULES, map_of, name
+from tests.diffusion.networks import map_of
+from tests.parts import MORE_SCHEDULES, PREDICTIONS, name
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("schedule", MORE_SCHEDULES, ids=name)
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
 def test_prediction_round_trip(prediction, schedule):
     x, z = torch.randn(2, 64, 4, 8, 8, dtype=torch.float64)

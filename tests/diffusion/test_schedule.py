@@ -16,10 +16,12 @@ from ldm.diffusion.schedule import (
     VariancePreservingSchedule,
     ZeroTerminalSchedule,
 )
-from tests.diffusion.parts import GRID, SCHEDULES, name
+from tests.parts import MORE_SCHEDULES, name
+
+TIMES = torch.arange(1, 1001) / 1000
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("schedule", MORE_SCHEDULES, ids=name)
 def test_schedule_laws(schedule):
     t = torch.linspace(0, 1, 10_001, dtype=torch.float64)
     alpha, sigma = schedule.exact(t)
@@ -33,7 +35,7 @@ def test_schedule_laws(schedule):
     assert all(part.dtype == torch.float32 for part in schedule.alpha_sigma(t))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("schedule", MORE_SCHEDULES, ids=name)
 def test_time_is_the_inverse_of_the_log_snr(schedule):
     t = torch.linspace(0.001, 0.999, 500, dtype=torch.float64)
     torch.testing.assert_close(schedule.time(schedule.log_snr(t)), t, atol=1e-7, rtol=0)
@@ -57,7 +59,7 @@ def test_time_is_the_inverse_of_the_log_snr(schedule):
 )
 def test_discrete_schedules_agree_with_diffusers_at_grid_points(ours, theirs):
     expected = DDPMScheduler(**theirs).alphas_cumprod
-    alpha, sigma = ours.alpha_sigma(GRID)
+    alpha, sigma = ours.alpha_sigma(TIMES)
     torch.testing.assert_close(alpha**2, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(sigma**2, 1 - expected, atol=1e-6, rtol=0)
 
@@ -65,13 +67,13 @@ def test_discrete_schedules_agree_with_diffusers_at_grid_points(ours, theirs):
 def test_zero_terminal_agrees_with_diffusers():
     options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     theirs = DDIMScheduler(**options, rescale_betas_zero_snr=True).alphas_cumprod
-    alpha, _ = ZeroTerminalSchedule(ScaledLinearSchedule(start=0.00085, end=0.012)).alpha_sigma(GRID)
+    alpha, _ = ZeroTerminalSchedule(ScaledLinearSchedule(start=0.00085, end=0.012)).alpha_sigma(TIMES)
     torch.testing.assert_close(alpha**2, theirs, atol=1e-5, rtol=0)
 
 
 def test_shifted_flow_agrees_with_diffusers_and_shifts_compose():
     theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    _, sigma = ShiftedSchedule(RectifiedFlowSchedule(), shift=3.0).alpha_sigma(GRID.flip(0))
+    _, sigma = ShiftedSchedule(RectifiedFlowSchedule(), shift=3.0).alpha_sigma(TIMES.flip(0))
     torch.testing.assert_close(sigma, theirs.sigmas[:1000], atol=1e-6, rtol=0)
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     for schedule in (ScaledLinearSchedule(), RectifiedFlowSchedule()):
@@ -117,8 +119,8 @@ def test_schedules_refuse_nonsense():
 
 
 def test_variance_preserving_is_what_it_says():
-    for schedule in SCHEDULES:
+    for schedule in MORE_SCHEDULES:
         if isinstance(schedule, VariancePreservingSchedule):
             assert schedule.power == 2
-    assert [a.steps for a in SCHEDULES] == [1000, 1000, 1000, None, None, None, 1000, None, 1000, 1000, None]
-    assert all(early > late for early, late in pairwise(ScaledLinearSchedule().log_snr(GRID).tolist()))
+    assert [a.steps for a in MORE_SCHEDULES] == [1000, 1000, 1000, None, None, None, 1000, None, None, 1000, 1000]
+    assert all(early > late for early, late in pairwise(ScaledLinearSchedule().log_snr(TIMES).tolist()))

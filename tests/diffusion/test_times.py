@@ -5,7 +5,9 @@ import torch
 
 from ldm.diffusion.schedule import EDMSchedule, RectifiedFlowSchedule, ScaledLinearSchedule
 from ldm.diffusion.timestep_sampler import CoshTimesteps, LogitNormalTimesteps, LogNormalTimesteps, UniformTimesteps
-from tests.diffusion.parts import CPU, SCHEDULES, TIMES, name
+from tests.parts import MORE_SCHEDULES, TIMESTEP_SAMPLERS, name
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -22,7 +24,7 @@ def test_uniform_times(schedule, stratified):
     assert UniformTimesteps(continuous=True).sample(100, ScaledLinearSchedule(), CPU).mul(1000).frac().max() > 0.01
 
 
-@pytest.mark.parametrize("times", TIMES, ids=name)
+@pytest.mark.parametrize("times", TIMESTEP_SAMPLERS, ids=name)
 def test_stratified_times_take_one_from_each_part_over_all_processes(times, monkeypatch):
     schedule, world, count = EDMSchedule(), 4, 8
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
@@ -50,8 +52,8 @@ def test_times_have_their_distributions():
     )
 
 
-@pytest.mark.parametrize("times", TIMES, ids=name)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("times", TIMESTEP_SAMPLERS, ids=name)
+@pytest.mark.parametrize("schedule", MORE_SCHEDULES, ids=name)
 def test_all_times_serve_all_schedules(times, schedule):
     drawn = times.sample(256, schedule, CPU)
     assert drawn.dtype == torch.float32

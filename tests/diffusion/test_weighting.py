@@ -5,7 +5,7 @@ from ldm.diffusion import weighting as weightings
 from ldm.diffusion.prediction import NoisePrediction, VelocityPrediction
 from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.diffusion.weighting import ConstantWeighting, MinSNRWeighting, P2Weighting, SNRWeighting, SoftMinSNRWeighting
-from tests.diffusion.parts import PREDICTIONS, name
+from tests.parts import PREDICTIONS, name
 
 
 @pytest.mark.parametrize(

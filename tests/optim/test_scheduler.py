@@ -81,6 +81,7 @@ def test_a_scheduler_by_a_metric_is_refused():
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (CONFIGS / "scheduler").glob("*.yaml")))
 def test_every_choice_makes_a_scheduler_for_every_stage(choice):
+    options = [f"scheduler@stage.{stage}.scheduler={choice}" for stage in ("autoencoder", "diffusion")]
+    config = compose("train", ["experiment=txt2img", *options])
     for stage in ("autoencoder", "diffusion"):
-        config = compose("train", ["experiment=txt2img", f"scheduler@stage.{stage}.scheduler={choice}"])
         assert rates(build(config.stage[stage].scheduler), 4)[0] > 0

@@ -15,7 +15,7 @@ from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
 from ldm.sampler.timestep_spacing import KarrasSpacing
 from ldm.sampler.unipc import UniPC
-from tests.sampler.cases import name
+from tests.parts import name
 from tests.sampler.gaussian import Gaussian
 from tests.sampler.kinds import EVERY, STOCHASTIC
 from tests.sampler.toolbox import OURS, START

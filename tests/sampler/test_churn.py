@@ -11,7 +11,7 @@ from ldm.sampler.euler import Euler
 from ldm.sampler.heun import Heun
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.trajectory import Trajectory
-from tests.sampler.cases import SCHEDULES, noise_levels_at
+from tests.parts import SCHEDULES, noise_levels_at
 from tests.sampler.gaussian import Gaussian
 from tests.sampler.toolbox import OPTIONS, OURS, START
 

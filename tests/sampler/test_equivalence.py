@@ -6,7 +6,7 @@ from ldm.sampler.ddim import DDIM
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.euler import Euler, EulerAncestral
 from ldm.sampler.noise import SeededNoise
-from tests.sampler.cases import SCHEDULES
+from tests.parts import SCHEDULES
 from tests.sampler.gaussian import Gaussian
 
 

@@ -13,7 +13,7 @@ from ldm.diffusion.schedule import RectifiedFlowSchedule
 from ldm.sampler.euler import Euler, EulerAncestral
 from ldm.sampler.heun import Heun
 from ldm.sampler.timestep_spacing import TrailingSpacing
-from tests.sampler.cases import noise_levels_at
+from tests.parts import noise_levels_at
 from tests.sampler.gaussian import Between
 from tests.sampler.toolbox import OPTIONS, OURS, PREDICTIONS, START, discrete, theirs, trajectory
 

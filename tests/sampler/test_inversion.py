@@ -8,7 +8,7 @@ from ldm.sampler.ddim import DDIM
 from ldm.sampler.inversion import invert
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.timestep_spacing import KarrasSpacing, TrailingSpacing, UniformSpacing
-from tests.sampler.cases import SCHEDULES, name
+from tests.parts import SCHEDULES, name
 from tests.sampler.gaussian import Gaussian
 from tests.sampler.toolbox import OURS
 

@@ -8,7 +8,7 @@ from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.sampler.base import StartPoint
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
-from tests.sampler.cases import GRIDS, SCHEDULES, name, noise_levels_at
+from tests.parts import SCHEDULES, SPACINGS, name, noise_levels_at
 from tests.sampler.gaussian import Between, Gaussian
 from tests.sampler.kinds import DETERMINISTIC
 
@@ -45,7 +45,7 @@ def test_the_end_of_the_flow_is_reached_from_pure_noise(kind, options, order, sc
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=name)
+@pytest.mark.parametrize("grid", SPACINGS, ids=name)
 @pytest.mark.parametrize(("kind", "options", "order"), DETERMINISTIC.values(), ids=DETERMINISTIC)
 def test_the_end_of_the_flow_is_reached_along_every_grid(kind, options, order, grid):
     schedule, steps, start = (

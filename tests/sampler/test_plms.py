@@ -6,7 +6,7 @@ from ldm.diffusion.prediction import CleanPrediction, FlowPrediction, VelocityPr
 from ldm.diffusion.prediction import NoisePrediction as NoisePrediction
 from ldm.sampler.plms import PLMS
 from ldm.sampler.timestep_spacing import LeadingSpacing
-from tests.sampler.cases import name
+from tests.parts import name
 from tests.sampler.toolbox import OPTIONS, OURS, START, Network, discrete, theirs, trajectory
 
 

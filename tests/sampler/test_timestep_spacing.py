@@ -21,7 +21,7 @@ from ldm.sampler.timestep_spacing import (
     UniformSpacing,
 )
 from ldm.sampler.trajectory import END
-from tests.sampler.cases import GRIDS, SCHEDULES, name, noise_levels_at
+from tests.parts import SCHEDULES, SPACINGS, name, noise_levels_at
 from tests.sampler.gaussian import Gaussian
 from tests.sampler.toolbox import OPTIONS, OURS
 
@@ -46,7 +46,7 @@ def test_grids_begin_where_there_is_signal_or_nothing_but_noise():
         assert float(UniformSpacing().times(25, schedule)[0]) == 1
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=name)
+@pytest.mark.parametrize("grid", SPACINGS, ids=name)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
 def test_grids_fall_from_one_to_zero(grid, schedule):
     for steps in (2, 7, 50, 250) if isinstance(grid, LeadingSpacing) else (1, 2, 7, 50, 250):

@@ -11,7 +11,7 @@ from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.sampler.base import StartPoint
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.trajectory import Trajectory
-from tests.sampler.cases import noise_levels_at
+from tests.parts import noise_levels_at
 
 OPTIONS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 OURS = ScaledLinearSchedule(start=0.00085, end=0.012)

@@ -1,15 +1,15 @@
 """The stages of a config, for tests that need no whole run."""
 
 from ldm.callback.signals import Signals
-from ldm.config import compose
 from ldm.training.options import RunContext
 from ldm.training.run import make_stages
 from ldm.training.validate import leave_out_leftovers
+from tests import configs
 
 
 def composed(*overrides):
     """A config of train.py as a run sees it."""
-    config = compose("train", overrides)
+    config = configs.composed("train", *overrides)
     leave_out_leftovers(config, [])
     return config
 

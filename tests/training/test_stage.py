@@ -55,17 +55,18 @@ def test_a_finished_run_is_measured_and_not_changed(tiny_run, places, tmp_path):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_debugging_goes_with_every_experiment_and_changes_no_network(name, debug):
     plain, changed = experiment(name), experiment(name, f"debug={debug}")
-    check_values(resolved(changed))
+    before, after = resolved(plain), resolved(changed)
+    check_values(after)
     for part in ("model", "autoencoder", "data"):
-        assert plain[part] == changed[part], part
+        assert before[part] == after[part], part
     assert list(plain.stage) == list(changed.stage)
     for before, after in zip(stages(plain).values(), stages(changed).values()):
         assert before.steps > after.steps
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_tiny_goes_with_every_experiment(name):
-    config = experiment(name, "debug=tiny")
+def test_tiny_goes_with_every_experiment(name, tmp_path):
+    config = experiment(name, "debug=tiny", f"paths.data_dir={tmp_path}")
     check_values(resolved(config))
     assert [stage.steps for stage in stages(config).values()] == [20] * len(config.stage)
     model = build(resolved(config.model))

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import webdataset
 from webdataset.shardlists import expand_urls
@@ -41,10 +41,20 @@ def write_shards(samples: Iterable[StoredSample], folder: Path, split: str, *, s
     """
     folder.mkdir(parents=True, exist_ok=True)
     pattern = str(folder).replace("%", "%%") + f"/{split}-%06d.tar"
+    files: list[BinaryIO] = []
+
+    def begin(name: str) -> BinaryIO:
+        files.append(open(name, "wb"))  # noqa: SIM115  webdataset calls the next function when it has written the shard
+        return files[-1]
+
+    def end(name: str) -> None:
+        files.pop().close()
+
     with webdataset.ShardWriter(
         pattern,
         maxcount=samples_per_shard,
-        opener=lambda name: open(name, "wb"),
+        opener=begin,
+        post=end,
         verbose=0,
         encoder=False,
         mtime=0,

@@ -6,6 +6,7 @@ Which files make up a sample is decided by the rule of the module `grouping`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import webdataset
@@ -71,11 +72,16 @@ class ShardReader:
 
     def __iter__(self) -> Iterator[RawSample]:
         """Yield the samples in the order of the shard."""
+        with ExitStack() as opened:
+            yield from self._samples(opened)
+
+    def _samples(self, opened: ExitStack) -> Iterator[RawSample]:
         try:
             source = webdataset.gopen(self.shard)
             stream = getattr(
                 source, "stream", source
             )  # a command's own `read` loses the bytes that came before it failed
+            opened.callback(stream.close)
             file = unpacked(Forward(stream))
             for member in read_members(file):
                 if not member.name:

@@ -23,7 +23,7 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
 
     model_file = checkpoint.CLASSIFIER_FILE
     measured_by = ("data.val*",)
-    panels: ClassVar = {"loss": ("train/loss", "val/loss"), "recall of words": ClassifierTask.scores[1:]}
+    panels: ClassVar = {"loss": ("train/loss", "val/loss"), "recall of words": ClassifierTask.metrics[1:]}
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that the autoencoder of the model that is to be guided is given."""

@@ -43,7 +43,7 @@ class ColourTask(Task):
 
     model: MeanColour
     inputs = ()
-    scores = ("error",)
+    metrics = ("error",)
     autoencoder: Sequence[Autoencoder] = ()
     """In a sequence, so that it is no part of the task, and not saved with it."""
 

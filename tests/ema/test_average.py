@@ -7,10 +7,10 @@ import torch
 
 from ldm.checkpoint import load, read
 from ldm.ema.average import FOLDER, average, combine
-from ldm.ema.power_function import Profile, gamma_of, match, newest_share
+from ldm.ema.power_function import Profile, decay_at, gamma_of, match
 from ldm.ema.snapshot import read_snapshots, write_snapshot
 from tests.conftest import forked
-from tests.test_resume import train
+from tests.e2e.test_resume import train
 
 STEPS = 480
 
@@ -27,7 +27,7 @@ def averages(walk, length):
     """After each step, by the recursion."""
     average = walk[0].clone()
     for step, weights in enumerate(walk, start=1):
-        average.lerp_(weights, newest_share(gamma_of(length), step))
+        average.lerp_(weights, 1 - decay_at(gamma_of(length), step))
         yield step, average
 
 

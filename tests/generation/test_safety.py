@@ -18,7 +18,7 @@ from ldm.generation.writer import generate
 from ldm.guidance.base import NoGuidance
 from ldm.sampler.ddim import DDIM
 from tests.conftest import forked
-from tests.test_sample import PROMPT, first_mismatch, pixels, sample
+from tests.generation.test_sample import PROMPT, first_mismatch, pixels, sample
 
 
 def photos(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ldm.ema.power_function import LONGEST, Profile, gamma_of, inner_products, length_of, match, newest_share
+from ldm.ema.power_function import LONGEST, Profile, decay_at, gamma_of, inner_products, length_of, match
 
 LENGTHS = [1e-4, 0.01, 0.05, 0.1, 0.2, 0.288]
 
@@ -54,9 +54,9 @@ def test_the_recursion_weighs_steps_by_the_integral_of_the_profile(length):
     gamma, steps = gamma_of(length), 300
     weight = np.zeros(steps)
     for step in range(1, steps + 1):
-        fraction = newest_share(gamma, step)
-        weight *= 1 - fraction
-        weight[step - 1] = fraction
+        decay = decay_at(gamma, step)
+        weight *= decay
+        weight[step - 1] = 1 - decay
     np.testing.assert_allclose(weight, np.diff((np.arange(steps + 1) / steps) ** (gamma + 1)), atol=1e-14)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,8 +10,8 @@ from omegaconf import OmegaConf
 from ldm.config import resolved
 from ldm.training.claim import compare, run_output
 from tests.conftest import forked
-from tests.test_run import TINY, same_weights
 from tests.training.stages import composed, stages
+from tests.training.test_run import TINY, same_weights
 
 
 def settings(*overrides):
@@ -27,8 +28,13 @@ def claimed(folder, *overrides):
     for stage in ("autoencoder", "diffusion"):
         (folder / stage).mkdir(parents=True)
         (folder / stage / "results.json").write_text("{}")
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved(settings(*overrides)))))
+    (folder / "config.yaml").write_text(written(overrides))
     return folder
+
+
+@cache
+def written(overrides):
+    return OmegaConf.to_yaml(OmegaConf.create(resolved(settings(*overrides))))
 
 
 def again(run, *overrides):

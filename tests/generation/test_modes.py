@@ -26,10 +26,15 @@ from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.loss import LossGuidance
 from ldm.sampler.ddim import DDIM
 from tests.conftest import forked
-from tests.test_sample import PROMPT, first_mismatch, sample
+from tests.generation.test_sample import PROMPT, first_mismatch, sample
 
 MODES = mode_options([CONFIGS])
 OF_PROMPTS = {"prompt", "prompts", "negative"}
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
 
 
 def random_picture(width, height, seed=0):
@@ -187,7 +192,7 @@ def test_batches_hold_images_of_one_size():
 @pytest.mark.e2e
 def test_images_of_a_given_shape(tiny_run, tmp_path):
     sample(tiny_run, tmp_path / "x", PROMPT, "n=2", "size=[32,48]")
-    assert Image.open(tmp_path / "x" / "00001.png").size == (48, 32)
+    assert size_of(tmp_path / "x" / "00001.png") == (48, 32)
     assert json.loads((tmp_path / "x" / "samples.jsonl").read_text().splitlines()[0])["size"] == [32, 48]
 
 
@@ -195,17 +200,17 @@ def test_images_of_a_given_shape(tiny_run, tmp_path):
 def test_images_of_different_shapes_keep_them_and_do_not_depend_on_their_company(tiny_run, photos, tmp_path):
     options = [PROMPT, "mode=img2img", "strength=0.5"]
     sample(tiny_run, tmp_path / "all", *options, f"init={photos}", "n=1", "seed=3")
-    sizes = [Image.open(tmp_path / "all" / f"0000{index}.png").size for index in range(3)]
+    sizes = [size_of(tmp_path / "all" / f"0000{index}.png") for index in range(3)]
     assert sizes == [(40, 64), (48, 32), (32, 32)]
     records = [json.loads(line) for line in (tmp_path / "all" / "samples.jsonl").read_text().splitlines()]
     assert [(record["size"], record["seed"]) for record in records] == [([64, 40], 3), ([32, 48], 4), ([32, 32], 5)]
     sample(tiny_run, tmp_path / "one", *options, f"init={photos / 'b.png'}", "n=1", "seed=4")
     assert first_mismatch(tmp_path / "all" / "00001.png", tmp_path / "one" / "00000.png") <= 2
-    sheet = Image.open(tmp_path / "all" / "grid.png")
+    sheet = size_of(tmp_path / "all" / "grid.png")
     downsampling_factor = 512 // (2 * 48)
-    assert sheet.size == (2 * (48 * downsampling_factor + 2) + 2, 2 * (64 * downsampling_factor + 2) + 2)
+    assert sheet == (2 * (48 * downsampling_factor + 2) + 2, 2 * (64 * downsampling_factor + 2) + 2)
     sample(tiny_run, tmp_path / "back", "mode=reconstruct", f"init={photos}")
-    assert [Image.open(tmp_path / "back" / f"0000{index}.png").size for index in range(3)] == sizes
+    assert [size_of(tmp_path / "back" / f"0000{index}.png") for index in range(3)] == sizes
 
 
 @pytest.mark.e2e

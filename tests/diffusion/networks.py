@@ -1,54 +1,8 @@
-"""Schedules, predictions, timestep samplers and small exact networks that the tests of this folder use."""
+"""Small exact networks, and a timestep sampler of given times, for the tests of losses."""
 
 import torch
 
-from ldm.diffusion.prediction import CleanPrediction, FlowPrediction, NoisePrediction, VelocityPrediction
-from ldm.diffusion.schedule import (
-    CosineSchedule,
-    EDMSchedule,
-    LinearSchedule,
-    RectifiedFlowSchedule,
-    ScaledLinearSchedule,
-    ShiftedSchedule,
-    SigmoidSchedule,
-    ZeroTerminalSchedule,
-)
-from ldm.diffusion.timestep_sampler import (
-    CoshTimesteps,
-    LogitNormalTimesteps,
-    LogNormalTimesteps,
-    TimestepSampler,
-    UniformTimesteps,
-)
-
-CPU = torch.device("cpu")
-
-
-SCHEDULES = [
-    ScaledLinearSchedule(),
-    LinearSchedule(),
-    CosineSchedule(),
-    SigmoidSchedule(),
-    RectifiedFlowSchedule(),
-    EDMSchedule(),
-    ZeroTerminalSchedule(ScaledLinearSchedule()),
-    ZeroTerminalSchedule(SigmoidSchedule()),
-    ZeroTerminalSchedule(ShiftedSchedule(ScaledLinearSchedule(), shift=2.0)),
-    ShiftedSchedule(ScaledLinearSchedule(), shift=2.0),
-    ShiftedSchedule(RectifiedFlowSchedule(), shift=3.0),
-]
-
-
-PREDICTIONS = [NoisePrediction(), CleanPrediction(), VelocityPrediction(), FlowPrediction()]
-
-TIMES = [UniformTimesteps(), LogitNormalTimesteps(), LogNormalTimesteps(), CoshTimesteps()]
-
-GRID = torch.arange(1, 1001) / 1000
-
-
-def name(part):
-    inner = getattr(part, "schedule", None)
-    return type(part).__name__ + (f"-{name(inner)}" if inner is not None else "")
+from ldm.diffusion.timestep_sampler import TimestepSampler
 
 
 def map_of(values):

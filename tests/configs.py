@@ -1,0 +1,38 @@
+"""Configs of programs, each choice composed once: Hydra takes longer for it than most tests that need one."""
+
+import copy
+import re
+from functools import cache
+
+from omegaconf import OmegaConf
+
+from ldm.config import compose
+from ldm.options.arguments import parse_override, quote_texts
+
+
+def composed(name, *overrides):
+    """Return a program's config as `compose` makes it, to be changed at will.
+
+    Options of parts, like data.size=64, are set as Hydra sets them, after the composition, which others may have needed.
+    """
+    values = [override for override in overrides if re.match(r"(?!hydra\.)[a-z_]+\.[a-z_.]+=", override)]
+    choices = tuple(override for override in overrides if override not in values)
+    config = copy.deepcopy(_composed(name, choices))
+    for override in map(parse_override, quote_texts(values)):
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    return config
+
+
+@cache
+def _composed(name, choices):
+    return compose(name, choices)
+
+
+def one_of_each(choices):
+    """Return choices of all groups at a time, until each choice of each group was among them.
+
+    Args:
+        choices: group -> its choices.
+    """
+    rounds = max(len(names) for names in choices.values())
+    return [{group: names[number % len(names)] for group, names in choices.items()} for number in range(rounds)]
