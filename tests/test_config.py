@@ -58,7 +58,10 @@ def test_every_experiment_composes_and_its_model_builds(experiment):
             build(stage.scheduler)
 
 
-ELSEWHERE = ("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode")
+ELSEWHERE = (
+    *("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode"),
+    *("encoder", "search"),  # of ldm.data.neighbors
+)
 CHOICES = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in sorted(CONFIGS.iterdir())

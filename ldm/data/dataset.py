@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import Dataset
 
 from ldm.batch import Batch, Fields, Size, SkippedSample, as_size, tensor_field
-from ldm.data.decode import Broken
+from ldm.data.decode import Broken, open_image
 from ldm.data.fields.base import FieldReader, Files
 from ldm.data.fields.sample import SampleFields, collate_fields
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import Sample
 from ldm.data.shards.members import ABSENT, ByteRange
+from ldm.data.shards.names import IMAGE_ENDINGS
 from ldm.data.shards.shard_index import stamp_of
 from ldm.data.transforms import Transform
 from ldm.files.picture import from_levels
@@ -163,6 +164,16 @@ class ShardDataset(Dataset[Item]):
             items.append(item)
             files.append(others)
         return collate(items)._replace(skipped=skipped), files
+
+    def stored(self, number: int) -> dict[str, bytes]:
+        """Return the files of a sample as they are, by ending, its image among them. Raises Broken."""
+        sample = self.index[number]
+        image = self._image(sample)
+        form = str(open_image(image).format).lower()
+        ending = {"jpeg": "jpg"}.get(
+            form, form if form in IMAGE_ENDINGS else "png"
+        )  # by the bytes it is read, in any case
+        return {ending: image, **self._files_of(sample)}
 
     def fields_of(self, numbers: Iterable[int], readers: Sequence[FieldReader] | None = None) -> Fields:
         """Return the fields of some samples, or of their substitutes, without decoding their images.

@@ -6,7 +6,6 @@ of it, so that training draws from it as it would from images; with a codebook, 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -15,12 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.base import Autoencoder
@@ -28,15 +26,14 @@ from ldm.batch import Batch, Size, list_field, tensor_field
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import TextConditioner, text_parts
-from ldm.config import build, differences, packages_of, resolved
+from ldm.config import build, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.dataset import ShardDataset, finish
+from ldm.data.dataset import finish
 from ldm.data.latents import pack_latent
-from ldm.data.shards.dataset_index import DatasetIndex
+from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out, typed_names
 from ldm.data.shards.names import StoredSample, write_shard
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
-from ldm.options.arguments import quote_texts
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
 
 PLAN = "encoding.json"
@@ -157,20 +154,17 @@ def _encode(
 ) -> Counter[str]:
     index, facts = data.train_set.index, encoder.facts(data.size)
     captions = data.caption.fields if facts["text"] else None
-    _plan(out, {"facts": facts, "captions": captions, "shards": index.fingerprint})
-    ends = index.counts.cumsum().tolist()
+    claim(out / PLAN, {"facts": facts, "captions": captions, "shards": index.fingerprint})
     files = {shard: out / f"train-{shard:06d}.tar" for shard in shards}
     todo = [shard for shard, file in files.items() if not file.is_file()]
     done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})
     for shard in todo:
-        done.update(_left_out(index, shard))
-    chunks = [
-        (shard, chunk)
-        for shard in todo
-        for chunk in _chunks(ends[shard] - index.counts[shard], ends[shard], batch_size)
-    ]
+        done.update(left_out(index, shard))
+    chunks = chunks_of(index, todo, batch_size)
     total = sum(len(numbers) for _, numbers in chunks)
-    loader = DataLoader(_Exact(data.train_set, [numbers for _, numbers in chunks]), None, num_workers=data.workers)
+    loader = DataLoader(
+        ExactBatches(data.train_set, [numbers for _, numbers in chunks]), None, num_workers=data.workers
+    )
     with tqdm(total=total, desc="encoding", unit="image", disable=0 not in shards) as bar:
 
         def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[StoredSample]:
@@ -185,35 +179,6 @@ def _encode(
     return done
 
 
-def _left_out(index: DatasetIndex, shard: int) -> Counter[str]:
-    """Count what of a shard is not encoded, by reason, before its images are decoded."""
-    summary = index.shards[shard]
-    counts = Counter(skip.reason for skip in summary.skipped)
-    counts.update({f"files {reason}": count for reason, (count, _) in summary.leftovers.items()})
-    if filtered := summary.samples - int(index.counts[shard]):
-        counts["left out by the filters"] = filtered
-    return counts
-
-
-def _chunks(start: int, end: int, size: int) -> list[range]:
-    """Cut a range into pieces of a size; an empty one is one piece."""
-    return [range(first, min(first + size, end)) for first in range(start, end, size)] or [range(start, end)]
-
-
-class _Exact(Dataset[tuple[Batch, list[dict[str, bytes]]]]):
-    """Batches of given samples, without substitutes for broken ones, each with its samples' other files."""
-
-    def __init__(self, dataset: ShardDataset, chunks: Sequence[Sequence[int]]) -> None:
-        self.dataset = dataset
-        self.chunks = chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, number: int) -> tuple[Batch, list[dict[str, bytes]]]:
-        return self.dataset.exactly(self.chunks[number])
-
-
 def _files_of(
     batch: Batch, others: Sequence[dict[str, bytes]], encoder: LatentEncoder, facts: dict[str, str]
 ) -> Iterator[StoredSample]:
@@ -223,20 +188,6 @@ def _files_of(
     for row, (key, files, latent) in enumerate(zip(batch.key, others, encoder(batch, facts), strict=True)):
         only = {"txt": captions[row].encode()} if captions else {}
         yield {"__key__": key, "safetensors": latent, **files, **only}
-
-
-def _plan(out: Path, plan: dict[str, Any]) -> None:
-    """Write down what a folder is for, or compare it with what was written down. Raises ValueError where it differs."""
-    file = out / PLAN
-    out.mkdir(parents=True, exist_ok=True)
-    if file.is_file():
-        changed = "; ".join(differences(json.loads(file.read_text()), plan))
-        if changed:
-            raise ValueError(f"{out} was begun with other settings ({changed}); choose another out=, or delete it")
-    else:
-        draft = file.with_name(f".{PLAN}.{os.getpid()}")
-        draft.write_text(json.dumps(plan, indent=2))
-        draft.replace(file)
 
 
 def main(config: DictConfig) -> None:
@@ -272,19 +223,11 @@ def main(config: DictConfig) -> None:
     if rank == 0:
         val = f"{data.source.write()}/val-*.tar" if data.source is not None else resolved(config.data.val)
         options = {
-            "data.train": _typed(f"{out}/train-*.tar"),
-            "data.val": _typed(val),
+            "data.train": typed_names(f"{out}/train-*.tar"),
+            "data.val": typed_names(val),
             "data.size": str(data.size),
             "data.flip": str(config.flip).lower(),
-            "autoencoder.ckpt": _typed(config.autoencoder.ckpt),
+            "autoencoder.ckpt": typed_names(config.autoencoder.ckpt),
         }
         words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
         print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
-
-
-def _typed(names: str | list[str]) -> str:
-    """Return names of files as they are typed behind an option: no path is taken for a list, or for a quoted text."""
-    if isinstance(names, str):
-        return names if names[:1] not in ("[", "'", '"') else f"./{names}"
-    quoted = (word.partition("=")[2] for word in quote_texts([f"data.val={_typed(name)}" for name in names]))
-    return f"[{','.join(quoted)}]"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
 """Last parts of the names of options whose values are texts: Hydra never reads them."""
 
-PATTERN_OPTIONS = ("data.train", "data.val")
+PATTERN_OPTIONS = ("data.train", "data.val", "database")
 """Full names of options whose values are patterns of files, or lists of them in [...]."""
 
 FILE_OPTIONS = ("ckpt", "decoder", "out", "images", "captions", "prompts", "init", "mask", "run")
@@ -34,7 +34,7 @@ FILE_OPTIONS = ("ckpt", "decoder", "out", "images", "captions", "prompts", "init
 NAME_OPTIONS = (
     *FILE_OPTIONS,
     *("name", "path", "folder", "cache", "weights", "vgg16", "linear", "data_dir", "runs_dir", "output_dir"),
-    *("image_column", "caption_column", "project", "group", "entity", "notes", "save_dir"),
+    *("index", "image_column", "caption_column", "project", "group", "entity", "notes", "save_dir"),
 )
 """Last parts of the names of options whose values are names or folders: a list, a number or a mapping is none."""
 

@@ -25,6 +25,7 @@ class CLIPScore:
     Args:
         name: Name of the model on the hub, or a local folder.
         strength: Factor of the cosine; CLIP's own, the inverse of its temperature, is 100.
+        option: Name of the option by which a user names the model, for errors.
 
     Raises:
         FileNotFoundError: Where there is no such model.
@@ -34,7 +35,7 @@ class CLIPScore:
         that was trained on noisy images; this one sees the clean estimate).
     """
 
-    def __init__(self, name: str, *, strength: float = 100.0) -> None:
+    def __init__(self, name: str, *, strength: float = 100.0, option: str = "guidance.score.name") -> None:
         check("guidance.score.strength", strength, Real())
         try:
             self.network = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
@@ -43,7 +44,7 @@ class CLIPScore:
             raise FileNotFoundError(
                 f"no CLIP model {name!r}: it is neither a folder on this machine with config, safetensors weights and "
                 f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
-                "set guidance.score.name=FOLDER"
+                f"set {option}=FOLDER"
             ) from error
         self.network.requires_grad_(False).eval()
         self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
@@ -60,15 +61,25 @@ class CLIPScore:
         Returns:
             Log-likelihoods `(B,)`, through which gradients flow to the images.
         """
+        text = self.embed_texts(prompts, image.device)
+        return self.strength * F.cosine_similarity(self.embed_images(image), text)
+
+    def embed_images(self, image: Tensor) -> Tensor:
+        """Return the embeddings `(B, D)`, of any length, of images `(B, 3, H, W)` in [-1, 1]."""
         network = self.network.to(image.device)  # type: ignore[arg-type]
+        pixels = standardized(image, self.size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        seen: Tensor = network.get_image_features(pixels).pooler_output
+        return seen
+
+    def embed_texts(self, prompts: Sequence[str], device: torch.device | str) -> Tensor:
+        """Return the embeddings `(N, D)`, of any length, of texts; what CLIP cuts away from one is logged once."""
+        network = self.network.to(device)  # type: ignore[arg-type]
         words = self.tokenizer(
             list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
-        ).to(image.device)
+        ).to(device)
         self._tell_overflow(prompts)
-        text = network.get_text_features(**words).pooler_output
-        pixels = standardized(image, self.size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        seen = network.get_image_features(pixels).pooler_output
-        return self.strength * F.cosine_similarity(seen, text)
+        text: Tensor = network.get_text_features(**words).pooler_output
+        return text
 
     def _tell_overflow(self, prompts: Sequence[str]) -> None:
         """Log once for each prompt the part that the tokenizer, which has just read it, has cut away."""

@@ -12,6 +12,7 @@ PROGRAMS = {
     "sample": ["sample.py"],
     "pack": ["-m", "ldm.data.pack"],
     "encode": ["-m", "ldm.encode"],
+    "neighbors": ["-m", "ldm.data.neighbors"],
     "ema": ["-m", "ldm.ema"],
     "evaluation": ["-m", "ldm.evaluation"],
     "icons": ["-m", "ldm.cli.icons"],

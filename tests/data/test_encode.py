@@ -23,9 +23,10 @@ from ldm.data.dataset import finish
 from ldm.data.decode import Broken
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
 from ldm.data.order.shuffle import SampleRef
+from ldm.data.rewriting import typed_names
 from ldm.data.shards.names import name_shards
 from ldm.data.transforms import CaptionChoice
-from ldm.encode.encoder import LatentEncoder, _typed, encode, main, output_folder
+from ldm.encode.encoder import LatentEncoder, encode, main, output_folder
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.data.small_shards import captioned, level, numbered, opened, read_all, write_tar
 
@@ -306,14 +307,14 @@ def options_of(ckpt, images, out, *more):
 
 
 @pytest.mark.parametrize("out", ["./[2023] {a}", "./a,b*", "plain"])
-def test_the_next_command_can_be_typed(tmp_path, monkeypatch, capsys, ckpt, images, out):
+def test_the_next_command_can_betyped_names(tmp_path, monkeypatch, capsys, ckpt, images, out):
     monkeypatch.chdir(tmp_path)
     main(compose("encode", options_of(ckpt, images, out)))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
     config = compose("train", [*shlex.split(line)[3:], "name=x"]).data
     assert len(name_shards(config.train)) == 4
     assert len(name_shards(config.val)) == 1
-    listed = _typed([f"{tmp_path}/it's [1]{{}}.tar", "a,b.tar"])
+    listed = typed_names([f"{tmp_path}/it's [1]{{}}.tar", "a,b.tar"])
     assert compose("train", ["experiment=txt2img_shards", f"data.val={listed}", "name=x"]).data.val == [
         f"{tmp_path}/it's [1]{{}}.tar", "a,b.tar",
     ]  # fmt: skip

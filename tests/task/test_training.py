@@ -200,7 +200,7 @@ def test_the_use_of_a_codebook_is_measured_over_the_whole_validation():
         (found,) = trainer.validate(task, datamodule=data, verbose=False)
         assert found["val/codebook_usage"] == pytest.approx(expected["codebook_usage"].item())
         assert found["val/perplexity"] == pytest.approx(expected["perplexity"].item(), rel=1e-5)
-    assert set(task.scores) == {name.removeprefix("val/") for name in found}
+    assert set(task.metrics) == {name.removeprefix("val/") for name in found}
 
 
 def test_a_frozen_encoder_keeps_latents_and_codes():

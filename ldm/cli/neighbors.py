@@ -1,0 +1,30 @@
+"""`python -m ldm.data.neighbors data.train=SHARDS data.val=SHARDS out=DIR`; its options are in configs/neighbors.yaml."""
+
+from omegaconf import DictConfig
+
+from ldm.cli.entry import program
+
+
+def main() -> None:
+    """Find the nearest neighbours of images."""
+    program("neighbors", run)
+
+
+def run(config: DictConfig) -> None:
+    """Do what a config says."""
+    from ldm.data.neighbors.program import (  # not above: help and mistyped options do not need the large libraries
+        answer_images,
+        answer_prompts,
+        check_options,
+        copy_shards,
+    )
+    from ldm.generation.images import find_images, read_image
+    from ldm.generation.prompts import read_prompts
+
+    check_options(config)
+    if config.images is not None:
+        answer_images(config, find_images(config.images), read_image)
+    elif config.prompts is not None:
+        answer_prompts(config, [prompt.text for prompt in read_prompts(None, config.prompts)])
+    else:
+        copy_shards(config)

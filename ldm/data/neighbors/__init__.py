@@ -1,0 +1,1 @@
+"""Nearest neighbours of images in a database of images."""
