@@ -11,7 +11,8 @@ from ldm.batch import Size
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
 from ldm.files.picture import to_levels, to_picture, to_tensor
-from ldm.generation.images import InitImages, find_images, read_image
+from ldm.generation.images import InitImages
+from ldm.generation.pictures import find_images, read_image
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import SampleRequest, numbered
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart

@@ -13,11 +13,12 @@ from ldm.batch import Size
 from ldm.checkpoint import load
 from ldm.config import CONFIGS, build_literally, compose, resolved
 from ldm.files.picture import to_levels
-from ldm.generation.images import InitImages, read_image
+from ldm.generation.images import InitImages
 from ldm.generation.mode.base import Mode, PromptGenerator
 from ldm.generation.mode.inpaint import Inpaint
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.options import misplaced, mode_options
+from ldm.generation.pictures import read_image
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest
 from ldm.generation.writer import batches
