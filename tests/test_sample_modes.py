@@ -65,7 +65,7 @@ def test_a_mode_has_the_options_of_its_file_and_no_others(name, photos):
     config = compose("sample", ["ckpt=none", f"mode={name}"])
     node = resolved(config)["mode"]
     wired = {option for option in node if option != "_target_"} | set(node.get("prompts", {})) - {"_target_"}
-    assert wired - {"size"} == MODES[name]
+    assert wired - {"size", "inputs"} == MODES[name]
     needed = {"prompt": "a cat", "init": str(photos), "mask": str(photos / "a.png"), "to_seed": "3"}
     given = ["ckpt=none", f"mode={name}", *(f"{option}={value}" for option, value in needed.items() if option in wired)]
     mode = build_literally(compose("sample", given).mode)
