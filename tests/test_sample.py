@@ -134,7 +134,7 @@ def test_python_interface(tiny_run):
 @pytest.mark.e2e
 def test_errors_are_one_clear_line(tiny_run, tmp_path):
     for options, message in [
-        ([], "give one of prompt="),
+        ([], "prompt is missing; give prompt=..."),
         ([PROMPT, "n=0"], "n=0 cannot be; give a whole number, at least 1"),
         ([PROMPT, "size=30"], "image size 30 is not a multiple of 4"),
         ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number"),
