@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.batch import Size
-from ldm.data.decode import Broken, decode_image
-from ldm.data.shards.names import IMAGE_ENDINGS
-from ldm.data.transforms import Frame, ImageTransform
-from ldm.files.picture import from_levels, to_picture, to_tensor
-from ldm.generation.folder import GRID, RECORD
+from ldm.files.picture import to_picture, to_tensor
+from ldm.generation.pictures import find_images, frame_of, open_mask, open_picture, read_image
 from ldm.generation.request import SampleRequest
 from ldm.sampler.inpainting import fill_masked
 
@@ -48,10 +43,10 @@ class InitImages:
 
     def check(self, mask_file: str | None = None) -> None:
         """Raise ValueError where an image or the mask cannot be read, or the mask fits to no image or masks nothing."""
-        self._own = {file: _open(file).size for file in self.files}
+        self._own = {file: open_picture(file).size for file in self.files}
         if mask_file is None:
             return
-        light = _open_mask(mask_file)
+        light = open_mask(mask_file)
         for file, size in self._own.items():
             _check_size(light, file, size)
         levels = np.asarray(light)
@@ -68,7 +63,7 @@ class InitImages:
         """
         if self.wanted is not None:
             return self.wanted
-        width, height = self._own.get(file) or _open(file).size
+        width, height = self._own.get(file) or open_picture(file).size
         return Size(*(max(length // multiple, 1) * multiple for length in (height, width)))
 
     def read(self, requests: Sequence[SampleRequest]) -> Tensor:
@@ -97,14 +92,14 @@ class InitImages:
     def _read(self, file: str, size: Size) -> Tensor:
         if self.wanted is not None:
             return read_image(file, size)
-        picture = _open(file)
-        return to_tensor(self._frame(picture, size).cut(picture))
+        picture = open_picture(file)
+        return to_tensor(frame_of(picture, size, resized=False).cut(picture))
 
     def _read_masked(self, file: str, mask_file: str, size: Size) -> tuple[Tensor, Tensor]:
-        picture, light = _open(file), _open_mask(mask_file)
+        picture, light = open_picture(file), open_mask(mask_file)
         _check_size(light, file, picture.size)
         mask = torch.tensor(np.asarray(light))[None, None].ge(MIDDLE).float()
-        frame = self._frame(picture, size)
+        frame = frame_of(picture, size, resized=self.wanted is not None)
         rows, columns = frame.touched()
         cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], size)[0]
         if float(cut.mean()) in (0.0, 1.0):
@@ -112,66 +107,10 @@ class InitImages:
         painted = to_picture(fill_masked(to_tensor(picture)[None], mask)[0])
         return to_tensor(frame.cut(painted)), cut
 
-    def _frame(self, picture: Image.Image, size: Size) -> Frame:
-        """Return which part of a picture is shown: at its own size, the middle; nothing is resized but what is too small."""
-        left, top = (picture.width - size.width) // 2, (picture.height - size.height) // 2
-        if self.wanted is not None or left < 0 or top < 0:
-            return Frame.centre(picture, size)
-        return Frame(picture.size, picture.size, (left, top, left + size.width, top + size.height))
-
-
-def find_images(path: str) -> list[str]:
-    """Return an image file, or all in a folder, by name; the picture of all images in a folder of samples is left out.
-
-    Raises:
-        FileNotFoundError: Where there is none.
-    """
-    if Path(path).is_dir():
-        files = (file for file in Path(path).iterdir() if file.suffix[1:].lower() in IMAGE_ENDINGS and file.is_file())
-        found = sorted(file for file in files if file.name != GRID or not (file.parent / RECORD).is_file())
-        if found:
-            return [str(file) for file in found]
-    elif Path(path).is_file():
-        return [path]
-    raise FileNotFoundError(f"no image at {path}; give a file, or a folder of {', '.join(IMAGE_ENDINGS)} files")
-
-
-def read_image(path: str, size: int | Sequence[int]) -> Tensor:
-    """Return an image file, resized and cut at the centre as validation images are, `(3, H, W)` in [-1, 1].
-
-    Args:
-        path: The file.
-        size: Height and width in pixels; one number for squares.
-
-    Raises:
-        ValueError: Where it cannot be read as an image.
-    """
-    try:
-        levels = ImageTransform(size)(Path(path).read_bytes(), random.Random(0)).levels
-    except Broken as broken:
-        raise _unreadable(path, broken) from broken
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-    return from_levels(torch.tensor(levels).permute(2, 0, 1))
-
 
 def _different(requests: Sequence[SampleRequest]) -> set[tuple[str, Size]]:
     """Return each file that some requests begin with, and its size."""
     return {(str(request.init), request.size) for request in requests if request.size is not None}
-
-
-def _open(path: str, *, background: str = "white") -> Image.Image:
-    try:
-        return decode_image(Path(path).read_bytes(), background=background)
-    except Broken as broken:
-        raise _unreadable(path, broken) from broken
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-
-
-def _open_mask(path: str) -> Image.Image:
-    """Return a mask as gray levels; what is transparent is black."""
-    return _open(path, background="black").convert("L")
 
 
 def _check_size(mask: Image.Image, path: str, size: tuple[int, int]) -> None:
@@ -182,7 +121,3 @@ def _check_size(mask: Image.Image, path: str, size: tuple[int, int]) -> None:
 def _masks(path: str, everything: bool) -> ValueError:
     seen = "all" if everything else "nothing"
     return ValueError(f"{path} masks {seen}; white is made anew, black or transparent stays")
-
-
-def _unreadable(path: str, reason: object) -> ValueError:
-    return ValueError(f"{path} cannot be read as an image: {reason}; give another")

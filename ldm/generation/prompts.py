@@ -1,14 +1,16 @@
-"""Prompts of a command: one given outright, or those of a file."""
+"""Prompts of a command: one given outright, or those of a file, each with what else is said of its images."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm.data.decode import decode_text
 from ldm.files.text import clean_text, lines
+from ldm.generation.inputs import INPUTS, input_rows
 from ldm.options.rule import SEED, check
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -27,37 +29,54 @@ WHAT_TO_DO = (
 
 
 class Prompt(NamedTuple):
-    """A text that says what is to be seen.
+    """A text that says what is to be seen, and what else says it.
 
     Attributes:
-        text: The prompt itself.
+        text: The prompt itself; None: there is none.
         seed: The seed of its first image; None: as the images are numbered.
         negative: The negative prompt; None: none was given.
+        inputs: Option of `INPUTS` -> its source.
     """
 
-    text: str
+    text: str | None = None
     seed: int | None = None
     negative: str | None = None
+    inputs: Mapping[str, Any] = {}
 
 
-def read_prompts(prompt: str | None, prompts: str | None, negative: str | None = None) -> list[Prompt]:
+def read_prompts(
+    prompt: str | None,
+    prompts: str | None,
+    negative: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> list[Prompt]:
     """Return the prompts of a command: one given outright, or those of a text file or a .jsonl file.
 
-    White space around each is taken off, as it is of captions in training; lines of white space alone are skipped.
+    White space around each is taken off, as it is of captions in training; lines of white space alone are skipped. Where
+    there are several inputs, each is combined with each prompt.
 
     Args:
         prompt: One prompt.
         prompts: Or a file of them.
         negative: The negative prompt of all that have none of their own.
+        inputs: Option of `INPUTS` -> its value, for all prompts that have none of their own; None is no value.
 
     Raises:
-        ValueError: Where both or none are given, or the file is not one of prompts.
+        ValueError: Where both are given, the file is not one of prompts, or an input cannot be read.
     """
-    if (prompt is None) == (prompts is None):
-        raise ValueError('give one of prompt="a red heart on a white background" and prompts=FILE')
-    found = [Prompt(clean_text(prompt))] if prompt is not None else _read_file(Path(str(prompts)))
+    if prompt is not None and prompts is not None:
+        raise ValueError('give one of prompt="a red heart on a white background" and prompts=FILE, not both')
+    found = (
+        _read_file(Path(str(prompts)))
+        if prompts is not None
+        else [Prompt(None if prompt is None else clean_text(prompt))]
+    )
     for_all = clean_text(negative or "") or None
-    return [one._replace(negative=for_all) if one.negative is None else one for one in found]
+    return [
+        one._replace(negative=for_all if one.negative is None else one.negative, inputs={**row, **one.inputs})
+        for row in input_rows(inputs or {})
+        for one in found
+    ]
 
 
 def _read_file(file: Path) -> list[Prompt]:
@@ -93,14 +112,27 @@ def _read(file: Path) -> str:
 def _parse(line: str, place: str) -> Prompt:
     """Return the prompt in a line of a .jsonl file; keys that are not known, like those of samples.jsonl, play no part."""
     found = _json(line)
-    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
+    inputs = _inputs(found, place) if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str if not inputs else str | None):
         raise ValueError(f'{place} is not an object with a text "prompt": {line[:60]}; {WHAT_TO_DO}')
     seed, negative = found.get("seed"), found.get("negative")
     if seed is not None:
         check(f'{place}: "seed"', seed, SEED)
     if not isinstance(negative, str | None):
         raise ValueError(f'{place}: "negative" is a text; got {negative!r}')
-    return Prompt(clean_text(found["prompt"]), seed, None if negative is None else clean_text(negative))
+    texts = [None if text is None else clean_text(text) for text in (found.get("prompt"), negative)]
+    return Prompt(texts[0], seed, texts[1], inputs)
+
+
+def _inputs(found: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return the inputs in an object of a .jsonl file, each with one source."""
+    try:
+        rows = input_rows({name: value for name, value in found.items() if name in INPUTS})
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    if len(rows) > 1:
+        raise ValueError(f"{place} names several inputs; write a line for each image")
+    return rows[0]
 
 
 def _json(line: str) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from ldm.batch import Size
+from ldm.batch import Fields, Size
+from ldm.data.fields.sample import collate_fields
 from ldm.generation.folder import image_name
+from ldm.generation.inputs import INPUTS
 from ldm.generation.prompts import Prompt
 from ldm.options.rule import SEED, check
 
@@ -26,6 +29,7 @@ class SampleRequest:
         to_seed: The seed there.
         fraction: How far it is gone there, in [0, 1].
         size: Its height and width in pixels, as soon as they are known.
+        inputs: Option of `INPUTS` -> its source.
     """
 
     file: str
@@ -38,10 +42,12 @@ class SampleRequest:
     to_seed: int | None = None
     fraction: float | None = None
     size: Size | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
-    def record(self) -> dict[str, str | int | float | Size]:
+    def record(self) -> dict[str, Any]:
         """Return the values that play a part, by their names."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        own = {name: value for name, value in vars(self).items() if value is not None and name != "inputs"}
+        return {**own, **self.inputs}
 
 
 def numbered(prompts: Sequence[Prompt], n: int, seed: int, *, inits: Sequence[str] = ()) -> list[SampleRequest]:
@@ -65,13 +71,55 @@ def numbered(prompts: Sequence[Prompt], n: int, seed: int, *, inits: Sequence[st
     for index, (prompt, init, k) in enumerate(asked):
         own = seed + index if prompt.seed is None else prompt.seed + k
         check(f"the seed of {image_name(index)}", own, SEED)
-        made.append(SampleRequest(image_name(index), prompt.text, own, prompt.negative, init))
+        made.append(SampleRequest(image_name(index), prompt.text, own, prompt.negative, init, inputs=prompt.inputs))
     return made
 
 
-def captions(requests: Sequence[SampleRequest]) -> dict[str, list[str]]:
-    """Return the field "caption" of requests, made of their prompts."""
-    return {"caption": [request.prompt or "" for request in requests]}
+def given_fields(requests: Sequence[SampleRequest], *, resized: bool) -> Fields:
+    """Return the fields that requests of one size give: captions of their prompts, and those of their inputs.
+
+    Args:
+        requests: The requests, all with the same inputs.
+        resized: Resize what lies on the images until it just covers them; false: cut away what is too much.
+
+    Raises:
+        ValueError: Where an input cannot be read.
+    """
+    samples = [
+        {
+            INPUTS[name].field: INPUTS[name].read(source, request.size or Size(1, 1), resized=resized)
+            for name, source in request.inputs.items()
+        }
+        for request in requests
+    ]
+    return {"caption": [request.prompt or "" for request in requests], **collate_fields(samples)}
+
+
+def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:
+    """Check that a request says all that a model reads, and nothing that it does not read.
+
+    Args:
+        request: The request.
+        reads: Names of the fields that the model reads.
+        given: Names of the fields that are given beside those of the request.
+
+    Raises:
+        ValueError: Where an input is missing or plays no part.
+    """
+    said = {INPUTS[name].field: name for name in request.inputs}
+    if request.prompt is not None:
+        said["caption"] = "prompt"
+    options = {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
+    missing = [options.get(name, name) for name in reads if name not in {*said, *given, "geometry"}]
+    if missing:
+        raise ValueError(
+            f"this model is told {', '.join(options.get(name, name) for name in reads)}, and for {request.file} "
+            f"{' and '.join(missing)} is missing; give {' '.join(f'{name}=...' for name in missing)}"
+        )
+    idle = [option for name, option in said.items() if name not in reads and name != "caption"]
+    if idle:
+        read = ", ".join(options.get(name, name) for name in reads) or "nothing"
+        raise ValueError(f"{' and '.join(idle)} would change nothing: this model is told {read}; leave it out")
 
 
 def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.config import build, build_literally, resolved
 from ldm.generation.folder import SampleFolder
-from ldm.generation.mode.base import Mode, ModeParts
+from ldm.generation.mode.base import Mode, ModeParts, PromptMode
 from ldm.generation.request import SampleRequest
 from ldm.generation.writer import generate
 from ldm.guidance.base import Guidance
@@ -84,6 +84,9 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
     """
     _check(config)
     mode: Mode = build_literally(config.mode)
+    told = [name for name, value in config.inputs.items() if value is not None]
+    if told and not isinstance(mode, PromptMode):
+        raise ValueError(f"{' and '.join(told)} would change nothing with mode={mode.name}; leave it out")
     requests = mode.requests(config.n, config.seed)
     folder = SampleFolder(job_folder(config.out))
     folder.check(_inputs(config, requests))
@@ -112,6 +115,9 @@ def _inputs(config: DictConfig, requests: Sequence[SampleRequest]) -> Iterator[t
     options = {name: value for name, value in resolved(config).items() if name != "out"}
     yield from ((name, text) for name, text in _texts(options) if os.path.exists(text))
     yield from (("init", request.init) for request in requests if request.init is not None)
+    yield from (
+        (name, source) for request in requests for name, source in request.inputs.items() if isinstance(source, str)
+    )
 
 
 def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torchmetrics import SumMetric
 
 from ldm.batch import Fields, list_field
-from ldm.metric.base import ADVICE, GenerationMetric, check_finite
+from ldm.metric.per_image import PerImageMetric
 
 
 class Truth(Protocol):
@@ -24,7 +23,7 @@ class Truth(Protocol):
         """Return the drawings, `(N, 3, H, W)` in [-1, 1]."""
 
 
-class CaptionAccuracy(GenerationMetric):
+class CaptionAccuracy(PerImageMetric):
     """The share of images whose nearest drawing, by squared error over all drawings, is the caption's; whole and by part.
 
     Args:
@@ -35,68 +34,50 @@ class CaptionAccuracy(GenerationMetric):
 
     def __init__(self, truth: Truth) -> None:
         drawings = list(truth.drawings)
-        self.parts: Sequence[str] = drawings[0]._fields
+        parts: Sequence[str] = drawings[0]._fields
+        super().__init__(["caption_accuracy", *(f"{part}_accuracy" for part in parts)])
         self.place = {drawing.caption: index for index, drawing in enumerate(drawings)}  # type: ignore[attr-defined]
         values = [sorted(set(column)) for column in zip(*drawings, strict=True)]
-        codes = [[column.index(value) for value, column in zip(drawing, values, strict=True)] for drawing in drawings]
-        self.codes = torch.tensor(codes)
-        self.templates = truth.images(drawings).flatten(1).double()
-        self.sums = [SumMetric() for _ in range(len(self.parts) + 2)]
+        self.codes = torch.tensor(
+            [[column.index(value) for value, column in zip(drawing, values, strict=True)] for drawing in drawings]
+        )
+        self.templates = Templates(truth.images(drawings))
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the scores: of all parts together, and of each."""
-        return ["caption_accuracy", *(f"{part}_accuracy" for part in self.parts)]
-
-    @property
-    def reference_name(self) -> None:
-        """None: nothing is needed of real images."""
-        return None
-
-    def to(self, device: torch.device) -> None:
-        """Move to a device."""
-        self.templates = self.templates.to(device)
-        self.codes = self.codes.to(device)
-        for metric in self.sums:
-            metric.to(device)
-
-    def update_reference(self, images: Tensor) -> None:
-        """Do nothing with real images."""
-
-    def reference(self) -> dict[str, Tensor]:
-        """Return no sums, since there are none."""
-        return {}
-
-    def set_reference(self, sums: dict[str, Tensor]) -> None:
-        """Do nothing: there are no sums."""
-
-    def update(self, images: Tensor, fields: Fields) -> None:
-        """Add generated images `(B, 3, H, W)` in [-1, 1] and the fields, with captions, that they were made for."""
+    def measure(self, images: Tensor, fields: Fields) -> dict[str, Tensor]:
+        """Return whether images are right, whole and by part; see `PerImageMetric.measure`."""
         captions = list_field(fields, "caption")
-        check_finite(images, "generated images", advice=ADVICE)
         unknown = [caption for caption in captions if caption not in self.place]
         if unknown:
             raise ValueError(
                 f"no drawing has the caption {unknown[0]!r}; measure caption_accuracy on captions of the data set"
             )
-        wanted = self.codes[[self.place[caption] for caption in captions]]
-        right = self.codes[self.nearest(images)] == wanted
-        counts = [right.all(1), *right.unbind(1), torch.ones_like(right[:, 0])]
-        for metric, count in zip(self.sums, counts, strict=True):
-            metric.update(count.float().sum())
+        self.codes = self.codes.to(images.device)
+        wanted = torch.tensor([self.place[caption] for caption in captions], device=images.device)
+        right = self.codes[self.templates.nearest(images)] == self.codes[wanted]
+        return dict(zip(self.names, [right.all(1), *right.unbind(1)], strict=True))
+
+
+class Templates:
+    """Drawings with which images are compared.
+
+    Args:
+        images: The drawings, `(N, 3, H, W)` in [-1, 1].
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.values = images.flatten(1).double()
 
     def nearest(self, images: Tensor) -> Tensor:
-        """Return the index of each image's nearest drawing, `(B,)`: |image - template|^2 without the term common to all."""
-        flat = images.to(self.templates).flatten(1)
-        if flat.shape[1] != self.templates.shape[1]:
-            raise ValueError(
-                f"drawings have {self.templates.shape[1]} values, images {flat.shape[1]}; use the same size"
-            )
-        return (self.templates.square().sum(1) - 2 * flat @ self.templates.T).argmin(1)
+        """Return the index of each image's nearest drawing, `(B,)`: |image - template|^2 without the term common to all.
 
-    def compute(self) -> dict[str, float]:
-        """Return the shares of right images, whole and by part, over all images since the last call."""
-        *right, count = (float(metric.compute()) for metric in self.sums)
-        for metric in self.sums:
-            metric.reset()
-        return {name: value / max(count, 1.0) for name, value in zip(self.names, right, strict=True)}
+        Args:
+            images: `(B, 3, H, W)` in [-1, 1].
+
+        Raises:
+            ValueError: Where the sizes differ.
+        """
+        self.values = self.values.to(images.device)
+        flat = images.double().flatten(1)
+        if flat.shape[1] != self.values.shape[1]:
+            raise ValueError(f"drawings have {self.values.shape[1]} values, images {flat.shape[1]}; use the same size")
+        return (self.values.square().sum(1) - 2 * flat @ self.values.T).argmin(1)

@@ -13,11 +13,12 @@ from ldm.batch import Size
 from ldm.checkpoint import load
 from ldm.config import CONFIGS, build_literally, compose, resolved
 from ldm.files.picture import to_levels
-from ldm.generation.images import InitImages, read_image
+from ldm.generation.images import InitImages
 from ldm.generation.mode.base import Mode, PromptGenerator
 from ldm.generation.mode.inpaint import Inpaint
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.options import misplaced, mode_options
+from ldm.generation.pictures import read_image
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest
 from ldm.generation.writer import batches
@@ -69,7 +70,7 @@ def test_a_mode_has_the_options_of_its_file_and_no_others(name, photos):
     config = compose("sample", ["ckpt=none", f"mode={name}"])
     node = resolved(config)["mode"]
     wired = {option for option in node if option != "_target_"} | set(node.get("prompts", {})) - {"_target_"}
-    assert wired - {"size"} == MODES[name]
+    assert wired - {"size", "inputs"} == MODES[name]
     needed = {"prompt": "a cat", "init": str(photos), "mask": str(photos / "a.png"), "to_seed": "3"}
     given = ["ckpt=none", f"mode={name}", *(f"{option}={value}" for option, value in needed.items() if option in wired)]
     mode = build_literally(compose("sample", given).mode)

@@ -11,7 +11,8 @@ from ldm.batch import Size
 from ldm.checkpoint import find, load, load_autoencoder, read, save
 from ldm.config import CONFIGS, build, compose
 from ldm.files.picture import to_levels, to_picture, to_tensor
-from ldm.generation.images import InitImages, find_images, read_image
+from ldm.generation.images import InitImages
+from ldm.generation.pictures import find_images, read_image
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import SampleRequest, numbered
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
@@ -133,7 +134,7 @@ def test_python_interface(tiny_run):
 @pytest.mark.e2e
 def test_errors_are_one_clear_line(tiny_run, tmp_path):
     for options, message in [
-        ([], "give one of prompt="),
+        ([], "prompt is missing; give prompt=..."),
         ([PROMPT, "n=0"], "n=0 cannot be; give a whole number, at least 1"),
         ([PROMPT, "size=30"], "image size 30 is not a multiple of 4"),
         ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number"),

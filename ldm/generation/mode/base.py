@@ -12,12 +12,12 @@ from typing import Any, final
 from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.batch import Size, as_size
+from ldm.batch import Fields, Size, as_size
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, texts_of
+from ldm.generation.request import SampleRequest, check_told, texts_of
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import SIZE, Optional, check
@@ -110,11 +110,15 @@ class PromptMode(Mode):
     Args:
         prompts: The prompts.
         size: Height and width of the images in pixels, one number for squares; None: as the mode says.
+        gives: Names of the fields that the mode itself gives, beside those of prompts and inputs.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], size: int | Sequence[int] | None) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt], size: int | Sequence[int] | None, *, gives: Sequence[str] = ()
+    ) -> None:
         self.prompts = prompts
         self.size = optional_size(size, "as in training, or as the image to begin with")
+        self.gives = frozenset(gives)
 
     @abstractmethod
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
@@ -125,11 +129,11 @@ class PromptMode(Mode):
         """
 
     @abstractmethod
-    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+    def fields(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Fields:
         """Return the fields that the model reads for prepared requests of one size; see `LatentDiffusion.sample`."""
 
     @abstractmethod
-    def start(self, requests: Sequence[SampleRequest]) -> Start:
+    def start(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Start:
         """Return the start of sampling for prepared requests of one size."""
 
     @final
@@ -162,6 +166,8 @@ class PromptGenerator(Generator):
 
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """See `Generator.prepare`."""
+        for request in requests:
+            check_told(request, self.model.conditioner.inputs, self.mode.gives)
         if is_rank_zero():
             for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
                 log.warning(warning)
@@ -174,11 +180,11 @@ class PromptGenerator(Generator):
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
         """See `Generator.__call__`."""
         return self.model.sample(
-            self.mode.fields(requests),
+            self.mode.fields(requests, self.model),
             seeds=[request.seed or 0 for request in requests],
             size=requests[0].size,
             negative=[request.negative or "" for request in requests],
-            start=self.mode.start(requests),
+            start=self.mode.start(requests, self.model),
             sampler=self.sampler,
             guidance=self.guidance,
             batch_size=len(requests),

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ldm.batch import Size
+from ldm.batch import Fields, Size
 from ldm.files.text import clean_text
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, captions, numbered
+from ldm.generation.request import SampleRequest, given_fields, numbered
 from ldm.generation.start import ImageStart, InvertedStart
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import FRACTION, check
@@ -59,11 +59,11 @@ class Img2Img(PromptMode):
         """See `PromptMode.size_of`."""
         return self.images.size(str(request.init), model.size_multiple)
 
-    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+    def fields(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Fields:
         """See `PromptMode.fields`."""
-        return captions(requests)
+        return given_fields(requests, resized=self.size is not None)
 
-    def start(self, requests: Sequence[SampleRequest]) -> Start:
+    def start(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Start:
         """See `PromptMode.start`."""
         image = self.images.read(requests)
         if self.init_prompt is None:

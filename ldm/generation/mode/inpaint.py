@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ldm.batch import Size
+from ldm.batch import Fields, Size
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, captions, numbered
+from ldm.generation.request import SampleRequest, given_fields, numbered
 from ldm.generation.start import InpaintStart
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, Whole, check
@@ -38,7 +38,7 @@ class Inpaint(PromptMode):
         num_resample: int = 1,
         size: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__(prompts, size)
+        super().__init__(prompts, size, gives=("image", "mask", "masked_latent"))
         check("border", border, Whole(0))
         check("num_resample", num_resample, COUNT)
         self.border = border
@@ -69,11 +69,12 @@ class Inpaint(PromptMode):
             )  # what is cut out must be masked in part, too
         return size
 
-    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
-        """See `PromptMode.fields`."""
-        return captions(requests)
+    def fields(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Fields:
+        """Return also the images and masks, for a model that reads what is left of images; see `PromptMode.fields`."""
+        image, mask = self.images.read_masked(requests, self.mask)
+        return {**given_fields(requests, resized=self.size is not None), "image": image, "mask": mask}
 
-    def start(self, requests: Sequence[SampleRequest]) -> InpaintStart:
+    def start(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> InpaintStart:
         """See `PromptMode.start`."""
         image, mask = self.images.read_masked(requests, self.mask)
         return InpaintStart(image, mask, border=self.border, num_resample=self.num_resample)

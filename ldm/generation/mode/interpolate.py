@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.batch import Size
+from ldm.batch import Fields, Size
 from ldm.files.text import clean_text
 from ldm.generation.folder import image_name
+from ldm.generation.inputs import input_size
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, captions
+from ldm.generation.request import SampleRequest, given_fields
 from ldm.generation.start import InterpolationStart
 from ldm.model import LatentDiffusion
 from ldm.options.rule import SEED, Optional, check
@@ -52,7 +53,7 @@ class Interpolate(PromptMode):
         """See `Mode.requests`."""
         if n < 2:
             raise ValueError(f"an interpolation has n=2 or more images, its ends among them; got n={n}")
-        ((prompt, own, negative),) = self.prompts
+        ((prompt, own, negative, inputs),) = self.prompts
         first = seed if own is None else own
         end, last = (
             (prompt if self.to_prompt is None else self.to_prompt),
@@ -67,19 +68,20 @@ class Interpolate(PromptMode):
                 to_prompt=end,
                 to_seed=last,
                 fraction=index / (n - 1),
+                inputs=inputs,
             )
             for index in range(n)
         ]
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
         """See `PromptMode.size_of`."""
-        return self.size or model.size
+        return self.size or input_size(request.inputs, model.size_multiple) or model.size
 
-    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+    def fields(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Fields:
         """See `PromptMode.fields`."""
-        return captions(requests)
+        return given_fields(requests, resized=self.size is not None)
 
-    def start(self, requests: Sequence[SampleRequest]) -> InterpolationStart:
+    def start(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> InterpolationStart:
         """See `PromptMode.start`."""
         return InterpolationStart(
             [request.to_prompt or "" for request in requests],

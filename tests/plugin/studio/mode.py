@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.batch import Size
+from ldm.batch import Fields, Size
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, captions, numbered
+from ldm.generation.request import SampleRequest, given_fields, numbered
 from ldm.model import Beginning, LatentDiffusion, NoiseStart, Start
 
 
@@ -71,11 +71,11 @@ class Mirrored(PromptMode):
         """See `PromptMode.size_of`."""
         return model.size
 
-    def fields(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+    def fields(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Fields:
         """See `PromptMode.fields`."""
-        return captions(requests)
+        return given_fields(requests, resized=False)
 
-    def start(self, requests: Sequence[SampleRequest]) -> Start:
+    def start(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Start:
         """See `PromptMode.start`."""
         return Mirror(NoiseStart()) if self.turned else NoiseStart()
 

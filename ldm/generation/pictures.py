@@ -1,0 +1,110 @@
+"""Picture files that a command names: found, and read upright, at the size that is asked for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.batch import Size
+from ldm.data.decode import Broken, Header, decode_image, open_image
+from ldm.data.shards.names import IMAGE_ENDINGS
+from ldm.data.transforms import Frame, ImageTransform
+from ldm.files.picture import from_levels
+from ldm.generation.folder import GRID, RECORD
+
+
+def find_images(path: str) -> list[str]:
+    """Return an image file, or all in a folder, by name; the picture of all images in a folder of samples is left out.
+
+    Raises:
+        FileNotFoundError: Where there is none.
+    """
+    if Path(path).is_dir():
+        files = (file for file in Path(path).iterdir() if file.suffix[1:].lower() in IMAGE_ENDINGS and file.is_file())
+        found = sorted(file for file in files if file.name != GRID or not (file.parent / RECORD).is_file())
+        if found:
+            return [str(file) for file in found]
+    elif Path(path).is_file():
+        return [path]
+    raise FileNotFoundError(f"no image at {path}; give a file, or a folder of {', '.join(IMAGE_ENDINGS)} files")
+
+
+def read_image(path: str, size: int | Sequence[int]) -> Tensor:
+    """Return an image file, resized and cut at the centre as validation images are, `(3, H, W)` in [-1, 1].
+
+    Args:
+        path: The file.
+        size: Height and width in pixels; one number for squares.
+
+    Raises:
+        ValueError: Where it cannot be read as an image.
+    """
+    try:
+        levels = ImageTransform(size)(Path(path).read_bytes(), random.Random(0)).levels
+    except Broken as broken:
+        raise _unreadable(path, broken) from broken
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    return from_levels(torch.tensor(levels).permute(2, 0, 1))
+
+
+def frame_of(picture: Header | Image.Image, size: Size, *, resized: bool) -> Frame:
+    """Return which part of a picture is shown.
+
+    Args:
+        picture: The picture, or its size.
+        size: Size of the part.
+        resized: Resize the picture until it just covers that size, and cut at the centre. False: only cut at the centre; a
+            picture that is too small is resized all the same.
+    """
+    left, top = (picture.width - size.width) // 2, (picture.height - size.height) // 2
+    if resized or left < 0 or top < 0:
+        return Frame.centre(picture, size)
+    whole = (picture.width, picture.height)
+    return Frame(whole, whole, (left, top, left + size.width, top + size.height))
+
+
+def open_picture(path: str, *, background: str = "white") -> Image.Image:
+    """Return a picture file, upright, RGB.
+
+    Args:
+        path: The file.
+        background: Colour behind transparent pixels.
+
+    Raises:
+        ValueError: Where it cannot be read as an image.
+    """
+    try:
+        return decode_image(Path(path).read_bytes(), background=background)
+    except Broken as broken:
+        raise _unreadable(path, broken) from broken
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+
+
+def open_mask(path: str) -> Image.Image:
+    """Return a mask as gray levels; what is transparent is black."""
+    return open_picture(path, background="black").convert("L")
+
+
+def read_map_header(path: str) -> Header:
+    """Return the size of a picture file as it is stored, of which no more than the header is read.
+
+    Raises:
+        ValueError: Where it cannot be read as an image.
+    """
+    try:
+        return Header(*open_image(Path(path).read_bytes()).size)
+    except Broken as broken:
+        raise _unreadable(path, broken) from broken
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+
+
+def _unreadable(path: str, reason: object) -> ValueError:
+    return ValueError(f"{path} cannot be read as an image: {reason}; give another")

@@ -1,0 +1,174 @@
+"""Inputs: labels, layouts, maps, pictures and arrays, from options, files and lines of a .jsonl file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.batch import Size
+from ldm.generation.inputs import INPUTS, input_rows, input_size
+from ldm.generation.mode.txt2img import Txt2Img
+from ldm.generation.prompts import Prompt, read_prompts
+from ldm.generation.request import SampleRequest, check_told, given_fields, numbered
+
+HEART, CAT = {"label": 3, "box": [0.0, 0.0, 0.5, 0.5]}, {"label": 4, "box": [0.5, 0.5, 1.0, 1.0]}
+
+
+@pytest.fixture
+def label_map(tmp_path):
+    """A label map of 6 x 10 pixels, whose rows are numbered from 0 to 5."""
+    file = tmp_path / "map.png"
+    Image.fromarray(np.arange(6, dtype=np.uint8)[:, None].repeat(10, 1)).save(file)
+    return str(file)
+
+
+def folder(tmp_path, **files):
+    for name, content in files.items():
+        (tmp_path / name.replace("_", ".")).write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(tmp_path)
+
+
+def test_each_input_is_one_for_all_or_one_an_image():
+    assert input_rows({"label": 3, "depth": None}) == [{"label": 3}]
+    assert input_rows({}) == [{}]
+    assert input_rows({"label": [1, 2], "layout": [HEART]}) == [
+        {"label": 1, "layout": [HEART]},
+        {"label": 2, "layout": [HEART]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"label": "heart"}, "label=heart cannot be; give the number of a class, or a list"),
+        ({"label": -1}, "label=-1 cannot be"),
+        ({"label": []}, "cannot be"),
+        ({"label": [1, 2.5]}, "cannot be"),
+        ({"layout": [{"label": 3}]}, "is no layout: unreadable boxes"),
+        ({"layout": "none.json"}, "layout=none.json cannot be read"),
+        ({"layout": 5}, "layout=5 cannot be read"),
+        ({"depth": "none.png"}, "depth=none.png: no image at none.png"),
+        ({"neighbors": "none.npy"}, "neighbors=none.npy cannot be read"),
+    ],
+)
+def test_what_is_no_input_is_said(values, message):
+    with pytest.raises(ValueError, match=message):
+        input_rows(values)
+
+
+def test_different_numbers_of_inputs_are_refused(tmp_path, label_map):
+    (tmp_path / "other.png").write_bytes((tmp_path / "map.png").read_bytes())
+    with pytest.raises(ValueError, match="label gives 3 and segmentation gives 2; give as many of each"):
+        input_rows({"label": [1, 2, 3], "segmentation": str(tmp_path)})
+
+
+def test_layouts_come_from_options_files_and_folders(tmp_path):
+    inline, two = input_rows({"layout": [HEART, CAT]}), [{"layout": [HEART]}, {"layout": [CAT]}]
+    assert inline == [{"layout": [HEART, CAT]}]
+    place = folder(tmp_path, a_json=[HEART], b_json=[CAT], c_jsonl=f"{json.dumps([HEART])}\n\n{json.dumps([CAT])}\n")
+    assert input_rows({"layout": place}) == two
+    assert input_rows({"layout": f"{place}/c.jsonl"}) == two
+    boxes = INPUTS["layout"].read([HEART, CAT], Size(8, 8), resized=True)
+    assert boxes.tolist() == [[3, 0, 0, 0.5, 0.5], [4, 0.5, 0.5, 1, 1]]
+    folder(tmp_path, a_json=[{"label": 1, "box": [0.5, 0, 0.5, 1]}], c_jsonl="[\n")
+    for bad, message in ((place, "a.json is no layout"), (f"{place}/c.jsonl", "c.jsonl is no JSON")):
+        with pytest.raises(ValueError, match=message):
+            input_rows({"layout": bad})
+
+
+def test_a_map_gives_its_size_rounded_down_and_is_cut_not_resized(label_map):
+    assert input_size({"segmentation": label_map, "label": 3}, 4) == Size(4, 8)
+    assert input_size({"label": 3}, 4) is None
+    cut = INPUTS["segmentation"].read(label_map, Size(4, 8), resized=False)
+    assert cut.tolist() == [[row] * 8 for row in (1, 2, 3, 4)]
+    larger = INPUTS["segmentation"].read(label_map, Size(12, 20), resized=True)
+    assert larger.tolist() == [[row] * 20 for row in (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5)]
+
+
+def test_maps_of_different_sizes_are_refused(tmp_path, label_map):
+    Image.new("L", (8, 8)).save(tmp_path / "depth.png")
+    with pytest.raises(ValueError, match=r"segmentation is of \[6,10\] and depth is of 8; give size"):
+        input_size({"segmentation": label_map, "depth": str(tmp_path / "depth.png")}, 2)
+
+
+def test_a_map_of_colours_is_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "m.png")
+    with pytest.raises(ValueError, match="cannot be read as segmentation"):
+        INPUTS["segmentation"].read(str(tmp_path / "m.png"), Size(8, 8), resized=True)
+
+
+@pytest.mark.parametrize("array", [np.zeros(3, np.float32), np.zeros((2, 3), np.int64), np.full((1, 2), np.nan)])
+def test_arrays_that_are_no_embeddings_are_refused(tmp_path, array):
+    np.save(tmp_path / "n.npy", array)
+    with pytest.raises(ValueError, match=r"finite numbers \(K, D\)"):
+        input_rows({"neighbors": str(tmp_path / "n.npy")})
+
+
+def test_an_array_that_would_run_code_is_never_loaded(tmp_path):
+    np.save(tmp_path / "n.npy", np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read as a .npy file"):
+        input_rows({"neighbors": str(tmp_path / "n.npy")})
+
+
+def test_prompts_are_combined_with_inputs_and_lines_have_their_own(tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "a", "label": 7}\n{"label": 8, "seed": 5}\n{"prompt": "b"}')
+    found = read_prompts(None, str(file), inputs={"label": [1, 2], "depth": None})
+    assert [(one.text, one.seed, one.inputs["label"]) for one in found] == [
+        *[("a", None, 7), (None, 5, 8), ("b", None, 1)],
+        *[("a", None, 7), (None, 5, 8), ("b", None, 2)],
+    ]
+    assert read_prompts(None, None, inputs={"label": [1, 2]}) == [
+        Prompt(inputs={"label": 1}),
+        Prompt(inputs={"label": 2}),
+    ]
+    file.write_text('{"label": [1, 2]}')
+    with pytest.raises(ValueError, match="line 1 of .* names several inputs"):
+        read_prompts(None, str(file))
+    file.write_text('{"label": "heart"}')
+    with pytest.raises(ValueError, match="line 1 of .*: label=heart cannot be"):
+        read_prompts(None, str(file))
+
+
+def test_the_record_of_a_request_gives_the_same_request_again(tmp_path, label_map):
+    (first, _) = numbered([Prompt("a", inputs={"label": 3, "segmentation": label_map})], 2, 9)
+    file = tmp_path / "samples.jsonl"
+    file.write_text(json.dumps(first.record()))
+    (again,) = numbered(read_prompts(None, str(file)), 1, 0)
+    assert again == first
+
+
+def test_inputs_become_the_fields_of_a_batch(label_map):
+    requests = numbered(
+        [Prompt("a", inputs={"label": label, "layout": layout}) for label, layout in ((3, [HEART]), (4, []))], 1, 0
+    )
+    fields = given_fields(requests, resized=True)
+    assert fields["caption"] == ["a", "a"]
+    assert fields["label"].tolist() == [3, 4]
+    torch.testing.assert_close(fields["boxes"][0], torch.tensor([[3, 0, 0, 0.5, 0.5]]))
+    assert fields["boxes"][1, 0, 0] == -1
+
+
+def test_what_the_model_is_not_told_and_what_is_missing_is_said():
+    check_told(SampleRequest("0", "a", inputs={"label": 3}), ("caption", "label", "geometry"), ())
+    check_told(SampleRequest("0", "guided by CLIP alone"), (), ())
+    check_told(SampleRequest("0"), ("mask",), {"mask"})
+    with pytest.raises(ValueError, match="told label, and for 0 label is missing; give label=..."):
+        check_told(SampleRequest("0"), ("label",), ())
+    with pytest.raises(ValueError, match="told layout, prompt, and for 0 prompt is missing; give prompt=..."):
+        check_told(SampleRequest("0", inputs={"layout": []}), ("boxes", "caption"), ())
+    with pytest.raises(ValueError, match="label would change nothing: this model is told prompt; leave it out"):
+        check_told(SampleRequest("0", "a", inputs={"label": 3}), ("caption",), ())
+
+
+def test_images_are_as_large_as_their_maps(label_map):
+    class Trained:
+        size_multiple = 4
+        size = Size(32, 32)
+
+    mapped, labelled = numbered([Prompt(inputs={"segmentation": label_map}), Prompt(inputs={"label": 3})], 1, 0)
+    assert Txt2Img([]).size_of(mapped, Trained()) == Size(4, 8)
+    assert Txt2Img([]).size_of(labelled, Trained()) == Size(32, 32)
+    assert Txt2Img([], size=16).size_of(mapped, Trained()) == Size(16, 16)

@@ -1,0 +1,58 @@
+"""Whether what is drawn stands where, and has the colours, that were asked for."""
+
+import pytest
+import torch
+
+from ldm.metric.placement import LayoutIoU, RegionColors
+
+COLORS = ["#ffffff", "#ff0000", "#0000ff"]
+
+
+def canvas(count=1, size=16):
+    return torch.ones(count, 3, size, size)
+
+
+def paint(image, x0, y0, x1, y1, color=(-1.0, -1.0, 1.0)):
+    image[:, y0:y1, x0:x1] = torch.tensor(color)[:, None, None]
+
+
+def test_what_fills_its_box_has_an_overlap_of_one_and_what_is_not_there_of_none():
+    images = canvas(3)
+    paint(images[0], 4, 4, 8, 12)
+    paint(images[1], 4, 4, 6, 12)
+    boxes = torch.tensor([[[3, 0.25, 0.25, 0.5, 0.75], [-1, 0, 0, 0, 0]]] * 3)
+    metric = LayoutIoU()
+    assert metric.measure(images, {"boxes": boxes})["layout_iou"].tolist() == [1.0, 0.5, 0.0]
+    metric.update(images, {"boxes": boxes})
+    assert metric.compute() == {"layout_iou": 0.5}
+
+
+def test_the_overlap_is_the_mean_over_boxes_and_a_shift_costs():
+    images = canvas()
+    paint(images[0], 0, 0, 4, 4)
+    paint(images[0], 10, 8, 14, 12)
+    boxes = torch.tensor([[[1, 0, 0, 0.25, 0.25], [2, 0.5, 0.5, 0.75, 0.75]]])
+    (iou,) = LayoutIoU().measure(images, {"boxes": boxes})["layout_iou"].tolist()
+    # The second was painted two pixels further to the right; the search ends one pixel beside the box.
+    assert iou == pytest.approx((1 + (2 * 4) / (4 * 4 + 3 * 4 - 2 * 4)) / 2)
+
+
+def test_images_without_boxes_do_not_count():
+    metric = LayoutIoU()
+    metric.update(canvas(), {"boxes": torch.full((1, 2, 5), -1.0)})
+    assert metric.compute() == {"layout_iou": 0.0}
+
+
+def test_regions_are_judged_by_the_nearest_color():
+    images = canvas()
+    paint(images[0], 0, 0, 8, 16, (0.8, -0.9, -0.7))
+    classes = torch.zeros(1, 16, 16, dtype=torch.long)
+    classes[:, :, :8] = 1
+    metric = RegionColors(COLORS)
+    assert metric.measure(images, {"segmentation": classes})["region_color_accuracy"].tolist() == [1.0]
+    classes[:, :4, :8] = 2
+    assert metric.measure(images, {"segmentation": classes})["region_color_accuracy"].tolist() == [0.875]
+    classes[:, 4:] = 7  # a class without a colour
+    assert metric.measure(images, {"segmentation": classes})["region_color_accuracy"].tolist() == [0.5]
+    with pytest.raises(ValueError, match="give two or more"):
+        RegionColors(["#ffffff"])
