@@ -18,13 +18,13 @@ def run(config: DictConfig) -> None:
         check_options,
         copy_shards,
     )
-    from ldm.generation.images import find_images, read_image
+    from ldm.generation.pictures import find_images, read_image
     from ldm.generation.prompts import read_prompts
 
     check_options(config)
     if config.images is not None:
         answer_images(config, find_images(config.images), read_image)
     elif config.prompts is not None:
-        answer_prompts(config, [prompt.text for prompt in read_prompts(None, config.prompts)])
+        answer_prompts(config, [one.text for one in read_prompts(None, config.prompts) if one.text is not None])
     else:
         copy_shards(config)

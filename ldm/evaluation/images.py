@@ -15,7 +15,7 @@ from ldm.data.order.batch_sampler import spread
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied, name_shards
 from ldm.data.transforms import ImageTransform
-from ldm.generation.images import find_images, read_image
+from ldm.generation.pictures import find_images, read_image
 
 
 class RealImages(ABC):

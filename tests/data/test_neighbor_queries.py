@@ -12,7 +12,7 @@ from ldm.cli.neighbors import run
 from ldm.config import compose
 from ldm.data.neighbors.database import open_database
 from ldm.data.neighbors.search import ExactSearch
-from ldm.generation.images import read_image
+from ldm.generation.pictures import read_image
 from ldm.pretrained.retrieval import CLIPRetrieval
 from tests.conftest import forked
 from tests.data.test_neighbors import noise, options, samples, vectors, write_noise
