@@ -23,6 +23,7 @@ class TextConditioner(SingleConditioner):
     """
 
     inputs = ("caption",)
+    knows_null = True
 
     def __init__(self, width: int, *, drop_rate: float) -> None:
         super().__init__(drop_rate=drop_rate)
