@@ -65,8 +65,8 @@ class ImageConditioner(SingleConditioner):
             )
         if not project and given != embedding_width:
             raise ValueError(
-                f"an embedding of width {embedding_width} does not become one of {given} by itself; set conditioner.project=true, "
-                f"or conditioner.{'width' if vector_width is None else 'vector_width'}={embedding_width}"
+                f"an embedding of width {embedding_width} does not become one of {given} by itself; set conditioner.project="
+                f"true, or conditioner.{'width' if vector_width is None else 'vector_width'}={embedding_width}"
             )
         self.width = width
         self.vector_width = vector_width

@@ -48,8 +48,8 @@ class InpaintingConditioner(SingleConditioner):
             )
         if latent.shape[1] + 1 != self.concat_channels:
             raise ValueError(
-                f"conditioner.concat_channels is {self.concat_channels}, but latents have {latent.shape[1]} channels, and the mask "
-                f"has one; set conditioner.concat_channels={latent.shape[1] + 1}"
+                f"conditioner.concat_channels is {self.concat_channels}, but latents have {latent.shape[1]} channels, and the "
+                f"mask has one; set conditioner.concat_channels={latent.shape[1] + 1}"
             )
         mask = F.interpolate(mask.to(latent.dtype), tuple(latent_size(fields)), mode="nearest")
         return Condition(concat=torch.cat([without(latent, dropped), without(mask, dropped, 1.0)], dim=1))

@@ -25,7 +25,7 @@ class ImageEmbedder(FrozenNetwork):
 
     kind = "vision network"
     auto: ClassVar = AutoModel
-    classes: ClassVar = {"clip": CLIPVisionModelWithProjection, "clip_vision_model": CLIPVisionModelWithProjection}
+    classes: ClassVar = {"clip_vision_model": CLIPVisionModelWithProjection}
 
     def __init__(self, name: str, *, size: int = 224, patches: bool = False) -> None:
         super().__init__(name, size=size)

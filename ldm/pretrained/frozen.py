@@ -67,19 +67,31 @@ class FrozenNetwork(nn.Module, ABC):
 
         Raises:
             FileNotFoundError: Where there is no such network.
+            ValueError: Where it is of another kind.
         """
         if self.network is not None:
             return
         try:
             config = AutoConfig.from_pretrained(self.name)
-            network = self._class(config.model_type).from_pretrained(
-                self.name, dtype=torch.float32, use_safetensors=True
+            if (
+                part := getattr(config, "vision_config", None)
+            ) is not None:  # of a network of images and texts, like CLIP
+                part.projection_dim = config.projection_dim
+                config = part
+            network, found = self._class(config.model_type).from_pretrained(
+                self.name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no {self.kind} {self.name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
                 f"a model that the hub gives now ({str(error).splitlines()[0]}); set conditioner.name=FOLDER"
             ) from error
+        missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # a pooler is not asked
+        if missing:
+            raise ValueError(
+                f"{self.name!r} is no {self.kind}: it lacks {len(missing)} weights of one, like {missing[0]}; give another as "
+                "conditioner.name"
+            )
         self.statistics = colour_statistics(self.name)
         self._adopt(network)
 

@@ -92,11 +92,13 @@ class DiffusionStage(LatentStage):
         return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
-        """Check that alignment has images."""
-        if self.alignment is not None and (data.encoding or self.run.config.data.get("cache_latents", False)):
+        """Check that alignment and conditioner have images, where they need them."""
+        reader = "alignment to a vision encoder" if self.alignment is not None else "this conditioner"
+        needed = self.alignment is not None or "image" in self.task.inputs
+        if needed and (data.encoding or self.run.config.data.get("cache_latents", False)):
             raise ValueError(
-                "alignment to a vision encoder needs the images, but training reads latents; set data.cache_latents=false, or "
-                "data=shards instead of data=latents"
+                f"{reader} needs the images, but training reads latents; set data.cache_latents=false, or data=shards instead of "
+                "data=latents"
             )
 
     def check_captions(self, data: DataModule, *, new: bool) -> None:
