@@ -24,7 +24,7 @@ class ImageConditioner(SingleConditioner):
         width: Width of the tokens; None: it is a vector.
         vector_width: Width of the vector, that of one embedding; None: it is tokens. Give this or `width`.
         patches: A token for each patch; otherwise one for the whole image.
-        project: A learned linear layer makes the tokens, or the vector, of the embedding. Without it the widths are equal.
+        projection: A learned linear layer makes the tokens, or the vector, of the embedding. Without it the widths are equal.
         size: Side in pixels to which the network's images are resized.
         drop_rate: Share of the training images that are not shown, in [0, 1]; their embedding is then zero.
 
@@ -43,7 +43,7 @@ class ImageConditioner(SingleConditioner):
         width: int | None = 768,
         vector_width: int | None = None,
         patches: bool = False,
-        project: bool = False,
+        projection: bool = False,
         size: int = 224,
         drop_rate: float = 0.1,
     ) -> None:
@@ -52,7 +52,7 @@ class ImageConditioner(SingleConditioner):
         check("conditioner.width", width, Optional(COUNT, "the image is a vector"))
         check("conditioner.vector_width", vector_width, Optional(COUNT, "the image is tokens"))
         check("conditioner.patches", patches, FLAG)
-        check("conditioner.project", project, FLAG)
+        check("conditioner.projection", projection, FLAG)
         given = width if vector_width is None else vector_width
         if given is None or (width is not None and vector_width is not None):
             raise ValueError(
@@ -63,9 +63,9 @@ class ImageConditioner(SingleConditioner):
             raise ValueError(
                 "patches are tokens: set conditioner.patches=false, or conditioner.width instead of vector_width"
             )
-        if not project and given != embedding_width:
+        if not projection and given != embedding_width:
             raise ValueError(
-                f"an embedding of width {embedding_width} does not become one of {given} by itself; set conditioner.project="
+                f"an embedding of width {embedding_width} does not become one of {given} by itself; set conditioner.projection="
                 f"true, or conditioner.{'width' if vector_width is None else 'vector_width'}={embedding_width}"
             )
         self.width = width
@@ -73,7 +73,7 @@ class ImageConditioner(SingleConditioner):
         self.embedding_width = embedding_width
         self.inputs = ("image_embedding",) if name is None else ("image",)
         self.network = None if name is None else ImageEmbedder(name, size=size, patches=patches)
-        self.project = nn.Linear(embedding_width, given) if project else None
+        self.projection = nn.Linear(embedding_width, given) if projection else None
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
         """Load the vision network, if there is to be one; no samples are read."""
@@ -87,8 +87,8 @@ class ImageConditioner(SingleConditioner):
             Tokens `(B, L, width)`, or a vector `(B, vector_width)`.
         """
         embedding = without(self._embedding(fields), dropped)
-        if self.project is not None:
-            embedding = self.project(embedding)
+        if self.projection is not None:
+            embedding = self.projection(embedding)
         if self.vector_width is None:
             return Condition(tokens=embedding)
         if embedding.shape[1] != 1:

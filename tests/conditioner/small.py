@@ -37,7 +37,7 @@ KINDS = {
     "noisy_low_resolution": lambda **rate: LowResolutionConditioner(noise=0.4, vector_width=8, **rate),
     "inpainting": lambda **rate: InpaintingConditioner(concat_channels=4, **rate),
     "depth": lambda **rate: DepthConditioner(**rate),
-    "image": lambda **rate: ImageConditioner(None, embedding_width=8, width=16, project=True, **rate),
+    "image": lambda **rate: ImageConditioner(None, embedding_width=8, width=16, projection=True, **rate),
     "image_vector": lambda **rate: ImageConditioner(None, embedding_width=8, width=None, vector_width=8, **rate),
     "neighbors": lambda **rate: NeighborsConditioner(width=16, max_neighbors=4, **rate),
 }

@@ -186,8 +186,8 @@ def test_widths_of_images_that_do_not_go_together_are_refused(tmp_path):
     for options, message in (
         ({"width": 8, "vector_width": 8}, "an image is tokens, conditioner.width, or a vector"),
         ({"width": None}, "an image is tokens, conditioner.width, or a vector"),
-        ({"width": 16}, "set conditioner.project=true, or conditioner.width=8"),
-        ({"width": None, "vector_width": 16}, "set conditioner.project=true, or conditioner.vector_width=8"),
+        ({"width": 16}, "set conditioner.projection=true, or conditioner.width=8"),
+        ({"width": None, "vector_width": 16}, "set conditioner.projection=true, or conditioner.vector_width=8"),
         ({"width": None, "vector_width": 8, "patches": True}, "patches are tokens: set conditioner.patches=false"),
     ):
         with pytest.raises(ValueError, match=message):
