@@ -75,6 +75,11 @@ class Condition(NamedTuple):
     vector: Tensor | None = None
     concat: Tensor | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no part is there: nothing is said, and nothing can be."""
+        return all(part is None for part in self)
+
     def mean_token(self) -> Tensor:
         """Return the mean of the tokens that count, `(B, D)`."""
         assert self.tokens is not None

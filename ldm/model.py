@@ -177,8 +177,9 @@ class LatentDiffusion(nn.Module):
         It draws, from torch's generator and in this order: posterior, drop-out of conditions, times, noise.
         """
         x = self.autoencoder.latent(batch)
-        fields = with_derived_fields(batch.fields, self.conditioner.inputs, self.autoencoder, size=x.shape[-2:])
-        condition = self.conditioner.with_dropout(fields)
+        inputs, size = self.conditioner.inputs, x.shape[-2:]
+        batch = batch._replace(fields=with_derived_fields(batch.fields, inputs, self.autoencoder, size=size))
+        condition = self.conditioner.with_dropout(batch.fields)
         return self.denoising_loss(self.denoiser, x, condition)
 
     @torch.no_grad()

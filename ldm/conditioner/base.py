@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +68,7 @@ class SingleConditioner(Conditioner):
         knows_null: True where `null` makes sense without drop-out, too: the empty caption is a caption like others.
     """
 
-    knows_null: ClassVar[bool] = False
+    knows_null: bool = False
     place: Tensor
     """An empty buffer; its device is that of the condition."""
 

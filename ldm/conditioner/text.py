@@ -22,8 +22,8 @@ class TextConditioner(SingleConditioner):
         drop_rate: Share of the training captions that are replaced by "", in [0, 1].
     """
 
-    inputs = ("caption",)
     knows_null = True
+    inputs = ("caption",)
 
     def __init__(self, width: int, *, drop_rate: float) -> None:
         super().__init__(drop_rate=drop_rate)

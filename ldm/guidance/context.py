@@ -121,7 +121,7 @@ def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation 
         The condition of the batch.
     """
     condition = conditioner(fields)
-    if interpolation is None:
+    if interpolation is None or condition.is_empty:
         return condition
     other = conditioner({**fields, "caption": list(interpolation.prompts)})
     (device, *_) = (part.device for part in other if part is not None)

@@ -10,7 +10,6 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Batch
 from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.conditioner.base import Reader, learned_state, set_learned_state
@@ -44,7 +43,7 @@ class LatentTask(Task, Generic[Model]):
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the fields that are needed beside images or latents."""
-        return underlying_fields(self.reader.inputs)
+        return self.reader.inputs
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer of all that is trained, and its scheduler, which Lightning steps after each of its steps."""

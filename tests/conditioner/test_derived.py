@@ -8,9 +8,11 @@ import torch
 from ldm.autoencoder.derived import underlying_fields, with_derived_fields
 from ldm.batch import Batch
 from ldm.config import build, resolved
+from ldm.generation.start import InterpolationStart
 from ldm.guidance.base import NoGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.sampler.ddim import DDIM
+from ldm.training.validate import needed_fields
 from tests.conditioner.small import fields_of, rows
 from tests.conftest import scramble
 from tests.training.stages import built, composed
@@ -132,6 +134,13 @@ def test_a_model_of_each_kind_trains_and_samples_and_its_images_are_independent(
         )
 
 
+def test_noise_is_interpolated_where_nothing_is_said():
+    model = small("unconditional")
+    ends = model.sample(prompts=["", ""], seeds=[1, 2], size=16)
+    start = InterpolationStart(["", ""], [2, 1], [0.0, 1.0])
+    torch.testing.assert_close(model.sample(prompts=["", ""], seeds=[1, 2], size=16, start=start), ends[[0, 0]])
+
+
 @pytest.mark.parametrize("choice", ["segmentation", "depth", "low_resolution"])
 def test_maps_are_larger_at_sampling_than_in_training(choice):
     """Convolutionally, as in the paper."""
@@ -152,7 +161,8 @@ def test_a_model_whose_conditioner_needs_images_is_not_trained_on_cached_latents
     ]
     for cached in (True, False):
         stage = built("diffusion", composed(*options, f"data.cache_latents={cached}"), tmp_path)
-        assert stage.task.inputs == ("image", "mask")
+        assert needed_fields([stage]) >= {"image", "mask"}
+        assert "masked_latent" not in needed_fields([stage])
         for encoding in ({}, {"autoencoder": "x"}):
             if not cached and not encoding:
                 stage.check_latents(SimpleNamespace(encoding=encoding))
