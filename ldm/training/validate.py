@@ -12,7 +12,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from ldm.autoencoder.derived import underlying_fields
 from ldm.callback.checkpoints import Checkpoints
 from ldm.callback.evaluation import Evaluation
 from ldm.callback.randomness import StepSeed
@@ -188,8 +187,7 @@ def check_callbacks(stage: Stage) -> None:
 def needed_fields(stages: Sequence[Stage]) -> set[str]:
     """Return the names of all fields that tasks and metrics read beside images or latents."""
     metrics = (metric for stage in stages for evaluation in stage.evaluations for metric in evaluation.metrics)
-    read = (name for part in (*(stage.task for stage in stages), *metrics) for name in part.inputs)
-    return set(underlying_fields(read))
+    return {name for part in (*(stage.task for stage in stages), *metrics) for name in part.inputs}
 
 
 def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
