@@ -23,7 +23,7 @@ SIZE = [32, 48]
 def small(choice, *options):
     """A model on the icons' autoencoder, all weights random; latents are a quarter of the image's size."""
     config = composed(
-        "experiment=txt2img", f"conditioner={choice}", "backbone.pool_tokens=false", "name=x", f"data.size={SIZE}",
+        "experiment=txt2img", f"conditioner={choice}", "name=x", f"data.size={SIZE}",
         "backbone.model_channels=16", "backbone.groups=8", "autoencoder.network.channels=8",
         "autoencoder.network.groups=4", "sampler.steps=3", *options,
     )  # fmt: skip
@@ -157,7 +157,6 @@ def test_a_model_whose_conditioner_needs_images_is_not_trained_on_cached_latents
         "debug=tiny",
         "trainer=cpu",
         "conditioner=inpainting",
-        "backbone.pool_tokens=false",
     ]
     for cached in (True, False):
         stage = built("diffusion", composed(*options, f"data.cache_latents={cached}"), tmp_path)
@@ -169,3 +168,21 @@ def test_a_model_whose_conditioner_needs_images_is_not_trained_on_cached_latents
                 continue
             with pytest.raises(ValueError, match="this conditioner needs the images, but training reads latents"):
                 stage.check_latents(SimpleNamespace(encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    "choice", ["unconditional", "label", "layout", "segmentation", "low_resolution", "depth", "neighbors"]
+)
+def test_debug_tiny_goes_with_conditioners_of_other_fields_than_captions(choice):
+    config = composed("experiment=txt2img", "debug=tiny", f"conditioner={choice}")
+    model, fields = build(resolved(config.model)), fields_of(2)
+    fields["image"] = fields["image"][..., :32]
+    if choice == "neighbors":
+        fields["neighbors"] = torch.rand(2, 3, model.conditioner.width)
+    given = {
+        "image": fields["image"],
+        **{name: fields[name] for name in model.conditioner.inputs if name != "latent_size"},
+    }
+    loss = model.loss(Batch(["a", "b"], given))
+    assert loss.shape == (2,)
+    assert sum(weight.numel() for weight in model.conditioner.parameters()) < 600_000

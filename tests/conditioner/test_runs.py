@@ -30,7 +30,7 @@ def test_a_tiny_run_trains_is_evaluated_and_its_checkpoint_is_complete(tiny_run,
         options += [f"conditioner.name={tmp_path}"]
     forked(
         "train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", f"conditioner={kind}", f"name={kind}", "metric=offline",
-        f"autoencoder.ckpt={tiny_run}", "backbone.pool_tokens=false", "stage.diffusion.trainer.max_steps=10", *options, *places,
+        f"autoencoder.ckpt={tiny_run}", "stage.diffusion.trainer.max_steps=10", *options, *places,
     )  # fmt: skip
     results = json.loads((home / "runs" / kind / "diffusion" / "results.json").read_text())
     assert results["eval/frechet_efficientnet"] > 0

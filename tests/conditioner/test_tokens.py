@@ -200,3 +200,9 @@ def test_widths_of_images_that_do_not_go_together_are_refused(tmp_path):
         conditioner({"image_embedding": torch.rand(2, 5)})
     with pytest.raises(FileNotFoundError, match="no vision network .*nowhere.*set conditioner.name=FOLDER"):
         ImageConditioner(str(tmp_path / "nowhere")).prepare(None)
+
+
+def test_tokens_are_pooled_where_there_are_some():
+    for choice, expected in (("label", True), ("segmentation", False), ("unconditional", False), ("transformer", True)):
+        backbone = resolved(compose("train", ["experiment=txt2img", f"conditioner={choice}"]).backbone)
+        assert backbone["pool_tokens"] is expected
