@@ -27,6 +27,12 @@ geometry      how each image was cut, in pixels, `(B, 6)`: height and width of t
               resized image; height and width of the result. Podell et al., 2023, section 2.2, arXiv:2307.01952
 text_tokens   what a frozen text encoder gave for the caption, `(B, L, D)`, where it was cached
 text_mask     which of these tokens count, `(B, L)` bool
+
+Two fields are not read from samples: a model derives them, by its autoencoder, where its conditioner asks for them. See
+`ldm.autoencoder.derived`.
+
+latent_size    height and width of the latent, `(B, 2)` int64, the same for all images
+masked_latent  the latent of the image without its masked part, `(B, C, H/f, W/f)`, derived from `image` and `mask`
 """
 
 
@@ -69,6 +75,11 @@ class Condition(NamedTuple):
     mask: Tensor | None = None
     vector: Tensor | None = None
     concat: Tensor | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no part is there: nothing is said, and nothing can be."""
+        return all(part is None for part in self)
 
     def mean_token(self) -> Tensor:
         """Return the mean of the tokens that count, `(B, D)`."""

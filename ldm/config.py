@@ -30,6 +30,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("remaining_trials", remaining_trials, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("output_channels", output_channels, replace=True)
+    OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
+    OmegaConf.register_new_resolver("is_given", lambda value: value is not None, replace=True)
 
 
 def best_accelerator() -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
+from ldm.autoencoder.derived import with_derived_fields
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch, Condition, Fields, Size, as_size, clean_fields, whole_geometry
 from ldm.batch import batch_size as count_rows
@@ -176,6 +177,8 @@ class LatentDiffusion(nn.Module):
         It draws, from torch's generator and in this order: posterior, drop-out of conditions, times, noise.
         """
         x = self.autoencoder.latent(batch)
+        inputs, size = self.conditioner.inputs, x.shape[-2:]
+        batch = batch._replace(fields=with_derived_fields(batch.fields, inputs, self.autoencoder, size=size))
         condition = self.conditioner.with_dropout(batch.fields)
         return self.denoising_loss(self.denoiser, x, condition)
 
@@ -249,7 +252,12 @@ class LatentDiffusion(nn.Module):
         images = [torch.empty(0, 3, *size)]
         for first in range(0, count, batch_size):
             chunk = slice(first, first + batch_size)
-            here = {name: values[chunk] for name, values in fields.items()}
+            here = with_derived_fields(
+                {name: values[chunk] for name, values in fields.items()},
+                self.conditioner.inputs,
+                self.autoencoder,
+                size=[length // self.autoencoder.downsampling_factor for length in size],
+            )
             given = GuidanceContext(
                 self.denoiser,
                 self.conditioner(here),

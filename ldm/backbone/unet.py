@@ -143,7 +143,11 @@ class UNet(Backbone):
         }
         for name, value in got.items():
             if (own := getattr(self, name)) != value:
-                raise ValueError(f"backbone.{name} is {own}, but the conditioner gives {value}; make them agree")
+                wanted = "null" if value is None else value
+                raise ValueError(
+                    f"backbone.{name} is {own}, but the conditioner gives {value}; set backbone.{name}={wanted}, or give a "
+                    "conditioner that the backbone was made for"
+                )
 
 
 def time_features(t: Tensor, width: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.batch import tensor_field, whole_geometry
+from ldm.autoencoder.derived import underlying_fields
+from ldm.batch import Fields, tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.pictures import show
+from ldm.data.dataset import ShardDataset, collate, finish
+from ldm.data.order.shuffle import SampleRef
 from ldm.files.tensors import write_tensors
 from ldm.guidance.base import Guidance
 from ldm.metric.base import GenerationMetric
@@ -113,7 +116,10 @@ class Evaluation(pl.Callback):
                 chunk = numbers[start : start + self.batch_size]
                 if not chunk:
                     continue
-                fields = data.val_set.fields_of([number * total // count for number in chunk])
+                numbers_there = [number * total // count for number in chunk]
+                fields = _fields(
+                    data.val_set, numbers_there, image="image" in underlying_fields(model.conditioner.inputs)
+                )
                 images = model.sample(
                     {**fields, "geometry": whole_geometry(data.size, len(chunk))},
                     seeds=[self.seed + number for number in chunk],
@@ -149,6 +155,13 @@ class Evaluation(pl.Callback):
                 write_tensors(path, sums)
             shapes = _zeros(sums)
         metric.set_reference(sums if trainer.is_global_zero and sums is not None else shapes)
+
+
+def _fields(samples: ShardDataset, numbers: Sequence[int], *, image: bool) -> Fields:
+    """Return the fields of some samples; with their images, which take time to decode, only where a model reads them."""
+    if not image:
+        return samples.fields_of(numbers)
+    return finish(collate([samples[SampleRef(0, number)] for number in numbers])).fields
 
 
 def _zeros(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:

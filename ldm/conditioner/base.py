@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.batch import Condition, Fields, batch_size
+from ldm.batch import Condition, Fields, batch_size, tensor_field
 from ldm.options.rule import FRACTION, check
 
 
@@ -71,14 +71,25 @@ class Conditioner(Reader):
 class SingleConditioner(Conditioner):
     """The base class of conditioners with one drop rate.
 
+    Where the drop rate is 0, `null` says what `forward` says, since the network has never seen that nothing is said; unless
+    `knows_null`.
+
     Args:
         drop_rate: Share of the training images for which nothing is said, for classifier-free guidance, in [0, 1].
+
+    Attributes:
+        knows_null: True where `null` makes sense without drop-out, too: the empty caption is a caption like others.
     """
+
+    knows_null: bool = False
+    place: Tensor
+    """An empty buffer; its device is that of the condition."""
 
     def __init__(self, *, drop_rate: float) -> None:
         check("conditioner.drop_rate", drop_rate, FRACTION)
         super().__init__()
         self.drop_rate = drop_rate
+        self.register_buffer("place", torch.zeros(()), persistent=False)
 
     @abstractmethod
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
@@ -95,11 +106,34 @@ class SingleConditioner(Conditioner):
 
     def null(self, fields: Fields) -> Condition:
         """Return the condition that says nothing about the images, of the same shapes."""
-        return self.encode(fields, torch.ones(batch_size(fields), dtype=torch.bool))
+        return self.encode(fields, torch.full((batch_size(fields),), self.knows_null or self.drop_rate > 0))
 
     def with_dropout(self, fields: Fields) -> Condition:
         """Return the condition for training, in which some images have that of `null`."""
         return self.encode(fields, torch.rand(batch_size(fields)) < self.drop_rate)
+
+    def tensor(self, fields: Fields, name: str) -> Tensor:
+        """Return a field that is a tensor, `(B, ...)`, on the device of the condition.
+
+        Raises:
+            ValueError: Where it is missing, or is a list.
+        """
+        return tensor_field(fields, name).to(self.place.device)
+
+
+def without(values: Tensor, dropped: Tensor, null: Tensor | float = 0.0) -> Tensor:
+    """Return values with another value for images about which nothing is to be said.
+
+    Args:
+        values: A part of a condition, or what it is made of, `(B, ...)`.
+        dropped: True for those images, `(B,)` bool, on any device.
+        null: The value of those images, of a shape that can be expanded to that of `values`.
+
+    Returns:
+        Values of the same shape.
+    """
+    rows = dropped.to(values.device).view(-1, *[1] * (values.ndim - 1))
+    return torch.where(rows, torch.as_tensor(null, dtype=values.dtype, device=values.device), values)
 
 
 def learned_state(reader: Reader) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ class Composite(Conditioner):
         parts: The conditioners, by names that stand in options and checkpoints; those of a list are called 0, 1, ...
         width: Width of the tokens of all parts that give tokens; None: no part does.
         vector_width: Width of the vectors of all parts that give vectors; None: no part does.
+        concat_channels: Channels of the maps of all parts together; 0: no part gives a map.
 
     Raises:
         ValueError: Where there is no part.
@@ -33,6 +34,7 @@ class Composite(Conditioner):
         *,
         width: int | None = None,
         vector_width: int | None = None,
+        concat_channels: int = 0,
     ) -> None:
         super().__init__()
         named = dict(parts) if isinstance(parts, Mapping) else {str(place): part for place, part in enumerate(parts)}
@@ -41,6 +43,7 @@ class Composite(Conditioner):
         self.parts = nn.ModuleDict(named)
         self.width = width
         self.vector_width = vector_width
+        self.concat_channels = concat_channels
         self.inputs = tuple(dict.fromkeys(name for part in named.values() for name in part.inputs))
         self.learns_from = tuple(dict.fromkeys(name for part in named.values() for name in part.learns_from))
         self.caption_caches = tuple(dict.fromkeys(name for part in named.values() for name in part.caption_caches))
@@ -80,7 +83,7 @@ class Composite(Conditioner):
         )
 
     def _check(self, found: Sequence[Condition]) -> None:
-        """Raise ValueError where parts give tokens or vectors of another width than was said."""
+        """Raise ValueError where parts give tokens or vectors of another width than was said, or other maps."""
         for name, part in zip(self.parts, found, strict=True):
             for option, given in (("width", part.tokens), ("vector_width", part.vector)):
                 if given is not None and given.shape[-1] != getattr(self, option):
@@ -88,6 +91,12 @@ class Composite(Conditioner):
                         f"conditioner.{option} is {getattr(self, option)}, but the part {name!r} gives {given.shape[-1]}; "
                         "make all parts agree"
                     )
+        channels = sum(part.concat.shape[1] for part in found if part.concat is not None)
+        if channels != self.concat_channels:
+            raise ValueError(
+                f"conditioner.concat_channels is {self.concat_channels}, but the parts give maps of {channels} channels; "
+                f"set conditioner.concat_channels={channels}"
+            )
 
 
 def _masks(conditions: Sequence[Condition]) -> Tensor | None:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
-from ldm.options.rule import COUNT, FLAG, check
+from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.tokens import encode_texts, overflow
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
@@ -23,7 +23,7 @@ ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextMo
 
 
 class HuggingFaceConditioner(TextConditioner):
-    """The last hidden states of any Hugging Face text encoder (CLIP, T5, BERT, ...), never trained.
+    """The hidden states of any Hugging Face text encoder (CLIP, T5, BERT, ...), never trained.
 
     Its architecture, weights and tokenizer go into the checkpoint, so that sampling needs neither hub nor folder.
 
@@ -34,6 +34,9 @@ class HuggingFaceConditioner(TextConditioner):
         mask_padding: Attend to the caption's own tokens only, in the encoder and in what is conditioned on it. False: to all
             of them in both, as Stable Diffusion does with CLIP. (The encoder is then given no mask. What stands in the
             padding is the tokenizer's choice: CLIP's repeats <|endoftext|>, the token that ends each caption.)
+        layer: The layer whose hidden states are taken, counted from the end: -1 is the last one, -2 the one before it, as in
+            Stable Diffusion 2. The layers behind it are left out; the encoder's final norm, where it has one, is not.
+        pad_token: The token that fills captions up; None: the tokenizer's own. OpenCLIP's is "!".
         drop_rate: Share of the training captions that are replaced by "", in [0, 1].
 
     References:
@@ -41,15 +44,26 @@ class HuggingFaceConditioner(TextConditioner):
     """
 
     def __init__(
-        self, name: str, *, width: int, max_tokens: int = 77, mask_padding: bool = True, drop_rate: float = 0.1
+        self,
+        name: str,
+        *,
+        width: int,
+        max_tokens: int = 77,
+        mask_padding: bool = True,
+        layer: int = -1,
+        pad_token: str | None = None,
+        drop_rate: float = 0.1,
     ) -> None:
         check("conditioner.width", width, COUNT)
         check("conditioner.max_tokens", max_tokens, COUNT)
         check("conditioner.mask_padding", mask_padding, FLAG)
+        check("conditioner.layer", layer, Whole(-1000, -1))
         super().__init__(width, drop_rate=drop_rate)
         self.name = name
         self.max_tokens = max_tokens
         self.mask_padding = mask_padding
+        self.layer = layer
+        self.pad_token = pad_token
         self.tokenizer: Tokenizer | None = None
         self.encoder: nn.Module | None = None
 
@@ -60,7 +74,11 @@ class HuggingFaceConditioner(TextConditioner):
         try:
             config = AutoConfig.from_pretrained(self.name)
             encoder_class = ENCODERS.get(config.model_type, AutoModel)
-            encoder = encoder_class.from_pretrained(self.name, dtype=torch.float32, use_safetensors=True)
+            if encoder_class is not AutoModel:
+                config = encoder_class.config_class.from_pretrained(self.name)
+            layers: int = config.num_hidden_layers
+            config.num_hidden_layers = max(layers + self.layer + 1, 1)  # those behind the wanted one are not built
+            encoder = encoder_class.from_pretrained(self.name, config=config, dtype=torch.float32, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(self.name, use_fast=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
@@ -68,6 +86,10 @@ class HuggingFaceConditioner(TextConditioner):
                 f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
                 "set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
             ) from error
+        if layers + self.layer < 0:
+            raise ValueError(
+                f"conditioner.layer={self.layer}, but {self.name!r} has {layers} layers; give -{layers} to -1"
+            )
         most = getattr(config, "max_position_embeddings", None)
         if most is not None and self.max_tokens > most:
             raise ValueError(
@@ -75,7 +97,9 @@ class HuggingFaceConditioner(TextConditioner):
                 f"give at most {most}"
             )
         self._adopt(encoder)
-        self._adopt_tokenizer(tokenizer.backend_tokenizer, tokenizer.pad_token_id, tokenizer.pad_token)
+        pad_token = self.pad_token or tokenizer.pad_token
+        pad_id = None if pad_token is None else tokenizer.backend_tokenizer.token_to_id(pad_token)
+        self._adopt_tokenizer(tokenizer.backend_tokenizer, pad_id, pad_token)
 
     def encode_captions(self, captions: Sequence[str]) -> Condition:
         """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
@@ -144,7 +168,10 @@ class HuggingFaceConditioner(TextConditioner):
 
     def _adopt_tokenizer(self, tokenizer: Tokenizer, pad_id: int | None, pad_token: str | None) -> None:
         if pad_id is None or pad_token is None:
-            raise ValueError(f"the tokenizer of {self.name!r} has no padding token; choose an encoder that has one")
+            raise ValueError(
+                f"the tokenizer of {self.name!r} has no padding token{f' {pad_token!r}' if pad_token else ''}; set "
+                "conditioner.pad_token to a token that it has, or choose another encoder"
+            )
         special = tokenizer.num_special_tokens_to_add(False)
         if self.max_tokens <= special:
             raise ValueError(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from ldm.batch import Condition, Fields, as_size, batch_size, tensor_field, whole_geometry
-from ldm.conditioner.base import SingleConditioner
+from ldm.conditioner.base import SingleConditioner, without
 from ldm.nn.embedding import sinusoidal
 from ldm.options.rule import Whole, check
 
@@ -21,8 +20,6 @@ class SizeConditioner(SingleConditioner):
 
     A model that knows how its training images were enlarged and cropped need not learn enlarged and cropped images: at
     sampling it is told of images of the asked size, not cropped. Fields without `geometry` are such images of `size`.
-
-    Where the drop rate is 0, `null` tells the size, too, since the network has seen nothing else.
 
     Args:
         size: Size of images of which nothing is known, in pixels: one number, or height and width.
@@ -38,8 +35,6 @@ class SizeConditioner(SingleConditioner):
     """
 
     inputs = ("geometry",)
-    place: Tensor
-    """Nothing but its device matters: it is that of the vector."""
 
     def __init__(
         self, size: int | Sequence[int], *, number_width: int = 256, vector_width: int = 1536, drop_rate: float = 0.0
@@ -54,7 +49,6 @@ class SizeConditioner(SingleConditioner):
         self.size = as_size(size)
         self.number_width = number_width
         self.vector_width = vector_width
-        self.register_buffer("place", torch.zeros(()), persistent=False)
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
         """Do nothing: no weight and no word is learned before training."""
@@ -65,6 +59,4 @@ class SizeConditioner(SingleConditioner):
         geometry = tensor_field(fields, "geometry") if "geometry" in fields else whole_geometry(self.size, count)
         numbers = geometry.to(self.place.device).flatten()
         vector = sinusoidal(numbers, self.number_width).view(count, self.vector_width)
-        if self.drop_rate:
-            vector = vector * ~dropped.to(vector.device)[:, None]
-        return Condition(vector=vector)
+        return Condition(vector=without(vector, dropped))

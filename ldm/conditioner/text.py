@@ -22,6 +22,7 @@ class TextConditioner(SingleConditioner):
         drop_rate: Share of the training captions that are replaced by "", in [0, 1].
     """
 
+    knows_null = True
     inputs = ("caption",)
     caption_caches = ("text_tokens", "text_mask")
 

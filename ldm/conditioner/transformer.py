@@ -65,12 +65,9 @@ class TransformerConditioner(TextConditioner):
         self.vocabulary = vocabulary
         self.mask_padding = mask_padding
         self.tokenizer: Tokenizer | None = None
-        self.embed = nn.Embedding(vocabulary, width)
-        self.position = nn.Parameter(torch.empty(max_tokens, width))
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, head_width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.embed.weight, std=0.02)
-        nn.init.normal_(self.position, std=0.02)
+        self.network = TransformerEncoder(
+            vocabulary, max_tokens, width=width, depth=depth, heads=heads, head_width=head_width
+        )
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
         """Learn the tokenizer from captions, unless it is there."""
@@ -81,17 +78,14 @@ class TransformerConditioner(TextConditioner):
     def encode_captions(self, captions: Sequence[str]) -> Condition:
         """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
         encodings = encode_texts(self._tokenizer(), captions)
-        device = self.position.device
+        device = self.place.device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device).bool()
         return self.encode_ids(ids, mask if self.mask_padding else None)
 
     def encode_ids(self, ids: Tensor, mask: Tensor | None) -> Condition:
         """Return the condition of token ids `(B, L)` and their mask `(B, L)`: tokens `(B, L, width)`."""
-        x = self.embed(ids) + self.position[: ids.shape[1]]
-        for layer in self.layers:
-            x = layer(x, mask)
-        return Condition(tokens=self.norm(x), mask=mask)
+        return Condition(tokens=self.network(ids, mask), mask=mask)
 
     def overflow(self, captions: Sequence[str]) -> list[str]:
         """Return the end of each caption that is cut away; "" where the whole caption fits."""
@@ -120,6 +114,41 @@ class TransformerConditioner(TextConditioner):
         tokenizer.enable_truncation(self.max_tokens)
         tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD), pad_token=PAD, length=self.max_tokens)
         return tokenizer
+
+
+class TransformerEncoder(nn.Module):
+    """A pre-norm transformer encoder with learned positions.
+
+    Args:
+        vocabulary: Number of different tokens.
+        max_tokens: Length of the longest sequence.
+        width: Width of the tokens.
+        depth: Number of layers.
+        heads: Number of attention heads.
+        head_width: Channels of each head.
+
+    References:
+        Rombach et al., 2022, appendix E.2.1, arXiv:2112.10752.
+    """
+
+    def __init__(
+        self, vocabulary: int, max_tokens: int, *, width: int, depth: int, heads: int, head_width: int
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(max_tokens, width))
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, head_width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.position, std=0.02)
+
+    def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Return tokens `(B, L, width)` for token ids `(B, L)` and their mask `(B, L)`."""
+        x = self.embed(ids) + self.position[: ids.shape[1]]
+        for layer in self.layers:
+            x = layer(x, mask)
+        tokens: Tensor = self.norm(x)
+        return tokens
 
 
 class EncoderLayer(nn.Module):

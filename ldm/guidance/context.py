@@ -119,7 +119,7 @@ def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation 
         The condition of the batch.
     """
     condition: Condition = conditioner(fields)
-    if interpolation is None:
+    if interpolation is None or condition.is_empty:
         return condition
     other: Condition = conditioner(conditioner.with_captions(fields, interpolation.prompts))
     (device, *_) = (part.device for part in other if part is not None)

@@ -31,7 +31,7 @@ def standardized(image: Tensor, size: int, mean: Sequence[float], std: Sequence[
     return (0.5 * (image + 1.0) - centre) / spread
 
 
-def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
+def colour_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and deviation of each colour that a model was trained with, or ImageNet's where it does not say."""
     try:
         said, _ = ImageProcessingMixin.get_image_processor_dict(name)
@@ -76,7 +76,7 @@ class VisionEncoder(nn.Module):
                 f"side {size} is not a multiple of the patches of {name!r}, {patch} pixels; choose another"
             )
         self.size = size
-        self.statistics = _statistics(name)
+        self.statistics = colour_statistics(name)
         self.count = size // patch
         self.width: int = config.hidden_size
         self.network.requires_grad_(False).eval()

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from ldm import processes
+from ldm.autoencoder.derived import underlying_fields
 from ldm.callback.checkpoints import newest
 from ldm.callback.signals import Preempted, Signals
 from ldm.config import build, is_rank_zero, resolved
@@ -129,7 +130,7 @@ def _train_stages(
         if is_rank_zero() and stage.left_out is not None:
             print(stage.left_out)
     check_metrics(config.optimized_metric, todo)
-    data.need(needed_fields(todo))
+    data.need(underlying_fields(needed_fields(todo)))
     data.open()  # the first that writes: all that can be checked without it has been
     for stage in todo:
         check_images(data, stage.evaluations)

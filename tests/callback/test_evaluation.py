@@ -14,6 +14,7 @@ class Model:
 
     def __init__(self):
         self.autoencoder = SimpleNamespace(shift=torch.zeros(1))
+        self.conditioner = SimpleNamespace(inputs=("caption",))
         self.made = []
 
     def sample(self, fields, *, seeds, batch_size, **_):

@@ -50,7 +50,7 @@ def text(**options):
 
 def composite(text_rate=0.0, map_rate=0.0, size_rate=0.0):
     parts = {"text": text(drop_rate=text_rate), "map": Maps(drop_rate=map_rate), "size": size(drop_rate=size_rate)}
-    return Composite(parts, width=16, vector_width=24)
+    return Composite(parts, width=16, vector_width=24, concat_channels=1)
 
 
 def test_tokens_stand_one_after_the_other_vectors_add_up_and_maps_are_stacked():
@@ -65,7 +65,7 @@ def test_tokens_stand_one_after_the_other_vectors_add_up_and_maps_are_stacked():
     twice = Composite([size(), size()], vector_width=24)(FIELDS)
     torch.testing.assert_close(twice.vector, 2 * own["size"].vector)
     assert twice.tokens is twice.mask is twice.concat is None
-    assert Composite([Maps(drop_rate=0.0)] * 2, width=16)(FIELDS).concat.shape == (3, 2, 4, 4)
+    assert Composite([Maps(drop_rate=0.0)] * 2, width=16, concat_channels=2)(FIELDS).concat.shape == (3, 2, 4, 4)
 
 
 def test_each_part_is_dropped_by_its_own_rate():
@@ -118,6 +118,8 @@ def test_widths_that_do_not_agree_are_refused():
         Composite({"text": text()}, width=24)(FIELDS)
     with pytest.raises(ValueError, match=r"conditioner.vector_width is None, but the part '0' gives 24"):
         Composite([size()])(FIELDS)
+    with pytest.raises(ValueError, match="the parts give maps of 1 channels; set conditioner.concat_channels=1"):
+        Composite([Maps(drop_rate=0.0)], width=16)(FIELDS)
     with pytest.raises(ValueError, match="conditioner.parts is empty"):
         Composite({})
     with pytest.raises(

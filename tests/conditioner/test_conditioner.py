@@ -16,6 +16,7 @@ from transformers import (
 from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.conditioner.text import cut_captions, cut_prompts
 from ldm.conditioner.transformer import TransformerConditioner, learn_tokenizer
+from ldm.config import build, compose, resolved
 from ldm.pretrained.tokens import encode_texts
 from tests.conftest import scramble
 
@@ -240,6 +241,46 @@ def test_padding_is_attended_to_as_by_stable_diffusion(tmp_path):
     assert ended.ids.count(2) == 1, "in a caption, a special token is text"
 
 
+@pytest.mark.parametrize("layer", [-1, -2])
+@pytest.mark.parametrize("kind", ["clip", "t5", "bert"])
+def test_an_earlier_layer_is_taken_and_the_final_norm_stays(tmp_path, kind, layer):
+    theirs = save_pretrained(tmp_path, kind)
+    made = HuggingFaceConditioner(str(tmp_path), width=16, max_tokens=10, mask_padding=False, layer=layer)
+    made.prepare(None)
+    ids = torch.tensor([encoding.ids for encoding in made.tokenizer.encode_batch(CAPTIONS)])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, output_hidden_states=True)
+    norms = {"clip": lambda: theirs.final_layer_norm, "t5": lambda: theirs.encoder.final_layer_norm}
+    hidden = expected.hidden_states[layer]
+    if layer == -2:  # transformers gives the last one normed already, the others not
+        hidden = norms.get(kind, torch.nn.Identity)()(hidden)
+    elif kind == "clip":
+        hidden = expected.last_hidden_state
+    torch.testing.assert_close(made(said(CAPTIONS)).tokens, hidden)
+
+    again = HuggingFaceConditioner("a folder that is gone", width=16, max_tokens=10, mask_padding=False, layer=layer)
+    again.load_state_dict(made.state_dict())
+    torch.testing.assert_close(again(said(CAPTIONS)).tokens, made(said(CAPTIONS)).tokens, rtol=0, atol=0)
+    assert len(theirs.state_dict()) > len(made.encoder.state_dict()) or layer == -1, "the last layer is left out"
+
+
+@pytest.mark.parametrize(("choice", "layer", "width"), [("clip_l", -1, 768), ("openclip_h", -2, 1024)])
+def test_the_text_encoders_of_stable_diffusion_are_presets(tmp_path, choice, layer, width):
+    config = resolved(compose("train", ["experiment=txt2img", f"conditioner={choice}"]).conditioner)
+    assert (config["layer"], config["width"], config["max_tokens"]) == (layer, width, 77)
+    theirs = save_pretrained(tmp_path, "clip")
+    made = build({**config, "name": str(tmp_path), "width": 16, "max_tokens": 10, "pad_token": "[UNK]"})
+    made.prepare(None)
+    condition = made(said(["a cat"]))
+    assert condition.mask is None, "all tokens are attended to, padding included"
+    (encoding,) = encode_texts(made.tokenizer, ["a cat"])
+    assert encoding.tokens == ["a", "cat", "[END]"] + ["[UNK]"] * 7
+    with torch.no_grad():
+        found = theirs(input_ids=torch.tensor([encoding.ids]), output_hidden_states=True)
+        expected = found.last_hidden_state if layer == -1 else theirs.final_layer_norm(found.hidden_states[-2])
+    torch.testing.assert_close(condition.tokens, expected)
+
+
 def test_huggingface_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no text encoder .*conditioner.name=FOLDER"):
         HuggingFaceConditioner(str(tmp_path / "nowhere"), width=16).prepare(None)
@@ -250,3 +291,9 @@ def test_huggingface_errors(tmp_path):
         HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=1).prepare(None)
     with pytest.raises(ValueError, match="max_tokens=513 is more than the 512 tokens .* give at most 512"):
         HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=513).prepare(None)
+    with pytest.raises(ValueError, match="conditioner.layer=-3, but .* has 2 layers; give -2 to -1"):
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, layer=-3).prepare(None)
+    with pytest.raises(ValueError, match="conditioner.layer=0 cannot be"):
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, layer=0)
+    with pytest.raises(ValueError, match="has no padding token 'nothing'; set conditioner.pad_token"):
+        HuggingFaceConditioner(str(tmp_path / "bert"), width=16, pad_token="nothing").prepare(None)

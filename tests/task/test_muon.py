@@ -86,7 +86,8 @@ def test_hidden_matrices_are_muons_and_tables_adamws():
     )
     shapes = {name: part.ndim for name, part in model.named_parameters() if part.requires_grad}
     assert muon | adamw == shapes.keys()
-    assert {name for name in adamw if shapes[name] == 2} == {"conditioner.embed.weight", "conditioner.position"}
+    tables = ("embed.weight", "position")
+    assert {name for name in adamw if shapes[name] == 2} == {f"conditioner.network.{name}" for name in tables}
     assert "backbone.middle.0.residual.embed.weight" in muon
 
 

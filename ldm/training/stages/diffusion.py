@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ldm import checkpoint
+from ldm.autoencoder.derived import underlying_fields
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
@@ -70,11 +71,13 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
-        """Check that alignment has images."""
-        if self.alignment is not None and (data.encoding or self.run.config.data.get("cache_latents", False)):
+        """Check that alignment and conditioner have images, where they need them."""
+        reader = "alignment to a vision encoder" if self.alignment is not None else "this conditioner"
+        needed = self.alignment is not None or "image" in underlying_fields(self.task.inputs)
+        if needed and (data.encoding or self.run.config.data.get("cache_latents", False)):
             raise ValueError(
-                "alignment to a vision encoder needs the images, but training reads latents; set data.cache_latents=false, or "
-                "data=shards instead of data=latents"
+                f"{reader} needs the images, but training reads latents; set data.cache_latents=false, or data=shards instead of "
+                "data=latents"
             )
 
     def check_captions(self, data: DataModule, *, new: bool) -> None:

@@ -1,0 +1,69 @@
+"""Fields that a model derives by its autoencoder: a conditioner asks for them by name, and needs no autoencoder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ldm.autoencoder.base import Autoencoder
+from ldm.batch import Fields, batch_size, tensor_field
+
+DERIVED: dict[str, tuple[str, ...]] = {"latent_size": (), "masked_latent": ("image", "mask")}
+"""Name of a derived field -> names of the fields that it is made of."""
+
+
+def underlying_fields(inputs: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the fields that samples must have, for a conditioner that reads `inputs`."""
+    return tuple(dict.fromkeys(source for name in inputs for source in DERIVED.get(name, (name,))))
+
+
+def with_derived_fields(
+    fields: Fields, inputs: Iterable[str], autoencoder: Autoencoder, *, size: Sequence[int]
+) -> Fields:
+    """Return fields with those derived ones that a conditioner asks for; what is there already stays.
+
+    Nothing is drawn: the masked latent is the mean of its posterior, so that an image does not depend on others.
+
+    Args:
+        fields: The fields of a batch.
+        inputs: Names of the fields that the conditioner reads.
+        autoencoder: The autoencoder of the model.
+        size: Height and width of the latents.
+
+    Returns:
+        The fields and the derived ones.
+
+    Raises:
+        ValueError: Where a field that one is made of is missing, or is of another size than the images to be made.
+    """
+    wanted = [name for name in inputs if name in DERIVED and name not in fields]
+    found: Fields = {}
+    if "latent_size" in wanted:
+        found["latent_size"] = torch.tensor([list(size)]).expand(batch_size(fields), -1)
+    if "masked_latent" in wanted:
+        found["masked_latent"] = _masked_latent(
+            fields, autoencoder, [side * autoencoder.downsampling_factor for side in size]
+        )
+    return {**fields, **found}
+
+
+@torch.no_grad()
+def _masked_latent(fields: Fields, autoencoder: Autoencoder, size: Sequence[int]) -> Tensor:
+    """Return the latents `(B, C, h, w)` of images whose masked part is gray."""
+    if "image" not in fields:
+        raise ValueError(
+            f"this model sees the image without its masked part, but the fields that are there are: {', '.join(fields)}; give "
+            "image and mask, too; cached latents cannot take their place: train with data.cache_latents=false, or on shards of "
+            "images"
+        )
+    image, mask = (tensor_field(fields, name).to(autoencoder.shift.device) for name in ("image", "mask"))
+    for name, given in (("image", image), ("mask", mask)):
+        if list(given.shape[-2:]) != list(size):
+            raise ValueError(
+                f"the field {name} is of {given.shape[-2]} x {given.shape[-1]} pixels, but images of {size[0]} x {size[1]} are "
+                "to be made; resize it, or give that size"
+            )
+    with torch.autocast(image.device.type, enabled=False):  # as the latents that are trained on
+        return autoencoder.to_latent(autoencoder.encode(image * (1.0 - mask)).mean)

@@ -1,0 +1,78 @@
+"""The class of an image as a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ldm.batch import Condition, Fields
+from ldm.conditioner.base import SingleConditioner
+from ldm.options.rule import COUNT, Optional, check
+
+
+class LabelConditioner(SingleConditioner):
+    """A learned embedding of the class, as one token or as a vector; one more class says nothing.
+
+    Args:
+        num_classes: Number of classes; labels are 0, 1, ..., num_classes - 1.
+        width: Width of the embedding, which is one token for cross-attention; None: it is a vector.
+        vector_width: Width of the embedding, which is a vector that goes beside the timestep (Dhariwal & Nichol, 2021,
+            section 4, arXiv:2105.05233); None: it is a token. Give this or `width`.
+        drop_rate: Share of the training images whose class is not told, in [0, 1].
+
+    Raises:
+        ValueError: Where not exactly one of the widths is given.
+
+    References:
+        Rombach et al., 2022, section 4.1 and appendix E.2.1, arXiv:2112.10752.
+    """
+
+    inputs = ("label",)
+
+    def __init__(
+        self, num_classes: int, *, width: int | None = None, vector_width: int | None = None, drop_rate: float = 0.1
+    ) -> None:
+        super().__init__(drop_rate=drop_rate)
+        check("conditioner.num_classes", num_classes, COUNT)
+        check("conditioner.width", width, Optional(COUNT, "the class is a vector"))
+        check("conditioner.vector_width", vector_width, Optional(COUNT, "the class is a token"))
+        if (width is None) == (vector_width is None):
+            raise ValueError(
+                f"the class is a token, conditioner.width, or a vector, conditioner.vector_width; give one of them; got {width} "
+                f"and {vector_width}"
+            )
+        self.num_classes = num_classes
+        self.width = width
+        self.vector_width = vector_width
+        self.embed = nn.Embedding(num_classes + 1, width or vector_width or 1)
+
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Do nothing: the embedding is learned in training."""
+
+    def encode(self, fields: Fields, dropped: Tensor) -> Condition:
+        """Return the condition of `label`, `(B,)`: tokens `(B, 1, width)`, or a vector `(B, vector_width)`."""
+        labels = self._labels(fields)
+        embedded: Tensor = self.embed(labels.masked_fill(dropped.to(labels.device), self.num_classes))
+        return Condition(vector=embedded) if self.width is None else Condition(tokens=embedded[:, None])
+
+    def _labels(self, fields: Fields) -> Tensor:
+        """Return the labels, `(B,)` int64, of a tensor or of a list of numbers.
+
+        Raises:
+            ValueError: Where one is no class.
+        """
+        given = fields.get("label")
+        labels = torch.tensor(given) if isinstance(given, list) else self.tensor(fields, "label")
+        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(
+                f"the field label is a whole number for each image, (B,); got {labels.dtype} {tuple(labels.shape)}"
+            )
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)].tolist()
+        if wrong:
+            raise ValueError(
+                f"there is a label {wrong[0]}, but with conditioner.num_classes={self.num_classes} labels are 0 to "
+                f"{self.num_classes - 1}; mend it, or set conditioner.num_classes={max(*wrong, 0) + 1}"
+            )
+        return labels.long().to(self.place.device)

@@ -1,0 +1,80 @@
+"""An image of low resolution as a condition: super-resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ldm.batch import Condition, Fields
+from ldm.conditioner.base import SingleConditioner, without
+from ldm.conditioner.maps import latent_size, resized
+from ldm.nn.embedding import sinusoidal
+from ldm.options.rule import FRACTION, OneOf, Optional, Whole, check
+
+LEVELS = 1000
+"""A noise level in [0, 1] enters its sinusoidal features as level * 1000, as the timestep does."""
+
+
+class LowResolutionConditioner(SingleConditioner):
+    """The image of low resolution as a map beside x_t, resized to the latent's resolution where it has another.
+
+    With noise augmentation, in training a level s is drawn for each image, uniformly from [0, noise], the image becomes
+    sqrt(1 - s^2) image + s epsilon, and the network is told s by a vector. So it forgives flaws of low-resolution images that
+    its training images had not. At sampling nothing is added, and it is told s = 0.
+
+    Args:
+        concat_channels: Channels of the map, which are three.
+        noise: Largest noise level, in [0, 1]; 0: no noise is added, and no level is told.
+        vector_width: Width of the vector that tells the level, an even number; None where `noise` is 0.
+        drop_rate: Share of the training images whose low-resolution image is not shown, in [0, 1]; map and vector are then zero.
+
+    Raises:
+        ValueError: Where there is noise and no vector to tell its level, or a vector and no noise.
+
+    References:
+        Rombach et al., 2022, section 4.4, arXiv:2112.10752 (without noise); Ho et al., 2022, section 4.2, arXiv:2106.15282.
+    """
+
+    inputs = ("low_resolution", "latent_size")
+
+    def __init__(
+        self,
+        *,
+        concat_channels: int = 3,
+        noise: float = 0.0,
+        vector_width: int | None = None,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(drop_rate=drop_rate)
+        check("conditioner.concat_channels", concat_channels, OneOf((3,)))
+        check("conditioner.noise", noise, FRACTION)
+        check("conditioner.vector_width", vector_width, Optional(Whole(2), "no noise, no level"))
+        if (vector_width is None) != (noise == 0) or (vector_width or 0) % 2:
+            raise ValueError(
+                "the noise level is told by a vector of even width: give conditioner.noise above 0 and conditioner.vector_width, "
+                f"or 0 and null; got {noise} and {vector_width}"
+            )
+        self.concat_channels = concat_channels
+        self.noise = noise
+        self.vector_width = vector_width
+
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Do nothing: nothing is learned."""
+
+    def encode(self, fields: Fields, dropped: Tensor) -> Condition:
+        """Return the condition of `low_resolution`, `(B, 3, H/s, W/s)`: a map `(B, 3, h, w)`, perhaps a vector.
+
+        In training with noise, it draws from torch's generator: the levels, then the noise.
+        """
+        maps = resized(self.tensor(fields, "low_resolution"), latent_size(fields))
+        if self.vector_width is None:
+            return Condition(concat=without(maps, dropped))
+        level = torch.zeros(len(maps), device=maps.device)
+        if self.training:
+            level = self.noise * torch.rand(len(maps)).to(maps.device)
+            s = level[:, None, None, None]
+            maps = (1.0 - s.square()).sqrt() * maps + s * torch.randn(maps.shape, device=maps.device)
+        vector = sinusoidal(level * LEVELS, self.vector_width)
+        return Condition(vector=without(vector, dropped), concat=without(maps, dropped))

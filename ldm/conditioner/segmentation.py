@@ -1,0 +1,60 @@
+"""A map of classes as a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.batch import Condition, Fields
+from ldm.conditioner.base import SingleConditioner, without
+from ldm.conditioner.maps import area_means, latent_size
+from ldm.options.rule import COUNT, check
+
+
+class SegmentationConditioner(SingleConditioner):
+    """The shares of the classes at each place of the latent, through a learned 1 x 1 convolution, as a map beside x_t.
+
+    The paper halves a one-hot map bilinearly, n times for f = 2^n, and then applies the convolution. Both are linear: a halving
+    is the mean over 2 x 2 pixels, and the convolution of a one-hot map is a row of a table. So the rows are looked up for each
+    pixel and their means taken, which gives the same map from `concat_channels` instead of `num_classes` channels.
+
+    Args:
+        num_classes: Number of classes; those in a map are 0, 1, ..., num_classes - 1.
+        concat_channels: Channels of the map that the network gets.
+        drop_rate: Share of the training images whose classes are not told, in [0, 1]; the map is then zero.
+
+    References:
+        Rombach et al., 2022, section 4.3.2 and appendix D.1, arXiv:2112.10752.
+    """
+
+    inputs = ("segmentation", "latent_size")
+
+    def __init__(self, num_classes: int, *, concat_channels: int = 3, drop_rate: float = 0.0) -> None:
+        super().__init__(drop_rate=drop_rate)
+        check("conditioner.num_classes", num_classes, COUNT)
+        check("conditioner.concat_channels", concat_channels, COUNT)
+        self.num_classes = num_classes
+        self.concat_channels = concat_channels
+        self.project = nn.Linear(num_classes, concat_channels, bias=False)
+
+    def prepare(self, samples: Iterable[Fields] | None) -> None:
+        """Do nothing: the convolution is learned in training."""
+
+    def encode(self, fields: Fields, dropped: Tensor) -> Condition:
+        """Return the condition of `segmentation`, `(B, H, W)` int64: a map `(B, concat_channels, h, w)`."""
+        classes = self.tensor(fields, "segmentation")
+        if classes.ndim != 3 or classes.is_floating_point():
+            raise ValueError(
+                f"the field segmentation is a class for each pixel, (B, H, W), whole numbers; got {classes.dtype} "
+                f"{tuple(classes.shape)}"
+            )
+        low, high = (int(end) for end in classes.aminmax())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"a segmentation map has class {low if low < 0 else high}, but with conditioner.num_classes="
+                f"{self.num_classes} classes are 0 to {self.num_classes - 1}; mend it, or set another number"
+            )
+        rows = F.embedding(classes, self.project.weight.t()).permute(0, 3, 1, 2)
+        return Condition(concat=without(area_means(rows, latent_size(fields)), dropped))

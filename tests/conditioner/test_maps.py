@@ -1,0 +1,140 @@
+"""Conditioners that give a map beside x_t."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import DPTModel
+
+from ldm.batch import Size
+from ldm.conditioner.depth import DepthConditioner
+from ldm.conditioner.inpainting import InpaintingConditioner
+from ldm.conditioner.low_resolution import LowResolutionConditioner
+from ldm.conditioner.maps import area_means, scaled_by_range
+from ldm.conditioner.segmentation import SegmentationConditioner
+from ldm.nn.embedding import sinusoidal
+from ldm.pretrained.vision import standardized
+from tests.conditioner.small import fields_of, save_depth
+from tests.conftest import scramble
+
+
+def test_a_segmentation_map_is_halved_bilinearly_and_convolved_as_in_the_paper():
+    conditioner = scramble(SegmentationConditioner(5))
+    fields = fields_of(3)
+    halved = F.one_hot(fields["segmentation"], 5).permute(0, 3, 1, 2).float()
+    for _ in range(2):
+        halved = F.interpolate(halved, scale_factor=0.5, mode="bilinear")
+    expected = F.conv2d(halved, conditioner.project.weight[:, :, None, None])
+    torch.testing.assert_close(conditioner(fields).concat, expected)
+    weights = sum(weight.numel() for weight in SegmentationConditioner(182).parameters())
+    assert weights == 182 * 3, "the paper's 1 x 1 convolution, which has no bias"
+
+
+@pytest.mark.parametrize("size", [(3, 7), (8, 5), (40, 56)])
+def test_a_map_of_any_size_becomes_one_of_the_latents_size(size):
+    maps = torch.rand(2, 3, 32, 48)
+    found = area_means(maps, Size(*size))
+    torch.testing.assert_close(found, F.adaptive_avg_pool2d(maps, size))
+    conditioner, fields = SegmentationConditioner(5), fields_of(2)
+    fields["latent_size"] = torch.tensor([size, size])
+    assert conditioner(fields).concat.shape == (2, 3, *size)
+
+
+def test_classes_that_cannot_be_are_told():
+    fields = fields_of(2)
+    for wrong in (-1, 5, 255):
+        classes = fields["segmentation"].clone()
+        classes[1, 3, 4] = wrong
+        with pytest.raises(
+            ValueError, match=f"has class {wrong}, but with conditioner.num_classes=5 classes are 0 to 4"
+        ):
+            SegmentationConditioner(5)({**fields, "segmentation": classes})
+    with pytest.raises(ValueError, match=r"a class for each pixel, \(B, H, W\), whole numbers; got torch.float32"):
+        SegmentationConditioner(5)({**fields, "segmentation": fields["depth"]})
+
+
+def test_a_low_resolution_image_of_the_latents_resolution_is_shown_as_it_is():
+    conditioner, fields = LowResolutionConditioner(), fields_of(2)
+    fields["low_resolution"] = torch.rand(2, 3, 8, 12)
+    condition = conditioner.train()(fields)
+    assert torch.equal(condition.concat, fields["low_resolution"])
+    assert condition.vector is None
+    flat = conditioner({**fields, "low_resolution": torch.full((2, 3, 4, 6), 0.3)}).concat
+    torch.testing.assert_close(flat, torch.full((2, 3, 8, 12), 0.3))
+
+
+def test_noise_of_a_low_resolution_image_is_drawn_in_training_alone_and_its_level_is_told():
+    conditioner = LowResolutionConditioner(noise=0.8, vector_width=8)
+    fields = {"low_resolution": torch.zeros(200, 3, 16, 16), "latent_size": torch.tensor([[16, 16]] * 200)}
+    assert torch.equal(conditioner.eval()(fields).concat, fields["low_resolution"])
+    assert torch.equal(conditioner(fields).vector, sinusoidal(torch.zeros(200), 8))
+    torch.manual_seed(0)
+    noisy = conditioner.train()(fields)
+    torch.manual_seed(0)
+    levels = 0.8 * torch.rand(200)
+    torch.testing.assert_close(noisy.concat.flatten(1).std(1), levels, rtol=0.15, atol=1e-3)
+    torch.testing.assert_close(noisy.vector, sinusoidal(levels * 1000, 8))
+    bright = conditioner({**fields, "low_resolution": torch.ones(200, 3, 16, 16)})
+    assert (bright.concat.square().mean() - 1).abs() < 0.05, "the variance is preserved"
+    with pytest.raises(ValueError, match="give conditioner.noise above 0 and conditioner.vector_width"):
+        LowResolutionConditioner(noise=0.5)
+    with pytest.raises(ValueError, match="give conditioner.noise above 0 and conditioner.vector_width"):
+        LowResolutionConditioner(vector_width=8)
+
+
+def test_a_mask_is_put_behind_the_masked_latent():
+    conditioner, fields = InpaintingConditioner(concat_channels=4, drop_rate=0.1), fields_of(2)
+    found = conditioner(fields).concat
+    assert torch.equal(found[:, :3], fields["masked_latent"])
+    assert torch.equal(found[:, 3:], fields["mask"][..., ::4, ::4])
+    null = conditioner.null(fields).concat
+    assert not null[:, :3].any()
+    assert null[:, 3:].eq(1).all(), "everything is to be made"
+    with pytest.raises(
+        ValueError, match="latents have 3 channels, and the mask has one; set conditioner.concat_channels=4"
+    ):
+        InpaintingConditioner(concat_channels=5)(fields)
+
+
+def test_a_depth_map_is_resized_and_goes_from_minus_1_to_1_as_in_stable_diffusion():
+    fields = fields_of(3)
+    fields["depth"] = 0.1 * fields["depth"] + torch.tensor([0.2, -0.5, 0.0])[:, None, None, None]
+    small = F.interpolate(fields["depth"], (8, 12), mode="bicubic", align_corners=False)
+    low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(DepthConditioner()(fields).concat, 2.0 * (small - low) / (high - low) - 1.0)
+    assert not scaled_by_range(torch.full((2, 1, 4, 4), 7.0)).any(), "no depth is told where all is equal"
+
+
+def test_a_depth_network_makes_the_map_where_none_is_given(tmp_path):
+    theirs = save_depth(tmp_path)
+    conditioner = DepthConditioner(str(tmp_path), size=32)
+    assert conditioner.inputs == ("image", "latent_size")
+    conditioner.prepare(None)
+    fields = fields_of(3)
+    given = conditioner(fields).concat
+    torch.testing.assert_close(given, DepthConditioner()(fields).concat, rtol=0, atol=0)
+    del fields["depth"]
+    found = conditioner.train()(fields).concat
+    with torch.no_grad():
+        depth = theirs(standardized(fields["image"], 32, [0.5] * 3, [0.5] * 3)).predicted_depth[:, None]
+    assert depth.std() > 0
+    torch.testing.assert_close(found, DepthConditioner()({**fields, "depth": depth}).concat)
+    assert not torch.allclose(found, given)
+    assert not any(weight.requires_grad for weight in conditioner.parameters())
+
+    again = DepthConditioner("a folder that is gone", size=32)
+    with pytest.raises(RuntimeError, match="there is no depth network yet"):
+        again(fields)
+    again.load_state_dict(conditioner.state_dict())
+    torch.testing.assert_close(again(fields).concat, found, rtol=0, atol=0)
+
+
+def test_without_a_depth_map_and_a_network_the_way_out_is_told(tmp_path):
+    fields = fields_of(2)
+    del fields["depth"]
+    with pytest.raises(ValueError, match="the field depth is needed.*conditioner.name=FOLDER_OR_HUB_NAME"):
+        DepthConditioner()(fields)
+    with pytest.raises(FileNotFoundError, match="no depth network .*nowhere.*set conditioner.name=FOLDER"):
+        DepthConditioner(str(tmp_path / "nowhere")).prepare(None)
+    DPTModel(save_depth(tmp_path).config, add_pooling_layer=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is no depth network: it lacks .* weights of one"):
+        DepthConditioner(str(tmp_path)).prepare(None)
