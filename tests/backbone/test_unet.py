@@ -275,6 +275,8 @@ def test_errors_name_what_is_wrong():
         UNet(3, model_channels=32, channel_mult=(1, 2, 4), attention_levels=(3,), heads=4)
     with pytest.raises(ValueError, match="heads or head_channels, one"):
         UNet(3, model_channels=32)
+    with pytest.raises(ValueError, match="head_channels=64 is more than the 32 channels of a level"):
+        UNet(3, model_channels=32, channel_mult=(1, 2), attention_levels=(0,), head_channels=64)
     with pytest.raises(ValueError, match="multiples of 32"):
         UNet(3, model_channels=40, heads=4)
     network = UNet(3, model_channels=32, channel_mult=(1,), attention_levels=(), heads=4, context_width=8)
