@@ -9,7 +9,6 @@ from ldm.data.fields.boxes import BoxesReader
 from ldm.data.fields.caption import CaptionReader
 from ldm.data.fields.geometry import GeometryReader
 from ldm.data.fields.label import LabelReader
-from ldm.data.fields.loss_weight import LossWeightReader
 from ldm.data.fields.maps import DepthReader, MaskReader, SegmentationReader
 from ldm.data.transforms import CaptionChoice
 
@@ -30,7 +29,6 @@ def choose_readers(fields: Iterable[str | FieldReader], caption: CaptionChoice) 
     readers: list[FieldReader] = [
         *(CaptionReader(caption), LabelReader(), BoxesReader()),
         *(SegmentationReader(), DepthReader(), MaskReader(), GeometryReader()),
-        LossWeightReader(),
     ]
     made = {reader.name: reader for reader in readers}
     given = list(fields)

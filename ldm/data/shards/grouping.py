@@ -24,7 +24,7 @@ PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
 CAPTIONS = ("txt", "json")
 """File extensions of captions."""
 
-PARTS = ("cls", "seg.png", "depth.png", "mask.png", "weight.png")
+PARTS = ("cls", "seg.png", "depth.png", "mask.png")
 """Endings, behind an image's key and a dot, of other files that fields are read from."""
 
 NO_CAPTION = "no caption"
