@@ -249,7 +249,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:
     """Build a model from its config, with classes of these packages only, and load its weights."""
-    model = build_trusted(config, packages)
+    model: nn.Module = build_trusted(config, packages)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -36,13 +36,13 @@ class Beginning(NamedTuple):
     Attributes:
         given: The context of guidance.
         noise: The noise of each image.
-        way: Where the sampler begins; by default at pure noise.
+        start_point: Where the sampler begins; by default at pure noise.
         wrap: Turns the guided denoiser into the one that the sampler calls.
     """
 
     given: GuidanceContext
     noise: SeededNoise
-    way: StartPoint = StartPoint()
+    start_point: StartPoint = StartPoint()
     wrap: Callable[[Denoise], Denoise] = _unchanged
 
 
@@ -218,7 +218,8 @@ class LatentDiffusion(nn.Module):
             seeds: One an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...
             size: Height and width of the images in pixels, one number for squares; None: that of the start's images, or as in
                 training.
-            negative: The negative prompt, for all or one an image; "": guidance leads away from the mean of all images.
+            negative: The negative prompt, for all or one an image; "": guidance leads away from the mean of all images. It is
+                encoded even where the fields hold the cached tokens of captions.
             start: What sampling begins with; None: noise alone.
             sampler: None: the model's own.
             guidance: None: the model's own.
@@ -227,6 +228,7 @@ class LatentDiffusion(nn.Module):
 
         Raises:
             ValueError: Where options do not fit together, or an image is not finite.
+            RuntimeError: Where a text is to be encoded, and the conditioner was given no text encoder yet.
         """
         check("batch_size", batch_size, COUNT)
         fields = clean_fields(fields, prompts)
@@ -269,17 +271,23 @@ class LatentDiffusion(nn.Module):
         nothing = self.conditioner.null(fields)
         if not any(negatives):
             return nothing
-        negative = self.conditioner({**fields, "caption": list(negatives)})
+        if "caption" not in self.conditioner.inputs:
+            raise ValueError(
+                f"negative is a text, but this model reads {', '.join(self.conditioner.inputs)} and no caption; leave it out"
+            )
+        negative = self.conditioner(self.conditioner.with_captions(fields, negatives))
         (device, *_) = (part.device for part in negative if part is not None)
         return nothing.where(torch.tensor([bool(text) for text in negatives], device=device), negative)
 
     def _sample_batch(self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size) -> Tensor:
         """Return the images `(B, 3, H, W)` in [-1, 1] of one batch, on the CPU, before the start finishes them."""
-        given, noise, way, wrap = begun
+        given, noise, start_point, wrap = begun
         height, width = (length // self.autoencoder.downsampling_factor for length in size)
         shape = (self.autoencoder.latent_channels, height, width)
         denoise = wrap(guidance.wrap(given))
-        latent = sampler.sample(denoise, self.denoiser.schedule, noise, shape, self.autoencoder.shift.device, way)
+        latent = sampler.sample(
+            denoise, self.denoiser.schedule, noise, shape, self.autoencoder.shift.device, start_point
+        )
         image = self.autoencoder.image(latent).cpu()
         if not (latent.isfinite().all() and image.isfinite().all()):
             check_weights(self)

@@ -8,6 +8,7 @@ from hydra.utils import get_class, get_object
 
 from ldm.callback.evaluation import Evaluation
 from ldm.config import CONFIGS, build, compose, differences, resolved
+from ldm.training.options import SHARED
 from ldm.training.rules import RULES, check_values
 from ldm.training.validate import check_batches, check_images, idle_devices
 from tests.conftest import forked
@@ -33,7 +34,15 @@ def targets(node):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_its_model_builds(experiment):
     config = composed(experiment)
-    for node in targets(resolved(config)):
+    plain = resolved(config)
+    for stage in plain["stage"].values():
+        assert {*SHARED} <= stage.keys()
+        assert not {*SHARED} & inspect.signature(get_class(stage["_target_"])).parameters.keys()
+    plain["stage"] = {
+        name: {option: value for option, value in stage.items() if option not in SHARED}
+        for name, stage in plain["stage"].items()
+    }
+    for node in targets(plain):
         parameters = inspect.signature(get_class(node["_target_"])).parameters
         unknown = {key for key in node if not key.startswith("_")} - parameters.keys()
         assert not unknown, f"{node['_target_']} has no {unknown}"

@@ -105,3 +105,15 @@ def test_another_number_of_ranks_sees_the_same_samples(whole, places, tmp_path):
     assert found.keys() == expected.keys()
     for place, keys in found.items():
         assert sorted(set(keys)) == expected[place], place
+
+
+def test_a_batch_that_is_learned_by_heart_is_the_same_after_a_kill(tiny_run, places, tmp_path):
+    """Two steps of two batches each, in turn: also after a kill in the second of them, three steps after a checkpoint."""
+    few = ["trainer.overfit_batches=4", f"autoencoder.ckpt={tiny_run}", "stage.diffusion.trainer.max_steps=8"]
+    few += ["stage.diffusion.callbacks.checkpoint.every_n_steps=3", "callbacks@stage.diffusion.callbacks=none"]
+    train(tmp_path, "diffusion/11/SIGKILL", places, *few, ends=-9)
+    assert "runs without the callbacks reconstructions, evaluation" in train(tmp_path, "", places, *few)
+    found = [[keys for keys, _ in batches] for _, batches in sorted(steps(tmp_path).items())]
+    assert len(found) == 8
+    assert found == [found[0], found[1]] * 4
+    assert len({key for batches in found for keys in batches for key in keys}) == 32

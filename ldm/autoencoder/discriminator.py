@@ -56,7 +56,8 @@ class PatchDiscriminator(nn.Module):
         Returns:
             The logits, `(B, 1, h', w')`.
         """
-        return self.stages(image)
+        logits: Tensor = self.stages(image)
+        return logits
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:

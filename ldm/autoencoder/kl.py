@@ -87,7 +87,8 @@ class KLAutoencoder(Autoencoder):
 
     def decode(self, raw: Tensor) -> Tensor:
         """Return images; see `Autoencoder.decode`."""
-        return self.decoder(self.from_raw(raw))
+        image: Tensor = self.decoder(self.from_raw(raw))
+        return image
 
     def encoding_parts(self) -> Sequence[nn.Module]:
         """Return the encoder and the layer that gives the moments."""
@@ -167,7 +168,8 @@ class AutoencoderLevel(nn.Module):
         """Return a map `(B, C', h', w')` from x `(B, C, h, w)`."""
         for residual, attention in zip(self.residuals, self.attentions, strict=True):
             x = attention(residual(x))
-        return self.resample(x)
+        resampled: Tensor = self.resample(x)
+        return resampled
 
 
 class Encoder(nn.Module):
@@ -201,7 +203,8 @@ class Encoder(nn.Module):
         x = self.conv_in(image)
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+        features: Tensor = self.conv_out(F.silu(self.norm_out(self.middle(x))))
+        return features
 
 
 class Decoder(nn.Module):
@@ -231,4 +234,5 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(raw))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        image: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return image

@@ -158,4 +158,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (given,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (wanted.norm() / (given.norm() + 1e-4)).clamp(0.0, MOST_WEIGHT / values).detach()
+    weight: Tensor = wanted.norm() / (given.norm() + 1e-4)
+    return weight.clamp(0.0, MOST_WEIGHT / values).detach()

@@ -125,7 +125,8 @@ class UNet(Backbone):
                 x = stage(torch.cat([x, skips.pop()], dim=1), embedding, condition)
             if level.resample is not None:
                 x = level.resample(x, embedding)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        prediction: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return prediction
 
     @property
     def deepest(self) -> nn.Module:
@@ -172,8 +173,10 @@ class UNetBlock(nn.Module):
         """Return a map of the same resolution, `(B, C', h, w)`, from x `(B, C, h, w)` and the timestep embedding."""
         x = self.residual(x, embedding)
         if isinstance(self.attention, MapTransformer):
-            return self.attention(x, condition.tokens, condition.mask)
-        return x if self.attention is None else self.attention(x)
+            x = self.attention(x, condition.tokens, condition.mask)
+        elif self.attention is not None:
+            x = self.attention(x)
+        return x
 
 
 class UNetLevel(nn.Module):
@@ -237,7 +240,8 @@ class UNetParts:
     @property
     def downsampling_factor(self) -> int:
         """Downsampling factor of the down path."""
-        return 2 ** (len(self.channel_mult) - 1)
+        factor: int = 2 ** (len(self.channel_mult) - 1)
+        return factor
 
     @property
     def time_width(self) -> int:

@@ -204,7 +204,7 @@ class Checkpoints(Checkpoint):
         if trainer.world_size == 1:
             return mine
         asked = torch.tensor(mine, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(asked, reduce_op="max"))  # type: ignore[arg-type]
+        return int(trainer.strategy.reduce(asked, reduce_op="max"))
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> None:
         self._check(trainer, pl_module)
@@ -219,7 +219,7 @@ class Checkpoints(Checkpoint):
             code = code_of(self._steps.made - 1, WEIGHTS)
         if trainer.world_size > 1:
             mine = torch.tensor(code, device=trainer.strategy.root_device)
-            code = int(trainer.strategy.reduce(mine, reduce_op="min"))  # type: ignore[arg-type]
+            code = int(trainer.strategy.reduce(mine, reduce_op="min"))
         if (fault := fault_of(code)) is None:
             return
         good = whole(self.folder)

@@ -64,7 +64,8 @@ class CheckpointWriter(CheckpointIO):
             ValueError: If the file cannot be read, or holds anything but tensors and plain values.
         """
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return checkpoint
         except Exception as error:
             raise ValueError(
                 f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}; copy it again, or delete it: the same "

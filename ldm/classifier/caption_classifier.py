@@ -86,7 +86,7 @@ class CaptionClassifier(nn.Module):
         Returns:
             The logits, `(B, words)`, fp32.
         """
-        logits = self.vocabulary.log_odds + self.head(self.network(x_t, t)).float()
+        logits: Tensor = self.vocabulary.log_odds + self.head(self.network(x_t, t)).float()
         return logits[:, : len(self.vocabulary)]
 
     def loss(self, batch: Batch) -> Tensor:

@@ -81,4 +81,5 @@ class EncoderUNet(nn.Module):
         *_, x = descend(self.down, self.conv_in(x_t), embedding, Condition())
         for stage in self.middle:
             x = stage(x, embedding, Condition())
-        return self.pool(F.silu(self.norm_out(x)))
+        features: Tensor = self.pool(F.silu(self.norm_out(x)))
+        return features

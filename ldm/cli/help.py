@@ -39,7 +39,8 @@ def help_text(name: str, line: CommandLine, under: str = "", alternatives: str =
         UsageError: The command line has a mistake.
     """
     config = check_options(name, line)
-    chosen = {group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    made = config.hydra.runtime.choices  # debug=tiny chooses by itself for parts of the config
+    chosen = {group: choice for group, choice in made.items() if not group.startswith(("hydra/", "debug@"))}
     folders = [CONFIGS, *(Path(place.removeprefix("file://")) for place in line.folders)]
     for entry in _defaults(CONFIGS / f"{name}.yaml"):  # Hydra does not tell what was chosen where that is a list
         lists = entry.items() if isinstance(entry, dict) else ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ldm.cli.mistakes import UsageError
+from ldm.cli.command_line import UsageError
 
 OPTIONS: Mapping[str, str] = {
     "trainer.max_steps": "stage.{stage}.trainer.max_steps",

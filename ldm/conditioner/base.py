@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ class Reader(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, samples: Iterable[Fields] | None) -> None:
-        """Get ready to train, once: learn from samples, or load pretrained weights.
+        """Get ready to train: learn from samples, or load pretrained weights, unless that was done before.
+
+        A run calls it before it opens the data, with None, and again with samples where `learns_from` names some fields.
 
         Args:
             samples: The fields of single training samples (B is 1), with the names in `learns_from`; they are read when they
@@ -37,7 +39,13 @@ class Conditioner(Reader):
     """The base class of all conditioners: fields in, `Condition` out.
 
     Conditioners of one field or two derive from `SingleConditioner`, which has less to write.
+
+    Attributes:
+        caption_caches: Names of fields that hold what was made of the captions before. Where they are there, they are read in
+            the place of the captions.
     """
+
+    caption_caches: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, fields: Fields) -> Condition:
@@ -53,6 +61,11 @@ class Conditioner(Reader):
 
         The chance is drawn from torch's generator. Ho & Salimans, 2022, section 3.2, arXiv:2207.12598.
         """
+
+    def with_captions(self, fields: Fields, captions: Sequence[str]) -> Fields:
+        """Return fields with other captions, `(B,)`, and without what was made of their own captions before."""
+        kept = {name: value for name, value in fields.items() if name not in self.caption_caches}
+        return {**kept, "caption": list(captions)}
 
 
 class SingleConditioner(Conditioner):

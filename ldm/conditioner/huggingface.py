@@ -130,7 +130,10 @@ class HuggingFaceConditioner(TextConditioner):
 
     def _parts(self) -> tuple[Tokenizer, nn.Module]:
         if self.tokenizer is None or self.encoder is None:
-            raise RuntimeError("this conditioner has no encoder yet; call prepare(None) or load a checkpoint")
+            raise RuntimeError(
+                "this conditioner has no text encoder yet, which every text needs that is not cached, also the empty one; call "
+                "prepare(None) or load a checkpoint"
+            )
         return self.tokenizer, self.encoder
 
     def _adopt(self, encoder: nn.Module) -> None:

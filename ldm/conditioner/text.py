@@ -23,6 +23,7 @@ class TextConditioner(SingleConditioner):
     """
 
     inputs = ("caption",)
+    caption_caches = ("text_tokens", "text_mask")
 
     def __init__(self, width: int, *, drop_rate: float) -> None:
         super().__init__(drop_rate=drop_rate)

@@ -144,7 +144,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return new tokens `(B, L, width)` for tokens of this shape and their mask `(B, L)`."""
         x = x + self.attend(self.norm_attend(x), mask=mask)
-        return x + self.feed(self.norm_feed(x))
+        tokens: Tensor = x + self.feed(self.norm_feed(x))
+        return tokens
 
 
 def learn_tokenizer(captions: Iterable[str], vocabulary: int) -> Tokenizer:

@@ -7,18 +7,19 @@ import signal
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.batch import Batch, Fields, SkippedSample, as_size
 from ldm.data.bad_samples import BadSampleCounter
-from ldm.data.dataset import ShardDataset, collate, finish
+from ldm.data.dataset import Item, ShardDataset, collate, finish
 from ldm.data.fields.base import FieldReader
 from ldm.data.fields.choose import choose_readers
 from ldm.data.order.batch_sampler import SequentialBatchSampler, spread
@@ -232,22 +233,32 @@ class DataModule(pl.LightningDataModule, ABC):
         self.batch_size = images_per_step // (accumulate * world)
         self.check_batch(world)
 
-    def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader:
+    def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Loader:
         """Return batches of this rank's share of the validation images, in order."""
         return self.loader(self.val_set, SequentialBatchSampler(len(self.val_set), batch_size, rank=rank, world=world))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         """Return the batches of this rank for validation."""
         rank, world = self.place()
         return self.val_pass(self.batch_size, rank=rank, world=world)
+
+    def first_batches(self, count: int) -> list[Batch]:
+        """Return the first batches that this rank trains on, wherever training stands now."""
+        position, self.position = self.position, 0
+        loader = self.train_dataloader()
+        self.position = position
+        batches: list[Batch] = []
+        while len(batches) < count:
+            batches += islice(loader, count - len(batches))
+        return batches
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def loader(
-        self, dataset: Dataset, batches: Sampler[list[SampleRef]] | None = None, *, workers: int | None = None
-    ) -> DataLoader:
+        self, dataset: Dataset[Item], batches: Sampler[list[SampleRef]] | None = None, *, workers: int | None = None
+    ) -> Loader:
         """Return batches of a data set; without a sampler, of `batch_size` of an iterable one."""
         workers = self.workers if workers is None else workers
         return Loader(
@@ -277,7 +288,7 @@ def _leave_signals_alone(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Loader(DataLoader):
+class Loader(DataLoader[Item]):
     """A DataLoader that counts broken samples and finishes batches.
 
     Args:
@@ -289,7 +300,7 @@ class Loader(DataLoader):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset[Item],
         *,
         bad_samples: BadSampleCounter,
         device: torch.device,

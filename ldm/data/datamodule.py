@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ldm.batch import Fields, SkippedSample, tensor_field
-from ldm.data.base import OPTIONS, DataModule
+from ldm.data.base import OPTIONS, DataModule, Loader
 from ldm.data.dataset import Buckets, ShardDataset
 from ldm.data.fields.base import FieldReader
 from ldm.data.fields.choose import choose_readers
@@ -163,7 +162,7 @@ class CaptionedImages(DataModule):
         """Raise ValueError where there is too little data for the batch that was set."""
         self._stream(0, world)
 
-    def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> DataLoader:
+    def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> Loader:
         """Return batches of this rank's share of about `limit` training samples; None: of all."""
         return self.loader(
             self.train_set, SequentialBatchSampler(len(self.train_set), batch_size, rank=rank, world=world, limit=limit)
@@ -179,7 +178,7 @@ class CaptionedImages(DataModule):
                 parts.append(batch._replace(fields=fields))
             self.moments = MomentsDataset(parts, self.train_set)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Loader:
         """Return the training batches of this rank, from where training stands."""
         stream = self._stream(*self.place())
         if self.moments is not None:

@@ -95,7 +95,7 @@ class Item(NamedTuple):
     skipped: Sequence[SkippedSample] = ()
 
 
-class ShardDataset(Dataset):
+class ShardDataset(Dataset[Item]):
     """Random access to the samples of some shards. Each process reads by its own file handles.
 
     The crop, flip and caption of a sample depend on seed, epoch and number alone. In the place of a broken sample stands

@@ -110,7 +110,7 @@ def decode_with_size(data: bytes, *, side: int | None = None, background: str = 
     width, height = opened.size
     try:
         if side is not None and min(width, height) >= 2 * side:
-            opened.draft(None, (side, side))  # type: ignore[arg-type]
+            opened.draft(None, (side, side))
         opened.load()
         turned = _orientation(opened)
         if turned != 1:

@@ -42,6 +42,7 @@ def read_encoding(head: bytes) -> dict[str, str] | None:
     if head[8:9] != b"{" or length + 8 > len(head):
         return None
     try:
-        return json.loads(json.loads(head[8 : 8 + length])["__metadata__"][FACTS_KEY])
+        facts: dict[str, str] = json.loads(json.loads(head[8 : 8 + length])["__metadata__"][FACTS_KEY])
+        return facts
     except (ValueError, KeyError, TypeError):
         return None

@@ -11,7 +11,7 @@ from ldm.data.dataset import Item, ShardDataset
 from ldm.data.order.shuffle import SampleRef
 
 
-class MomentsDataset(Dataset):
+class MomentsDataset(Dataset[Item]):
     """Samples held in memory with their latent moments.
 
     What is chosen anew in each epoch, like one of several captions, is still read from the shards.
@@ -39,7 +39,7 @@ class MomentsDataset(Dataset):
         return Item(self.key[place], fields)
 
 
-class Numbered(Dataset):
+class Numbered(Dataset[Item]):
     """A data set in which the fields of a sample also say its `number`, and whether it `varies` from epoch to epoch.
 
     Args:

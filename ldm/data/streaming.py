@@ -10,10 +10,10 @@ from typing import Any
 
 import webdataset
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ldm.batch import Batch, Fields, SkippedSample
-from ldm.data.base import OPTIONS, DataModule
+from ldm.data.base import OPTIONS, DataModule, Loader
 from ldm.data.dataset import Item
 from ldm.data.decode import Broken
 from ldm.data.fields.base import FieldReader, Files
@@ -48,7 +48,7 @@ def _captionless(lost: list[SkippedSample]) -> Iterator[SkippedSample]:
     lost.clear()
 
 
-class ShardStream(IterableDataset):
+class ShardStream(IterableDataset[Item]):
     """Samples of shards drawn at random, again and again, through webdataset's openers; the shards may be URLs or commands.
 
     Which they are is a function of seed, start, rank and worker. There are no epochs, and a run that continues goes on
@@ -231,7 +231,7 @@ class StreamedImages(DataModule):
     def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
         """Never."""
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Loader:
         """Return the training batches of this rank, from where training stands."""
         return self.loader(self._from(self.place()[0]))
 

@@ -13,10 +13,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ldm.batch import Size, as_size
-from ldm.data.decode import Broken, Header, clean_text, decode_text, decode_with_size, read_header
+from ldm.data.decode import Broken, Header, decode_text, decode_with_size, read_header
 from ldm.data.fields.placement import Placement
 from ldm.data.latents import unpack_latent
 from ldm.data.shards.names import read_record
+from ldm.files.text import clean_text
 
 Crop = Literal["center", "random"]
 
@@ -38,7 +39,8 @@ class Cut(NamedTuple):
     @property
     def levels(self) -> np.ndarray:
         """The image, `(H, W, 3)` uint8."""
-        return self.fields["image"]
+        levels: np.ndarray = self.fields["image"]
+        return levels
 
 
 class Transform(ABC):

@@ -236,7 +236,7 @@ class EDMSchedule(VariancePreservingSchedule):
     def variance(self, t: Tensor) -> Tensor:
         """Return sigma_t^2 by the formula above."""
         low, high = self.smallest ** (1 / self.rho), self.largest ** (1 / self.rho)
-        level = (low + (high - low) * t.double()) ** self.rho
+        level: Tensor = (low + (high - low) * t.double()) ** self.rho
         return level.square() / (1.0 + level.square())
 
 

@@ -85,7 +85,8 @@ def newest_share(gamma: float, step: int) -> float:
     References:
         Karras et al., 2023, section 3.1, arXiv:2312.02696.
     """
-    return 1.0 - (1.0 - 1.0 / step) ** (gamma + 1.0)
+    kept: float = (1.0 - 1.0 / step) ** (gamma + 1.0)
+    return 1.0 - kept
 
 
 def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
@@ -109,7 +110,8 @@ def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
     later = np.where(step_a < step_b, gamma_b, gamma_a)
     end = np.maximum(step_a, step_b)
     scale = (gamma_a + 1.0) * (gamma_b + 1.0) / (gamma_a + gamma_b + 1.0)
-    return scale * (np.minimum(step_a, step_b) / end) ** later / end
+    products: np.ndarray = scale * (np.minimum(step_a, step_b) / end) ** later / end
+    return products
 
 
 def match(profiles: Sequence[Profile], wished: Profile) -> Match:

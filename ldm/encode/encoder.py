@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -26,14 +27,15 @@ from ldm.batch import Batch, Size, list_field, tensor_field
 from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import TextConditioner, text_parts
-from ldm.config import build, differences, packages_of, quote_texts, resolved
+from ldm.config import build, differences, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.latents import pack_latent
 from ldm.data.shards.dataset_index import DatasetIndex
-from ldm.data.shards.names import write_shard
+from ldm.data.shards.names import StoredSample, write_shard
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
+from ldm.options.arguments import quote_texts
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
 
 PLAN = "encoding.json"
@@ -170,7 +172,7 @@ def _encode(
     loader = DataLoader(_Exact(data.train_set, [numbers for _, numbers in chunks]), None, num_workers=data.workers)
     with tqdm(total=total, desc="encoding", unit="image", disable=0 not in shards) as bar:
 
-        def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[dict]:
+        def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[StoredSample]:
             for _, (batch, texts) in batches:
                 yield from _files_of(batch, texts, encoder, facts)
                 done.update({"samples": len(batch.key), **Counter(skip.reason for skip in batch.skipped)})
@@ -197,7 +199,7 @@ def _chunks(start: int, end: int, size: int) -> list[range]:
     return [range(first, min(first + size, end)) for first in range(start, end, size)] or [range(start, end)]
 
 
-class _Exact(Dataset):
+class _Exact(Dataset[tuple[Batch, list[dict[str, bytes]]]]):
     """Batches of given samples, without substitutes for broken ones, each with its samples' other files."""
 
     def __init__(self, dataset: ShardDataset, chunks: Sequence[Sequence[int]]) -> None:
@@ -213,7 +215,7 @@ class _Exact(Dataset):
 
 def _files_of(
     batch: Batch, others: Sequence[dict[str, bytes]], encoder: LatentEncoder, facts: dict[str, str]
-) -> Iterator[dict]:
+) -> Iterator[StoredSample]:
     if not batch.key:
         return
     captions = list_field(batch.fields, "caption") if facts["text"] else []
@@ -222,7 +224,7 @@ def _files_of(
         yield {"__key__": key, "safetensors": latent, **files, **only}
 
 
-def _plan(out: Path, plan: dict) -> None:
+def _plan(out: Path, plan: dict[str, Any]) -> None:
     """Write down what a folder is for, or compare it with what was written down. Raises ValueError where it differs."""
     file = out / PLAN
     out.mkdir(parents=True, exist_ok=True)

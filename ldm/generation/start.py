@@ -101,8 +101,8 @@ class InvertedStart(Start):
                 f"what init_prompt describes is made of its own noise, to which {type(sampler).__name__} would add other; "
                 "choose a sampler that adds none, like sampler=ddim"
             )
-        shown = given._replace(prompts=self.prompts)
-        shown = shown._replace(condition=model.conditioner(shown.known_fields))
+        fields = model.conditioner.with_captions(given.known_fields, self.prompts)
+        shown = given._replace(prompts=self.prompts, fields=fields, condition=model.conditioner(fields))
         x_t = invert(
             NoGuidance().wrap(shown),
             model.denoiser.schedule,

@@ -8,13 +8,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.batch import Fields
+from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser, Estimate
 from ldm.guidance.base import Guidance, NestedGuidance
-from ldm.guidance.context import Conditioner, GuidanceContext, Latents, read
+from ldm.guidance.context import GuidanceContext, Latents, read
 from ldm.sampler.trajectory import Denoise
 
 
-class Text2Image(Protocol):
+class WeakModel(Protocol):
     """The parts of a LatentDiffusion that guidance by it needs."""
 
     autoencoder: Latents
@@ -40,7 +42,7 @@ class Autoguidance(NestedGuidance):
         Karras et al., 2024, eq. 3, arXiv:2406.02507.
     """
 
-    def __init__(self, weak: Text2Image, *, scale: float = 1.5, guidance: Guidance | None = None) -> None:
+    def __init__(self, weak: WeakModel, *, scale: float = 1.5, guidance: Guidance | None = None) -> None:
         super().__init__(scale, guidance)
         self.weak = weak
         self._joined: tuple[object, ...] = ()
@@ -58,7 +60,7 @@ class Autoguidance(NestedGuidance):
         """
         self._join(given)
         better, worse = self.guidance.wrap(given), self.weak.denoiser
-        condition = read(self.weak.conditioner, given.known_fields, given.interpolation)
+        condition = read(self.weak.conditioner, self._fields(given), given.interpolation)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             """Return the guided estimate."""
@@ -66,6 +68,21 @@ class Autoguidance(NestedGuidance):
             return good._replace(clean=bad.clean + self.scale * (good.clean - bad.clean))
 
         return denoise
+
+    def _fields(self, given: GuidanceContext) -> Fields:
+        """Return the fields that the worse model reads: captions, since cached text is that of the better model's encoder.
+
+        Raises:
+            ValueError: If there are no captions, but cached text.
+        """
+        fields, conditioner = given.fields or {}, self.weak.conditioner
+        cached = [name for name in conditioner.caption_caches if name in fields]
+        if cached and "caption" not in fields:
+            raise ValueError(
+                f"the weak model reads captions, but of the images only {', '.join(cached)} of the model's own text encoder is "
+                "given; give the field caption, too"
+            )
+        return conditioner.with_captions(given.known_fields, given.prompts)
 
     def _join(self, given: GuidanceContext) -> None:
         """Move the worse model to the device of the better one, and check that both fit together.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from ldm.guidance.context import Conditioner, GuidanceContext
+from ldm.conditioner.base import Conditioner
+from ldm.guidance.context import GuidanceContext
 from ldm.options.rule import Real, check
 from ldm.sampler.trajectory import Denoise
 

@@ -75,7 +75,8 @@ class ClassifierFreeGuidance(Guidance):
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             """Return the guided estimate."""
             if not low - ROUNDING <= float(t[0]) <= high + ROUNDING:
-                return given.denoiser(x_t, t, given.condition)
+                estimate: Estimate = given.denoiser(x_t, t, given.condition)
+                return estimate
             if self.scale == 1:
                 wanted, variance = given.denoiser(x_t, t, given.condition)
                 return Estimate(self._tame(wanted, wanted), variance)

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from ldm.batch import Condition, Fields
+from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.files.text import clean_prompts
 from ldm.options.rule import FRACTION, check
 from ldm.sampler.noise import as_seeds
-
-Conditioner = Callable[[Fields], Condition]
-"""A conditioner as guidance calls it: fields of B images -> the condition of the backbone."""
 
 
 class Latents(Protocol):
@@ -120,9 +118,9 @@ def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation 
     Returns:
         The condition of the batch.
     """
-    condition = conditioner(fields)
+    condition: Condition = conditioner(fields)
     if interpolation is None:
         return condition
-    other = conditioner({**fields, "caption": list(interpolation.prompts)})
+    other: Condition = conditioner(conditioner.with_captions(fields, interpolation.prompts))
     (device, *_) = (part.device for part in other if part is not None)
     return condition.lerp(other, torch.tensor(interpolation.fractions, device=device))

@@ -36,7 +36,7 @@ class LowResolutionScore:
         small = F.interpolate(image, self.image.shape[1:], mode="bilinear", antialias=True, align_corners=False)
         wanted = self.image.to(image.device).expand_as(small)
         if self.distance is not None:
-            far = self.distance.to(image.device)(small, wanted)
+            far: Tensor = self.distance.to(image.device)(small, wanted)
         else:
             far = (small - wanted).square().flatten(1).sum(1)
         return -0.5 * far / self.std**2

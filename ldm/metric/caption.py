@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class Truth(Protocol):
     def drawings(self) -> Sequence[NamedTuple]:
         """All drawings; each has a `caption`."""
 
-    def images(self, drawings: Sequence) -> Tensor:
+    def images(self, drawings: Sequence[Any]) -> Tensor:
         """Return the drawings, `(N, 3, H, W)` in [-1, 1]."""
 
 

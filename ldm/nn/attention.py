@@ -63,7 +63,8 @@ class Attention(nn.Module):
         )
         bias = None if mask is None else mask[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return out
 
 
 class GEGLU(nn.Module):
@@ -83,7 +84,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., width)` to `(..., hidden)`."""
-        value, gate = self.project(x).chunk(2, dim=-1)
+        projected: Tensor = self.project(x)
+        value, gate = projected.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
@@ -121,7 +123,8 @@ class TransformerBlock(nn.Module):
         """
         x = x + self.attend_self(self.norm_self(x))
         x = x + self.attend_cross(self.norm_cross(x), context, mask)
-        return x + self.feed(self.norm_feed(x))
+        out: Tensor = x + self.feed(self.norm_feed(x))
+        return out
 
 
 class MapAttention(nn.Module):
@@ -151,7 +154,8 @@ class MapAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels, H, W)` to the same shape."""
         sequence = self.norm(x).flatten(2).transpose(1, 2)
-        return x + self.attend(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+        out: Tensor = x + self.attend(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+        return out
 
 
 class AttentionPool(nn.Module):
@@ -175,7 +179,8 @@ class AttentionPool(nn.Module):
         """Map `(B, channels, H, W)` to `(B, channels)`."""
         sequence = x.flatten(2).transpose(1, 2)
         mean = sequence.mean(1, keepdim=True)
-        return self.attend(mean, torch.cat([mean, sequence], dim=1)).squeeze(1)
+        pooled: Tensor = self.attend(mean, torch.cat([mean, sequence], dim=1)).squeeze(1)
+        return pooled
 
 
 class MapTransformer(nn.Module):
@@ -217,7 +222,8 @@ class MapTransformer(nn.Module):
         sequence = self.into(self.norm(x).flatten(2).transpose(1, 2))
         for block in self.blocks:
             sequence = block(sequence, context, mask)
-        return x + self.out(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+        out: Tensor = x + self.out(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+        return out
 
 
 def check_heads(heads: int | None, head_channels: int | None, widths: Sequence[int]) -> None:

@@ -72,7 +72,8 @@ class ResidualBlock(nn.Module):
             hidden = self.norm2(hidden) * (1 + scale) + shift
         else:
             hidden = self.norm2(hidden + self.embed(F.silu(embedding))[:, :, None, None])
-        return self.skip(x) + self.conv2(self.dropout(F.silu(hidden)))
+        out: Tensor = self.skip(x) + self.conv2(self.dropout(F.silu(hidden)))
+        return out
 
 
 class Downsample(nn.Module):
@@ -93,7 +94,8 @@ class Downsample(nn.Module):
 
         The embedding is ignored; it is taken so that a `ResidualBlock` that resamples can stand in this place.
         """
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        return out
 
 
 class Upsample(nn.Module):
@@ -109,7 +111,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Map `(B, channels, H, W)` to `(B, channels, 2H, 2W)`; the embedding is ignored, as in `Downsample`."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 def check_levels(attention_levels: Sequence[int], levels: int) -> None:

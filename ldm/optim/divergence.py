@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LOSS, GRADIENT, JUDGEMENT, JUDGES_GRADIENT, WEIGHTS = WATCHED = (
+LOSS, GRADIENT, DISCRIMINATOR_LOSS, DISCRIMINATOR_GRADIENT, WEIGHTS = WATCHED = (
     "the loss",
     "the norm of the gradients",
     "the discriminator's loss",

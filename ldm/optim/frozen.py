@@ -93,7 +93,8 @@ def whole_state(file: Path, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         ValueError: If those are missing, damaged or others.
     """
     if FROZEN_KEY not in checkpoint:
-        return checkpoint["state_dict"]
+        state: dict[str, Tensor] = checkpoint["state_dict"]
+        return state
     beside = file.parent / checkpoint[FROZEN_KEY]["file"]
     if not beside.is_file():
         raise ValueError(

@@ -42,7 +42,8 @@ class EfficientNetLite0(Extractor):
         """Return the features `(B, 1280)` of images `(B, 3, H, W)` in [-1, 1]."""
         with torch.autocast(images.device.type, enabled=False):
             resized = F.interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
-            return self.network.extract_features(resized).mean((2, 3))
+            features: Tensor = self.network.extract_features(resized)
+            return features.mean((2, 3))
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
         """Stay in evaluation mode, whatever `mode` is."""

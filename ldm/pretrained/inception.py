@@ -56,7 +56,8 @@ class Inception(Extractor):
         """Return the features `(B, 2048)` of images `(B, 3, H, W)` in [-1, 1], which are rounded to 8 bits first."""
         levels = images.float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
         with torch.autocast(images.device.type, enabled=False):
-            return self.network(levels)[0]
+            features: Tensor = self.network(levels)[0]
+            return features
 
     def train(self, mode: bool = True) -> Inception:
         """Stay in evaluation mode, whatever `mode` is."""

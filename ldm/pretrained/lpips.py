@@ -99,7 +99,8 @@ def read_linear() -> dict[str, Tensor]:
     """
     try:
         with files("torchmetrics").joinpath(LINEAR).open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+            return weights
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the installed torchmetrics has no {LINEAR}, from which LPIPS takes its learned weights; install torchmetrics 1.9"
@@ -112,4 +113,5 @@ def _read_vgg16(file: str | Path) -> dict[str, Tensor]:
             f"no weights at {file}; LPIPS needs vgg16-397923af.pth of torchvision as a local file, or train without it: "
             "stage.autoencoder.loss.perceptual=null"
         )
-    return torch.load(file, map_location="cpu", weights_only=True)
+    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return weights

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
-from transformers.image_processing_utils import ImageProcessingMixin
+from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
 from ldm.options.rule import COUNT, check
 
@@ -88,7 +87,8 @@ class VisionEncoder(nn.Module):
         pixels = standardized(image, self.size, *self.statistics)
         tokens = self.network(pixels, **self._options()).last_hidden_state
         patches = tokens[:, -(self.count**2) :]  # before them stand those of the whole image
-        return patches.transpose(1, 2).unflatten(2, (self.count, self.count))
+        features: Tensor = patches.transpose(1, 2).unflatten(2, (self.count, self.count))
+        return features
 
     def train(self, mode: bool = True) -> VisionEncoder:
         """Stay in evaluation mode, whatever `mode` is."""

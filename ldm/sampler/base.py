@@ -67,14 +67,14 @@ class Sampler(ABC):
         self.timestep_spacing = timestep_spacing or UniformSpacing()
 
     @abstractmethod
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step.
 
         Args:
             x: x_t at the noise level `here`, `(B, C, h, w)`.
             here: Noise level at which the step starts.
             there: Lower noise level at which it ends.
-            path: The trajectory, which gives estimates, noise and the history.
+            trajectory: The trajectory, which gives estimates, noise and the history.
 
         Returns:
             x_s at the noise level `there`, `(B, C, h, w)`.
@@ -88,7 +88,7 @@ class Sampler(ABC):
         noise: SeededNoise,
         shape: Sequence[int],
         device: torch.device | str = "cpu",
-        way: StartPoint | None = None,
+        start_point: StartPoint | None = None,
     ) -> Tensor:
         """Return clean latents, one for each seed of the noise.
 
@@ -98,32 +98,32 @@ class Sampler(ABC):
             noise: One random generator per image.
             shape: Shape of one latent, `(C, h, w)`.
             device: Device of the latents.
-            way: Where to start, and how many times to make each step; None: from pure noise, each step once.
+            start_point: Where to start, and how many times to make each step; None: from pure noise, each step once.
 
         Returns:
             Clean latents, `(B, C, h, w)`.
 
         Raises:
-            ValueError: If an option of `way` is out of its range, or there are fewer different timesteps than steps.
+            ValueError: If an option of `start_point` is out of its range, or there are fewer different timesteps than steps.
         """
-        way = way or StartPoint()
-        way.check()
-        path = Trajectory(denoise, schedule, noise, shape, device)
-        noise_levels = path.lead(self.timestep_spacing.times(self.steps, schedule))[
-            -1 - made_steps(self.steps, way.strength) :
+        start_point = start_point or StartPoint()
+        start_point.check()
+        trajectory = Trajectory(denoise, schedule, noise, shape, device)
+        noise_levels = trajectory.lead(self.timestep_spacing.times(self.steps, schedule))[
+            -1 - made_steps(self.steps, start_point.strength) :
         ]
         first = noise_levels[0]
-        x = path.draw() if way.start is None else way.start
-        if way.init is not None:
-            x = first.alpha * way.init + first.sigma * x
-        elif way.start is None:
+        x = trajectory.draw() if start_point.start is None else start_point.start
+        if start_point.init is not None:
+            x = first.alpha * start_point.init + first.sigma * x
+        elif start_point.start is None:
             x = math.hypot(first.alpha, first.sigma) * x  # the standard deviation of x_t for data of unit variance
         for here, there in pairwise(noise_levels):
-            for repeat in range(way.num_resample):
+            for repeat in range(start_point.num_resample):
                 if repeat:
-                    path.history.clear()
-                    x = _back(x, there, here, path)
-                x = self.step(x, here, there, path)
+                    trajectory.history.clear()
+                    x = _back(x, there, here, trajectory)
+                x = self.step(x, here, there, trajectory)
         return x
 
 
@@ -132,8 +132,8 @@ def made_steps(steps: int, strength: float) -> int:
     return max(round(steps * strength), 1 if strength > 0 else 0)
 
 
-def _back(x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+def _back(x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
     """Add noise to x_s at the noise level `here` to get x_t at the higher one `there`, by the forward process."""
     kept = there.alpha / here.alpha
-    added = there.sigma**2 - (kept * here.sigma) ** 2
-    return kept * x + max(added, 0.0) ** 0.5 * path.draw()
+    added: float = max(there.sigma**2 - (kept * here.sigma) ** 2, 0.0) ** 0.5
+    return kept * x + added * trajectory.draw()

@@ -40,22 +40,24 @@ class Churn:
         self.high = high
         self.noise = noise
 
-    def apply(self, x: Tensor, noise_level: NoiseLevel, steps: int, path: Trajectory) -> tuple[Tensor, NoiseLevel]:
+    def apply(
+        self, x: Tensor, noise_level: NoiseLevel, steps: int, trajectory: Trajectory
+    ) -> tuple[Tensor, NoiseLevel]:
         """Add noise to x, but not above the highest noise level of the schedule.
 
         Args:
             x: x_t, `(B, C, h, w)`.
             noise_level: Its noise level.
             steps: Number of steps of the sampler.
-            path: The trajectory, which gives the noise.
+            trajectory: The trajectory, which gives the noise.
 
         Returns:
             x_t at the new noise level, `(B, C, h, w)`, and that noise level.
         """
-        if not self.amount or not noise_level.alpha or not self.low <= noise_level.level <= self.high:
+        if not self.amount or not noise_level.alpha or not self.low <= noise_level.edm_sigma <= self.high:
             return x, noise_level
-        level = noise_level.level * (1.0 + min(self.amount / steps, math.sqrt(2.0) - 1.0))
-        t = path.schedule.time(torch.tensor([-2.0 * math.log(level)], dtype=torch.float64))
-        (after,) = path.noise_levels(t)
-        added = max(after.level**2 - noise_level.level**2, 0.0) ** 0.5 * self.noise
-        return after.alpha * (x / noise_level.alpha + added * path.draw()), after
+        level = noise_level.edm_sigma * (1.0 + min(self.amount / steps, math.sqrt(2.0) - 1.0))
+        t = trajectory.schedule.time(torch.tensor([-2.0 * math.log(level)], dtype=torch.float64))
+        (after,) = trajectory.noise_levels(t)
+        added = max(after.edm_sigma**2 - noise_level.edm_sigma**2, 0.0) ** 0.5 * self.noise
+        return after.alpha * (x / noise_level.alpha + added * trajectory.draw()), after

@@ -31,11 +31,11 @@ class DDIM(Sampler):
         self.eta = eta
         self.draws = eta > 0
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        clean = path.estimate(x, here).clean
+        clean = trajectory.estimate(x, here).clean
         ratio = there.sigma * here.alpha / (there.alpha * here.sigma)
         fresh = min(self.eta * (1.0 - ratio**2) ** 0.5, 1.0) * there.sigma
         kept = (there.sigma**2 - fresh**2) ** 0.5 / here.sigma
         x = kept * x + (there.alpha - kept * here.alpha) * clean
-        return x + fresh * path.draw() if fresh else x
+        return x + fresh * trajectory.draw() if fresh else x

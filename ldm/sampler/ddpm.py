@@ -32,12 +32,12 @@ class DDPM(Sampler):
     def __init__(self, steps: int = 250, *, timestep_spacing: TimestepSpacing | None = None) -> None:
         super().__init__(steps, timestep_spacing)
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        clean, variance = path.estimate(x, here)
+        clean, variance = trajectory.estimate(x, here)
         one = posterior(here.alpha, here.sigma, there.alpha, there.sigma)
         mean = one.of_noisy * x + one.of_clean * clean
         if not there.sigma:
             return mean
-        noise = one.lower**0.5 * path.draw()
+        noise = one.lower**0.5 * trajectory.draw()
         return mean + (noise if variance is None else noise * (variance * math.log(here.sigma / there.sigma)).exp())

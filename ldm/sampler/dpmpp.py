@@ -28,11 +28,11 @@ class DPMPP2M(Sampler):
     def __init__(self, steps: int = 25, *, timestep_spacing: TimestepSpacing | None = None) -> None:
         super().__init__(steps, timestep_spacing)
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        path.estimate(x, here)
+        trajectory.estimate(x, here)
         kept = there.sigma / here.sigma
-        return kept * x + (there.alpha - kept * here.alpha) * _extrapolated(path, there)
+        return kept * x + (there.alpha - kept * here.alpha) * _extrapolated(trajectory, there)
 
 
 class DPMPP2MSDE(Sampler):
@@ -53,18 +53,18 @@ class DPMPP2MSDE(Sampler):
     def __init__(self, steps: int = 25, *, timestep_spacing: TimestepSpacing | None = None) -> None:
         super().__init__(steps, timestep_spacing)
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        path.estimate(x, here)
+        trajectory.estimate(x, here)
         ratio = there.sigma * here.alpha / (there.alpha * here.sigma)  # exp(-h)
         gone = 1.0 - ratio**2
-        x = ratio * there.sigma / here.sigma * x + there.alpha * gone * _extrapolated(path, there)
-        return x + there.sigma * gone**0.5 * path.draw() if there.sigma else x
+        x = ratio * there.sigma / here.sigma * x + there.alpha * gone * _extrapolated(trajectory, there)
+        return x + there.sigma * gone**0.5 * trajectory.draw() if there.sigma else x
 
 
-def _extrapolated(path: Trajectory, there: NoiseLevel) -> Tensor:
+def _extrapolated(trajectory: Trajectory, there: NoiseLevel) -> Tensor:
     """Return the clean estimate in the middle of the step, extrapolated from the last two, `(B, C, h, w)`."""
-    *before, now = path.history
+    *before, now = trajectory.history
     if not before or not there.sigma or not before[-1].noise_level.alpha:
         return now.estimate.clean
     step = there.lambda_ - now.noise_level.lambda_

@@ -33,11 +33,11 @@ class Euler(Sampler):
         self.churn = churn or Churn()
         self.draws = self.churn.amount > 0
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        x, here = self.churn.apply(x, here, self.steps, path)
-        line = ode_form(path)
-        return line.go(x, line.slope(x, path.estimate(x, here).clean, here), here, there)
+        x, here = self.churn.apply(x, here, self.steps, trajectory)
+        line = ode_form(trajectory)
+        return line.go(x, line.slope(x, trajectory.estimate(x, here).clean, here), here, there)
 
 
 class EulerAncestral(Sampler):
@@ -61,11 +61,11 @@ class EulerAncestral(Sampler):
         self.eta = eta
         self.draws = eta > 0
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        clean = path.estimate(x, here).clean
-        added = self.eta * there.level * (1.0 - (there.level / here.level) ** 2) ** 0.5
-        down = (there.level**2 - added**2) ** 0.5
+        clean = trajectory.estimate(x, here).clean
+        added = self.eta * there.edm_sigma * (1.0 - (there.edm_sigma / here.edm_sigma) ** 2) ** 0.5
+        down = (there.edm_sigma**2 - added**2) ** 0.5
         noise = (x - here.alpha * clean) / here.sigma
         x = there.alpha * (clean + down * noise)
-        return x + there.alpha * added * path.draw() if added else x
+        return x + there.alpha * added * trajectory.draw() if added else x

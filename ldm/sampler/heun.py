@@ -33,14 +33,14 @@ class Heun(Sampler):
         self.churn = churn or Churn()
         self.draws = self.churn.amount > 0
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        x, here = self.churn.apply(x, here, self.steps, path)
-        clean = path.estimate(x, here).clean
+        x, here = self.churn.apply(x, here, self.steps, trajectory)
+        clean = trajectory.estimate(x, here).clean
         if not there.sigma:
             return clean
-        line = ode_form(path)
+        line = ode_form(trajectory)
         slope = line.slope(x, clean, here)
         after = line.go(x, slope, here, there)
-        other = line.slope(after, path.peek(after, there).clean, there)
+        other = line.slope(after, trajectory.peek(after, there).clean, there)
         return line.go(x, 0.5 * (slope + other), here, there)

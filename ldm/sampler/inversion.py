@@ -51,8 +51,8 @@ def invert(
     References:
         Song et al., 2021, section 4.3, arXiv:2010.02502; Pan et al., 2023, section 3.2, arXiv:2309.04907.
     """
-    path = Trajectory(denoise, schedule, SeededNoise([]), latent.shape[1:], latent.device)
-    noise_levels = path.noise_levels((timestep_spacing or UniformSpacing()).times(steps, schedule))[
+    trajectory = Trajectory(denoise, schedule, SeededNoise([]), latent.shape[1:], latent.device)
+    noise_levels = trajectory.noise_levels((timestep_spacing or UniformSpacing()).times(steps, schedule))[
         -1 - made_steps(steps, strength) :
     ]
     x = latent
@@ -61,7 +61,7 @@ def invert(
             raise ValueError("one step from pure noise to the image cannot be inverted; use more steps")
         end, moves = x, torch.ones(len(x), dtype=torch.bool, device=x.device)
         for _ in range(most):
-            found = _start(end, path.peek(x, here).clean, x, here, there)
+            found = _start(end, trajectory.peek(x, here).clean, x, here, there)
             change = (found - x).flatten(1).square().mean(1).sqrt()
             x = torch.where(moves[:, None, None, None], found, x)
             moves = moves & (change >= tolerance)

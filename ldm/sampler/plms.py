@@ -31,16 +31,18 @@ class PLMS(Sampler):
     def __init__(self, steps: int = 25, *, timestep_spacing: TimestepSpacing | None = None) -> None:
         super().__init__(steps, timestep_spacing)
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        clean = path.estimate(x, here).clean
+        clean = trajectory.estimate(x, here).clean
         if not there.sigma:
             return clean
-        line = ode_form(path)
-        slopes = [line.slope(point.x, point.estimate.clean, point.noise_level) for point in reversed(path.history)]
+        line = ode_form(trajectory)
+        slopes = [
+            line.slope(point.x, point.estimate.clean, point.noise_level) for point in reversed(trajectory.history)
+        ]
         weights = ADAMS_BASHFORTH[len(slopes) - 1]
         slope = sum((weight * part for weight, part in zip(weights, slopes, strict=True)), x.new_zeros(()))
         if len(slopes) == 1:
             after = line.go(x, slope, here, there)
-            slope = 0.5 * (slope + line.slope(after, path.peek(after, there).clean, there))
+            slope = 0.5 * (slope + line.slope(after, trajectory.peek(after, there).clean, there))
         return line.go(x, slope, here, there)

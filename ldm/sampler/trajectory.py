@@ -36,7 +36,7 @@ class NoiseLevel(NamedTuple):
     sigma: float
 
     @property
-    def level(self) -> float:
+    def edm_sigma(self) -> float:
         """The noise level sigma / alpha of EDM; infinite for pure noise."""
         return self.sigma / self.alpha if self.alpha else math.inf
 
@@ -116,5 +116,7 @@ class Trajectory:
     def lead(self, times: Tensor) -> list[NoiseLevel]:
         """Return the noise levels at the timesteps `(N,)` of the whole trajectory, N > 1, and set `steepness`."""
         noise_levels = self.noise_levels(times)
-        self.steepness = max(max(here.level, 1.0) / max(there.level, 1.0) for here, there in pairwise(noise_levels))
+        self.steepness = max(
+            max(here.edm_sigma, 1.0) / max(there.edm_sigma, 1.0) for here, there in pairwise(noise_levels)
+        )
         return noise_levels

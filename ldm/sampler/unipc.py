@@ -49,14 +49,14 @@ class UniPC(Sampler):
         check("sampler.order", order, Whole(1, REMEMBERED - 1))
         self.order = order
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Correct the last step with the estimate at its end, then predict the next one; see `Sampler.step`."""
-        now = path.estimate(x, here).clean
-        *before, point = path.history
+        now = trajectory.estimate(x, here).clean
+        *before, point = trajectory.history
         if before and before[-1].noise_level.alpha:
             nodes = [*self._nodes(before), Node(here.lambda_, now)]
             x = _advance(before[-1], nodes, here)
-            point = path.history[-1] = point._replace(x=x)
+            point = trajectory.history[-1] = point._replace(x=x)
         return _advance(point, self._nodes([*before, point]) if there.sigma else [], there)
 
     def _nodes(self, points: Sequence[HistoryEntry]) -> list[Node]:
@@ -100,4 +100,5 @@ def _weights(places: Sequence[float], h: float) -> list[float]:
         right.append(phi * math.factorial(power + 1) / math.expm1(-h))
         phi = phi / -h - 1.0 / math.factorial(power + 2)
     system = torch.tensor(rows, dtype=torch.float64)
-    return torch.linalg.solve(system, torch.tensor(right, dtype=torch.float64)).tolist()
+    weights: list[float] = torch.linalg.solve(system, torch.tensor(right, dtype=torch.float64)).tolist()
+    return weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class REPA(nn.Module):
         self._features: Tensor | None = None
         backbone.deepest.register_forward_hook(self._see)
 
-    def _see(self, module: nn.Module, given: tuple, output: Tensor) -> None:
+    def _see(self, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
         """Keep the output of the backbone's middle (a forward hook)."""
         self._features = output
 

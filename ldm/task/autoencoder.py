@@ -13,7 +13,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch, tensor_field
-from ldm.optim.divergence import GRADIENT, JUDGEMENT, JUDGES_GRADIENT, LOSS
+from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRADIENT, LOSS
 from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.task.base import Task
@@ -110,13 +110,13 @@ class AutoencoderTask(Task):
         assert self.loss.discriminator is not None
         self.loss.discriminator.requires_grad_(True)
         loss = self.loss.discriminator_loss(image, reconstruction)
-        self.watch.see(step, JUDGEMENT, loss)
+        self.watch.see(step, DISCRIMINATOR_LOSS, loss)
         self.manual_backward(loss / self.accumulate)
         if step_now:
             # The bare optimiser: a step of Lightning's wrapper would be counted, and `global_step` run twice as fast.
             optimizer = self._optimizers()[1].optimizer
             norm = clip_gradients(self.loss.discriminator.parameters(), self.gradient_clip_val)
-            self.watch.see(step, JUDGES_GRADIENT, norm)
+            self.watch.see(step, DISCRIMINATOR_GRADIENT, norm)
             optimizer.step()
             optimizer.zero_grad()
         self.log("train/discriminator", loss.detach())

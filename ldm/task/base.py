@@ -50,7 +50,6 @@ class Task(pl.LightningModule, ABC):
         self.watch = Watch()
         self.frozen: FrozenParts | None = None
         self._repeated: list[Batch] = []
-        self._asked = 0
 
     @property
     @abstractmethod
@@ -77,11 +76,9 @@ class Task(pl.LightningModule, ABC):
             self.frozen.fill_in(checkpoint)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Return the batch; with `trainer.overfit_batches=N`, one of the first N instead, since epochs are shuffled anew."""
+        """Return the batch; with `trainer.overfit_batches=N`, one of the first N of the whole training instead."""
         count = int(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         if not count or not self.trainer.training:
             return batch
-        if len(self._repeated) < count:
-            self._repeated.append(batch)
-        self._asked += 1
-        return self._repeated[(self._asked - 1) % count]
+        self._repeated = self._repeated or self.trainer.datamodule.first_batches(count)  # type: ignore[attr-defined]
+        return self._repeated[(self.trainer.fit_loop.total_batch_idx + 1) % count]

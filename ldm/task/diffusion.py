@@ -66,7 +66,7 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         loss = self.training_loss(batch)
         if self.alignment is None:
             return loss
-        aligned = self.alignment(batch.fields.get("image"), self.global_step)
+        aligned: Tensor = self.alignment(batch.fields.get("image"), self.global_step)
         self.log("train/alignment", aligned.detach(), batch_size=len(batch.key))
         return loss + aligned
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ldm.config import differences, resolved
 from ldm.files.output_folder import OutputFolder
+from ldm.task.base import Task
 from ldm.training.stage import Stage
 
 CONFIG_FILE = "config.yaml"
@@ -54,7 +55,7 @@ def run_output(run: Path) -> OutputFolder:
     return OutputFolder(run, option="paths.output_dir", is_own=lambda name: (run / CONFIG_FILE).is_file())
 
 
-def compare(run: Path, settings: Mapping[str, Any], stages: Sequence[Stage]) -> Continuation:
+def compare(run: Path, settings: Mapping[str, Any], stages: Sequence[Stage[Task]]) -> Continuation:
     """Compare settings with those of the run that a folder holds.
 
     Args:
@@ -88,7 +89,7 @@ def compare(run: Path, settings: Mapping[str, Any], stages: Sequence[Stage]) -> 
     return Continuation([name for name in measured if name not in lengthened], lengthened)
 
 
-def trained_by(settings: Mapping[str, Any], stages: Sequence[Stage]) -> dict[str, Any]:
+def trained_by(settings: Mapping[str, Any], stages: Sequence[Stage[Task]]) -> dict[str, Any]:
     """Return the options, by their full names, that say what is trained; not those of where files lie."""
     found = _leaves({name: settings[name] for name in ("seed", "model", "stage")})
     return {name: value for name, value in found if not _is_free(name, stages)}
@@ -119,7 +120,7 @@ def _reason(
     name: str,
     before: Mapping[str, Any],
     settings: Mapping[str, Any],
-    stages: Sequence[Stage],
+    stages: Sequence[Stage[Task]],
     lengthened: dict[str, int],
 ) -> str | None:
     """Return why an option may not change, in a few words; None where it may. Stages that get more steps are noted."""
@@ -157,13 +158,13 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{name}", value
 
 
-def _is_free(name: str, stages: Sequence[Stage]) -> bool:
+def _is_free(name: str, stages: Sequence[Stage[Task]]) -> bool:
     """Return whether an option may differ between a run and its continuation."""
     patterns = (*FREE, *(pattern for stage in stages for pattern in stage.measured_by))
     return _matches(name, patterns) and not _matches(name, NOT_FREE)
 
 
-def _measures(name: str, stage: Stage) -> bool:
+def _measures(name: str, stage: Stage[Task]) -> bool:
     """Return whether an option says how a stage's finished model is measured; where files lie does not."""
     if name.endswith((".folder", ".cache")):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import time
@@ -19,15 +20,19 @@ from ldm.config import build, resolved
 from ldm.data.base import DataModule
 from ldm.optim.divergence import Diverged
 from ldm.processes import agreed_file
+from ldm.task.base import Task
 from ldm.training.stage import Stage
 
 log = logging.getLogger(__name__)
+
+TIME_FILE = "training.json"
+"""The file in a stage's folder with the seconds that its training took, over all parts of a run that was interrupted."""
 
 OURS = ("gradient_clip_val",)
 """Options of a stage's trainer that Lightning is not told: tasks clip by themselves."""
 
 
-def fit(stage: Stage, data: DataModule, first: pl.Trainer) -> None:
+def fit(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> None:
     """Train a stage, or what is left of it, write its model, then measure that and write its results.
 
     A model that is finished already is only measured.
@@ -47,19 +52,18 @@ def fit(stage: Stage, data: DataModule, first: pl.Trainer) -> None:
         measure(stage, data, first, whole)
         return
     trainer = make_trainer(stage, data, first)
-    start = time.monotonic()
     with _ended_clearly(stage, first):
         log.info("%s %s: %s", "continuing" if last else "training", stage.name, stage.folder)
-        trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
-        seconds = time.monotonic() - start
+        with _timed(stage.folder, trainer, last):
+            trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
         scores = stage.finish(trainer, data)
     if first.is_global_zero:
-        stage.write_results(scores, seconds)
+        stage.write_results(scores, training_seconds(stage.folder))
     trainer.strategy.barrier()
     finish_pictures(stage.loggers)
 
 
-def measure(stage: Stage, data: DataModule, first: pl.Trainer, file: Path) -> None:
+def measure(stage: Stage[Task], data: DataModule, first: pl.Trainer, file: Path) -> None:
     """Measure a finished model and write the results; the model stays as it is.
 
     Args:
@@ -77,12 +81,12 @@ def measure(stage: Stage, data: DataModule, first: pl.Trainer, file: Path) -> No
         stage.task.model.load_state_dict(checkpoint.read(file)[1])
         scores = stage.measure(trainer, data)
     if first.is_global_zero:
-        stage.write_results(scores, 0.0)
+        stage.write_results(scores, training_seconds(stage.folder))
     trainer.strategy.barrier()
     finish_pictures(stage.loggers)
 
 
-def make_trainer(stage: Stage, data: DataModule, first: pl.Trainer) -> pl.Trainer:
+def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.Trainer:
     """Make the trainer of a stage, and set the batch of the data.
 
     Metrics that an interrupted run wrote are kept beside the new ones.
@@ -102,12 +106,13 @@ def make_trainer(stage: Stage, data: DataModule, first: pl.Trainer) -> pl.Traine
         "val_check_interval": stage.validate_every_n_steps * stage.accumulate,
     }
     make = build({**options, "_partial_": True})
-    return make(
+    trainer: pl.Trainer = make(
         default_root_dir=stage.folder,
         logger=stage.loggers,
         callbacks=list(stage.callbacks.values()),
         plugins=[CheckpointWriter()],
     )
+    return trainer
 
 
 def keep_metrics(folder: Path) -> None:
@@ -121,8 +126,34 @@ def keep_metrics(folder: Path) -> None:
     metrics.rename(kept)
 
 
+def training_seconds(folder: Path) -> float | None:
+    """Return the seconds that the training of a stage took, by its folder; None where nobody measured."""
+    file = folder / TIME_FILE
+    return float(json.loads(file.read_text())["seconds"]) if file.is_file() else None
+
+
 @contextmanager
-def _ended_clearly(stage: Stage, first: pl.Trainer) -> Iterator[None]:
+def _timed(folder: Path, trainer: pl.Trainer, last: Path | None) -> Iterator[None]:
+    """Add the time of a training to that of its earlier parts, however it ends; a training without a new step takes none.
+
+    Args:
+        folder: The folder of the stage.
+        trainer: The trainer.
+        last: The checkpoint from which the training goes on; None: it begins.
+    """
+    made, before = (step_of(last), training_seconds(folder) or 0.0) if last is not None else (0, 0.0)
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        if trainer.is_global_zero and trainer.global_step > made:
+            draft = folder / f".{TIME_FILE}"
+            draft.write_text(json.dumps({"seconds": before + time.monotonic() - start}))
+            draft.replace(folder / TIME_FILE)
+
+
+@contextmanager
+def _ended_clearly(stage: Stage[Task], first: pl.Trainer) -> Iterator[None]:
     """Add what to do to the error of a training that diverged, and to an interruption by Ctrl-C."""
     try:
         yield

@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ldm.task.base import Task
 from ldm.training.curves import plot_curves
 from ldm.training.stage import Stage
 
 
-def report(run: Path, stages: Sequence[Stage], *, new: bool) -> None:
+def report(run: Path, stages: Sequence[Stage[Task]], *, new: bool) -> None:
     """Draw the curves; print a table of the results, and the next command to type.
 
     Args:

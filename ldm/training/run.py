@@ -20,11 +20,13 @@ from ldm.callback.signals import Preempted, Signals
 from ldm.config import build, is_rank_zero, resolved
 from ldm.data.base import DataModule
 from ldm.options.sweep import typed_options
+from ldm.task.base import Task
 from ldm.training.claim import CONFIG_FILE, Continuation, compare, run_output, take, trained_by
 from ldm.training.fit import fit, measure
+from ldm.training.options import RunContext, split_options
 from ldm.training.report import report, score
 from ldm.training.rules import check_values
-from ldm.training.stage import RunContext, Stage
+from ldm.training.stage import Stage
 from ldm.training.validate import (
     check_batches,
     check_callbacks,
@@ -96,9 +98,13 @@ def train(config: DictConfig) -> float | None:
     return score([stage.read_results() for stage in stages], config.optimized_metric)
 
 
-def make_stages(run: RunContext) -> list[Stage]:
+def make_stages(run: RunContext) -> list[Stage[Task]]:
     """Make the stages that a config describes, in their order; their networks are built later."""
-    return [build(node)(run, name) for name, node in run.config.stage.items()]
+    stages = []
+    for name in run.config.stage:
+        options, own = split_options(run, str(name))
+        stages.append(build(own)(options))
+    return stages
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
@@ -106,7 +112,9 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return {**resolved(config), "validate_only": False}
 
 
-def _train_stages(todo: Sequence[Stage], stages: Sequence[Stage], run: RunContext, again: Continuation) -> None:
+def _train_stages(
+    todo: Sequence[Stage[Task]], stages: Sequence[Stage[Task]], run: RunContext, again: Continuation
+) -> None:
     """Build everything first, so that whatever is wrong is said before any training; then train."""
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
@@ -119,6 +127,8 @@ def _train_stages(todo: Sequence[Stage], stages: Sequence[Stage], run: RunContex
     for stage in todo:
         stage.build(signals)
         check_callbacks(stage)
+        if is_rank_zero() and stage.left_out is not None:
+            print(stage.left_out)
     check_metrics(config.optimized_metric, todo)
     data.need(needed_fields(todo))
     data.open()  # the first that writes: all that can be checked without it has been
@@ -153,13 +163,13 @@ def _train_stages(todo: Sequence[Stage], stages: Sequence[Stage], run: RunContex
             raise
 
 
-def _made_anew(todo: Sequence[Stage], again: Continuation, *, measured: bool) -> list[Path]:
+def _made_anew(todo: Sequence[Stage[Task]], again: Continuation, *, measured: bool) -> list[Path]:
     """Return the files of results and models that will be replaced."""
     results = [s.results_file for s in todo if measured or s.name in again.measured or s.name in again.lengthened]
     return results + [stage.file for stage in todo if stage.name in again.lengthened]
 
 
-def _take_from(earlier: Sequence[Stage], stage: Stage, first: pl.Trainer) -> None:
+def _take_from(earlier: Sequence[Stage[Task]], stage: Stage[Task], first: pl.Trainer) -> None:
     """Give a stage the models that it builds on and that earlier stages have just finished."""
     for before in earlier:
         if before.model_file in stage.builds_on:

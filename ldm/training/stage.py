@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger
 
@@ -22,6 +20,7 @@ from ldm.config import build
 from ldm.data.base import DataModule
 from ldm.optim.scheduler import step_options
 from ldm.task.base import Task
+from ldm.training.options import StageOptions
 from ldm.training.partial import completed
 
 RESULTS_FILE = "results.json"
@@ -31,20 +30,7 @@ CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints, in that of a stage."""
 
 
-TaskType = TypeVar("TaskType", bound=Task)
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """The part of a run that its stages know.
-
-    Args:
-        config: The composed config. An autoencoder that is given puts its own network into it.
-        folder: The run folder.
-    """
-
-    config: DictConfig
-    folder: Path
+TaskType = TypeVar("TaskType", bound=Task, covariant=True)
 
 
 class Stage(ABC, Generic[TaskType]):
@@ -56,15 +42,7 @@ class Stage(ABC, Generic[TaskType]):
     stages.
 
     Args:
-        run: The run that it belongs to.
-        name: Its name: the key in the config, and the folder in the run folder.
-        optimizer: Config of a factory that makes an optimizer of what is trained.
-        scheduler: Config of a factory that makes a learning-rate scheduler of an optimizer.
-        callbacks: Name -> config of a callback, or None.
-        trainer: Options of Lightning's Trainer for this stage: `max_steps`, `accumulate_grad_batches`, `gradient_clip_val`
-            and others.
-        batch_size: Images an optimiser step, over all processes and accumulated batches.
-        validate_every_n_steps: Optimiser steps between validations.
+        options: The options that all stages have. A subclass adds its own behind them.
     """
 
     model_file: ClassVar[str]
@@ -79,26 +57,15 @@ class Stage(ABC, Generic[TaskType]):
     panels: ClassVar[Mapping[str, Sequence[str]]]
     """Title of a panel of curves -> how the names of its curves end."""
 
-    def __init__(
-        self,
-        run: RunContext,
-        name: str,
-        *,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
-        callbacks: Mapping[str, Mapping[str, Any] | None],
-        trainer: Mapping[str, Any],
-        batch_size: int,
-        validate_every_n_steps: int,
-    ) -> None:
-        self.run = run
-        self.name = name
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.callback_configs = callbacks
-        self.trainer = trainer
-        self.batch_size = batch_size
-        self.validate_every_n_steps = validate_every_n_steps
+    def __init__(self, options: StageOptions) -> None:
+        self.run = options.run
+        self.name = options.name
+        self.optimizer = options.optimizer
+        self.scheduler = options.scheduler
+        self.callback_configs = options.callbacks
+        self.trainer = options.trainer
+        self.batch_size = options.batch_size
+        self.validate_every_n_steps = options.validate_every_n_steps
         self.callbacks: dict[str, Callback] = {}
         self.loggers: list[Logger] = []
         self._task: TaskType | None = None
@@ -109,7 +76,7 @@ class Stage(ABC, Generic[TaskType]):
         """True where the model is there already, made elsewhere, so that nothing is to be trained."""
 
     @abstractmethod
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check the options before anything is built.
 
         Args:
@@ -121,10 +88,11 @@ class Stage(ABC, Generic[TaskType]):
 
     @abstractmethod
     def make_task(self) -> TaskType:
-        """Build the task. Nothing is read from the data, nor written.
+        """Build the task. Nothing is read from the data, nor written; what is pretrained is loaded.
 
         Raises:
             ValueError: If its parts do not go together.
+            FileNotFoundError: If a pretrained network is not there.
         """
 
     @abstractmethod
@@ -201,12 +169,14 @@ class Stage(ABC, Generic[TaskType]):
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.trainer["max_steps"]
+        steps: int = self.trainer["max_steps"]
+        return steps
 
     @property
     def accumulate(self) -> int:
         """Batches an optimiser step."""
-        return self.trainer["accumulate_grad_batches"]
+        batches: int = self.trainer["accumulate_grad_batches"]
+        return batches
 
     @property
     def scores(self) -> set[str]:
@@ -218,6 +188,15 @@ class Stage(ABC, Generic[TaskType]):
     def evaluations(self) -> list[Evaluation]:
         """The callbacks that generate images and measure them."""
         return [callback for callback in self.callbacks.values() if isinstance(callback, Evaluation)]
+
+    @property
+    def left_out(self) -> str | None:
+        """Say which callbacks were left out, and which are there; None where none was left out."""
+        missing = [name for name, part in self.callback_configs.items() if part is None]
+        if not missing:
+            return None
+        there = [name for name, part in self.callback_configs.items() if part is not None]
+        return f"the stage {self.name} runs without the callbacks {', '.join(missing)}; it keeps {', '.join(there)}"
 
     @property
     def can_be_lengthened(self) -> bool:
@@ -270,15 +249,17 @@ class Stage(ABC, Generic[TaskType]):
         """Return the scores of the model as it is. All processes call it."""
         return dict(trainer.validate(self.task, datamodule=data, verbose=False)[0])
 
-    def write_results(self, scores: Mapping[str, float], seconds: float) -> None:
+    def write_results(self, scores: Mapping[str, float], seconds: float | None) -> None:
         """Write the scores into the stage's folder; the file appears whole or not at all.
 
         Args:
             scores: Name -> value.
-            seconds: The time that training took.
+            seconds: The time that training took; None: nobody knows.
         """
         size = sum(parameter.numel() for parameter in self.task.parameters() if parameter.requires_grad)
-        results = {**scores, "steps": self.steps, "trained parameters": size, "seconds": round(seconds, 1)}
+        results = {**scores, "steps": self.steps, "trained parameters": size}
+        if seconds is not None:
+            results["seconds"] = round(seconds, 1)
         draft = self.folder / f".{RESULTS_FILE}"
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(json.dumps(results, indent=2))
@@ -286,7 +267,8 @@ class Stage(ABC, Generic[TaskType]):
 
     def read_results(self) -> dict[str, float]:
         """Return the scores of the finished stage."""
-        return json.loads(self.results_file.read_text())
+        scores: dict[str, float] = json.loads(self.results_file.read_text())
+        return scores
 
     def advice(self) -> str:
         """Return what to try after the training diverged."""

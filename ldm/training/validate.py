@@ -9,8 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.callback.checkpoints import Checkpoints
 from ldm.callback.evaluation import Evaluation
@@ -18,12 +18,16 @@ from ldm.callback.randomness import StepSeed
 from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
 from ldm.options.sweep import in_sweep
+from ldm.task.base import Task
 from ldm.training.claim import Continuation
+from ldm.training.options import SHARED
 from ldm.training.stage import Stage
 
 
 def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
     """Remove options for parts that a run does not have, which files like `debug/tiny.yaml` say in case it has them.
+
+    A callback that was left out stays null.
 
     Args:
         config: The composed config, which is changed.
@@ -50,7 +54,10 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
             )
         parent, _, last = place.rpartition(".")
         with open_dict(config):
-            OmegaConf.select(config, parent).pop(last)
+            if parent.endswith(".callbacks"):
+                OmegaConf.select(config, parent)[last] = None
+            else:
+                OmegaConf.select(config, parent).pop(last)
     _leave_out_options(config, names)
 
 
@@ -63,6 +70,8 @@ def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
             place, _, name = option.rpartition(".")
             part = OmegaConf.select(config, place) if place else None
             if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:
+                continue
+            if name in SHARED and place.rpartition(".")[0] == "stage":
                 continue
             if resolved(part).get(name) == value and not takes(part["_target_"], name):
                 with open_dict(config):
@@ -89,7 +98,7 @@ def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:
             )
 
 
-def check_stages(stages: Sequence[Stage]) -> None:
+def check_stages(stages: Sequence[Stage[Task]]) -> None:
     """Check the options of all stages.
 
     Args:
@@ -139,7 +148,7 @@ def idle_devices(config: DictConfig) -> str | None:
     return f"this machine has {there} GPUs, of which {devices} will be used; to use all, stop and add trainer=ddp"
 
 
-def check_batches(stages: Sequence[Stage], world: int) -> None:
+def check_batches(stages: Sequence[Stage[Task]], world: int) -> None:
     """Check that each stage's batch can be shared evenly by all processes and accumulated batches.
 
     Args:
@@ -169,7 +178,7 @@ def check_batches(stages: Sequence[Stage], world: int) -> None:
             )
 
 
-def check_callbacks(stage: Stage) -> None:
+def check_callbacks(stage: Stage[Task]) -> None:
     """Check that a built stage has the callbacks without which a run cannot go on, or be repeated.
 
     Raises:
@@ -184,10 +193,11 @@ def check_callbacks(stage: Stage) -> None:
             )
 
 
-def needed_fields(stages: Sequence[Stage]) -> set[str]:
+def needed_fields(stages: Sequence[Stage[Task]]) -> set[str]:
     """Return the names of all fields that tasks and metrics read beside images or latents."""
-    metrics = (metric for stage in stages for evaluation in stage.evaluations for metric in evaluation.metrics)
-    return {name for part in (*(stage.task for stage in stages), *metrics) for name in part.inputs}
+    tasks = {name for stage in stages for name in stage.task.inputs}
+    evaluations = (evaluation for stage in stages for evaluation in stage.evaluations)
+    return tasks | {name for evaluation in evaluations for metric in evaluation.metrics for name in metric.inputs}
 
 
 def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
@@ -210,7 +220,7 @@ def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
                 )
 
 
-def check_metrics(optimized: str | None, stages: Sequence[Stage]) -> None:
+def check_metrics(optimized: str | None, stages: Sequence[Stage[Task]]) -> None:
     """Check that the scores that a sweep and the choice of the best checkpoint ask for are measured, on enough images.
 
     Args:
@@ -250,7 +260,7 @@ def _check_counts(stage: str, evaluation: Evaluation) -> None:
                 )
 
 
-def check_finished(stages: Sequence[Stage], again: Continuation) -> None:
+def check_finished(stages: Sequence[Stage[Task]], again: Continuation) -> None:
     """Check that there are finished models to be measured.
 
     Args:

@@ -42,25 +42,25 @@ STUDIED = (
 """What experiment=txt2img was when the study was made, where it has changed since; a way to train may say otherwise."""
 
 TRAINING = {
-    "noise, linear, P2 (default)": "",
+    "noise, scaled linear, P2 (default)": "",
     "the same, seed 1": "seed=1",
-    "noise, linear, constant": "weighting=constant",
-    "noise, linear, min-SNR 1": "weighting=min_snr weighting.gamma=1",
-    "noise, linear, min-SNR 1, seed 1": "weighting=min_snr weighting.gamma=1 seed=1",
-    "noise, linear, min-SNR 5": "weighting=min_snr",
-    "noise, linear, soft min-SNR 5": "weighting=soft_min_snr",
+    "noise, scaled linear, constant": "weighting=constant",
+    "noise, scaled linear, min-SNR 1": "weighting=min_snr weighting.gamma=1",
+    "noise, scaled linear, min-SNR 1, seed 1": "weighting=min_snr weighting.gamma=1 seed=1",
+    "noise, scaled linear, min-SNR 5": "weighting=min_snr",
+    "noise, scaled linear, soft min-SNR 5": "weighting=soft_min_snr",
     "noise, cosine, min-SNR 1": "schedule=cosine weighting=min_snr weighting.gamma=1",
-    "clean, linear, min-SNR 1": "prediction=clean weighting=min_snr weighting.gamma=1",
-    "clean, linear, constant": "prediction=clean weighting=constant",
-    "velocity, linear, min-SNR 1": "prediction=velocity weighting=min_snr weighting.gamma=1",
-    "velocity, linear, constant": "prediction=velocity weighting=constant",
+    "clean, scaled linear, min-SNR 1": "prediction=clean weighting=min_snr weighting.gamma=1",
+    "clean, scaled linear, constant": "prediction=clean weighting=constant",
+    "velocity, scaled linear, min-SNR 1": "prediction=velocity weighting=min_snr weighting.gamma=1",
+    "velocity, scaled linear, constant": "prediction=velocity weighting=constant",
     "velocity, cosine, constant": "prediction=velocity schedule=cosine weighting=constant",
     "velocity, sigmoid, constant": "prediction=velocity schedule=sigmoid weighting=constant",
     "velocity, zero terminal SNR, constant": "prediction=velocity schedule=zero_terminal weighting=constant",
-    "velocity, EDM, EDM, log-normal times": "prediction=velocity schedule=edm weighting=edm timestep_sampler=log_normal",
-    "flow, linear, constant": "prediction=flow weighting=constant",
+    "velocity, EDM, EDM, log-normal timesteps": "prediction=velocity schedule=edm weighting=edm timestep_sampler=log_normal",
+    "flow, scaled linear, constant": "prediction=flow weighting=constant",
     "flow, rectified flow, constant": "prediction=flow schedule=rectified_flow weighting=constant",
-    "flow, rectified flow, constant, logit-normal times": (
+    "flow, rectified flow, constant, logit-normal timesteps": (
         "prediction=flow schedule=rectified_flow weighting=constant timestep_sampler=logit_normal"
     ),
 }
@@ -106,7 +106,7 @@ def train(name: str, overrides: list[str], options: argparse.Namespace, experime
     return options.runs / name
 
 
-class Judge:
+class Evaluator:
     """Scores ways to sample models."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -138,34 +138,34 @@ class Judge:
         return Score(values[ACCURACY], values[DISTANCE])
 
 
-def by_training(judge: Judge, base: Path) -> Wanted:
+def by_training(evaluator: Evaluator, base: Path) -> Wanted:
     """Runs that differ in what they train on, all with the autoencoder of one, sampled in the same way."""
 
     def score(place: int, overrides: str) -> Score:
-        shared = [f"autoencoder.ckpt={base}", f"stage.diffusion.trainer.max_steps={judge.options.steps}"]
-        return judge.score(load(train(f"study-{place:02d}", [*shared, *overrides.split()], judge.options)))
+        shared = [f"autoencoder.ckpt={base}", f"stage.diffusion.trainer.max_steps={evaluator.options.steps}"]
+        return evaluator.score(load(train(f"study-{place:02d}", [*shared, *overrides.split()], evaluator.options)))
 
     return {title: partial(score, place, overrides) for place, (title, overrides) in enumerate(TRAINING.items())}
 
 
-def by_sampler(judge: Judge, model: LatentDiffusion) -> Wanted:
+def by_sampler(evaluator: Evaluator, model: LatentDiffusion) -> Wanted:
     """Each sampler with as many calls of the network: Heun makes half the steps."""
-    *few, many = judge.options.calls
+    *few, many = evaluator.options.calls
     wanted = {}
     for sampler, calls in [*product(SAMPLERS, few), *product(SLOW, [many])]:
         steps = max(1, (calls + 1) // 2) if sampler == "heun" else calls
-        wanted[f"{sampler} {calls}"] = partial(judge.score, model, f"sampler={sampler}", f"sampler.steps={steps}")
+        wanted[f"{sampler} {calls}"] = partial(evaluator.score, model, f"sampler={sampler}", f"sampler.steps={steps}")
     return wanted
 
 
-def by_guidance(judge: Judge, model: LatentDiffusion, weak: Path, classifier: Path) -> Wanted:
+def by_guidance(evaluator: Evaluator, model: LatentDiffusion, weak: Path, classifier: Path) -> Wanted:
     """Each kind of guidance, with the default sampler."""
     second = {"autoguidance": f"guidance.weak.path={weak}", "classifier": f"guidance.classifier.path={classifier}"}
     wanted = {}
     for title, overrides in GUIDANCE.items():
         kind, *rest = overrides.split()
         path = [second[name] for name in second if kind == f"guidance={name}"]
-        wanted[title] = partial(judge.score, model, kind, *rest, *path)
+        wanted[title] = partial(evaluator.score, model, kind, *rest, *path)
     return wanted
 
 
@@ -239,10 +239,10 @@ def main(arguments: list[str]) -> None:
     folder, calls = options.runs / "study", tuple(options.calls)
     base = train(BASE, [], options)
     classifier = train("study-classifier", [f"autoencoder.ckpt={base}"], options, "classifier")
-    judge, model = Judge(options), load(base)
-    training = kept(folder / "training.json", by_training(judge, base))
-    samplers = kept(folder / "samplers.json", by_sampler(judge, model))
-    guidance = kept(folder / "guidance.json", by_guidance(judge, model, options.runs / "study-00", classifier))
+    evaluator, model = Evaluator(options), load(base)
+    training = kept(folder / "training.json", by_training(evaluator, base))
+    samplers = kept(folder / "samplers.json", by_sampler(evaluator, model))
+    guidance = kept(folder / "guidance.json", by_guidance(evaluator, model, options.runs / "study-00", classifier))
     print(table(f"{options.steps} steps of training with", training))
     print(sampler_table(samplers, calls))
     print(table("guidance", guidance))

@@ -3,6 +3,7 @@
 import torch
 
 from ldm.batch import Condition
+from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.prediction import CleanPrediction
 from ldm.diffusion.schedule import ScaledLinearSchedule
@@ -111,6 +112,24 @@ class Near:
         return -0.5 * ((image - self.wanted) / self.std).square().flatten(1).sum(1)
 
 
+class Told(Conditioner):
+    """One token, a number that a function gives for the caption."""
+
+    inputs = ("caption",)
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def prepare(self, samples):
+        pass
+
+    def forward(self, fields):
+        return Condition(tokens=torch.tensor([self.number(text) for text in fields["caption"]])[:, None, None])
+
+    null = with_dropout = forward
+
+
 class Weak(torch.nn.Module):
     """A text-to-image model, as far as autoguidance knows it."""
 
@@ -118,8 +137,7 @@ class Weak(torch.nn.Module):
         super().__init__()
         self.denoiser, self.token = denoiser, token
         self.autoencoder = Pixels()
-        self.conditioner = torch.nn.Identity()
-        self.conditioner.forward = lambda fields: Condition(tokens=torch.full((len(fields["caption"]), 1, 1), token))
+        self.conditioner = Told(lambda prompt: token)
 
 
 class Spelled:
@@ -135,7 +153,5 @@ class Spelled:
 
 def spelling_weak():
     weak = Weak(denoiser(variance=0.9), 0.0)
-    weak.conditioner.forward = lambda fields: Condition(
-        tokens=torch.tensor([float(prompt) for prompt in fields["caption"]])[:, None, None]
-    )
+    weak.conditioner = Told(float)
     return weak

@@ -40,5 +40,5 @@ def name(part):
     return type(part).__name__
 
 
-def knots_at(schedule, *times):
+def noise_levels_at(schedule, *times):
     return Trajectory(None, schedule, SeededNoise([]), (), "cpu").noise_levels(torch.tensor(times, dtype=torch.float64))

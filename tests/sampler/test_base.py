@@ -54,7 +54,9 @@ def test_strength_says_how_much_of_the_image_stays_and_the_data_stay_the_data(ki
     data, init = Gaussian(OURS, 1.0, mean=0.5), 0.5 + torch.randn(400, 1, 4, 4)
     correlation = []
     for strength in (0.0, 0.3, 0.7, 1.0):
-        got = kind(50, **options).sample(data, OURS, SeededNoise(range(400)), (1, 4, 4), way=StartPoint(init, strength))
+        got = kind(50, **options).sample(
+            data, OURS, SeededNoise(range(400)), (1, 4, 4), start_point=StartPoint(init, strength)
+        )
         correlation.append(float(torch.corrcoef(torch.stack([got.flatten(), init.flatten()]))[0, 1]))
         assert float(got.mean()) == pytest.approx(0.5, abs=0.1)
         assert float(got.var()) == pytest.approx(1.0, abs=0.2)
@@ -83,15 +85,15 @@ def test_samplers_refuse_nonsense():
         (lambda: UniPC(5, order=4), "sampler.order=4 cannot be; give a whole number from 1 to 3"),
         (lambda: Churn(-1), "churn.amount=-1 cannot be"),
         (
-            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), way=StartPoint(strength=0.5)),
+            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), start_point=StartPoint(strength=0.5)),
             "needs an image to begin with",
         ),
         (
-            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), way=StartPoint(START, 2)),
+            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), start_point=StartPoint(START, 2)),
             "strength=2 cannot be",
         ),
         (
-            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), way=StartPoint(num_resample=0)),
+            lambda: DDIM(5).sample(None, OURS, SeededNoise([0]), (1, 2, 2), start_point=StartPoint(num_resample=0)),
             "num_resample=0 cannot be",
         ),
     ):

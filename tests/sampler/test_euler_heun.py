@@ -13,7 +13,7 @@ from ldm.diffusion.schedule import RectifiedFlowSchedule
 from ldm.sampler.euler import Euler, EulerAncestral
 from ldm.sampler.heun import Heun
 from ldm.sampler.timestep_spacing import TrailingSpacing
-from tests.sampler.cases import knots_at
+from tests.sampler.cases import noise_levels_at
 from tests.sampler.gaussian import Between
 from tests.sampler.toolbox import OPTIONS, OURS, PREDICTIONS, START, discrete, theirs, trajectory
 
@@ -28,11 +28,11 @@ def test_samplers_in_noise_levels_agree_with_diffusers(sampler, scheduler, kind,
     scheduler = scheduler(**OPTIONS, prediction_type=kind, timestep_spacing="trailing")
     scheduler.set_timesteps(10)
     ours = trajectory(sampler(10, timestep_spacing=TrailingSpacing()), OURS, PREDICTIONS[kind], START)
-    (first,) = knots_at(OURS, 1.0)
+    (first,) = noise_levels_at(OURS, 1.0)
     expected = theirs(scheduler, 10, START / first.alpha / scheduler.init_noise_sigma, discrete, scale=True)
     if sampler is Heun:
         expected = [*expected[1::2], expected[-1]]  # theirs counts each half of a step
-    alphas = [noise_level.alpha for noise_level in knots_at(OURS, *[1 - place / 10 for place in range(11)])[1:]]
+    alphas = [noise_level.alpha for noise_level in noise_levels_at(OURS, *[1 - place / 10 for place in range(11)])[1:]]
     for got, wanted, alpha in zip(ours, expected, alphas, strict=True):
         torch.testing.assert_close(got / alpha, wanted, atol=1e-3, rtol=1e-3)
 

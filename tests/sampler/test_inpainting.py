@@ -30,7 +30,7 @@ def test_what_is_known_stays_and_the_rest_fits_to_it(kind, options):
     for num_resample in (1, 8):
         held = replace_known(Same(), start, made)
         got = kind(20, **options).sample(
-            held, SCHEDULE, SeededNoise(range(3)), (1, 4, 4), way=StartPoint(start, num_resample=num_resample)
+            held, SCHEDULE, SeededNoise(range(3)), (1, 4, 4), start_point=StartPoint(start, num_resample=num_resample)
         )
         torch.testing.assert_close(got[..., :2], start[..., :2], atol=1e-6, rtol=0)
         errors.append(float((got[..., 2:] - known[..., 2:]).abs().mean()))

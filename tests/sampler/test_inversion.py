@@ -30,8 +30,10 @@ def test_ddim_is_inverted_exactly(schedule):
     ):
         options = {"steps": steps, "timestep_spacing": grid, "strength": strength}
         start = invert(denoise, schedule, latent, **options)
-        way = StartPoint(strength=strength, start=start)
-        back = DDIM(steps, timestep_spacing=grid).sample(denoise, schedule, SeededNoise([0]), (2, 4, 4), way=way)
+        start_point = StartPoint(strength=strength, start=start)
+        back = DDIM(steps, timestep_spacing=grid).sample(
+            denoise, schedule, SeededNoise([0]), (2, 4, 4), start_point=start_point
+        )
         assert float((back - latent).square().mean().sqrt()) < 1e-3
         forth = invert(denoise, schedule, back, **options)
         torch.testing.assert_close(forth, start, atol=1e-2, rtol=0)

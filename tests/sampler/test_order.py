@@ -8,7 +8,7 @@ from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.sampler.base import StartPoint
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
-from tests.sampler.cases import GRIDS, SCHEDULES, knots_at, name
+from tests.sampler.cases import GRIDS, SCHEDULES, name, noise_levels_at
 from tests.sampler.gaussian import Between, Gaussian
 from tests.sampler.kinds import DETERMINISTIC
 
@@ -18,9 +18,9 @@ def error_after(kind, options, steps, schedule, first, last):
     data = Gaussian(schedule, 0.25, mean=0.5)
     sampler = kind(steps, timestep_spacing=Between(first, last), **options)
     start = torch.randn(4, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    (noise_level,) = knots_at(schedule, first)
+    (noise_level,) = noise_levels_at(schedule, first)
     init = (start - noise_level.sigma * SeededNoise(range(4)).draw((1, 4, 4))) / (noise_level.alpha or 1.0)
-    got = sampler.sample(data, schedule, SeededNoise(range(4)), (1, 4, 4), way=StartPoint(init))
+    got = sampler.sample(data, schedule, SeededNoise(range(4)), (1, 4, 4), start_point=StartPoint(init))
     ends = torch.tensor([first, last], dtype=torch.float64)
     return float((got - data.flow(start, *ends)).square().mean().sqrt())
 
@@ -55,6 +55,6 @@ def test_the_end_of_the_flow_is_reached_along_every_grid(kind, options, order, g
     )
     data, first = Gaussian(schedule, 0.25, mean=0.5), float(grid.times(steps, schedule)[0])
     sampler = kind(steps, timestep_spacing=grid, **options)
-    got = sampler.sample(data, schedule, SeededNoise(range(8)), (1, 4, 4), way=StartPoint(start=start))
+    got = sampler.sample(data, schedule, SeededNoise(range(8)), (1, 4, 4), start_point=StartPoint(start=start))
     expected = data.flow(start.double(), *torch.tensor([first, 0.0], dtype=torch.float64))
     torch.testing.assert_close(got, expected.float(), atol=0.05 if order == 1 else 0.03, rtol=0)

@@ -21,7 +21,7 @@ from ldm.sampler.timestep_spacing import (
     UniformSpacing,
 )
 from ldm.sampler.trajectory import END
-from tests.sampler.cases import GRIDS, SCHEDULES, knots_at, name
+from tests.sampler.cases import GRIDS, SCHEDULES, name, noise_levels_at
 from tests.sampler.gaussian import Gaussian
 from tests.sampler.toolbox import OPTIONS, OURS
 
@@ -58,8 +58,11 @@ def test_grids_fall_from_one_to_zero(grid, schedule):
         if not isinstance(grid, LeadingSpacing):
             signal = schedule.exact(torch.stack([times[0], torch.ones_like(times[0])]))[0]
             assert float(signal.diff().abs()) < 0.021, "all but pure noise"
-    levels = [noise_level.level for noise_level in knots_at(schedule, *KarrasSpacing().times(20, schedule).tolist())]
-    assert levels[-1] == END.level == 0
+    levels = [
+        noise_level.edm_sigma
+        for noise_level in noise_levels_at(schedule, *KarrasSpacing().times(20, schedule).tolist())
+    ]
+    assert levels[-1] == END.edm_sigma == 0
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)

@@ -11,7 +11,7 @@ from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.sampler.base import StartPoint
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.trajectory import Trajectory
-from tests.sampler.cases import knots_at
+from tests.sampler.cases import noise_levels_at
 
 OPTIONS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 OURS = ScaledLinearSchedule(start=0.00085, end=0.012)
@@ -28,7 +28,7 @@ class Network(torch.nn.Module):
 
 
 def trajectory(sampler, schedule, prediction, start):
-    """What our sampler makes of x at the first knot, step by step."""
+    """What our sampler makes of x at the first noise level, step by step."""
     network, xs = Network(), []
 
     def denoise(x_t, t):
@@ -37,7 +37,7 @@ def trajectory(sampler, schedule, prediction, start):
 
     step = sampler.step
     sampler.step = lambda x, *rest: xs.append(step(x, *rest)) or xs[-1]
-    sampler.sample(denoise, schedule, SeededNoise([0]), start.shape[1:], way=StartPoint(start=start))
+    sampler.sample(denoise, schedule, SeededNoise([0]), start.shape[1:], start_point=StartPoint(start=start))
     return xs
 
 
@@ -60,12 +60,12 @@ START = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(4))
 
 def step_by_step(sampler, prediction, output, their_step, variance=None):
     """Single steps from one place at each of the times, with the same fresh noise."""
-    path = Trajectory(None, OURS, SeededNoise([0]), START.shape[1:], "cpu")
-    for here, there in pairwise(knots_at(OURS, *[1 - place / 20 for place in range(21)])):
+    trajectory = Trajectory(None, OURS, SeededNoise([0]), START.shape[1:], "cpu")
+    for here, there in pairwise(noise_levels_at(OURS, *[1 - place / 20 for place in range(21)])):
         if variance is not None and not there.sigma:
             return  # theirs adds noise to the last image
         expected = their_step(round(here.t * 1000) - 1)
         clean = prediction.clean(output, START, here.alpha, here.sigma)
-        path.estimate = lambda x, noise_level, clean=clean: Estimate(clean, variance)
-        got = sampler.step(START, here, there, path)
+        trajectory.estimate = lambda x, noise_level, clean=clean: Estimate(clean, variance)
+        got = sampler.step(START, here, there, trajectory)
         torch.testing.assert_close(got, expected.prev_sample, atol=3e-4, rtol=1e-4)

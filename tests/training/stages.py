@@ -2,8 +2,8 @@
 
 from ldm.callback.signals import Signals
 from ldm.config import compose
+from ldm.training.options import RunContext
 from ldm.training.run import make_stages
-from ldm.training.stage import RunContext
 from ldm.training.validate import leave_out_leftovers
 
 

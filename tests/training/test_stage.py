@@ -6,16 +6,22 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import open_dict
 
 from ldm.callback.ema import EMA
 from ldm.callback.evaluation import Evaluation
+from ldm.cli.command_line import CommandLine
+from ldm.cli.help import help_text
 from ldm.config import CONFIGS, build, compose, resolved
+from ldm.sampler.ddim import DDIM
 from ldm.training.rules import check_values
+from ldm.training.run import train
 from ldm.training.validate import check_groups, leave_out_leftovers
 from tests.conftest import ROOT, forked
 from tests.test_config import EXPERIMENTS, SHARDS
 from tests.training.stages import built, composed, stages
 
+CONDITIONERS = sorted(path.stem for path in (CONFIGS / "conditioner").glob("*.yaml"))
 DEBUG = ["default", "limit", "overfit", "profiler"]
 TINY = ["experiment=txt2img", "debug=tiny", "trainer=cpu"]
 
@@ -38,6 +44,7 @@ def test_a_finished_run_is_measured_and_not_changed(tiny_run, places, tmp_path):
     assert {path.name: path.read_bytes() for path in run.glob("*.safetensors")} == before
     now, old = (json.loads((run / "diffusion" / name).read_text()) for name in ("results.json", "results-1.json"))
     assert now["val/loss"] == old["val/loss"]
+    assert now["seconds"] == old["seconds"] > 0, "what training took"
     assert now["eval/frechet_efficientnet"] != old["eval/frechet_efficientnet"]
     (run / "model.safetensors").unlink()
     text = forked("train.py", *options, ok=False)
@@ -66,6 +73,34 @@ def test_tiny_goes_with_every_experiment(name):
     build(config.data) if "source" in config.data else None
 
 
+@pytest.mark.parametrize("choice", CONDITIONERS)
+def test_every_conditioner_goes_with_tiny(choice):
+    """The denoiser gets a condition of the widths that it was told, whatever is to be made smaller."""
+    alone = ["backbone.pool_tokens=false"] if choice == "size" else []  # which gives no tokens
+    config = composed(*TINY, f"conditioner={choice}", *alone)
+    check_values(resolved(config))
+    model = build(resolved(config.model))
+    if choice == "huggingface":  # whose encoder is loaded, so that its width is not for us to choose
+        assert model.conditioner.width == compose("train", [TINY[0], f"conditioner={choice}"]).conditioner.width
+        return
+    assert sum(part.numel() for part in model.conditioner.parameters()) < 100_000
+    model.conditioner.prepare([{"caption": [text]} for text in ("a red heart", "a blue cat")])
+    model.eval().sample(prompts=["a red heart"], sampler=DDIM(1))
+    for size in ("width", "vector_width"):
+        assert getattr(model.conditioner, size, None) == resolved(config.conditioner).get(size)
+
+
+def test_tiny_makes_a_text_transformer_smaller_wherever_it_is_and_options_still_count():
+    parts = "conditioner@conditioner.parts.text"
+    config = composed(*TINY, "conditioner=text_and_size", "conditioner.parts.text.heads=4")
+    assert [config.conditioner.parts.text[name] for name in ("width", "depth", "heads")] == [32, 1, 4]
+    assert config.backbone.context_width == 32
+    config = composed(*TINY, "conditioner=text_and_size", f"{parts}=huggingface")
+    assert config.backbone.context_width == 768, "an encoder that is loaded has its own width"
+    assert composed(TINY[0], "debug=limit", "conditioner=transformer", "name=x").conditioner.width == 512
+    assert "debug@" not in help_text("train", CommandLine((), tuple(TINY)))
+
+
 def test_what_is_left_over_is_no_option_unless_it_was_typed():
     config = compose("train", [*TINY, "stage=autoencoder_icons", "data=shards", *SHARDS])
     assert "batch_size" in config.stage.diffusion
@@ -73,11 +108,11 @@ def test_what_is_left_over_is_no_option_unless_it_was_typed():
     leave_out_leftovers(config, ["stage=autoencoder_icons"])
     assert list(config.stage) == ["autoencoder"]
     assert "source" not in config.data
-    config = compose("train", [*TINY, "conditioner=size"])
-    assert "depth" in config.conditioner
-    leave_out_leftovers(config, ["conditioner.heads=2"])
-    assert "depth" not in config.conditioner, "debug=tiny says it for the transformer"
-    assert "heads" in config.conditioner, "it was typed"
+    config = compose("train", [*TINY, "autoencoder.network._target_=ldm.nn.blocks.Downsample"])
+    assert "blocks" in config.autoencoder.network
+    leave_out_leftovers(config, ["autoencoder.network.groups=4"])
+    assert "blocks" not in config.autoencoder.network, "debug=tiny says it for the network of KL autoencoders"
+    assert "groups" in config.autoencoder.network, "it was typed"
     for option, place in (
         ("stage.classifier.batch_size=4", "stage.classifier"),
         ("data.source.count=3", "data.source"),
@@ -109,8 +144,23 @@ def test_callbacks_may_be_left_out_but_for_what_a_run_needs(tiny_run, places):
     few = built("diffusion", composed(*options, "callbacks@stage.diffusion.callbacks=none"), tiny_run)
     assert {"step_seed", "checkpoint", "ema"} < few.callbacks.keys()
     assert not any(isinstance(callback, Evaluation) for callback in few.callbacks.values())
+    assert few.left_out == (
+        "the stage diffusion runs without the callbacks reconstructions, evaluation, power_ema; "
+        "it keeps learning_rate, progress, step_seed, ema, checkpoint"
+    )
+    assert every.left_out is None
+    bare = stages(composed(*options, "stage.diffusion.callbacks.ema=null"), tiny_run)["diffusion"]
+    assert bare.left_out.startswith("the stage diffusion runs without the callbacks ema; it keeps")
     assert few.callbacks["checkpoint"].every_n_steps == 5
     assert few.callbacks["checkpoint"].folder == tiny_run / "diffusion" / "checkpoints"
+
+
+def test_a_missing_text_encoder_is_said_before_data_are_written(tmp_path):
+    config = [*TINY, "conditioner=huggingface", f"conditioner.name={tmp_path / 'clip'}", f"paths.runs_dir={tmp_path}"]
+    config = compose("train", [*config, f"paths.data_dir={tmp_path / 'data'}"])
+    with pytest.raises(FileNotFoundError, match="no text encoder .*clip': it is neither a folder on this machine"):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.e2e
@@ -153,13 +203,49 @@ def test_local_settings_are_optional():
     assert "local" not in compose("train", TINY)
 
 
-@pytest.mark.parametrize("folder", ["training", "task", "callback"])
-def test_no_stage_is_known_by_its_name(folder):
-    """No string is compared that is a stage's name, and no task is asked for its class."""
-    for file in (ROOT / "ldm" / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            if isinstance(node, ast.Compare):
-                assert not {"autoencoder", "diffusion", "classifier"} & set(texts), f"{file.name}:{node.lineno}"
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
-                assert "Task" not in ast.unparse(node.args[1]), f"{file.name}:{node.lineno}"
+def test_every_stage_says_the_options_that_all_have():
+    """In the help, with a value; where a config leaves one out, an error says which."""
+    text = help_text("train", CommandLine((), ("experiment=txt2img",)))
+    for stage in ("autoencoder", "diffusion"):
+        for option in ("batch_size", "validate_every_n_steps", "trainer.max_steps", "optimizer.lr"):
+            assert f"  stage.{stage}.{option}=" in text
+        assert f"  stage.{stage}.scheduler." in text
+        assert f"  stage.{stage}.callbacks.ema.decay=" in text
+    assert "  stage.autoencoder.statistics_batches=" in text
+    assert "  stage.diffusion.captions_for_vocabulary=" in text
+    config = composed(*TINY)
+    with open_dict(config):
+        del config.stage.diffusion["batch_size"], config.stage.diffusion["trainer"]
+    with pytest.raises(ValueError, match=r"stage.diffusion lacks trainer, batch_size, which every stage has"):
+        stages(config)
+
+
+def test_no_stage_is_known_by_its_name():
+    """Nothing compares with, looks up or matches a stage's name, and no task or stage is asked for its class."""
+    names = {"autoencoder", "diffusion", "classifier"}
+
+    def known(node):
+        match node:
+            case ast.Compare() | ast.MatchValue():
+                return {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+            case ast.Subscript(value=ast.Name(id="stage" | "stages") | ast.Attribute(attr="stage" | "stages")):
+                return {part.value for part in ast.walk(node.slice) if isinstance(part, ast.Constant)}
+            case ast.Attribute(value=ast.Name(id="stage" | "stages") | ast.Attribute(attr="stage" | "stages")):
+                return {node.attr}
+            case ast.Dict():
+                return (
+                    {key.value for key in node.keys if isinstance(key, ast.Constant)} if len(node.keys) > 1 else set()
+                )
+        return set()
+
+    def is_asked(node):
+        is_test = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"
+        return is_test and any(kind in ast.unparse(node.args[1]) for kind in ("Task", "Stage"))
+
+    found = []
+    for folder in ("training", "task", "callback", "cli", "options", "optim", "ema"):
+        for file in (ROOT / "ldm" / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if names & {value for value in known(node) if isinstance(value, str)} or is_asked(node):
+                    found.append(f"{folder}/{file.name}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []

@@ -84,7 +84,8 @@ class BucketedSteps(StepSequence):
 
     def draws(self, epoch: int, step: int) -> np.ndarray:
         """Return the samples of a step; see `Steps.draws`."""
-        return self._epoch(epoch)[step]
+        draws: np.ndarray = self._epoch(epoch)[step]
+        return draws
 
     def _deal(self, epoch: int) -> np.ndarray:
         """Return all steps of an epoch, `(steps, size, 2)`."""
@@ -97,7 +98,8 @@ class BucketedSteps(StepSequence):
                 for part in np.split(by_bucket, np.flatnonzero(np.diff(bucket[by_bucket])) + 1)
             ]
         )
-        return draws[steps[np.argsort(steps[:, -1])]]
+        dealt: np.ndarray = draws[steps[np.argsort(steps[:, -1])]]
+        return dealt
 
 
 class DistributedBatchSampler(Sampler[list[SampleRef]]):

@@ -109,7 +109,8 @@ class ShuffledOrder(SampleOrder):
         row = (row + turn) % max(1, len(self))
         place = np.searchsorted(ends, row, "right")
         shard = shards[place]
-        return self.starts[shard] + row - (ends[place] - self.counts[shard])
+        numbers: np.ndarray = self.starts[shard] + row - (ends[place] - self.counts[shard])
+        return numbers
 
     def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Put the shards in the order of an epoch.

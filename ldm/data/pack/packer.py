@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -188,7 +189,7 @@ class Packer:
             write_all(missing, self.job, self.workers, bar.update)
 
 
-def _read_plan(out: Path) -> dict | None:
+def _read_plan(out: Path) -> dict[str, Any] | None:
     """Return the options and rows that a folder was begun with; None where it holds no packing."""
     with suppress(OSError, ValueError):
         plan = json.loads((out / PLAN_FILE).read_text())

@@ -205,7 +205,7 @@ class _Table:
     def _add_captions(self, digest: bytes, captions: list[str]) -> int:
         """Add captions behind those of an image; return how many rows have added some, with this one."""
         query = "SELECT COALESCE(MAX(number), 0) + 1 FROM more WHERE digest = ?"
-        (number,) = self.connection.execute(query, (digest,)).fetchone()
+        number: int = self.connection.execute(query, (digest,)).fetchone()[0]
         self.connection.execute("INSERT INTO more VALUES (?, ?, ?)", (digest, number, json.dumps(captions)))
         return number
 

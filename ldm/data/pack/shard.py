@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -109,7 +109,7 @@ def write_shard(shard: Shard, job: Job, step: Callable[[], None]) -> None:
     write_json(job.private / f"{shard.name}.json", asdict(tally))
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a json file, which appears whole or not at all.
 
     Args:

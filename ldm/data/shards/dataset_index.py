@@ -65,7 +65,7 @@ class DatasetIndex:
             self._thin(limit)
         self.counts = np.array([shard.samples for shard in shards] if self._kept is None else [*map(len, self._kept)])
         self.stamps = {shard.path: shard.stamp for shard in shards}
-        self._starts = [0, *np.cumsum(self.counts).tolist()]
+        self._starts: list[int] = [0, *np.cumsum(self.counts).tolist()]
         if not len(self):
             raise ValueError(self._why_empty())
 
@@ -222,7 +222,7 @@ def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]
     return [found[shard] for shard in shards]
 
 
-class _Making(Dataset):
+class _Making(Dataset[int]):
     """A map-style data set whose items make the index of a shard each.
 
     So the workers of a DataLoader make indexes in parallel.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ LATENT_ENDING = "safetensors"
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 """File extensions of images, without the dot."""
 
+StoredSample = Mapping[str, str | bytes]
+"""The key of a sample under `__key__`, and the bytes of each of its files under the file's extension."""
 
-def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_per_shard: int) -> None:
+
+def write_shards(samples: Iterable[StoredSample], folder: Path, split: str, *, samples_per_shard: int) -> None:
     """Write samples into the shards `SPLIT-000000.tar`, `SPLIT-000001.tar`, ... of a folder.
 
     The same samples give the same bytes.
 
     Args:
-        samples: Dictionaries with the key of a sample under `__key__`, and the bytes of each of its files under the
-            file's extension.
+        samples: The samples; see StoredSample.
         folder: The folder of the shards; it is made if it does not exist.
         split: The first part of the shards' names, like "train".
         samples_per_shard: The largest number of samples in a shard.
@@ -53,7 +55,7 @@ def write_shards(samples: Iterable[dict], folder: Path, split: str, *, samples_p
             writer.write(sample)
 
 
-def write_shard(path: Path, samples: Iterable[dict]) -> None:
+def write_shard(path: Path, samples: Iterable[StoredSample]) -> None:
     """Write samples into one shard, which appears whole or not at all.
 
     The same samples give the same bytes.

@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -168,7 +168,7 @@ def _look_into(shard: str, contents: Contents) -> _Rows:
     return rows
 
 
-def _look_at_image(file: Any, sample: Sample, encoding: dict[str, str]) -> tuple[int, int]:
+def _look_at_image(file: BinaryIO, sample: Sample, encoding: dict[str, str]) -> tuple[int, int]:
     """Return width and height of a sample's image in pixels; for latents, those of the image that they were made from.
 
     How latents were made is written into `encoding`.
@@ -192,7 +192,7 @@ def _look_at_image(file: Any, sample: Sample, encoding: dict[str, str]) -> tuple
         return tuple(read_header(_read_extent(file, sample.image)))  # type: ignore[return-value]
 
 
-def _read_extent(file: Any, extent: ByteRange, limit: int | None = None) -> bytes:
+def _read_extent(file: BinaryIO, extent: ByteRange, limit: int | None = None) -> bytes:
     """Return the bytes of a file in a shard, or the first `limit` of them."""
     file.seek(extent.offset)
     return file.read(extent.size if limit is None else min(extent.size, limit))
@@ -294,7 +294,14 @@ def column(shard: ShardSummary, name: str) -> np.ndarray:
     with safe_open(shard.file, "np") as content:
         if name in ("width", "height", "side", "ratio"):
             width, height = content.get_tensor("pixels").astype(np.float64).T
-            return {"width": width, "height": height, "side": np.minimum(width, height)}.get(name, width / height)
+            sizes: dict[str, np.ndarray] = {
+                "width": width,
+                "height": height,
+                "side": np.minimum(width, height),
+                "ratio": width / height,
+            }
+            return sizes[name]
         if name in shard.numbers:
-            return content.get_tensor("numbers")[:, shard.numbers.index(name)]
+            numbers: np.ndarray = content.get_tensor("numbers")[:, shard.numbers.index(name)]
+            return numbers
     return np.full(shard.samples, np.nan)

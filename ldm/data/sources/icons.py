@@ -28,6 +28,8 @@ from ldm.options.rule import check_all
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ldm.data.shards.names import StoredSample
+
 FAMILIAR = (
     "heart cat dog star tree fish bird home car bus rocket airplane anchor apple bell bicycle bone book bug butterfly "
     "cactus cake camera candle carrot castle cloud coffee crown cube dolphin duck egg elephant eye feather fire flag "
@@ -38,6 +40,9 @@ FAMILIAR = (
 
 SUPERSAMPLING = 4
 """Icons are drawn this many times larger and then scaled down, which makes their edges smooth."""
+
+Values = tuple[tuple[int, str], ...]
+"""Some values of a drawing, each with the number of its place in it."""
 
 
 class Drawing(NamedTuple):
@@ -137,7 +142,7 @@ class Icons:
 
         return torch.stack([to_tensor(picture) for picture in self._render(drawings)])
 
-    def _samples(self, split: str, drawings: Sequence[Drawing]) -> Iterator[dict]:
+    def _samples(self, split: str, drawings: Sequence[Drawing]) -> Iterator[StoredSample]:
         """Yield the samples of a split as `write_shards` takes them."""
         pictures = tqdm(self._render(drawings), total=len(drawings), desc=f"drawing {split} icons", unit="image")
         for index, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
@@ -210,7 +215,7 @@ def split_drawings(drawings: Sequence[Drawing], val_fraction: float) -> tuple[li
     Raises:
         ValueError: If no drawing can be held out.
     """
-    remaining: dict[tuple, int] = {}
+    remaining: dict[Values, int] = {}
     for drawing in drawings:
         for part in _parts(drawing):
             remaining[part] = remaining.get(part, 0) + 1
@@ -228,7 +233,7 @@ def split_drawings(drawings: Sequence[Drawing], val_fraction: float) -> tuple[li
     return [d for d in drawings if d not in held_out], [d for d in drawings if d in held_out]
 
 
-def _parts(drawing: Drawing) -> list[tuple]:
+def _parts(drawing: Drawing) -> list[Values]:
     """Return the values of a drawing, and all pairs of two of them."""
     values = list(enumerate(drawing))
     return [(value,) for value in values] + list(itertools.combinations(values, 2))

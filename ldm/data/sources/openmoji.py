@@ -101,7 +101,7 @@ class OpenMoji:
     def render(self, code: str) -> bytes:
         """A drawing as the bytes of a PNG, in the middle of white."""
         side = min(self.height, self.width)
-        drawn = _package("resvg_py").svg_to_bytes(
+        drawn: bytes = _package("resvg_py").svg_to_bytes(
             svg_string=(_svgs() / f"{code}.svg").read_text(encoding="utf-8"),
             width=side,
             height=side,

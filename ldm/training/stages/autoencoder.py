@@ -17,25 +17,20 @@ from ldm.data.base import DataModule
 from ldm.options.arguments import command_name
 from ldm.options.sweep import typed_options
 from ldm.task.autoencoder import AutoencoderTask
-from ldm.training.stage import RunContext, Stage
+from ldm.task.base import Task
+from ldm.training.options import StageOptions
+from ldm.training.stage import Stage
 
 
 class AutoencoderStage(Stage[AutoencoderTask]):
     """Trains the autoencoder, and estimates shift and scale of its raw latents when it is trained.
 
     Args:
-        run: The run that it belongs to.
-        name: Its name in the run.
+        options: The options that all stages have.
         loss: Config of the loss, with the discriminator.
         statistics_batches: Batches, evenly spread over the training set, from which shift and scale of the raw latents are
             estimated; None: all.
         freeze_encoder: Train the decoder of a given autoencoder alone: latents stay what they are.
-        optimizer: See Stage, as for the others.
-        scheduler: See Stage.
-        callbacks: See Stage.
-        trainer: See Stage.
-        batch_size: See Stage.
-        validate_every_n_steps: See Stage.
     """
 
     model_file = checkpoint.AUTOENCODER_FILE
@@ -48,29 +43,13 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     def __init__(
         self,
-        run: RunContext,
-        name: str,
+        options: StageOptions,
         *,
         loss: Mapping[str, Any],
         statistics_batches: int | None,
         freeze_encoder: bool,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
-        callbacks: Mapping[str, Mapping[str, Any] | None],
-        trainer: Mapping[str, Any],
-        batch_size: int,
-        validate_every_n_steps: int,
     ) -> None:
-        super().__init__(
-            run,
-            name,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            callbacks=callbacks,
-            trainer=trainer,
-            batch_size=batch_size,
-            validate_every_n_steps=validate_every_n_steps,
-        )
+        super().__init__(options)
         self.loss = loss
         self.statistics_batches = statistics_batches
         self.freeze_encoder = freeze_encoder
@@ -80,7 +59,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         """True where an autoencoder is given whose decoder is not to be fine-tuned."""
         return self.run.config.autoencoder.ckpt is not None and not self.freeze_encoder
 
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is a decoder, where one is to be fine-tuned."""
         if self.freeze_encoder and self.run.config.autoencoder.ckpt is None:
             raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")

@@ -11,20 +11,21 @@ from ldm import checkpoint
 from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.data.base import DataModule
 from ldm.options.arguments import command_name
+from ldm.task.base import Task
 from ldm.task.classifier import ClassifierTask
 from ldm.training.stage import Stage
 from ldm.training.stages.diffusion import example_prompt
 from ldm.training.stages.latent import LatentStage
 
 
-class ClassifierStage(LatentStage):
+class ClassifierStage(LatentStage[CaptionClassifier]):
     """Trains a classifier in the latent space of the model that it shall guide. Its options are those of LatentStage."""
 
     model_file = checkpoint.CLASSIFIER_FILE
     measured_by = ("data.val*",)
     panels: ClassVar = {"loss": ("train/loss", "val/loss"), "recall of words": ClassifierTask.scores[1:]}
 
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that the autoencoder of the model that is to be guided is given."""
         if self.run.config.autoencoder.ckpt is None:
             raise ValueError(

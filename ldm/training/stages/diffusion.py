@@ -13,27 +13,22 @@ from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.model import LatentDiffusion
 from ldm.options.arguments import command_name
+from ldm.task.base import Task
 from ldm.task.diffusion import DiffusionTask
-from ldm.training.stage import RunContext, Stage
+from ldm.training.options import RunContext, StageOptions
+from ldm.training.stage import Stage
 from ldm.training.stages.latent import LatentStage, has_autoencoder
 
 log = logging.getLogger(__name__)
 
 
-class DiffusionStage(LatentStage):
+class DiffusionStage(LatentStage[LatentDiffusion]):
     """Trains the diffusion model in the latent space of a finished autoencoder.
 
     Args:
-        run: The run that it belongs to.
-        name: Its name in the run.
+        options: The options that all stages have.
         alignment: Config of a factory that makes a loss of the backbone beside the model's; None: none.
         captions_for_vocabulary: At most so many captions are read to learn a tokenizer.
-        optimizer: See Stage, as for the others.
-        scheduler: See Stage.
-        callbacks: See Stage.
-        trainer: See Stage.
-        batch_size: See Stage.
-        validate_every_n_steps: See Stage.
     """
 
     model_file = checkpoint.MODEL_FILE
@@ -54,32 +49,15 @@ class DiffusionStage(LatentStage):
 
     def __init__(
         self,
-        run: RunContext,
-        name: str,
+        options: StageOptions,
         *,
         alignment: Mapping[str, Any] | None,
         captions_for_vocabulary: int,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
-        callbacks: Mapping[str, Mapping[str, Any] | None],
-        trainer: Mapping[str, Any],
-        batch_size: int,
-        validate_every_n_steps: int,
     ) -> None:
-        super().__init__(
-            run,
-            name,
-            captions_for_vocabulary=captions_for_vocabulary,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            callbacks=callbacks,
-            trainer=trainer,
-            batch_size=batch_size,
-            validate_every_n_steps=validate_every_n_steps,
-        )
+        super().__init__(options, captions_for_vocabulary=captions_for_vocabulary)
         self.alignment = alignment
 
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is an autoencoder."""
         if not has_autoencoder(self, earlier):
             raise ValueError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import pytorch_lightning as pl
 from safetensors.torch import load_file
@@ -15,57 +15,36 @@ from ldm.conditioner.base import learned_state, set_learned_state
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import DataModule
 from ldm.files.tensors import write_tensors
-from ldm.task.latent import LatentTask
-from ldm.training.stage import RunContext, Stage
+from ldm.task.base import Task
+from ldm.task.latent import LatentTask, Model
+from ldm.training.options import StageOptions
+from ldm.training.stage import Stage
 
 LEARNED_FILE = "tokenizer.safetensors"
 """The file in a stage's folder with what was learned from the captions before training."""
 
 
-class LatentStage(Stage[LatentTask]):
+class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
     """A stage whose model has a finished autoencoder: a given one, or that of an earlier stage of the run.
 
     Args:
-        run: The run that it belongs to.
-        name: Its name in the run.
+        options: The options that all stages have.
         captions_for_vocabulary: At most so many captions are read to learn a tokenizer, or words.
-        optimizer: See Stage, as for the others.
-        scheduler: See Stage.
-        callbacks: See Stage.
-        trainer: See Stage.
-        batch_size: See Stage.
-        validate_every_n_steps: See Stage.
     """
 
     builds_on = (checkpoint.AUTOENCODER_FILE,)
 
     def __init__(
         self,
-        run: RunContext,
-        name: str,
+        options: StageOptions,
         *,
         captions_for_vocabulary: int,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
-        callbacks: Mapping[str, Mapping[str, Any] | None],
-        trainer: Mapping[str, Any],
-        batch_size: int,
-        validate_every_n_steps: int,
     ) -> None:
-        super().__init__(
-            run,
-            name,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            callbacks=callbacks,
-            trainer=trainer,
-            batch_size=batch_size,
-            validate_every_n_steps=validate_every_n_steps,
-        )
+        super().__init__(options)
         self.captions_for_vocabulary = captions_for_vocabulary
 
     @abstractmethod
-    def make_latent_task(self, model: Any, config: dict[str, Any]) -> LatentTask:
+    def make_latent_task(self, model: Model, config: dict[str, Any]) -> LatentTask[Model]:
         """Make the task of a model that is built.
 
         Args:
@@ -103,7 +82,7 @@ class LatentStage(Stage[LatentTask]):
         """The file of what was learned from the captions."""
         return self.folder / LEARNED_FILE
 
-    def make_task(self) -> LatentTask:
+    def make_task(self) -> LatentTask[Model]:
         """Build model and task. The network of an autoencoder that is given takes the place of the config's."""
         config = self.run.config
         file = config.autoencoder.ckpt or self.run.folder / checkpoint.AUTOENCODER_FILE
@@ -117,7 +96,10 @@ class LatentStage(Stage[LatentTask]):
         model = build(model_config)
         if trained is not None:
             model.autoencoder.load_state_dict(trained.state_dict())
-        return self.make_latent_task(model, model_config)
+        task = self.make_latent_task(model, model_config)
+        # What is pretrained is loaded now: where it is missing, no data were written or copied.
+        task.reader.prepare(None)
+        return task
 
     def check_data(self, data: DataModule) -> None:
         """Check that cached latents were made by this autoencoder."""
@@ -167,7 +149,7 @@ class LatentStage(Stage[LatentTask]):
         }
 
 
-def has_autoencoder(stage: LatentStage, earlier: Sequence[Stage]) -> bool:
+def has_autoencoder(stage: Stage[Task], earlier: Sequence[Stage[Task]]) -> bool:
     """Return whether a stage's autoencoder is given, finished in the run folder, or trained before it in the same run."""
     given = stage.run.config.autoencoder.ckpt is not None or (stage.run.folder / checkpoint.AUTOENCODER_FILE).is_file()
     return given or any(before.model_file in stage.builds_on for before in earlier)

@@ -18,9 +18,9 @@ class Midpoint(Sampler):
         timestep_spacing: The timestep spacing; None: `UniformSpacing`.
     """
 
-    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, path: Trajectory) -> Tensor:
+    def step(self, x: Tensor, here: NoiseLevel, there: NoiseLevel, trajectory: Trajectory) -> Tensor:
         """Make one step; see `Sampler.step`."""
-        (middle,) = path.noise_levels(torch.tensor([(here.t + there.t) / 2], dtype=torch.float64))
-        line = ode_form(path)
-        half = line.go(x, line.slope(x, path.estimate(x, here).clean, here), here, middle)
-        return line.go(x, line.slope(half, path.peek(half, middle).clean, middle), here, there)
+        (middle,) = trajectory.noise_levels(torch.tensor([(here.t + there.t) / 2], dtype=torch.float64))
+        line = ode_form(trajectory)
+        half = line.go(x, line.slope(x, trajectory.estimate(x, here).clean, here), here, middle)
+        return line.go(x, line.slope(half, trajectory.peek(half, middle).clean, middle), here, there)

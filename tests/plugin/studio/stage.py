@@ -18,7 +18,8 @@ from ldm.data.base import DataModule
 from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import attach
 from ldm.task.base import Task
-from ldm.training.stage import RunContext, Stage
+from ldm.training.options import StageOptions
+from ldm.training.stage import Stage
 
 
 class MeanColour(nn.Module):
@@ -74,10 +75,8 @@ class ColourStage(Stage[ColourTask]):
     """Trains `MeanColour` on the latents of the autoencoder that the same run has trained before.
 
     Args:
-        run: The run that it belongs to.
-        name: Its name in the run.
+        options: The options that all stages have.
         channels: Channels of latents.
-        options: Those of every stage; see `Stage`.
     """
 
     model_file = "colour.safetensors"
@@ -86,11 +85,11 @@ class ColourStage(Stage[ColourTask]):
     panels: ClassVar = {"error": ("train/loss", "val/error")}
     is_given = False
 
-    def __init__(self, run: RunContext, name: str, *, channels: int, **options: Any) -> None:
-        super().__init__(run, name, **options)
+    def __init__(self, options: StageOptions, *, channels: int) -> None:
+        super().__init__(options)
         self.channels = channels
 
-    def check(self, earlier: Sequence[Stage]) -> None:
+    def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """See `Stage.check`."""
         if not any(before.model_file in self.builds_on for before in earlier):
             raise ValueError(f"the stage {self.name} needs an autoencoder before it: 'stage=[autoencoder,colour]'")
