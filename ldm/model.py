@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.derived import with_derived_fields
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch, Condition, Fields, Size, as_size, clean_fields, whole_geometry
+from ldm.batch import Batch, Condition, Fields, Size, as_size, clean_fields, tensor_field, whole_geometry
 from ldm.batch import batch_size as count_rows
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
@@ -180,7 +180,8 @@ class LatentDiffusion(nn.Module):
         inputs, size = self.conditioner.inputs, x.shape[-2:]
         batch = batch._replace(fields=with_derived_fields(batch.fields, inputs, self.autoencoder, size=size))
         condition = self.conditioner.with_dropout(batch.fields)
-        return self.denoising_loss(self.denoiser, x, condition)
+        weight = tensor_field(batch.fields, "loss_weight") if self.denoising_loss.inputs else None
+        return self.denoising_loss(self.denoiser, x, condition, pixel_weight=weight)
 
     @torch.no_grad()
     def sample(

@@ -49,8 +49,11 @@ def rename(inner: str, table: dict[str, str]) -> str:
     raise KeyError(inner)
 
 
-def unet_weights(weights: dict[str, Tensor], *, cross: bool) -> dict[str, Tensor]:
-    """Turn the state dict of our UNet into that of diffusers' UNet2DConditionModel."""
+def unet_weights(weights: dict[str, Tensor], *, cross: bool, convolutions: bool = False) -> dict[str, Tensor]:
+    """Turn the state dict of our UNet into that of diffusers' UNet2DConditionModel, or of UNet2DModel without `cross`.
+
+    With `convolutions`, theirs has 1 x 1 convolutions where ours projects into and out of transformer blocks.
+    """
     attention = TRANSFORMER if cross else MAP_ATTENTION
     plain = {
         "time.0": "time_embedding.linear_1",
@@ -69,6 +72,9 @@ def unet_weights(weights: dict[str, Tensor], *, cross: bool) -> dict[str, Tensor
         if match := re.match(r"(down|up)\.(\d+)\.resample\.conv\.(.*)", key):
             way, level, inner = match.groups()
             return f"{way}_blocks.{level}.{way}samplers.0.conv.{inner}"
+        if match := re.match(r"(down|up)\.(\d+)\.resample\.(.*)", key):  # a residual block
+            way, level, inner = match.groups()
+            return f"{way}_blocks.{level}.{way}samplers.0.{rename(inner, RESIDUAL)}"
         if match := re.match(r"middle\.(\d)\.(residual|attention)\.(.*)", key):
             place, kind, inner = match.groups()
             if kind == "residual":
@@ -76,7 +82,9 @@ def unet_weights(weights: dict[str, Tensor], *, cross: bool) -> dict[str, Tensor
             return f"mid_block.attentions.{place}.{rename(inner, attention)}"
         return rename(key, plain)
 
-    return {name(key): value for key, value in weights.items()}
+    renamed = {name(key): value for key, value in weights.items()}
+    projections = [key for key in renamed if convolutions and re.search(r"proj_(in|out)\.weight$", key)]
+    return renamed | {key: renamed[key][:, :, None, None] for key in projections}
 
 
 def autoencoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:

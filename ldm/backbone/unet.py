@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.backbone.base import Backbone
 from ldm.batch import Condition
-from ldm.nn.attention import MapAttention, MapTransformer
+from ldm.nn.attention import MapAttention, MapTransformer, check_heads
 from ldm.nn.blocks import Downsample, ResidualBlock, Upsample, check_groups, check_levels
 from ldm.nn.embedding import sinusoidal
 
@@ -234,10 +234,7 @@ class UNetParts:
         """Check the options."""
         check_groups(self.groups, [self.model_channels, *self.widths])
         check_levels(self.attention_levels, len(self.widths))
-        if (self.heads is None) == (self.head_channels is None):
-            raise ValueError(
-                f"give heads or head_channels, one of them; got heads={self.heads}, head_channels={self.head_channels}"
-            )
+        check_heads(self.heads, self.head_channels, [self.widths[level] for level in (*self.attention_levels, -1)])
 
     @property
     def widths(self) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -222,3 +224,23 @@ class MapTransformer(nn.Module):
             sequence = block(sequence, context, mask)
         out: Tensor = x + self.out(sequence).transpose(1, 2).unflatten(2, x.shape[2:])
         return out
+
+
+def check_heads(heads: int | None, head_channels: int | None, widths: Sequence[int]) -> None:
+    """Check that either a number of heads or their channels are given, and that there is at least one head.
+
+    Args:
+        heads: Number of heads; None: as many as have `head_channels`.
+        head_channels: Channels of each head; None: what `heads` makes of the width.
+        widths: Channels of the maps with attention.
+
+    Raises:
+        ValueError: If both or none is given, or a head has more channels than a map.
+    """
+    if (heads is None) == (head_channels is None):
+        raise ValueError(f"give heads or head_channels, one of them; got heads={heads}, head_channels={head_channels}")
+    if head_channels is not None and head_channels > min(widths):
+        raise ValueError(
+            f"head_channels={head_channels} is more than the {min(widths)} channels of a level with attention; give at most "
+            f"{min(widths)}"
+        )

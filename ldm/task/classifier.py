@@ -27,6 +27,11 @@ class ClassifierTask(LatentTask[CaptionClassifier]):
         """The words that the classifier knows."""
         return self.model.vocabulary
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the fields that the classifier reads beside images or latents."""
+        return self.reader.inputs
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
         return self.training_loss(batch)

@@ -56,6 +56,11 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         """The conditioner."""
         return self.model.conditioner
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the fields that conditioner and loss read beside images or latents."""
+        return (*self.reader.inputs, *self.model.denoising_loss.inputs)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar, with that of the alignment."""
         loss = self.training_loss(batch)

@@ -40,11 +40,6 @@ class LatentTask(Task, Generic[Model]):
     def reader(self) -> Reader:
         """The part of the model that reads fields, and may learn from samples of them before training."""
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the fields that are needed beside images or latents."""
-        return self.reader.inputs
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer of all that is trained, and its scheduler, which Lightning steps after each of its steps."""
         optimizer = self.optimizer(Trained(self))

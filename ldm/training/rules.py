@@ -131,6 +131,7 @@ RULES: dict[str, Rule] = {
     "model.denoiser.learned_variance": FLAG,
     "model.loss.noise_offset": NOT_NEGATIVE,
     "model.loss.variational_weight": NOT_NEGATIVE,
+    "model.loss.pixel_weights": FLAG,
     "sampler.steps": COUNT,
     "guidance.scale": Real(),
     "trainer.devices": Devices(),

@@ -110,3 +110,68 @@ def test_noise_offset_is_one_number_a_channel():
     z = recorder.x_t / map_of(sigma)
     assert float(z.mean((2, 3)).std()) == pytest.approx((0.5**2 + 1 / 256) ** 0.5, rel=0.05)
     assert float((z - z.mean((2, 3), keepdim=True)).std()) == pytest.approx(1, rel=0.01)
+
+
+WEIGHT = torch.zeros(4, 1, 32, 32)
+"""How much each pixel counts: nothing, a corner, half an element of an 8 x 8 latent, everything."""
+WEIGHT[1, :, :8, 12:32] = 1.0
+WEIGHT[2, :, 8:10, 8:12] = 1.0
+WEIGHT[3] = 1.0
+
+
+def learned(criterion):
+    """A denoiser that learns its variance, and the loss of it."""
+    schedule = ScaledLinearSchedule()
+    denoiser = Denoiser(Echo(), schedule, NoisePrediction(), learned_variance=True)
+    return denoiser, DenoisingLoss(UniformTimesteps(), P2Weighting(), criterion, variational_weight=0.1)
+
+
+class Echo(torch.nn.Module):
+    """Puts out what it was told to, whose gradient is then known."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = torch.nn.Parameter(0.1 * torch.randn(4, 4, 8, 8))
+
+    def forward(self, x_t, t, condition):
+        return self.output
+
+
+@pytest.mark.parametrize("criterion", [L2(), L1(), Huber(delta=0.1)], ids=name)
+def test_pixels_of_weight_zero_are_not_trained(criterion):
+    denoiser, loss = learned(criterion)
+    values = loss(denoiser, torch.randn(4, 2, 8, 8), Condition(), pixel_weight=WEIGHT)
+    (gradient,) = torch.autograd.grad(values.sum(), denoiser.backbone.output)
+    assert values[0] == 0
+    assert (values[1:] > 0).all()
+    assert gradient.isfinite().all()
+    trained = (gradient != 0).any(1)
+    assert not trained[0].any()
+    assert trained[1].nonzero().tolist() == [[row, column] for row in (0, 1) for column in range(3, 8)]
+    assert trained[2].nonzero().tolist() == [[2, 2]]
+    assert trained[3].all()
+    assert (gradient[1, :, 0, 3] != 0).all(), "of prediction and variance"
+
+
+@pytest.mark.parametrize("criterion", [L2(), L1()], ids=name)
+def test_weights_of_one_change_nothing_and_other_weights_give_a_weighted_mean(criterion):
+    denoiser, loss = learned(criterion)
+    x = torch.randn(4, 2, 8, 8)
+
+    def seeded(weight):
+        torch.manual_seed(3)
+        return loss(denoiser, x, Condition(), pixel_weight=weight)
+
+    plain = seeded(None)
+    assert torch.equal(seeded(torch.ones(4, 1, 32, 32)), plain)
+    torch.testing.assert_close(seeded(torch.full((4, 1, 8, 8), 0.25)), plain)  # the same for all: nothing changes
+    one = torch.zeros(4, 1, 8, 8)
+    one[..., 3, 5] = 1.0
+    two = torch.zeros(4, 1, 8, 8)
+    two[..., 6, 0] = 1.0
+    torch.testing.assert_close(seeded(0.25 * one + 0.75 * two), 0.25 * seeded(one) + 0.75 * seeded(two))
+    elements = [
+        torch.nn.functional.one_hot(torch.tensor(i), 64).float().view(1, 1, 8, 8).expand(4, -1, -1, -1)
+        for i in range(64)
+    ]
+    torch.testing.assert_close(torch.stack([seeded(element) for element in elements]).mean(0), plain)
