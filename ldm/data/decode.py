@@ -66,6 +66,12 @@ class Header(NamedTuple):
     height: int
 
 
+def in_proportion(size: Header, width: int, height: int) -> bool:
+    """Return whether a picture can be one of the same scene as one of a size: its sides are in proportion, to a pixel."""
+    ratio = size.height / size.width
+    return abs(width * ratio - height) <= 1 or abs(height / ratio - width) <= 1
+
+
 def open_image(data: bytes) -> Image.Image:
     """Return a picture whose header has been read and whose pixels have not. Raises Broken."""
     if not data:
