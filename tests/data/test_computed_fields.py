@@ -134,14 +134,14 @@ def test_a_stream_gives_them_too(tmp_path, shards):
 
 def test_what_cannot_be_is_said_before_anything_is_read(tmp_path, shards):
     with pytest.raises(
-        ValueError, match=r"images of 30 x 30 pixels cannot be made smaller by data.degradation.factor=4"
+        ValueError, match=r"images of 30 x 30 pixels cannot be made smaller by degradation.factor=4"
     ):
         CaptionedImages(**options("a.tar", tmp_path, size=30, train=shards, val=shards))
     unused = CaptionedImages(**options(shards, tmp_path, size=30, fields=["caption"]))
     unused.need(["caption"])
     with pytest.raises(ValueError, match="cannot be made smaller"):
         unused.need(["low_resolution"])
-    with pytest.raises(ValueError, match=r"there is none; type degradation@data.degradation=bicubic"):
+    with pytest.raises(ValueError, match=r"there is none; type degradation=bicubic"):
         CaptionedImages(**options(shards, tmp_path, degradation=None))
     without = opened(shards, tmp_path, mask=None, fields=["mask"], max_broken=1.0)
     assert [skip.key for skip in without.val_set.broken(range(12))] == [f"{number:04d}" for number in range(1, 12)]

@@ -80,5 +80,5 @@ def test_the_light_degradation_keeps_the_scene_and_strength_grows_with_its_optio
     assert gentle < light < paper
     assert light < 12
     for options in ({"noise": [3.0, 1.0]}, {"quality": [0, 90]}, {"blur": -1.0}, {"noise": [1.0]}):
-        with pytest.raises(ValueError, match=f"data.degradation.{next(iter(options))}"):
+        with pytest.raises(ValueError, match=f"degradation.{next(iter(options))}"):
             BSRLight(4, **options)

@@ -29,7 +29,7 @@ def components(mask):
 
 
 def made(name):
-    return build(compose("train", [f"mask@data.mask={name}"]).data.mask)
+    return build(compose("train", [f"masks={name}"]).data.mask)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -84,10 +84,10 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="none of 1000 masks of 32 x 32 pixels has a fraction from 0.99 to 1"):
         Boxes(fraction=(0.99, 1.0))(Size(32, 32), random.Random(0))
     for options in ({"count": [0, 1]}, {"side": [9, 3]}, {"margin": -1}, {"fraction": [0.5]}, {"fraction": [0, 2]}):
-        with pytest.raises(ValueError, match=f"data.mask.{next(iter(options))}"):
+        with pytest.raises(ValueError, match=f"masks.{next(iter(options))}"):
             Boxes(**options)
     for options in ({"parts": [2, 1]}, {"width": [0, 3]}, {"length": [5]}):
-        with pytest.raises(ValueError, match=f"data.mask.{next(iter(options))}"):
+        with pytest.raises(ValueError, match=f"masks.{next(iter(options))}"):
             Strokes(**options)
     with pytest.raises(ValueError, match=r"every mask generator has a weight; got generators \['a'\] and weights"):
         Mixed(generators={"a": Boxes()}, weights={})

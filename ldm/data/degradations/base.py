@@ -26,7 +26,7 @@ class Degradation(ABC):
     """
 
     def __init__(self, factor: int) -> None:
-        check("data.degradation.factor", factor, Whole(2))
+        check("degradation.factor", factor, Whole(2))
         self.factor = factor
 
     @property
@@ -50,7 +50,7 @@ class Degradation(ABC):
         """Raise ValueError if images of a size cannot be divided by the factor."""
         if size.height % self.factor or size.width % self.factor:
             raise ValueError(
-                f"images of {size.height} x {size.width} pixels cannot be made smaller by data.degradation.factor="
+                f"images of {size.height} x {size.width} pixels cannot be made smaller by degradation.factor="
                 f"{self.factor}; set data.size to multiples of it, or another factor"
             )
 

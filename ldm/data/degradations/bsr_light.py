@@ -56,15 +56,15 @@ class BSRLight(Degradation):
         quality: Sequence[int] = (80, 95),
     ) -> None:
         super().__init__(factor)
-        check("data.degradation.blur", blur, NOT_NEGATIVE)
+        check("degradation.blur", blur, NOT_NEGATIVE)
         for value in noise:
-            check("data.degradation.noise", value, NOT_NEGATIVE)
+            check("degradation.noise", value, NOT_NEGATIVE)
         for value in quality:
-            check("data.degradation.quality", value, Whole(1, 100))
+            check("degradation.quality", value, Whole(1, 100))
         for name, ends in (("noise", noise), ("quality", quality)):
             if len(ends) != 2 or ends[0] > ends[1]:
                 raise ValueError(
-                    f"data.degradation.{name}={list(ends)} cannot be; give the least and the greatest value"
+                    f"degradation.{name}={list(ends)} cannot be; give the least and the greatest value"
                 )
         self.blur = blur
         self.noise = (float(noise[0]), float(noise[1]))

@@ -53,7 +53,7 @@ def choose_readers(
     for name in names:
         if name == LowResolutionReader.name and name not in known:
             raise ValueError(
-                "low_resolution is computed by a degradation, and there is none; type degradation@data.degradation=bicubic"
+                "low_resolution is computed by a degradation, and there is none; type degradation=bicubic"
             )
         if name not in known and name not in WITH_IMAGE:
             raise ValueError(f"there is no field {name!r}; choose from {', '.join([*WITH_IMAGE, *known])}")

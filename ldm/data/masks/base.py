@@ -35,7 +35,7 @@ class MaskGenerator(ABC):
     def __init__(self, fraction: Sequence[float]) -> None:
         check_range("fraction", fraction)
         for value in fraction:
-            check("data.mask.fraction", value, FRACTION)
+            check("masks.fraction", value, FRACTION)
         self.fraction = (float(fraction[0]), float(fraction[1]))
 
     @abstractmethod
@@ -65,21 +65,21 @@ class MaskGenerator(ABC):
                 return mask
         raise ValueError(
             f"none of {ATTEMPTS} masks of {size.height} x {size.width} pixels has a fraction from {low:g} to {high:g} "
-            "masked; give wider limits, data.mask.fraction=[0.01,0.9]"
+            "masked; give wider limits, masks.fraction=[0.01,0.9]"
         )
 
 
 def check_range(name: str, ends: Sequence[float]) -> None:
     """Raise ValueError unless two numbers, the least and the greatest value of an option, are in ascending order."""
     if len(ends) != 2 or ends[0] > ends[1]:
-        raise ValueError(f"data.mask.{name}={list(ends)} cannot be; give the least and the greatest value")
+        raise ValueError(f"masks.{name}={list(ends)} cannot be; give the least and the greatest value")
 
 
 def check_count(name: str, ends: Sequence[int]) -> None:
     """Raise ValueError unless an option is a range of counts, the least at least 1."""
     check_range(name, ends)
     for value in ends:
-        check(f"data.mask.{name}", value, Whole(1))
+        check(f"masks.{name}", value, Whole(1))
 
 
 def scaled(length: float, size: Size) -> float:

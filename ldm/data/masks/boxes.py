@@ -40,7 +40,7 @@ class Boxes(MaskGenerator):
         check_count("count", count)
         check_range("side", side)
         for name, value in (("side", side[0]), ("margin", margin)):
-            check(f"data.mask.{name}", value, NOT_NEGATIVE)
+            check(f"masks.{name}", value, NOT_NEGATIVE)
         self.count = (int(count[0]), int(count[1]))
         self.side = side
         self.margin = margin

@@ -35,7 +35,7 @@ class Mixed(MaskGenerator):
                 f"every mask generator has a weight; got generators {sorted(generators)} and weights {sorted(weights)}"
             )
         for name, weight in weights.items():
-            check(f"data.mask.weights.{name}", weight, POSITIVE)
+            check(f"masks.weights.{name}", weight, POSITIVE)
         self.generators = dict(generators)
         self.weights = dict(weights)
 

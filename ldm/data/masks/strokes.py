@@ -45,7 +45,7 @@ class Strokes(MaskGenerator):
             check_count(name, counts)
         for name, lengths in (("length", length), ("width", width)):
             check_range(name, lengths)
-            check(f"data.mask.{name}", lengths[0], POSITIVE)
+            check(f"masks.{name}", lengths[0], POSITIVE)
         self.count = (int(count[0]), int(count[1]))
         self.parts = (int(parts[0]), int(parts[1]))
         self.length = (length[0], length[1])
