@@ -15,6 +15,7 @@ from ldm.data.degradations.bicubic import Bicubic
 from ldm.data.degradations.bsr_light import BSRLight
 from ldm.data.fields.base import Files
 from ldm.data.fields.embeddings import ImageEmbeddingReader, NeighborsReader
+from ldm.data.latents import pack_latent
 from ldm.data.masks.strokes import Strokes
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
@@ -133,9 +134,7 @@ def test_a_stream_gives_them_too(tmp_path, shards):
 
 
 def test_what_cannot_be_is_said_before_anything_is_read(tmp_path, shards):
-    with pytest.raises(
-        ValueError, match=r"images of 30 x 30 pixels cannot be made smaller by degradation.factor=4"
-    ):
+    with pytest.raises(ValueError, match=r"images of 30 x 30 pixels cannot be made smaller by degradation.factor=4"):
         CaptionedImages(**options("a.tar", tmp_path, size=30, train=shards, val=shards))
     unused = CaptionedImages(**options(shards, tmp_path, size=30, fields=["caption"]))
     unused.need(["caption"])
@@ -336,3 +335,36 @@ def test_tags_are_shuffled_and_left_out_anew_in_each_epoch(tmp_path):
     for wrong in ({"shuffle_tags": 1}, {"keep_tags": -1}, {"drop_tags": 2.0}):
         with pytest.raises(ValueError, match=f"data.caption.{next(iter(wrong))}="):
             CaptionChoice(**wrong)
+
+
+def test_beside_latents_masks_are_drawn_and_what_needs_images_is_refused(tmp_path, shards):
+    """So are captions that vary, where the tokens of one caption were cached."""
+
+    def latents(name, text):
+        facts = {"autoencoder": "x", "size": "32", "flip": "false", "dtype": "float32", "text": text}
+        tensors = {"moments": torch.zeros(4, 8, 8), "geometry": torch.tensor([48, 40, 0, 0, 32, 32])}
+        tokens = {"tokens": torch.zeros(3, 2)} if text else {}
+        samples = [
+            {"__key__": f"{number:04d}", "safetensors": pack_latent({**tensors, **tokens}, facts), "txt": b"a, b, c"}
+            for number in range(6)
+        ]
+        write_shards(samples, tmp_path / name, "train", samples_per_shard=6)
+        return f"{tmp_path}/{name}/train-*.tar"
+
+    plain, with_text = latents("plain", ""), latents("text", "hash")
+    data = opened(shards, tmp_path, train=plain, fields=["mask", "caption"], caption=CaptionChoice(shuffle_tags=True))
+    pictures = opened(shards, tmp_path)
+    for number in range(1, 6):
+        drawn, expected = data.train_set[SampleRef(4, number)], pictures.train_set[SampleRef(4, number)]
+        assert drawn.key == expected.key
+        assert torch.equal(drawn.fields["mask"], expected.fields["mask"]), "the same as beside the image"
+        assert set(drawn.fields) == {"mask", "caption", "moments", "geometry"}
+    with pytest.raises(ValueError, match="low_resolution is computed from images, and these are latents"):
+        opened(shards, tmp_path, train=plain)
+    for options in ({"shuffle_tags": True}, {"drop_tags": 0.1}):
+        with pytest.raises(
+            ValueError, match=r"tokens beside the latents are those of whole captions in one order; set data"
+        ):
+            opened(shards, tmp_path, train=with_text, fields=["mask"], caption=CaptionChoice(**options))
+    with pytest.raises(ValueError, match=r"there are none of other captions; set data.caption.fields=null"):
+        opened(shards, tmp_path, train=with_text, fields=["mask"], caption=CaptionChoice({"txt": 1, "alts": 1}))
