@@ -23,6 +23,10 @@ boxes         `(B, N, 5)`: number of a class, then x0, y0, x1, y1 in [0, 1] of t
 segmentation  number of a class for each pixel, `(B, H, W)` int64
 depth         `(B, 1, H, W)` in [-1, 1]
 mask          `(B, 1, H, W)`, 1 where something is to be made, 0 where the image stays
+loss_weight   how much each pixel counts in the loss, `(B, 1, H, W)` in [0, 1]
+low_resolution  the image made smaller by a factor s and perhaps worse, `(B, 3, H/s, W/s)` in [-1, 1]
+image_embedding  what a frozen vision encoder gave for an image, `(B, D)` or `(B, L, D)`
+neighbors     embeddings of the K images of a database that are nearest to each image, `(B, K, D)`
 geometry      how each image was cut, in pixels, `(B, 6)`: height and width of the original; top and left of the crop in the
               resized image; height and width of the result. Podell et al., 2023, section 2.2, arXiv:2307.01952
 text_tokens   what a frozen text encoder gave for the caption, `(B, L, D)`, where it was cached

@@ -142,7 +142,7 @@ def test_the_papers_text_to_image_model_has_its_parameters():
         (["validate_only=true"], "there is no finished model"),
         (["trainer.overfit_batches=1", "stage.diffusion.trainer.accumulate_grad_batches=2"], "use a multiple of that"),
         (["data.train=/a/0.tar", "data.train=/a/1.tar"], "data.train is given 2 times; give it once"),
-        (["data=icon"], "there is no data=icon; did you mean icons? choose from icons, latents"),
+        (["data=icon"], "there is no data=icon; did you mean icons? choose from icon_scenes, icons, latents"),
         (["data.size=36"], "image size 36 gives latents of 9"),
         (["trainer.precision=bf16-true"], "trainer.precision=bf16-true cannot be; give one of 32-true, bf16-mixed"),
         (["trainer=ddp", "trainer.accelerator=gpu"], "the options trainer.* cannot be used here: "),

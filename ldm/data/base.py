@@ -9,19 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from ldm.batch import Batch, Fields, SkippedSample, as_size
 from ldm.data.bad_samples import BadSampleCounter
-from ldm.data.dataset import Item, ShardDataset, collate, finish
+from ldm.data.dataset import Item, ShardDataset, collate
+from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import FieldReader
 from ldm.data.fields.choose import choose_readers
+from ldm.data.fields.low_resolution import LowResolutionReader
+from ldm.data.loader import Loader
+from ldm.data.masks.base import MaskGenerator
 from ldm.data.order.batch_sampler import SequentialBatchSampler, spread
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
@@ -66,6 +69,8 @@ class DataModule(pl.LightningDataModule, ABC):
         fields: Names of fields, or readers of one's own, that are read beside image or latent; None: those that the model
             needs, and captions where no model says so.
         val_images: At most so many validation images, evenly spread over the shards; None: all.
+        degradation: Computes the field `low_resolution` where the model needs it; None: there is no such field.
+        mask: Draws the field `mask` where the model needs it and a sample has no mask of its own; None: such samples are broken.
         max_broken: Share of samples that may be broken.
         workers: Processes that read and decode.
         seed: Of everything that is random.
@@ -78,6 +83,8 @@ class DataModule(pl.LightningDataModule, ABC):
         cache: Path,
         caption: CaptionChoice,
         fields: Sequence[str | FieldReader] | None,
+        degradation: Degradation | None,
+        mask: MaskGenerator | None,
         val_images: int | None,
         max_broken: float,
         workers: int,
@@ -91,7 +98,9 @@ class DataModule(pl.LightningDataModule, ABC):
         self.size = as_size(size)
         self.cache = cache
         self.caption = caption
-        self.readers = choose_readers(USUAL_FIELDS if fields is None else fields, caption)
+        self.degradation = degradation
+        self.mask = mask
+        self.readers = self.choose(USUAL_FIELDS if fields is None else fields)
         self._wanted = list(fields or ())
         self.val_images = val_images
         self.workers = workers
@@ -108,8 +117,19 @@ class DataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: Where there is no field of some name.
         """
-        self.readers = choose_readers([*self._wanted, *sorted(fields)], self.caption)
+        self.readers = self.choose([*self._wanted, *sorted(fields)])
         self._opened = None
+
+    def choose(self, fields: Iterable[str | FieldReader]) -> list[FieldReader]:
+        """Return a reader for each of some fields, but for those that come with the image.
+
+        Raises:
+            ValueError: Where there is no field of some name, or images cannot have it.
+        """
+        readers = choose_readers(fields, self.caption, degradation=self.degradation, mask=self.mask)
+        if self.degradation is not None and any(isinstance(reader, LowResolutionReader) for reader in readers):
+            self.degradation.check_size(self.size)
+        return readers
 
     def open(self) -> None:
         """Copy what is remote, index the shards and check what is in them; once.
@@ -202,7 +222,7 @@ class DataModule(pl.LightningDataModule, ABC):
                 raise ValueError(
                     f"{said}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}"
                 )
-            _say(f"{said}; others take their places")
+            say(f"{said}; others take their places")
 
     def warn_of_shared(self, train: Sequence[str], val: Mapping[str, ShardSummary], digests: Mapping[str, str]) -> None:
         """Say which validation shards are trained on, too.
@@ -216,7 +236,7 @@ class DataModule(pl.LightningDataModule, ABC):
         shared = shared_shards(train, list(val), {**known, **digests})
         if shared:
             named = ", ".join(name if name == other else f"{name} (as {other})" for name, other in shared.items())
-            _say(
+            say(
                 f"{len(shared)} of {len(val)} validation shards are trained on, too: {named}; scores on them tell nothing "
                 "about other images: give others as data.val, unless this is wanted"
             )
@@ -288,7 +308,8 @@ class DataModule(pl.LightningDataModule, ABC):
 
 
 @rank_zero_only
-def _say(warning: str) -> None:
+def say(warning: str) -> None:
+    """Log a warning, once for all processes."""
     log.warning("%s", warning)
 
 
@@ -296,33 +317,3 @@ def _leave_signals_alone(worker: int) -> None:
     """Ignore signals to a whole group of processes, for they are for the one that trains."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-
-
-class Loader(DataLoader[Item]):
-    """A DataLoader that counts broken samples and finishes batches.
-
-    Args:
-        dataset: Of batches, or of samples that are collated to them.
-        bad_samples: Counts broken samples.
-        device: On which images are made of the levels that workers read.
-        samples: Number of samples that there are; None: nobody knows.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Item],
-        *,
-        bad_samples: BadSampleCounter,
-        device: torch.device,
-        samples: int | None,
-        **loading: Any,
-    ) -> None:
-        super().__init__(dataset, **loading)
-        self.bad_samples = bad_samples
-        self.device = device
-        self.samples = samples
-
-    def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            self.bad_samples.count(len(batch.key), batch.skipped, self.samples)
-            yield finish(batch, self.device)

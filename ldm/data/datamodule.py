@@ -9,10 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from ldm.batch import Fields, SkippedSample, tensor_field
-from ldm.data.base import OPTIONS, DataModule, Loader
-from ldm.data.dataset import Buckets, ShardDataset
-from ldm.data.fields.base import FieldReader
-from ldm.data.fields.choose import choose_readers
+from ldm.data.base import OPTIONS, DataModule, say
+from ldm.data.buckets import Buckets
+from ldm.data.dataset import ShardDataset
+from ldm.data.degradations.base import Degradation
+from ldm.data.fields.base import ComputedReader, FieldReader
+from ldm.data.fields.low_resolution import LowResolutionReader
+from ldm.data.loader import Loader
+from ldm.data.masks.base import MaskGenerator
 from ldm.data.moments import MomentsDataset, Numbered
 from ldm.data.order.batch_sampler import (
     BucketedSteps,
@@ -35,7 +39,8 @@ class CaptionedImages(DataModule):
     """Training and validation batches from tar shards of captioned images, or of their cached latents.
 
     Args:
-        size: See DataModule; so are cache, caption, fields, val_images, max_broken, workers and seed.
+        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers and
+            seed.
         train: Shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture, a list
             of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from.
         val: Shards, named in the same ways.
@@ -61,6 +66,8 @@ class CaptionedImages(DataModule):
         flip: bool = False,
         caption: CaptionChoice | None = None,
         fields: Sequence[str | FieldReader] | None = None,
+        degradation: Degradation | None = None,
+        mask: MaskGenerator | None = None,
         filters: Sequence[str] = (),
         buckets: Mapping[str, Any] | None = None,
         streams: int = 1,
@@ -79,6 +86,8 @@ class CaptionedImages(DataModule):
             cache=Path(cache),
             caption=caption or CaptionChoice(),
             fields=fields,
+            degradation=degradation,
+            mask=mask,
             val_images=val_images,
             max_broken=max_broken,
             workers=workers,
@@ -124,6 +133,9 @@ class CaptionedImages(DataModule):
         digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
         chosen = None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
+        if self.degradation is not None and any(isinstance(reader, LowResolutionReader) for reader in self.readers):
+            for size in chosen.sizes if chosen is not None else ():
+                self.degradation.check_size(size)
         self._train_set = ShardDataset(
             index, self._transform(index), self.readers, seed=self.seed, varied=True, buckets=chosen
         )
@@ -150,7 +162,7 @@ class CaptionedImages(DataModule):
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
         """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
-        readers = choose_readers(fields, self.caption)
+        readers = self.choose(fields)
         return (self.train_set.fields_of([number], readers) for number in spread(len(self.train_set), limit))
 
     def broken(self, limit: int) -> tuple[list[SkippedSample], int]:
@@ -159,8 +171,11 @@ class CaptionedImages(DataModule):
         return self.train_set.broken(numbers), len(numbers)
 
     def check_batch(self, world: int) -> None:
-        """Raise ValueError where there is too little data for the batch that was set."""
+        """Raise ValueError where there is too little data for the batch that was set; say which images are never seen."""
         self._stream(0, world)
+        buckets = self.train_set.buckets
+        if buckets is not None and (untrained := buckets.untrained(self.images_per_step)) is not None:
+            say(untrained)
 
     def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> Loader:
         """Return batches of this rank's share of about `limit` training samples; None: of all."""
@@ -234,6 +249,16 @@ class CaptionedImages(DataModule):
             raise ValueError("the latents have no flipped twins; encode with flip=true, or set data.flip=false")
         if made and self.caches_latents:
             raise ValueError("these are latents already; set data.cache_latents=false")
+        computed = [one.name for one in self.readers if isinstance(one, ComputedReader) and one.needs_image]
+        if made and computed:
+            raise ValueError(
+                f"{', '.join(computed)} is computed from images, and these are latents; give data.train shards of images"
+            )
+        if made.get("text") and self.caption.tags.active:
+            raise ValueError(
+                "the tokens beside the latents are those of whole captions in one order; set data.caption.shuffle_tags=false "
+                "data.caption.drop_tags=0, or encode with text=false"
+            )
         if made.get("text") and set(self.caption.fields or ("txt",)) != {"txt"}:
             raise ValueError(
                 "the tokens beside the latents are those of the captions in the .txt files, and there are none of other "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import random
 from collections import OrderedDict
@@ -10,14 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ldm.batch import Batch, Fields, Size, SkippedSample, as_size, tensor_field
+from ldm.batch import Batch, Fields, Size, SkippedSample, tensor_field
+from ldm.data.buckets import Buckets
 from ldm.data.decode import Broken, open_image
 from ldm.data.fields.base import FieldReader, Files
-from ldm.data.fields.sample import SampleFields, collate_fields
+from ldm.data.fields.sample import NO_RNG, SampleFields, collate_fields
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import Sample
@@ -26,60 +25,12 @@ from ldm.data.shards.names import IMAGE_ENDINGS
 from ldm.data.shards.shard_index import stamp_of
 from ldm.data.transforms import Transform
 from ldm.files.picture import from_levels
-from ldm.options.rule import COUNT, Real, check
 
 OPEN_SHARDS = 512
 """Shards that a process keeps open at once."""
 
 SUBSTITUTES = 20
 """So many samples in a row may be broken."""
-
-NO_RNG = random.Random(0)
-"""Given to transforms that draw nothing."""
-
-
-class Buckets:
-    """A size for each sample, so that images of one batch are of one shape.
-
-    Args:
-        sizes: Those there are.
-        chosen: Of each sample, the number of its size in `sizes`, `(N,)`.
-    """
-
-    def __init__(self, sizes: Sequence[Size], chosen: np.ndarray) -> None:
-        self.sizes = list(sizes)
-        self.chosen = chosen
-
-    @staticmethod
-    def check(size: int | Sequence[int], *, multiple: int, max_ratio: float) -> None:
-        """Raise ValueError where there are no such buckets; see `choose`."""
-        check("data.buckets.multiple", multiple, COUNT)
-        check("data.buckets.max_ratio", max_ratio, Real(1.0))
-        size = as_size(size)
-        if size.height % multiple or size.width % multiple:
-            raise ValueError(
-                f"buckets need a size that is a multiple of `multiple`; got size={size}, multiple={multiple}"
-            )
-
-    @classmethod
-    def choose(cls, index: DatasetIndex, size: int | Sequence[int], *, multiple: int, max_ratio: float) -> Buckets:
-        """Return for each sample the size of the nearest aspect ratio among those with about as many pixels.
-
-        Args:
-            index: The samples.
-            size: Of about as many pixels as all sizes shall have.
-            multiple: Heights and widths are multiples of this.
-            max_ratio: Most that the longer side may be of the shorter.
-        """
-        cls.check(size, multiple=multiple, max_ratio=max_ratio)
-        pixels = math.prod(as_size(size))
-        heights = range(multiple, math.isqrt(pixels) + 1, multiple)
-        wide = [Size(height, round(pixels / height / multiple) * multiple) for height in heights]
-        wide = [size for size in wide if size.width <= max_ratio * size.height]
-        sizes = sorted({*wide, *(Size(*reversed(size)) for size in wide)}, key=lambda size: size.width / size.height)
-        ratios = np.log([size.width / size.height for size in sizes])
-        nearest = np.searchsorted((ratios[1:] + ratios[:-1]) / 2, np.log(index.column("ratio")))
-        return cls(sizes, nearest.astype(np.uint8))
 
 
 class Item(NamedTuple):
@@ -99,7 +50,8 @@ class Item(NamedTuple):
 class ShardDataset(Dataset[Item]):
     """Random access to the samples of some shards. Each process reads by its own file handles.
 
-    The crop, flip and caption of a sample depend on seed, epoch and number alone. In the place of a broken sample stands
+    The crop, flip and caption of a sample depend on seed, epoch and number alone, its computed fields, like `mask`, on seed,
+    epoch and key. In the place of a broken sample stands
     another, drawn by the same three, and the batch says so.
 
     Args:
@@ -189,7 +141,12 @@ class ShardDataset(Dataset[Item]):
         """Return those fields of a sample that are chosen anew in each epoch; empty where there are none, or none any more."""
         sample = self.index[draw.number]
         try:
-            return self.fields.vary(self._files(sample), lambda: random.Random(f"{self._name(draw)}/caption"))
+            return self.fields.vary(
+                self._files(sample),
+                partial(self._image, sample),
+                choose=lambda: random.Random(f"{self._name(draw)}/caption"),
+                computed=partial(self._generator, draw.epoch, sample.key),
+            )
         except Broken:
             return {}
 
@@ -209,7 +166,11 @@ class ShardDataset(Dataset[Item]):
         for candidate in self._candidates(SampleRef(0, number)):
             sample = self.index[candidate]
             try:
-                return fields.read_without_image(self._files(sample), partial(self._image, sample))
+                return fields.read_without_image(
+                    self._files(sample),
+                    partial(self._image, sample),
+                    computed=partial(self._generator, 0, sample.key),
+                )
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
@@ -232,6 +193,7 @@ class ShardDataset(Dataset[Item]):
             partial(self._image, sample),
             choose=(lambda: random.Random(f"{name}/caption")) if self.varied else None,
             rng=lambda: NO_RNG if self.transform.deterministic else random.Random(name),
+            computed=partial(self._generator, draw.epoch, sample.key),
             size=size,
         )
         return Item(sample.key, fields)
@@ -239,6 +201,10 @@ class ShardDataset(Dataset[Item]):
     def _name(self, draw: SampleRef) -> str:
         """The seed of a sample's own generator."""
         return f"{self.seed}/{draw.epoch}/{draw.number}"
+
+    def _generator(self, epoch: int, key: str, field: str) -> random.Random:
+        """Return the generator of a computed field of a sample."""
+        return random.Random(f"{self.seed}/{epoch}/{key}/{field}")
 
     def _image(self, sample: Sample) -> bytes:
         data = self._read(sample, sample.image)

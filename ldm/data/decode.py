@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ldm.files.text import clean_text
@@ -61,6 +64,12 @@ class Header(NamedTuple):
 
     width: int
     height: int
+
+
+def in_proportion(size: Header, width: int, height: int) -> bool:
+    """Return whether a picture can be one of the same scene as one of a size: its sides are in proportion, to a pixel."""
+    ratio = size.height / size.width
+    return abs(width * ratio - height) <= 1 or abs(height / ratio - width) <= 1
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -185,3 +194,36 @@ def _levels(picture: Image.Image) -> np.ndarray:
 
 def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def decode_array(data: bytes) -> NDArray[np.float32]:
+    """Return the array in a .npy file of floating-point numbers, in float32.
+
+    Nothing in the file is run, and nothing is reserved for values that it does not hold.
+
+    Args:
+        data: Bytes of the file.
+
+    Raises:
+        Broken: Where it is no such file, is cut off or empty, or holds numbers that are not finite.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = npy.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise Broken("unreadable array", f"its format has version {version}")
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, columns_first, kind = read(file)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, EOFError, struct.error) as error:
+        raise Broken("unreadable array", _line(error)) from error
+    size = math.prod(shape) * kind.itemsize
+    if kind.kind != "f" or not all(type(length) is int and length > 0 for length in shape):
+        raise Broken("unreadable array", f"it has shape {shape} of {kind}, not numbers in floating point")
+    if size != len(data) - file.tell():
+        raise Broken("unreadable array", f"its shape {shape} does not fit its {len(data)} bytes")
+    stored = np.frombuffer(data, kind, offset=file.tell()).reshape(shape, order="F" if columns_first else "C")
+    with np.errstate(over="ignore"):
+        values = np.array(stored, np.float32, order="C")
+    if not np.isfinite(values).all():
+        raise Broken("unreadable array", "not all of its numbers are finite")
+    return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ldm.batch import Batch, Fields, SkippedSample
-from ldm.data.base import OPTIONS, DataModule, Loader
+from ldm.data.base import OPTIONS, DataModule
 from ldm.data.dataset import Item
 from ldm.data.decode import Broken
+from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import FieldReader, Files
-from ldm.data.fields.choose import choose_readers
 from ldm.data.fields.sample import SampleFields, collate_fields
 from ldm.data.latents import read_encoding
+from ldm.data.loader import Loader
+from ldm.data.masks.base import MaskGenerator
 from ldm.data.shards.grouping import NO_CAPTION, Leftover
 from ldm.data.shards.names import name_shards
 from ldm.data.shards.shard_index import ShardSummary
@@ -116,7 +119,8 @@ class ShardStream(IterableDataset[Item]):
             for sample in ShardReader(shard, lost, self.endings):
                 yield from _captionless(lost)
                 try:
-                    yield collate_fields([self.fields.read_without_image(*_parts(sample))])
+                    generators = partial(_generator, self.seed, sample.key)
+                    yield collate_fields([self.fields.read_without_image(*_parts(sample), computed=generators)])
                 except Broken as broken:
                     yield SkippedSample(sample.shard, sample.key, broken.reason)
             yield from _captionless(lost)
@@ -125,7 +129,8 @@ class ShardStream(IterableDataset[Item]):
         if read_encoding(sample.image) is not None:
             raise Broken("cached latent, which only data=latents reads")
         files, image = _parts(sample)
-        return Item(sample.key, self.fields.read(files, image, choose=lambda: rng, rng=lambda: rng))
+        fields = self.fields.read(files, image, choose=lambda: rng, rng=lambda: rng, computed=lambda field: rng)
+        return Item(sample.key, fields)
 
     def _samples(self, rng: random.Random, lost: list[SkippedSample]) -> Iterator[RawSample]:
         """Yield raw samples of random shards without end; shards that cannot be read to their end go into `lost`."""
@@ -141,6 +146,11 @@ class ShardStream(IterableDataset[Item]):
         )
 
 
+def _generator(seed: int, key: str, field: str) -> random.Random:
+    """Return the generator of a computed field of a sample that is looked at before training."""
+    return random.Random(f"{seed}/0/{key}/{field}")
+
+
 def _parts(sample: RawSample) -> tuple[Files, Callable[[], bytes]]:
     """The files of a sample beside its image, and what gives its image."""
     there = {"txt": sample.text, "json": sample.record, **sample.parts}
@@ -151,7 +161,8 @@ class StreamedImages(DataModule):
     """Training batches from shards without an index, validation images from shards with one.
 
     Args:
-        size: See DataModule; so are cache, caption, fields, val_images, max_broken, workers and seed.
+        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers and
+            seed.
         train: Shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them.
         val: Shards, named in the same ways.
         crop: See ImageTransform.
@@ -170,6 +181,8 @@ class StreamedImages(DataModule):
         flip: bool = False,
         caption: CaptionChoice | None = None,
         fields: Sequence[str | FieldReader] | None = None,
+        degradation: Degradation | None = None,
+        mask: MaskGenerator | None = None,
         buffer: int = 1000,
         val_images: int | None = None,
         max_broken: float = 0.01,
@@ -182,6 +195,8 @@ class StreamedImages(DataModule):
             cache=Path(cache),
             caption=caption or CaptionChoice(),
             fields=fields,
+            degradation=degradation,
+            mask=mask,
             val_images=val_images,
             max_broken=max_broken,
             workers=workers,
@@ -206,7 +221,7 @@ class StreamedImages(DataModule):
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
         """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
-        readers = choose_readers(fields, self.caption)
+        readers = self.choose(fields)
         found = self._from(0, readers).without_images(limit)
         return (sample for sample in found if not isinstance(sample, SkippedSample))
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ldm.batch import Size, as_size
 from ldm.data.decode import Broken, Header, decode_text, decode_with_size, read_header
+from ldm.data.fields.cut import Cut
 from ldm.data.fields.placement import Placement
+from ldm.data.fields.tags import TagVariation
 from ldm.data.latents import unpack_latent
 from ldm.data.shards.names import read_record
 from ldm.files.text import clean_text
@@ -23,24 +25,6 @@ Crop = Literal["center", "random"]
 
 LONGEST_SIDE = 2**16
 """Pixels of the longer side that cached latents may be said to have."""
-
-
-class Cut(NamedTuple):
-    """An image or latent of one sample, and how it was cut.
-
-    Attributes:
-        fields: Its fields: `image`, as `(H, W, 3)` uint8, or `moments`; `geometry`, `(6,)`; and what else a latent holds.
-        placement: How the original was resized, cropped and flipped.
-    """
-
-    fields: dict[str, Any]
-    placement: Placement
-
-    @property
-    def levels(self) -> np.ndarray:
-        """The image, `(H, W, 3)` uint8."""
-        levels: np.ndarray = self.fields["image"]
-        return levels
 
 
 class Transform(ABC):
@@ -67,6 +51,10 @@ class Transform(ABC):
     @abstractmethod
     def placement(self, data: bytes) -> Placement:
         """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
+
+    @abstractmethod
+    def still(self) -> Transform:
+        """Return the transform of the same kind that always cuts at the centre and never flips."""
 
 
 class ImageTransform(Transform):
@@ -112,6 +100,10 @@ class ImageTransform(Transform):
         original = read_header(data)
         return Frame.centre(original, self.size).placement(original)
 
+    def still(self) -> ImageTransform:
+        """Return the transform to the same size that always cuts at the centre and never flips."""
+        return ImageTransform(self.size)
+
 
 class LatentTransform(Transform):
     """Cached moments, and the frozen text encoder's tokens where they were cached, too.
@@ -146,6 +138,10 @@ class LatentTransform(Transform):
         """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
         return placement_of(_geometry(unpack_latent(data)))
 
+    def still(self) -> LatentTransform:
+        """Return the transform that never flips."""
+        return LatentTransform()
+
 
 TEXT_PARTS = {"tokens": "text_tokens", "mask": "text_mask"}
 """Tensors in the file of a cached latent -> the fields that they are."""
@@ -157,12 +153,26 @@ class CaptionChoice:
     Args:
         fields: Name -> weight, "txt" for the .txt, else a field of the .json, which may hold a list of captions; those that a
             sample does not have are left out. None: the .txt, or without one the json's "caption".
+        shuffle_tags: Put the tags of a caption, which commas part, in a random order.
+        keep_tags: The first so many tags stay where they are.
+        drop_tags: How often each other tag is left out.
+
+    Raises:
+        ValueError: Where an option has a value that it cannot have.
     """
 
-    def __init__(self, fields: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        fields: Mapping[str, float] | None = None,
+        *,
+        shuffle_tags: bool = False,
+        keep_tags: int = 0,
+        drop_tags: float = 0.0,
+    ) -> None:
         if fields is not None and not (fields and all(weight > 0 for weight in fields.values())):
             raise ValueError(f"caption.fields gives each field a weight above 0, like {{txt: 1, alt: 3}}; got {fields}")
         self.fields = dict(fields) if fields is not None else None
+        self.tags = TagVariation(shuffle=shuffle_tags, keep=keep_tags, drop=drop_tags)
 
     def __call__(self, text: bytes | None, record: bytes | None, rng: Callable[[], random.Random] | None = None) -> str:
         """Return the caption of a sample.
@@ -170,21 +180,24 @@ class CaptionChoice:
         Args:
             text: Content of its .txt; None where there is none.
             record: Content of its .json; None where there is none.
-            rng: Makes what chooses, and is called where there is a choice. None: always the first of the weightiest.
+            rng: Makes what chooses, and is called where there is a choice. None: always the first of the weightiest, with its
+                tags as they are.
 
         Raises:
             Broken: Where there is no caption.
         """
         found, weights = self._found(text, record)
-        if sum(map(len, found.values())) == 1 or rng is None:
+        several = sum(map(len, found.values())) > 1
+        if rng is None or not (several or self.tags.active):
             return found[max(found, key=lambda name: weights[name])][0]
         chooser = rng()
-        (name,) = chooser.choices(list(found), [weights[name] for name in found])
-        return chooser.choice(found[name])
+        (name,) = chooser.choices(list(found), [weights[name] for name in found]) if several else found
+        caption = chooser.choice(found[name]) if several else found[name][0]
+        return self.tags(caption, chooser) if self.tags.active else caption
 
-    def count(self, text: bytes | None, record: bytes | None) -> int:
-        """Return the number of captions among which there is a choice. Raises Broken where there is none."""
-        return sum(map(len, self._found(text, record)[0].values()))
+    def varies(self, text: bytes | None, record: bytes | None) -> bool:
+        """Return whether chance decides what the caption is. Raises Broken where there is none."""
+        return sum(map(len, self._found(text, record)[0].values())) > 1 or self.tags.active
 
     def _found(self, text: bytes | None, record: bytes | None) -> tuple[dict[str, list[str]], Mapping[str, float]]:
         """The captions of a sample by the names of their fields, and the weights of the fields."""

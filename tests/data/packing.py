@@ -48,7 +48,7 @@ def contents(out):
     for path in sorted(out.glob("*.tar")):
         with tarfile.open(path) as archive:
             for member in archive:
-                key, ending = member.name.split(".")
+                key, _, ending = member.name.partition(".")
                 samples.setdefault(key, {"shard": path.name})[ending] = archive.extractfile(member).read()
     return samples
 

@@ -65,7 +65,12 @@ def read(given, transform, rng=None, size=None):
     there = {ending: data for ending, data in given.items() if ending != "png"}
     rng = rng or random.Random(0)
     return SampleFields(transform, READERS).read(
-        Files(there.get), lambda: given["png"], choose=None, rng=lambda: rng, size=size
+        Files(there.get),
+        lambda: given["png"],
+        choose=None,
+        rng=lambda: rng,
+        computed=lambda name: random.Random(name),
+        size=size,
     )
 
 
@@ -147,7 +152,13 @@ def test_a_field_that_cannot_be_is_a_reason(reader, ending, data, reason):
     there = {ending: data} if data is not None else {}
     fields = SampleFields(ImageTransform(24), [reader])
     with pytest.raises(Broken) as caught:
-        fields.read(Files(there.get), lambda: level(9, size=(96, 48)), choose=None, rng=lambda: random.Random(0))
+        fields.read(
+            Files(there.get),
+            lambda: level(9, size=(96, 48)),
+            choose=None,
+            rng=lambda: random.Random(0),
+            computed=lambda name: random.Random(name),
+        )
     assert caught.value.reason == reason
 
 

@@ -94,7 +94,7 @@ def test_the_page_shows_the_files_as_they_are():
     assert (HERE / "studio" / "conditioner.py").read_text() in page
     assert (HERE / "configs" / "conditioner" / "bag_of_words.yaml").read_text() in page
     assert " ".join(PARTS[:-1]) in " ".join(page.replace("\\\n", "").split())
-    constructor = page.split("```python\n    def __init__", 1)[1].partition("```")[0]
+    constructor = page.split("```py\n    def __init__", 1)[1].partition("```")[0]
     assert f"    def __init__{constructor}" in (HERE / "studio" / "stage.py").read_text()
     for part in PARTS[:-1]:
         assert f"| `{part.partition('=')[2]}` |" in page

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ldm.data.fields.cut import Cut
 from ldm.data.fields.placement import Placement
 from ldm.data.shards.names import read_record
 
@@ -79,4 +80,27 @@ class PlacedReader(FieldReader):
 
         Raises:
             Broken: Where it does not fit the image, or turns out to be damaged.
+        """
+
+
+class ComputedReader(FieldReader):
+    """Computes a field of the finished image, which has been resized, cropped and flipped.
+
+    Attributes:
+        needs_image: Whether the levels of the image are needed; else its placement is enough, which a cached latent has, too.
+    """
+
+    needs_image: bool
+
+    @abstractmethod
+    def compute(self, value: Any, cut: Cut, rng: Callable[[], random.Random]) -> Tensor:
+        """Return the field of one sample.
+
+        Args:
+            value: What `read` gave.
+            cut: The finished image; its levels are there if `needs_image` is true.
+            rng: Makes the generator of this field of this sample: the same seed, epoch and key draw the same.
+
+        Raises:
+            Broken: Where what was read does not fit the image, or turns out to be damaged.
         """

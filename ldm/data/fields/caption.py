@@ -29,8 +29,8 @@ class CaptionReader(FieldReader):
         return self.choice(files.get("txt"), files.get("json"), rng)
 
     def varies(self, files: Files) -> bool:
-        """Return whether a sample has several captions."""
+        """Return whether a sample has several captions, or its tags vary."""
         try:
-            return self.choice.count(files.get("txt"), files.get("json")) > 1
+            return self.choice.varies(files.get("txt"), files.get("json"))
         except Broken:
             return False

@@ -1,4 +1,4 @@
-"""The fields that are pictures beside the image: `segmentation`, `depth` and `mask`.
+"""The fields that are pictures beside the image: `segmentation`, `depth`, `mask` and `loss_weight`.
 
 Such a picture shows the same scene as the image, and may be larger or smaller; it must not be cut otherwise.
 """
@@ -102,8 +102,7 @@ class DepthReader(MapReader):
 
     def values(self, picture: Image.Image) -> np.ndarray:
         """Return the values of a picture, `(H, W)`."""
-        white = 1 if picture.mode == "1" else 65535 if picture.mode.startswith("I") else 255
-        return self._whole_numbers(picture).astype(np.float32) * np.float32(2 / white) - 1
+        return self._whole_numbers(picture).astype(np.float32) * np.float32(2 / _white(picture)) - 1
 
     def finish(self, values: Tensor) -> Tensor:
         """Return the field of one sample from placed values `(H, W)`."""
@@ -127,3 +126,25 @@ class MaskReader(MapReader):
     def finish(self, values: Tensor) -> Tensor:
         """Return the field of one sample from placed values `(H, W)`."""
         return (values >= 128).float()[None]
+
+
+class LossWeightReader(MapReader):
+    """Reads how much each pixel counts in the loss from the .weight.png: gray of 8 or 16 bits, black is 0 and white is 1."""
+
+    name = "loss_weight"
+    endings = ("weight.png",)
+    advice = "add .weight.png files"
+    resample = Image.Resampling.BILINEAR
+
+    def values(self, picture: Image.Image) -> np.ndarray:
+        """Return the values of a picture, `(H, W)`."""
+        return self._whole_numbers(picture).astype(np.float32) * np.float32(1 / _white(picture))
+
+    def finish(self, values: Tensor) -> Tensor:
+        """Return the field of one sample from placed values `(H, W)`."""
+        return values[None].clamp(0, 1)
+
+
+def _white(picture: Image.Image) -> int:
+    """Return the value of a white pixel of a picture of one channel."""
+    return 1 if picture.mode == "1" else 65535 if picture.mode.startswith("I") else 255

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ldm.batch import Size
+from ldm.data.decode import Header, in_proportion
 
 
 class Placement(NamedTuple):
@@ -73,5 +74,4 @@ class Placement(NamedTuple):
 
     def fits(self, width: int, height: int) -> bool:
         """Return whether a picture of this size can be one of the same scene: its sides are in proportion, to a pixel."""
-        ratio = self.original.height / self.original.width
-        return abs(width * ratio - height) <= 1 or abs(height / ratio - width) <= 1
+        return in_proportion(Header(self.original.width, self.original.height), width, height)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,12 +13,19 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ldm.batch import Fields, Size
-from ldm.data.fields.base import FieldReader, Files, PlacedReader
-from ldm.data.fields.placement import Placement
+from ldm.data.fields.base import ComputedReader, FieldReader, Files, PlacedReader
+from ldm.data.fields.cut import Cut
 from ldm.data.transforms import Transform
+
+NO_RNG = random.Random(0)
+"""Given to transforms that draw nothing."""
 
 NO_BOX = -1.0
 """The class of what stands in `boxes` where a sample has fewer than others of its batch."""
+
+
+Generators: TypeAlias = Callable[[str], random.Random]
+"""Makes the generator of the computed field with a name, for one sample in one epoch."""
 
 
 class SampleFields:
@@ -39,6 +47,7 @@ class SampleFields:
         *,
         choose: Callable[[], random.Random] | None,
         rng: Callable[[], random.Random],
+        computed: Generators,
         size: Size | None = None,
     ) -> dict[str, Any]:
         """Return the fields of a sample.
@@ -48,6 +57,7 @@ class SampleFields:
             image: Gives the bytes of its image or latent.
             choose: Makes the generator by which readers choose; None: they choose always the same.
             rng: Makes the generator of crop and flip; called after the readers have chosen.
+            computed: Makes the generator of a computed field; called after crop and flip are drawn.
             size: Of the image; None: the transform's own.
 
         Raises:
@@ -55,37 +65,75 @@ class SampleFields:
         """
         values = {reader.name: reader.read(files, choose) for reader in self.readers}
         cut = self.transform(image(), rng(), size)
-        return {**self._placed(values, cut.placement), **cut.fields}
+        return {**_finished(self.readers, values, cut, computed), **cut.fields}
 
-    def read_without_image(self, files: Files, image: Callable[[], bytes]) -> dict[str, Any]:
+    def read_without_image(self, files: Files, image: Callable[[], bytes], *, computed: Generators) -> dict[str, Any]:
         """Return the fields of a sample but for the image, always the same.
 
-        Of the image no more than the header is read, and that only where a field lies on it.
+        Of the image no more than the header is read, and that only where a field lies on it. It is decoded only where a
+        field is computed from it.
+
+        Args:
+            files: The sample's files beside the image.
+            image: Gives the bytes of its image or latent.
+            computed: Makes the generator of a computed field.
 
         Raises:
             Broken: Where a field is missing or cannot be read.
         """
         values = {reader.name: reader.read(files, None) for reader in self.readers}
-        if not any(isinstance(reader, PlacedReader) for reader in self.readers):
-            return values
-        return self._placed(values, self.transform.placement(image()))
+        return _finished(self.readers, values, self._still(self.readers, image), computed)
 
     def check(self, files: Files) -> None:
         """Raise Broken where a field is missing or cannot be read, as far as that is seen without decoding anything large."""
         for reader in self.readers:
             reader.read(files, None)
 
-    def vary(self, files: Files, choose: Callable[[], random.Random]) -> dict[str, Any]:
-        """Return those fields of a sample that are chosen anew each time. Raises Broken."""
-        return {reader.name: reader.read(files, choose) for reader in self.readers if reader.varies(files)}
+    def vary(
+        self,
+        files: Files,
+        image: Callable[[], bytes],
+        *,
+        choose: Callable[[], random.Random],
+        computed: Generators,
+    ) -> dict[str, Any]:
+        """Return those fields of a sample, whose image is always cut the same, that are drawn anew each time.
 
-    def _placed(self, values: Mapping[str, Any], placement: Placement) -> dict[str, Any]:
-        return {
-            reader.name: reader.place(values[reader.name], placement)
-            if isinstance(reader, PlacedReader)
-            else values[reader.name]
-            for reader in self.readers
-        }
+        Args:
+            files: The sample's files beside the image.
+            image: Gives the bytes of its image or latent.
+            choose: Makes the generator by which readers choose.
+            computed: Makes the generator of a computed field.
+
+        Raises:
+            Broken: Where a field is missing or cannot be read.
+        """
+        readers = [reader for reader in self.readers if reader.varies(files)]
+        values = {reader.name: reader.read(files, choose) for reader in readers}
+        return _finished(readers, values, self._still(readers, image), computed)
+
+    def _still(self, readers: Sequence[FieldReader], image: Callable[[], bytes]) -> Cut | None:
+        """Return as much of the image, cut at the centre, as the fields of some readers need; None where that is nothing."""
+        if any(isinstance(reader, ComputedReader) and reader.needs_image for reader in readers):
+            return self.transform.still()(image(), NO_RNG)
+        if any(isinstance(reader, (PlacedReader, ComputedReader)) for reader in readers):
+            return Cut({}, self.transform.placement(image()))
+        return None
+
+
+def _finished(
+    readers: Sequence[FieldReader], values: Mapping[str, Any], cut: Cut | None, computed: Generators
+) -> dict[str, Any]:
+    """Return the fields of some readers from what they have read; without a cut, none of them needs one."""
+    found = dict(values)
+    for reader in readers:
+        if isinstance(reader, PlacedReader):
+            assert cut is not None
+            found[reader.name] = reader.place(values[reader.name], cut.placement)
+        elif isinstance(reader, ComputedReader):
+            assert cut is not None
+            found[reader.name] = reader.compute(values[reader.name], cut, partial(computed, reader.name))
+    return found
 
 
 def collate_fields(samples: Sequence[Mapping[str, Any]]) -> Fields:
@@ -104,5 +152,11 @@ def _stack(name: str, values: list[Any]) -> Tensor | list[Any]:
     if isinstance(first, np.ndarray):
         return torch.from_numpy(np.stack(values))
     if isinstance(first, Tensor):
+        shapes = sorted({tuple(value.shape) for value in values})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the field {name} has other shapes in other samples of one batch: {', '.join(map(str, shapes))}; write "
+                "the same shape for all"
+            )
         return torch.stack(values)
     return torch.tensor(values) if isinstance(first, int) else values

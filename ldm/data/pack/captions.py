@@ -8,7 +8,8 @@ from glob import escape, glob
 from pathlib import Path
 
 from ldm.data.decode import Broken
-from ldm.data.pack.row import Columns, Fields, Found, is_held, make_row
+from ldm.data.pack.parts import PartFinder
+from ldm.data.pack.row import Columns, Fields, Found, Row, is_held, make_row
 from ldm.data.pack.tables import READERS
 
 IMAGE_COLUMNS = (
@@ -37,6 +38,7 @@ def read_table(
         ValueError: Where a table cannot be read at all, or lacks the columns.
         ImportError: Where a parquet file cannot be read without pyarrow.
     """
+    parts_of = PartFinder(folder)
     for path in find_tables(captions):
         read, plain = READERS[path.suffix.lower()]
         columns: Columns | None = None
@@ -46,7 +48,10 @@ def read_table(
                 yield where, fields
                 continue
             columns = columns or choose_columns(fields, image_column, caption_column, path)
-            yield where, make_row(fields, columns, folder, f"{path.stem}/{number:09d}", plain)
+            row = make_row(fields, columns, folder, f"{path.stem}/{number:09d}", plain)
+            if isinstance(row, Row) and row.image is None:
+                row = row._replace(parts=parts_of(row.source))
+            yield where, row
 
 
 def find_tables(captions: str) -> list[Path]:

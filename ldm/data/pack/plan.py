@@ -151,13 +151,13 @@ def rows_of(shard: Shard, database: Path) -> Iterator[Row]:
     query = "SELECT digest, content, image FROM rows WHERE digest BETWEEN ? AND ? ORDER BY digest"
     with closing(sqlite3.connect(f"{database.as_uri()}?immutable=1", uri=True)) as connection:
         for digest, content, image in connection.execute(query, (shard.first, shard.last)):
-            source, captions, record = json.loads(content)
+            source, captions, record, parts = [*json.loads(content), {}][:4]
             more = connection.execute(
                 "SELECT captions FROM more WHERE digest = ? ORDER BY number", (digest,)
             ).fetchall()
             if more:
                 captions = list(dict.fromkeys([*captions, *(text for (texts,) in more for text in json.loads(texts))]))
-            yield Row(source, captions, record, image)
+            yield Row(source, captions, record, image, parts)
 
 
 class _Table:
@@ -187,7 +187,7 @@ class _Table:
     def add(self, row: Row) -> Broken | None:
         """Add a row; return why where it cannot be added, else None."""
         digest = hashlib.sha256(row.key.encode()).digest()
-        content = json.dumps([row.source, row.captions, row.record])
+        content = json.dumps([row.source, row.captions, row.record, *([dict(row.parts)] if row.parts else [])])
         done = self.connection.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", (digest, content, row.image))
         number = 0
         if not done.rowcount:

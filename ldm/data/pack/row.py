@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -23,15 +23,17 @@ class Row(NamedTuple):
 
     Attributes:
         source: Path relative to the folder of images, or a name where the table holds the image itself.
-        captions: One caption or more.
+        captions: One caption or more; none where other files or the record say what the image shows.
         record: Values of the other columns, fit for json.
         image: Bytes of the image's file, where the table holds them; else None.
+        parts: Other files of the sample: ending, like "seg.png" -> path relative to the folder of images.
     """
 
     source: str
     captions: list[str]
     record: Fields
     image: bytes | None = None
+    parts: Mapping[str, str] = {}
 
     @property
     def key(self) -> str:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ldm.data.decode import Broken, decode_image, open_image
+from ldm.data.decode import Broken, Header, decode_image, open_image, read_header
 from ldm.data.pack.files import read_file
+from ldm.data.pack.parts import fit_part
 from ldm.data.pack.plan import Shard, Tally, rows_of
 from ldm.data.pack.row import Row
 
@@ -174,12 +175,20 @@ def _encode(picture: Image.Image, ending: str) -> bytes:
 
 
 def _sample(row: Row, job: Job) -> dict[str, bytes]:
-    """Return the files of a sample by ending; raise Broken where its image cannot be used."""
-    image = fit(read_file(job.images / row.source) if row.image is None else row.image, job.side, job.format)
-    caption = row.captions if len(row.captions) > 1 else row.captions[0]
+    """Return the files of a sample by ending; raise Broken where its image, or another file, cannot be used."""
+    data = read_file(job.images / row.source) if row.image is None else row.image
+    image = fit(data, job.side, job.format)
     size = {"width": image.width, "height": image.height}
-    record = {"caption": caption, **row.record, "source": row.source, **size}
-    return {image.ending: image.data, "txt": row.captions[0].encode(), "json": json.dumps(record).encode()}
+    captions = {} if not row.captions else {"caption": row.captions if len(row.captions) > 1 else row.captions[0]}
+    record = {**captions, **row.record, "source": row.source, **size}
+    files = {image.ending: image.data, "json": json.dumps(record).encode()}
+    if row.captions:
+        files["txt"] = row.captions[0].encode()
+    if row.parts:
+        original, stored = read_header(data), Header(image.width, image.height)
+        for ending, path in row.parts.items():
+            files[ending] = fit_part(ending, read_file(job.images / path), original, stored)
+    return files
 
 
 def _add(archive: tarfile.TarFile, key: str, files: dict[str, bytes]) -> None:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm.data.decode import Broken, decode_text
 from ldm.data.pack.captions import CAPTION_COLUMNS
 from ldm.data.pack.files import check_format, ending_of, looks_like_image, read_file
+from ldm.data.pack.parts import find_parts
 from ldm.data.pack.row import Fields, Found, OtherFile, Row, captions_of, find_inside, plain
 
 SIDECAR_ENDINGS = (".txt", ".json")
+
+SAID_OTHERWISE = ("label", "boxes")
+"""Names in a .json that say what an image shows, so that it needs no caption."""
 
 
 def read_sidecars(folder: Path, *, leave_out: Path, caption_column: str | None = None) -> Iterator[Found]:
     """Find all files below a folder, but for hidden ones and the sidecars of images.
 
     A sidecar is a .txt or .json beside an image with the same stem, its ending in small letters or capitals. All that a .json
-    holds becomes the sample's record; the caption is taken from it, too, where there is no text in a .txt.
+    holds becomes the sample's record; the caption is taken from it, too, where there is no text in a .txt. Label maps and other
+    parts of an image, like `a.seg.png` beside `a.jpg`, go with it, and an image with one of them, or with a label or boxes in
+    its .json, needs no caption.
 
     Args:
         folder: The folder.
@@ -40,20 +46,31 @@ def read_sidecars(folder: Path, *, leave_out: Path, caption_column: str | None =
     for path, names in _walk(folder, leave_out, note):
         sidecars = _sidecars(names)
         stems = {os.path.splitext(name)[0] for name in names if looks_like_image(name)}
+        parts = find_parts(names)
         used = {name for (stem, _), name in sidecars.items() if stem in stems}
+        used.update(name for files in parts.values() for name in files.values())
         for name in names:
             where = os.path.relpath(os.path.join(path, name), folder)
-            if looks_like_image(name):
+            if looks_like_image(name) and name not in used:
                 stem = os.path.splitext(name)[0]
                 text, record = (sidecars.get((stem, ending)) for ending in SIDECAR_ENDINGS)
-                yield where, _row(where, folder, Path(path), stem, text, record, caption_column)
+                place = os.path.dirname(where)
+                own = {ending: os.path.join(place, part) for ending, part in parts.get(stem, {}).items()}
+                yield where, _row(where, folder, Path(path), stem, text, record, own, caption_column)
             elif name not in used:
                 yield where, OtherFile(_kind(name))
     yield from broken
 
 
 def _row(
-    where: str, folder: Path, path: Path, stem: str, text: str | None, record: str | None, column: str | None
+    where: str,
+    folder: Path,
+    path: Path,
+    stem: str,
+    text: str | None,
+    record: str | None,
+    parts: Mapping[str, str],
+    column: str | None,
 ) -> Row | Broken:
     """Return the row of an image with these sidecars, or why it cannot be used."""
     try:
@@ -62,12 +79,14 @@ def _row(
         fields = {} if record is None else plain(_object(path, record))
         caption = "" if text is None else decode_text(_read(path, text))
         if caption:
-            return Row(source, [caption], fields)
+            return Row(source, [caption], fields, parts=parts)
         lower = {name.lower(): name for name in reversed(fields)}
         found = [lower[name] for name in CAPTION_COLUMNS if name in lower] if column is None else [column]
         try:
-            return Row(source, captions_of(fields.pop(found[0], None) if found else None), fields)
+            return Row(source, captions_of(fields.pop(found[0], None) if found else None), fields, parts=parts)
         except Broken as broken:
+            if parts or any(name in fields for name in SAID_OTHERWISE):
+                return Row(source, [], fields, parts=parts)
             wanted = f"no text in {text}" if text else f"no {stem}.txt"
             raise Broken(broken.reason, wanted + (f", and no caption in {record}" if record else "")) from broken
     except Broken as broken:

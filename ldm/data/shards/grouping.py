@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ldm.batch import SkippedSample
+from ldm.data.endings import PARTS
 from ldm.data.shards.members import ABSENT, ByteRange, Forward, Member, read_members
 from ldm.data.shards.names import IMAGE_ENDINGS, LATENT_ENDING
 
@@ -23,9 +24,6 @@ PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
 
 CAPTIONS = ("txt", "json")
 """File extensions of captions."""
-
-PARTS = ("cls", "seg.png", "depth.png", "mask.png")
-"""Endings, behind an image's key and a dot, of other files that fields are read from."""
 
 NO_CAPTION = "no caption"
 NO_IMAGE = "no image"

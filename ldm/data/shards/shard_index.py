@@ -28,7 +28,7 @@ from ldm.files.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
-VERSION = "4"
+VERSION = "5"
 HEADER_BYTES = 2**16
 """The number of bytes at the beginning of an image that usually hold its size; if they do not, all bytes are read."""
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import webdataset
 
 from ldm.batch import SkippedSample
+from ldm.data.endings import PARTS
 from ldm.data.shards.grouping import (
     CAPTIONS,
-    PARTS,
     PICTURES,
     Group,
     Grouping,

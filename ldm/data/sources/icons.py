@@ -12,8 +12,6 @@ import io
 import itertools
 import json
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +20,7 @@ from fonticon_mdi7 import MDI7
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from ldm.data.sources.base import SOURCE_OPTIONS
+from ldm.data.sources.base import SOURCE_OPTIONS, write_once
 from ldm.options.rule import check_all
 
 if TYPE_CHECKING:
@@ -61,7 +59,8 @@ class Drawing(NamedTuple):
     @property
     def caption(self) -> str:
         """The caption of the image in the shards: "a red heart on a white background"."""
-        return f"{_article(self.color)} {self.color} {self.icon} on {_article(self.background)} {self.background} background"
+        thing = f"{indefinite_article(self.color)} {self.color} {self.icon}"
+        return f"{thing} on {indefinite_article(self.background)} {self.background} background"
 
 
 class Icons:
@@ -104,7 +103,7 @@ class Icons:
             [Drawing(*parts) for parts in itertools.product(self.icons, self.colors, self.backgrounds)], val_fraction
         )
         shape = self.height if self.height == self.width else [self.height, self.width]
-        choice = [self.icons, self.colors, self.backgrounds, shape, samples_per_shard, val_fraction]
+        choice = [self.icons, self.colors, self.backgrounds, shape, samples_per_shard, val_fraction, "label"]
         self.folder = Path(folder) / f"icons-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:12]}"
 
     @property
@@ -112,27 +111,20 @@ class Icons:
         """The drawings of both splits."""
         return self.train + self.val
 
+    def label(self, drawing: Drawing) -> int:
+        """Return the number of the class of a drawing, which is that of its icon in `icons`."""
+        return self.icons.index(drawing.icon)
+
     def write(self) -> Path:
         """Write the shards, if they do not exist yet; several processes may do so at the same time.
 
         Returns:
             The folder of the shards.
         """
-        from ldm.data.shards.names import write_shards  # imported here: it loads torch, which --help does not need
-
-        if not self.folder.is_dir():
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=".icons-", dir=self.folder.parent))
-            try:
-                for split, drawings in (("train", self.train), ("val", self.val)):
-                    write_shards(self._samples(split, drawings), draft, split, samples_per_shard=self.samples_per_shard)
-                draft.rename(self.folder)
-            except OSError:
-                if not self.folder.is_dir():  # otherwise, another process was faster
-                    raise
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-        return self.folder
+        splits = {
+            split: self._samples(split, drawings) for split, drawings in (("train", self.train), ("val", self.val))
+        }
+        return write_once(self.folder, splits, samples_per_shard=self.samples_per_shard)
 
     def images(self, drawings: Sequence[Drawing]) -> Tensor:
         """The drawings as they are in the shards, `(N, 3, height, width)` in [-1, 1]."""
@@ -148,7 +140,7 @@ class Icons:
         for index, (drawing, picture) in enumerate(zip(drawings, pictures, strict=True)):
             data = io.BytesIO()
             picture.save(data, format="png")
-            record = {"caption": drawing.caption, **drawing._asdict()}
+            record = {"caption": drawing.caption, "label": self.label(drawing), **drawing._asdict()}
             yield {
                 "__key__": f"{split}-{index:06d}",
                 "png": data.getvalue(),
@@ -239,7 +231,7 @@ def _parts(drawing: Drawing) -> list[Values]:
     return [(value,) for value in values] + list(itertools.combinations(values, 2))
 
 
-def _article(word: str) -> str:
+def indefinite_article(word: str) -> str:
     """Return the indefinite article of a word."""
     return "an" if word[0] in "aeiou" else "a"
 

@@ -13,8 +13,9 @@ import pytest
 import webdataset
 
 from ldm.data.bad_samples import BadSampleCounter
+from ldm.data.endings import PARTS
 from ldm.data.shards.dataset_index import DatasetIndex
-from ldm.data.shards.grouping import PARTS, REPLACED, Leftover, list_shard, plain, split_name
+from ldm.data.shards.grouping import REPLACED, Leftover, list_shard, plain, split_name
 from ldm.data.shards.shard_reader import ShardReader
 from tests.data.small_shards import level, opened, write_tar
 

@@ -59,8 +59,18 @@ def test_icons_shards_hold_what_is_drawn(tmp_path):
         assert torch.equal(batch.fields["image"], source.images([drawing]))
     with tarfile.open(source.folder / "val-000000.tar") as archive:
         record = json.load(archive.extractfile("val-000000.json"))
-        assert record == {"caption": source.val[0].caption, **source.val[0]._asdict()}
+        label = source.icons.index(source.val[0].icon)
+        assert record == {"caption": source.val[0].caption, "label": label, **source.val[0]._asdict()}
         assert all(member.mtime == 0 for member in archive.getmembers())
+
+
+def test_icons_have_the_number_of_their_drawing_as_label(tmp_path):
+    source = icons(tmp_path)
+    data = captioned(tmp_path, size=16, source=source, fields=["label"])
+    for split, drawings in ((data.train_set, source.train), (data.val_set, source.val)):
+        labels = split.fields_of(range(len(split)))["label"].tolist()
+        assert labels == [source.icons.index(drawing.icon) for drawing in drawings]
+    assert set(labels) <= set(range(len(source.icons)))
 
 
 def test_icons_stand_in_the_middle_of_rectangles(tmp_path):
