@@ -1,1 +1,1 @@
-"""Captions -> Condition."""
+"""Fields -> Condition."""
