@@ -17,7 +17,11 @@ from tests import configs
 from tests.conftest import forked
 from tests.training.stages import stages
 
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+EXPERIMENTS = [
+    pytest.param(path.stem, marks=[] if path.stem in ("txt2img", "inpainting_big") else pytest.mark.slow)
+    for path in sorted((CONFIGS / "experiment").glob("*.yaml"))
+]
+"""All experiments, two of them among the fast tests."""
 SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
 
@@ -70,6 +74,7 @@ CHOICES = {
 """Groups of train.py that other tests do not compose, and their choices."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", configs.one_of_each(CHOICES), ids=lambda chosen: "-".join(chosen.values()))
 def test_every_choice_composes(chosen):
     extra = SHARDS if chosen["data"] == "shards" else []

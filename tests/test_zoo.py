@@ -74,6 +74,7 @@ def count(part):
     return sum(parameter.numel() for parameter in part.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_an_experiment_is_the_model_it_is_named_after(name):
     known = ZOO[name]
@@ -123,6 +124,7 @@ def test_the_page_about_the_zoo_has_a_row_for_each():
             assert f" + {trained / 1e6:.1f}" in cells[2], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (CONFIGS / "autoencoder").glob("*.yaml")))
 def test_every_autoencoder_has_a_tiny_variant(choice):
     config = composed("experiment=autoencoder", f"autoencoder={choice}", "debug=tiny", *SHARDS)

@@ -67,6 +67,7 @@ def test_every_network_of_the_zoo_is_counted():
     assert chosen == {path.stem for path in (CONFIGS / "backbone").glob("*.yaml")} - {"unet", "unet_icons"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_diffusers_counts_the_same(name):
     """The same network of theirs, built from the same options, has as many parameters; heads do not count."""

@@ -42,6 +42,7 @@ def test_each_kind_of_guidance(overrides):
     compose("sample", ["ckpt=none", *overrides.split()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", toolbox.TRAINING.values(), ids=toolbox.TRAINING)
 def test_each_way_to_train_builds_with_the_settings_of_the_study(overrides):
     config = compose("train", ["experiment=txt2img", *toolbox.studied(overrides.split())])

@@ -158,6 +158,7 @@ def test_moments_and_images_give_the_same_loss(classifier):
     torch.testing.assert_close(*losses)
 
 
+@pytest.mark.e2e
 def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
     """Each number of a latent is from N(m, v) where the caption says "up", from N(-m, v) where it says "down"."""
     mean, variance, steps = 0.25, 0.25, 500

@@ -140,6 +140,7 @@ def test_a_mode_says_what_is_wrong_with_its_options(photos, options, message):
         build_literally(compose("sample", ["ckpt=none", *prompt, *options]).mode)
 
 
+@pytest.mark.e2e
 def test_a_mode_that_is_none_and_an_option_of_another_end_the_program_with_a_line(tmp_path):
     text = sample("/nowhere", tmp_path / "x", PROMPT, "mode=paint", ok=False)
     assert "paint" in text

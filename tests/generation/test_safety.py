@@ -28,6 +28,7 @@ def photos(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.e2e
 def test_a_folder_of_somebodys_images_is_refused_before_anything_is_loaded(tmp_path):
     before = photos(tmp_path / "photos")
     for options in ([PROMPT], ["mode=img2img", f"init={tmp_path}/photos", PROMPT, "n=2", "batch_size=2"]):

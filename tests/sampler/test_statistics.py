@@ -20,6 +20,7 @@ from tests.sampler.gaussian import Gaussian
 from tests.sampler.kinds import EVERY, STOCHASTIC
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", SPACINGS, ids=name)
 @pytest.mark.parametrize(("kind", "options"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_mean_and_variance_are_reproduced_along_every_grid(kind, options, grid):
@@ -31,6 +32,7 @@ def test_mean_and_variance_are_reproduced_along_every_grid(kind, options, grid):
     assert float(got.var()) == pytest.approx(0.5, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
 @pytest.mark.parametrize(("kind", "options"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_stochastic_samplers_reproduce_mean_and_variance(kind, options, schedule):

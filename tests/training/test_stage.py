@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from torch import nn
 
 from ldm.callback.ema import EMA
@@ -54,8 +54,18 @@ def test_a_finished_run_is_measured_and_not_changed(tiny_run, places, tmp_path):
 
 
 @pytest.mark.parametrize("debug", DEBUG)
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_debugging_goes_with_every_experiment_and_changes_no_network(name, debug):
+def test_debugging_says_nothing_of_networks(debug):
+    """So it goes with every experiment, as those that are composed here."""
+    content = OmegaConf.load(CONFIGS / "debug" / f"{debug}.yaml")
+    assert set(content) <= {"trainer", "stage"}
+    for stage in content.stage.values():
+        assert set(stage) <= {"validate_every_n_steps", "trainer", "callbacks"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("debug", DEBUG)
+@pytest.mark.parametrize("name", ["autoencoder", "classifier", "finetune_decoder", "txt2img", "inpainting_big"])
+def test_debugging_goes_with_experiments_of_each_kind_and_changes_no_network(name, debug):
     plain, changed = experiment(name), experiment(name, f"debug={debug}")
     before, after = resolved(plain), resolved(changed)
     check_values(after)
@@ -77,6 +87,7 @@ def test_tiny_goes_with_every_experiment(name, tmp_path):
     build(config.data) if "source" in config.data else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CONDITIONERS)
 def test_every_conditioner_goes_with_tiny(choice):
     """The denoiser gets a condition of the widths that it was told, whatever is to be made smaller."""
