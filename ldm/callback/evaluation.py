@@ -106,6 +106,7 @@ class Evaluation(pl.Callback):
         count = min(wanted or total, total)
         numbers = range(trainer.global_rank, count, trainer.world_size)
         most = -(-count // trainer.world_size)
+        read = {*underlying_fields(model.conditioner.inputs), *(name for one in self.metrics for name in one.inputs)}
         places = set(range(len(numbers))[:: max(1, len(numbers) // self.grid)][: self.grid])
         shown: list[Tensor] = []
         with tqdm(
@@ -117,9 +118,7 @@ class Evaluation(pl.Callback):
                 if not chunk:
                     continue
                 numbers_there = [number * total // count for number in chunk]
-                fields = _fields(
-                    data.val_set, numbers_there, image="image" in underlying_fields(model.conditioner.inputs)
-                )
+                fields = _fields(data.val_set, numbers_there, image="image" in read)
                 images = model.sample(
                     {**fields, "geometry": whole_geometry(data.size, len(chunk))},
                     seeds=[self.seed + number for number in chunk],
@@ -158,7 +157,7 @@ class Evaluation(pl.Callback):
 
 
 def _fields(samples: ShardDataset, numbers: Sequence[int], *, image: bool) -> Fields:
-    """Return the fields of some samples; with their images, which take time to decode, only where a model reads them."""
+    """Return the fields of some samples; with their images, which take time to decode, only where a model or a metric reads them."""
     if not image:
         return samples.fields_of(numbers)
     return finish(collate([samples[SampleRef(0, number)] for number in numbers])).fields
