@@ -157,7 +157,7 @@ class Evaluation(pl.Callback):
 
 
 def _fields(samples: ShardDataset, numbers: Sequence[int], *, image: bool) -> Fields:
-    """Return the fields of some samples; with their images, which take time to decode, only where a model or a metric reads them."""
+    """Return the fields of some samples; their images, which take time to decode, only where a model or a metric reads them."""
     if not image:
         return samples.fields_of(numbers)
     return finish(collate([samples[SampleRef(0, number)] for number in numbers])).fields
