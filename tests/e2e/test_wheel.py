@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 
 import pytest
@@ -12,6 +11,8 @@ import pytest
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+LARGE = {"pytorch_lightning", "torch", "torchmetrics", "transformers", "webdataset"}
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +60,29 @@ def test_the_wheel_holds_all_code_and_all_configs(wheel):
     assert names == {*code, *configs, "ldm/py.typed"}
 
 
-def test_it_is_imported_at_once(installed, tmp_path):
-    program = "import time; start = time.monotonic(); import ldm; print(time.monotonic() - start, ldm.__file__, ldm.__version__)"
-    seconds, file, version = run(installed, tmp_path, "-c", program).split()
-    assert float(seconds) < 0.3
+def test_it_is_imported_without_the_large_libraries(installed, tmp_path):
+    program = f"import sys, ldm; print(len({LARGE} & sys.modules.keys()), ldm.__file__, ldm.__version__)"
+    loaded, file, version = run(installed, tmp_path, "-c", program).split()
+    assert loaded == "0"
     assert file == str(installed / "ldm" / "__init__.py")
     assert (installed / f"ldm-{version}.dist-info").is_dir()
 
 
 @pytest.mark.parametrize("name", ["train", "sample"])
-def test_help_is_answered_at_once(installed, tmp_path, name):
-    program = installed / "bin" / f"ldm-{name}"
-    start = time.monotonic()
-    text = run(installed, tmp_path, program, "--help")
-    assert time.monotonic() - start < 6, "1.5 s on a machine that does nothing else"
+def test_help_is_answered_without_the_large_libraries(installed, tmp_path, name):
+    text = run(installed, tmp_path, installed / "bin" / f"ldm-{name}", "--help")
     assert f"  ldm-{name} " in text
     assert "Options (option=value)" in text
+    program = f"""
+import sys
+from ldm.cli.{name} import main
+sys.argv = ["ldm-{name}", "--help"]
+try:
+    main()
+finally:
+    print(sorted({LARGE} & sys.modules.keys()))
+"""
+    assert run(installed, tmp_path, "-c", program).splitlines()[-1] == "[]"
 
 
 def test_a_model_is_trained_drawn_from_and_loaded_in_an_empty_folder(installed, tmp_path):
