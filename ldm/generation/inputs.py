@@ -129,7 +129,7 @@ class LayoutInput(Input):
 
     def with_numbers(self, source: list[Any], number: Callable[[str], int]) -> list[Any]:
         """Return the layout; see `Input.with_numbers`."""
-        return [_with_number(entry, number) for entry in source]
+        return [_with_number(entry, number) for entry in source] if isinstance(source, list) else source
 
     def size(self, source: list[Any]) -> None:
         """Return None; see `Input.size`."""

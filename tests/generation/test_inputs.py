@@ -82,8 +82,13 @@ def test_layouts_come_from_options_files_and_folders(tmp_path):
     assert input_rows({"layout": f"{place}/c.jsonl"}) == two
     boxes = INPUTS["layout"].read([HEART, CAT], Size(8, 8), resized=True)
     assert boxes.tolist() == [[3, 0, 0, 0.5, 0.5], [4, 0.5, 0.5, 1, 1]]
-    folder(tmp_path, a_json=[{"label": 1, "box": [0.5, 0, 0.5, 1]}], c_jsonl="[\n")
-    for bad, message in ((place, "a.json is no layout"), (f"{place}/c.jsonl", "c.jsonl is no JSON")):
+    folder(tmp_path, a_json=[{"label": 1, "box": [0.5, 0, 0.5, 1]}], c_jsonl="[\n", d_jsonl="5\n", e_jsonl='["cat"]\n')
+    for bad, message in (
+        (place, "a.json is no layout"),
+        (f"{place}/c.jsonl", "c.jsonl is no JSON"),
+        (f"{place}/d.jsonl", "line 1 of .*d.jsonl is no layout"),
+        (f"{place}/e.jsonl", "line 1 of .*e.jsonl is no layout"),
+    ):
         with pytest.raises(ValueError, match=message):
             input_rows({"layout": bad})
 
