@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import SingleConditioner, tensor_to_text, text_to_tensor, without
 from ldm.options.rule import COUNT, FLAG, Optional, check
 from ldm.pretrained.embedding import ImageEmbedder
+from ldm.pretrained.extractor import Extractor
 
 
 class ImageConditioner(SingleConditioner):
@@ -19,7 +21,9 @@ class ImageConditioner(SingleConditioner):
     (`image_embedding`), they take its place; without a network, they are all that is read.
 
     Args:
-        name: Name of the vision network on the hub, or a local folder; None: samples have an `image_embedding`.
+        name: Name of the vision network on the hub, or a local folder; None: `encoder` is it, or samples have an
+            `image_embedding`.
+        encoder: An extractor that embeds the whole image, in the place of a named network; None: there is none.
         embedding_width: Width of what the network gives.
         width: Width of the tokens; None: it is a vector.
         vector_width: Width of the vector, that of one embedding; None: it is tokens. Give this or `width`.
@@ -29,7 +33,8 @@ class ImageConditioner(SingleConditioner):
         drop_rate: Share of the training images that are not shown, in [0, 1]; their embedding is then zero.
 
     Raises:
-        ValueError: Where the widths do not go together, or patches shall be a vector.
+        ValueError: Where the widths do not go together, patches shall be a vector, or two networks are given, or patches of an
+            extractor, which gives none.
 
     References:
         Ramesh et al., 2022, section 2.1, arXiv:2204.06125; Ye et al., 2023, section 3.2, arXiv:2308.06721.
@@ -39,6 +44,7 @@ class ImageConditioner(SingleConditioner):
         self,
         name: str | None,
         *,
+        encoder: Extractor | None = None,
         embedding_width: int = 768,
         width: int | None = 768,
         vector_width: int | None = None,
@@ -63,6 +69,11 @@ class ImageConditioner(SingleConditioner):
             raise ValueError(
                 "patches are tokens: set conditioner.patches=false, or conditioner.width instead of vector_width"
             )
+        if encoder is not None and (name is not None or patches):
+            raise ValueError(
+                "conditioner.encoder embeds the whole image, in the place of a named network: set conditioner.name=null and "
+                f"conditioner.patches=false with it; got {name!r} and {patches}"
+            )
         if not projection and given != embedding_width:
             raise ValueError(
                 f"an embedding of width {embedding_width} does not become one of {given} by itself; set conditioner.projection="
@@ -71,7 +82,8 @@ class ImageConditioner(SingleConditioner):
         self.width = width
         self.vector_width = vector_width
         self.embedding_width = embedding_width
-        self.inputs = ("image_embedding",) if name is None else ("image",)
+        self.inputs = ("image_embedding",) if name is None and encoder is None else ("image",)
+        self.encoder = None if encoder is None else encoder.requires_grad_(False)
         self.network = None if name is None else ImageEmbedder(name, size=size, patches=patches)
         self.projection = nn.Linear(embedding_width, given) if projection else None
 
@@ -107,13 +119,22 @@ class ImageConditioner(SingleConditioner):
         if self.network is not None:
             self.network.restore(tensor_to_text(state))
 
+    @torch.no_grad()
+    def _features(self, image: Tensor) -> Tensor:
+        """Return what the extractor gives for images `(B, 3, H, W)` in [-1, 1], as one embedding of each, `(B, 1, D)`."""
+        assert self.encoder is not None
+        features: Tensor = self.encoder(image)
+        return features[:, None]
+
     def _embedding(self, fields: Fields) -> Tensor:
         """Return the embeddings, `(B, L, D)`."""
-        if self.network is None or "image_embedding" in fields:
+        if "image_embedding" in fields or (self.network is None and self.encoder is None):
             given = self.tensor(fields, "image_embedding").float()
             embedding = given[:, None] if given.ndim == 2 else given
-        else:
+        elif self.network is not None:
             embedding = self.network(self.tensor(fields, "image"))
+        else:
+            embedding = self._features(self.tensor(fields, "image"))
         if embedding.ndim != 3 or embedding.shape[-1] != self.embedding_width:
             raise ValueError(
                 f"an image has embeddings {tuple(embedding.shape)}, not (B, L, {self.embedding_width}); set "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import SingleConditioner
+from ldm.conditioner.class_names import ClassNames
 from ldm.options.rule import COUNT, Optional, check
 
 
@@ -21,6 +22,7 @@ class LabelConditioner(SingleConditioner):
         vector_width: Width of the embedding, which is a vector that goes beside the timestep (Dhariwal & Nichol, 2021,
             section 4, arXiv:2105.05233); None: it is a token. Give this or `width`.
         drop_rate: Share of the training images whose class is not told, in [0, 1].
+        names: The name of each class, in the order of their numbers, or a text file of them, one a line; None: there are none.
 
     Raises:
         ValueError: Where not exactly one of the widths is given.
@@ -32,7 +34,13 @@ class LabelConditioner(SingleConditioner):
     inputs = ("label",)
 
     def __init__(
-        self, num_classes: int, *, width: int | None = None, vector_width: int | None = None, drop_rate: float = 0.1
+        self,
+        num_classes: int,
+        *,
+        width: int | None = None,
+        vector_width: int | None = None,
+        drop_rate: float = 0.1,
+        names: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(drop_rate=drop_rate)
         check("conditioner.num_classes", num_classes, COUNT)
@@ -46,10 +54,12 @@ class LabelConditioner(SingleConditioner):
         self.num_classes = num_classes
         self.width = width
         self.vector_width = vector_width
+        self.class_names = ClassNames(names, field="label", count=num_classes, exact=True)
         self.embed = nn.Embedding(num_classes + 1, width or vector_width or 1)
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
-        """Do nothing: the embedding is learned in training."""
+        """Read the names of the classes, if they are in a file; the embedding is learned in training."""
+        self.class_names.load()
 
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
         """Return the condition of `label`, `(B,)`: tokens `(B, 1, width)`, or a vector `(B, vector_width)`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import SingleConditioner, without
+from ldm.conditioner.class_names import ClassNames
 from ldm.conditioner.transformer import TransformerEncoder
 from ldm.options.rule import COUNT, Whole, check
 
@@ -37,6 +38,7 @@ class LayoutConditioner(SingleConditioner):
         max_boxes: At most so many objects are told; of more, the first ones.
         vocabulary: Number of different tokens: classes and corners share them, since their places in the sequence differ.
         drop_rate: Share of the training images whose layout is not told, in [0, 1]; all their tokens are `vocabulary - 1`.
+        names: The names of the classes, in the order of their numbers, or a text file of them, one a line; None: there are none.
 
     References:
         Rombach et al., 2022, section 4.3.1 and appendix E.2.1, arXiv:2112.10752; Jahn et al., 2021, section 3,
@@ -55,6 +57,7 @@ class LayoutConditioner(SingleConditioner):
         max_boxes: int = 30,
         vocabulary: int = 8192,
         drop_rate: float = 0.0,
+        names: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(drop_rate=drop_rate)
         for name, count in (("width", width), ("heads", heads), ("head_width", head_width), ("max_boxes", max_boxes)):
@@ -64,6 +67,7 @@ class LayoutConditioner(SingleConditioner):
         self.width = width
         self.max_boxes = max_boxes
         self.none = vocabulary - 1
+        self.class_names = ClassNames(names, field="boxes", count=self.none, exact=False)
         self.grid = math.isqrt(vocabulary)
         length = OBJECT_TOKENS * max_boxes + CROP_TOKENS
         self.network = TransformerEncoder(
@@ -71,7 +75,8 @@ class LayoutConditioner(SingleConditioner):
         )
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
-        """Do nothing: no tokenizer is learned, and the transformer is trained."""
+        """Read the names of the classes, if they are in a file; the transformer is learned in training."""
+        self.class_names.load()
 
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
         """Return the condition of `boxes`, `(B, N, 5)`: tokens `(B, 3 max_boxes + 2, width)`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from ldm.generation.pictures import find_images, frame_of, read_image, read_map_
 from ldm.options.rule import Whole
 
 LAYOUT = "[{label: 3, box: [0.1, 0.2, 0.5, 0.9]}]"
+NAME = "name"
+"""The key of an object in a layout that holds the name of its class, in the place of "label"."""
+
 LAYOUT_FILES = "a .json file with one layout, or a .jsonl file with one a line"
 
 
@@ -31,9 +34,11 @@ class Input(ABC):
 
     Attributes:
         field: Name of the field.
+        reads_files: Whether its sources are files.
     """
 
     field: str
+    reads_files: bool
 
     @abstractmethod
     def sources(self, value: Any) -> list[Any]:
@@ -41,6 +46,15 @@ class Input(ABC):
 
         Raises:
             ValueError: Where the value cannot be, or a file cannot be read.
+        """
+
+    @abstractmethod
+    def with_numbers(self, source: Any, number: Callable[[str], int]) -> Any:
+        """Return a source with numbers of classes in the place of their names.
+
+        Args:
+            source: What `sources` gave.
+            number: Gives the number of the class of a name; raises ValueError where there is none.
         """
 
     @abstractmethod
@@ -62,18 +76,27 @@ class Input(ABC):
 
 
 class LabelInput(Input):
-    """The number of a class, or a list of them."""
+    """The number or the name of a class, or a list of them."""
 
     field = "label"
+    reads_files = False
 
-    def sources(self, value: Any) -> list[int]:
-        """Return the numbers; see `Input.sources`."""
-        found = value if isinstance(value, list) else [value]
-        if not found or not all(map(Whole(0).allows, found)):
-            raise ValueError(f"label={value} cannot be; give the number of a class, or a list of them: label=[1,2,3]")
-        return list(found)
+    def sources(self, value: Any) -> list[int | str]:
+        """Return the numbers and names; see `Input.sources`."""
+        found = [
+            clean_text(one) if isinstance(one, str) else one for one in (value if isinstance(value, list) else [value])
+        ]
+        if not found or not all(one if isinstance(one, str) else Whole(0).allows(one) for one in found):
+            raise ValueError(
+                f"label={value} cannot be; give the number or the name of a class, or a list of them: label=[1,2,3]"
+            )
+        return found
 
-    def size(self, source: int) -> None:
+    def with_numbers(self, source: int | str, number: Callable[[str], int]) -> int:
+        """Return the number; see `Input.with_numbers`."""
+        return number(source) if isinstance(source, str) else source
+
+    def size(self, source: int | str) -> None:
         """Return None; see `Input.size`."""
         return
 
@@ -83,9 +106,13 @@ class LabelInput(Input):
 
 
 class LayoutInput(Input):
-    """Boxes and what stands in them: a list of {"label": 3, "box": [x0, y0, x1, y1]}, or a file or a folder of them."""
+    """Boxes and what stands in them: a list of {"label": 3, "box": [x0, y0, x1, y1]}, or a file or a folder of them.
+
+    A class has a number or a name: {"label": "heart", ...} and {"name": "heart", ...} are the same.
+    """
 
     field = "boxes"
+    reads_files = False
 
     def sources(self, value: Any) -> list[list[Any]]:
         """Return the layouts; see `Input.sources`."""
@@ -100,6 +127,10 @@ class LayoutInput(Input):
             )
         return found
 
+    def with_numbers(self, source: list[Any], number: Callable[[str], int]) -> list[Any]:
+        """Return the layout; see `Input.with_numbers`."""
+        return [_with_number(entry, number) for entry in source] if isinstance(source, list) else source
+
     def size(self, source: list[Any]) -> None:
         """Return None; see `Input.size`."""
         return
@@ -111,13 +142,23 @@ class LayoutInput(Input):
 
     def _checked(self, layout: Any, place: str) -> list[Any]:
         try:
-            self.read(layout, Size(1, 1), resized=True)
+            self.read(self.with_numbers(layout, lambda name: 0), Size(1, 1), resized=True)
         except Broken as broken:
             raise ValueError(f"{place} is no layout: {broken}; write one like {LAYOUT}") from broken
         return list(layout)
 
 
-class MapInput(Input):
+class FileInput(Input):
+    """The base class of inputs whose sources are files, which name no classes."""
+
+    reads_files = True
+
+    def with_numbers(self, source: str, number: Callable[[str], int]) -> str:
+        """Return the file; see `Input.with_numbers`."""
+        return source
+
+
+class MapInput(FileInput):
     """A picture of one channel that lies on the image, or a folder of them.
 
     Args:
@@ -148,7 +189,7 @@ class MapInput(Input):
             raise ValueError(f"{source} cannot be read as {self.field}: {broken}") from broken
 
 
-class PictureInput(Input):
+class PictureInput(FileInput):
     """A picture that images are to be like, or a folder of them; it goes with every size of the images."""
 
     field = "image"
@@ -166,7 +207,7 @@ class PictureInput(Input):
         return read_image(source, size)
 
 
-class ArrayInput(Input):
+class ArrayInput(FileInput):
     """A .npy file with one row for each image, or for one image, or a folder of them."""
 
     field = "neighbors"
@@ -247,6 +288,16 @@ def input_size(inputs: Mapping[str, Any], multiple: int) -> Size | None:
         said = " and ".join(f"{name} is of {size}" for name, size in sizes.items())
         raise ValueError(f"{said}; give size=[height,width], or maps of one size")
     return next((Size(*(max(side // multiple, 1) * multiple for side in size)) for size in sizes.values()), None)
+
+
+def _with_number(entry: Any, number: Callable[[str], int]) -> Any:
+    """Return an object of a layout with the number of its class; anything else as it is, for a reader to refuse."""
+    if not isinstance(entry, dict) or (NAME in entry and "label" in entry):
+        return entry
+    name = entry.get(NAME, entry.get("label"))
+    if not isinstance(name, str) or not clean_text(name):
+        return entry
+    return {"label": number(clean_text(name)), "box": entry.get("box")}
 
 
 def _pictures(value: Any, name: str) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ldm.batch import Fields, Size
+from ldm.conditioner.base import Conditioner
+from ldm.conditioner.class_names import class_names
 from ldm.data.fields.sample import collate_fields
 from ldm.generation.folder import image_name
 from ldm.generation.inputs import INPUTS
@@ -93,6 +95,26 @@ def given_fields(requests: Sequence[SampleRequest], *, resized: bool) -> Fields:
         for request in requests
     ]
     return {"caption": [request.prompt or "" for request in requests], **collate_fields(samples)}
+
+
+def with_class_numbers(request: SampleRequest, conditioner: Conditioner) -> SampleRequest:
+    """Return a request whose inputs say classes by their numbers.
+
+    Args:
+        request: The request.
+        conditioner: The conditioner that reads the inputs, which knows the names of the classes or not.
+
+    Raises:
+        ValueError: Where a class has no such name.
+    """
+    try:
+        found = {
+            name: INPUTS[name].with_numbers(source, class_names(conditioner, INPUTS[name].field).number)
+            for name, source in request.inputs.items()
+        }
+    except ValueError as error:
+        raise ValueError(f"for {request.file}: {error}") from error
+    return replace(request, inputs=found)
 
 
 def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.config import build, build_literally, resolved
 from ldm.generation.folder import SampleFolder
+from ldm.generation.inputs import INPUTS
 from ldm.generation.mode.base import Mode, ModeParts, PromptMode
 from ldm.generation.request import SampleRequest
 from ldm.generation.writer import generate
@@ -116,7 +117,7 @@ def _inputs(config: DictConfig, requests: Sequence[SampleRequest]) -> Iterator[t
     yield from ((name, text) for name, text in _texts(options) if os.path.exists(text))
     yield from (("init", request.init) for request in requests if request.init is not None)
     yield from (
-        (name, source) for request in requests for name, source in request.inputs.items() if isinstance(source, str)
+        (name, source) for request in requests for name, source in request.inputs.items() if INPUTS[name].reads_files
     )
 
 

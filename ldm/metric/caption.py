@@ -37,10 +37,7 @@ class CaptionAccuracy(PerImageMetric):
         parts: Sequence[str] = drawings[0]._fields
         super().__init__(["caption_accuracy", *(f"{part}_accuracy" for part in parts)])
         self.place = {drawing.caption: index for index, drawing in enumerate(drawings)}  # type: ignore[attr-defined]
-        values = [sorted(set(column)) for column in zip(*drawings, strict=True)]
-        self.codes = torch.tensor(
-            [[column.index(value) for value, column in zip(drawing, values, strict=True)] for drawing in drawings]
-        )
+        self.codes = part_codes(drawings)
         self.templates = Templates(truth.images(drawings))
 
     def measure(self, images: Tensor, fields: Fields) -> dict[str, Tensor]:
@@ -81,3 +78,11 @@ class Templates:
         if flat.shape[1] != self.values.shape[1]:
             raise ValueError(f"drawings have {self.values.shape[1]} values, images {flat.shape[1]}; use the same size")
         return (self.values.square().sum(1) - 2 * flat @ self.values.T).argmin(1)
+
+
+def part_codes(drawings: Sequence[NamedTuple]) -> Tensor:
+    """Return the number of each part of each drawing among the values that this part has, `(N, P)` int64."""
+    values = [sorted(set(column)) for column in zip(*drawings, strict=True)]
+    return torch.tensor(
+        [[column.index(value) for value, column in zip(drawing, values, strict=True)] for drawing in drawings]
+    )

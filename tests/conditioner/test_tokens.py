@@ -14,6 +14,7 @@ from ldm.conditioner.layout import LayoutConditioner
 from ldm.conditioner.neighbors import NeighborsConditioner
 from ldm.config import build, compose, resolved
 from ldm.data.fields.placement import Placement
+from ldm.pretrained.extractor import Extractor
 from ldm.pretrained.vision import IMAGENET_MEAN, IMAGENET_STD, standardized
 from tests.conditioner.small import LAYOUT, VISION, fields_of, save_vision
 
@@ -164,6 +165,40 @@ def test_a_vision_network_from_a_folder_embeds_the_image(tmp_path, kind, patches
         again(fields)
     again.load_state_dict(conditioner.state_dict())
     torch.testing.assert_close(again(fields).tokens, tokens, rtol=0, atol=0)
+
+
+class ColourMeans(Extractor):
+    """Features that are the mean of each colour, and weights that training must not change."""
+
+    name = signature = "colour_means"
+    num_features = 3
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.full((), gain))
+
+    def forward(self, images):
+        return self.gain * images.mean((2, 3))
+
+
+def test_an_extractor_embeds_the_whole_image_and_its_weights_travel():
+    options = {"embedding_width": 3, "width": 3}
+    conditioner, fields = ImageConditioner(None, encoder=ColourMeans(2.0), **options), fields_of(3)
+    assert conditioner.inputs == ("image",)
+    cached = torch.rand(3, 3)
+    assert torch.equal(conditioner({**fields, "image_embedding": cached}).tokens[:, 0], cached), "what is cached counts"
+    del fields["image_embedding"]
+    tokens = conditioner(fields).tokens
+    torch.testing.assert_close(tokens, 2.0 * fields["image"].mean((2, 3))[:, None])
+    assert not tokens.requires_grad
+    assert not any(weight.requires_grad for weight in conditioner.parameters())
+    assert not conditioner.null(fields).tokens.any()
+    again = ImageConditioner(None, encoder=ColourMeans(), **options)
+    again.load_state_dict(conditioner.state_dict())
+    assert torch.equal(again(fields).tokens, tokens)
+    for wrong in ({"name": "x"}, {"name": None, "patches": True}):
+        with pytest.raises(ValueError, match="set conditioner.name=null and conditioner.patches=false with it"):
+            ImageConditioner(**wrong, encoder=ColourMeans(), **options)
 
 
 def test_a_full_clip_gives_its_vision_part(tmp_path):

@@ -8,10 +8,14 @@ import torch
 from PIL import Image
 
 from ldm.batch import Size
+from ldm.conditioner.composite import Composite
+from ldm.conditioner.label import LabelConditioner
+from ldm.conditioner.layout import LayoutConditioner
 from ldm.generation.inputs import INPUTS, input_rows, input_size
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.prompts import Prompt, read_prompts
-from ldm.generation.request import SampleRequest, check_told, given_fields, numbered
+from ldm.generation.request import SampleRequest, check_told, given_fields, numbered, with_class_numbers
+from tests.conditioner.small import LAYOUT
 
 HEART, CAT = {"label": 3, "box": [0.0, 0.0, 0.5, 0.5]}, {"label": 4, "box": [0.5, 0.5, 1.0, 1.0]}
 
@@ -42,11 +46,17 @@ def test_each_input_is_one_for_all_or_one_an_image():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"label": "heart"}, "label=heart cannot be; give the number of a class, or a list"),
+        ({"label": " "}, "cannot be; give the number or the name of a class, or a list"),
+        ({"label": ["heart", None]}, "cannot be"),
         ({"label": -1}, "label=-1 cannot be"),
         ({"label": []}, "cannot be"),
         ({"label": [1, 2.5]}, "cannot be"),
         ({"layout": [{"label": 3}]}, "is no layout: unreadable boxes"),
+        (
+            {"layout": [{"name": "heart", "label": 3, "box": [0, 0, 1, 1]}, {"name": 3, "box": [0, 0, 1, 1]}]},
+            "unreadable",
+        ),
+        ({"layout": [{"name": "", "box": [0, 0, 1, 1]}]}, "unreadable boxes"),
         ({"layout": "none.json"}, "layout=none.json cannot be read"),
         ({"layout": 5}, "layout=5 cannot be read"),
         ({"depth": "none.png"}, "depth=none.png: no image at none.png"),
@@ -72,8 +82,13 @@ def test_layouts_come_from_options_files_and_folders(tmp_path):
     assert input_rows({"layout": f"{place}/c.jsonl"}) == two
     boxes = INPUTS["layout"].read([HEART, CAT], Size(8, 8), resized=True)
     assert boxes.tolist() == [[3, 0, 0, 0.5, 0.5], [4, 0.5, 0.5, 1, 1]]
-    folder(tmp_path, a_json=[{"label": 1, "box": [0.5, 0, 0.5, 1]}], c_jsonl="[\n")
-    for bad, message in ((place, "a.json is no layout"), (f"{place}/c.jsonl", "c.jsonl is no JSON")):
+    folder(tmp_path, a_json=[{"label": 1, "box": [0.5, 0, 0.5, 1]}], c_jsonl="[\n", d_jsonl="5\n", e_jsonl='["cat"]\n')
+    for bad, message in (
+        (place, "a.json is no layout"),
+        (f"{place}/c.jsonl", "c.jsonl is no JSON"),
+        (f"{place}/d.jsonl", "line 1 of .*d.jsonl is no layout"),
+        (f"{place}/e.jsonl", "line 1 of .*e.jsonl is no layout"),
+    ):
         with pytest.raises(ValueError, match=message):
             input_rows({"layout": bad})
 
@@ -128,7 +143,9 @@ def test_prompts_are_combined_with_inputs_and_lines_have_their_own(tmp_path):
     with pytest.raises(ValueError, match="line 1 of .* names several inputs"):
         read_prompts(None, str(file))
     file.write_text('{"label": "heart"}')
-    with pytest.raises(ValueError, match="line 1 of .*: label=heart cannot be"):
+    assert read_prompts(None, str(file)) == [Prompt(inputs={"label": "heart"})]
+    file.write_text('{"label": -5}')
+    with pytest.raises(ValueError, match="line 1 of .*: label=-5 cannot be"):
         read_prompts(None, str(file))
 
 
@@ -149,6 +166,33 @@ def test_inputs_become_the_fields_of_a_batch(label_map):
     assert fields["label"].tolist() == [3, 4]
     torch.testing.assert_close(fields["boxes"][0], torch.tensor([[3, 0, 0, 0.5, 0.5]]))
     assert fields["boxes"][1, 0, 0] == -1
+
+
+def test_names_of_classes_become_the_numbers_that_the_conditioner_knows(label_map):
+    names = ["heart", "cat", "dog"]
+    told = Composite(
+        {
+            "label": LabelConditioner(3, width=16, names=names),
+            "layout": LayoutConditioner(**LAYOUT, names=names[::-1]),
+        },
+        width=16,
+    )
+    box = [0.0, 0.0, 0.5, 0.5]
+    rows = input_rows(
+        {
+            "label": ["dog", " cat ", 0],
+            "layout": [{"name": "cat", "box": box}, {"label": "dog", "box": box}, {"label": 7, "box": box}],
+            "segmentation": label_map,
+        }
+    )
+    found = [with_class_numbers(SampleRequest("0", inputs=row), told).inputs for row in rows]
+    assert [row["label"] for row in found] == [2, 1, 0]
+    assert found[0]["layout"] == [{"label": number, "box": box} for number in (1, 0, 7)]
+    assert found[0]["segmentation"] == label_map
+    with pytest.raises(ValueError, match="for 00001.png: this model knows no class 'haert'; did you mean heart"):
+        with_class_numbers(SampleRequest("00001.png", inputs={"label": "haert"}), told)
+    with pytest.raises(ValueError, match="for 0: this model knows no class 'car'; did you mean cat"):
+        with_class_numbers(SampleRequest("0", inputs={"layout": [{"name": "car", "box": box}]}), told)
 
 
 def test_what_the_model_is_not_told_and_what_is_missing_is_said():

@@ -174,6 +174,21 @@ def choose_icons(count: int) -> list[str]:
     return ordered[:count]
 
 
+class IconNames(tuple[str, ...]):
+    """The names of the first icons, which are the names of the classes of `Icons`, in the order of their numbers.
+
+    Args:
+        count: Number of icons.
+
+    Raises:
+        ValueError: If there are not so many, or `count` is below 1.
+    """
+
+    def __new__(cls, count: int) -> IconNames:
+        """Return the names."""
+        return super().__new__(cls, choose_icons(count))
+
+
 def icon_mask(icon: str, size: int) -> Image.Image:
     """Render the coverage of an icon, centred in a square.
 

@@ -17,7 +17,7 @@ from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, check_told, texts_of
+from ldm.generation.request import SampleRequest, check_told, texts_of, with_class_numbers
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import SIZE, Optional, check
@@ -168,6 +168,7 @@ class PromptGenerator(Generator):
         """See `Generator.prepare`."""
         for request in requests:
             check_told(request, self.model.conditioner.inputs, self.mode.gives)
+        requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
         if is_rank_zero():
             for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
                 log.warning(warning)

@@ -14,7 +14,7 @@ from ldm.options.arguments import command_name
 from ldm.task.base import Task
 from ldm.task.classifier import ClassifierTask
 from ldm.training.stage import Stage
-from ldm.training.stages.diffusion import example_prompt
+from ldm.training.stages.diffusion import example_options
 from ldm.training.stages.latent import LatentStage
 
 
@@ -48,4 +48,6 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
         given = Path(self.run.config.autoencoder.ckpt)
         model = shlex.quote(str(given)) if (given / checkpoint.MODEL_FILE).is_file() else "RUN"
         path = f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
-        return f"{command_name('sample')} ckpt={model} guidance=classifier {path} {example_prompt(self.run)}"
+        return (
+            f"{command_name('sample')} ckpt={model} guidance=classifier {path} {example_options(self.run, ['caption'])}"
+        )

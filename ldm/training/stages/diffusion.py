@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from ldm import checkpoint
 from ldm.autoencoder.derived import underlying_fields
+from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
@@ -100,10 +101,22 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         """Return the command that samples, which names the packages of the model's parts where they are not all of ldm."""
         packages = packages_of(resolved(self.run.config.model))
         named = "" if packages == ["ldm"] else f"'packages=[{','.join(packages)}]' "
-        return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {named}{example_prompt(self.run)}"
+        known: Conditioner | None = None if self._task is None else self.task.model.conditioner
+        told: Conditioner = build(self.run.config.conditioner) if known is None else known
+        options = example_options(self.run, told.inputs)
+        return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {named}{options}"
 
 
-def example_prompt(run: RunContext) -> str:
-    """Return options of sample.py that draw an image of the kind that a run was trained on."""
+def example_options(run: RunContext, inputs: Sequence[str]) -> str:
+    """Return options of sample.py that draw an image of the kind that a run was trained on.
+
+    Args:
+        run: The run.
+        inputs: Names of the fields that the model is told.
+    """
+    if tuple(inputs) == ("label",):
+        return "label=0 n=4 seed=0"
+    if tuple(inputs) == ("image",):
+        return "image=FILE n=4 seed=0"
     text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
     return f'prompt="{text}" n=4 seed=0'
