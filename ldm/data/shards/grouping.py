@@ -17,15 +17,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ldm.batch import SkippedSample
-from ldm.data.endings import PARTS
+from ldm.data.endings import PART_NAMES, PARTS
 from ldm.data.shards.members import ABSENT, ByteRange, Forward, Member, read_members
 from ldm.data.shards.names import IMAGE_ENDINGS, LATENT_ENDING
 
 PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
 """File extensions of images and latents; if a key has several of them, the first of this list is read."""
-
-PART_NAMES = tuple(f".{ending}" for ending in PARTS if "." in ending)
-"""Ends of the names of parts."""
 
 CAPTIONS = ("txt", "json")
 """File extensions of captions."""

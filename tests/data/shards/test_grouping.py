@@ -110,10 +110,10 @@ ZOO = {
     ),
     "images alone": (
         [
-            ("a.png", PNG), ("a.normal.png", PNG), ("b.foo.png", PNG), ("b.png", PNG), ("b.note", b"x"), ("c.jpg", PNG),
-            ("c.png", PNG),            ("d.png", PNG), ("d.txt", b""),
-            *pair("e"), ("x/Shot 10.33.png", PNG), ("x/Shot 10.34.png", PNG), ("f.seg.png", PNG),
-            ("g.webp", b""), ("g.webp", PNG), ("Mask.PNG", PNG), ("h.safetensors", PNG),
+            ("a.png", PNG), ("a.normal.png", PNG), ("b.foo.png", PNG), ("b.png", PNG), ("b.note", b"x"),
+            ("c.jpg", PNG), ("c.png", PNG), ("d.png", PNG), ("d.txt", b""), *pair("e"), ("x/Shot 10.33.png", PNG),
+            ("x/Shot 10.34.png", PNG), ("f.seg.png", PNG), ("g.webp", b""), ("g.webp", PNG), ("Mask.PNG", PNG),
+            ("h.safetensors", PNG),
         ],
         ["e"],
         {"no caption": 10, "beside an image, but not read": 2, REPLACED: 1},
