@@ -147,7 +147,7 @@ class Packer:
             self.job.private.mkdir(exist_ok=True)
             try:
                 plan = make_plan(
-                    tqdm(self._rows(), desc="reading captions", unit="row"),
+                    tqdm(self._rows(), desc="finding images" if self.captionless else "reading captions", unit="row"),
                     self.job.database,
                     val_fraction=self.val_fraction,
                     val_max=self.val_max,

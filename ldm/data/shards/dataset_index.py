@@ -166,7 +166,10 @@ class DatasetIndex:
         first = ", ".join(shard.path for shard in self.shards[:3])
         advice = "give shards that hold images with captions"
         if not held and any(skip.reason == NO_CAPTION for skip in self.skipped):
-            advice += ", or train what reads nothing but images, like experiment=autoencoder or experiment=ffhq256"
+            advice += (
+                ", or with labels or whatever is read beside them; images alone are enough for experiment=autoencoder and for "
+                "models that are told nothing, like experiment=lsun_churches256"
+            )
         return f"no samples in {len(self.shards)} shards ({first}): {why}; {advice}"
 
     def _locate(self, number: int) -> tuple[int, int]:

@@ -152,7 +152,7 @@ def test_images_alone_that_are_broken_are_counted(tmp_path):
     assert keys(index) == ["a"]
     assert [skip[1:] for skip in index.skipped] == [("c.seg", "no image"), ("b", "unreadable image")]
     with pytest.raises(
-        ValueError, match="no samples in 1 shards .*: no caption; .*or train what reads nothing but images"
+        ValueError, match="no samples in 1 shards .*: no caption; .*images alone are enough for experiment=autoencoder"
     ):
         opened(path, tmp_path)
 
