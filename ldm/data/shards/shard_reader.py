@@ -131,6 +131,8 @@ class ShardReader:
         self.images |= self.grouping.images
         for group in self.grouping.samples(self.images):
             yield self._raw(group)
+        if not self.grouping.alone:  # else an extra that comes late would be taken for an image alone
+            self.images.clear()
 
     def _take(self, member: Member, file: Forward) -> bool:
         """Add a file to its sample, with its bytes if they are needed.
