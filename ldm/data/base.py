@@ -20,7 +20,7 @@ from ldm.batch import Batch, Fields, SkippedSample, as_size
 from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.dataset import Item, ShardDataset, collate
 from ldm.data.degradations.base import Degradation
-from ldm.data.fields.base import FieldReader
+from ldm.data.fields.base import FieldReader, take_images_alone
 from ldm.data.fields.choose import choose_readers
 from ldm.data.fields.low_resolution import LowResolutionReader
 from ldm.data.loader import Loader
@@ -139,7 +139,7 @@ class DataModule(pl.LightningDataModule, ABC):
         if self._opened is None:
             names = self.name_val()
             shards = copied(names, self.cache / "shards")
-            summaries = index_shards(shards, self.cache / "index")
+            summaries = index_shards(shards, self.cache / "index", alone=take_images_alone(self.readers))
             index = DatasetIndex(summaries, limit=self.val_images, read=self.endings)
             self.bad_samples.check_index(index)
             if index.encoding:

@@ -13,7 +13,7 @@ from ldm.data.base import OPTIONS, DataModule, say
 from ldm.data.buckets import Buckets
 from ldm.data.dataset import ShardDataset
 from ldm.data.degradations.base import Degradation
-from ldm.data.fields.base import ComputedReader, FieldReader
+from ldm.data.fields.base import ComputedReader, FieldReader, take_images_alone
 from ldm.data.fields.low_resolution import LowResolutionReader
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
@@ -127,7 +127,8 @@ class CaptionedImages(DataModule):
         """Open the training shards; `val` is what is in the validation shards, by their names."""
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
         names = [name for group in groups for name in group]
-        shards = index_shards(copied(names, self.cache / "shards"), self.cache / "index")
+        files = copied(names, self.cache / "shards")
+        shards = index_shards(files, self.cache / "index", alone=take_images_alone(self.readers))
         index = DatasetIndex(shards, self.filters, read=self.endings)
         self.bad_samples.check_index(index)
         digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}

@@ -18,7 +18,7 @@ from ldm.data.base import OPTIONS, DataModule
 from ldm.data.dataset import Item
 from ldm.data.decode import Broken
 from ldm.data.degradations.base import Degradation
-from ldm.data.fields.base import FieldReader, Files
+from ldm.data.fields.base import FieldReader, Files, take_images_alone
 from ldm.data.fields.sample import SampleFields, collate_fields
 from ldm.data.latents import read_encoding
 from ldm.data.loader import Loader
@@ -81,6 +81,7 @@ class ShardStream(IterableDataset[Item]):
         self.shards = list(shards)
         self.fields = SampleFields(transform, readers)
         self.endings = {ending for reader in readers for ending in reader.endings}
+        self.alone = take_images_alone(readers)
         self.seed = seed
         self.buffer = buffer
         self.rank = rank
@@ -116,7 +117,7 @@ class ShardStream(IterableDataset[Item]):
     def _without_images(self) -> Iterator[Fields | SkippedSample]:
         for shard in self.shards:
             lost: list[SkippedSample] = []
-            for sample in ShardReader(shard, lost, self.endings):
+            for sample in ShardReader(shard, lost, self.endings, alone=self.alone):
                 yield from _captionless(lost)
                 try:
                     generators = partial(_generator, self.seed, sample.key)
@@ -137,7 +138,7 @@ class ShardStream(IterableDataset[Item]):
         fruitless = 0
         while fruitless <= 10 * len(self.shards):
             fruitless += 1
-            for sample in ShardReader(rng.choice(self.shards), lost, self.endings):
+            for sample in ShardReader(rng.choice(self.shards), lost, self.endings, alone=self.alone):
                 fruitless = 0
                 yield sample
         broken = _broken(lost)

@@ -215,6 +215,7 @@ def main(config: DictConfig) -> None:
     encoder = LatentEncoder(
         autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner
     )
+    data.need(("caption",) if config.text else ())
     data.open()
     if data.encoding:
         raise ValueError(f"{NOT_IMAGES}; data.train are latents already")

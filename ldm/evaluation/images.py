@@ -80,7 +80,7 @@ class ShardImages(RealImages):
     """
 
     def __init__(self, names: str | Sequence[str], size: Size, cache: Path) -> None:
-        index = DatasetIndex(index_shards(copied(name_shards(names), cache / "shards"), cache / "index"))
+        index = DatasetIndex(index_shards(copied(name_shards(names), cache / "shards"), cache / "index", alone=True))
         if index.encoding:
             raise ValueError("what is measured are images, but data.val are latents; give shards of images")
         self.size = size

@@ -274,6 +274,20 @@ def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, auto
     }
 
 
+def test_images_alone_are_encoded_where_no_captions_are_read(tmp_path, autoencoder):
+    """As latents alone, which are samples where nothing but the latent is needed."""
+    path = write_tar(tmp_path / "a.tar", [(f"{number}.png", level(number)) for number in range(5)])
+    data = captioned(tmp_path, train=path, val=path, fields=[])
+    done = encode(data, LatentEncoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=2)
+    assert (done["samples"], done["no caption"]) == (5, 0)
+    latents = captioned(tmp_path, train=f"{tmp_path}/out/*.tar", val=path, fields=[])
+    assert (len(latents.train_set), latents.encoding["autoencoder"]) == (5, autoencoder.encoder_hash)
+    latents.set_batch(5, 1, 1)
+    assert {key for batch in read_all(latents) for key in batch.key} == set("01234")
+    with pytest.raises(ValueError, match="no samples in 1 shards .*: no caption"):
+        captioned(tmp_path, train=f"{tmp_path}/out/*.tar", val=path)
+
+
 def test_nothing_of_others_is_written_upon(tmp_path, images, autoencoder):
     for name in ("notes.md", "train-000000.tar"):
         (tmp_path / "mine").mkdir(exist_ok=True)

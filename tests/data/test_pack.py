@@ -362,7 +362,7 @@ def test_a_truncated_jpeg_is_found_even_where_it_is_decoded_at_a_smaller_scale(t
         ({}, "neither images nor captions were given; type images=FOLDER"),
         ({"images": "nowhere"}, "images=.*nowhere is no folder"),
         ({"captions": "c.csv", "images": "nowhere"}, "images=.*nowhere is no folder"),
-        ({"captions": "none.csv"}, "no captions at '.*none.csv'"),
+        ({"captions": "none.csv"}, "no captions at '.*none.csv'.*or type captions=none for images without captions"),
         ({"captions": "c.txt"}, r"c.txt is none of .csv, .tsv, .jsonl, .parquet"),
         ({"captions": "latin.csv"}, "latin.csv cannot be read after line 0: .*save it as UTF-8 csv"),
         ({"captions": "empty.csv"}, r"none of 0 rows can be used \(there are none\); nothing was packed"),

@@ -287,3 +287,66 @@ def test_impossible_values_are_said_before_anything_is_read_or_written(tmp_path,
     with pytest.raises(ValueError, match=rf"^{option}=.* cannot be; give "):
         Packer(**options)
     assert not any(tmp_path.iterdir())
+
+
+def test_images_without_captions_are_packed_where_that_is_said(tmp_path):
+    """The .txt and .json beside them are counted, but not read; maps go with their image, and are no images without it."""
+    folder = images(tmp_path / "images", 4)
+    (folder / "000.txt").write_text("not read")
+    (folder / "001.json").write_text("{")
+    (folder / "002.mask.png").write_bytes(encoded())
+    (folder / "002.mask.txt").write_text("not read")
+    (folder / "lone.mask.png").write_bytes(encoded())
+    (folder / "cut.png").write_bytes(encoded()[:40])
+    (folder / "raw.nef").write_bytes(encoded())
+    (folder / "notes.md").write_text("x")
+    summary = pack(tmp_path / "out", images=folder, captions="none", val_fraction=0.3)
+    samples = contents(tmp_path / "out")
+    assert {key: set(files) - {"shard"} for key, files in samples.items()} == {
+        **{f"{number:03d}_png": {"png", "json"} for number in (0, 1, 3)},
+        "002_png": {"png", "json", "mask.png"},
+    }
+    assert json.loads(samples["000_png"]["json"]) == {"source": "000.png", "width": 12, "height": 8}
+    assert reasons(summary) == {"no image": 1, "image format that is not read": 1, "unreadable image": 1}
+    assert {kind: entry["count"] for kind, entry in summary.others.skipped.items()} == {
+        ".txt that is not read": 2,
+        ".json that is not read": 1,
+        ".md": 1,
+    }
+    assert summary.rows == 7
+    assert "next: python train.py experiment=lsun_churches256 data.train=" in summary.table()
+
+
+def test_whoever_has_no_captions_is_told_how_to_pack(tmp_path):
+    folder = images(tmp_path / "images", 3)
+    with pytest.raises(
+        ValueError, match=r"3 no caption: 000.png: no 000.txt.*captions=none packs images that have none"
+    ):
+        pack(tmp_path / "out", images=folder)
+    (folder / "000.txt").write_text("a caption")
+    with pytest.raises(ValueError, match=r"2 of 3 rows cannot be used.*captions=none packs images that have none"):
+        pack(tmp_path / "some", images=folder, max_broken=0.1)
+    with pytest.raises(ValueError, match=r"was begun with something else \(captions: 3 rows"):
+        pack(tmp_path / "some", images=folder, captions="none")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "captions=none needs images=FOLDER"),
+        ({"caption_column": "text"}, "caption_column=text cannot be with captions=none"),
+        ({"image_column": "file"}, "image_column=file is of a table"),
+    ],
+)
+def test_what_goes_with_captions_alone_is_refused(tmp_path, options, message):
+    given = {"images": images(tmp_path / "images", 1), **options} if options else {}
+    with pytest.raises(ValueError, match=message):
+        pack(tmp_path / "out", captions="none", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_labels_alone_is_for_a_model_without_captions(tmp_path):
+    folder = images(tmp_path / "images", 3)
+    for number in range(3):
+        (folder / f"{number:03d}.cls").write_text("4")
+    assert "experiment=lsun_churches256" in pack(tmp_path / "out", images=folder).next_command()

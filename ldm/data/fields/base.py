@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -86,6 +86,8 @@ class PlacedReader(FieldReader):
 class ComputedReader(FieldReader):
     """Computes a field of the finished image, which has been resized, cropped and flipped.
 
+    Every sample has such a field: the files that its reader knows are read where they are there, and no sample needs them.
+
     Attributes:
         needs_image: Whether the levels of the image are needed; else its placement is enough, which a cached latent has, too.
     """
@@ -104,3 +106,11 @@ class ComputedReader(FieldReader):
         Raises:
             Broken: Where what was read does not fit the image, or turns out to be damaged.
         """
+
+
+def take_images_alone(readers: Iterable[FieldReader]) -> bool:
+    """Return True if an image alone has all fields, since none of the readers needs a file beside it.
+
+    A computed field needs none: of the files that its reader knows it reads those that are there.
+    """
+    return all(isinstance(reader, ComputedReader) or not reader.endings for reader in readers)

@@ -102,6 +102,7 @@ def copy_shards(config: DictConfig) -> None:
     device = _device(config)
     data = _images(config)
     method = _method(config)
+    data.need(())
     data.open()
     if data.encoding:
         raise ValueError("data.train are latents; give the images that they were made of, and encode the copies then")
@@ -258,7 +259,7 @@ def _method(config: DictConfig) -> Method:
 def _database_set(config: DictConfig, data: CaptionedImages, method: Method) -> ShardDataset:
     """Return the images of the shards that `database` names."""
     names = find_shards(resolved(config.database), data.cache / "shards")
-    index = DatasetIndex(index_shards(names, data.cache / "index"))
+    index = DatasetIndex(index_shards(names, data.cache / "index", alone=True))
     BadSampleCounter(data.bad_samples.max_broken).check_index(index)
     if index.encoding:
         raise ValueError("the shards of database=... hold latents; give shards of images")

@@ -64,7 +64,8 @@ def find_tables(captions: str) -> list[Path]:
     paths = [Path(captions)] if os.path.exists(captions) else [Path(name) for name in sorted(glob(_pattern(captions)))]
     if not paths:
         raise FileNotFoundError(
-            f"no captions at {captions!r}; give a table, or leave captions out for .txt files beside the images"
+            f"no captions at {captions!r}; give a table, leave captions out for .txt files beside the images, or type "
+            "captions=none for images without captions"
         )
     for path in paths:
         if path.is_dir():

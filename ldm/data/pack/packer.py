@@ -43,6 +43,9 @@ class _Text(Rule):
         return "one name, with ./ before it where it begins with a bracket"
 
 
+NO_CAPTIONS = "none"
+"""The value of `captions` for images without captions."""
+
 RULES = {
     "out": _Text(),
     "images": Optional(_Text(), "the folder of the captions"),
@@ -66,7 +69,8 @@ class Packer:
     Args:
         out: Folder of the shards.
         images: Folder of the images; None: the folder of the captions.
-        captions: A table, or a glob of several; None: .txt files beside the images.
+        captions: A table, or a glob of several; None: .txt files beside the images; "none": there are none, and no .txt or
+            .json is read.
         image_column: Column of the table that holds paths relative to `images`, or the images themselves; None: found by
             its usual names.
         caption_column: Column of the table that holds captions; None: found by its usual names.
@@ -105,9 +109,16 @@ class Packer:
         check_all({**given, "max_broken": max_broken}, RULES)
         if format is not None and side is None:
             raise ValueError(f"format={format} cannot be; give a side as well, or null: files stay as they are")
-        if image_column is not None and captions is None:
+        if image_column is not None and captions in (None, NO_CAPTIONS):
             raise ValueError(f"image_column={image_column} is of a table; give captions=TABLE as well, or null")
-        self.captions = None if captions is None else str(captions)
+        if caption_column is not None and captions == NO_CAPTIONS:
+            raise ValueError(
+                f"caption_column={caption_column} cannot be with captions=none, which reads none; leave one out"
+            )
+        self.captionless = captions == NO_CAPTIONS
+        if self.captionless and images is None:
+            raise ValueError("captions=none needs images=FOLDER, the folder of the images")
+        self.captions = None if captions is None or self.captionless else str(captions)
         self.image_column = image_column
         self.caption_column = caption_column
         self.val_fraction = val_fraction
@@ -136,7 +147,7 @@ class Packer:
             self.job.private.mkdir(exist_ok=True)
             try:
                 plan = make_plan(
-                    tqdm(self._rows(), desc="reading captions", unit="row"),
+                    tqdm(self._rows(), desc="finding images" if self.captionless else "reading captions", unit="row"),
                     self.job.database,
                     val_fraction=self.val_fraction,
                     val_max=self.val_max,
@@ -157,7 +168,12 @@ class Packer:
 
     def _rows(self) -> Iterator[Found]:
         if self.captions is None:
-            return read_sidecars(self.job.images, leave_out=self.job.out, caption_column=self.caption_column)
+            return read_sidecars(
+                self.job.images,
+                leave_out=self.job.out,
+                caption_column=self.caption_column,
+                captionless=self.captionless,
+            )
         return read_table(self.captions, self.job.images, self.image_column, self.caption_column)
 
     def _claim(self, plan: Plan) -> None:

@@ -96,6 +96,7 @@ class Plan(NamedTuple):
         skipped: Counts of the rows that are in no shard.
         others: Counts, by kind, of files that are no rows.
         merged: Number of rows that gave their captions to another row of the same image.
+        captioned: Whether any sample has a caption.
         several: Whether any sample has more than one caption.
     """
 
@@ -104,6 +105,7 @@ class Plan(NamedTuple):
     skipped: Tally
     others: Tally
     merged: int
+    captioned: bool
     several: bool
 
     @property
@@ -138,7 +140,9 @@ def make_plan(
                 skipped.skip(where, broken)
         connection.commit()
         shards = list(_cut(connection, val_fraction, val_max, samples_per_shard))
-    return Plan(shards, f"{table.total % 2**256:064x}"[:16], skipped, others, table.merged, table.several)
+    return Plan(
+        shards, f"{table.total % 2**256:064x}"[:16], skipped, others, table.merged, table.captioned, table.several
+    )
 
 
 def rows_of(shard: Shard, database: Path) -> Iterator[Row]:
@@ -169,6 +173,7 @@ class _Table:
     Attributes:
         total: Sum of the rows' digests, as numbers.
         merged: Number of rows that followed another row of their image.
+        captioned: Whether any image has a caption.
         several: Whether any image may have more than one caption.
     """
 
@@ -176,6 +181,7 @@ class _Table:
         self.connection = connection
         self.total = 0
         self.merged = 0
+        self.captioned = False
         self.several = False
         connection.execute("PRAGMA journal_mode=OFF")
         connection.execute("PRAGMA synchronous=OFF")
@@ -196,6 +202,7 @@ class _Table:
             if json.loads(first)[0] != row.source or image != row.image:
                 return Broken("duplicate key", row.key)
             number = self._add_captions(digest, row.captions)
+        self.captioned = self.captioned or bool(row.captions)
         self.several = self.several or number > 0 or len(row.captions) > 1
         self.merged += number > 0
         parts = [content.encode(), hashlib.sha256(row.image or b"").digest(), str(number or "").encode()]

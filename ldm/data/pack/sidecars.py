@@ -1,4 +1,4 @@
-"""Captioned images from a folder: each image has its caption in a .txt of its name, or in a .json as img2dataset writes it."""
+"""Images from a folder: each has its caption in a .txt of its name, or in a .json as img2dataset writes it, or none at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm.data.decode import Broken, decode_text
+from ldm.data.endings import PART_NAMES
 from ldm.data.pack.captions import CAPTION_COLUMNS
 from ldm.data.pack.files import check_format, ending_of, looks_like_image, read_file
 from ldm.data.pack.parts import find_parts
@@ -20,18 +21,21 @@ SAID_OTHERWISE = ("label", "boxes")
 """Names in a .json that say what an image shows, so that it needs no caption."""
 
 
-def read_sidecars(folder: Path, *, leave_out: Path, caption_column: str | None = None) -> Iterator[Found]:
+def read_sidecars(
+    folder: Path, *, leave_out: Path, caption_column: str | None = None, captionless: bool = False
+) -> Iterator[Found]:
     """Find all files below a folder, but for hidden ones and the sidecars of images.
 
     A sidecar is a .txt or .json beside an image with the same stem, its ending in small letters or capitals. All that a .json
     holds becomes the sample's record; the caption is taken from it, too, where there is no text in a .txt. Label maps and other
     parts of an image, like `a.seg.png` beside `a.jpg`, go with it, and an image with one of them, or with a label or boxes in
-    its .json, needs no caption.
+    its .json, needs no caption. Where no image needs one, a label map whose image is missing is no image itself.
 
     Args:
         folder: The folder.
         leave_out: A folder inside it that is not looked into.
         caption_column: The name under which a .json has the caption; None: found among CAPTION_COLUMNS.
+        captionless: True if no image needs a caption, and no sidecar is read.
 
     Yields:
         The place of a file, relative to the folder, and its row, or why it cannot be used, or an OtherFile where it has no
@@ -44,21 +48,26 @@ def read_sidecars(folder: Path, *, leave_out: Path, caption_column: str | None =
         broken.append((where, Broken("unreadable folder", error.strerror or "")))
 
     for path, names in _walk(folder, leave_out, note):
-        sidecars = _sidecars(names)
+        sidecars = {} if captionless else _sidecars(names)
         stems = {os.path.splitext(name)[0] for name in names if looks_like_image(name)}
-        parts = find_parts(names)
+        parts = find_parts(name for name in names if not captionless or ending_of(name) not in SIDECAR_ENDINGS)
         used = {name for (stem, _), name in sidecars.items() if stem in stems}
         used.update(name for files in parts.values() for name in files.values())
         for name in names:
             where = os.path.relpath(os.path.join(path, name), folder)
-            if looks_like_image(name) and name not in used:
+            if captionless and name not in used and name.lower().endswith(PART_NAMES):
+                yield where, Broken("no image", "it is named as a file that belongs to an image")
+            elif looks_like_image(name) and name not in used:
                 stem = os.path.splitext(name)[0]
                 text, record = (sidecars.get((stem, ending)) for ending in SIDECAR_ENDINGS)
                 place = os.path.dirname(where)
                 own = {ending: os.path.join(place, part) for ending, part in parts.get(stem, {}).items()}
-                yield where, _row(where, folder, Path(path), stem, text, record, own, caption_column)
+                if captionless:
+                    yield where, _bare_row(where, folder, own)
+                else:
+                    yield where, _row(where, folder, Path(path), stem, text, record, own, caption_column)
             elif name not in used:
-                yield where, OtherFile(_kind(name))
+                yield where, OtherFile(_kind(name, "that is not read" if captionless else "of no image"))
     yield from broken
 
 
@@ -93,6 +102,16 @@ def _row(
         return broken
 
 
+def _bare_row(where: str, folder: Path, parts: Mapping[str, str]) -> Row | Broken:
+    """Return the row of an image without sidecars, or why it cannot be used."""
+    try:
+        source = find_inside(where, folder)
+        check_format(source)
+        return Row(source, [], {}, parts=parts)
+    except Broken as broken:
+        return broken
+
+
 def _object(path: Path, name: str) -> Fields:
     data = _read(path, name)
     try:
@@ -121,10 +140,10 @@ def _sidecars(names: Sequence[str]) -> dict[tuple[str, str], str]:
     return found
 
 
-def _kind(name: str) -> str:
+def _kind(name: str, sidecar: str) -> str:
     ending = ending_of(name)
     if ending in SIDECAR_ENDINGS:
-        return f"{ending} of no image"
+        return f"{ending} {sidecar}"
     return ending if re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", ending) else "no usual ending"
 
 

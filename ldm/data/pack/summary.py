@@ -15,6 +15,9 @@ from ldm.options.arguments import command_name
 
 SPLITS = ("train", "val")
 
+NO_CAPTION = "no caption"
+"""The reason for which images that lack a caption are skipped."""
+
 
 class Summary(NamedTuple):
     """The counts of a packing.
@@ -25,6 +28,7 @@ class Summary(NamedTuple):
         skipped: Counts of the rows that are in no shard.
         others: Counts, by kind, of files that are no rows, since they are no images.
         merged: Number of rows that gave their captions to another row of the same image.
+        captioned: Whether there are samples with a caption.
         several: Whether there are samples with more than one caption.
         splits: Counts of each split.
         shards: Number of shards of each split.
@@ -35,6 +39,7 @@ class Summary(NamedTuple):
     skipped: Tally
     others: Tally
     merged: int
+    captioned: bool
     several: bool
     splits: dict[str, Tally]
     shards: dict[str, int]
@@ -67,13 +72,17 @@ class Summary(NamedTuple):
         return "\n".join([*lines, f"next: {self.next_command()}"])
 
     def next_command(self) -> str:
-        """Return the command that trains on these shards, with all captions where samples have several."""
+        """Return the command that trains on these shards, with all captions where samples have several.
+
+        Where no sample has a caption, it is that of a model that reads nothing but images.
+        """
         folder = escape_folder(str(self.out))
         patterns = {split: f"{folder}/{split}-*.tar" if count else "..." for split, count in self.shards.items()}
         options = [f"data.{split}={shlex.quote(pattern)}" for split, pattern in patterns.items()]
         if self.several:
             options.append("'data.caption.fields={caption:1}'")
-        return " ".join([f"{command_name('train')} experiment=txt2img_shards", *options])
+        experiment = "txt2img_shards" if self.captioned else "lsun_churches256"
+        return " ".join([f"{command_name('train')} experiment={experiment}", *options])
 
     def check(self, max_broken: float) -> None:
         """Check that enough was packed.
@@ -85,17 +94,18 @@ class Summary(NamedTuple):
             ValueError: Where there is no sample, or more rows were skipped.
         """
         reasons = "; ".join(_reasons(self.skipped))
+        hint = "; captions=none packs images that have none" if NO_CAPTION in self.skipped.skipped else ""
         if not any(self.shards.values()):
             others = "; ".join(_reasons(self.others))
             raise ValueError(
-                f"none of {self.rows:,} rows can be used ({reasons or 'there are none'}); nothing was packed"
+                f"none of {self.rows:,} rows can be used ({reasons or 'there are none'}); nothing was packed{hint}"
                 + (f"; beside them are files that are no images ({others})" if others else "")
             )
         wanted = self.rows - self.merged
         if self.skipped.broken > max_broken * wanted:
             raise ValueError(
                 f"{self.skipped.broken:,} of {wanted:,} rows cannot be used ({reasons}), which is more than "
-                f"max_broken={max_broken} of them; mend them and pack into another folder, or give a larger max_broken"
+                f"max_broken={max_broken} of them; mend them and pack into another folder, or give a larger max_broken{hint}"
             )
 
 
@@ -115,7 +125,7 @@ def summarize(plan: Plan, job: Job) -> Summary:
         skipped.add(Tally(skipped=tally.skipped))
         splits[split].add(Tally(tally.samples, tally.size))
         shards[split] += tally.samples > 0
-    return Summary(job.out, plan.rows, skipped, plan.others, plan.merged, plan.several, splits, shards)
+    return Summary(job.out, plan.rows, skipped, plan.others, plan.merged, plan.captioned, plan.several, splits, shards)
 
 
 def escape_folder(folder: str) -> str:

@@ -9,6 +9,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from tqdm.auto import tqdm
 
 from ldm.batch import SkippedSample
 from ldm.data.order.batch_sampler import spread
-from ldm.data.shards.grouping import EXTRA, Leftover, Sample
+from ldm.data.shards.grouping import EXTRA, NO_CAPTION, Leftover, Sample
 from ldm.data.shards.members import ABSENT, ByteRange
-from ldm.data.shards.shard_index import SampleOffsetsCache, ShardSummary, column, make, read
+from ldm.data.shards.sample_offsets import SampleOffsetsCache
+from ldm.data.shards.shard_index import ShardSummary, column, make, read
 
 FEW_SHARDS = 8
 """The largest number of shards that are indexed without worker processes."""
@@ -162,7 +164,13 @@ class DatasetIndex:
         if held:
             why = f"none of {held} passes the filters {self.filters}"
         first = ", ".join(shard.path for shard in self.shards[:3])
-        return f"no samples in {len(self.shards)} shards ({first}): {why}; give shards that hold images with captions"
+        advice = "give shards that hold images with captions"
+        if not held and any(skip.reason == NO_CAPTION for skip in self.skipped):
+            advice += (
+                ", or with labels or whatever is read beside them; images alone are enough for experiment=autoencoder and for "
+                "models that are told nothing, like experiment=lsun_churches256"
+            )
+        return f"no samples in {len(self.shards)} shards ({first}): {why}; {advice}"
 
     def _locate(self, number: int) -> tuple[int, int]:
         """Return the number of the shard of a sample, and its row in the index of that shard."""
@@ -192,7 +200,7 @@ class DatasetIndex:
         return [np.flatnonzero(mask) for mask in masks]
 
 
-def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]:
+def index_shards(shards: Sequence[str], cache: str | Path, *, alone: bool = False) -> list[ShardSummary]:
     """Return the summaries of shards, after making the indexes that are missing or stale.
 
     The index of a shard is the hidden file `.SHARD.tar.index` beside it or, if that folder cannot be written, a file in
@@ -202,6 +210,8 @@ def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]
     Args:
         shards: Paths of the shards.
         cache: The folder for indexes that cannot lie beside their shards.
+        alone: True if images alone are samples, since nothing but the image is needed; else they are left out, as images
+            without a caption. They come after all other samples of their shard.
 
     Returns:
         One summary for each shard, in the same order.
@@ -209,13 +219,14 @@ def index_shards(shards: Sequence[str], cache: str | Path) -> list[ShardSummary]
     Raises:
         OSError: If a shard changes while it is indexed.
     """
-    found = {shard: summary for shard in shards if (summary := read(shard, Path(cache)))}
+    known = partial(read, cache=Path(cache), alone=alone)
+    found = {shard: summary for shard in shards if (summary := known(shard))}
     missing = [shard for shard in shards if shard not in found]
     if missing:
         Path(cache).mkdir(parents=True, exist_ok=True)
         with FileLock(Path(cache) / ".lock"):
-            _make([shard for shard in missing if not read(shard, Path(cache))], Path(cache))
-        found |= {shard: summary for shard in missing if (summary := read(shard, Path(cache)))}
+            _make([shard for shard in missing if not known(shard)], Path(cache))
+        found |= {shard: summary for shard in missing if (summary := known(shard))}
     changed = [shard for shard in shards if shard not in found]
     if changed:
         raise OSError(f"{changed[0]} changed while it was indexed; start when all shards are written")

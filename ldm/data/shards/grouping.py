@@ -3,8 +3,10 @@
 A file's key is its name up to the last dot of the last part of its path, its ending is what follows, in any case. Files that
 share a key belong together. An image (or cached latent) with a .txt or .json of its own is a sample. Files without such a pair
 whose key goes on from the key of an image are extras of that image: `a.seg.png` beside `a.png`. Those extras of which a field
-can be read are parts of the sample, and an image with one of them needs no caption to be a sample. Every other image has no
-caption, and every other key has no image. Of several files of one name the last one counts, as it does when a tar is unpacked.
+can be read are parts of the sample, and an image with one of them needs no caption to be a sample. Every other image is alone:
+a sample where nothing but the image is needed, and else an image without a caption. But a file that is named as a part,
+`a.seg.png`, is never a sample alone: its image is missing. Every other key has no image. Of several files of one name the last
+one counts, as it does when a tar is unpacked.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ldm.batch import SkippedSample
-from ldm.data.endings import PARTS
+from ldm.data.endings import PART_NAMES, PARTS
 from ldm.data.shards.members import ABSENT, ByteRange, Forward, Member, read_members
 from ldm.data.shards.names import IMAGE_ENDINGS, LATENT_ENDING
 
@@ -58,6 +60,18 @@ class Contents(NamedTuple):
     skipped: list[SkippedSample]
 
 
+class Listing(NamedTuple):
+    """The contents of a shard by both forms of the rule.
+
+    Attributes:
+        paired: Where files beside the image are needed: images alone are left out.
+        alone: Where nothing but the image is needed: images alone are samples, too.
+    """
+
+    paired: Contents
+    alone: Contents
+
+
 @dataclass
 class Group:
     """The files that share a key.
@@ -94,6 +108,12 @@ class Group:
         return self.image is not None and (captioned or bool(self.parts))
 
     @property
+    def is_alone(self) -> bool:
+        """True if the files are an image that no other files belong to, and it is not named as a part of another image."""
+        image = self.image
+        return image is not None and not self.complete and not image.name.lower().endswith(PART_NAMES)
+
+    @property
     def unread(self) -> Iterator[Member]:
         """Files that a sample does not consist of."""
         read = [part.name for part in (self.image, self.text, self.record, *self.parts.values()) if part]
@@ -120,12 +140,16 @@ class Grouping:
         shard: Its name, for what is counted.
         skipped: To this is added what is left out.
         parts: Endings of those other files of a sample that are wanted.
+        alone: True if images alone are samples.
     """
 
-    def __init__(self, shard: str, skipped: list[SkippedSample], parts: Collection[str] = PARTS) -> None:
+    def __init__(
+        self, shard: str, skipped: list[SkippedSample], parts: Collection[str] = PARTS, *, alone: bool = False
+    ) -> None:
         self.shard = shard
         self.skipped = skipped
         self.parts = parts
+        self.alone = alone
         self.groups: dict[str, Group] = {}
 
     def add(self, member: Member) -> None:
@@ -151,9 +175,9 @@ class Grouping:
         """Yield all samples among the files that were added, count everything else, and forget all files.
 
         Args:
-            images: Keys of images that were handed out before, whose extras may follow.
+            images: Keys of images among files that were forgotten before, whose extras may follow.
         """
-        here = {key for key, group in self.groups.items() if group.image is not None}
+        here = self.images
         for group in list(self.groups.values()):
             self.gather(group)
         for key, group in self.groups.items():
@@ -162,8 +186,11 @@ class Grouping:
             elif any(prefix in here or prefix in images for prefix in _prefixes(key)):
                 for member in group.files.values():
                     self.leave(member, EXTRA)
+            elif self.alone and group.is_alone:
+                yield self.hand_out(group)
             else:
-                self.skipped.append(SkippedSample(self.shard, group.key, group.lacks))
+                lacks = NO_IMAGE if self.alone and group.image is not None else group.lacks
+                self.skipped.append(SkippedSample(self.shard, group.key, lacks))
         self.groups = {}
 
     def gather(self, group: Group) -> Group:
@@ -182,9 +209,26 @@ class Grouping:
                     del self.groups[key]
         return group
 
-    def is_part(self, key: str) -> bool:
-        """Return whether a key is one under which a part of another key's image may lie."""
-        return any(key.endswith(f".{stem}") for ending in self.parts if (stem := ending.rpartition(".")[0]))
+    @property
+    def images(self) -> set[str]:
+        """The keys of the images among the files that were added."""
+        return {key for key, group in self.groups.items() if group.image is not None}
+
+    def may_be_read(self, key: str, images: Container[str]) -> bool:
+        """Return True if a group that has no files of its own beside its image may still be read.
+
+        It may turn out to be a part of another image, or an image alone.
+
+        Args:
+            key: Of the group.
+            images: Keys of images among files that were forgotten before.
+        """
+        if any(key.endswith(f".{stem}") for ending in self.parts if (stem := ending.rpartition(".")[0])):
+            return True
+        here = (self.groups.get(prefix) for prefix in _prefixes(key))
+        is_extra = any(group is not None and group.image is not None for group in here)
+        is_extra = is_extra or any(prefix in images for prefix in _prefixes(key))
+        return self.alone and self.groups[key].is_alone and not is_extra
 
     def hand_out(self, group: Group) -> Group:
         """Count those files of a sample that are not read, and return the sample."""
@@ -193,16 +237,22 @@ class Grouping:
         return group
 
 
-def list_shard(shard: str) -> Contents:
+def list_shard(shard: str) -> Listing:
     """Return all samples of a shard in the order in which they lie there, from its tar headers alone."""
-    skipped: list[SkippedSample] = []
-    grouping = Grouping(shard, skipped)
     with open(shard, "rb") as file:
-        for member in _resolved(read_members(Forward(file, os.path.getsize(shard)))):
-            if member.name:
-                grouping.add(member)
-            else:
-                skipped.append(SkippedSample(shard, "", member.fault))
+        members = list(_resolved(read_members(Forward(file, os.path.getsize(shard)))))
+    return Listing(_contents(shard, members, alone=False), _contents(shard, members, alone=True))
+
+
+def _contents(shard: str, members: Iterable[Member], *, alone: bool) -> Contents:
+    """Return the samples that the members of a shard make up."""
+    skipped: list[SkippedSample] = []
+    grouping = Grouping(shard, skipped, alone=alone)
+    for member in members:
+        if member.name:
+            grouping.add(member)
+        else:
+            skipped.append(SkippedSample(shard, "", member.fault))
     samples = []
     for group in grouping.samples():
         image, text, record = (part.extent if part else ABSENT for part in (group.image, group.text, group.record))

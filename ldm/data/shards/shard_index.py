@@ -1,6 +1,7 @@
 """The index of one shard on disk: number, byte ranges, image sizes and numbers of its samples.
 
 Making an index reads the headers of all images and all .json files of the shard, once. Later runs read the index alone.
+Images alone have the last rows of an index, so that the rows of all other samples do not depend on them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ import hashlib
 import json
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -21,26 +21,26 @@ from safetensors import SafetensorError, safe_open
 from ldm.batch import SkippedSample
 from ldm.data.decode import Broken, read_header
 from ldm.data.latents import read_encoding
-from ldm.data.shards.grouping import Contents, Leftover, Sample, list_shard
+from ldm.data.shards.grouping import Leftover, Listing, Sample, list_shard
 from ldm.data.shards.members import ABSENT, ByteRange
 from ldm.data.shards.names import numbers_of
 from ldm.files.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
-VERSION = "5"
+VERSION = "6"
 HEADER_BYTES = 2**16
 """The number of bytes at the beginning of an image that usually hold its size; if they do not, all bytes are read."""
 
 
 class ShardSummary(NamedTuple):
-    """All that is known of a shard without reading its samples' places.
+    """All that is known of a shard without reading its samples' places, with or without its images alone.
 
     Attributes:
         path: Of the shard.
         file: Of its index.
         stamp: Size and time of the shard when it was indexed.
-        samples: How many it holds.
+        samples: How many it holds; they are the first rows of the index.
         numbers: Names of the numbers that its .json files hold.
         digest: Of all that is known of its samples but their places.
         encoding: How cached latents were made, and by which autoencoder; empty for images.
@@ -62,19 +62,29 @@ class ShardSummary(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The contents of an index while it is made, with one entry per sample.
+    """The rows of an index while it is made, with one entry per sample.
 
     Attributes:
         samples: Keys and byte ranges.
         sizes: Width and height of each image in pixels.
         numbers: The numbers in each .json file.
-        encoding: How cached latents were made; empty for images.
-        skipped: Samples and files that were left out.
     """
 
     samples: list[Sample]
     sizes: list[tuple[int, int]]
     numbers: list[dict[str, float]]
+
+
+class _View(NamedTuple):
+    """The beginning of the rows of an index that one form of the rule for samples gives.
+
+    Attributes:
+        samples: The number of these rows.
+        encoding: How cached latents were made; empty for images.
+        skipped: Samples and files that were left out.
+    """
+
+    samples: int
     encoding: dict[str, str]
     skipped: list[SkippedSample]
 
@@ -90,9 +100,9 @@ def make(shard: str, cache: Path) -> int:
         The number of samples in the shard.
     """
     before = os.stat(shard)
-    contents = list_shard(shard)
-    rows = _look_into(shard, contents)
-    parts = _parts_of(contents.samples)
+    listing = list_shard(shard)
+    rows, views = _look_into(shard, listing)
+    parts = _parts_of(listing.paired.samples)
     names = sorted({name for numbers in rows.numbers for name in numbers})
     keys = [sample.key.encode(errors="surrogateescape") for sample in rows.samples]
     files = [[*sample[2:5], *(sample.parts.get(ending, ABSENT) for ending in parts)] for sample in rows.samples]
@@ -107,20 +117,22 @@ def make(shard: str, cache: Path) -> int:
             len(keys), len(names)
         ),
     }
-    known = b"".join(tensors[name].tobytes() for name in ("sizes", "pixels", "numbers"))
-    digest = hashlib.sha256(b"\0".join(keys) + known).hexdigest()[:16]
-    facts = {
-        "samples": len(keys),
-        "numbers": names,
-        "digest": digest,
-        "encoding": rows.encoding,
-        "skipped": [skip[1:] for skip in rows.skipped if not isinstance(skip, Leftover)],
-        "leftovers": _counted(skip for skip in rows.skipped if isinstance(skip, Leftover)),
-        "parts": parts,
-    }
+    facts = {"numbers": names, "parts": parts, "views": [_facts(view, keys, tensors) for view in views]}
     metadata = {"version": VERSION, "shard": stamp_of(before), "facts": json.dumps(facts)}
     _save(tensors, metadata, shard, cache)
     return len(keys)
+
+
+def _facts(view: _View, keys: Sequence[bytes], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return what the index of a shard says of its first samples."""
+    known = b"".join(tensors[name][: view.samples].tobytes() for name in ("sizes", "pixels", "numbers"))
+    return {
+        "samples": view.samples,
+        "digest": hashlib.sha256(b"\0".join(keys[: view.samples]) + known).hexdigest()[:16],
+        "encoding": view.encoding,
+        "skipped": [skip[1:] for skip in view.skipped if not isinstance(skip, Leftover)],
+        "leftovers": _counted(skip for skip in view.skipped if isinstance(skip, Leftover)),
+    }
 
 
 def _parts_of(samples: Sequence[Sample]) -> dict[str, tuple[int, str]]:
@@ -152,20 +164,30 @@ def _save(tensors: dict[str, np.ndarray], metadata: dict[str, str], shard: str, 
         write_tensors(elsewhere, given, metadata)
 
 
-def _look_into(shard: str, contents: Contents) -> _Rows:
-    """Read the header of every image and the whole .json file of every sample of a shard."""
-    rows = _Rows([], [], [], {}, list(contents.skipped))
+def _look_into(shard: str, listing: Listing) -> tuple[_Rows, list[_View]]:
+    """Read the header of every image and the whole .json file of every sample of a shard.
+
+    Returns:
+        The rows, and the view without images alone and that with them.
+    """
+    rows, views = _Rows([], [], []), []
+    encoding: dict[str, str] = {}
+    broken: list[SkippedSample] = []
+    paired = {sample.key for sample in listing.paired.samples}
+    alone = [sample for sample in listing.alone.samples if sample.key not in paired]
     with open(shard, "rb") as file:
-        for sample in contents.samples:
-            try:
-                size = _look_at_image(file, sample, rows.encoding)
-            except Broken as broken:
-                rows.skipped.append(SkippedSample(shard, sample.key, broken.reason))
-                continue
-            rows.samples.append(sample)
-            rows.sizes.append(size)
-            rows.numbers.append(numbers_of(_read_extent(file, sample.record)) if sample.record.size > 0 else {})
-    return rows
+        for contents, samples in ((listing.paired, listing.paired.samples), (listing.alone, alone)):
+            for sample in samples:
+                try:
+                    size = _look_at_image(file, sample, encoding)
+                except Broken as error:
+                    broken.append(SkippedSample(shard, sample.key, error.reason))
+                    continue
+                rows.samples.append(sample)
+                rows.sizes.append(size)
+                rows.numbers.append(numbers_of(_read_extent(file, sample.record)) if sample.record.size > 0 else {})
+            views.append(_View(len(rows.samples), dict(encoding), [*contents.skipped, *broken]))
+    return rows, views
 
 
 def _look_at_image(file: BinaryIO, sample: Sample, encoding: dict[str, str]) -> tuple[int, int]:
@@ -198,12 +220,13 @@ def _read_extent(file: BinaryIO, extent: ByteRange, limit: int | None = None) ->
     return file.read(extent.size if limit is None else min(extent.size, limit))
 
 
-def read(shard: str, cache: Path) -> ShardSummary | None:
+def read(shard: str, cache: Path, *, alone: bool = False) -> ShardSummary | None:
     """Return the summary of a shard from its index.
 
     Args:
         shard: The path of the shard.
         cache: The folder for indexes that cannot lie beside their shards.
+        alone: True if images alone are samples.
 
     Returns:
         The summary; None if there is no index, or if the shard has changed since its index was made.
@@ -217,10 +240,19 @@ def read(shard: str, cache: Path) -> ShardSummary | None:
             continue
         if (metadata.get("version"), metadata.get("shard")) == (VERSION, stamp):
             facts = json.loads(metadata["facts"])
-            skipped = [SkippedSample(shard, *skip) for skip in facts.pop("skipped")]
-            leftovers = {reason: (count, first) for reason, (count, first) in facts.pop("leftovers").items()}
-            parts = {ending: (count, first) for ending, (count, first) in facts.pop("parts").items()}
-            return ShardSummary(shard, str(file), stamp, skipped=skipped, leftovers=leftovers, parts=parts, **facts)
+            view = facts["views"][alone]
+            return ShardSummary(
+                shard,
+                str(file),
+                stamp,
+                samples=view["samples"],
+                numbers=facts["numbers"],
+                digest=view["digest"],
+                encoding=view["encoding"],
+                skipped=[SkippedSample(shard, *skip) for skip in view["skipped"]],
+                leftovers={reason: (count, first) for reason, (count, first) in view["leftovers"].items()},
+                parts={ending: (count, first) for ending, (count, first) in facts["parts"].items()},
+            )
         if metadata.get("version") == VERSION:
             log.info("%s has changed since it was indexed; indexing it again", shard)
     return None
@@ -238,48 +270,6 @@ def _files(shard: str, cache: Path) -> tuple[Path, Path]:
     return path.with_name(f".{path.name}.index"), elsewhere
 
 
-class Places(NamedTuple):
-    """The places of the samples of a shard: bytes of all keys, ends of keys, offsets and sizes `(N, files)`.
-
-    The files of a sample are its image, .txt, .json, and the parts that some sample of the shard has.
-    """
-
-    keys: np.ndarray
-    key_ends: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that the arrays take, in bytes."""
-        return sum(array.nbytes for array in self)
-
-
-class SampleOffsetsCache:
-    """A cache of the byte ranges of the shards that were asked for last.
-
-    Args:
-        limit: The largest size of the cache in bytes; the shard that was asked for last is kept in any case.
-    """
-
-    def __init__(self, limit: int = 2**27) -> None:
-        self.limit = limit
-        self.held: OrderedDict[str, Places] = OrderedDict()
-        self.size = 0
-
-    def __call__(self, summary: ShardSummary) -> Places:
-        """Return keys and byte ranges of the samples of a shard, from the cache if they are in it."""
-        if summary.path not in self.held:
-            with safe_open(summary.file, "np") as content:
-                found = Places(*(content.get_tensor(name) for name in Places._fields))
-            self.size += found.nbytes
-            while self.held and self.size > self.limit:
-                self.size -= self.held.popitem(last=False)[1].nbytes
-            self.held[summary.path] = found
-        self.held.move_to_end(summary.path)
-        return self.held[summary.path]
-
-
 def column(shard: ShardSummary, name: str) -> np.ndarray:
     """Return one number of every sample of a shard.
 
@@ -293,7 +283,7 @@ def column(shard: ShardSummary, name: str) -> np.ndarray:
     """
     with safe_open(shard.file, "np") as content:
         if name in ("width", "height", "side", "ratio"):
-            width, height = content.get_tensor("pixels").astype(np.float64).T
+            width, height = content.get_tensor("pixels")[: shard.samples].astype(np.float64).T
             sizes: dict[str, np.ndarray] = {
                 "width": width,
                 "height": height,
@@ -302,6 +292,6 @@ def column(shard: ShardSummary, name: str) -> np.ndarray:
             }
             return sizes[name]
         if name in shard.numbers:
-            numbers: np.ndarray = content.get_tensor("numbers")[:, shard.numbers.index(name)]
+            numbers: np.ndarray = content.get_tensor("numbers")[: shard.samples, shard.numbers.index(name)]
             return numbers
     return np.full(shard.samples, np.nan)

@@ -54,18 +54,22 @@ class ShardReader:
     """A reader of the samples of one shard that keeps only those in memory whose files are being read.
 
     The files of a sample must stand together in the shard, and only extras of the same image may lie between them. A
-    file that comes later is counted as a leftover, because its sample has already been yielded.
+    file that comes later is counted as a leftover, because its sample has already been yielded. An image alone is kept in
+    memory until a name follows that differs before its first dot: only then it is known to be no extra.
 
     Args:
         shard: A path, a URL or a command; it may be compressed (gzip, bzip2, xz).
         skipped: To this is added what is left out.
         parts: Endings of the other files that are read.
+        alone: True if images alone are samples.
     """
 
-    def __init__(self, shard: str, skipped: list[SkippedSample], parts: Collection[str] = ()) -> None:
+    def __init__(
+        self, shard: str, skipped: list[SkippedSample], parts: Collection[str] = (), *, alone: bool = False
+    ) -> None:
         self.shard = shard
         self.skipped = skipped
-        self.grouping = Grouping(shard, skipped, [ending for ending in PARTS if ending in parts])
+        self.grouping = Grouping(shard, skipped, [ending for ending in PARTS if ending in parts], alone=alone)
         self.endings = {*PICTURES, *CAPTIONS, *(ending.rpartition(".")[2] for ending in self.grouping.parts)}
         self.closed: set[str] = set()
         self.images: set[str] = set()
@@ -118,15 +122,17 @@ class ShardReader:
                 del open_groups[other]
                 self.images.add(other)
                 yield self._raw(self.grouping.hand_out(group))
-            elif not self.grouping.is_part(other):  # whether it is an extra is known later; that needs no bytes
+            elif not self.grouping.may_be_read(other, self.images):  # it will be counted, which needs no bytes
                 group.files = {ending: member._replace(data=b"") for ending, member in group.files.items()}
 
     def _rest(self) -> Iterator[RawSample]:
         """Yield the samples among what is held, after which nothing is."""
         self.closed.update(self.grouping.groups)
+        self.images |= self.grouping.images
         for group in self.grouping.samples(self.images):
             yield self._raw(group)
-        self.images.clear()
+        if not self.grouping.alone:  # else an extra that comes late would be taken for an image alone
+            self.images.clear()
 
     def _take(self, member: Member, file: Forward) -> bool:
         """Add a file to its sample, with its bytes if they are needed.

@@ -6,7 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
+from ldm.data.latents import pack_latent
+from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import write_shards
 from tests.data.small_shards import keys, level, numbered, opened, sample, write_tar
 
@@ -87,3 +90,91 @@ def test_moved_shards_are_the_same_data(tmp_path):
     before = opened(pattern, tmp_path).fingerprint
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert opened(f"{tmp_path}/b/*.tar", tmp_path).fingerprint == before
+
+
+def pairs(count):
+    """Return files of captioned images with numbers in their .json."""
+    names = (f"{number:02d}" for number in range(count))
+    return [
+        [(f"{name}.png", level(int(name))), (f"{name}.txt", b"x"), (f"{name}.json", b'{"n": %d}' % int(name))]
+        for name in names
+    ]
+
+
+def known(index):
+    """Return all that an index knows of its samples."""
+    samples = [index[number] for number in range(len(index))]
+    sizes = [[extent.size for extent in sample[2:5]] for sample in samples]
+    columns = [index.column(name).tolist() for name in ("n", "side")]
+    return index.fingerprint, [sample.key for sample in samples], sizes, columns, index.counts.tolist()
+
+
+def test_images_alone_change_nothing_where_they_are_left_out(tmp_path):
+    """Order, numbers, sizes and fingerprint are those of the captioned samples by themselves."""
+    captioned = pairs(12)
+    mixed = [files for pair in captioned for files in (pair, [(f"alone {pair[0][0]}", level(1, size=(9, 30)))])]
+    for name, parts in (("pure", captioned), ("mixed", mixed), ("mixed too", list(reversed(mixed)))):
+        (tmp_path / name).mkdir()
+        parts = parts if name != "mixed too" else sorted(parts, key=lambda files: files[0][0])
+        write_tar(tmp_path / name / "a.tar", [file for files in parts for file in files])
+        write_tar(tmp_path / name / "b.tar", [file for files in pairs(3) for file in files])
+    pure, mixed, sorted_too = (
+        opened(str(tmp_path / name / "*.tar"), tmp_path) for name in ("pure", "mixed", "mixed too")
+    )
+    assert known(mixed) == known(sorted_too) == known(pure)
+    assert [skip.reason for skip in mixed.skipped] == ["no caption"] * 12
+    filters = ["side == 8", "n != 3"]
+    assert known(DatasetIndex(mixed.shards, filters, limit=5)) == known(DatasetIndex(pure.shards, filters, limit=5))
+
+    paths = [shard.path for shard in mixed.shards]
+    whole = DatasetIndex(index_shards(paths, tmp_path, alone=True))
+    assert keys(whole) == [*keys(pure)[:12], *(f"alone {number:02d}" for number in range(12)), *keys(pure)[12:]]
+    assert whole.skipped == []
+    assert whole.fingerprint != pure.fingerprint
+    assert whole.column("side")[11:14].tolist() == [8, 9, 9]
+    assert np.isnan(whole.column("n")).sum() == 12
+    assert len(DatasetIndex(whole.shards, ["height == 30"])) == 12
+    paths = [shard.path for shard in pure.shards]
+    assert known(DatasetIndex(index_shards(paths, tmp_path, alone=True))) == known(pure)
+
+
+def test_a_fingerprint_knows_images_alone(tmp_path):
+    def of(size):
+        path = write_tar(tmp_path / "a.tar", [("a.png", level(1, size=size)), ("b.png", PNG)])
+        return DatasetIndex(index_shards([path], tmp_path, alone=True)).fingerprint
+
+    assert of((8, 8)) != of((16, 8))
+
+
+def test_images_alone_that_are_broken_are_counted(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("a.png", PNG), ("b.png", PNG[:30]), ("c.seg.png", PNG)])
+    index = DatasetIndex(index_shards([path], tmp_path, alone=True))
+    assert keys(index) == ["a"]
+    assert [skip[1:] for skip in index.skipped] == [("c.seg", "no image"), ("b", "unreadable image")]
+    with pytest.raises(
+        ValueError, match="no samples in 1 shards .*: no caption; .*images alone are enough for experiment=autoencoder"
+    ):
+        opened(path, tmp_path)
+
+
+def test_latents_alone_say_nothing_of_how_the_others_were_made(tmp_path):
+    def latent(size):
+        return pack_latent(
+            {"moments": torch.zeros(2, 2, 2)}, {"autoencoder": "x", "size": size, "width": "4", "height": "5"}
+        )
+
+    path = write_tar(
+        tmp_path / "a.tar",
+        [
+            ("a.safetensors", latent("1")),
+            ("b.safetensors", latent("2")),
+            ("b.txt", b"x"),
+            ("c.safetensors", latent("2")),
+        ],
+    )
+    paired, whole = (DatasetIndex(index_shards([path], tmp_path, alone=alone)) for alone in (False, True))
+    assert (keys(paired), keys(whole)) == (["b"], ["b", "c"])
+    assert paired.encoding == whole.encoding == {"autoencoder": "x", "size": "2"}
+    assert [skip.key for skip in paired.skipped] == ["a", "c"]
+    assert [skip[1:] for skip in whole.skipped] == [("a", "encoded otherwise than the first of its shard")]
+    assert whole.column("height").tolist() == [5, 5]

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import random
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -14,9 +15,10 @@ import webdataset
 
 from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.endings import PARTS
-from ldm.data.shards.dataset_index import DatasetIndex
+from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.grouping import REPLACED, Leftover, list_shard, plain, split_name
 from ldm.data.shards.shard_reader import ShardReader
+from tests.data.small_shards import keys as keys_of
 from tests.data.small_shards import level, opened, write_tar
 
 PNG = level(7)
@@ -106,12 +108,41 @@ ZOO = {
         ["a", "b"],
         {REPLACED: 2},
     ),
+    "images alone": (
+        [
+            ("a.png", PNG), ("a.normal.png", PNG), ("b.foo.png", PNG), ("b.png", PNG), ("b.note", b"x"),
+            ("c.jpg", PNG), ("c.png", PNG), ("d.png", PNG), ("d.txt", b""), *pair("e"), ("x/Shot 10.33.png", PNG),
+            ("x/Shot 10.34.png", PNG), ("f.seg.png", PNG), ("g.webp", b""), ("g.webp", PNG), ("Mask.PNG", PNG),
+            ("h.safetensors", PNG),
+        ],
+        ["e"],
+        {"no caption": 10, "beside an image, but not read": 2, REPLACED: 1},
+    ),
 }  # fmt: skip
 
+ALONE = {
+    "several of one name without a caption": (["a", "b"], {"beside an image, but not read": 2}),
+    "no captions": (["a", "b", "c", "d.x"], {}),
+    "a mask of no image": (["b"], {"no image": 2}),
+    "links": (
+        ["a", "d"],
+        {
+            "symbolic link": 2,
+            "hard link to a file that is not before it in this shard": 1,
+            "device or pipe": 1,
+        },
+    ),
+    "images alone": (
+        ["a", "b", "c", "d", "e", "x/Shot 10.33", "x/Shot 10.34", "g", "Mask", "h"],
+        {"beside an image, but not read": 4, "no image": 1, REPLACED: 1},
+    ),
+}
+"""Those shards of the zoo that have other samples where images alone are samples: the keys, and the reasons."""
 
-def streamed(shard, parts=PARTS):
+
+def streamed(shard, parts=PARTS, *, alone=False):
     skipped = []
-    samples = list(ShardReader(shard, skipped, parts))
+    samples = list(ShardReader(shard, skipped, parts, alone=alone))
     return samples, skipped
 
 
@@ -144,20 +175,23 @@ def by_reason(skipped):
     )
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("name", ZOO)
-def test_what_is_read_and_what_is_counted_is_all_that_is_there(tmp_path, name):
-    entries, keys, reasons = ZOO[name]
+def test_what_is_read_and_what_is_counted_is_all_that_is_there(tmp_path, name, alone):
+    entries, expected, reasons = ZOO[name]
+    if alone:
+        expected, reasons = ALONE.get(name, (expected, reasons))
     shard = zoo_tar(tmp_path / "a.tar", entries)
     names = present(shard)
-    contents = list_shard(shard)
-    assert [sample.key for sample in contents.samples] == keys
+    contents = list_shard(shard)[alone]
+    assert [sample.key for sample in contents.samples] == expected
     assert by_reason(contents.skipped) == reasons
     read = sum(extent.size >= 0 for sample in contents.samples for extent in files_of(sample).values())
     assert read + counted(contents.skipped, names) == len(names)
 
-    samples, skipped = streamed(shard)
-    samples.sort(key=lambda sample: keys.index(sample.key))
-    assert [sample.key for sample in samples] == keys
+    samples, skipped = streamed(shard, alone=alone)
+    samples.sort(key=lambda sample: expected.index(sample.key))
+    assert [sample.key for sample in samples] == expected
     assert by_reason(skipped) == reasons
     read = sum(part is not None for sample in samples for part in files_of(sample).values())
     assert read + counted(skipped, names) == len(names)
@@ -170,11 +204,11 @@ def test_what_is_read_and_what_is_counted_is_all_that_is_there(tmp_path, name):
                 assert data == (file.read(extent.size) if extent.size >= 0 else None)
 
 
-def test_the_index_counts_the_same(tmp_path):
-    shard = zoo_tar(
-        tmp_path / "a.tar", ZOO["masks"][0] + ZOO["corrected"][0][2:] + [("lone.txt", b"x"), *pair("n", data=b"")]
-    )
-    names, shards = present(shard), opened(str(tmp_path / "a.tar"), tmp_path).shards
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_index_counts_the_same(tmp_path, alone):
+    odd = [("lone.txt", b"x"), *pair("n", data=b""), ("half.png", PNG[:30]), ("half.normal.png", PNG)]
+    shard = zoo_tar(tmp_path / "a.tar", ZOO["masks"][0] + ZOO["corrected"][0][2:] + odd + ZOO["images alone"][0])
+    names, shards = present(shard), index_shards([shard], tmp_path, alone=alone)
     for wanted in ([], ["cls"], ["seg.png", "mask.png"], PARTS):
         index = DatasetIndex(shards, read=wanted)
         files = [files_of(index[number]) for number in range(len(index))]
@@ -210,7 +244,7 @@ def test_what_follows_an_end_mark_is_read(tmp_path, padding):
     samples, skipped = streamed(str(whole))
     assert [sample.key for sample in samples] == ["a", "b", "c", "d", "e"]
     assert by_reason(skipped) == {"after its sample, which a stream has passed on": 2}
-    contents = list_shard(str(whole))
+    contents = list_shard(str(whole)).paired
     assert [sample.key for sample in contents.samples] == ["a", "b", "c", "d", "e"]
     assert by_reason(contents.skipped) == {REPLACED: 2}
     assert contents.samples[2].image.offset > len(parts[0]) + len(parts[1]), "the last one counts"
@@ -223,7 +257,7 @@ def test_junk_after_the_end_is_damage(tmp_path, junk):
         junk = shard.read_bytes()[:300]
     shard.write_bytes(shard.read_bytes() + junk)
     samples, skipped = streamed(str(shard))
-    contents = list_shard(str(shard))
+    contents = list_shard(str(shard)).paired
     assert [sample.key for sample in samples] == [sample.key for sample in contents.samples] == ["a"]
     assert (
         by_reason(skipped) == by_reason(contents.skipped) == {"something else than a tar after the end of the shard": 1}
@@ -236,7 +270,7 @@ def test_both_readers_see_damage_alike(tmp_path, cut):
     shard = tmp_path / "cut.tar"
     shard.write_bytes(data[:cut])
     samples, skipped = streamed(str(shard))
-    contents = list_shard(str(shard))
+    contents = list_shard(str(shard)).paired
     assert [sample.key for sample in samples] == [sample.key for sample in contents.samples]
     assert by_reason(skipped) == by_reason(contents.skipped)
     assert any(not skip.key for skip in skipped)
@@ -266,11 +300,70 @@ def test_a_hard_link_is_what_it_stands_for(tmp_path):
         for name in ("a.png", "a.txt", "b.png", "b.txt"):
             archive.add(tmp_path / name, f"./{name}")
         assert archive.getmember("./b.png").islnk()
-    contents = list_shard(str(tmp_path / "a.tar"))
+    contents = list_shard(str(tmp_path / "a.tar")).paired
     assert [(sample.image, sample.text) for sample in contents.samples] == [contents.samples[0][2:4]] * 2
     samples, skipped = streamed(str(tmp_path / "a.tar"))
     assert [sample.key for sample in samples] == ["./a"]
     assert by_reason(skipped) == {"hard link to a file that is not before it in this shard": 1}
+
+
+SHUFFLED = [
+    *("a.png", "a.txt", "a.json", "a.cls", "a.1.png", "a.1.txt", "a.seg.png", "b.png", "b.txt", "b.c.png", "b.c.txt"),
+    *("b.jpg", "b.c.d.png", "d.png", "x/e.png", "x/e.txt", "x/e.mask.png", "x/e.1.seg.png", "f.safetensors", "a.note"),
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_images_alone_change_nothing_where_files_are_needed(tmp_path, seed):
+    """With images alone there are the same samples and more, and as many files; in a sorted shard, both readers agree."""
+    rng = random.Random(seed)
+    names = sorted(rng.sample(SHUFFLED, rng.randrange(1, len(SHUFFLED))))
+    shard = zoo_tar(
+        tmp_path / "a.tar", [(name, PNG if name[-3:] in ("png", "jpg") else rng.choice([b"", b"{}"])) for name in names]
+    )
+    listing = list_shard(shard)
+    assert {sample.key for sample in listing.paired.samples} <= {sample.key for sample in listing.alone.samples}
+    added = [sample for sample in listing.alone.samples if sample not in listing.paired.samples]
+    assert all(sample.record.size <= 0 and sample.text.size <= 0 and not sample.parts for sample in added)
+    assert {sample.key for sample in added} <= {
+        skip.key for skip in listing.paired.skipped if skip.reason == "no caption"
+    }
+    for alone, contents in enumerate(listing):
+        read = sum(extent.size >= 0 for sample in contents.samples for extent in files_of(sample).values())
+        assert read + counted(contents.skipped, names) == len(names)
+        samples, skipped = streamed(shard, alone=bool(alone))
+        assert sorted(sample.key for sample in samples) == sorted(sample.key for sample in contents.samples)
+        assert by_reason(skipped) == by_reason(contents.skipped)
+
+
+def test_a_late_file_of_an_image_is_no_image_of_its_own(tmp_path):
+    """In an index nor in a stream, although the stream has handed out its image long before."""
+    shard = write_tar(tmp_path / "a.tar", [("a.png", PNG), ("b.png", PNG), ("a.normal.png", PNG), ("c.png", PNG)])
+    (summary,) = index_shards([shard], tmp_path, alone=True)
+    samples, skipped = streamed(shard, alone=True)
+    assert keys_of(DatasetIndex([summary])) == [sample.key for sample in samples] == ["a", "b", "c"]
+    assert by_reason(skipped) == {"beside an image, but not read": 1}
+    assert summary.leftovers == {"beside an image, but not read": (1, "a.normal.png")}
+
+
+def test_a_stream_of_images_alone_holds_one(tmp_path):
+    shard = write_tar(tmp_path / "a.tar", [(f"{number}.png", PNG) for number in range(100)])
+    reader, held = ShardReader(shard, [], alone=True), []
+    for _ in reader:
+        held.append(sum(len(group.files) for group in reader.grouping.groups.values()))
+    assert len(held) == 100
+    assert max(held) <= 1
+
+
+def test_a_stream_holds_no_bytes_of_extras(tmp_path):
+    shard = write_tar(
+        tmp_path / "a.tar", [("a.png", PNG), *((f"a.{number}.png", PNG) for number in range(100)), ("b.png", PNG)]
+    )
+    reader = ShardReader(shard, [], alone=True)
+    iterator = iter(reader)
+    assert next(iterator).key == "a"
+    held = [member for group in reader.grouping.groups.values() for member in group.files.values()]
+    assert sum(len(member.data) for member in held) <= 3 * len(PNG)
 
 
 def test_a_stream_holds_no_more_than_what_is_open(tmp_path):

@@ -80,7 +80,7 @@ def test_truncated_shards_keep_what_is_whole(tmp_path):
     files = [(f"{i}.{ending}", data) for i in range(4) for ending, data in (("txt", b"x"), ("png", PNG * 50))]
     whole = write_tar(tmp_path / "whole.tar", files)
     data = Path(whole).read_bytes()
-    place = list_shard(whole).samples[2].image
+    place = list_shard(whole).paired.samples[2].image
     for name, cut, kept, lost in (
         ("in-image", place.offset + 10, 2, ["no image", "shard cut off"]),
         ("in-header", place.offset - 300, 2, ["no image", "shard damaged or without an end"]),

@@ -9,6 +9,7 @@ from PIL import Image
 from ldm.data.shards import shard_index
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import find_shards, write_shards
+from ldm.data.shards.sample_offsets import SampleOffsetsCache
 from tests.data.small_shards import encoded, keys, level, numbered, opened, sample, write_tar
 
 PNG = level(7)
@@ -78,7 +79,7 @@ def test_places_are_held_up_to_a_limit(tmp_path):
     index = opened(numbered(tmp_path, [4] * 6), tmp_path)
     expected = keys(index)
     one = next(iter(index._places.held.values())).nbytes
-    index._places = shard_index.SampleOffsetsCache(limit=2 * one)
+    index._places = SampleOffsetsCache(limit=2 * one)
     assert keys(index) == expected
     assert len(index._places.held) == 2
     assert index._places.size == sum(places.nbytes for places in index._places.held.values())
