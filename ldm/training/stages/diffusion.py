@@ -107,6 +107,19 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {named}{options}"
 
 
+EXAMPLES = {
+    "label": "label=0",
+    "boxes": "layout=FILE",
+    "segmentation": "segmentation=FILE",
+    "depth": "depth=FILE",
+    "image": "image=FILE",
+    "neighbors": "neighbors=FILE",
+    "low_resolution": "mode=super_resolution low_resolution=FILE",
+    "masked_latent": "mode=inpaint init=FILE mask=FILE",
+}
+"""Field that a model is told -> the options of sample.py that tell it."""
+
+
 def example_options(run: RunContext, inputs: Sequence[str]) -> str:
     """Return options of sample.py that draw an image of the kind that a run was trained on.
 
@@ -114,9 +127,6 @@ def example_options(run: RunContext, inputs: Sequence[str]) -> str:
         run: The run.
         inputs: Names of the fields that the model is told.
     """
-    if tuple(inputs) == ("label",):
-        return "label=0 n=4 seed=0"
-    if tuple(inputs) == ("image",):
-        return "image=FILE n=4 seed=0"
     text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
-    return f'prompt="{text}" n=4 seed=0'
+    options = {"caption": f'prompt="{text}"', **EXAMPLES}
+    return " ".join([option for name, option in options.items() if name in inputs] + ["n=4 seed=0"])
