@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from ldm.metric.placement import LayoutIoU, RegionColors
+from ldm.data.sources.icon_scenes import IconScenes
+from ldm.metric.placement import DepthIoU, LayoutIcons, LayoutIoU, RegionColors
+from tests.data.sources.test_icon_scenes import BACKGROUNDS
+from tests.data.sources.test_icon_scenes import COLORS as ICON_COLORS
 
 COLORS = ["#ffffff", "#ff0000", "#0000ff"]
 
@@ -55,3 +58,59 @@ def test_regions_are_judged_by_the_nearest_color():
     assert metric.measure(images, {"segmentation": classes})["region_color_accuracy"].tolist() == [0.5]
     with pytest.raises(ValueError, match="give two or more"):
         RegionColors(["#ffffff"])
+
+
+def test_classes_without_a_color_do_not_count_wherever_they_are():
+    images = canvas()
+    paint(images[0], 0, 0, 8, 16, (1.0, -1.0, -1.0))
+    classes = torch.zeros(1, 16, 16, dtype=torch.long)
+    classes[:, :, :8] = 1
+    metric = RegionColors(COLORS[1:], first_class=1)  # class 0 is the canvas
+    assert metric.measure(images, {"segmentation": classes})["region_color_accuracy"].tolist() == [1.0]
+    classes[:, 8:, :8] = 2
+    assert metric.measure(images, {"segmentation": classes})["region_color_accuracy"].tolist() == [0.5]
+    assert metric.measure(images, {"segmentation": torch.zeros_like(classes)})["region_color_accuracy"].tolist() == []
+    with pytest.raises(ValueError, match="metric.first_class=-1 cannot be"):
+        RegionColors(COLORS, first_class=-1)
+
+
+def test_what_is_drawn_on_is_compared_with_what_is_near():
+    images = canvas(3)
+    depth = torch.full((3, 1, 16, 16), -1.0)
+    depth[:2, :, 4:8, 4:8] = 0.5
+    paint(images[0], 4, 4, 8, 8)
+    paint(images[1], 4, 4, 8, 12)
+    values = DepthIoU(COLORS[1:]).measure(images, {"depth": depth})["depth_iou"]
+    assert values.tolist() == [1.0, 0.5], "a flat map does not count"
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    """The source of some scenes, and their fields."""
+    folder = tmp_path_factory.mktemp("scenes")
+    source = IconScenes(folder, count=16, colors=ICON_COLORS, backgrounds=BACKGROUNDS, size=48, scenes=1, val_scenes=24)
+    return source, source.truth(source.val)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "least", "most"),
+    [
+        (RegionColors, "segmentation", 0.9, 0.4),
+        (LayoutIoU, "boxes", 0.95, 0.4),
+        (LayoutIcons, "boxes", 0.9, 0.2),
+        (DepthIoU, "depth", 0.9, 0.4),
+    ],
+)
+def test_true_scenes_are_right_and_those_of_other_conditions_are_not(truth, kind, field, least, most):
+    source, fields = truth
+    colors = list(ICON_COLORS.values())
+    metric = {
+        RegionColors: lambda: RegionColors(colors, first_class=1),
+        LayoutIcons: lambda: LayoutIcons(source, colors),
+    }.get(kind, lambda: kind(colors))()
+    right, wrong = (
+        metric.measure(fields["image"], {field: fields[field].roll(shift, 0)})[metric.names[0]].mean()
+        for shift in (0, 1)
+    )
+    assert right > least
+    assert wrong < most

@@ -125,6 +125,10 @@ class IconScenes:
         """Return the fields of scenes, as batches have them: image, caption, boxes, segmentation and depth."""
         return self.renderer.truth(scenes)
 
+    def shapes(self, side: int) -> list[NDArray[np.float32]]:
+        """Return the shape of each icon, in the order of their numbers; see `SceneRenderer.shape`."""
+        return [self.renderer.shape(icon, side) for icon in self.icons]
+
     def _draw(self, split: str, pairs: Sequence[tuple[str, str]]) -> list[Scene]:
         """Draw the scenes of a split, whose objects are of these pairs of icon and colour."""
         return [self._scene(random.Random(f"{split}/{number}"), pairs) for number in range(self.counts[split])]

@@ -162,6 +162,17 @@ class SceneRenderer:
         """Return the side in pixels of icons at a distance."""
         return max(1, round(LARGEST * min(self.height, self.width) / distance))
 
+    def shape(self, icon: str, side: int) -> NDArray[np.float32]:
+        """Return how much of each pixel an icon covers, in [0, 1], `(h, w)`, in the smallest box around its shape.
+
+        Args:
+            icon: The name of the icon.
+            side: Height and width in pixels of the square in which it is drawn, of which the box is a part.
+        """
+        levels = np.asarray(self._mask(icon, side))
+        y, x = np.nonzero(levels >= 128)
+        return levels[y.min() : y.max() + 1, x.min() : x.max() + 1].astype(np.float32) / 255.0
+
     def _mask(self, icon: str, side: int) -> Image.Image:
         if (icon, side) not in self._masks:
             self._masks[icon, side] = icon_mask(icon, side)

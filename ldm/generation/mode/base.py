@@ -12,6 +12,7 @@ from typing import Any, final
 from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
+from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Fields, Size, as_size
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_prompts
@@ -167,7 +168,7 @@ class PromptGenerator(Generator):
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """See `Generator.prepare`."""
         for request in requests:
-            check_told(request, self.model.conditioner.inputs, self.mode.gives)
+            check_told(request, underlying_fields(self.model.conditioner.inputs), self.mode.gives)
         requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
         if is_rank_zero():
             for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
