@@ -18,8 +18,9 @@ from ldm.data.decode import Broken, Header, decode_text
 from ldm.data.fields.base import Files
 from ldm.data.fields.boxes import BoxesReader
 from ldm.data.fields.maps import DepthReader, MapReader, SegmentationReader
+from ldm.files.picture import to_tensor
 from ldm.files.text import clean_text, lines
-from ldm.generation.pictures import find_images, frame_of, read_image, read_map_header
+from ldm.generation.pictures import find_images, frame_of, open_picture, read_image, read_map_header
 from ldm.options.rule import Whole
 
 LAYOUT = "[{label: 3, box: [0.1, 0.2, 0.5, 0.9]}]"
@@ -166,6 +167,24 @@ class PictureInput(Input):
         return read_image(source, size)
 
 
+class LowResolutionInput(Input):
+    """A picture of which larger ones are made, or a folder of them."""
+
+    field = "low_resolution"
+
+    def sources(self, value: Any) -> list[str]:
+        """Return the files; see `Input.sources`."""
+        return _pictures(value, self.field)
+
+    def size(self, source: str) -> None:
+        """Return None, since how much larger images become is known by the model alone; see `Input.size`."""
+        return
+
+    def read(self, source: str, size: Size, *, resized: bool) -> Tensor:
+        """Return the picture as it is, `(3, h, w)` in [-1, 1], whatever the size of the image; see `Input.read`."""
+        return to_tensor(open_picture(source))
+
+
 class ArrayInput(Input):
     """A .npy file with one row for each image, or for one image, or a folder of them."""
 
@@ -205,6 +224,7 @@ INPUTS: dict[str, Input] = {
     "depth": MapInput(DepthReader()),
     "image": PictureInput(),
     "neighbors": ArrayInput(),
+    "low_resolution": LowResolutionInput(),
 }
 """Option of a command -> how it is read."""
 
@@ -229,6 +249,16 @@ def input_rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(f"{said}; give as many of each, or one for all")
     count = max(counts.values(), default=1)
     return [{name: sources[row % len(sources)] for name, sources in found.items()} for row in range(count)]
+
+
+def picture_size(source: str) -> Size:
+    """Return height and width of a picture file as it is seen: upright.
+
+    Raises:
+        ValueError: Where it cannot be read as an image.
+    """
+    picture = open_picture(source)
+    return Size(picture.height, picture.width)
 
 
 def input_size(inputs: Mapping[str, Any], multiple: int) -> Size | None:
