@@ -26,7 +26,8 @@ SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
 
 def composed(experiment, *overrides):
-    shards = [] if experiment in ("txt2img", "classifier") else SHARDS
+    file = CONFIGS / "experiment" / f"{experiment}.yaml"
+    shards = SHARDS if "override /data: shards" in file.read_text() else []
     return configs.composed("train", f"experiment={experiment}", *shards, *overrides)
 
 

@@ -165,8 +165,8 @@ def test_python_code_runs(name, tiny_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", lines("sample.py"))
 def test_sampling_commands_run(line, tiny_run, tmp_path):
     composed_only = (
-        "runs/classifier" in line or "packages=" in line
-    )  # they run in test_classifier_run and in test_plugin
+        "runs/classifier" in line or "packages=" in line or "_icons" in line
+    )  # they run in test_classifier_run, in test_plugin and in e2e/test_restoration
     if "--help" in line or composed_only:
         assert forked(*shlex.split(line), *(() if "--help" in line else ("--cfg", "job")))
         return
