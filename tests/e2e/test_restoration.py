@@ -16,6 +16,12 @@ FIDELITY = {
 }
 """Experiment -> names of the scores that compare with the truth."""
 
+NEXT = {
+    "super_resolution_icons": "mode=super_resolution low_resolution=FILE n=1",
+    "inpainting_icons": "mode=inpaint init=FILE mask=FILE n=4",
+}
+"""Experiment -> options of the command that its run ends with."""
+
 
 def results(run):
     return json.loads((run / "diffusion" / "results.json").read_text())
@@ -23,8 +29,9 @@ def results(run):
 
 def train(home, places, experiment, autoencoder, *options):
     """Train the second stage of an experiment, and return the folder of the run."""
-    forked("train.py", f"experiment={experiment}", "stage=[diffusion_icons]", "trainer=cpu", *options,
-           f"autoencoder.ckpt={autoencoder}", *places)  # fmt: skip
+    text = forked("train.py", f"experiment={experiment}", "stage=[diffusion_icons]", "trainer=cpu", *options,
+                  f"autoencoder.ckpt={autoencoder}", *places)  # fmt: skip
+    assert NEXT[experiment] in text
     return home / "runs" / next(option.removeprefix("name=") for option in options if option.startswith("name="))
 
 

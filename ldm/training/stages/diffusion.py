@@ -7,8 +7,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
+
 from ldm import checkpoint
 from ldm.autoencoder.derived import underlying_fields
+from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
@@ -105,5 +108,11 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
 
 def example_prompt(run: RunContext) -> str:
     """Return options of sample.py that draw an image of the kind that a run was trained on."""
+    with torch.device("meta"):
+        told: Conditioner = build(run.config.conditioner)
+    if "low_resolution" in told.inputs:
+        return "mode=super_resolution low_resolution=FILE n=1"
+    if "mask" in told.inputs:
+        return "mode=inpaint init=FILE mask=FILE n=4"
     text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
     return f'prompt="{text}" n=4 seed=0'
