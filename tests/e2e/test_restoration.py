@@ -51,7 +51,8 @@ def test_a_tiny_run_is_measured_by_the_truth_and_its_model_can_be_sampled(tiny_r
         "inpainting_icons": ["mode=inpaint", f"init={tmp_path / 'init.png'}", f"mask={tmp_path / 'mask.png'}"],
     }
     forked("sample.py", f"ckpt={run}", *asked[experiment], "n=1", "sampler.steps=2", f"out={tmp_path / 'out'}")
-    assert Image.open(tmp_path / "out" / "00000.png").size == ((36, 40) if "super" in experiment else (32, 40))
+    with Image.open(tmp_path / "out" / "00000.png") as image:
+        assert image.size == ((36, 40) if "super" in experiment else (32, 40))
     if "super" in experiment:
         assert load(run).conditioner.factor == 4, "it travels in the checkpoint"
 
