@@ -35,6 +35,7 @@ text_mask     which of these tokens count, `(B, L)` bool
 Two fields are not read from samples: a model derives them, by its autoencoder, where its conditioner asks for them. See
 `ldm.autoencoder.derived`.
 
+image_size     height and width of the image, `(B, 2)` int64, the same for all images
 latent_size    height and width of the latent, `(B, 2)` int64, the same for all images
 masked_latent  the latent of the image without its masked part, `(B, C, H/f, W/f)`, derived from `image` and `mask`
 """

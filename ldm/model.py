@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.derived import with_derived_fields
+from ldm.autoencoder.tiles import Tiles
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch, Condition, Fields, Size, as_size, clean_fields, tensor_field, whole_geometry
 from ldm.batch import batch_size as count_rows
@@ -87,7 +88,11 @@ class Start(ABC):
 
     @abstractmethod
     def finish(self, images: Tensor) -> Tensor:
-        """Return the final images, `(B, 3, H, W)` in [-1, 1], made of the sampled ones, which have that shape and range."""
+        """Return the final images, `(B, 3, H, W)` in [-1, 1], made of the sampled ones, which have that range.
+
+        Args:
+            images: The sampled images, of the size that was asked for.
+        """
 
 
 class NoiseStart(Start):
@@ -196,6 +201,7 @@ class LatentDiffusion(nn.Module):
         sampler: Sampler | None = None,
         guidance: Guidance | None = None,
         batch_size: int = 16,
+        tiles: Tiles | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """Return images `(N, 3, H, W)` in [-1, 1], on the CPU.
@@ -227,6 +233,7 @@ class LatentDiffusion(nn.Module):
             sampler: None: the model's own.
             guidance: None: the model's own.
             batch_size: Images at once; changes speed only.
+            tiles: The tiles in which images are decoded, so that large ones need less memory; None: each is decoded at once.
             progress: Called with the number of images after each batch.
 
         Raises:
@@ -250,7 +257,7 @@ class LatentDiffusion(nn.Module):
             )
         self.check_size(size)
         fields = {"geometry": whole_geometry(size, count), **fields}
-        images = [torch.empty(0, 3, *size)]
+        images: list[Tensor] = []
         for first in range(0, count, batch_size):
             chunk = slice(first, first + batch_size)
             here = with_derived_fields(
@@ -269,10 +276,10 @@ class LatentDiffusion(nn.Module):
             )
             part = start.rows(chunk)
             begun = part.begin(self, given, SeededNoise(seeds[chunk]), sampler)
-            images.append(part.finish(self._sample_batch(begun, sampler, guidance, size)))
+            images.append(part.finish(self._sample_batch(begun, sampler, guidance, size, tiles)))
             if progress is not None:
                 progress(images[-1].shape[0])
-        return torch.cat(images)
+        return torch.cat(images) if images else torch.empty(0, 3, *size)
 
     def _unconditional(self, fields: Fields, negatives: Sequence[str]) -> Condition:
         """Return the condition from which guidance leads away, for each image: of its negative prompt, or of nothing."""
@@ -287,7 +294,9 @@ class LatentDiffusion(nn.Module):
         (device, *_) = (part.device for part in negative if part is not None)
         return nothing.where(torch.tensor([bool(text) for text in negatives], device=device), negative)
 
-    def _sample_batch(self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size) -> Tensor:
+    def _sample_batch(
+        self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size, tiles: Tiles | None
+    ) -> Tensor:
         """Return the images `(B, 3, H, W)` in [-1, 1] of one batch, on the CPU, before the start finishes them."""
         given, noise, start_point, wrap = begun
         height, width = (length // self.autoencoder.downsampling_factor for length in size)
@@ -296,7 +305,7 @@ class LatentDiffusion(nn.Module):
         latent = sampler.sample(
             denoise, self.denoiser.schedule, noise, shape, self.autoencoder.shift.device, start_point
         )
-        image = self.autoencoder.image(latent).cpu()
+        image = (self.autoencoder.image(latent) if tiles is None else tiles.image(self.autoencoder, latent)).cpu()
         if not (latent.isfinite().all() and image.isfinite().all()):
             check_weights(self)
         check_latents(latent, given.prompts, noise.seeds)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Fields, batch_size, tensor_field
 
-DERIVED: dict[str, tuple[str, ...]] = {"latent_size": (), "masked_latent": ("image", "mask")}
+DERIVED: dict[str, tuple[str, ...]] = {"latent_size": (), "image_size": (), "masked_latent": ("image", "mask")}
 """Name of a derived field -> names of the fields that it is made of."""
 
 
@@ -40,12 +40,13 @@ def with_derived_fields(
     """
     wanted = [name for name in inputs if name in DERIVED and name not in fields]
     found: Fields = {}
+    image_size = [side * autoencoder.downsampling_factor for side in size]
     if "latent_size" in wanted:
         found["latent_size"] = torch.tensor([list(size)]).expand(batch_size(fields), -1)
+    if "image_size" in wanted:
+        found["image_size"] = torch.tensor([image_size]).expand(batch_size(fields), -1)
     if "masked_latent" in wanted:
-        found["masked_latent"] = _masked_latent(
-            fields, autoencoder, [side * autoencoder.downsampling_factor for side in size]
-        )
+        found["masked_latent"] = _masked_latent(fields, autoencoder, image_size)
     return {**fields, **found}
 
 

@@ -9,7 +9,63 @@ from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import as_size
-from ldm.options.rule import Whole, check
+from ldm.options.rule import COUNT, Optional, Whole, check
+
+TILE = Optional(COUNT, "each image at once")
+"""The rule of a tile's height and width in pixels, as an option."""
+
+
+class Tiles:
+    """Overlapping tiles in which images are decoded, of a size in pixels; see `decode_tiled`.
+
+        model.sample(fields, size=[512, 1024], tiles=Tiles(512, 64))
+
+    Args:
+        tile: Height and width of a tile in pixels; an image that fits into it is decoded at once.
+        overlap: Least number of pixels by which neighbours overlap, less than `tile`; it is rounded up to whole elements of
+            the latent.
+
+    Raises:
+        ValueError: If tile or overlap cannot be.
+    """
+
+    def __init__(self, tile: int, overlap: int) -> None:
+        check("tile", tile, COUNT)
+        check("tile_overlap", overlap, Whole(0, tile - 1))
+        self.tile = tile
+        self.overlap = overlap
+
+    def check(self, autoencoder: Autoencoder) -> None:
+        """Raise ValueError where an autoencoder cannot divide the tiles, or the overlap leaves nothing of them."""
+        factor = autoencoder.downsampling_factor
+        if self.tile % factor:
+            raise ValueError(
+                f"tile={self.tile} is no multiple of {factor}, the factor of this autoencoder; say "
+                f"tile={-(-self.tile // factor) * factor}"
+            )
+        if self._overlap(factor) >= self.tile // factor:
+            raise ValueError(
+                f"tile_overlap={self.overlap} leaves nothing of tile={self.tile} with an autoencoder of factor {factor}; say "
+                f"tile_overlap={self.tile - factor}, or less"
+            )
+
+    def decode(self, autoencoder: Autoencoder, raw: Tensor) -> Tensor:
+        """Return the images `(B, 3, h*f, w*f)`, about in [-1, 1], of raw latents `(B, C, h, w)`.
+
+        Raises:
+            ValueError: See `check`.
+        """
+        self.check(autoencoder)
+        factor = autoencoder.downsampling_factor
+        return decode_tiled(autoencoder, raw, self.tile // factor, overlap=self._overlap(factor))
+
+    def image(self, autoencoder: Autoencoder, latent: Tensor) -> Tensor:
+        """Return the images of latents, as `Autoencoder.image` does: `(B, 3, h*f, w*f)` of `(B, C, h, w)`."""
+        return self.decode(autoencoder, autoencoder.to_raw(latent)).float()
+
+    def _overlap(self, factor: int) -> int:
+        """Return the overlap in elements of the latent."""
+        return -(-self.overlap // factor)
 
 
 def decode_tiled(autoencoder: Autoencoder, raw: Tensor, tile: int | Sequence[int], *, overlap: int) -> Tensor:

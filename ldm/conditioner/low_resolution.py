@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from ldm.batch import Condition, Fields
+from ldm.batch import Condition, Fields, tensor_field
 from ldm.conditioner.base import SingleConditioner, without
 from ldm.conditioner.maps import latent_size, resized
 from ldm.nn.embedding import sinusoidal
@@ -25,6 +25,8 @@ class LowResolutionConditioner(SingleConditioner):
     its training images had not. At sampling nothing is added, and it is told s = 0.
 
     Args:
+        factor: Height and width of the images to be made, divided by those of the low-resolution image, at least 2. It is
+            saved with the model, so that sampling knows how large images become.
         concat_channels: Channels of the map, which are three.
         noise: Largest noise level, in [0, 1]; 0: no noise is added, and no level is told.
         vector_width: Width of the vector that tells the level, an even number; None where `noise` is 0.
@@ -37,10 +39,11 @@ class LowResolutionConditioner(SingleConditioner):
         Rombach et al., 2022, section 4.4, arXiv:2112.10752 (without noise); Ho et al., 2022, section 4.2, arXiv:2106.15282.
     """
 
-    inputs = ("low_resolution", "latent_size")
+    inputs = ("low_resolution", "latent_size", "image_size")
 
     def __init__(
         self,
+        factor: int,
         *,
         concat_channels: int = 3,
         noise: float = 0.0,
@@ -48,6 +51,7 @@ class LowResolutionConditioner(SingleConditioner):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(drop_rate=drop_rate)
+        check("conditioner.factor", factor, Whole(2))
         check("conditioner.concat_channels", concat_channels, OneOf((3,)))
         check("conditioner.noise", noise, FRACTION)
         check("conditioner.vector_width", vector_width, Optional(Whole(2), "no noise, no level"))
@@ -56,6 +60,7 @@ class LowResolutionConditioner(SingleConditioner):
                 "the noise level is told by a vector of even width: give conditioner.noise above 0 and conditioner.vector_width, "
                 f"or 0 and null; got {noise} and {vector_width}"
             )
+        self.factor = factor
         self.concat_channels = concat_channels
         self.noise = noise
         self.vector_width = vector_width
@@ -67,8 +72,13 @@ class LowResolutionConditioner(SingleConditioner):
         """Return the condition of `low_resolution`, `(B, 3, H/s, W/s)`: a map `(B, 3, h, w)`, perhaps a vector.
 
         In training with noise, it draws from torch's generator: the levels, then the noise.
+
+        Raises:
+            ValueError: Where the images to be made are not `factor` times as large.
         """
-        maps = resized(self.tensor(fields, "low_resolution"), latent_size(fields))
+        small = self.tensor(fields, "low_resolution")
+        self._check_size(small.shape[-2:], tensor_field(fields, "image_size")[0].tolist())
+        maps = resized(small, latent_size(fields))
         if self.vector_width is None:
             return Condition(concat=without(maps, dropped))
         level = torch.zeros(len(maps), device=maps.device)
@@ -78,3 +88,12 @@ class LowResolutionConditioner(SingleConditioner):
             maps = (1.0 - s.square()).sqrt() * maps + s * torch.randn(maps.shape, device=maps.device)
         vector = sinusoidal(level * LEVELS, self.vector_width)
         return Condition(vector=without(vector, dropped), concat=without(maps, dropped))
+
+    def _check_size(self, small: Sequence[int], large: Sequence[int]) -> None:
+        """Raise ValueError where images to be made are not `factor` times as large as their low-resolution images."""
+        if [side * self.factor for side in small] != list(large):
+            raise ValueError(
+                f"this model makes images {self.factor} times as large (conditioner.factor), but the field low_resolution is of "
+                f"{small[0]} x {small[1]} pixels, and images of {large[0]} x {large[1]} are to be made; give such images, "
+                "or train with degradation.factor and conditioner.factor alike"
+            )

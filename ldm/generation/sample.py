@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
+from ldm.autoencoder.tiles import TILE, Tiles
 from ldm.config import build, build_literally, resolved
 from ldm.generation.folder import SampleFolder
 from ldm.generation.inputs import INPUTS
@@ -24,7 +25,7 @@ from ldm.options.rule import COUNT, SEED, Rule, check
 from ldm.options.sweep import job_folder
 from ldm.sampler.base import Sampler
 
-RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT}
+RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT, "tile": TILE}
 """Numbers among the options of every mode -> what they can be; all others are checked by what they belong to."""
 
 
@@ -69,6 +70,13 @@ class ConfigParts(ModeParts):
         self.settings["guidance"] = resolved(self.config.guidance)
         guidance: Guidance = build(self.config.guidance)
         return guidance
+
+    def tiles(self) -> Tiles | None:
+        """See `ModeParts.tiles`."""
+        if self.config.tile is None:
+            return None
+        self.settings |= {name: self.config[name] for name in ("tile", "tile_overlap")}
+        return Tiles(self.config.tile, self.config.tile_overlap)
 
 
 def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:

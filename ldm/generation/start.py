@@ -147,12 +147,7 @@ class InpaintStart(Start):
 
     def each(self, count: int) -> InpaintStart:
         """See `Start.each`."""
-        image, mask = _each(self.image, count), self.mask
-        if mask.ndim != 4 or mask.shape[1:] != (1, *self.size) or len(mask) not in (1, count):
-            raise ValueError(
-                f"masks are (N, 1, {self.size.height}, {self.size.width}), as the images; got {mask.shape}"
-            )
-        return self._replaced(image, mask.expand(count, -1, -1, -1))
+        return self._replaced(*each_masked(self.image, self.mask, count))
 
     def rows(self, chunk: slice) -> InpaintStart:
         """See `Start.rows`."""
@@ -171,8 +166,7 @@ class InpaintStart(Start):
 
     def finish(self, images: Tensor) -> Tensor:
         """Blend the images with those that they begin with, over the border; see `Start.finish`."""
-        blended = torch.lerp(self.image, images, feather_mask(self.mask, self.border))
-        return torch.where(self.mask > 0, images, blended)
+        return blend_known(images, self.image, self.mask, self.border)
 
     def _replaced(self, image: Tensor, mask: Tensor) -> InpaintStart:
         return InpaintStart(image, mask, border=self.border, num_resample=self.num_resample)
@@ -227,6 +221,34 @@ def _each(image: Tensor, count: int) -> Tensor:
     if not image.isfinite().all():
         raise ValueError("images to begin with are numbers in [-1, 1]; got some that are not finite")
     return image.expand(count, -1, -1, -1)
+
+
+def each_masked(image: Tensor, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return images `(count, 3, H, W)` and masks `(count, 1, H, W)`, made of as many, or of one for all.
+
+    Raises:
+        ValueError: Where there are neither one nor `count` of them, or they do not fit together.
+    """
+    image = _each(image, count)
+    if mask.ndim != 4 or mask.shape[1:] != (1, *image.shape[-2:]) or len(mask) not in (1, count):
+        height, width = image.shape[-2:]
+        raise ValueError(f"masks are (N, 1, {height}, {width}), as the images; got {mask.shape}")
+    return image, mask.expand(count, -1, -1, -1)
+
+
+def blend_known(made: Tensor, known: Tensor, mask: Tensor, border: int) -> Tensor:
+    """Return made images where they are masked and known ones elsewhere, blended over a border around the mask.
+
+    Args:
+        made: `(B, 3, H, W)`.
+        known: `(B, 3, H, W)`.
+        mask: `(B, 1, H, W)`, 0 or 1.
+        border: Width of the border in pixels.
+
+    Returns:
+        Images `(B, 3, H, W)`.
+    """
+    return torch.where(mask > 0, made, torch.lerp(known, made, feather_mask(mask, border)))
 
 
 def _encode(model: LatentDiffusion, image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.autoencoder.tiles import decode_tiled
+from ldm.autoencoder.tiles import Tiles, decode_tiled
 from ldm.config import build, compose, resolved
 from tests.conftest import scramble
 
@@ -140,3 +140,32 @@ def kl():
         if name.endswith("conv2.weight"):
             nn.init.kaiming_uniform_(parameter, a=5**0.5)
     return autoencoder.eval()
+
+
+@torch.no_grad()
+def test_tiles_of_pixels_are_those_of_the_latents_and_the_overlap_is_rounded_up():
+    autoencoder, raw = Local(), torch.randn(1, 2, 16, 24)
+    image = Tiles(32, 9).decode(autoencoder, raw)
+    assert torch.equal(image, decode_tiled(Local(), raw, 8, overlap=3))
+    assert set(autoencoder.seen) == {(8, 8)}
+    whole = kl()
+    latent = torch.randn(2, 4, 8, 8)
+    assert torch.equal(Tiles(32, 8).image(whole, latent), whole.image(latent)), "one tile, and the same bits"
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "message"),
+    [
+        (0, 0, "tile=0 cannot be"),
+        (32, 32, "tile_overlap=32 cannot be"),
+        (30, 8, "tile=30 is no multiple of 4, the factor of this autoencoder; say tile=32"),
+        (
+            32,
+            29,
+            "tile_overlap=29 leaves nothing of tile=32 with an autoencoder of factor 4; say tile_overlap=28, or less",
+        ),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(tile, overlap, message):
+    with pytest.raises(ValueError, match=message):
+        Tiles(tile, overlap).check(Local())

@@ -33,8 +33,8 @@ KINDS = {
     "label_vector": lambda **rate: LabelConditioner(7, vector_width=8, **rate),
     "layout": lambda **rate: LayoutConditioner(**LAYOUT, **rate),
     "segmentation": lambda **rate: SegmentationConditioner(5, concat_channels=3, **rate),
-    "low_resolution": lambda **rate: LowResolutionConditioner(**rate),
-    "noisy_low_resolution": lambda **rate: LowResolutionConditioner(noise=0.4, vector_width=8, **rate),
+    "low_resolution": lambda **rate: LowResolutionConditioner(2, **rate),
+    "noisy_low_resolution": lambda **rate: LowResolutionConditioner(2, noise=0.4, vector_width=8, **rate),
     "inpainting": lambda **rate: InpaintingConditioner(concat_channels=4, **rate),
     "depth": lambda **rate: DepthConditioner(**rate),
     "image": lambda **rate: ImageConditioner(None, embedding_width=8, width=16, projection=True, **rate),
@@ -74,6 +74,7 @@ def fields_of(count: int, seed: int = 0):
         "image_embedding": uniform(8),
         "neighbors": uniform(5, 16),
         "latent_size": torch.tensor([[8, 12]]).expand(count, -1),
+        "image_size": torch.tensor([[32, 48]]).expand(count, -1),
     }
 
 

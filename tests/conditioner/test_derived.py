@@ -48,20 +48,21 @@ def needed(model, fields):
 def test_samples_must_have_what_a_derived_field_is_made_of():
     assert underlying_fields(("masked_latent", "mask", "latent_size")) == ("image", "mask")
     assert underlying_fields(("caption", "depth", "latent_size")) == ("caption", "depth")
-    assert underlying_fields(("latent_size",)) == ()
+    assert underlying_fields(("latent_size", "image_size")) == ()
 
 
 def test_the_masked_latent_is_that_of_the_image_whose_hole_is_gray(inpainter):
     fields, autoencoder = fields_of(3), inpainter.autoencoder
     autoencoder.shift += 0.5
     given = {name: fields[name] for name in ("image", "mask")}
-    found = with_derived_fields(given, ("masked_latent", "latent_size"), autoencoder, size=(8, 12))
+    found = with_derived_fields(given, ("masked_latent", "latent_size", "image_size"), autoencoder, size=(8, 12))
     with torch.no_grad():
         seen = torch.where(fields["mask"] > 0, 0.0, fields["image"])
         expected = autoencoder.to_latent(autoencoder.encode(seen).mean)
     autoencoder.shift -= 0.5
     torch.testing.assert_close(found["masked_latent"], expected)
     assert found["latent_size"].tolist() == [[8, 12]] * 3
+    assert found["image_size"].tolist() == [[32, 48]] * 3
     kept = with_derived_fields({**given, "masked_latent": "own"}, ("masked_latent",), autoencoder, size=(8, 12))
     assert kept["masked_latent"] == "own"
     assert with_derived_fields(given, ("caption",), autoencoder, size=(8, 12)) == given, "nobody asks"
@@ -100,7 +101,7 @@ CHOICES = [
     ("label", "conditioner.num_classes=7", "conditioner.width=null", "conditioner.vector_width=16"),
     ("layout", "conditioner.width=16", "conditioner.depth=1"),
     ("segmentation", "conditioner.num_classes=5", "conditioner.drop_rate=0.1"),
-    ("low_resolution", "conditioner.noise=0.3", "conditioner.vector_width=16"),
+    ("low_resolution", "degradation.factor=2", "conditioner.noise=0.3", "conditioner.vector_width=16"),
     ("inpainting", "conditioner.drop_rate=0.1"),
     ("depth",),
     ("image", "conditioner.name=null", "conditioner.embedding_width=8", "conditioner.projection=true"),
@@ -144,7 +145,8 @@ def test_noise_is_interpolated_where_nothing_is_said():
 @pytest.mark.parametrize("choice", ["segmentation", "depth", "low_resolution"])
 def test_maps_are_larger_at_sampling_than_in_training(choice):
     """Convolutionally, as in the paper."""
-    model, fields = small(choice, *(["conditioner.num_classes=5"] if choice == "segmentation" else [])), fields_of(1)
+    options = {"segmentation": ["conditioner.num_classes=5"], "low_resolution": ["degradation.factor=2"]}
+    model, fields = small(choice, *options.get(choice, [])), fields_of(1)
     large = {
         name: value.repeat_interleave(2, -1).repeat_interleave(2, -2) for name, value in needed(model, fields).items()
     }
@@ -179,10 +181,8 @@ def test_debug_tiny_goes_with_conditioners_of_other_fields_than_captions(choice)
     fields["image"] = fields["image"][..., :32]
     if choice == "neighbors":
         fields["neighbors"] = torch.rand(2, 3, model.conditioner.width)
-    given = {
-        "image": fields["image"],
-        **{name: fields[name] for name in model.conditioner.inputs if name != "latent_size"},
-    }
+    fields["low_resolution"] = fields["low_resolution"][..., ::2, :16:2]  # a quarter of 32 x 32
+    given = {"image": fields["image"], **needed(model, fields)}
     loss = model.loss(Batch(["a", "b"], given))
     assert loss.shape == (2,)
     assert sum(weight.numel() for weight in model.conditioner.parameters()) < 600_000

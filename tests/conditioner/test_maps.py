@@ -53,18 +53,29 @@ def test_classes_that_cannot_be_are_told():
 
 
 def test_a_low_resolution_image_of_the_latents_resolution_is_shown_as_it_is():
-    conditioner, fields = LowResolutionConditioner(), fields_of(2)
+    conditioner, fields = LowResolutionConditioner(4), fields_of(2)
     fields["low_resolution"] = torch.rand(2, 3, 8, 12)
     condition = conditioner.train()(fields)
     assert torch.equal(condition.concat, fields["low_resolution"])
     assert condition.vector is None
-    flat = conditioner({**fields, "low_resolution": torch.full((2, 3, 4, 6), 0.3)}).concat
+    flat = LowResolutionConditioner(8)({**fields, "low_resolution": torch.full((2, 3, 4, 6), 0.3)}).concat
     torch.testing.assert_close(flat, torch.full((2, 3, 8, 12), 0.3))
 
 
+def test_a_low_resolution_image_of_another_factor_is_refused():
+    with pytest.raises(
+        ValueError, match=r"makes images 4 times as large .* is of 16 x 24 pixels, and images of 32 x 48"
+    ):
+        LowResolutionConditioner(4)(fields_of(2))
+    for factor in (1, 2.0, None):
+        with pytest.raises(ValueError, match=f"conditioner.factor={factor} cannot be".replace("None", "null")):
+            LowResolutionConditioner(factor)
+
+
 def test_noise_of_a_low_resolution_image_is_drawn_in_training_alone_and_its_level_is_told():
-    conditioner = LowResolutionConditioner(noise=0.8, vector_width=8)
-    fields = {"low_resolution": torch.zeros(200, 3, 16, 16), "latent_size": torch.tensor([[16, 16]] * 200)}
+    conditioner = LowResolutionConditioner(2, noise=0.8, vector_width=8)
+    sizes = {"latent_size": torch.tensor([[16, 16]] * 200), "image_size": torch.tensor([[32, 32]] * 200)}
+    fields = {"low_resolution": torch.zeros(200, 3, 16, 16), **sizes}
     assert torch.equal(conditioner.eval()(fields).concat, fields["low_resolution"])
     assert torch.equal(conditioner(fields).vector, sinusoidal(torch.zeros(200), 8))
     torch.manual_seed(0)
@@ -76,9 +87,9 @@ def test_noise_of_a_low_resolution_image_is_drawn_in_training_alone_and_its_leve
     bright = conditioner({**fields, "low_resolution": torch.ones(200, 3, 16, 16)})
     assert (bright.concat.square().mean() - 1).abs() < 0.05, "the variance is preserved"
     with pytest.raises(ValueError, match="give conditioner.noise above 0 and conditioner.vector_width"):
-        LowResolutionConditioner(noise=0.5)
+        LowResolutionConditioner(2, noise=0.5)
     with pytest.raises(ValueError, match="give conditioner.noise above 0 and conditioner.vector_width"):
-        LowResolutionConditioner(vector_width=8)
+        LowResolutionConditioner(2, vector_width=8)
 
 
 def test_a_mask_is_put_behind_the_masked_latent():

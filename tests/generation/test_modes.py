@@ -61,6 +61,7 @@ def test_the_files_of_modes_tell_their_options():
         "inpaint": OF_PROMPTS | {"init", "mask", "border", "num_resample"},
         "interpolate": OF_PROMPTS | {"to_prompt", "to_seed"},
         "reconstruct": {"init"},
+        "super_resolution": OF_PROMPTS | {"low_resolution"},
     } == MODES
 
 
@@ -72,10 +73,12 @@ def test_a_mode_has_the_options_of_its_file_and_no_others(name, photos):
     wired = {option for option in node if option != "_target_"} | set(node.get("prompts", {})) - {"_target_"}
     assert wired - {"size", "inputs"} == MODES[name]
     needed = {"prompt": "a cat", "init": str(photos), "mask": str(photos / "a.png"), "to_seed": "3"}
+    needed["low_resolution"] = str(photos)
     given = ["ckpt=none", f"mode={name}", *(f"{option}={value}" for option, value in needed.items() if option in wired)]
     mode = build_literally(compose("sample", given).mode)
     assert isinstance(mode, Mode)
-    assert mode.name == type(mode).__name__.lower() == name
+    assert mode.name == name
+    assert type(mode).__name__.lower() == name.replace("_", "")
     assert type(mode).__module__ == f"ldm.generation.mode.{name}"
     for parameter in inspect.signature(type(mode)).parameters.values():
         if parameter.default is not parameter.empty:
@@ -100,6 +103,7 @@ def test_help_lists_the_options_of_a_mode_and_each_is_explained():
         (["init=x"], "init", "txt2img", "img2img or mode=inpaint or mode=reconstruct"),
         (["-m", "mode=img2img,inpaint", "init=x", "mask=x"], "mask", "img2img", "inpaint"),
         (["mode=interpolate", "border=3"], "border", "interpolate", "inpaint"),
+        (["low_resolution=x"], "low_resolution", "txt2img", "super_resolution"),
     ],
 )
 def test_an_option_of_another_mode_is_told_where_it_belongs(words, option, chosen, owners):
@@ -127,6 +131,9 @@ def test_options_of_the_chosen_mode_and_of_all_modes_are_left_alone(tmp_path):
         (["mode=img2img", "init=INIT", "strength=null"], "strength=null cannot be"),
         (["mode=inpaint", "init=INIT", "mask=INIT", "border=-1"], "border=-1 cannot be; give a whole number"),
         (["mode=inpaint", "init=INIT", "mask=INIT", "num_resample=0"], "num_resample=0 cannot be; give a whole number"),
+        (["mode=super_resolution"], "mode=super_resolution needs low_resolution=FILE"),
+        (["mode=super_resolution", "low_resolution=/no.png"], "low_resolution=/no.png: no image at /no.png"),
+        (["mode=super_resolution", "low_resolution=INIT", "size=64"], "size would change nothing with mode=super_res"),
         (["mode=interpolate"], "an interpolation needs another end"),
         (["mode=interpolate", "to_seed=-1"], "to_seed=-1 cannot be"),
         (["size=[32]"], r"size=\[32\] cannot be; give a whole number, at least 1, or two of them"),

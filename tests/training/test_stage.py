@@ -29,7 +29,8 @@ TINY = ["experiment=txt2img", "debug=tiny", "trainer=cpu"]
 
 
 def experiment(name, *overrides):
-    shards = [] if name in ("txt2img", "classifier") else SHARDS
+    file = CONFIGS / "experiment" / f"{name}.yaml"
+    shards = SHARDS if "override /data: shards" in file.read_text() else []
     given = ["autoencoder.ckpt=x"] if name in ("classifier", "finetune_decoder") else []
     return composed(f"experiment={name}", *shards, *given, *overrides)
 

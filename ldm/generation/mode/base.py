@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.derived import underlying_fields
+from ldm.autoencoder.tiles import Tiles
 from ldm.batch import Fields, Size, as_size
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_prompts
@@ -47,6 +48,10 @@ class ModeParts(ABC):
     @abstractmethod
     def guidance(self) -> Guidance:
         """Return the guidance."""
+
+    @abstractmethod
+    def tiles(self) -> Tiles | None:
+        """Return the tiles in which images are decoded; None: each is decoded at once."""
 
 
 class Generator(ABC):
@@ -112,14 +117,21 @@ class PromptMode(Mode):
         prompts: The prompts.
         size: Height and width of the images in pixels, one number for squares; None: as the mode says.
         gives: Names of the fields that the mode itself gives, beside those of prompts and inputs.
+        any_size: True if it makes images of sizes that the model cannot divide: its start samples larger ones, and cuts.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], size: int | Sequence[int] | None, *, gives: Sequence[str] = ()
+        self,
+        prompts: Sequence[Prompt],
+        size: int | Sequence[int] | None,
+        *,
+        gives: Sequence[str] = (),
+        any_size: bool = False,
     ) -> None:
         self.prompts = prompts
         self.size = optional_size(size, "as in training, or as the image to begin with")
         self.gives = frozenset(gives)
+        self.any_size = any_size
 
     @abstractmethod
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
@@ -146,7 +158,7 @@ class PromptMode(Mode):
                 "negative= is what classifier-free guidance leads away from; with this guidance there is none: "
                 "leave it out, or say guidance=classifier_free guidance.scale=2"
             )
-        return PromptGenerator(self, parts.model(), sampler=sampler, guidance=guidance)
+        return PromptGenerator(self, parts.model(), sampler=sampler, guidance=guidance, tiles=parts.tiles())
 
 
 class PromptGenerator(Generator):
@@ -157,13 +169,28 @@ class PromptGenerator(Generator):
         model: The model.
         sampler: The sampler.
         guidance: The guidance.
+        tiles: The tiles in which images are decoded; None: each is decoded at once.
+
+    Raises:
+        ValueError: Where the autoencoder cannot divide the tiles.
     """
 
-    def __init__(self, mode: PromptMode, model: LatentDiffusion, *, sampler: Sampler, guidance: Guidance) -> None:
+    def __init__(
+        self,
+        mode: PromptMode,
+        model: LatentDiffusion,
+        *,
+        sampler: Sampler,
+        guidance: Guidance,
+        tiles: Tiles | None = None,
+    ) -> None:
+        if tiles is not None:
+            tiles.check(model.autoencoder)
         self.mode = mode
         self.model = model
         self.sampler = sampler
         self.guidance = guidance
+        self.tiles = tiles
 
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """See `Generator.prepare`."""
@@ -176,20 +203,23 @@ class PromptGenerator(Generator):
         sized = [replace(request, size=self.mode.size_of(request, self.model)) for request in requests]
         for size in {request.size for request in sized}:
             assert size is not None
-            self.model.check_size(size)
+            if not self.mode.any_size:
+                self.model.check_size(size)
         return sized
 
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
         """See `Generator.__call__`."""
+        start = self.mode.start(requests, self.model)
         return self.model.sample(
             self.mode.fields(requests, self.model),
             seeds=[request.seed or 0 for request in requests],
-            size=requests[0].size,
+            size=start.size or requests[0].size,
             negative=[request.negative or "" for request in requests],
-            start=self.mode.start(requests, self.model),
+            start=start,
             sampler=self.sampler,
             guidance=self.guidance,
             batch_size=len(requests),
+            tiles=self.tiles,
         )
 
     def _cut(self, texts: Sequence[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
+from ldm.autoencoder.tiles import Tiles
 from ldm.generation.folder import image_name
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import Generator, Mode, ModeParts, optional_size
@@ -40,7 +41,7 @@ class Reconstruct(Mode):
 
     def generator(self, parts: ModeParts) -> Generator:
         """See `Mode.generator`."""
-        return Reconstruction(self.images, parts.autoencoder())
+        return Reconstruction(self.images, parts.autoencoder(), parts.tiles())
 
     def settings(self) -> dict[str, Any]:
         """See `Mode.settings`."""
@@ -53,11 +54,18 @@ class Reconstruction(Generator):
     Args:
         images: The images.
         autoencoder: The autoencoder.
+        tiles: The tiles in which images are decoded; None: each is decoded at once.
+
+    Raises:
+        ValueError: Where the autoencoder cannot divide the tiles.
     """
 
-    def __init__(self, images: InitImages, autoencoder: Autoencoder) -> None:
+    def __init__(self, images: InitImages, autoencoder: Autoencoder, tiles: Tiles | None = None) -> None:
+        if tiles is not None:
+            tiles.check(autoencoder)
         self.images = images
         self.autoencoder = autoencoder
+        self.tiles = tiles
 
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """See `Generator.prepare`."""
@@ -74,7 +82,9 @@ class Reconstruction(Generator):
         """See `Generator.__call__`."""
         images = self.images.read(requests)
         posterior = self.autoencoder.encode(images.to(self.autoencoder.shift.device))
-        made = self.autoencoder.decode(posterior.mean).float().cpu()
+        raw = posterior.mean
+        made = self.autoencoder.decode(raw) if self.tiles is None else self.tiles.decode(self.autoencoder, raw)
+        made = made.float().cpu()
         if not made.isfinite().all():
             check_weights(self.autoencoder)
         check_finite(made, [f"the reconstruction of {request.init}" for request in requests])

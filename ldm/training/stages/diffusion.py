@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
+
 from ldm import checkpoint
 from ldm.autoencoder.derived import underlying_fields
 from ldm.conditioner.base import Conditioner
@@ -101,8 +103,8 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         """Return the command that samples, which names the packages of the model's parts where they are not all of ldm."""
         packages = packages_of(resolved(self.run.config.model))
         named = "" if packages == ["ldm"] else f"'packages=[{','.join(packages)}]' "
-        known: Conditioner | None = None if self._task is None else self.task.model.conditioner
-        told: Conditioner = build(self.run.config.conditioner) if known is None else known
+        with torch.device("meta"):
+            told: Conditioner = build(self.run.config.conditioner)
         options = example_options(self.run, told.inputs)
         return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {named}{options}"
 

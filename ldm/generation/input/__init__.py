@@ -1,0 +1,1 @@
+"""Options of a command that say of images what prompts do not."""

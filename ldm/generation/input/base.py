@@ -1,0 +1,65 @@
+"""The base classes of inputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from ldm.batch import Size
+
+
+class Input(ABC):
+    """An option by which a command gives one field of the images.
+
+    Attributes:
+        field: Name of the field.
+        reads_files: Whether its sources are files.
+    """
+
+    field: str
+    reads_files: bool
+
+    @abstractmethod
+    def sources(self, value: Any) -> list[Any]:
+        """Return what the option names, one source for each image; a source can be written as JSON.
+
+        Raises:
+            ValueError: Where the value cannot be, or a file cannot be read.
+        """
+
+    @abstractmethod
+    def with_numbers(self, source: Any, number: Callable[[str], int]) -> Any:
+        """Return a source with numbers of classes in the place of their names.
+
+        Args:
+            source: What `sources` gave.
+            number: Gives the number of the class of a name; raises ValueError where there is none.
+        """
+
+    @abstractmethod
+    def size(self, source: Any) -> Size | None:
+        """Return the size of the images that a source asks for, in pixels; None where it goes with every size."""
+
+    @abstractmethod
+    def read(self, source: Any, size: Size, *, resized: bool) -> Any:
+        """Return the field of one image.
+
+        Args:
+            source: What `sources` gave.
+            size: Size of the image.
+            resized: Resize what lies on the image until it just covers that size; false: cut away what is too much.
+
+        Raises:
+            ValueError: Where it cannot be read.
+        """
+
+
+class FileInput(Input):
+    """The base class of inputs whose sources are files, which name no classes."""
+
+    reads_files = True
+
+    def with_numbers(self, source: str, number: Callable[[str], int]) -> str:
+        """Return the file; see `Input.with_numbers`."""
+        return source
