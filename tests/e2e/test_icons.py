@@ -89,6 +89,7 @@ def whole_autoencoder(home, places):
     return home / "runs" / "whole"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_that_is_told_classes_draws_them(whole_autoencoder, home, places, tmp_path):
     forked("train.py", "experiment=class_icons", "stage=[diffusion_icons]", "trainer=cpu", "name=classes", *places,

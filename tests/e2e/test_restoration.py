@@ -65,12 +65,14 @@ def whole_autoencoder(home, places):
     return home / "runs" / "whole_restoration"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_enlarged_icon_is_nearer_to_the_truth_than_bicubic_interpolation(whole_autoencoder, home, places):
     scores = results(train(home, places, "super_resolution_icons", whole_autoencoder, "name=enlarging"))
     assert scores["eval/enlarged_psnr"] > scores["eval/bicubic_psnr"] + 6.5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_completed_icon_is_far_nearer_to_the_truth_than_the_mean_color(whole_autoencoder, home, places):
     scores = results(train(home, places, "inpainting_icons", whole_autoencoder, "name=completing"))

@@ -165,6 +165,7 @@ def under(home):
     return ["trainer=cpu", f"paths.data_dir={home / 'data'}", f"paths.runs_dir={home / 'runs'}"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "least"), [("segmentation", "region_color_accuracy", 0.45), ("depth", "depth_iou", 0.27)]
