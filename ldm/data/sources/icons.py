@@ -175,17 +175,17 @@ def choose_icons(count: int) -> list[str]:
 
 
 class IconNames(tuple[str, ...]):
-    """The names of the first icons, which are the names of the classes of `Icons`, in the order of their numbers.
-
-    Args:
-        count: Number of icons.
-
-    Raises:
-        ValueError: If there are not so many, or `count` is below 1.
-    """
+    """The names of the first icons, which are the names of the classes of `Icons`, in the order of their numbers."""
 
     def __new__(cls, count: int) -> IconNames:
-        """Return the names."""
+        """Return the names.
+
+        Args:
+            count: Number of icons.
+
+        Raises:
+            ValueError: If there are not so many, or `count` is below 1.
+        """
         return super().__new__(cls, choose_icons(count))
 
 
