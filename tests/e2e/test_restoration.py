@@ -17,7 +17,7 @@ FIDELITY = {
 """Experiment -> names of the scores that compare with the truth."""
 
 NEXT = {
-    "super_resolution_icons": "mode=super_resolution low_resolution=FILE n=1",
+    "super_resolution_icons": "mode=super_resolution low_resolution=FILE n=4 seed=0",
     "inpainting_icons": "mode=inpaint init=FILE mask=FILE n=4",
 }
 """Experiment -> options of the command that its run ends with."""
