@@ -117,31 +117,13 @@ def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
 
 
 def test_sweep_runs_each_choice_in_its_folder(home, places):
-    command(
-        "train.py",
-        "-m",
-        "experiment=txt2img",
-        "debug=tiny",
-        "trainer=cpu",
-        "name=swept",
-        "seed=1,2",
-        "stage.diffusion.trainer.max_steps=5",
-        *places,
-    )
+    options = ["experiment=txt2img", "debug=tiny", "trainer=cpu", "name=swept", "stage.diffusion.trainer.max_steps=5"]
+    sweep = ["train.py", "-m", *options, "seed=1,2", *places]
+    command(*sweep)
     results = sorted((home / "runs" / "swept-sweep").glob("*/diffusion/results.json"))
     assert [file.parent.parent.name for file in results] == ["seed=1", "seed=2"]
     assert len({file.read_text() for file in results}) == 2
-    text = command(
-        "train.py",
-        "-m",
-        "experiment=txt2img",
-        "debug=tiny",
-        "trainer=cpu",
-        "name=swept",
-        "seed=1,2",
-        "stage.diffusion.trainer.max_steps=5",
-        *places,
-    )
+    text = command(*sweep)
     assert text.count("all is done already") == 2
 
 
