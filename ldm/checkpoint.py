@@ -70,7 +70,7 @@ def check_finite(model: nn.Module) -> None:
 def load(
     path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
 ) -> LatentDiffusion:
-    """Load a text-to-image model for sampling.
+    """Load a latent diffusion model for sampling.
 
     Args:
         path: A checkpoint file, or a folder (a run, a sweep) whose newest finished model is taken.
@@ -88,7 +88,7 @@ def load(
     model = _rebuild(*read(file), file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
-            f"{path} holds {type(model).__name__}, not a text-to-image model; "
+            f"{path} holds {type(model).__name__}, not a latent diffusion model; "
             "train one on top of it: python train.py experiment=txt2img autoencoder.ckpt=" + str(path)
         )
     return model.to(device).eval()

@@ -121,5 +121,5 @@ def test_errors_say_what_got_do(tmp_path, tiny_run):
     save_file({"x": torch.ones(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="not the config of a model"):
         load(tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="not a text-to-image model"):
+    with pytest.raises(ValueError, match="not a latent diffusion model"):
         load(tiny_run / "autoencoder.safetensors")

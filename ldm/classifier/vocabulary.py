@@ -28,8 +28,11 @@ LETTERS = re.compile(r"[^\W\d_]+")
 class Vocabulary(Reader):
     """Words that are learned from captions by `prepare` and travel in the state dict, with their shares of the captions.
 
-    size      most words that it may learn
-    log_odds  of each word before anything is seen of an image, log(share / (1 - share)), `(size,)`; after the last word, 0
+    Args:
+        size: Most words that it may learn.
+
+    Attributes:
+        log_odds: Of each word before anything is seen of an image, log(share / (1 - share)), `(size,)`; after the last word, 0.
     """
 
     inputs = ("caption",)

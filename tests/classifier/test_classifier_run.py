@@ -132,6 +132,6 @@ def test_other_files_are_no_classifiers(tiny_run, classifier_run):
         ValueError, match="holds LatentDiffusion, not a classifier; train one: python train.py experiment="
     ):
         load_classifier(tiny_run / "model.safetensors")
-    with pytest.raises(ValueError, match="holds CaptionClassifier, not a text-to-image model"):
+    with pytest.raises(ValueError, match="holds CaptionClassifier, not a latent diffusion model"):
         load(classifier_run / "classifier.safetensors")
     assert isinstance(load_classifier(classifier_run).autoencoder, Autoencoder)

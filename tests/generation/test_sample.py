@@ -161,7 +161,9 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
     assert "is a file; choose another" in sample(tiny_run, __file__, PROMPT, ok=False)
     assert "no checkpoint at" in sample(tmp_path / "none", tmp_path / "x", PROMPT, ok=False)
     assert "the option ckpt has no value" in sample("", tmp_path / "x", PROMPT, ok=False)
-    assert "not a text-to-image model" in sample(tiny_run / "autoencoder.safetensors", tmp_path / "x", PROMPT, ok=False)
+    assert "not a latent diffusion model" in sample(
+        tiny_run / "autoencoder.safetensors", tmp_path / "x", PROMPT, ok=False
+    )
     assert not (tmp_path / "x").exists()
 
 

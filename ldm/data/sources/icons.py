@@ -69,13 +69,17 @@ class Icons:
     The combinations of the validation split are never trained on. But every icon, every colour, every background, and
     every pair of two of them, is in the training split, if there are at least two values of each.
 
-    folder             in which the shards lie, in a folder of their own for each choice of the other options
-    count              number of icons, familiar ones first
-    colors             name -> hex code, of the icon
-    backgrounds        name -> hex code
-    size               of the images in pixels: one number, or height and width; icons are as large as the shorter side
-    samples_per_shard  of the tar files
-    val_fraction          share of the combinations held out
+    Args:
+        folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
+        count: Number of icons, familiar ones first.
+        colors: Name -> hex code, of the icon.
+        backgrounds: Name -> hex code.
+        size: Of the images in pixels: one number, or height and width; icons are as large as the shorter side.
+        samples_per_shard: The largest number of samples in a shard.
+        val_fraction: The fraction of the combinations that are held out.
+
+    Raises:
+        ValueError: If an option has a wrong value, or a colour is that of a background.
     """
 
     def __init__(

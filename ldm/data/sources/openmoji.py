@@ -34,14 +34,9 @@ TAG = "\U000e007f"
 class OpenMoji:
     """A data set of all OpenMoji drawings that have a name, on a white background.
 
-    folder             in which the shards lie, in a folder of their own for each choice of the other options
-    size               of the images in pixels: one number, or height and width; drawings are as large as the shorter side
-    samples_per_shard  of the tar files
-    val_fraction          share of the drawings held out
-
     Args:
         folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
-        size: Height and width of the images in pixels.
+        size: Of the images in pixels: one number, or height and width; drawings are as large as the shorter side.
         samples_per_shard: The largest number of samples in a shard.
         val_fraction: The fraction of the drawings in the validation split.
 
