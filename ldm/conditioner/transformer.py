@@ -126,21 +126,30 @@ class TransformerEncoder(nn.Module):
         depth: Number of layers.
         heads: Number of attention heads.
         head_width: Channels of each head.
+        std: Standard deviation of the embeddings of tokens and of positions at the start.
 
     References:
         Rombach et al., 2022, appendix E.2.1, arXiv:2112.10752.
     """
 
     def __init__(
-        self, vocabulary: int, max_tokens: int, *, width: int, depth: int, heads: int, head_width: int
+        self,
+        vocabulary: int,
+        max_tokens: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        head_width: int,
+        std: float = 0.02,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.empty(max_tokens, width))
         self.layers = nn.ModuleList(EncoderLayer(width, heads, head_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.embed.weight, std=0.02)
-        nn.init.normal_(self.position, std=0.02)
+        nn.init.normal_(self.embed.weight, std=std)
+        nn.init.normal_(self.position, std=std)
 
     def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return tokens `(B, L, width)` for token ids `(B, L)` and their mask `(B, L)`."""
