@@ -1,0 +1,441 @@
+"""The cached tokens of all captions of a sample: training draws the captions that it would draw beside images."""
+
+import copy
+import json
+import random
+from collections import Counter
+from itertools import product
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+
+from ldm.autoencoder.convolutional import ConvAutoencoder
+from ldm.autoencoder.kl import KLRegularizer
+from ldm.batch import Batch, Size
+from ldm.checkpoint import save
+from ldm.conditioner.composite import Composite
+from ldm.conditioner.huggingface import HuggingFaceConditioner
+from ldm.conditioner.size import SizeConditioner
+from ldm.config import build, compose
+from ldm.data.cached_text import CachedText, captions_fact, check_cached_text, digests_of
+from ldm.data.decode import Broken
+from ldm.data.fields.all_captions import MOST_CAPTIONS, AllCaptionsReader
+from ldm.data.fields.base import Files
+from ldm.data.order.shuffle import SampleRef
+from ldm.data.shards.names import write_shards
+from ldm.data.transforms import CaptionChoice
+from ldm.encode.encoder import LatentEncoder, encode, estimate, main
+from ldm.encode.estimate import CacheEstimate
+from ldm.training.stages.diffusion import DiffusionStage
+from tests.conditioner.test_conditioner import save_pretrained
+from tests.data.small_shards import captioned, numbered, read_all, sample, write_tar
+
+WORDS = [f"a {color} {icon}" for color, icon in product(("red", "blue", "white"), ("cat", "heart", "sailboat"))]
+"""Texts that the tokenizer of the text encoder tells apart."""
+
+SEVERAL = {"txt": 1, "alts": 3}
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    torch.manual_seed(0)
+    return ConvAutoencoder(
+        KLRegularizer(), latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+    ).eval()
+
+
+def text_encoder(folder, **options):
+    """Return a frozen text encoder with random weights, which is saved in a folder."""
+    save_pretrained(folder, "bert")
+    conditioner = HuggingFaceConditioner(str(folder), **{"width": 16, "max_tokens": 9, "drop_rate": 0.5, **options})
+    conditioner.prepare(None)
+    return conditioner
+
+
+@pytest.fixture(scope="module")
+def conditioner(tmp_path_factory):
+    torch.manual_seed(1)
+    return text_encoder(tmp_path_factory.mktemp("bert"))
+
+
+def captions_of(number):
+    """Return the .txt and the list of a sample: of some the list is empty, of some it repeats the .txt."""
+    alts = [WORDS[(number + 2 * step) % len(WORDS)] for step in range(number % 4)]
+    return WORDS[number % len(WORDS)], alts
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards of 13 training samples, and one of 4 validation samples, with one to four captions each."""
+    for split, count in (("train", 13), ("val", 4)):
+        samples = []
+        for number in range(count):
+            text, alts = captions_of(number)
+            record = json.dumps({"alts": alts}).encode()
+            samples.append(sample(f"{split}-{number}", number=number, txt=text.encode(), json=record))
+        write_shards(samples, tmp_path, split, samples_per_shard=7)
+    return {"train": f"{tmp_path}/train-*.tar", "val": f"{tmp_path}/val-*.tar"}
+
+
+def cached(folder, shards, autoencoder, conditioner, *, fields=SEVERAL, out="latents", **options):
+    """Encode the training shards with the tokens of their captions, and return what was counted and the new names."""
+    data = captioned(folder, **shards, caption=CaptionChoice(fields), seed=9)
+    settings = {"flip": True, "dtype": "float32", "conditioner": conditioner, **options}
+    done = encode(data, LatentEncoder(autoencoder, **settings), folder / out, batch_size=4)
+    return done, {**shards, "train": f"{folder}/{out}/*.tar"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_captions_are_drawn_with_and_without_the_cache(tmp_path, shards, autoencoder, conditioner, workers):
+    """The tokens are those of the drawn captions, over several epochs and after a resume. Validation is the same."""
+    done, latents = cached(tmp_path, shards, autoencoder, conditioner)
+    assert (done["samples"], done["captions"]) == (
+        13,
+        sum(len({text, *alts}) for text, alts in map(captions_of, range(13))),
+    )
+    options = {"caption": CaptionChoice(SEVERAL), "seed": 5, "flip": True}
+
+    def batches(names, epochs, position=0, workers=0):
+        data = captioned(tmp_path, **names, **options, workers=workers)
+        data.set_batch(4, 1, 1)
+        if position:
+            data.load_state_dict({**data.state_dict(), "position": position})
+        return read_all(data, epochs), list(data.val_dataloader())
+
+    beside_images, measured = batches(shards, 4)
+    from_cache, measured_too = batches(latents, 4, workers=workers)
+    resumed, _ = batches(latents, 3, 4, workers)
+    assert len(beside_images) == len(from_cache) == 12
+    assert len(resumed) == 8
+    for found, expected in (
+        *zip(from_cache, beside_images, strict=True),
+        *zip(resumed, beside_images[4:], strict=True),
+    ):
+        assert found.key == expected.key
+        assert found.fields["caption"] == expected.fields["caption"]
+        said = conditioner.encode_captions(expected.fields["caption"])
+        torch.testing.assert_close(found.fields["text_tokens"], said.tokens, atol=1e-5, rtol=1e-5)
+        assert torch.equal(found.fields["text_mask"], said.mask)
+    drawn = {}
+    for batch in from_cache:
+        for key, caption in zip(batch.key, batch.fields["caption"], strict=True):
+            drawn.setdefault(key, set()).add(caption)
+    assert max(map(len, drawn.values())) > 1, "a sample has other captions in other epochs"
+    everything = conditioner.encode_captions(WORDS).tokens
+    differences = (everything[:, None] - everything[None]).abs().amax((2, 3)) + torch.eye(len(WORDS))
+    assert differences.min() > 1e-3, "no caption is taken for another"
+    for found, expected in zip(measured_too, measured, strict=True):
+        assert found.key == expected.key
+        assert found.fields.keys() == expected.fields.keys()
+        assert found.fields["caption"] == expected.fields["caption"]
+        assert torch.equal(found.fields["image"], expected.fields["image"])
+
+
+def test_with_fewer_fields_and_other_weights_the_same_captions_are_drawn(tmp_path, shards, autoencoder, conditioner):
+    _, latents = cached(tmp_path, shards, autoencoder, conditioner, flip=False, dtype="float16")
+    for fields in ({"alts": 1, "txt": 5}, {"txt": 2}):
+        beside, held = (captioned(tmp_path, **names, caption=CaptionChoice(fields)) for names in (shards, latents))
+        for epoch, number in product(range(3), range(13)):
+            expected, found = (data.train_set[SampleRef(epoch, number)].fields for data in (beside, held))
+            assert found["caption"] == expected["caption"]
+            said = conditioner.encode_captions([expected["caption"]]).tokens[0]
+            torch.testing.assert_close(found["text_tokens"], said, atol=2e-3, rtol=2e-3)
+            assert found["text_tokens"].dtype == torch.float32
+
+
+def test_without_a_need_for_captions_no_tokens_are_read(tmp_path, shards, autoencoder, conditioner):
+    _, latents = cached(tmp_path, shards, autoencoder, conditioner)
+    data = captioned(tmp_path, **latents, fields=[], caption=CaptionChoice(drop_tags=0.5))
+    assert data.train_set[SampleRef(0, 0)].fields.keys() == {"moments", "geometry"}
+
+
+def test_cached_tokens_are_dropped_like_captions(tmp_path, shards, autoencoder, conditioner):
+    _, latents = cached(tmp_path, shards, autoencoder, conditioner)
+    data = captioned(tmp_path, **latents, caption=CaptionChoice(SEVERAL))
+    assert data.encoding["text"] == conditioner.frozen_hash
+    data.set_batch(8, 1, 1)
+    (batch,) = read_all(data)
+    assert isinstance(batch, Batch)
+    torch.manual_seed(0)
+    dropped = torch.rand(8) < 0.5
+    torch.manual_seed(0)
+    got, full = conditioner.with_dropout(batch.fields), conditioner.encode_captions(batch.fields["caption"])
+    nothing = conditioner.encode_captions([""])
+    torch.testing.assert_close(got.tokens, torch.where(dropped[:, None, None], nothing.tokens, full.tokens))
+    assert torch.equal(got.mask, torch.where(dropped[:, None], nothing.mask, full.mask))
+    for wrong in (
+        Composite([conditioner, copy.deepcopy(conditioner)], width=16),
+        SizeConditioner(8, number_width=2, vector_width=12),
+    ):
+        with pytest.raises(ValueError, match="tokens are cached of one text encoder; the conditioner has"):
+            LatentEncoder(autoencoder, flip=False, dtype="float32", conditioner=wrong)
+
+
+RULE = r"the .txt or, where there is none, \"caption\""
+
+
+@pytest.mark.parametrize(
+    ("encoded", "wanted", "said"),
+    [
+        (None, None, None), (None, ["txt"], None), (["txt", "alts"], ["alts"], None), (["alts"], ["alts"], None),
+        (["caption", "txt"], None, None),
+        (None, ["caption"], f"from {RULE}, but .* from caption; set data.caption.fields=null, or encode with "
+         r"data.caption.fields=\{caption:1\}, or with text=false"),
+        (["txt"], None, rf"from txt, but .* from {RULE}; set data.caption.fields=\{{txt:1\}}, or encode with "
+         "data.caption.fields=null"),
+        (["txt"], ["txt", "alts"], r"from txt, but .* from alts, txt; set data.caption.fields=\{txt:1\}"),
+    ],
+)  # fmt: skip
+def test_captions_that_have_no_tokens_are_refused(encoded, wanted, said):
+    made = {"text": "x", "captions": captions_fact(encoded)}
+    if said is None:
+        check_cached_text(made, wanted, tags_vary=False)
+    else:
+        with pytest.raises(ValueError, match=said):
+            check_cached_text(made, wanted, tags_vary=False)
+
+
+@pytest.mark.parametrize("fact", [{}, {"captions": "x"}, {"captions": "[" * 9999}, {"captions": "3"}])
+def test_a_fact_that_is_none_names_no_captions(fact):
+    with pytest.raises(ValueError, match="captions from no field that is known"):
+        check_cached_text({"text": "x", **fact}, None, tags_vary=False)
+
+
+@pytest.mark.parametrize("options", [{"shuffle_tags": True}, {"drop_tags": 0.1}])
+def test_tags_that_vary_are_refused_when_encoding_and_when_training(
+    tmp_path, shards, autoencoder, conditioner, options
+):
+    """They make another text at each draw. Beside latents without tokens they vary as beside images."""
+    varied = CaptionChoice(SEVERAL, keep_tags=1, **options)
+    with pytest.raises(
+        ValueError, match="cannot be encoded once; set data.caption.shuffle_tags=false .* or text=false"
+    ):
+        encode(
+            captioned(tmp_path, **shards, caption=varied),
+            LatentEncoder(autoencoder, flip=False, dtype="float32", conditioner=conditioner),
+            tmp_path / "latents",
+            batch_size=4,
+        )
+    assert not list((tmp_path / "latents").glob("*"))
+    _, latents = cached(tmp_path, shards, autoencoder, conditioner)
+    with pytest.raises(
+        ValueError, match="whole captions in one order; set data.caption.shuffle_tags=false .* text=false"
+    ):
+        captioned(tmp_path, **latents, caption=varied)
+    _, latents = cached(tmp_path, shards, autoencoder, None, out="without")
+    beside, held = (captioned(tmp_path, **names, caption=varied) for names in (shards, latents))
+    for draw in (SampleRef(epoch, number) for epoch in range(2) for number in range(13)):
+        assert held.train_set[draw].fields["caption"] == beside.train_set[draw].fields["caption"]
+
+
+def test_all_captions_are_those_that_can_be_drawn():
+    text, content = (
+        b"one",
+        json.dumps({"alts": ["two", "one", "", 3, "two"], "other": "four", "caption": "five"}).encode(),
+    )
+    for fields, expected in (
+        (None, ["one"]),
+        (SEVERAL, ["two", "one"]),
+        ({"other": 1, "caption": 2}, ["five", "four"]),
+    ):
+        choice = CaptionChoice(fields)
+        found = AllCaptionsReader(choice).read(Files({"txt": text, "json": content}.get), None)
+        assert found == expected
+        drawn = Counter(choice(text, content, lambda seed=seed: random.Random(seed)) for seed in range(60))
+        assert set(drawn) == set(found)
+    assert AllCaptionsReader(CaptionChoice()).read(Files({"json": content}.get), None) == ["five"]
+    with pytest.raises(Broken, match="no caption"):
+        AllCaptionsReader(CaptionChoice({"x": 1})).read(Files({"txt": text}.get), None)
+
+
+def test_a_sample_with_captions_without_number_is_left_out_and_counted(tmp_path, autoencoder, conditioner):
+    many = json.dumps({"alts": [f"cat {number}" for number in range(MOST_CAPTIONS + 1)]}).encode()
+    samples = [sample(f"{n}", number=n, txt=b"a cat", json=many if n == 1 else b"{}") for n in range(3)]
+    write_shards(samples, tmp_path, "train", samples_per_shard=3)
+    names = dict.fromkeys(("train", "val"), f"{tmp_path}/train-*.tar")
+    data = captioned(tmp_path, **names, caption=CaptionChoice(SEVERAL), max_broken=0.5)
+    encoder = LatentEncoder(autoencoder, flip=False, dtype="float32", conditioner=conditioner)
+    done = encode(data, encoder, tmp_path / "out", batch_size=2)
+    assert (done["samples"], done["captions"], done["more than 100 captions"]) == (2, 2, 1)
+
+
+def test_a_caption_that_was_changed_after_encoding_has_no_tokens(tmp_path, shards, autoencoder, conditioner):
+    """Another sample takes the place of such a one, which is counted."""
+    _, latents = cached(tmp_path, shards, autoencoder, conditioner, fields=None)
+    write_tar(tmp_path / "more.tar", [("train-3.txt", b"a caption that is new")])
+    first = tmp_path / "latents" / "train-000000.tar"
+    first.write_bytes(first.read_bytes() + (tmp_path / "more.tar").read_bytes())
+    data = captioned(tmp_path, **latents, max_broken=0.5)
+    data.set_batch(13, 1, 1)
+    (batch,) = read_all(data)
+    assert [skip[1:] for skip in batch.skipped] == [("train-3", "no cached tokens of its caption")]
+    said = conditioner.encode_captions(batch.fields["caption"])
+    torch.testing.assert_close(batch.fields["text_tokens"], said.tokens, atol=1e-5, rtol=1e-5)
+
+
+TOKENS = {
+    "captions": digests_of(["a", "b"]),
+    "tokens": torch.zeros(2, 3, 4),
+    "mask": torch.ones(2, 3, dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tokens": None}, "latent without tokens"), ({"captions": None}, "latent without tokens"),
+        ({"tokens": torch.zeros(3, 4)}, "unreadable latent"), ({"tokens": torch.zeros(3, 3, 4)}, "unreadable latent"),
+        ({"tokens": torch.zeros(2, 3, 4, dtype=torch.long)}, "unreadable latent"),
+        ({"captions": torch.zeros(2, 15, dtype=torch.uint8)}, "unreadable latent"),
+        ({"captions": torch.zeros(2, 16)}, "unreadable latent"), ({"mask": torch.ones(2, 3)}, "unreadable latent"),
+        ({"mask": torch.ones(2, 4, dtype=torch.bool)}, "unreadable latent"),
+    ],
+)  # fmt: skip
+def test_tokens_that_do_not_fit_are_a_reason(change, reason):
+    assert CachedText.take_from(TOKENS).fields_of("b")["text_mask"].tolist() == [True] * 3
+    without_mask = {name: tensor for name, tensor in TOKENS.items() if name != "mask"}
+    assert CachedText.take_from(without_mask).fields_of("a").keys() == {"text_tokens"}
+    given = {name: tensor for name, tensor in {**TOKENS, **change}.items() if tensor is not None}
+    with pytest.raises(Broken) as caught:
+        CachedText.take_from(given)
+    assert caught.value.reason == reason
+
+
+def test_the_estimate_is_what_is_written(tmp_path, autoencoder, conditioner):
+    samples = []
+    for number in range(60):
+        record = json.dumps({"alts": WORDS[: number % 3]}).encode()
+        samples.append(sample(f"{number:06d}", number=number, txt=b"a cat", json=record))
+    write_shards(samples, tmp_path, "train", samples_per_shard=60)
+    names = dict.fromkeys(("train", "val"), f"{tmp_path}/train-*.tar")
+    data = captioned(tmp_path, **names, caption=CaptionChoice(SEVERAL))
+    encoder = LatentEncoder(autoencoder, flip=True, dtype="float16", conditioner=conditioner)
+    found = estimate(data, encoder)
+    assert (found.images, found.looked_at, found.captions) == (60, 60, 120)
+    done = encode(data, encoder, tmp_path / "out", batch_size=8)
+    assert (done["samples"], done["captions"]) == (60, 120)
+    others = 60 * 2 * 1024
+    written = (tmp_path / "out" / "train-000000.tar").stat().st_size
+    assert found.size + others == pytest.approx(written, rel=0.1)
+    plain = LatentEncoder(autoencoder, flip=False, dtype="float16")
+    assert plain.sizes(Size(8, 8))[1] == 0
+    assert plain.sizes(Size(64, 64))[0] > 4 * plain.sizes(Size(16, 16))[0]
+
+
+def test_the_estimate_says_what_it_is_of():
+    text = str(
+        CacheEstimate(images=2_000_000, looked_at=1000, captions=5003, image_bytes=70_000, caption_bytes=236_000)
+    )
+    assert text == (
+        "2,000,000 images with about 10,006,000 captions, 5 each (counted in 1,000 images): about 140.0 GB of latents and "
+        "2,361.4 GB of tokens, and copies of the other files"
+    )
+    few = CacheEstimate(images=60, looked_at=60, captions=120, image_bytes=700, caption_bytes=160)
+    assert str(few).startswith("60 images with 120 captions, 2 each: about 42.0 KB of latents and 19.2 KB of tokens")
+    assert str(few._replace(caption_bytes=0)).startswith("60 images, no captions: about 42.0 KB of latents")
+
+
+def test_the_program_says_how_many_captions_there_are(tmp_path, shards, conditioner, capsys):
+    """Its next command trains on all of them."""
+    config = {
+        "_target_": "ldm.autoencoder.convolutional.ConvAutoencoder",
+        "regularizer": {"_target_": "ldm.autoencoder.kl.KLRegularizer"}, "latent_channels": 2, "channels": 8,
+        "channel_mult": [1, 1], "blocks": 1, "groups": 4,
+    }  # fmt: skip
+    network = build(config)
+    network.statistics_count.fill_(1)
+    save(tmp_path / "autoencoder.safetensors", network, config)
+    options = [
+        f"autoencoder.ckpt={tmp_path}/autoencoder.safetensors", f"out={tmp_path}/out", "data.size=8", "data.workers=0",
+        f"data.train={shards['train']}", f"data.val={shards['val']}", f"data.cache={tmp_path}/cache", "text=true",
+        f"conditioner.name={conditioner.name}", "conditioner.width=16", "conditioner.max_tokens=9",
+        "data.caption.fields={txt:1,alts:3}",
+    ]  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((ValueError, InstantiationException), match="cannot be encoded once"):
+        main(compose("encode", [*options, "data.caption.shuffle_tags=true"]))
+    assert sorted(tmp_path.rglob("*")) == before
+    main(compose("encode", options))
+    text = capsys.readouterr().out
+    count = sum(len({text, *alts}) for text, alts in map(captions_of, range(13)))
+    assert f"plan: 13 images with {count} captions, 1.69 each: about " in text
+    assert f"samples: 13, captions: {count}" in text
+    assert f"KB in {tmp_path}/out" in text
+    assert " data.caption.fields='{txt:1,alts:3}'" in text
+
+
+def test_a_folder_that_was_begun_with_something_else_is_refused(tmp_path, shards, autoencoder, conditioner):
+    """Other images, another autoencoder, another text encoder, other captions."""
+    cached(tmp_path, shards, autoencoder, conditioner)
+    torch.manual_seed(4)
+    other = ConvAutoencoder(
+        KLRegularizer(), latent_channels=2, channels=8, channel_mult=[1, 1], blocks=1, groups=4
+    ).eval()
+    images = {**shards, "train": shards["val"]}
+    with pytest.raises(ValueError, match=r"begun with other settings \(shards: .*choose another out="):
+        cached(tmp_path, images, autoencoder, conditioner)
+    with pytest.raises(ValueError, match=r"begun with other settings \(facts.autoencoder: "):
+        cached(tmp_path, shards, other, conditioner)
+    with pytest.raises(ValueError, match=r"begun with other settings \(facts.text: "):
+        cached(tmp_path, shards, autoencoder, text_encoder(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"begun with other settings \(facts.captions: .*alts"):
+        cached(tmp_path, shards, autoencoder, conditioner, fields=None)
+    done, _ = cached(tmp_path, shards, autoencoder, conditioner, fields={"alts": 1, "txt": 1})
+    assert done["shards kept"] == 2, "weights are chosen in training"
+
+
+def test_the_tokens_of_another_text_encoder_are_refused(conditioner, tmp_path):
+    def check(used):
+        stage = SimpleNamespace(task=SimpleNamespace(model=SimpleNamespace(conditioner=used)))
+        data = SimpleNamespace(encoding={"text": conditioner.frozen_hash})
+        DiffusionStage.check_captions(stage, data, new=False)
+
+    check(conditioner)
+    check(SizeConditioner(8, number_width=2, vector_width=12))
+    longer = HuggingFaceConditioner(conditioner.name, width=16, max_tokens=10)
+    longer.prepare(None)
+    torch.manual_seed(5)
+    for wrong in (longer, text_encoder(tmp_path)):
+        with pytest.raises(
+            ValueError, match=rf"made by the text encoder {conditioner.frozen_hash}, but the conditioner is"
+        ):
+            check(wrong)
+
+
+def test_latents_of_one_split_never_serve_the_other_in_silence(tmp_path, shards, autoencoder, conditioner, caplog):
+    """Validation takes no latents at all; training on the latents of validation images is said."""
+    _, latents = cached(tmp_path, shards, autoencoder, conditioner)
+    with pytest.raises(ValueError, match="validation needs images"):
+        captioned(tmp_path, train=shards["train"], val=latents["train"])
+    with pytest.raises(ValueError, match="validation needs images"):
+        captioned(tmp_path, train=latents["train"], val=latents["train"])
+    captioned(tmp_path, **latents, caption=CaptionChoice(SEVERAL))
+    assert "trained on, too" not in caplog.text
+    swapped = {"train": shards["val"], "val": shards["train"]}
+    _, wrong = cached(tmp_path, swapped, autoencoder, conditioner, out="wrong")
+    both = [latents["train"], wrong["train"]]
+    captioned(tmp_path, train=both, val=shards["val"], caption=CaptionChoice(SEVERAL))
+    said = f"1 of 1 validation shards are trained on, too: {tmp_path}/val-000000.tar (as {tmp_path}/wrong/train-000000.tar)"
+    assert said in caplog.text
+
+
+def test_latents_of_validation_images_are_known_whatever_lies_beside_them(tmp_path, autoencoder, caplog):
+    """Without captions, images alone are encoded as well; with captions, validation does without them."""
+    extra = [("alone.png", sample("x", number=9)["png"])]
+    entries = [
+        (f"{n}.{ending}", sample("x", number=n, txt=b"a cat")[ending]) for n in range(3) for ending in ("png", "txt")
+    ]
+    val = write_tar(tmp_path / "val.tar", [*entries, *extra])
+    images = captioned(tmp_path, train=val, val=val, fields=[])
+    encode(images, LatentEncoder(autoencoder, flip=False, dtype="float32"), tmp_path / "out", batch_size=4)
+    caplog.clear()
+    captioned(tmp_path, train=f"{tmp_path}/out/*.tar", val=val, max_broken=0.5)
+    assert "1 of 1 validation shards are trained on, too" in caplog.text
+    assert (
+        captioned(tmp_path, train=numbered(tmp_path / "y", [3]), val=val, max_broken=0.5)
+        .train_set.index.shards[0]
+        .sources
+        == []
+    )
