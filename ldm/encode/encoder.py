@@ -1,4 +1,4 @@
-"""`python -m ldm.encode`: shards of captioned images -> shards of their latents, once, so that stage 2 needs no encoder.
+"""Shards of captioned images -> shards of their latents, once, so that stage 2 needs no encoder.
 
 Written are the moments that the encoder gives: with a KL regulariser mean and log-variance of the posterior, not one sample
 of it, so that training draws from it as it would from images; with a codebook, or with none, the raw latents. With text=true
@@ -7,9 +7,7 @@ the tokens of all captions of each sample are written, too, so that training dra
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -17,30 +15,26 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Size, list_field, tensor_field
-from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import TextConditioner, text_parts
-from ldm.config import build, packages_of, resolved
-from ldm.data.cached_text import CAPTIONS_FACT, TEXT_FACT, captions_fact, digests_of, typed_fields
+from ldm.data.cached_text import CAPTIONS_FACT, TEXT_FACT, captions_fact, digests_of
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.fields.all_captions import AllCaptionsReader
 from ldm.data.latents import SOURCE_FACT, pack_latent
-from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out, typed_names
+from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out
 from ldm.data.shards.dataset_index import index_shards
 from ldm.data.shards.names import StoredSample, write_shard
 from ldm.data.shards.shard_index import ShardSummary
-from ldm.encode.estimate import CacheEstimate, as_size_text, count_captions
+from ldm.encode.estimate import CacheEstimate, count_captions
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
-from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
 
 PLAN = "encoding.json"
 
@@ -48,17 +42,6 @@ TAR_HEADER = 512
 """Bytes of the header of a file in a tar archive, and the unit to which its bytes are filled up."""
 
 SHARD_NAME = re.compile(r"train-\d{6,}\.tar")
-
-NOT_IMAGES = "what is encoded are images with an index: data=shards, data=icons or data=openmoji"
-
-OPTIONS: dict[str, Rule] = {
-    "batch_size": COUNT,
-    "flip": FLAG,
-    "text": FLAG,
-    "dtype": OneOf(tuple(DTYPES)),
-    "seed": SEED,
-}
-"""Which values the command's own options can have."""
 
 
 class LatentEncoder:
@@ -178,9 +161,9 @@ def encode(
     reader = AllCaptionsReader(data.caption) if encoder.text is not None else None
     if rank > 0:
         folder.check()
-        return _encode(data, encoder, out, batch_size, shards, reader)
+        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
     with folder.lock():  # for all of them
-        return _encode(data, encoder, out, batch_size, shards, reader)
+        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
 
 
 def shard_file(out: Path, number: int) -> Path:
@@ -214,6 +197,7 @@ def _encode(
     data: CaptionedImages,
     encoder: LatentEncoder,
     out: Path,
+    *,
     batch_size: int,
     shards: Sequence[int],
     reader: AllCaptionsReader | None,
@@ -259,56 +243,3 @@ def _digests(shard: ShardSummary, cache: Path) -> str:
     """Return the digests of a shard, with and without its images alone."""
     views = [index_shards([shard.path], cache / "index", alone=alone)[0] for alone in (False, True)]
     return " ".join(dict.fromkeys(view.digest for view in views if view.samples))
-
-
-def main(config: DictConfig) -> None:
-    """Do what the command says."""
-    check_all(resolved(config), OPTIONS)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
-    out = Path(config.out)
-    output_folder(out).check()
-    data = build(config.data)
-    if not isinstance(data, CaptionedImages):
-        raise ValueError(f"{NOT_IMAGES}; data=stream has none")
-    if data.crop != "center" or data.flip or data.buckets is not None:
-        raise ValueError(
-            "images that change cannot be encoded once: data.crop=center data.flip=false data.buckets=null"
-        )
-    if config.text:
-        AllCaptionsReader(data.caption)  # refuses those that cannot be encoded once
-    autoencoder, _ = load_autoencoder(config.autoencoder.ckpt, packages=packages_of(resolved(config)))
-    autoencoder.check_size(data.size)
-    conditioner = None
-    if config.text:
-        conditioner = build(config.conditioner)
-        conditioner.prepare(())
-        conditioner.to(device).eval()
-    encoder = LatentEncoder(
-        autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner
-    )
-    data.need(("caption",) if config.text else ())
-    data.open()
-    if data.encoding:
-        raise ValueError(f"{NOT_IMAGES}; data.train are latents already")
-    if rank == 0:
-        print(f"plan: {estimate(data, encoder)}", flush=True)
-    done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
-    counts = ", ".join(f"{name}: {count}" for name, count in done.items())
-    shards = range(rank, len(data.train_set.index.shards), world)
-    written = sum(shard_file(out, shard).stat().st_size for shard in shards)
-    print(f"process {rank}: {counts}, {as_size_text(written)} in {out}")
-    if rank == 0:
-        val = f"{data.source.write()}/val-*.tar" if data.source is not None else resolved(config.data.val)
-        options = {
-            "data.train": typed_names(f"{out}/train-*.tar"),
-            "data.val": typed_names(val),
-            "data.size": str(data.size),
-            "data.flip": str(config.flip).lower(),
-            "autoencoder.ckpt": typed_names(config.autoencoder.ckpt),
-        }
-        if data.caption.fields is not None:
-            options["data.caption.fields"] = typed_fields(data.caption.fields)
-        words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
-        print(f"next: python train.py experiment=txt2img_shards data=latents {words}")

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shlex
 from collections import Counter
 from itertools import product
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from ldm.checkpoint import save
 from ldm.conditioner.composite import Composite
 from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.conditioner.size import SizeConditioner
-from ldm.config import build, compose
+from ldm.config import build, compose, resolved
 from ldm.data.cached_text import CachedText, captions_fact, check_cached_text, digests_of
 from ldm.data.decode import Broken
 from ldm.data.fields.all_captions import MOST_CAPTIONS, AllCaptionsReader
@@ -26,10 +27,12 @@ from ldm.data.fields.base import Files
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.names import write_shards
 from ldm.data.transforms import CaptionChoice
-from ldm.encode.encoder import LatentEncoder, encode, estimate, main
+from ldm.encode.encoder import LatentEncoder, encode, estimate
 from ldm.encode.estimate import CacheEstimate
+from ldm.encode.program import main
 from ldm.training.stages.diffusion import DiffusionStage
 from tests.conditioner.test_conditioner import save_pretrained
+from tests.conftest import scramble
 from tests.data.small_shards import captioned, numbered, read_all, sample, write_tar
 
 WORDS = [f"a {color} {icon}" for color, icon in product(("red", "blue", "white"), ("cat", "heart", "sailboat"))]
@@ -131,6 +134,43 @@ def test_the_same_captions_are_drawn_with_and_without_the_cache(tmp_path, shards
         assert found.fields.keys() == expected.fields.keys()
         assert found.fields["caption"] == expected.fields["caption"]
         assert torch.equal(found.fields["image"], expected.fields["image"])
+
+
+def test_the_losses_are_those_beside_images(tmp_path, shards, conditioner):
+    """The same noise, drop-out and captions: a step from the cache is the step from images."""
+    config = compose("train", [
+        "experiment=txt2img", "conditioner=huggingface", f"conditioner.name={conditioner.name}", "conditioner.width=16",
+        "conditioner.max_tokens=9", "name=x", "data.size=16", "backbone.model_channels=16", "backbone.groups=8",
+        "autoencoder.network.channels=8", "autoencoder.network.groups=4",
+    ])  # fmt: skip
+    torch.manual_seed(2)
+    model = build(resolved(config.model))
+    model.conditioner.prepare(None)
+    scramble(model.denoiser.backbone)
+    with torch.no_grad():
+        for parameter in model.denoiser.backbone.parameters():
+            if parameter.shape[-1:] == (16,):  # those that read tokens the most
+                parameter.mul_(6.0)
+    model.autoencoder.eval()
+    options = {"caption": CaptionChoice(SEVERAL), "size": 16}
+    encoder = LatentEncoder(model.autoencoder, flip=False, dtype="float32", conditioner=model.conditioner)
+    encode(captioned(tmp_path, **shards, **options), encoder, tmp_path / "latents", batch_size=4)
+    latents = {**shards, "train": f"{tmp_path}/latents/*.tar"}
+    losses, unlike = [], []
+    for names in (shards, latents):
+        data = captioned(tmp_path, **names, **options)
+        data.set_batch(4, 1, 1)
+        torch.manual_seed(3)
+        batches = read_all(data, 2)
+        with torch.no_grad():
+            losses.append([model.loss(batch).tolist() for batch in batches])
+            for batch in batches:
+                batch.fields["caption"].reverse()
+            torch.manual_seed(3)
+            unlike = [model.loss(batch).tolist() for batch in batches] if names is shards else unlike
+    beside_images, from_cache = map(torch.tensor, losses)
+    torch.testing.assert_close(from_cache, beside_images, atol=2e-6, rtol=0)
+    assert (torch.tensor(unlike) - beside_images).abs().max() > 1e-4, "captions have an effect"
 
 
 def test_with_fewer_fields_and_other_weights_the_same_captions_are_drawn(tmp_path, shards, autoencoder, conditioner):
@@ -338,7 +378,7 @@ def test_the_estimate_says_what_it_is_of():
 
 
 def test_the_program_says_how_many_captions_there_are(tmp_path, shards, conditioner, capsys):
-    """Its next command trains on all of them."""
+    """Its next command trains on all of them, with the same text encoder."""
     config = {
         "_target_": "ldm.autoencoder.convolutional.ConvAutoencoder",
         "regularizer": {"_target_": "ldm.autoencoder.kl.KLRegularizer"}, "latent_channels": 2, "channels": 8,
@@ -351,7 +391,7 @@ def test_the_program_says_how_many_captions_there_are(tmp_path, shards, conditio
         f"autoencoder.ckpt={tmp_path}/autoencoder.safetensors", f"out={tmp_path}/out", "data.size=8", "data.workers=0",
         f"data.train={shards['train']}", f"data.val={shards['val']}", f"data.cache={tmp_path}/cache", "text=true",
         f"conditioner.name={conditioner.name}", "conditioner.width=16", "conditioner.max_tokens=9",
-        "data.caption.fields={txt:1,alts:3}",
+        "data.caption.fields={txt:1,alts:3}", "conditioner.pad_token='[UNK]'",
     ]  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises((ValueError, InstantiationException), match="cannot be encoded once"):
@@ -363,7 +403,13 @@ def test_the_program_says_how_many_captions_there_are(tmp_path, shards, conditio
     assert f"plan: 13 images with {count} captions, 1.69 each: about " in text
     assert f"samples: 13, captions: {count}" in text
     assert f"KB in {tmp_path}/out" in text
-    assert " data.caption.fields='{txt:1,alts:3}'" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("next: "))
+    typed = compose("train", [*shlex.split(line)[3:], "name=x"])
+    assert typed.data.caption.fields == {"txt": 1, "alts": 3}
+    assert {name: value for name, value in typed.conditioner.items() if name != "drop_rate"} == {
+        "_target_": "ldm.conditioner.huggingface.HuggingFaceConditioner", "name": conditioner.name, "width": 16,
+        "max_tokens": 9, "mask_padding": True, "layer": -1, "pad_token": "[UNK]",
+    }  # fmt: skip
 
 
 def test_a_folder_that_was_begun_with_something_else_is_refused(tmp_path, shards, autoencoder, conditioner):

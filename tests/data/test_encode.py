@@ -18,7 +18,8 @@ from ldm.data.decode import Broken
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
 from ldm.data.rewriting import typed_names
 from ldm.data.shards.names import name_shards
-from ldm.encode.encoder import LatentEncoder, encode, main, output_folder
+from ldm.encode.encoder import LatentEncoder, encode, output_folder
+from ldm.encode.program import main
 from tests.data.small_shards import captioned, level, numbered, opened, read_all, write_tar
 
 
