@@ -224,9 +224,7 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
             say(f"{said}; others take their places")
 
-    def warn_of_shared(
-        self, train: Sequence[str], val: Mapping[str, ShardSummary], digests: Mapping[str, Sequence[str]]
-    ) -> None:
+    def warn_of_shared(self, train: list[str], val: Mapping[str, ShardSummary], digests: dict[str, list[str]]) -> None:
         """Say which validation shards are trained on, too.
 
         Args:
