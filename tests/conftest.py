@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["ldm.training.run", "ldm.generation.sample", "ldm.encode.encoder", "ldm.data.pack.packer"]
+    ["ldm.training.run", "ldm.generation.sample", "ldm.encode.program", "ldm.data.pack.packer"]
 )
 
 

@@ -12,7 +12,7 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.encode.encoder import (
+    from ldm.encode.program import (
         main as do,  # not above: help and mistyped options do not need the large libraries
     )
 

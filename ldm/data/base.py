@@ -224,15 +224,15 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
             say(f"{said}; others take their places")
 
-    def warn_of_shared(self, train: Sequence[str], val: Mapping[str, ShardSummary], digests: Mapping[str, str]) -> None:
+    def warn_of_shared(self, train: list[str], val: Mapping[str, ShardSummary], digests: dict[str, list[str]]) -> None:
         """Say which validation shards are trained on, too.
 
         Args:
             train: Names of the training shards.
             val: What is in the validation shards, by their names.
-            digests: Of the contents of training shards, as far as they are known, by their names.
+            digests: Of training shards, and of those that they were made of, as far as they are known, by their names.
         """
-        known = {name: shard.digest for name, shard in val.items() if shard.samples} if digests else {}
+        known = {name: [shard.digest] for name, shard in val.items() if shard.samples} if digests else {}
         shared = shared_shards(train, list(val), {**known, **digests})
         if shared:
             named = ", ".join(name if name == other else f"{name} (as {other})" for name, other in shared.items())

@@ -11,9 +11,11 @@ from torch import Tensor
 from ldm.batch import Fields, SkippedSample, tensor_field
 from ldm.data.base import OPTIONS, DataModule, say
 from ldm.data.buckets import Buckets
+from ldm.data.cached_text import TEXT_FACT, check_cached_text
 from ldm.data.dataset import ShardDataset
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import ComputedReader, FieldReader, take_images_alone
+from ldm.data.fields.caption import CaptionReader
 from ldm.data.fields.low_resolution import LowResolutionReader
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
@@ -131,7 +133,7 @@ class CaptionedImages(DataModule):
         shards = index_shards(files, self.cache / "index", alone=take_images_alone(self.readers))
         index = DatasetIndex(shards, self.filters, read=self.endings)
         self.bad_samples.check_index(index)
-        digests = {name: shard.digest for name, shard in zip(names, shards) if shard.samples}
+        digests = {name: [shard.digest, *shard.sources] for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
         chosen = None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
         if self.degradation is not None and any(isinstance(reader, LowResolutionReader) for reader in self.readers):
@@ -255,17 +257,12 @@ class CaptionedImages(DataModule):
             raise ValueError(
                 f"{', '.join(computed)} is computed from images, and these are latents; give data.train shards of images"
             )
-        if made.get("text") and self.caption.tags.active:
-            raise ValueError(
-                "the tokens beside the latents are those of whole captions in one order; set data.caption.shuffle_tags=false "
-                "data.caption.drop_tags=0, or encode with text=false"
-            )
-        if made.get("text") and set(self.caption.fields or ("txt",)) != {"txt"}:
-            raise ValueError(
-                "the tokens beside the latents are those of the captions in the .txt files, and there are none of other "
-                "captions; set data.caption.fields=null, or encode with text=false"
-            )
-        return LatentTransform(flip=self.flip) if made else ImageTransform(self.size, crop=self.crop, flip=self.flip)
+        text = bool(made.get(TEXT_FACT)) and any(reader.name == CaptionReader.name for reader in self.readers)
+        if text:
+            check_cached_text(made, self.caption.fields, tags_vary=self.caption.tags.active)
+        if made:
+            return LatentTransform(flip=self.flip, text=text)
+        return ImageTransform(self.size, crop=self.crop, flip=self.flip)
 
 
 def _mixed(

@@ -13,14 +13,17 @@ from ldm.data.decode import Broken
 
 FACTS_KEY = "ldm_encoding"
 
+SOURCE_FACT = "source"
+"""The fact beside a latent that names the shard of images that it was made of: digests of its contents, parted by spaces."""
+
 
 def pack_latent(tensors: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
     """Return the bytes of a sample's file.
 
     Args:
         tensors: moments `(M, h, w)`: what the encoder gave, see `Fields`; geometry `(6,)`: how the image was cut, see `Fields`;
-            perhaps flipped `(M, h, w)`: the moments of the mirrored image; perhaps tokens `(L, D)` and mask `(L,)`: what a
-            frozen text encoder gave for the caption.
+            perhaps flipped `(M, h, w)`: the moments of the mirrored image; perhaps captions `(K, 16)`, tokens `(K, L, D)` and
+            mask `(K, L)`: what a frozen text encoder gave for the captions, see `CachedText`.
         facts: How they were made.
     """
     given = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -42,7 +45,7 @@ def read_encoding(head: bytes) -> dict[str, str] | None:
     if head[8:9] != b"{" or length + 8 > len(head):
         return None
     try:
-        facts: dict[str, str] = json.loads(json.loads(head[8 : 8 + length])["__metadata__"][FACTS_KEY])
-        return facts
-    except (ValueError, KeyError, TypeError):
+        facts = json.loads(json.loads(head[8 : 8 + length])["__metadata__"][FACTS_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return facts if isinstance(facts, dict) and all(isinstance(fact, str) for fact in facts.values()) else None

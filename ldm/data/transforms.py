@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ldm.batch import Size, as_size
+from ldm.data.cached_text import CachedText
 from ldm.data.decode import Broken, Header, decode_text, decode_with_size, read_header
 from ldm.data.fields.cut import Cut
 from ldm.data.fields.placement import Placement
@@ -106,14 +107,16 @@ class ImageTransform(Transform):
 
 
 class LatentTransform(Transform):
-    """Cached moments, and the frozen text encoder's tokens where they were cached, too.
+    """Cached moments, and a frozen text encoder's tokens of all captions of the sample.
 
     Args:
-        flip: Take those of the mirrored image half of the time.
+        flip: Take the moments of the mirrored image half of the time.
+        text: Read the tokens, too; a latent without them is then broken.
     """
 
-    def __init__(self, *, flip: bool = False) -> None:
+    def __init__(self, *, flip: bool = False, text: bool = False) -> None:
         self.flip = flip
+        self.text = text
 
     @property
     def deterministic(self) -> bool:
@@ -121,7 +124,7 @@ class LatentTransform(Transform):
         return not self.flip
 
     def __repr__(self) -> str:
-        return f"LatentTransform(flip={self.flip})"
+        return f"LatentTransform(flip={self.flip}, text={self.text})"
 
     def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
         """Return a latent and how its image was cut; see Transform. Raises Broken."""
@@ -130,9 +133,11 @@ class LatentTransform(Transform):
         name = "flipped" if self.flip and rng.random() < 0.5 else "moments"
         if name not in tensors:
             raise Broken(f"latent without {name}")
-        kept = {field: tensors[part] for part, field in TEXT_PARTS.items() if part in tensors}
-        fields = {"moments": tensors[name], "geometry": geometry, **kept}
-        return Cut(fields, placement_of(geometry, flipped=name == "flipped"))
+        return Cut(
+            {"moments": tensors[name], "geometry": geometry},
+            placement_of(geometry, flipped=name == "flipped"),
+            CachedText.take_from(tensors) if self.text else None,
+        )
 
     def placement(self, data: bytes) -> Placement:
         """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
@@ -140,11 +145,7 @@ class LatentTransform(Transform):
 
     def still(self) -> LatentTransform:
         """Return the transform that never flips."""
-        return LatentTransform()
-
-
-TEXT_PARTS = {"tokens": "text_tokens", "mask": "text_mask"}
-"""Tensors in the file of a cached latent -> the fields that they are."""
+        return LatentTransform(text=self.text)
 
 
 class CaptionChoice:
@@ -198,6 +199,11 @@ class CaptionChoice:
     def varies(self, text: bytes | None, record: bytes | None) -> bool:
         """Return whether chance decides what the caption is. Raises Broken where there is none."""
         return sum(map(len, self._found(text, record)[0].values())) > 1 or self.tags.active
+
+    def all_captions(self, text: bytes | None, record: bytes | None) -> list[str]:
+        """Return all captions that a call can return while tags do not vary, each once. Raises Broken where there is none."""
+        found, _ = self._found(text, record)
+        return list(dict.fromkeys(caption for name in sorted(found) for caption in found[name]))
 
     def _found(self, text: bytes | None, record: bytes | None) -> tuple[dict[str, list[str]], Mapping[str, float]]:
         """The captions of a sample by the names of their fields, and the weights of the fields."""

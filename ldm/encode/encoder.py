@@ -1,14 +1,13 @@
-"""`python -m ldm.encode`: shards of captioned images -> shards of their latents, once, so that stage 2 needs no encoder.
+"""Shards of captioned images -> shards of their latents, once, so that stage 2 needs no encoder.
 
 Written are the moments that the encoder gives: with a KL regulariser mean and log-variance of the posterior, not one sample
-of it, so that training draws from it as it would from images; with a codebook, or with none, the raw latents.
+of it, so that training draws from it as it would from images; with a codebook, or with none, the raw latents. With text=true
+the tokens of all captions of each sample are written, too, so that training draws a caption as it would beside images.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -16,40 +15,33 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Size, list_field, tensor_field
-from ldm.checkpoint import load_autoencoder
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import TextConditioner, text_parts
-from ldm.config import build, packages_of, resolved
+from ldm.data.cached_text import CAPTIONS_FACT, TEXT_FACT, captions_fact, digests_of
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.dataset import finish
-from ldm.data.latents import pack_latent
-from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out, typed_names
+from ldm.data.dataset import ShardDataset, finish
+from ldm.data.fields.all_captions import AllCaptionsReader
+from ldm.data.latents import SOURCE_FACT, pack_latent
+from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out
+from ldm.data.shards.dataset_index import index_shards
 from ldm.data.shards.names import StoredSample, write_shard
+from ldm.data.shards.shard_index import ShardSummary
+from ldm.encode.estimate import CacheEstimate, count_captions
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
-from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
 
 PLAN = "encoding.json"
 
+TAR_HEADER = 512
+"""Bytes of the header of a file in a tar archive, and the unit to which its bytes are filled up."""
+
 SHARD_NAME = re.compile(r"train-\d{6,}\.tar")
-
-NOT_IMAGES = "what is encoded are images with an index: data=shards, data=icons or data=openmoji"
-
-OPTIONS: dict[str, Rule] = {
-    "batch_size": COUNT,
-    "flip": FLAG,
-    "text": FLAG,
-    "dtype": OneOf(tuple(DTYPES)),
-    "seed": SEED,
-}
-"""Which values the command's own options can have."""
 
 
 class LatentEncoder:
@@ -59,7 +51,7 @@ class LatentEncoder:
         autoencoder: Encodes the images.
         flip: Encode the mirrored images as well.
         dtype: Of what is written: "float32", or "float16" (half the size; means and raw latents are rounded).
-        conditioner: One with a frozen text encoder, whose tokens are written as well; None: no tokens.
+        conditioner: One with a frozen text encoder, whose tokens of all captions are written as well; None: no tokens.
 
     Raises:
         ValueError: Where the conditioner has no text encoder, or more than one, or one that is trained.
@@ -73,14 +65,16 @@ class LatentEncoder:
         texts = text_parts(conditioner) if conditioner is not None else []
         if conditioner is not None and len(texts) != 1:
             raise ValueError(f"tokens are cached of one text encoder; the conditioner has {len(texts)}: set text=false")
-        if any(part.frozen_hash is None for part in texts):
+        self.text: TextConditioner | None = texts[0] if texts else None
+        text_hash = texts[0].frozen_hash if texts else ""
+        if text_hash is None:
             raise ValueError(
                 "the tokens of a conditioner that is trained cannot be cached; use conditioner=huggingface"
             )
         self.autoencoder = autoencoder
         self.flip = flip
         self.dtype = dtype
-        self.text: TextConditioner | None = texts[0] if texts else None
+        self.text_hash = text_hash
 
     def facts(self, size: Size) -> dict[str, str]:
         """Return how latents are made, as it is written beside each."""
@@ -89,28 +83,54 @@ class LatentEncoder:
             "size": str(size),
             "flip": str(self.flip).lower(),
             "dtype": self.dtype,
-            "text": (self.text.frozen_hash or "") if self.text is not None else "",
+            TEXT_FACT: self.text_hash,
         }
 
     @torch.no_grad()
+    def sizes(self, size: Size) -> tuple[int, int]:
+        """Return how many bytes an image of a size takes in a shard, and how many each caption adds to them."""
+        blank = torch.zeros(1, 3, *size, device=self.autoencoder.shift.device)
+        moments = self._moments(blank)[0]
+        tensors = {
+            "moments": moments,
+            "geometry": torch.zeros(6),
+            **({"flipped": moments.clone()} if self.flip else {}),
+        }
+        file = len(pack_latent(tensors, self.facts(size)))
+        texts = [] if self.text is None else list(self._texts([[""]])[0].values())
+        return TAR_HEADER + -(-file // TAR_HEADER) * TAR_HEADER, sum(tensor.nbytes for tensor in texts)
+
+    @torch.no_grad()
     def __call__(self, batch: Batch, facts: dict[str, str]) -> Iterator[bytes]:
-        """Yield the file of each of the batch's samples."""
+        """Yield the file of each of the batch's samples, which have the field `captions` where tokens are written."""
         fields = finish(batch, self.autoencoder.shift.device).fields
         image = tensor_field(fields, "image")
         tensors = {"moments": self._moments(image), "geometry": tensor_field(fields, "geometry")}
         if self.flip:
             tensors["flipped"] = self._moments(image.flip(-1))
-        if self.text is not None:
-            tensors |= self._tokens(self.text, list_field(fields, "caption"))
+        texts = self._texts(list_field(fields, "captions")) if self.text is not None else [{}] * len(image)
         for row, (height, width, *_) in enumerate(tensors["geometry"].tolist()):
             size = {"height": str(height), "width": str(width)}
-            yield pack_latent({name: tensor[row] for name, tensor in tensors.items()}, {**facts, **size})
+            of_row = {name: tensor[row] for name, tensor in tensors.items()}
+            yield pack_latent({**of_row, **texts[row]}, {**facts, **size})
 
     def _moments(self, image: Tensor) -> Tensor:
         return self.autoencoder.encode(image).moments.to(DTYPES[self.dtype]).cpu()
 
-    def _tokens(self, text: TextConditioner, captions: Sequence[str]) -> dict[str, Tensor]:
-        found = text.encode_captions(captions)
+    def _texts(self, captions: Sequence[Sequence[str]]) -> list[dict[str, Tensor]]:
+        """Return digests, tokens and perhaps mask of the captions of each sample; as many are encoded at once as images."""
+        texts = [caption for of_sample in captions for caption in of_sample]
+        parts = [self._tokens(texts[start : start + len(captions)]) for start in range(0, len(texts), len(captions))]
+        counts = [len(of_sample) for of_sample in captions]
+        found = {name: torch.cat([part[name] for part in parts]).split(counts) for name in parts[0]}
+        return [
+            {"captions": digests_of(of_sample), **{name: rows[number] for name, rows in found.items()}}
+            for number, of_sample in enumerate(captions)
+        ]
+
+    def _tokens(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        assert self.text is not None
+        found = self.text.encode_captions(captions)
         assert found.tokens is not None
         tokens = {"tokens": found.tokens.to(DTYPES[self.dtype]).cpu()}
         return tokens if found.mask is None else {**tokens, "mask": found.mask.cpu()}
@@ -130,15 +150,39 @@ def encode(
         world: Number of processes.
 
     Returns:
-        The number of samples, shards, shards kept, and of the shards written the number of what was left out, by the reason.
+        The number of shards written and kept, of samples, of captions where their tokens are written, and of the shards
+        written the number of what was left out, by the reason.
+
+    Raises:
+        ValueError: Where the captions cannot be encoded once, or the folder was begun with other settings or other data.
     """
     folder = output_folder(out)
     shards = range(rank, len(data.train_set.index.shards), world)
+    reader = AllCaptionsReader(data.caption) if encoder.text is not None else None
     if rank > 0:
         folder.check()
-        return _encode(data, encoder, out, batch_size, shards)
+        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
     with folder.lock():  # for all of them
-        return _encode(data, encoder, out, batch_size, shards)
+        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
+
+
+def shard_file(out: Path, number: int) -> Path:
+    """Return the file of the latents of the shard of images with a number."""
+    return out / f"train-{number:06d}.tar"
+
+
+def estimate(data: CaptionedImages, encoder: LatentEncoder) -> CacheEstimate:
+    """Return how many images and captions there are to encode, and how large what is written gets.
+
+    Args:
+        data: The images.
+        encoder: Makes the files.
+    """
+    images = len(data.train_set)
+    looked_at, captions = images, 0
+    if encoder.text is not None:
+        looked_at, captions = count_captions(data.train_set, AllCaptionsReader(data.caption))
+    return CacheEstimate(images, looked_at, captions, *encoder.sizes(data.size))
 
 
 def output_folder(out: Path) -> OutputFolder:
@@ -150,85 +194,52 @@ def output_folder(out: Path) -> OutputFolder:
 
 
 def _encode(
-    data: CaptionedImages, encoder: LatentEncoder, out: Path, batch_size: int, shards: Sequence[int]
+    data: CaptionedImages,
+    encoder: LatentEncoder,
+    out: Path,
+    *,
+    batch_size: int,
+    shards: Sequence[int],
+    reader: AllCaptionsReader | None,
 ) -> Counter[str]:
-    index, facts = data.train_set.index, encoder.facts(data.size)
-    captions = data.caption.fields if facts["text"] else None
-    claim(out / PLAN, {"facts": facts, "captions": captions, "shards": index.fingerprint})
-    files = {shard: out / f"train-{shard:06d}.tar" for shard in shards}
+    train, facts = data.train_set, encoder.facts(data.size)
+    index, readers = train.index, train.readers
+    if reader is not None:
+        facts[CAPTIONS_FACT] = captions_fact(data.caption.fields)
+        readers = [*readers, reader]
+    claim(out / PLAN, {"facts": facts, "shards": index.fingerprint})
+    files = {shard: shard_file(out, shard) for shard in shards}
     todo = [shard for shard, file in files.items() if not file.is_file()]
     done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})
     for shard in todo:
         done.update(left_out(index, shard))
     chunks = chunks_of(index, todo, batch_size)
     total = sum(len(numbers) for _, numbers in chunks)
-    loader = DataLoader(
-        ExactBatches(data.train_set, [numbers for _, numbers in chunks]), None, num_workers=data.workers
-    )
+    images = ShardDataset(index, train.transform, readers, seed=data.seed)
+    loader = DataLoader(ExactBatches(images, [numbers for _, numbers in chunks]), None, num_workers=data.workers)
     with tqdm(total=total, desc="encoding", unit="image", disable=0 not in shards) as bar:
 
-        def files_of(batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]]) -> Iterator[StoredSample]:
-            for _, (batch, texts) in batches:
-                yield from _files_of(batch, texts, encoder, facts)
+        def files_of(
+            batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]], facts: dict[str, str]
+        ) -> Iterator[StoredSample]:
+            for _, (batch, others) in batches:
+                if batch.key:
+                    for key, files, latent in zip(batch.key, others, encoder(batch, facts), strict=True):
+                        yield {"__key__": key, "safetensors": latent, **files}
                 done.update({"samples": len(batch.key), **Counter(skip.reason for skip in batch.skipped)})
+                if reader is not None:
+                    done["captions"] += sum(map(len, batch.fields.get(reader.name, ())))
                 data.bad_samples.count(len(batch.key), batch.skipped, total)
                 bar.update(len(batch.key) + len(batch.skipped))
 
         for shard, batches in groupby(zip((shard for shard, _ in chunks), loader), key=itemgetter(0)):
-            write_shard(files[shard], files_of(batches))
+            write_shard(
+                files[shard], files_of(batches, {**facts, SOURCE_FACT: _digests(index.shards[shard], data.cache)})
+            )
     return done
 
 
-def _files_of(
-    batch: Batch, others: Sequence[dict[str, bytes]], encoder: LatentEncoder, facts: dict[str, str]
-) -> Iterator[StoredSample]:
-    if not batch.key:
-        return
-    captions = list_field(batch.fields, "caption") if facts["text"] else []
-    for row, (key, files, latent) in enumerate(zip(batch.key, others, encoder(batch, facts), strict=True)):
-        only = {"txt": captions[row].encode()} if captions else {}
-        yield {"__key__": key, "safetensors": latent, **files, **only}
-
-
-def main(config: DictConfig) -> None:
-    """Do what the command says."""
-    check_all(resolved(config), OPTIONS)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
-    out = Path(config.out)
-    output_folder(out).check()
-    data = build(config.data)
-    if not isinstance(data, CaptionedImages):
-        raise ValueError(f"{NOT_IMAGES}; data=stream has none")
-    if data.crop != "center" or data.flip or data.buckets is not None:
-        raise ValueError(
-            "images that change cannot be encoded once: data.crop=center data.flip=false data.buckets=null"
-        )
-    autoencoder, _ = load_autoencoder(config.autoencoder.ckpt, packages=packages_of(resolved(config)))
-    autoencoder.check_size(data.size)
-    conditioner = None
-    if config.text:
-        conditioner = build(config.conditioner)
-        conditioner.prepare(())
-        conditioner.to(device).eval()
-    encoder = LatentEncoder(
-        autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner
-    )
-    data.need(("caption",) if config.text else ())
-    data.open()
-    if data.encoding:
-        raise ValueError(f"{NOT_IMAGES}; data.train are latents already")
-    done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
-    print(f"process {rank}: " + ", ".join(f"{name}: {count}" for name, count in done.items()) + f", in {out}")
-    if rank == 0:
-        val = f"{data.source.write()}/val-*.tar" if data.source is not None else resolved(config.data.val)
-        options = {
-            "data.train": typed_names(f"{out}/train-*.tar"),
-            "data.val": typed_names(val),
-            "data.size": str(data.size),
-            "data.flip": str(config.flip).lower(),
-            "autoencoder.ckpt": typed_names(config.autoencoder.ckpt),
-        }
-        words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
-        print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
+def _digests(shard: ShardSummary, cache: Path) -> str:
+    """Return the digests of a shard, with and without its images alone."""
+    views = [index_shards([shard.path], cache / "index", alone=alone)[0] for alone in (False, True)]
+    return " ".join(dict.fromkeys(view.digest for view in views if view.samples))

@@ -1,7 +1,5 @@
 """Cached latents: training on them is training on the images."""
 
-import copy
-import json
 import os
 import shlex
 
@@ -13,21 +11,15 @@ from ldm.autoencoder.convolutional import ConvAutoencoder
 from ldm.autoencoder.identity import CopyAutoencoder
 from ldm.autoencoder.kl import KLRegularizer
 from ldm.autoencoder.vq import VQRegularizer
-from ldm.batch import Batch
 from ldm.checkpoint import save
-from ldm.conditioner.composite import Composite
-from ldm.conditioner.huggingface import HuggingFaceConditioner
-from ldm.conditioner.size import SizeConditioner
 from ldm.config import build, compose
 from ldm.data.dataset import finish
 from ldm.data.decode import Broken
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
-from ldm.data.order.shuffle import SampleRef
 from ldm.data.rewriting import typed_names
 from ldm.data.shards.names import name_shards
-from ldm.data.transforms import CaptionChoice
-from ldm.encode.encoder import LatentEncoder, encode, main, output_folder
-from tests.conditioner.test_conditioner import save_pretrained
+from ldm.encode.encoder import LatentEncoder, encode, output_folder
+from ldm.encode.program import main
 from tests.data.small_shards import captioned, level, numbered, opened, read_all, write_tar
 
 
@@ -185,66 +177,6 @@ def test_the_hash_is_of_the_encoder_alone(autoencoder):
         assert autoencoder.encoder_hash != before
         autoencoder.to_moments.bias.sub_(1.0)
         autoencoder.last_layer().sub_(1.0)
-
-
-def test_frozen_tokens_are_cached_with_their_mask(tmp_path, images, autoencoder):
-    save_pretrained(tmp_path / "bert", "bert")
-    conditioner = HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=9)
-    conditioner.prepare(None)
-    encoded_to(tmp_path / "latents", images, autoencoder, conditioner=conditioner)
-    data = captioned(tmp_path, **{**images, "train": f"{tmp_path}/latents/*.tar"})
-    data.set_batch(4, 1, 1)
-    for batch in read_all(data):
-        expected = conditioner.encode_captions(batch.fields["caption"])
-        torch.testing.assert_close(batch.fields["text_tokens"], expected.tokens, atol=1e-5, rtol=1e-5)
-        assert torch.equal(batch.fields["text_mask"], expected.mask)
-    assert data.encoding["text"] == conditioner.frozen_hash
-    assert isinstance(batch, Batch)
-
-
-def test_cached_tokens_are_dropped_and_those_of_other_captions_are_refused(tmp_path, autoencoder):
-    save_pretrained(tmp_path / "bert", "bert")
-    conditioner = HuggingFaceConditioner(str(tmp_path / "bert"), width=16, max_tokens=9, drop_rate=0.5)
-    conditioner.prepare(None)
-    records = (json.dumps({"alts": ["a cat", "a heart"]}).encode() for _ in range(8))
-    files = [
-        (f"{i}.{e}", d) for i, r in enumerate(records) for e, d in (("png", level(i)), ("txt", b"a red"), ("json", r))
-    ]
-    path = write_tar(tmp_path / "a.tar", files)
-    given = {"train": path, "val": path}
-    several = {"caption": CaptionChoice({"txt": 1, "alts": 1})}
-    for name, options in (("with", {"conditioner": conditioner}), ("without", {})):
-        encode(
-            captioned(tmp_path, **given, **several),
-            LatentEncoder(autoencoder, flip=False, dtype="float32", **options),
-            tmp_path / name,
-            batch_size=4,
-        )
-    cached = {**given, "train": f"{tmp_path}/with/*.tar"}
-    with pytest.raises(
-        ValueError, match=r"tokens .* are those of the captions in the .txt.*; set data.caption.fields=null"
-    ):
-        captioned(tmp_path, **cached, **several)
-    data = captioned(tmp_path, **cached)
-    data.set_batch(8, 1, 1)
-    (batch,) = read_all(data)
-    assert len(set(batch.fields["caption"])) > 1, "chosen once, when they were encoded"
-    torch.manual_seed(0)
-    dropped = torch.rand(8) < 0.5
-    torch.manual_seed(0)
-    got, full = conditioner.with_dropout(batch.fields), conditioner.encode_captions(batch.fields["caption"])
-    nothing = conditioner.encode_captions([""])
-    torch.testing.assert_close(got.tokens, torch.where(dropped[:, None, None], nothing.tokens, full.tokens))
-    assert torch.equal(got.mask, torch.where(dropped[:, None], nothing.mask, full.mask))
-    chosen = captioned(tmp_path, **{**given, "train": f"{tmp_path}/without/*.tar"}, **several).train_set
-    captions = {chosen[SampleRef(epoch, 0)].fields["caption"] for epoch in range(20)}
-    assert captions == {"a red", "a cat", "a heart"}, "without tokens, any of them"
-    for wrong in (
-        Composite([conditioner, copy.deepcopy(conditioner)], width=16),
-        SizeConditioner(8, number_width=2, vector_width=12),
-    ):
-        with pytest.raises(ValueError, match="tokens are cached of one text encoder; the conditioner has"):
-            LatentEncoder(autoencoder, flip=False, dtype="float32", conditioner=wrong)
 
 
 def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, autoencoder):

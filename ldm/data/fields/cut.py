@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm.data.cached_text import CachedText
 from ldm.data.fields.placement import Placement
 
 
@@ -14,12 +15,14 @@ class Cut(NamedTuple):
     """An image or latent of one sample, and how it was cut.
 
     Attributes:
-        fields: Its fields: `image`, as `(H, W, 3)` uint8, or `moments`; `geometry`, `(6,)`; and what else a latent holds.
+        fields: Its fields: `image`, as `(H, W, 3)` uint8, or `moments`; and `geometry`, `(6,)`.
         placement: How the original was resized, cropped and flipped.
+        text: The tokens of the sample's captions that lie beside a latent; None: there are none, or none are read.
     """
 
     fields: dict[str, Any]
     placement: Placement
+    text: CachedText | None = None
 
     @property
     def levels(self) -> NDArray[np.uint8]:

@@ -32,8 +32,9 @@ class SampleFields:
     """Reads all fields of one sample that are asked for, those that lie on the image moved as it is.
 
     Args:
-        transform: Makes the field `image` or `moments`, and says how the image was cut.
-        readers: Read the other fields.
+        transform: Makes the field `image` or `moments`, and says how the image was cut. Where it also reads cached tokens,
+            those of the caption that was chosen become fields.
+        readers: Read the other fields; one of them reads `caption` where cached tokens are read.
     """
 
     def __init__(self, transform: Transform, readers: Sequence[FieldReader]) -> None:
@@ -65,7 +66,8 @@ class SampleFields:
         """
         values = {reader.name: reader.read(files, choose) for reader in self.readers}
         cut = self.transform(image(), rng(), size)
-        return {**_finished(self.readers, values, cut, computed), **cut.fields}
+        tokens = {} if cut.text is None else cut.text.fields_of(values["caption"])
+        return {**_finished(self.readers, values, cut, computed), **cut.fields, **tokens}
 
     def read_without_image(self, files: Files, image: Callable[[], bytes], *, computed: Generators) -> dict[str, Any]:
         """Return the fields of a sample but for the image, always the same.

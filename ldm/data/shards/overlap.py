@@ -15,14 +15,15 @@ HEAD_BYTES = 2**20
 """The number of bytes at the beginning of two files of the same size that are compared."""
 
 
-def shared_shards(train: Sequence[str], val: Sequence[str], digests: Mapping[str, str]) -> dict[str, str]:
+def shared_shards(train: Sequence[str], val: Sequence[str], digests: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Find the validation shards that are training shards, too.
 
     Args:
         train: Names of the training shards.
         val: Names of the validation shards.
-        digests: Name of a shard -> a hash of its contents, for shards whose contents are known. Other files of the same
-            size are compared by their first bytes.
+        digests: Name of a shard -> hashes of its contents, for shards whose contents are known: one of its own, and for
+            cached latents one of each shard that they were made of. Other files of the same size are compared by their first
+            bytes.
 
     Returns:
         Name of a validation shard -> name of the same training shard.
@@ -44,15 +45,13 @@ def shared_shards(train: Sequence[str], val: Sequence[str], digests: Mapping[str
     return found
 
 
-def _marks(name: str, digests: Mapping[str, str]) -> list[object]:
-    """Return everything that identifies a shard: its name, its file on disk, and the hash of its contents."""
+def _marks(name: str, digests: Mapping[str, Sequence[str]]) -> list[object]:
+    """Return everything that identifies a shard: its name, its file on disk, and the hashes of its contents."""
     marks: list[object] = [name]
     if not is_remote(name):
         status = os.stat(name)
         marks.append((status.st_dev, status.st_ino))
-    if name in digests:
-        marks.append(("digest", digests[name]))
-    return marks
+    return [*marks, *(("digest", digest) for digest in digests.get(name, ()))]
 
 
 def _size(name: str) -> int:

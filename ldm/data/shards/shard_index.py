@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from ldm.batch import SkippedSample
 from ldm.data.decode import Broken, read_header
-from ldm.data.latents import read_encoding
+from ldm.data.latents import SOURCE_FACT, read_encoding
 from ldm.data.shards.grouping import Leftover, Listing, Sample, list_shard
 from ldm.data.shards.members import ABSENT, ByteRange
 from ldm.data.shards.names import numbers_of
@@ -28,7 +28,7 @@ from ldm.files.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
-VERSION = "6"
+VERSION = "7"
 HEADER_BYTES = 2**16
 """The number of bytes at the beginning of an image that usually hold its size; if they do not, all bytes are read."""
 
@@ -44,6 +44,7 @@ class ShardSummary(NamedTuple):
         numbers: Names of the numbers that its .json files hold.
         digest: Of all that is known of its samples but their places.
         encoding: How cached latents were made, and by which autoencoder; empty for images.
+        sources: Digests of the shards of images that cached latents were made of; empty for images.
         skipped: Samples that were left out, and with the key "" the shard itself.
         leftovers: Files that no sample lacks, but that are not read: reason -> how many, and the name of the first.
         parts: Files beside image, .txt and .json that fields can be read from: ending -> how many, and the name of the first.
@@ -56,6 +57,7 @@ class ShardSummary(NamedTuple):
     numbers: list[str]
     digest: str
     encoding: dict[str, str]
+    sources: list[str]
     skipped: list[SkippedSample]
     leftovers: dict[str, tuple[int, str]]
     parts: dict[str, tuple[int, str]]
@@ -81,11 +83,13 @@ class _View(NamedTuple):
     Attributes:
         samples: The number of these rows.
         encoding: How cached latents were made; empty for images.
+        sources: Digests of the shards of images that they were made of.
         skipped: Samples and files that were left out.
     """
 
     samples: int
     encoding: dict[str, str]
+    sources: list[str]
     skipped: list[SkippedSample]
 
 
@@ -130,6 +134,7 @@ def _facts(view: _View, keys: Sequence[bytes], tensors: Mapping[str, np.ndarray]
         "samples": view.samples,
         "digest": hashlib.sha256(b"\0".join(keys[: view.samples]) + known).hexdigest()[:16],
         "encoding": view.encoding,
+        "sources": view.sources,
         "skipped": [skip[1:] for skip in view.skipped if not isinstance(skip, Leftover)],
         "leftovers": _counted(skip for skip in view.skipped if isinstance(skip, Leftover)),
     }
@@ -172,6 +177,7 @@ def _look_into(shard: str, listing: Listing) -> tuple[_Rows, list[_View]]:
     """
     rows, views = _Rows([], [], []), []
     encoding: dict[str, str] = {}
+    sources: dict[str, None] = {}
     broken: list[SkippedSample] = []
     paired = {sample.key for sample in listing.paired.samples}
     alone = [sample for sample in listing.alone.samples if sample.key not in paired]
@@ -179,21 +185,23 @@ def _look_into(shard: str, listing: Listing) -> tuple[_Rows, list[_View]]:
         for contents, samples in ((listing.paired, listing.paired.samples), (listing.alone, alone)):
             for sample in samples:
                 try:
-                    size = _look_at_image(file, sample, encoding)
+                    size = _look_at_image(file, sample, encoding, sources)
                 except Broken as error:
                     broken.append(SkippedSample(shard, sample.key, error.reason))
                     continue
                 rows.samples.append(sample)
                 rows.sizes.append(size)
                 rows.numbers.append(numbers_of(_read_extent(file, sample.record)) if sample.record.size > 0 else {})
-            views.append(_View(len(rows.samples), dict(encoding), [*contents.skipped, *broken]))
+            views.append(_View(len(rows.samples), dict(encoding), list(sources), [*contents.skipped, *broken]))
     return rows, views
 
 
-def _look_at_image(file: BinaryIO, sample: Sample, encoding: dict[str, str]) -> tuple[int, int]:
+def _look_at_image(
+    file: BinaryIO, sample: Sample, encoding: dict[str, str], sources: dict[str, None]
+) -> tuple[int, int]:
     """Return width and height of a sample's image in pixels; for latents, those of the image that they were made from.
 
-    How latents were made is written into `encoding`.
+    How latents were made is written into `encoding`, and the digests of the shard of their images into `sources`.
 
     Raises:
         Broken: If the image is unreadable, or its latents were made in another way than the first ones of the shard.
@@ -202,9 +210,11 @@ def _look_at_image(file: BinaryIO, sample: Sample, encoding: dict[str, str]) -> 
     found = read_encoding(head)
     if found is not None:
         size = int(found.pop("width", 0)), int(found.pop("height", 0))
+        source = found.pop(SOURCE_FACT, "")
         if encoding and encoding != found:
             raise Broken("encoded otherwise than the first of its shard")
         encoding.update(found)
+        sources.update(dict.fromkeys(source.split()))
         return size
     try:
         return tuple(read_header(head))  # type: ignore[return-value]
@@ -249,6 +259,7 @@ def read(shard: str, cache: Path, *, alone: bool = False) -> ShardSummary | None
                 numbers=facts["numbers"],
                 digest=view["digest"],
                 encoding=view["encoding"],
+                sources=view["sources"],
                 skipped=[SkippedSample(shard, *skip) for skip in view["skipped"]],
                 leftovers={reason: (count, first) for reason, (count, first) in view["leftovers"].items()},
                 parts={ending: (count, first) for ending, (count, first) in facts["parts"].items()},

@@ -1,0 +1,106 @@
+"""`python -m ldm.encode`: check its options, say what will be written, write it, and say what to type next."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from ldm.checkpoint import load_autoencoder
+from ldm.config import build, packages_of, resolved
+from ldm.data.cached_text import typed_fields
+from ldm.data.datamodule import CaptionedImages
+from ldm.data.fields.all_captions import AllCaptionsReader
+from ldm.data.rewriting import typed_names
+from ldm.encode.encoder import LatentEncoder, encode, estimate, output_folder, shard_file
+from ldm.encode.estimate import as_size_text
+from ldm.files.tensors import DTYPES
+from ldm.options.arguments import quoted
+from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
+
+NOT_IMAGES = "what is encoded are images with an index: data=shards, data=icons or data=openmoji"
+
+OPTIONS: dict[str, Rule] = {
+    "batch_size": COUNT,
+    "flip": FLAG,
+    "text": FLAG,
+    "dtype": OneOf(tuple(DTYPES)),
+    "seed": SEED,
+}
+"""Which values the command's own options can have."""
+
+
+def main(config: DictConfig) -> None:
+    """Do what the command says."""
+    check_all(resolved(config), OPTIONS)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
+    out = Path(config.out)
+    output_folder(out).check()
+    data = build(config.data)
+    if not isinstance(data, CaptionedImages):
+        raise ValueError(f"{NOT_IMAGES}; data=stream has none")
+    if data.crop != "center" or data.flip or data.buckets is not None:
+        raise ValueError(
+            "images that change cannot be encoded once: data.crop=center data.flip=false data.buckets=null"
+        )
+    if config.text:
+        AllCaptionsReader(data.caption)  # refuses those that cannot be encoded once
+    autoencoder, _ = load_autoencoder(config.autoencoder.ckpt, packages=packages_of(resolved(config)))
+    autoencoder.check_size(data.size)
+    conditioner = None
+    if config.text:
+        conditioner = build(config.conditioner)
+        conditioner.prepare(())
+        conditioner.to(device).eval()
+    encoder = LatentEncoder(
+        autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner
+    )
+    data.need(("caption",) if config.text else ())
+    data.open()
+    if data.encoding:
+        raise ValueError(f"{NOT_IMAGES}; data.train are latents already")
+    if rank == 0:
+        print(f"plan: {estimate(data, encoder)}", flush=True)
+    done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
+    counts = ", ".join(f"{name}: {count}" for name, count in done.items())
+    shards = range(rank, len(data.train_set.index.shards), world)
+    written = sum(shard_file(out, shard).stat().st_size for shard in shards)
+    print(f"process {rank}: {counts}, {as_size_text(written)} in {out}")
+    if rank == 0:
+        print(f"next: python train.py experiment=txt2img_shards data=latents {_next_options(config, data)}")
+
+
+def _next_options(config: DictConfig, data: CaptionedImages) -> str:
+    """Return the options of the command that trains on what was written, as they are typed in a shell."""
+    val = f"{data.source.write()}/val-*.tar" if data.source is not None else resolved(config.data.val)
+    options = {
+        "data.train": typed_names(f"{config.out}/train-*.tar"),
+        "data.val": typed_names(val),
+        "data.size": str(data.size),
+        "data.flip": str(config.flip).lower(),
+        "autoencoder.ckpt": typed_names(config.autoencoder.ckpt),
+    }
+    if data.caption.fields is not None:
+        options["data.caption.fields"] = typed_fields(data.caption.fields)
+    if config.text:
+        options |= _text_options(resolved(config.conditioner))
+    return " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
+
+
+def _text_options(conditioner: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that choose the text encoder again whose tokens were written; none where it is part of another."""
+    if "name" not in conditioner:
+        return {}
+    words = {"conditioner": "huggingface", "conditioner.name": typed_names(conditioner["name"])}
+    for name, value in conditioner.items():
+        if name not in ("_target_", "name", "drop_rate"):
+            words[f"conditioner.{name}"] = quoted(value) if isinstance(value, str) else json.dumps(value)
+    return words
