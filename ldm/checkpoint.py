@@ -189,7 +189,8 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
         The file; in a folder, the newest one with that name.
 
     Raises:
-        FileNotFoundError: If there is no such file; the error names an unfinished checkpoint if there is one.
+        FileNotFoundError: If there is no such file; the error names a finished model of another kind, or an unfinished
+            checkpoint, if there is one.
     """
     path = Path(path)
     if path.is_file():
@@ -200,8 +201,14 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
         found = sorted(path.rglob(name), key=lambda file: file.stat().st_mtime)
         if found:
             return found[-1]
-    unfinished = sorted(path.rglob("*.ckpt"))
-    hint = f"; the run has not ended, but {unfinished[-1]} can be given as it is" if unfinished else ""
+    others = [name for name in (AUTOENCODER_FILE, CLASSIFIER_FILE) if any(path.rglob(name))]
+    ended = {Path(name).stem for name in others}  # stages, whose checkpoints are those of other models
+    unfinished = sorted(file for file in path.rglob("*.ckpt") if ended.isdisjoint(file.relative_to(path).parts))
+    hint = ""
+    if unfinished:
+        hint = f"; the run has not ended, but {unfinished[-1]} can be given as it is"
+    elif others:
+        hint = f"; what is finished there is {' and '.join(others)}, another kind of model"
     raise FileNotFoundError(f"no finished checkpoint ({' or '.join(names)}) below {path}{hint}")
 
 

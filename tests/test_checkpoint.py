@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, load, load_autoencoder, read
+from ldm.checkpoint import AUTOENCODER_FILE, CONFIG_KEY, MODEL_FILE, find, load, load_autoencoder, read
 from ldm.config import build_trusted
 from ldm.files.picture import to_levels
 
@@ -107,6 +107,22 @@ def test_trusted_packages_can_be_named():
     with pytest.raises(ValueError, match="which is no class of ldm"):
         build_trusted({"x": [node]})
     assert build_trusted(node, ("ldm", "torch")).out_features == 3
+
+
+def test_what_else_lies_in_a_folder_without_a_model_is_said(tmp_path):
+    for folder in ("autoencoder", "diffusion"):
+        (tmp_path / folder / "checkpoints").mkdir(parents=True)
+    (tmp_path / "autoencoder" / "checkpoints" / "step-2.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"the run has not ended, but .*step-2\.ckpt can be given"):
+        find(tmp_path)
+    (tmp_path / AUTOENCODER_FILE).touch()
+    with pytest.raises(
+        FileNotFoundError, match="what is finished there is autoencoder.safetensors, another kind of model"
+    ):
+        find(tmp_path)
+    (tmp_path / "diffusion" / "checkpoints" / "step-1.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"the run has not ended, but .*step-1\.ckpt can be given"):
+        find(tmp_path)
 
 
 @pytest.mark.e2e
