@@ -102,7 +102,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         return task
 
     def check_data(self, data: DataModule) -> None:
-        """Check that cached latents were made by this autoencoder."""
+        """Check that cached latents were made by this autoencoder, and from now on what fields say."""
         made_by = data.encoding.get("autoencoder")
         ours = self.task.model.autoencoder.encoder_hash if data.encoding else None
         if made_by != ours:
@@ -111,6 +111,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
                 "encode the images again"
             )
         self.check_latents(data)
+        data.add_check(self.task.reader.check)
 
     def prepare(self, data: DataModule) -> None:
         """Let the reader of fields learn its tokens or words, in the first process; the others are told them later."""
