@@ -53,5 +53,5 @@ def test_a_class_that_there_is_not_ends_a_run_with_the_name_of_the_sample(tiny_r
         "name=wrong", "metric=offline", f"autoencoder.ckpt={tiny_run}", *places, ok=False,
     )  # fmt: skip
     assert re.search(
-        "error: the field label of the sample '[0-9]+' has the value [1-9].*set a larger conditioner.num_cl", text
+        "error: the field label of the sample 'train-[0-9]+' has the value [1-9].*set a larger conditioner.num_cl", text
     )
