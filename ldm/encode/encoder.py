@@ -29,6 +29,7 @@ from ldm.conditioner.text import TextConditioner, text_parts
 from ldm.config import build, packages_of, resolved
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import finish
+from ldm.data.experiments import fitting_experiment
 from ldm.data.latents import pack_latent
 from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out, typed_names
 from ldm.data.shards.names import StoredSample, write_shard
@@ -231,4 +232,4 @@ def main(config: DictConfig) -> None:
             "autoencoder.ckpt": typed_names(config.autoencoder.ckpt),
         }
         words = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
-        print(f"next: python train.py experiment=txt2img_shards data=latents {words}")
+        print(f"next: python train.py experiment={fitting_experiment(data)} data=latents {words}")
