@@ -8,7 +8,10 @@ from ldm.backbone.unet import UNet
 from ldm.batch import Condition
 from ldm.conditioner.base import learned_state
 from ldm.conditioner.composite import Composite
+from ldm.conditioner.size import SizeConditioner
+from ldm.conditioner.transformer import TransformerConditioner
 from tests.conditioner.small import HAS_RATE, KINDS, LEARNING, fields_of, rows
+from tests.conditioner.test_conditioner import CAPTIONS, SMALL, said
 from tests.conftest import scramble
 
 
@@ -90,10 +93,19 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def text(**options):
+    made = TransformerConditioner(**SMALL, **options)
+    made.prepare([said(CAPTIONS)])
+    return made
+
+
+ALL_KINDS = {**KINDS, "text": text, "size": lambda **rate: SizeConditioner(32, number_width=4, vector_width=24, **rate)}
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_no_value_on_the_device_is_read_in_training(kind):
     """The device is one that holds no values at all. Sizes are on the CPU, where the model derives them."""
-    conditioner = KINDS[kind](drop_rate=0.3).train().to("meta")
+    conditioner = ALL_KINDS[kind](drop_rate=0.3).train().to("meta")
     fields = {name: value if isinstance(value, list) or name.endswith("_size") else value.to("meta")
               for name, value in fields_of(4).items()}  # fmt: skip
     with NoWaiting():
