@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ldm.autoencoder.derived import underlying_fields
 from ldm.backbone.unet import UNet
-from ldm.batch import Condition
+from ldm.batch import Batch, Condition
 from ldm.conditioner.base import learned_state
 from ldm.conditioner.composite import Composite
 from ldm.conditioner.size import SizeConditioner
 from ldm.conditioner.transformer import TransformerConditioner
+from ldm.config import build, resolved
 from tests.conditioner.small import HAS_RATE, KINDS, LEARNING, fields_of, rows
 from tests.conditioner.test_conditioner import CAPTIONS, SMALL, said
+from tests.configs import composed
 from tests.conftest import scramble
 
 
@@ -111,6 +114,20 @@ def test_no_value_on_the_device_is_read_in_training(kind):
     with NoWaiting():
         condition = conditioner.with_dropout(fields)
     assert all(part.is_meta for part in parts(condition).values())
+
+
+@pytest.mark.parametrize("choice", ["label", "segmentation", "layout_icons", "low_resolution"])
+def test_no_value_of_the_loss_is_read_either(choice):
+    config = composed(
+        "train", "experiment=txt2img", f"conditioner={choice}", "name=x", "backbone.model_channels=16", "backbone.groups=8",
+        "autoencoder.network.channels=8", "autoencoder.network.groups=4",
+    )  # fmt: skip
+    model = build(resolved(config.model)).train()
+    fields = fields_of(2)
+    fields = {name: fields[name] for name in underlying_fields(model.conditioner.inputs)}
+    fields |= {"image": torch.rand(2, 3, 64, 96) * 2 - 1}
+    with NoWaiting():
+        model.loss(Batch(["a", "b"], fields)).mean().backward()
 
 
 def test_reading_a_value_would_be_noticed():
