@@ -102,7 +102,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         return task
 
     def check_data(self, data: DataModule) -> None:
-        """Check that cached latents were made by this autoencoder, and from now on what fields say."""
+        """Check that cached latents were made by this autoencoder."""
         made_by = data.encoding.get("autoencoder")
         ours = self.task.model.autoencoder.encoder_hash if data.encoding else None
         if made_by != ours:
@@ -111,11 +111,14 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
                 "encode the images again"
             )
         self.check_latents(data)
-        data.add_check(self.task.reader.check)
 
     def prepare(self, data: DataModule) -> None:
-        """Let the reader of fields learn its tokens or words, in the first process; the others are told them later."""
+        """Let the reader of fields learn its tokens or words, in the first process; the others are told them later.
+
+        From now on, it checks the values of each batch.
+        """
         reader = self.task.reader
+        data.add_check(reader.check)
         if self.learned_file.is_file():
             set_learned_state(reader, load_file(self.learned_file))
         fields = reader.learns_from if is_rank_zero() else ()
