@@ -32,7 +32,13 @@ geometry      how each image was cut, in pixels, `(B, 6)`: height and width of t
 text_tokens   what a frozen text encoder gave for the caption, `(B, L, D)`, where it was cached
 text_mask     which of these tokens count, `(B, L)` bool
 
-Two fields are not read from samples: a model derives them, by its autoencoder, where its conditioner asks for them. See
+Two fields are of sampling alone:
+
+noise_level    how much noise is added to `low_resolution`, `(B,)` in [0, 1], numbers or a list of them; see
+               `ldm.conditioner.low_resolution`
+seed           the seed of the image, `(B,)` int64, which a model gives itself
+
+Three fields are not read from samples: a model derives them, by its autoencoder, where its conditioner asks for them. See
 `ldm.autoencoder.derived`.
 
 image_size     height and width of the image, `(B, 2)` int64, the same for all images

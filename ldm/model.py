@@ -179,7 +179,8 @@ class LatentDiffusion(nn.Module):
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of each image, `(B,)`.
 
-        It draws, from torch's generator and in this order: posterior, drop-out of conditions, times, noise.
+        It draws, from torch's generator and in this order: posterior, drop-out of conditions, times, noise. Values of fields are
+        not checked, since a GPU would be waited for; `conditioner.check` does that while they are on the CPU.
         """
         x = self.autoencoder.latent(batch)
         inputs, size = self.conditioner.inputs, x.shape[-2:]
@@ -237,7 +238,7 @@ class LatentDiffusion(nn.Module):
             progress: Called with the number of images after each batch.
 
         Raises:
-            ValueError: Where options do not fit together, or an image is not finite.
+            ValueError: Where options do not fit together, a field has a value that cannot be told, or an image is not finite.
             RuntimeError: Where a text is to be encoded, and the conditioner was given no text encoder yet.
         """
         check("batch_size", batch_size, COUNT)
@@ -256,7 +257,8 @@ class LatentDiffusion(nn.Module):
                 f"the images to begin with are of size {start.size}, not {size}; leave size out, or resize them"
             )
         self.check_size(size)
-        fields = {"geometry": whole_geometry(size, count), **fields}
+        fields = {"geometry": whole_geometry(size, count), **fields, "seed": torch.tensor(seeds)}
+        self.conditioner.check(fields)
         images: list[Tensor] = []
         for first in range(0, count, batch_size):
             chunk = slice(first, first + batch_size)
@@ -309,9 +311,8 @@ class LatentDiffusion(nn.Module):
         if not (latent.isfinite().all() and image.isfinite().all()):
             check_weights(self)
         check_latents(latent, given.prompts, noise.seeds)
-        check_finite(
-            image, [f"the image of {p!r} with seed {s}" for p, s in zip(given.prompts, noise.seeds, strict=True)]
-        )
+        named = [f"the image of {p!r} with seed {s}" for p, s in zip(given.prompts, noise.seeds, strict=True)]
+        check_finite(image, named)
         return image.clamp(-1, 1)
 
     def _check_weighting(self) -> None:

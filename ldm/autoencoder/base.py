@@ -83,16 +83,17 @@ class Autoencoder(nn.Module, ABC):
         encoding: Encoding = self.regularizer(self.encode_moments(image))
         return encoding
 
-    def decode(self, raw: Tensor) -> Tensor:
+    def decode(self, raw: Tensor, encoding: Encoding | None = None) -> Tensor:
         """Decode raw latents.
 
         Args:
             raw: Raw latents, `(B, C, h, w)`.
+            encoding: The encoding that they are the sample or the mean of, which saves time; see `Regularizer.project`.
 
         Returns:
             Images, `(B, 3, h*f, w*f)`, about in [-1, 1].
         """
-        return self.decode_projected(self.regularizer.project(raw))
+        return self.decode_projected(self.regularizer.project(raw, encoding))
 
     def encoding_parts(self) -> Sequence[nn.Module]:
         """Return the modules that `encode` computes with."""

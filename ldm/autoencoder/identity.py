@@ -22,7 +22,7 @@ class IdentityRegularizer(Regularizer[Point]):
         """Return the raw latents `(B, C, h, w)` as an encoding without spread."""
         return Point(moments)
 
-    def project(self, raw: Tensor) -> Tensor:
+    def project(self, raw: Tensor, encoding: Point | None = None) -> Tensor:
         """Return raw latents as they are; see `Regularizer.project`."""
         return raw
 

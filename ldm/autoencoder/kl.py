@@ -67,7 +67,7 @@ class KLRegularizer(Regularizer[Posterior]):
         """Return the posterior of its moments, `(B, 2C, h, w)`."""
         return Posterior(moments)
 
-    def project(self, raw: Tensor) -> Tensor:
+    def project(self, raw: Tensor, encoding: Posterior | None = None) -> Tensor:
         """Return raw latents as they are; see `Regularizer.project`."""
         return raw
 

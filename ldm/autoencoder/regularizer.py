@@ -89,11 +89,13 @@ class Regularizer(nn.Module, ABC, Generic[AnyEncoding]):
         """
 
     @abstractmethod
-    def project(self, raw: Tensor) -> Tensor:
+    def project(self, raw: Tensor, encoding: AnyEncoding | None = None) -> Tensor:
         """Return what the decoder takes in the place of raw latents; differentiable.
 
         Args:
             raw: Raw latents, `(B, C, h, w)`, of an encoder or of a diffusion model.
+            encoding: The encoding that they are the sample or the mean of, as `forward` gave it with the weights of now, so that
+                nothing is computed twice; None: they are of no known encoding. The result is the same.
 
         Returns:
             Latents of the same shape.

@@ -16,7 +16,21 @@ DISTANCES_AT_ONCE = 2**26
 """Distances between vectors and codes that are in memory at the same time."""
 
 
-class VQRegularizer(Regularizer[Point]):
+class CodedPoint(Point):
+    """One raw latent for each image, and the codes that are nearest to the encoder's output, once they were looked for.
+
+    Args:
+        raw: The raw latents, `(B, C, h, w)`.
+        features: The encoder's own output, `(B, C, h, w)`, where raw latents are those after quantisation; None: `raw`.
+        indices: The indices of the codes that are nearest to the encoder's output, `(B, h, w)` int64; None: nobody has looked.
+    """
+
+    def __init__(self, raw: Tensor, features: Tensor | None = None, indices: Tensor | None = None) -> None:
+        super().__init__(raw, features)
+        self.indices = indices
+
+
+class VQRegularizer(Regularizer[CodedPoint]):
     """Vector quantisation: each vector of the raw latent is replaced by the nearest of n codes before it is decoded.
 
     Gradients pass the replacement as if it were not there (straight-through). The loss of eq. 3 is
@@ -83,11 +97,12 @@ class VQRegularizer(Regularizer[Point]):
             self.register_buffer("batches", torch.zeros((), dtype=torch.long))
             self.register_buffer("unused", torch.zeros(codes, dtype=torch.long))
 
-    def forward(self, moments: Tensor) -> Point:
+    def forward(self, moments: Tensor) -> CodedPoint:
         """Return the raw latents of the encoder's outputs `(B, C, h, w)`, before or after quantisation."""
         if not self.quantized_latents:
-            return Point(moments)
-        return Point(self.project(moments), moments)
+            return CodedPoint(moments)
+        indices = self.nearest(moments)
+        return CodedPoint(self._snapped(moments, indices), moments, indices)
 
     def nearest(self, raw: Tensor) -> Tensor:
         """Return the index of the code that is nearest to each vector.
@@ -103,14 +118,15 @@ class VQRegularizer(Regularizer[Point]):
         found = [_nearest(part, self.codebook.weight) for part in torch.split(vectors, rows)]
         return torch.cat(found).view(raw.shape[0], *raw.shape[2:])
 
-    def project(self, raw: Tensor) -> Tensor:
+    def project(self, raw: Tensor, encoding: CodedPoint | None = None) -> Tensor:
         """Return the nearest codes; gradients pass straight through. See `Regularizer.project`."""
-        raw = raw.float()
-        return raw + (self._codes_at(self.nearest(raw)) - raw).detach()
+        if encoding is None or self.quantized_latents:  # then they are codes, and not the encoder's output
+            return self._snapped(raw, self.nearest(raw))
+        return self._snapped(raw, self._indices(encoding))
 
-    def penalty(self, encoding: Point, values: int) -> Penalty:
+    def penalty(self, encoding: CodedPoint, values: int) -> Penalty:
         """Return the loss of eq. 3, log the mean squared distance to the codes, and count their use."""
-        indices = self.nearest(encoding.features)
+        indices = self._indices(encoding)
         codes = self._codes_at(indices)
         codebook = (codes - encoding.features.detach()).square().mean()
         commitment = (encoding.features - codes.detach()).square().mean()
@@ -128,8 +144,8 @@ class VQRegularizer(Regularizer[Point]):
         return {"codebook_usage": (sums > 0).double().mean().float(), "perplexity": perplexity.float()}
 
     @torch.no_grad()
-    def after_batch(self, encoding: Point, *, stepped: bool) -> None:
-        """Replace codes that were not used for long; see `Regularizer.after_batch`."""
+    def after_batch(self, encoding: CodedPoint, *, stepped: bool) -> None:
+        """Replace codes that were not used for long, now that a step has moved them; see `Regularizer.after_batch`."""
         if self.revive_after is None or not self.codebook.weight.requires_grad:
             return
         uses = self._uses(self.nearest(encoding.features))
@@ -166,6 +182,17 @@ class VQRegularizer(Regularizer[Point]):
     def encoding_parts(self) -> Sequence[nn.Module]:
         """Return the codebook, where raw latents are those after quantisation."""
         return [self.codebook] if self.quantized_latents else []
+
+    def _indices(self, encoding: CodedPoint) -> Tensor:
+        """Return the indices `(B, h, w)` of the codes nearest to the encoder's output; they are looked for once."""
+        if encoding.indices is None:
+            encoding.indices = self.nearest(encoding.features)
+        return encoding.indices
+
+    def _snapped(self, raw: Tensor, indices: Tensor) -> Tensor:
+        """Return the codes of indices `(B, h, w)` in the place of raw latents `(B, C, h, w)`, whose gradients pass through."""
+        raw = raw.float()
+        return raw + (self._codes_at(indices) - raw).detach()
 
     def _codes_at(self, indices: Tensor) -> Tensor:
         """Return the codes `(B, C, h, w)` of indices `(B, h, w)`; gradients reach the codebook."""

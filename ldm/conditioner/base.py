@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields, batch_size, tensor_field
+from ldm.conditioner.value_range import ValueRange
 from ldm.options.rule import FRACTION, check
 
 
@@ -18,10 +20,12 @@ class Reader(nn.Module, ABC):
     Attributes:
         inputs: Names of the fields that it reads.
         learns_from: Names of the fields of which `prepare` reads samples; empty where it learns nothing.
+        ranges: The values that fields can have, where not all of their type can be told.
     """
 
     inputs: tuple[str, ...]
     learns_from: tuple[str, ...] = ()
+    ranges: tuple[ValueRange, ...] = ()
 
     @abstractmethod
     def prepare(self, samples: Iterable[Fields] | None) -> None:
@@ -33,6 +37,20 @@ class Reader(nn.Module, ABC):
             samples: The fields of single training samples (B is 1), with the names in `learns_from`; they are read when they
                 are asked for. None: nothing is learned here, since another process does it, or has done it before.
         """
+
+    @final
+    def check(self, fields: Fields, keys: Sequence[str] | None = None) -> None:
+        """Check the values of fields. Call it before they are moved to a GPU, which would have to be waited for.
+
+        Args:
+            fields: The fields of B images, on the CPU.
+            keys: Names of the samples, `(B,)`, for the message; None: they have none.
+
+        Raises:
+            ValueError: Where there is a value that cannot be told, like the number of a class that there is not.
+        """
+        for one in self.ranges:
+            one.check(fields, keys)
 
 
 class Conditioner(Reader):
@@ -121,19 +139,24 @@ class SingleConditioner(Conditioner):
         return tensor_field(fields, name).to(self.place.device)
 
 
-def without(values: Tensor, dropped: Tensor, null: Tensor | float = 0.0) -> Tensor:
+def without(values: Tensor, dropped: Tensor, null: float = 0.0) -> Tensor:
     """Return values with another value for images about which nothing is to be said.
 
     Args:
         values: A part of a condition, or what it is made of, `(B, ...)`.
-        dropped: True for those images, `(B,)` bool, on any device.
-        null: The value of those images, of a shape that can be expanded to that of `values`.
+        dropped: True for those images, `(B,)` bool, on the CPU.
+        null: The value of those images.
 
     Returns:
         Values of the same shape.
     """
-    rows = dropped.to(values.device).view(-1, *[1] * (values.ndim - 1))
-    return torch.where(rows, torch.as_tensor(null, dtype=values.dtype, device=values.device), values)
+    rows = on_device(dropped, values.device).view(-1, *[1] * (values.ndim - 1))
+    return values.masked_fill(rows, null)
+
+
+def on_device(made: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor that was just made on the CPU on another device, for which the program does not wait."""
+    return made.to(device, non_blocking=True)
 
 
 def learned_state(reader: Reader) -> dict[str, Tensor]:

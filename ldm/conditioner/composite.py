@@ -47,6 +47,7 @@ class Composite(Conditioner):
         self.inputs = tuple(dict.fromkeys(name for part in named.values() for name in part.inputs))
         self.learns_from = tuple(dict.fromkeys(name for part in named.values() for name in part.learns_from))
         self.caption_caches = tuple(dict.fromkeys(name for part in named.values() for name in part.caption_caches))
+        self.ranges = tuple(dict.fromkeys(one for part in named.values() for one in part.ranges))
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
         """Let each part learn what it has to learn from the same samples."""

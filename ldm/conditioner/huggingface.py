@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from ldm.batch import Condition, Fields
-from ldm.conditioner.base import tensor_to_text, text_to_tensor
+from ldm.conditioner.base import on_device, tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.tokens import encode_texts, overflow
@@ -106,10 +106,10 @@ class HuggingFaceConditioner(TextConditioner):
         tokenizer, encoder = self._parts()
         encodings = encode_texts(tokenizer, captions)
         device = next(encoder.parameters()).device
-        ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
+        ids = on_device(torch.tensor([encoding.ids for encoding in encodings]), device)
         mask = None
         if self.mask_padding:
-            mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
+            mask = on_device(torch.tensor([encoding.attention_mask for encoding in encodings]), device)
         with torch.no_grad():
             tokens = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return Condition(tokens=tokens.float(), mask=None if mask is None else mask.bool())

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields
-from ldm.conditioner.base import SingleConditioner
+from ldm.conditioner.base import SingleConditioner, on_device
 from ldm.conditioner.class_names import ClassNames
+from ldm.conditioner.value_range import ValueRange
 from ldm.options.rule import COUNT, Optional, check
 
 
@@ -52,6 +53,9 @@ class LabelConditioner(SingleConditioner):
                 f"and {vector_width}"
             )
         self.num_classes = num_classes
+        option = f"conditioner.num_classes={num_classes}"
+        advice = "mend it, or set a larger conditioner.num_classes"
+        self.ranges = (ValueRange("label", 0, num_classes - 1, option, advice),)
         self.width = width
         self.vector_width = vector_width
         self.class_names = ClassNames(names, field="label", count=num_classes, exact=True)
@@ -64,25 +68,19 @@ class LabelConditioner(SingleConditioner):
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
         """Return the condition of `label`, `(B,)`: tokens `(B, 1, width)`, or a vector `(B, vector_width)`."""
         labels = self._labels(fields)
-        embedded: Tensor = self.embed(labels.masked_fill(dropped.to(labels.device), self.num_classes))
+        embedded: Tensor = self.embed(labels.masked_fill(on_device(dropped, labels.device), self.num_classes))
         return Condition(vector=embedded) if self.width is None else Condition(tokens=embedded[:, None])
 
     def _labels(self, fields: Fields) -> Tensor:
         """Return the labels, `(B,)` int64, of a tensor or of a list of numbers.
 
         Raises:
-            ValueError: Where one is no class.
+            ValueError: Where they are no whole numbers, one for each image.
         """
         given = fields.get("label")
         labels = torch.tensor(given) if isinstance(given, list) else self.tensor(fields, "label")
         if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(
                 f"the field label is a whole number for each image, (B,); got {labels.dtype} {tuple(labels.shape)}"
-            )
-        wrong = labels[(labels < 0) | (labels >= self.num_classes)].tolist()
-        if wrong:
-            raise ValueError(
-                f"there is a label {wrong[0]}, but with conditioner.num_classes={self.num_classes} labels are 0 to "
-                f"{self.num_classes - 1}; mend it, or set conditioner.num_classes={max(*wrong, 0) + 1}"
             )
         return labels.long().to(self.place.device)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ldm.batch import Condition, Fields
-from ldm.conditioner.base import SingleConditioner, without
+from ldm.conditioner.base import SingleConditioner, on_device, without
 from ldm.conditioner.class_names import ClassNames
 from ldm.conditioner.transformer import TransformerEncoder
+from ldm.conditioner.value_range import ValueRange
 from ldm.options.rule import COUNT, Whole, check
 
 OBJECT_TOKENS = 3
@@ -71,6 +72,8 @@ class LayoutConditioner(SingleConditioner):
         self.width = width
         self.max_boxes = max_boxes
         self.none = vocabulary - 1
+        advice = "mend the class (-1 is no box), or set a larger conditioner.vocabulary"
+        self.ranges = (ValueRange("boxes", -1, self.none - 1, f"conditioner.vocabulary={vocabulary}", advice, entry=0),)
         self.class_names = ClassNames(names, field="boxes", count=self.none, exact=False)
         self.grid = math.isqrt(vocabulary)
         length = OBJECT_TOKENS * max_boxes + CROP_TOKENS
@@ -87,11 +90,7 @@ class LayoutConditioner(SingleConditioner):
         return Condition(tokens=self.network(without(self.ids(fields), dropped, self.none), None))
 
     def ids(self, fields: Fields) -> Tensor:
-        """Return the token ids `(B, 3 max_boxes + 2)` of `boxes`, `(B, N, 5)`, and of `geometry`, `(B, 6)`.
-
-        Raises:
-            ValueError: Where a class has no token.
-        """
+        """Return the token ids `(B, 3 max_boxes + 2)` of `boxes`, `(B, N, 5)`, and of `geometry`, `(B, 6)`."""
         boxes = self.tensor(fields, "boxes").float()
         if boxes.ndim != 3 or boxes.shape[-1] != 5:
             raise ValueError(
@@ -100,11 +99,6 @@ class LayoutConditioner(SingleConditioner):
         first = (boxes[..., 0] < 0).long().argsort(dim=1, stable=True)[:, : self.max_boxes]  # objects before padding
         boxes = boxes.gather(1, first[..., None].expand(-1, -1, 5))
         classes = boxes[..., 0].long()
-        if boxes.shape[1] and (most := int(classes.max())) >= self.none:
-            raise ValueError(
-                f"a box has class {most}, but with conditioner.vocabulary={self.none + 1} classes are 0 to {self.none - 1}; mend "
-                "it, or set a larger conditioner.vocabulary"
-            )
         objects = torch.stack([classes, self._corner(boxes[..., 1:3]), self._corner(boxes[..., 3:5])], dim=-1)
         objects = torch.where(classes[..., None] < 0, self.none, objects).flatten(1)
         missing = OBJECT_TOKENS * self.max_boxes - objects.shape[1]
@@ -119,8 +113,8 @@ class LayoutConditioner(SingleConditioner):
     def _crop(self, fields: Fields, count: int) -> Tensor:
         """Return the token ids `(B, 2)` of the part of the original that is shown; where nobody knows, of all of it."""
         if "geometry" not in fields:
-            corners = torch.tensor([[0.0, 0.0], [1.0, 1.0]], device=self.place.device).expand(count, -1, -1)
-            return self._corner(corners)
+            corners = on_device(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), self.place.device)
+            return self._corner(corners.expand(count, -1, -1))
         height, width, top, left, rows, columns = self.tensor(fields, "geometry").double().unbind(1)
         scale = torch.maximum(rows / height, columns / width)  # the original was resized to cover the image
         start = torch.stack([left / (width * scale), top / (height * scale)], dim=-1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ldm.batch import Condition, Fields, tensor_field
-from ldm.conditioner.base import SingleConditioner, without
+from ldm.conditioner.base import SingleConditioner, on_device, without
 from ldm.conditioner.maps import latent_size, resized
+from ldm.conditioner.value_range import ValueRange
 from ldm.nn.embedding import sinusoidal
 from ldm.options.rule import FRACTION, OneOf, Optional, Whole, check
 
@@ -21,8 +23,10 @@ class LowResolutionConditioner(SingleConditioner):
     """The image of low resolution as a map beside x_t, resized to the latent's resolution where it has another.
 
     With noise augmentation, in training a level s is drawn for each image, uniformly from [0, noise], the image becomes
-    sqrt(1 - s^2) image + s epsilon, and the network is told s by a vector. So it forgives flaws of low-resolution images that
-    its training images had not. At sampling nothing is added, and it is told s = 0.
+    sqrt(1 - s^2) image + s epsilon, and the network is told s by a vector, sinusoidal features of 1000 s beside those of the
+    time. So it forgives flaws of low-resolution images that its training images had not. At sampling the field `noise_level`
+    is s of each image, the same is added and told, and epsilon depends on the `seed` of the image alone; without that field
+    nothing is added, and the network is told s = 0. More noise hides more of the image, flaws and details.
 
     Args:
         factor: Height and width of the images to be made, divided by those of the low-resolution image, at least 2. It is
@@ -63,6 +67,8 @@ class LowResolutionConditioner(SingleConditioner):
         self.factor = factor
         self.concat_channels = concat_channels
         self.noise = noise
+        advice = "give less noise, or a model that was trained with more of it"
+        self.ranges = (ValueRange("noise_level", 0, noise, f"conditioner.noise={noise:g}", advice),)
         self.vector_width = vector_width
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
@@ -71,7 +77,8 @@ class LowResolutionConditioner(SingleConditioner):
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
         """Return the condition of `low_resolution`, `(B, 3, H/s, W/s)`: a map `(B, 3, h, w)`, perhaps a vector.
 
-        In training with noise, it draws from torch's generator: the levels, then the noise.
+        In training with noise, it draws from torch's generator: the levels, then the noise. At sampling, levels `(B,)` can be
+        given as `noise_level`.
 
         Raises:
             ValueError: Where the images to be made are not `factor` times as large.
@@ -83,9 +90,11 @@ class LowResolutionConditioner(SingleConditioner):
             return Condition(concat=without(maps, dropped))
         level = torch.zeros(len(maps), device=maps.device)
         if self.training:
-            level = self.noise * torch.rand(len(maps)).to(maps.device)
-            s = level[:, None, None, None]
-            maps = (1.0 - s.square()).sqrt() * maps + s * torch.randn(maps.shape, device=maps.device)
+            level = self.noise * on_device(torch.rand(len(maps)), maps.device)
+            maps = _noisy(maps, level, torch.randn(maps.shape, device=maps.device))
+        elif "noise_level" in fields:
+            level = torch.as_tensor(fields["noise_level"], dtype=torch.float32).to(maps.device)
+            maps = _noisy(maps, level, _seeded_noise(tensor_field(fields, "seed"), maps.shape[1:]).to(maps.device))
         vector = sinusoidal(level * LEVELS, self.vector_width)
         return Condition(vector=without(vector, dropped), concat=without(maps, dropped))
 
@@ -97,3 +106,15 @@ class LowResolutionConditioner(SingleConditioner):
                 f"{small[0]} x {small[1]} pixels, and images of {large[0]} x {large[1]} are to be made; give such images, "
                 "or train with degradation.factor and conditioner.factor alike"
             )
+
+
+def _noisy(maps: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    """Return maps `(B, 3, h, w)` with noise of their shape, of a level `(B,)` in [0, 1] for each."""
+    s = level[:, None, None, None]
+    return (1.0 - s.square()).sqrt() * maps + s * noise
+
+
+def _seeded_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return standard normal noise for each of seeds `(B,)`, `(B, *shape)`, other than that with which sampling begins."""
+    chosen = (random.Random(f"{seed}/noise_level").getrandbits(63) for seed in seeds.tolist())
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(one)) for one in chosen])

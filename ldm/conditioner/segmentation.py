@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import SingleConditioner, without
 from ldm.conditioner.maps import area_means, latent_size
-from ldm.options.rule import COUNT, check
+from ldm.conditioner.value_range import ValueRange
+from ldm.options.rule import COUNT, Optional, Whole, check
 
 
 class SegmentationConditioner(SingleConditioner):
@@ -23,6 +24,9 @@ class SegmentationConditioner(SingleConditioner):
     Args:
         num_classes: Number of classes; those in a map are 0, 1, ..., num_classes - 1.
         concat_channels: Channels of the map that the network gets.
+        unlabelled: Number of the pixels of a map that belong to no class, like 255 in many data sets; their one-hot vector is
+            zero, so that a place all of whose pixels are unlabelled is told what a dropped map tells. None: all pixels have
+            a class. A number below `num_classes` is then no class.
         drop_rate: Share of the training images whose classes are not told, in [0, 1]; the map is then zero.
 
     References:
@@ -31,12 +35,19 @@ class SegmentationConditioner(SingleConditioner):
 
     inputs = ("segmentation", "latent_size")
 
-    def __init__(self, num_classes: int, *, concat_channels: int = 3, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int, *, concat_channels: int = 3, unlabelled: int | None = None, drop_rate: float = 0.0
+    ) -> None:
         super().__init__(drop_rate=drop_rate)
         check("conditioner.num_classes", num_classes, COUNT)
         check("conditioner.concat_channels", concat_channels, COUNT)
+        check("conditioner.unlabelled", unlabelled, Optional(Whole(0), "all pixels have a class"))
         self.num_classes = num_classes
         self.concat_channels = concat_channels
+        self.unlabelled = unlabelled
+        option = f"conditioner.num_classes={num_classes}"
+        advice = "mend it, set a larger conditioner.num_classes, or conditioner.unlabelled where it means no class"
+        self.ranges = (ValueRange("segmentation", 0, num_classes - 1, option, advice, also=unlabelled),)
         self.project = nn.Linear(num_classes, concat_channels, bias=False)
 
     def prepare(self, samples: Iterable[Fields] | None) -> None:
@@ -50,11 +61,12 @@ class SegmentationConditioner(SingleConditioner):
                 f"the field segmentation is a class for each pixel, (B, H, W), whole numbers; got {classes.dtype} "
                 f"{tuple(classes.shape)}"
             )
-        low, high = (int(end) for end in classes.aminmax())
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(
-                f"a segmentation map has class {low if low < 0 else high}, but with conditioner.num_classes="
-                f"{self.num_classes} classes are 0 to {self.num_classes - 1}; mend it, or set another number"
-            )
-        rows = F.embedding(classes, self.project.weight.t()).permute(0, 3, 1, 2)
-        return Condition(concat=without(area_means(rows, latent_size(fields)), dropped))
+        return Condition(concat=without(area_means(self._projected(classes), latent_size(fields)), dropped))
+
+    def _projected(self, classes: Tensor) -> Tensor:
+        """Return the convolution of the one-hot map of classes `(B, H, W)`, `(B, concat_channels, H, W)`."""
+        if self.unlabelled is None:
+            return F.embedding(classes, self.project.weight.t()).permute(0, 3, 1, 2)
+        nothing = classes == self.unlabelled
+        rows = F.embedding(classes.masked_fill(nothing, 0), self.project.weight.t())
+        return rows.masked_fill(nothing[..., None], 0.0).permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields, list_field, tensor_field
-from ldm.conditioner.base import SingleConditioner
+from ldm.conditioner.base import SingleConditioner, on_device
 from ldm.files.text import shortened
 
 
@@ -48,7 +48,7 @@ class TextConditioner(SingleConditioner):
         if "text_tokens" in fields:
             tokens = tensor_field(fields, "text_tokens")
             mask = tensor_field(fields, "text_mask") if "text_mask" in fields else None
-            return Condition(tokens, mask).where(dropped.to(tokens.device), self.encode_captions([""]))
+            return Condition(tokens, mask).where(on_device(dropped, tokens.device), self.encode_captions([""]))
         captions = list_field(fields, "caption")
         return self.encode_captions(
             ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]

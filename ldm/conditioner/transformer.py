@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 from ldm.batch import Condition, Fields, list_field
-from ldm.conditioner.base import tensor_to_text, text_to_tensor
+from ldm.conditioner.base import on_device, tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
 from ldm.nn.attention import Attention
 from ldm.options.rule import COUNT, FLAG, Whole, check
@@ -79,8 +79,8 @@ class TransformerConditioner(TextConditioner):
         """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
         encodings = encode_texts(self._tokenizer(), captions)
         device = self.place.device
-        ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
-        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device).bool()
+        ids = on_device(torch.tensor([encoding.ids for encoding in encodings]), device)
+        mask = on_device(torch.tensor([encoding.attention_mask for encoding in encodings]), device).bool()
         return self.encode_ids(ids, mask if self.mask_padding else None)
 
     def encode_ids(self, ids: Tensor, mask: Tensor | None) -> Condition:

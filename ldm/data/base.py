@@ -109,6 +109,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.images_per_step, self.accumulate, self.batch_size = 1, 1, 1
         self.position = 0
         self._repeated: list[Batch] = []
+        self._checks: list[Callable[[Fields, Sequence[str]], None]] = []
         self._opened: ShardDataset | None = None
 
     def need(self, fields: Iterable[str]) -> None:
@@ -274,13 +275,19 @@ class DataModule(pl.LightningDataModule, ABC):
             batches += islice(loader, count - len(batches))
         return batches
 
+    def add_check(self, check: Callable[[Fields, Sequence[str]], None]) -> None:
+        """Call a check of fields and keys, which may raise ValueError, for each batch from now on, while it is on the CPU."""
+        self._checks.append(check)
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Return the batch; with `trainer.overfit_batches=N`, one of the first N of the whole training instead."""
+        """Return the batch, checked; with `trainer.overfit_batches=N`, one of the first N of the whole training instead."""
         count = int(self.trainer.overfit_batches) if self.trainer is not None else 0  # type: ignore[attr-defined]
-        if self.trainer is None or not count or not self.trainer.training:
-            return batch
-        self._repeated = self._repeated or self.first_batches(count)
-        return self._repeated[(self.trainer.fit_loop.total_batch_idx + 1) % count]
+        if self.trainer is not None and count and self.trainer.training:
+            self._repeated = self._repeated or self.first_batches(count)
+            batch = self._repeated[(self.trainer.fit_loop.total_batch_idx + 1) % count]
+        for check in self._checks:
+            check(batch.fields, batch.key)
+        return batch
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of processes."""

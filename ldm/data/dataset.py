@@ -150,13 +150,19 @@ class ShardDataset(Dataset[Item]):
         except Broken:
             return {}
 
-    def broken(self, numbers: Iterable[int]) -> list[SkippedSample]:
-        """Return those of some samples that lack a field, or have one that cannot be read."""
+    def broken(self, numbers: Iterable[int], readers: Sequence[FieldReader] | None = None) -> list[SkippedSample]:
+        """Return those of some samples that lack a field, or have one that cannot be read.
+
+        Args:
+            numbers: Of the samples.
+            readers: Of the fields; None: all that the data set has.
+        """
+        fields = self.fields if readers is None else SampleFields(self.transform, readers)
         skipped = []
         for number in numbers:
             sample = self.index[number]
             try:
-                self.fields.check(self._files(sample))
+                fields.check(self._files(sample))
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         return skipped

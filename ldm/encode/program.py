@@ -16,6 +16,7 @@ from ldm.checkpoint import load_autoencoder
 from ldm.config import build, packages_of, resolved
 from ldm.data.cached_text import typed_fields
 from ldm.data.datamodule import CaptionedImages
+from ldm.data.experiments import fitting_experiment
 from ldm.data.fields.all_captions import AllCaptionsReader
 from ldm.data.rewriting import typed_names
 from ldm.encode.encoder import LatentEncoder, encode, estimate, output_folder, shard_file
@@ -75,7 +76,7 @@ def main(config: DictConfig) -> None:
     written = sum(shard_file(out, shard).stat().st_size for shard in shards)
     print(f"process {rank}: {counts}, {as_size_text(written)} in {out}")
     if rank == 0:
-        print(f"next: python train.py experiment=txt2img_shards data=latents {_next_options(config, data)}")
+        print(f"next: python train.py experiment={fitting_experiment(data)} data=latents {_next_options(config, data)}")
 
 
 def _next_options(config: DictConfig, data: CaptionedImages) -> str:

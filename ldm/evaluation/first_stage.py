@@ -63,7 +63,7 @@ class ReconstructionScores:
     def update(self, image: Tensor) -> None:
         """Reconstruct images, `(B, 3, H, W)` in [-1, 1], and add what they give."""
         encoding = self.autoencoder.encode(image)
-        made = self.autoencoder.decode(encoding.mean).float().clamp(-1, 1)
+        made = self.autoencoder.decode(encoding.mean, encoding).float().clamp(-1, 1)
         self.psnr.update(made, image)
         self.ssim.update(made, image)
         for metric in self.metrics:

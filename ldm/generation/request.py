@@ -117,6 +117,20 @@ def with_class_numbers(request: SampleRequest, conditioner: Conditioner) -> Samp
     return replace(request, inputs=found)
 
 
+def check_numbers(request: SampleRequest, conditioner: Conditioner) -> None:
+    """Check that a model can be told the numbers that a request gives outright; those in files are checked when they are read.
+
+    Args:
+        request: The request, whose classes have numbers.
+        conditioner: The conditioner that reads the inputs.
+
+    Raises:
+        ValueError: Where there is no class of some number.
+    """
+    outright = {name: source for name, source in request.inputs.items() if not INPUTS[name].reads_files}
+    conditioner.check(given_fields([replace(request, inputs=outright)], resized=True), [request.file])
+
+
 def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:
     """Check that a request says all that a model reads, and nothing that it does not read.
 

@@ -117,7 +117,11 @@ def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation 
 
     Returns:
         The condition of the batch.
+
+    Raises:
+        ValueError: Where a field has a value that the conditioner cannot tell.
     """
+    conditioner.check(fields)
     condition: Condition = conditioner(fields)
     if interpolation is None or condition.is_empty:
         return condition

@@ -117,7 +117,7 @@ class AutoencoderTask(Task):
             self.loss.discriminator.requires_grad_(False)
         regularizer = self.model.regularizer
         encoding = self.model.encode(image)
-        reconstruction = self.model.decode(encoding.sample())
+        reconstruction = self.model.decode(encoding.sample(), encoding)
         penalty = regularizer.penalty(encoding, image[0].numel())
         parts = self.loss.autoencoder(
             image, reconstruction, penalty.loss, last_layer=self.model.last_layer(), step=step
@@ -160,7 +160,7 @@ class AutoencoderTask(Task):
         """
         image = tensor_field(batch.fields, "image")
         encoding = self.model.encode(image)
-        reconstruction = self.model.decode(encoding.mean).float().clamp(-1, 1)
+        reconstruction = self.model.decode(encoding.mean, encoding).float().clamp(-1, 1)
         with torch.autocast(image.device.type, enabled=False):  # in bf16 the SSIM is off by 0.01 and more
             self.psnr.update(reconstruction, image.float())
             self.ssim.update(reconstruction, image.float())

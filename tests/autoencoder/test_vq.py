@@ -71,6 +71,33 @@ def test_the_nearest_code_is_the_nearest(monkeypatch, at_once):
         assert torch.equal(regularizer.nearest(raw), distances.argmin(-1)), "also where products would be rounded"
 
 
+@pytest.mark.parametrize("quantized", [False, True])
+def test_codes_are_looked_for_once_and_the_numbers_are_those_of_looking_again(image, monkeypatch, quantized):
+    network = autoencoder(quantized_latents=quantized)
+    regularizer, looked = network.regularizer, []
+    monkeypatch.setattr(vq, "_nearest", lambda *given, search=vq._nearest: looked.append(1) or search(*given))
+    encoding = network.encode(image)
+    made, penalty = network.decode(encoding.sample(), encoding), regularizer.penalty(encoding, 1)
+    assert len(looked) == (2 if quantized else 1), "what was quantised is looked up again by the decoder"
+    again = network.encode(image)
+    expected, again.indices = network.decode(again.sample()), None
+    cost = regularizer.penalty(again, 1)
+    assert len(looked) == (5 if quantized else 3)
+    assert torch.equal(made, expected)
+    assert torch.equal(penalty.loss, cost.loss)
+    assert torch.equal(penalty.sums, cost.sums)
+    weights = [*network.parameters()]
+    found, wanted = (torch.autograd.grad(part.square().mean() + price.loss, weights)
+                     for part, price in ((made, penalty), (expected, cost)))  # fmt: skip
+    assert all(map(torch.equal, found, wanted))
+    with torch.no_grad():
+        regularizer.codebook.weight.copy_(regularizer.codebook.weight.flip(0))
+    fresh = network.encode(image)
+    assert not torch.equal(regularizer.penalty(fresh, 1).sums, penalty.sums), (
+        "another encoding knows nothing of the first"
+    )
+
+
 def test_codes_start_between_one_nth():
     weight = VQRegularizer(50, 4).codebook.weight.detach()
     assert weight.abs().max() <= 1 / 50

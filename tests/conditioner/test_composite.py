@@ -9,6 +9,8 @@ from ldm.backbone.unet import UNet
 from ldm.batch import Batch, Condition, tensor_field, whole_geometry
 from ldm.conditioner.base import SingleConditioner, learned_state, set_learned_state
 from ldm.conditioner.composite import Composite
+from ldm.conditioner.label import LabelConditioner
+from ldm.conditioner.segmentation import SegmentationConditioner
 from ldm.conditioner.size import SizeConditioner
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.conditioner.transformer import TransformerConditioner
@@ -84,6 +86,18 @@ def test_each_part_is_dropped_by_its_own_rate():
     dropped = torch.stack([got.mask[:, 4].logical_not(), got.concat.flatten(1).eq(0).all(1), got.vector.eq(0).all(1)])
     assert ((dropped.float().mean(1) - 0.5).abs() < 0.1).all()
     assert (torch.corrcoef(dropped.float()) - torch.eye(3)).abs().max() < 0.2, "each by its own draw"
+
+
+def test_the_values_of_all_parts_are_checked():
+    made = Composite(
+        [LabelConditioner(3, vector_width=8), SegmentationConditioner(5, unlabelled=255), size(vector_width=24)]
+    )
+    fields = {"label": torch.tensor([2]), "segmentation": torch.full((1, 4, 4), 255)}
+    made.check(fields)
+    with pytest.raises(ValueError, match="the field label has the value 3"):
+        made.check({**fields, "label": [3]})
+    with pytest.raises(ValueError, match="the field segmentation has the value 254"):
+        made.check({**fields, "segmentation": fields["segmentation"] - 1})
 
 
 def test_a_single_part_gives_the_condition_that_it_gives_alone_with_the_same_draws():

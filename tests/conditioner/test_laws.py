@@ -2,12 +2,19 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ldm.autoencoder.derived import underlying_fields
 from ldm.backbone.unet import UNet
-from ldm.batch import Condition
+from ldm.batch import Batch, Condition
 from ldm.conditioner.base import learned_state
 from ldm.conditioner.composite import Composite
+from ldm.conditioner.size import SizeConditioner
+from ldm.conditioner.transformer import TransformerConditioner
+from ldm.config import build, resolved
 from tests.conditioner.small import HAS_RATE, KINDS, LEARNING, fields_of, rows
+from tests.conditioner.test_conditioner import CAPTIONS, SMALL, said
+from tests.configs import composed
 from tests.conftest import scramble
 
 
@@ -66,6 +73,70 @@ def test_what_is_never_dropped_in_training_is_told_by_null_too(kind):
     conditioner, fields = made(kind, drop_rate=0.0), fields_of(3)
     same(conditioner.null(fields), conditioner(fields), rtol=0, atol=0)
     same(conditioner.with_dropout(fields), conditioner(fields), rtol=0, atol=0)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes a program wait for a GPU: reading a value, a shape that depends on values, a copy that is waited for."""
+
+    READS = (
+        torch.ops.aten._local_scalar_dense,
+        torch.ops.aten.nonzero,
+        torch.ops.aten.masked_select,
+        torch.ops.aten.equal,
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        moved = kwargs.get("device") is not None and kwargs["device"] != getattr(
+            args[0] if args else None, "device", None
+        )
+        assert func.overloadpacket not in self.READS, f"{func} reads values"
+        if func.overloadpacket is torch.ops.aten._to_copy and moved:
+            assert kwargs.get("non_blocking"), "a copy between devices that is waited for"
+        return func(*args, **kwargs)
+
+
+def text(**options):
+    made = TransformerConditioner(**SMALL, **options)
+    made.prepare([said(CAPTIONS)])
+    return made
+
+
+ALL_KINDS = {**KINDS, "text": text, "size": lambda **rate: SizeConditioner(32, number_width=4, vector_width=24, **rate)}
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_no_value_on_the_device_is_read_in_training(kind):
+    """The device is one that holds no values at all. Sizes are on the CPU, where the model derives them."""
+    conditioner = ALL_KINDS[kind](drop_rate=0.3).train().to("meta")
+    fields = {name: value if isinstance(value, list) or name.endswith("_size") else value.to("meta")
+              for name, value in fields_of(4).items()}  # fmt: skip
+    with NoWaiting():
+        condition = conditioner.with_dropout(fields)
+    assert all(part.is_meta for part in parts(condition).values())
+
+
+@pytest.mark.parametrize("choice", ["label", "segmentation", "layout_icons", "low_resolution"])
+def test_no_value_of_the_loss_is_read_either(choice):
+    config = composed(
+        "train", "experiment=txt2img", f"conditioner={choice}", "name=x", "backbone.model_channels=16", "backbone.groups=8",
+        "autoencoder.network.channels=8", "autoencoder.network.groups=4",
+    )  # fmt: skip
+    model = build(resolved(config.model)).train()
+    fields = fields_of(2)
+    fields = {name: fields[name] for name in underlying_fields(model.conditioner.inputs)}
+    fields |= {"image": torch.rand(2, 3, 64, 96) * 2 - 1}
+    with NoWaiting():
+        model.loss(Batch(["a", "b"], fields)).mean().backward()
+
+
+def test_reading_a_value_would_be_noticed():
+    with NoWaiting(), pytest.raises(AssertionError, match="reads values"):
+        int(torch.ones(3).max())
+    with NoWaiting(), pytest.raises(AssertionError, match="a copy between devices that is waited for"):
+        torch.ones(3).to("meta")
+    with pytest.raises(RuntimeError, match="on meta tensors"):
+        int(torch.ones(3, device="meta").max())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,7 @@
 """Conditioners that give a map beside x_t."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from ldm.conditioner.maps import area_means, scaled_by_range
 from ldm.conditioner.segmentation import SegmentationConditioner
 from ldm.nn.embedding import sinusoidal
 from ldm.pretrained.vision import standardized
-from tests.conditioner.small import fields_of, save_depth
+from tests.conditioner.small import fields_of, rows, save_depth
 from tests.conftest import scramble
 
 
@@ -44,12 +46,48 @@ def test_classes_that_cannot_be_are_told():
     for wrong in (-1, 5, 255):
         classes = fields["segmentation"].clone()
         classes[1, 3, 4] = wrong
-        with pytest.raises(
-            ValueError, match=f"has class {wrong}, but with conditioner.num_classes=5 classes are 0 to 4"
-        ):
-            SegmentationConditioner(5)({**fields, "segmentation": classes})
+        message = f"the field segmentation has the value {wrong}, but with conditioner.num_classes=5 values are 0 to 4; mend it"
+        with pytest.raises(ValueError, match=message):
+            SegmentationConditioner(5).check({**fields, "segmentation": classes})
+        with pytest.raises(ValueError, match=f"segmentation of the sample 'b' has the value {wrong}, .* 4, or 7; mend"):
+            SegmentationConditioner(5, unlabelled=7).check({**fields, "segmentation": classes}, ["a", "b"])
+    SegmentationConditioner(5).check(fields)
     with pytest.raises(ValueError, match=r"a class for each pixel, \(B, H, W\), whole numbers; got torch.float32"):
         SegmentationConditioner(5)({**fields, "segmentation": fields["depth"]})
+
+
+@pytest.mark.parametrize("unlabelled", [255, 3])
+def test_unlabelled_pixels_have_no_class(unlabelled):
+    """Their one-hot vector is zero: nothing is added for them, and no row learns from them."""
+    conditioner = scramble(SegmentationConditioner(5, unlabelled=unlabelled))
+    fields = fields_of(2)
+    classes = fields["segmentation"]
+    classes[classes == 3] = 0
+    classes[0, :16] = unlabelled
+    classes[1, 5:9, 3:30] = unlabelled
+    one_hot = F.one_hot(torch.where(classes == unlabelled, 5, classes), 6)[..., :5].permute(0, 3, 1, 2).float()
+    expected = F.conv2d(F.avg_pool2d(one_hot, 4), conditioner.project.weight[:, :, None, None])
+    conditioner.check(fields)
+    found = conditioner(fields).concat
+    torch.testing.assert_close(found, expected)
+    assert not found[0, :, :4].any(), "as of a map that is not told"
+    found.square().sum().backward()
+    assert torch.equal(conditioner.project.weight.grad.abs().sum(0) > 0, torch.tensor([True, True, True, False, True]))
+    for wrong in (254, 5, -1):
+        with pytest.raises(ValueError, match=f"has the value {wrong}, .* values are 0 to 4, or {unlabelled}; mend it"):
+            conditioner.check({"segmentation": torch.where(classes == unlabelled, wrong, classes)})
+    with pytest.raises(
+        ValueError, match="conditioner.unlabelled=-1 cannot be; give a whole number, at least 0, or null"
+    ):
+        SegmentationConditioner(5, unlabelled=-1)
+    plain = SegmentationConditioner(5)
+    plain.load_state_dict(conditioner.state_dict())
+    labelled = fields_of(2, seed=1)
+    without_three = torch.where(labelled["segmentation"] == 3, 0, labelled["segmentation"])
+    labelled["segmentation"] = without_three
+    assert torch.equal(plain(labelled).concat, conditioner(labelled).concat), (
+        "where all pixels have a class, nothing changes"
+    )
 
 
 def test_a_low_resolution_image_of_the_latents_resolution_is_shown_as_it_is():
@@ -85,11 +123,51 @@ def test_noise_of_a_low_resolution_image_is_drawn_in_training_alone_and_its_leve
     torch.testing.assert_close(noisy.concat.flatten(1).std(1), levels, rtol=0.15, atol=1e-3)
     torch.testing.assert_close(noisy.vector, sinusoidal(levels * 1000, 8))
     bright = conditioner({**fields, "low_resolution": torch.ones(200, 3, 16, 16)})
+    fields["noise_level"] = [0.0] * 200
+    assert not torch.equal(conditioner(fields).concat, conditioner(fields).concat), "in training, levels are drawn"
     assert (bright.concat.square().mean() - 1).abs() < 0.05, "the variance is preserved"
     with pytest.raises(ValueError, match="give conditioner.noise above 0 and conditioner.vector_width"):
         LowResolutionConditioner(2, noise=0.5)
     with pytest.raises(ValueError, match="give conditioner.noise above 0 and conditioner.vector_width"):
         LowResolutionConditioner(2, vector_width=8)
+
+
+def test_noise_of_a_low_resolution_image_is_chosen_at_sampling_and_depends_on_the_seed_of_the_image():
+    conditioner, fields = LowResolutionConditioner(2, noise=0.8, vector_width=8, drop_rate=0.1).eval(), fields_of(4)
+    fields |= {"noise_level": torch.tensor([0.0, 0.4, 0.8, 0.4]), "seed": torch.tensor([5, 5, 6, 7])}
+    state = torch.get_rng_state()
+    condition = conditioner(fields)
+    assert torch.equal(torch.get_rng_state(), state), "nothing is drawn that others would miss"
+    torch.testing.assert_close(condition.vector, sinusoidal(fields["noise_level"] * 1000, 8))
+    plain = conditioner(rows(fields, [0, 1, 2, 3]) | {"noise_level": [0.0] * 4}).concat
+    levels = fields["noise_level"][:, None, None, None]
+    torch.testing.assert_close(condition.concat[0], plain[0])
+    noise = (condition.concat - (1 - levels**2).sqrt() * plain)[1:] / levels[1:]
+    assert (noise.mean((1, 2, 3)).abs() < 0.2).all()
+    assert (noise.std((1, 2, 3)) - 1).abs().max() < 0.15
+    for row in (1, 2, 3):
+        torch.testing.assert_close(conditioner(rows(fields, [row])).concat[0], condition.concat[row])
+    again = conditioner(fields | {"seed": torch.tensor([0, 6, 6, 6])}).concat
+    others = (again - (1 - levels**2).sqrt() * plain)[1:] / levels[1:]
+    torch.testing.assert_close(others[0], others[1], rtol=1e-4, atol=1e-4), "the same seed, the same noise"
+    torch.testing.assert_close(others[1], noise[1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(noise[0], noise[2], atol=0.1)
+    first = torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(6))
+    assert F.cosine_similarity(noise[1].flatten(), first.flatten(), 0).abs() < 0.25, (
+        "not the noise that sampling begins with"
+    )
+    null = conditioner.null(fields)
+    assert not null.vector.any()
+    assert not null.concat.any()
+
+
+@pytest.mark.parametrize(("noise", "wrong"), [(0.4, 0.5), (0.4, -0.1), (0.4, math.nan), (0.0, 0.1)])
+def test_more_noise_than_in_training_is_refused(noise, wrong):
+    conditioner = LowResolutionConditioner(2, noise=noise, vector_width=8 if noise else None)
+    conditioner.check({"noise_level": [0.0, noise]})
+    message = f"noise_level has the value {wrong:g}, but with conditioner.noise={noise:g} values are 0 to {noise:g}; give less"
+    with pytest.raises(ValueError, match=message):
+        conditioner.check({"noise_level": [0.0, wrong]})
 
 
 def test_a_mask_is_put_behind_the_masked_latent():

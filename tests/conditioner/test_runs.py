@@ -1,6 +1,7 @@
 """Whole runs with conditioners that read no caption: nothing at all, and the image by a frozen network."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -44,3 +45,13 @@ def test_a_tiny_run_trains_is_evaluated_and_its_checkpoint_is_complete(tiny_run,
     assert images.shape == (2, 3, 32, 32)
     other = model.sample({"image": -small["image"]}, seeds=[1, 2])
     assert torch.equal(other, images) == (kind == "unconditional")
+
+
+def test_a_class_that_there_is_not_ends_a_run_with_the_name_of_the_sample(tiny_run, places):
+    text = forked(
+        "train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "conditioner=label", "conditioner.num_classes=1",
+        "name=wrong", "metric=offline", f"autoencoder.ckpt={tiny_run}", *places, ok=False,
+    )  # fmt: skip
+    assert re.search(
+        "error: the field label of the sample 'train-[0-9]+' has the value [1-9].*set a larger conditioner.num_cl", text
+    )

@@ -32,12 +32,13 @@ def test_a_label_is_a_row_of_a_table_whose_last_row_says_nothing():
 
 def test_labels_that_cannot_be_are_told():
     conditioner = LabelConditioner(7, width=16)
-    for wrong, more in ((7, 8), (1000, 1001), (-1, 1)):
-        message = (
-            f"a label {wrong}, but with conditioner.num_classes=7 labels are 0 to 6; .* conditioner.num_classes={more}"
-        )
-        with pytest.raises(ValueError, match=message):
-            conditioner({"label": torch.tensor([0, wrong])})
+    for wrong in (7, 1000, -1):
+        message = f"label has the value {wrong}, but with conditioner.num_classes=7 values are 0 to 6; mend it, or set a larger"
+        for given in (torch.tensor([0, wrong]), [0, wrong]):
+            with pytest.raises(ValueError, match=message):
+                conditioner.check({"label": given})
+    conditioner.check({"label": torch.arange(7)})
+    conditioner.check({"caption": ["a"]})
     for wrong in (torch.tensor([0.5]), torch.tensor([[1]]), ["cat"]):
         with pytest.raises((ValueError, TypeError)):
             conditioner({"label": wrong})
@@ -84,10 +85,11 @@ def test_padding_between_boxes_and_boxes_beyond_the_most_do_not_matter():
     assert torch.equal(conditioner.ids({"boxes": sparse[None]}), conditioner.ids({"boxes": boxes[None, :3]}))
     for wrong in (29, 4000):
         boxes[1, 0] = wrong
-        with pytest.raises(
-            ValueError, match=f"a box has class {wrong}, but with conditioner.vocabulary=30 classes are 0 to 28"
-        ):
-            conditioner.ids({"boxes": boxes[None]})
+        message = f"boxes of the sample 'a' has the value {wrong}, but with conditioner.vocabulary=30 values are -1 to 28; mend"
+        with pytest.raises(ValueError, match=message):
+            conditioner.check({"boxes": boxes[None]}, ["a"])
+    conditioner.check({"boxes": sparse[None]})
+    conditioner.check({"boxes": torch.empty(2, 0, 5)})
     with pytest.raises(ValueError, match=r"\(B, N, 5\); got \(4, 5\)"):
         conditioner.ids({"boxes": boxes})
 

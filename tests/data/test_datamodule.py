@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from ldm.batch import Batch
+from ldm.conditioner.label import LabelConditioner
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex
@@ -53,8 +55,12 @@ def test_mixtures(tmp_path):
         captioned(tmp_path, train=[train[0], f"{tmp_path}/b/*.tar"], val=f"{tmp_path}/val*.tar")
 
 
+OTHER = Batch(["other"], {})
+
+
 def test_overfitting_repeats_the_first_batches_of_each_stage(tmp_path, shards):
-    data = captioned(tmp_path, **shards)
+    data, checked = captioned(tmp_path, **shards), []
+    data.add_check(lambda fields, keys: checked.append(keys))
     for size in (4, 2):
         data.trainer = None
         data.set_batch(size, 1, 1)
@@ -70,11 +76,26 @@ def test_overfitting_repeats_the_first_batches_of_each_stage(tmp_path, shards):
         )
         for place in (0, 1, 2, 3, 1):
             loop.total_batch_idx = place - 1
-            assert data.on_before_batch_transfer("another", 0).key == batches[place % 2]
+            assert data.on_before_batch_transfer(OTHER, 0).key == batches[place % 2]
+            assert checked.pop() == batches[place % 2], "what is trained on is what is checked"
         data.trainer.training = False
-        assert data.on_before_batch_transfer("validated", 0) == "validated"
+        assert data.on_before_batch_transfer(OTHER, 0) is OTHER
         data.trainer.training, data.trainer.overfit_batches = True, 0
-        assert data.on_before_batch_transfer("another", 0) == "another"
+        assert data.on_before_batch_transfer(OTHER, 0) is OTHER
+
+
+def test_values_of_batches_are_checked_before_they_leave_the_cpu(tmp_path, shards):
+    data = captioned(tmp_path, **shards)
+    data.set_batch(4, 1, 1)
+    seen = []
+    data.add_check(lambda fields, keys: seen.append((keys, fields["caption"])))
+    for batch in (next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))):
+        assert data.on_before_batch_transfer(batch, 0) is batch
+        assert seen.pop() == (batch.key, batch.fields["caption"])
+    label = LabelConditioner(3, width=4)
+    data.add_check(label.check)
+    with pytest.raises(ValueError, match="label of the sample 'b' has the value 3, .*num_classes=3 values are 0 to 2"):
+        data.on_before_batch_transfer(Batch(["a", "b"], {"caption": ["x", "y"], "label": torch.tensor([0, 3])}), 0)
 
 
 def test_buckets_keep_the_shape_of_images(tmp_path):

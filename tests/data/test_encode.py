@@ -17,10 +17,10 @@ from ldm.data.dataset import finish
 from ldm.data.decode import Broken
 from ldm.data.latents import pack_latent, read_encoding, unpack_latent
 from ldm.data.rewriting import typed_names
-from ldm.data.shards.names import name_shards
+from ldm.data.shards.names import name_shards, write_shards
 from ldm.encode.encoder import LatentEncoder, encode, output_folder
 from ldm.encode.program import main
-from tests.data.small_shards import captioned, level, numbered, opened, read_all, write_tar
+from tests.data.small_shards import captioned, level, numbered, opened, read_all, sample, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +257,7 @@ def test_the_next_command_can_betyped_names(tmp_path, monkeypatch, capsys, ckpt,
     monkeypatch.chdir(tmp_path)
     main(compose("encode", options_of(ckpt, images, out)))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    assert "experiment=txt2img_shards data=latents" in line
     config = compose("train", [*shlex.split(line)[3:], "name=x"]).data
     assert len(name_shards(config.train)) == 4
     assert len(name_shards(config.val)) == 1
@@ -285,3 +286,12 @@ def test_options_are_checked_before_anything_is_written(tmp_path, ckpt, images, 
         main(compose("encode", options_of(ckpt, images, tmp_path / "out", option)))
     assert said in f"{caught.value} {caught.value.__cause__}"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_next_command_is_of_what_samples_have(tmp_path, capsys, ckpt):
+    images = {}
+    for split in ("train", "val"):
+        write_shards([sample(f"{number}", cls=b"3") for number in range(4)], tmp_path, split, samples_per_shard=4)
+        images[split] = f"{tmp_path}/{split}*.tar"
+    main(compose("encode", options_of(ckpt, images, tmp_path / "out")))
+    assert "\nnext: python train.py experiment=cin256 data=latents data.train=" in capsys.readouterr().out

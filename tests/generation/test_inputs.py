@@ -1,6 +1,7 @@
 """Inputs: labels, layouts, maps, pictures and arrays, from options, files and lines of a .jsonl file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from ldm.conditioner.layout import LayoutConditioner
 from ldm.generation.inputs import INPUTS, input_rows, input_size
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.prompts import Prompt, read_prompts
-from ldm.generation.request import SampleRequest, check_told, given_fields, numbered, with_class_numbers
+from ldm.generation.request import (
+    SampleRequest,
+    check_numbers,
+    check_told,
+    given_fields,
+    numbered,
+    with_class_numbers,
+)
 from tests.conditioner.small import LAYOUT
 
 HEART, CAT = {"label": 3, "box": [0.0, 0.0, 0.5, 0.5]}, {"label": 4, "box": [0.5, 0.5, 1.0, 1.0]}
@@ -66,6 +74,22 @@ def test_each_input_is_one_for_all_or_one_an_image():
 def test_what_is_no_input_is_said(values, message):
     with pytest.raises(ValueError, match=message):
         input_rows(values)
+
+
+def test_numbers_that_the_model_cannot_be_told_are_refused_before_any_image_is_made():
+    model = Composite({"label": LabelConditioner(5, width=16), "layout": LayoutConditioner(**LAYOUT)}, width=16)
+    prompts = [Prompt(inputs={"label": label, "layout": [HEART, CAT]}) for label in (4, 5)]
+    first, second = numbered(prompts, 1, 0)
+    check_numbers(first, model)
+    with pytest.raises(
+        ValueError, match="label of the sample '00001.png' has the value 5, .*num_classes=5 values are 0 to 4"
+    ):
+        check_numbers(second, model)
+    wrong = replace(first, inputs={"label": 0, "layout": [HEART, {**CAT, "label": 29}]})
+    with pytest.raises(
+        ValueError, match="boxes of the sample '00000.png' has the value 29, .*vocabulary=30 values are -1 to 28"
+    ):
+        check_numbers(wrong, model)
 
 
 def test_different_numbers_of_inputs_are_refused(tmp_path, label_map):

@@ -61,7 +61,7 @@ def test_the_files_of_modes_tell_their_options():
         "inpaint": OF_PROMPTS | {"init", "mask", "border", "num_resample"},
         "interpolate": OF_PROMPTS | {"to_prompt", "to_seed"},
         "reconstruct": {"init"},
-        "super_resolution": OF_PROMPTS | {"low_resolution"},
+        "super_resolution": OF_PROMPTS | {"low_resolution", "noise_level"},
     } == MODES
 
 

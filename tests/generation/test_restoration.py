@@ -1,6 +1,8 @@
 """Images that are made of others by models that were trained for it: enlarged, and completed; and decoding in tiles."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from ldm.batch import Size
 from ldm.checkpoint import MODEL_FILE, load, save
+from ldm.conditioner.low_resolution import LowResolutionConditioner
 from ldm.config import build, build_literally, compose, resolved
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptGenerator
@@ -21,18 +24,23 @@ from ldm.sampler.ddim import DDIM
 from tests.configs import composed
 from tests.conftest import forked, scramble
 
+CAPTIONS = ["a red heart on a white background", "a blue cat"] * 8
+
 SIZES = {"a": (9, 13), "b": (8, 8), "c": (1, 5)}
 """Name -> width and height of a small picture; no model can divide the first and the last."""
 
 
-def made(folder, choice, *options):
+def made(folder, choice, *options, conditioner=None):
     """Write a model with random weights as a run does, and return its folder."""
     config = composed(
         "train", "experiment=txt2img", f"conditioner={choice}", "name=x", "backbone.model_channels=16",
         "backbone.groups=8", "autoencoder.network.channels=8", "autoencoder.network.groups=4", "sampler.steps=2", *options,
     )  # fmt: skip
+    if conditioner is not None:
+        config.conditioner = conditioner
     settings = resolved(config.model)
     model = build(settings)
+    model.conditioner.prepare(iter([{"caption": CAPTIONS}]))
     with torch.no_grad():
         for part, scale in ((model.denoiser, 4.0), (model.conditioner, 20.0), (model.autoencoder, 3.0)):
             for weight in scramble(part).parameters():
@@ -49,6 +57,36 @@ def runs(tmp_path_factory):
     """Return name -> folder of a model that enlarges by 4, of one that fills holes, and of one that is told nothing."""
     folder = tmp_path_factory.mktemp("runs")
     return {choice: made(folder, choice) for choice in ("low_resolution", "inpainting", "unconditional")}
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """Return the folder of a model that reads a caption and an image of low resolution, and was trained with noise up to 0.5."""
+    folder = tmp_path_factory.mktemp("noisy")
+    low = "conditioner.parts.low_resolution"
+    text = ["width=32", "depth=1", "heads=2", "head_width=16", "max_tokens=8", "vocabulary=300"]
+    return made(
+        folder, "text_and_low_resolution", *(f"conditioner.parts.text.{option}" for option in text), f"{low}.noise=0.5",
+        f"{low}.vector_width=16", f"{low}.drop_rate=0.1",
+    )  # fmt: skip
+
+
+MAPS = {"segmentation": {"num_classes": 5, "concat_channels": 4}, "depth": {"concat_channels": 1}}
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+    """Return name of a map -> folder of a model that is told such a map and an image of low resolution."""
+    folder, found = tmp_path_factory.mktemp("mapped"), {}
+    for name, options in MAPS.items():
+        parts = {
+            "map": {"_target_": f"ldm.conditioner.{name}.{name.title()}Conditioner", **options},
+            "low": {"_target_": "ldm.conditioner.low_resolution.LowResolutionConditioner", "factor": 4},
+        }
+        channels = 3 + options["concat_channels"]
+        whole = {"_target_": "ldm.conditioner.composite.Composite", "parts": parts, "concat_channels": channels}
+        found[name] = made(folder / name, "unconditional", conditioner=whole)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +158,127 @@ def test_what_is_cut_away_was_made_of_the_reflected_picture(runs, small):
     torch.testing.assert_close(generator(requests), whole[..., :52, :36], atol=1e-6, rtol=0)
 
 
+def test_noise_is_added_to_a_picture_as_much_as_is_asked_for_and_told(noisy, small, tmp_path):
+    options = ["mode=super_resolution", "prompt='a red heart'", f"low_resolution={small}", "n=1", "seed=3"]
+    record, plain = draw(noisy, tmp_path / "plain", *options)
+    assert "noise_level" not in record[0]
+    _, zero = draw(noisy, tmp_path / "zero", *options, "noise_level=0")
+    record, some = draw(noisy, tmp_path / "some", *options, "noise_level=0.25")
+    assert [row["noise_level"] for row in record] == [0.25] * 3
+    _, again = draw(noisy, tmp_path / "again", *options, "noise_level=0.25", "batch_size=1")
+    _, most = draw(noisy, tmp_path / "most", *options, "noise_level=0.5")
+    for name in plain:
+        assert np.array_equal(plain[name], zero[name])
+        assert np.array_equal(some[name], again[name]), "the same seed, the same bytes"
+        assert len({images[name].tobytes() for images in (plain, some, most)}) == 3
+
+    model = load(noisy)
+    image = torch.rand(2, 3, 8, 8) * 2 - 1
+    fields = {"caption": ["a red heart"] * 2, "low_resolution": image, "noise_level": [0.25, 0.0]}
+    both, alone = (model.sample(fields, seeds=seeds, size=32, sampler=DDIM(2)) for seeds in ([4, 5], [9, 5]))
+    assert torch.equal(both[1], alone[1])
+    told = model.sample({**fields, "noise_level": [0.0, 0.0]}, seeds=[4, 5], size=32, sampler=DDIM(2))
+    assert torch.equal(both[1], told[1])
+    assert not torch.allclose(both[0], told[0])
+    with pytest.raises(
+        ValueError, match="noise_level has the value 0.6, but with conditioner.noise=0.5 values are 0 to 0.5"
+    ):
+        model.sample({**fields, "noise_level": [0.1, 0.6]}, size=32)
+
+
+def test_prompts_and_negative_prompts_lead_a_model_that_reads_both(noisy, small, tmp_path):
+    options = ["mode=super_resolution", f"low_resolution={small}", "n=1", "seed=3"]
+    red, blue = "prompt='a red heart on a white background'", "prompt='a blue cat'"
+    record, first = draw(noisy, tmp_path / "first", *options, red)
+    assert [row["prompt"] for row in record] == ["a red heart on a white background"] * 3
+    assert [row["size"] for row in record] == [[52, 36], [32, 32], [20, 4]]
+    _, second = draw(noisy, tmp_path / "second", *options, blue)
+    _, away = draw(noisy, tmp_path / "away", *options, red, "negative='a blue cat'", "guidance.scale=3")
+    _, from_nothing = draw(noisy, tmp_path / "nothing", *options, red, "guidance.scale=3")
+    for name in first:
+        assert not np.array_equal(first[name], second[name])
+        assert not np.array_equal(away[name], from_nothing[name])
+    lines = tmp_path / "lines.jsonl"
+    told = [("a blue cat", "a.png"), ("a red heart on a white background", "b.png")]
+    lines.write_text("".join(json.dumps({"prompt": text, "low_resolution": str(small / file), "seed": seed}) + "\n"
+                             for (text, file), seed in zip(told, (3, 4), strict=True)))  # fmt: skip
+    _, named = draw(noisy, tmp_path / "lines", "mode=super_resolution", f"prompts={lines}")
+    assert np.array_equal(named["00000.png"], second["00000.png"])
+    assert np.array_equal(named["00001.png"], first["00001.png"])
+    with pytest.raises(ValueError, match="this model is told prompt, low_resolution.*prompt is missing; give prompt="):
+        draw(noisy, tmp_path / "x", *options)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_beside_a_picture_go_on_as_it_does(mapped, small, tmp_path, name):
+    """Also where they are of another resolution; those of another shape are refused."""
+    model, file = load(mapped[name]), str(small / "a.png")
+    levels = np.random.default_rng(1).integers(0, 5, (52, 36), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "map.png")
+    mode = SuperResolution([Prompt(inputs={name: str(tmp_path / "map.png")})], file)
+    generator = PromptGenerator(mode, model, sampler=DDIM(2), guidance=NoGuidance())
+    requests = generator.prepare(mode.requests(1, 7))
+    picture = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None] / 127.5 - 1
+    told = (
+        torch.from_numpy(levels)[None].long()
+        if name == "segmentation"
+        else torch.from_numpy(levels)[None, None] / 127.5 - 1
+    )
+    fields = {"low_resolution": reflected(picture, Size(14, 10)), name: reflected(told, Size(56, 40))}
+    whole = model.sample(fields, seeds=7, size=[56, 40], sampler=DDIM(2), guidance=NoGuidance())
+    torch.testing.assert_close(generator(requests), whole[..., :52, :36], atol=1e-5, rtol=0)
+    other = model.sample(
+        {**fields, name: fields[name].flip(-1)}, seeds=7, size=[56, 40], sampler=DDIM(2), guidance=NoGuidance()
+    )
+    assert not torch.allclose(other, whole, atol=1e-3), "the map is seen"
+
+    large = Image.fromarray(levels.repeat(3, 0).repeat(3, 1))
+    large.save(tmp_path / "large.png")
+    _, images = draw(
+        mapped[name], tmp_path / "one", "mode=super_resolution", f"low_resolution={file}", f"{name}={tmp_path}/map.png"
+    )
+    _, same = draw(
+        mapped[name],
+        tmp_path / "two",
+        "mode=super_resolution",
+        f"low_resolution={file}",
+        f"{name}={tmp_path}/large.png",
+    )
+    assert np.abs(images["00000.png"].astype(int) - same["00000.png"]).max() <= 1
+    large.crop((0, 0, 108, 108)).save(tmp_path / "square.png")
+    with pytest.raises(
+        ValueError, match=f"for 00000.png, {name} is of 108 x 108 pixels, .* another shape than .* 52 x 36"
+    ):
+        draw(
+            mapped[name],
+            tmp_path / "x",
+            "mode=super_resolution",
+            f"low_resolution={file}",
+            f"{name}={tmp_path}/square.png",
+        )
+
+
+def test_boxes_stay_where_they_were_on_the_picture(small):
+    mode = SuperResolution(
+        [Prompt(inputs={"layout": [{"label": 2, "box": [0.0, 0.5, 1.0, 1.0]}]})], str(small / "a.png")
+    )
+    low = LowResolutionConditioner(4)
+    model = SimpleNamespace(conditioner=low, size_multiple=8)
+    (request,) = mode.requests(1, 0)
+    request = replace(request, size=mode.size_of(request, model))
+    boxes = mode.fields([request], model)["boxes"]
+    torch.testing.assert_close(boxes, torch.tensor([[[2.0, 0.0, 26 / 56, 36 / 40, 52 / 56]]]))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
+        ("low_resolution", ["mode=super_resolution", "low_resolution=SMALL", "noise_level=0.1"],
+         r"noise_level=0.1 is of models that were trained with noise, .* \(conditioner.noise=0\): .*; leave it out"),
+        ("low_resolution", ["mode=super_resolution", "low_resolution=SMALL", "noise_level=1.5"],
+         "noise_level=1.5 cannot be; give a finite number, at least 0, at most 1"),
+        ("noisy", ["mode=super_resolution", "low_resolution=SMALL", "noise_level=0.6", "prompt=a"],
+         "noise_level=0.6 is more than this model has seen in training; give at most 0.5"),
         ("unconditional", ["mode=super_resolution", "low_resolution=SMALL"],
          "low_resolution would change nothing: this model is told nothing; leave it out"),
         ("low_resolution", ["prompt='a cat'"], "low_resolution is missing; give low_resolution="),
@@ -134,12 +290,12 @@ def test_what_is_cut_away_was_made_of_the_reflected_picture(runs, small):
         ("inpainting", ["mode=inpaint", "init=INIT"], "mode=inpaint needs mask=FILE"),
     ],
 )  # fmt: skip
-def test_a_model_that_is_told_something_else_is_refused(runs, small, photo, tmp_path, model, options, message):
+def test_a_model_that_is_told_something_else_is_refused(runs, noisy, small, photo, tmp_path, model, options, message):
     named = {"SMALL": small, "INIT": photo / "init.png", "MASK": photo / "mask.png"}
     for word, path in named.items():
         options = [option.replace(word, str(path)) for option in options]
     with pytest.raises(ValueError, match=message):
-        draw(runs[model], tmp_path / "x", *options)
+        draw({**runs, "noisy": noisy}[model], tmp_path / "x", *options)
     assert not list(tmp_path.glob("x/*.png"))
 
 

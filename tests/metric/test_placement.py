@@ -74,6 +74,16 @@ def test_classes_without_a_color_do_not_count_wherever_they_are():
         RegionColors(COLORS, first_class=-1)
 
 
+def test_unlabelled_pixels_do_not_count():
+    images = canvas(2)
+    classes = torch.full((2, 16, 16), 255)
+    classes[0, :8] = 1  # red, and the canvas is white
+    classes[0, :2] = 0
+    metric = RegionColors(COLORS)
+    metric.update(images, {"segmentation": classes})
+    assert metric.compute() == {"region_color_accuracy": 0.25}, "of 8 rows with a class; the second image has none"
+
+
 def test_what_is_drawn_on_is_compared_with_what_is_near():
     images = canvas(3)
     depth = torch.full((3, 1, 16, 16), -1.0)

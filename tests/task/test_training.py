@@ -170,7 +170,7 @@ def test_scores_of_reconstructions_do_not_depend_on_the_precision_of_training(mo
     for precision in PRECISIONS:
         task, data = autoencoder(optimizer=optimizers([])), Data(16, 4)
         images = iter([data.images[:2], data.images[2:]])
-        monkeypatch.setattr(task.model, "decode", lambda raw, images=images: next(images) + noise)
+        monkeypatch.setattr(task.model, "decode", lambda raw, encoding, images=images: next(images) + noise)
         task.model.statistics_count.fill_(1)
         trainer = pl.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
         (found[precision],) = trainer.validate(task, datamodule=data, verbose=False)

@@ -19,7 +19,7 @@ from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, check_told, texts_of, with_class_numbers
+from ldm.generation.request import SampleRequest, check_numbers, check_told, texts_of, with_class_numbers
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import SIZE, Optional, check
@@ -197,6 +197,8 @@ class PromptGenerator(Generator):
         for request in requests:
             check_told(request, underlying_fields(self.model.conditioner.inputs), self.mode.gives)
         requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
+        for request in requests:
+            check_numbers(request, self.model.conditioner)
         if is_rank_zero():
             for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
                 log.warning(warning)

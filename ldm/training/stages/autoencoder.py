@@ -12,14 +12,18 @@ import pytorch_lightning as pl
 from ldm import checkpoint
 from ldm.autoencoder.base import latent_moments
 from ldm.batch import tensor_field
-from ldm.config import build, packages_of, resolved
+from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
+from ldm.data.experiments import IMAGES_ALONE, fitting_experiment
 from ldm.options.arguments import command_name
 from ldm.options.sweep import typed_options
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.base import Task
 from ldm.training.options import StageOptions
 from ldm.training.stage import Stage
+
+NEXT_FILE = "next.txt"
+"""The file in the stage's folder with the name of an experiment that trains on the same data."""
 
 
 class AutoencoderStage(Stage[AutoencoderTask]):
@@ -54,6 +58,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         self.loss = loss
         self.statistics_batches = statistics_batches
         self.freeze_encoder = freeze_encoder
+        self._fitting: str | None = None
 
     @property
     def is_given(self) -> bool:
@@ -105,10 +110,20 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             )
 
     def prepare(self, data: DataModule) -> None:
-        """Do nothing: images are all that it needs."""
+        """Look what samples of one's own have beside images, which are all that it needs, for the sake of the next command."""
+        if is_rank_zero() and "train" in self.run.config.data and not self.next_file.is_file():
+            self._fitting = fitting_experiment(data)
 
     def remember(self) -> None:
-        """Do nothing: nothing was learned before the first step."""
+        """Write the name of the experiment that fits what samples have."""
+        if self._fitting is not None:
+            self.next_file.parent.mkdir(parents=True, exist_ok=True)
+            self.next_file.write_text(f"{self._fitting}\n")
+
+    @property
+    def next_file(self) -> Path:
+        """The file with the name of an experiment that can follow."""
+        return self.folder / NEXT_FILE
 
     def take(self, file: Path) -> None:
         """Do nothing: it builds on no other stage."""
@@ -138,7 +153,9 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         if self.freeze_encoder:
             return f'{command_name("sample")} ckpt=RUN decoder={folder} prompt="..."'
         own = {f"data.{name}": config.data[name] for name in ("train", "val", "size") if "train" in config.data}
-        experiment = "txt2img_shards" if own else "txt2img"
+        experiment = "txt2img"
+        if own:
+            experiment = self.next_file.read_text().strip() if self.next_file.is_file() else IMAGES_ALONE
         typed = {option.partition("=")[0]: option for option in typed_options() if _is_for_all(option)}
         options = list({**{name: f"{name}={value}" for name, value in own.items()}, **typed}.values())
         words = " ".join(map(shlex.quote, options))

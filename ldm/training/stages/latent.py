@@ -113,8 +113,12 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         self.check_latents(data)
 
     def prepare(self, data: DataModule) -> None:
-        """Let the reader of fields learn its tokens or words, in the first process; the others are told them later."""
+        """Let the reader of fields learn its tokens or words, in the first process; the others are told them later.
+
+        From now on, it checks the values of each batch.
+        """
         reader = self.task.reader
+        data.add_check(reader.check)
         if self.learned_file.is_file():
             set_learned_state(reader, load_file(self.learned_file))
         fields = reader.learns_from if is_rank_zero() else ()

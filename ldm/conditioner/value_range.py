@@ -1,0 +1,69 @@
+"""The values that a field can have, checked while they are in the memory of the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ldm.batch import Fields
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """The values that a model can be told by a field.
+
+    A GPU computes on while the program goes on; reading a value of a tensor there makes the program wait for it. So values are
+    checked before they are sent there, and a conditioner takes them as they are.
+
+    Args:
+        field: Name of the field.
+        least: The least value.
+        most: The greatest value.
+        option: The option that sets the range, with its value, like "conditioner.num_classes=7".
+        advice: What to do where a value lies outside.
+        also: A value outside the range that can be told, too; None: there is none.
+        entry: The entry of the last axis that holds the value; None: all entries do.
+    """
+
+    field: str
+    least: float
+    most: float
+    option: str
+    advice: str
+    also: int | None = None
+    entry: int | None = None
+
+    def check(self, fields: Fields, keys: Sequence[str] | None = None) -> None:
+        """Check the values of B images; where the field is missing there are none.
+
+        Args:
+            fields: The fields, on the CPU.
+            keys: Names of the samples, `(B,)`, for the message; None: they have none.
+
+        Raises:
+            ValueError: Where one cannot be told.
+        """
+        if self.field not in fields:
+            return
+        values = torch.atleast_1d(torch.as_tensor(fields[self.field]))
+        if self.entry is not None:
+            values = values[..., self.entry]
+        right = (values >= self.least) & (values <= self.most)
+        if self.also is not None:
+            right |= values == self.also
+        if right.all():
+            return
+        row, *_ = place = (~right).nonzero()[0].tolist()
+        of = f" of the sample {keys[row]!r}" if keys is not None else ""
+        also = "" if self.also is None else f", or {self.also}"
+        raise ValueError(
+            f"the field {self.field}{of} has the value {_shown(values[tuple(place)].item())}, but with {self.option} values are "
+            f"{_shown(self.least)} to {_shown(self.most)}{also}; {self.advice}"
+        )
+
+
+def _shown(value: float) -> str:
+    """Return a number as a message shows it: whole ones with all their digits."""
+    return str(int(value)) if isinstance(value, int) or value.is_integer() else f"{value:g}"

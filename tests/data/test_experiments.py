@@ -1,0 +1,61 @@
+"""The experiment that a next command names is one of a model that is told what the samples have."""
+
+import json
+
+import pytest
+import torch
+
+from ldm.autoencoder.derived import underlying_fields
+from ldm.config import build, compose, resolved
+from ldm.data.experiments import FITTING, IMAGES_ALONE, fitting_experiment
+from ldm.data.shards.names import write_shards
+from tests.configs import composed
+from tests.data.small_shards import captioned, level, sample
+from tests.training.stages import stages
+
+BOX = json.dumps({"boxes": [{"label": 3, "box": [0.1, 0.2, 0.5, 0.9]}]}).encode()
+
+
+def pattern(folder, several):
+    """Write a shard with the samples of some files beside images, and return its name."""
+    samples = [sample(f"{number:03d}", **files) for number, files in enumerate(several)]
+    write_shards(samples, folder, "both", samples_per_shard=100)
+    return f"{folder}/both*.tar"
+
+
+@pytest.mark.parametrize(
+    ("several", "experiment"),
+    [
+        ([{"txt": b"a cat", "cls": b"3"}] * 4, "txt2img_shards"),
+        ([{"json": b'{"caption": "a cat"}'}] * 3 + [{}], "txt2img_shards"),
+        ([{"cls": b"3"}] * 4, "cin256"),
+        ([{"json": b'{"label": 5}', "seg.png": level(2)}] * 4, "cin256"),
+        ([{"json": BOX}] * 4, "layout2img_openimages"),
+        ([{"seg.png": level(2)}] * 4, "semantic_synthesis256"),
+        ([{}] * 4, "lsun_churches256"),
+        ([{"txt": b"a cat"}] + [{}] * 3, "lsun_churches256"),
+        ([{"txt": b"", "json": b'{"width": 3}'}] * 4, "lsun_churches256"),
+    ],
+)
+def test_what_most_samples_have_says_the_experiment(tmp_path, several, experiment):
+    shards = pattern(tmp_path, several)
+    data = captioned(tmp_path, train=shards, val=shards, fields=[])
+    assert fitting_experiment(data) == experiment
+    config = composed("train", "experiment=autoencoder", f"data.train={shards}", f"data.val={shards}", "data.size=8")
+    (stage,) = stages(config, tmp_path / "run").values()
+    assert f"experiment={IMAGES_ALONE} " in stage.next_command(), "nobody has looked"
+    stage.prepare(data)
+    stage.remember()
+    (again,) = stages(config, tmp_path / "run").values()
+    assert f"experiment={experiment} " in again.next_command(), "also in a process that opens no data"
+
+
+@pytest.mark.parametrize("field", [*FITTING, None])
+def test_the_experiments_are_told_that_field_alone(field):
+    experiment = IMAGES_ALONE if field is None else FITTING[field]
+    options = ["data.train=a", "data.val=b", "data.size=256", "data.flip=false", "autoencoder.ckpt=c", "name=x"]
+    config = resolved(compose("train", [f"experiment={experiment}", "data=latents", *options]))
+    with torch.device("meta"):
+        conditioner = build(config["conditioner"])
+    told = {*underlying_fields(conditioner.inputs)} - {"geometry"}
+    assert told == ({field} if field is not None else set())
