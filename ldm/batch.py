@@ -120,22 +120,32 @@ class Condition(NamedTuple):
                 parts.append(torch.where(rows.view(-1, *[1] * (here.ndim - 1)), there, here))
         return Condition(*parts)
 
-    def lerp(self, other: Condition, fractions: Tensor) -> Condition:
+    def lerp(self, other: Condition, fractions: Sequence[float] | Tensor) -> Condition:
         """Return a condition between this one and another of its kind; strictly between, the tokens of both count.
 
         Args:
             other: The other end.
             fractions: How far each row lies on the way to the other end, `(B,)` in [0, 1].
+
+        Raises:
+            ValueError: Where a part has another shape at the other end.
         """
 
         def between(here: Tensor | None, there: Tensor | None) -> Tensor | None:
             if here is None or there is None:
                 return here
-            return torch.lerp(here, there, fractions.view(-1, *[1] * (here.ndim - 1)))
+            if here.shape != there.shape:
+                raise ValueError(
+                    f"the condition is {tuple(here.shape)} at one end and {tuple(there.shape)} at the other, and nothing lies "
+                    "between them; give two ends with as many tokens"
+                )
+            weights = torch.as_tensor(fractions, dtype=here.dtype, device=here.device)
+            return torch.lerp(here, there, weights.view(-1, *[1] * (here.ndim - 1)))
 
         mask = self.mask
         if mask is not None and other.mask is not None:
-            ours, theirs = (fractions < 1)[:, None], (fractions > 0)[:, None]
+            weights = torch.as_tensor(fractions, device=mask.device)[:, None]
+            ours, theirs = weights < 1, weights > 0
             mask = (mask & ours) | (other.mask & theirs)
         return Condition(
             between(self.tokens, other.tokens),

@@ -13,14 +13,14 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.derived import with_derived_fields
 from ldm.autoencoder.tiles import Tiles
 from ldm.backbone.base import Backbone
-from ldm.batch import Batch, Condition, Fields, Size, as_size, clean_fields, tensor_field, whole_geometry
+from ldm.batch import Batch, Size, as_size, clean_fields, tensor_field, whole_geometry
 from ldm.batch import batch_size as count_rows
 from ldm.conditioner.base import Conditioner
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
 from ldm.files.text import clean_prompts
 from ldm.guidance.base import Guidance
-from ldm.guidance.context import GuidanceContext
+from ldm.guidance.context import GuidanceContext, read_unconditional
 from ldm.options.rule import COUNT, check
 from ldm.sampler.base import Sampler, StartPoint
 from ldm.sampler.finite import check_finite, check_latents, check_weights
@@ -271,10 +271,11 @@ class LatentDiffusion(nn.Module):
             given = GuidanceContext(
                 self.denoiser,
                 self.conditioner(here),
-                self._unconditional(here, negatives[chunk]),
+                read_unconditional(self.conditioner, here, negatives[chunk]),
                 texts[chunk],
                 self.autoencoder,
                 fields=here,
+                negatives=negatives[chunk],
             )
             part = start.rows(chunk)
             begun = part.begin(self, given, SeededNoise(seeds[chunk]), sampler)
@@ -282,19 +283,6 @@ class LatentDiffusion(nn.Module):
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images) if images else torch.empty(0, 3, *size)
-
-    def _unconditional(self, fields: Fields, negatives: Sequence[str]) -> Condition:
-        """Return the condition from which guidance leads away, for each image: of its negative prompt, or of nothing."""
-        nothing = self.conditioner.null(fields)
-        if not any(negatives):
-            return nothing
-        if "caption" not in self.conditioner.inputs:
-            raise ValueError(
-                f"negative is a text, but this model reads {', '.join(self.conditioner.inputs)} and no caption; leave it out"
-            )
-        negative = self.conditioner(self.conditioner.with_captions(fields, negatives))
-        (device, *_) = (part.device for part in negative if part is not None)
-        return nothing.where(torch.tensor([bool(text) for text in negatives], device=device), negative)
 
     def _sample_batch(
         self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size, tiles: Tiles | None

@@ -32,6 +32,7 @@ class SampleRequest:
         fraction: How far it is gone there, in [0, 1].
         size: Its height and width in pixels, as soon as they are known.
         inputs: Option of `INPUTS` -> its source.
+        to_inputs: The same of those that differ at the other end of an interpolation.
     """
 
     file: str
@@ -45,11 +46,17 @@ class SampleRequest:
     fraction: float | None = None
     size: Size | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    to_inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return option -> source of all inputs, `to_` before the options of those at the other end."""
+        return {**self.inputs, **{f"to_{name}": source for name, source in self.to_inputs.items()}}
 
     def record(self) -> dict[str, Any]:
         """Return the values that play a part, by their names."""
-        own = {name: value for name, value in vars(self).items() if value is not None and name != "inputs"}
-        return {**own, **self.inputs}
+        alone = {name: value for name, value in vars(self).items() if name not in ("inputs", "to_inputs")}
+        return {**{name: value for name, value in alone.items() if value is not None}, **self.told}
 
 
 def numbered(prompts: Sequence[Prompt], n: int, seed: int, *, inits: Sequence[str] = ()) -> list[SampleRequest]:
@@ -108,13 +115,16 @@ def with_class_numbers(request: SampleRequest, conditioner: Conditioner) -> Samp
         ValueError: Where a class has no such name.
     """
     try:
-        found = {
-            name: INPUTS[name].with_numbers(source, class_names(conditioner, INPUTS[name].field).number)
-            for name, source in request.inputs.items()
-        }
+        own, there = (
+            {
+                name: INPUTS[name].with_numbers(source, class_names(conditioner, INPUTS[name].field).number)
+                for name, source in inputs.items()
+            }
+            for inputs in (request.inputs, request.to_inputs)
+        )
     except ValueError as error:
         raise ValueError(f"for {request.file}: {error}") from error
-    return replace(request, inputs=found)
+    return replace(request, inputs=own, to_inputs=there)
 
 
 def check_numbers(request: SampleRequest, conditioner: Conditioner) -> None:
@@ -127,8 +137,9 @@ def check_numbers(request: SampleRequest, conditioner: Conditioner) -> None:
     Raises:
         ValueError: Where there is no class of some number.
     """
-    outright = {name: source for name, source in request.inputs.items() if not INPUTS[name].reads_files}
-    conditioner.check(given_fields([replace(request, inputs=outright)], resized=True), [request.file])
+    for inputs in (request.inputs, request.to_inputs):
+        outright = {name: source for name, source in inputs.items() if not INPUTS[name].reads_files}
+        conditioner.check(given_fields([replace(request, inputs=outright)], resized=True), [request.file])
 
 
 def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:
@@ -152,7 +163,8 @@ def check_told(request: SampleRequest, reads: Collection[str], given: Collection
             f"this model is told {', '.join(options.get(name, name) for name in reads)}, and for {request.file} "
             f"{' and '.join(missing)} is missing; give {' '.join(f'{name}=...' for name in missing)}"
         )
-    idle = [option for name, option in said.items() if name not in reads and name != "caption"]
+    given_there = {INPUTS[name].field: f"to_{name}" for name in request.to_inputs}
+    idle = [option for name, option in (*said.items(), *given_there.items()) if name not in reads and name != "caption"]
     if idle:
         read = ", ".join(options.get(name, name) for name in reads) or "nothing"
         raise ValueError(f"{' and '.join(idle)} would change nothing: this model is told {read}; leave it out")

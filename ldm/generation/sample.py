@@ -125,7 +125,10 @@ def _inputs(config: DictConfig, requests: Sequence[SampleRequest]) -> Iterator[t
     yield from ((name, text) for name, text in _texts(options) if os.path.exists(text))
     yield from (("init", request.init) for request in requests if request.init is not None)
     yield from (
-        (name, source) for request in requests for name, source in request.inputs.items() if INPUTS[name].reads_files
+        (option, source)
+        for request in requests
+        for option, source in request.told.items()
+        if INPUTS[option.removeprefix("to_")].reads_files
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 from ldm.batch import Size
 from ldm.files.text import clean_prompts
 from ldm.guidance.base import NoGuidance
-from ldm.guidance.context import GuidanceContext, Interpolation, read
+from ldm.guidance.context import GuidanceContext, Interpolation, read, read_unconditional
 from ldm.model import Beginning, LatentDiffusion, Start
 from ldm.options.rule import COUNT, FRACTION, Whole, check
 from ldm.sampler.base import Sampler, StartPoint
@@ -181,10 +182,18 @@ class InterpolationStart(Start):
         prompts: The prompts at the other end, `(N,)`.
         seeds: The seeds at the other end, `(N,)`.
         fractions: The fraction of the way that is gone, in [0, 1], `(N,)`.
+        fields: The fields that differ at the other end, captions apart, each with N values.
     """
 
-    def __init__(self, prompts: Sequence[str], seeds: int | Sequence[int], fractions: Sequence[float]) -> None:
-        self.end = Interpolation(prompts, seeds, fractions)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        seeds: int | Sequence[int],
+        fractions: Sequence[float],
+        *,
+        fields: Mapping[str, Tensor | list[Any]] | None = None,
+    ) -> None:
+        self.end = Interpolation(prompts, seeds, fractions, fields or {})  # type: ignore[arg-type]
 
     @property
     def size(self) -> None:
@@ -193,17 +202,25 @@ class InterpolationStart(Start):
 
     def each(self, count: int) -> InterpolationStart:
         """See `Start.each`."""
-        return InterpolationStart(*self.end.each(count))
+        prompts, seeds, fractions, fields = self.end.each(count)
+        return InterpolationStart(prompts, seeds, fractions, fields=fields)
 
     def rows(self, chunk: slice) -> InterpolationStart:
         """See `Start.rows`."""
-        return InterpolationStart(*self.end.rows(chunk))
+        prompts, seeds, fractions, fields = self.end.rows(chunk)
+        return InterpolationStart(prompts, seeds, fractions, fields=fields)
 
     def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Mix the noise and the conditions of both ends; see `Start.begin`."""
-        condition = read(model.conditioner, given.known_fields, self.end)
+        condition, unconditional = read(model.conditioner, given.known_fields, self.end), given.unconditional
+        if self.end.fields and not unconditional.is_empty:
+            fields = {**given.known_fields, **self.end.fields}
+            there = read_unconditional(model.conditioner, fields, given.negatives)
+            unconditional = unconditional.lerp(there, self.end.fractions)
         noise = noise.interpolation(self.end.seeds, self.end.fractions)
-        return Beginning(given._replace(condition=condition, interpolation=self.end), noise)
+        return Beginning(
+            given._replace(condition=condition, unconditional=unconditional, interpolation=self.end), noise
+        )
 
     def finish(self, images: Tensor) -> Tensor:
         """Return the images as they are; see `Start.finish`."""

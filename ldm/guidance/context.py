@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -27,17 +27,19 @@ class Latents(Protocol):
 
 
 class Interpolation(NamedTuple):
-    """The other end of an interpolation: image i goes a share of the way to prompts[i] and seeds[i].
+    """The other end of an interpolation: image i goes a share of the way to prompts[i], seeds[i] and row i of the fields.
 
     Attributes:
         prompts: The other prompt of each image, `(B,)`.
         seeds: The other seed of each image, `(B,)`.
         fractions: How far to go for each image, `(B,)`, in [0, 1]: 0 is this end, 1 the other.
+        fields: The fields that differ there, captions apart.
     """
 
     prompts: Sequence[str]
     seeds: Sequence[int]
     fractions: Sequence[float]
+    fields: Mapping[str, Tensor | list[Any]] = {}
 
     def each(self, count: int) -> Interpolation:
         """Return this end with a clean prompt, a seed and a share for each of `count` images.
@@ -59,11 +61,15 @@ class Interpolation(NamedTuple):
             )
         for fraction in fractions:
             check("fractions", fraction, FRACTION)
-        return Interpolation(prompts, as_seeds(self.seeds, count), fractions)
+        wrong = {name: len(values) for name, values in self.fields.items() if len(values) != count}
+        if wrong:
+            raise ValueError(f"fields at the other end have one value for each of {count} images; got {wrong}")
+        return Interpolation(prompts, as_seeds(self.seeds, count), fractions, self.fields)
 
     def rows(self, chunk: slice) -> Interpolation:
         """Return the other end for a part of the images."""
-        return Interpolation(self.prompts[chunk], self.seeds[chunk], self.fractions[chunk])
+        fields: Fields = {name: values[chunk] for name, values in self.fields.items()}
+        return Interpolation(self.prompts[chunk], self.seeds[chunk], self.fractions[chunk], fields)
 
 
 class GuidanceContext(NamedTuple):
@@ -75,8 +81,9 @@ class GuidanceContext(NamedTuple):
         unconditional: The condition of the empty prompt or of the negative prompt.
         prompts: The prompts of `condition`, `(B,)`.
         autoencoder: The autoencoder to whose latents all of this belongs.
-        interpolation: The other end of an interpolation between prompts; None: there is no interpolation.
+        interpolation: The other end of an interpolation; None: there is no interpolation.
         fields: The fields of the images; None: only the prompts are known.
+        negatives: The negative prompts, `(B,)`, "" where there is none; empty: no image has one.
     """
 
     denoiser: Denoiser
@@ -86,6 +93,7 @@ class GuidanceContext(NamedTuple):
     autoencoder: Latents
     interpolation: Interpolation | None = None
     fields: Fields | None = None
+    negatives: Sequence[str] = ()
 
     @property
     def known_fields(self) -> Fields:
@@ -108,7 +116,7 @@ class GuidanceContext(NamedTuple):
 
 
 def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation | None) -> Condition:
-    """Return the condition of fields, interpolated with that of other captions where there are some.
+    """Return the condition of fields, interpolated with that of the other end where there is one.
 
     Args:
         conditioner: Makes a condition from fields.
@@ -125,6 +133,31 @@ def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation 
     condition: Condition = conditioner(fields)
     if interpolation is None or condition.is_empty:
         return condition
-    other: Condition = conditioner(conditioner.with_captions(fields, interpolation.prompts))
-    (device, *_) = (part.device for part in other if part is not None)
-    return condition.lerp(other, torch.tensor(interpolation.fractions, device=device))
+    there = conditioner.with_captions({**fields, **interpolation.fields}, interpolation.prompts)
+    conditioner.check(there)
+    return condition.lerp(conditioner(there), interpolation.fractions)
+
+
+def read_unconditional(conditioner: Conditioner, fields: Fields, negatives: Sequence[str]) -> Condition:
+    """Return the condition from which guidance leads away, for each image: of its negative prompt, or of nothing.
+
+    What is never dropped in training, like the map beside a latent, is told there, too.
+
+    Args:
+        conditioner: Makes a condition from fields.
+        fields: The fields of the batch.
+        negatives: The negative prompts, `(B,)`, "" where there is none; empty: no image has one.
+
+    Raises:
+        ValueError: Where there is a negative prompt for a conditioner that reads no captions.
+    """
+    nothing = conditioner.null(fields)
+    if not any(negatives):
+        return nothing
+    if "caption" not in conditioner.inputs:
+        raise ValueError(
+            f"negative is a text, but this model reads {', '.join(conditioner.inputs)} and no caption; leave it out"
+        )
+    negative: Condition = conditioner(conditioner.with_captions(fields, negatives))
+    (device, *_) = (part.device for part in negative if part is not None)
+    return nothing.where(torch.tensor([bool(text) for text in negatives], device=device), negative)

@@ -1,7 +1,5 @@
 """Conditioners side by side, and the condition that all its parts reach the U-Net with."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ from ldm.conditioner.size import SizeConditioner
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.conditioner.transformer import TransformerConditioner
 from ldm.config import build, compose, resolved
-from ldm.model import LatentDiffusion
+from ldm.guidance.context import read_unconditional
 from ldm.nn.embedding import sinusoidal
 from tests.conditioner.test_conditioner import CAPTIONS, SMALL, said
 from tests.conftest import scramble
@@ -203,9 +201,9 @@ def test_what_guidance_leads_away_from_does_not_depend_on_the_negative_prompts_o
     made = Composite({"text": TransformerConditioner(**SMALL), "size": SizeConditioner(8, drop_rate=0.1)},
                      width=16, vector_width=1536)  # fmt: skip
     made.prepare([said(CAPTIONS)])
-    model = SimpleNamespace(conditioner=made.eval())
+    made.eval()
     fields = {"caption": CAPTIONS[:2], "geometry": whole_geometry(8, 2)}
-    found = LatentDiffusion._unconditional(model, fields, ["", "a cat"])
+    found = read_unconditional(made, fields, ["", "a cat"])
     nothing, negative = made.null(fields), made({**fields, "caption": ["", "a cat"]})
     for part in ("tokens", "mask", "vector"):
         torch.testing.assert_close(getattr(found, part)[0], getattr(nothing, part)[0])

@@ -128,12 +128,27 @@ def test_a_layout_is_told_by_an_option_and_at_other_sizes(model_of, tmp_path):
     assert wide.shape == (32, 48, 3)
 
 
+def both(kind, maps):
+    """Return two options that tell a model of a kind different things."""
+    if kind == "layout":
+        return [f"layout={value}" for value in (HERE, THERE)]
+    return [f"{kind}={maps / kind / name}.png" for name in "ab"]
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_there_is_a_way_from_what_is_told_to_something_else(model_of, maps, tmp_path, kind):
+    run, told = model_of(kind), both(kind, maps)
+    led = ["guidance.scale=100"] if kind == "layout" else []
+    ends = [drawn(run, tmp_path / f"told{at}", one, "n=1", "seed=3", *led)[0] for at, one in enumerate(told)]
+    way = drawn(run, tmp_path / "way", "mode=interpolate", told[0], f"to_{told[1]}", "seed=3", "n=3", *led)
+    assert same(way[0], ends[0])
+    assert same(way[2], ends[1])
+    assert not any(same(way[1], end) for end in ends)
+
+
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_images_are_changed_and_interpolated_under_a_condition(model_of, maps, tmp_path, kind):
-    run = model_of(kind)
-    told = [f"layout={value}" for value in (HERE, THERE)]
-    if kind != "layout":
-        told = [f"{kind}={maps / kind / name}.png" for name in "ab"]
+    run, told = model_of(kind), both(kind, maps)
     ends = [drawn(run, tmp_path / f"end{seed}", told[0], "n=1", f"seed={seed}")[0] for seed in (3, 8)]
     way = drawn(run, tmp_path / "way", "mode=interpolate", told[0], "seed=3", "to_seed=8", "n=3")
     assert len(way) == 3

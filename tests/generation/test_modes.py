@@ -31,6 +31,7 @@ from tests.generation.test_sample import PROMPT, first_mismatch, sample
 
 MODES = mode_options([CONFIGS])
 OF_PROMPTS = {"prompt", "prompts", "negative"}
+TOLD = ("label", "layout", "segmentation", "depth", "image", "neighbors")
 
 
 def size_of(path):
@@ -59,7 +60,7 @@ def test_the_files_of_modes_tell_their_options():
         "txt2img": OF_PROMPTS,
         "img2img": OF_PROMPTS | {"init", "strength", "init_prompt"},
         "inpaint": OF_PROMPTS | {"init", "mask", "border", "num_resample"},
-        "interpolate": OF_PROMPTS | {"to_prompt", "to_seed"},
+        "interpolate": OF_PROMPTS | {"to_prompt", "to_seed"} | {f"to_{name}" for name in TOLD},
         "reconstruct": {"init"},
         "super_resolution": OF_PROMPTS | {"low_resolution", "noise_level"},
     } == MODES
@@ -71,7 +72,8 @@ def test_a_mode_has_the_options_of_its_file_and_no_others(name, photos):
     config = compose("sample", ["ckpt=none", f"mode={name}"])
     node = resolved(config)["mode"]
     wired = {option for option in node if option != "_target_"} | set(node.get("prompts", {})) - {"_target_"}
-    assert wired - {"size", "inputs"} == MODES[name]
+    wired |= {f"to_{option}" for option in node.get("to_inputs", {})}
+    assert wired - {"size", "inputs", "to_inputs"} == MODES[name]
     needed = {"prompt": "a cat", "init": str(photos), "mask": str(photos / "a.png"), "to_seed": "3"}
     needed["low_resolution"] = str(photos)
     given = ["ckpt=none", f"mode={name}", *(f"{option}={value}" for option, value in needed.items() if option in wired)]
@@ -82,7 +84,9 @@ def test_a_mode_has_the_options_of_its_file_and_no_others(name, photos):
     assert type(mode).__module__ == f"ldm.generation.mode.{name}"
     for parameter in inspect.signature(type(mode)).parameters.values():
         if parameter.default is not parameter.empty:
-            assert node[parameter.name] == parameter.default
+            value = node[parameter.name]
+            given = any(one is not None for one in value.values()) if isinstance(value, dict) else True
+            assert (value if given else None) == parameter.default
 
 
 @pytest.mark.e2e
@@ -135,6 +139,7 @@ def test_options_of_the_chosen_mode_and_of_all_modes_are_left_alone(tmp_path):
         (["mode=super_resolution", "low_resolution=/no.png"], "low_resolution=/no.png: no image at /no.png"),
         (["mode=super_resolution", "low_resolution=INIT", "size=64"], "size would change nothing with mode=super_res"),
         (["mode=interpolate"], "an interpolation needs another end"),
+        (["mode=interpolate", "to_label=[1,2]"], "an interpolation goes to one other end; got 2"),
         (["mode=interpolate", "to_seed=-1"], "to_seed=-1 cannot be"),
         (["size=[32]"], r"size=\[32\] cannot be; give a whole number, at least 1, or two of them"),
         (["size=0"], "size=0 cannot be"),

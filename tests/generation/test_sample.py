@@ -154,6 +154,7 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([PROMPT, "packages=mine"], "packages is a list; say packages=[ldm,mine]"),
         ([PROMPT, "to_seed=3"], "to_seed has no meaning for mode=txt2img; with it, say mode=interpolate"),
         ([PROMPT, "mode=interpolate"], "an interpolation needs another end"),
+        ([PROMPT, "mode=interpolate", "to_label=3"], "to_label would change nothing: this model is told prompt"),
     ]:
         text = sample(tiny_run, tmp_path / "x", *options, ok=False)
         assert message in text
