@@ -62,14 +62,19 @@ def scramble(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def command(*arguments: str, cwd: Path = ROOT, ok: bool = True) -> str:
+def command(*arguments: str, cwd: Path = ROOT, ok: bool = True, seconds: int = 560) -> str:
     """Run a Python command line in the repository and return its output; assert that it succeeds or fails as `ok` says."""
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=560
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=seconds
     )
     text = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, text[-8000:]
     return text
+
+
+def train_whole(*options: str) -> None:
+    """Run train.py until the end of a training that takes minutes on a quiet machine, and up to two hours elsewhere."""
+    command("train.py", "trainer=cpu", *options, seconds=7200)
 
 
 def forked(*arguments: str, ok: bool = True) -> str:
@@ -124,6 +129,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def places(home: Path) -> list[str]:
     """Return the overrides that keep a command's files inside `home`."""
     return [f"paths.data_dir={home / 'data'}", f"paths.runs_dir={home / 'runs'}"]
+
+
+@pytest.fixture(scope="session")
+def whole_autoencoder(home: Path, places: list[str]) -> Path:
+    """Return the folder of the autoencoder of the icons, trained in full."""
+    train_whole("experiment=txt2img", "stage=[autoencoder_icons]", "name=whole", *places)
+    return home / "runs" / "whole"
 
 
 @pytest.fixture(scope="session")

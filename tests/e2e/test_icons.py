@@ -13,7 +13,7 @@ from ldm.guidance.base import NoGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.metric.label import LabelAccuracy
 from tests.configs import composed
-from tests.conftest import forked, scramble
+from tests.conftest import forked, scramble, train_whole
 
 pytestmark = pytest.mark.e2e
 
@@ -82,18 +82,10 @@ def test_an_image_is_shown_to_a_model_that_needs_no_download(home, places, tiny_
     assert not torch.equal(red, blue)
 
 
-@pytest.fixture(scope="module")
-def whole_autoencoder(home, places):
-    """The folder of the autoencoder of the icons, trained in full."""
-    forked("train.py", "experiment=class_icons", "stage=[autoencoder_icons]", "trainer=cpu", "name=whole", *places)
-    return home / "runs" / "whole"
-
-
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_model_that_is_told_classes_draws_them(whole_autoencoder, home, places, tmp_path):
-    forked("train.py", "experiment=class_icons", "stage=[diffusion_icons]", "trainer=cpu", "name=classes", *places,
-           f"autoencoder.ckpt={whole_autoencoder}")  # fmt: skip
+    train_whole("experiment=class_icons", "name=classes", f"autoencoder.ckpt={whole_autoencoder}", *places)
     run = home / "runs" / "classes"
     assert results(run)["eval/label_accuracy"] >= 0.9
     metric = LabelAccuracy(build(composed("train", "experiment=class_icons", *places).data.source))
@@ -101,3 +93,12 @@ def test_a_model_that_is_told_classes_draws_them(whole_autoencoder, home, places
         forked("sample.py", f"ckpt={run}", f"label={label}", "n=16", f"out={tmp_path / label}")
         metric.update(images_in(tmp_path / label), {"label": torch.full((16,), number)})
     assert metric.compute()["label_accuracy"] >= 0.9
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_variations_show_what_they_are_shown(whole_autoencoder, home, places):
+    train_whole("experiment=variation_icons", "name=shown", f"autoencoder.ckpt={whole_autoencoder}", *places)
+    scores = results(home / "runs" / "shown")
+    for part, least in {"icon_": 0.85, "color_": 0.7, "background_": 0.85}.items():
+        assert scores[f"eval/variation_{part}accuracy"] >= least

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ldm.checkpoint import load
-from tests.conftest import forked
+from tests.conftest import forked, train_whole
 
 pytestmark = pytest.mark.e2e
 
@@ -57,23 +57,17 @@ def test_a_tiny_run_is_measured_by_the_truth_and_its_model_can_be_sampled(tiny_r
         assert load(run).conditioner.factor == 4, "it travels in the checkpoint"
 
 
-@pytest.fixture(scope="module")
-def whole_autoencoder(home, places):
-    """Return the folder of the autoencoder of the icons, trained in full."""
-    forked("train.py", "experiment=super_resolution_icons", "stage=[autoencoder_icons]", "trainer=cpu",
-           "name=whole_restoration", *places)  # fmt: skip
-    return home / "runs" / "whole_restoration"
-
-
 @pytest.mark.long
 @pytest.mark.slow
 def test_an_enlarged_icon_is_nearer_to_the_truth_than_bicubic_interpolation(whole_autoencoder, home, places):
-    scores = results(train(home, places, "super_resolution_icons", whole_autoencoder, "name=enlarging"))
+    train_whole("experiment=super_resolution_icons", "name=enlarging", f"autoencoder.ckpt={whole_autoencoder}", *places)
+    scores = results(home / "runs" / "enlarging")
     assert scores["eval/enlarged_psnr"] > scores["eval/bicubic_psnr"] + 6.5
 
 
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_completed_icon_is_far_nearer_to_the_truth_than_the_mean_color(whole_autoencoder, home, places):
-    scores = results(train(home, places, "inpainting_icons", whole_autoencoder, "name=completing"))
+    train_whole("experiment=inpainting_icons", "name=completing", f"autoencoder.ckpt={whole_autoencoder}", *places)
+    scores = results(home / "runs" / "completing")
     assert scores["eval/hole_psnr"] > scores["eval/mean_color_psnr"] + 8
