@@ -134,6 +134,8 @@ def test_neighbours_are_tokens_of_length_1_the_first_ones_and_a_single_one_is_en
     assert tokens.shape == (3, 4, 16)
     torch.testing.assert_close(tokens.norm(dim=-1), torch.ones(3, 4))
     torch.testing.assert_close(tokens, F.normalize(fields["neighbors"][:, :4], dim=-1))
+    longer = NeighborsConditioner(width=16, max_neighbors=4, scale=4.0)(fields).tokens
+    torch.testing.assert_close(longer, 4.0 * tokens)
     assert conditioner({"neighbors": torch.rand(3, 1, 16)}).tokens.shape == (3, 1, 16)
     assert not NeighborsConditioner(width=16, drop_rate=0.1).null(fields).tokens.any()
     with pytest.raises(ValueError, match="got .3, 2, 24.; set conditioner.width=24"):

@@ -27,6 +27,7 @@ from ldm.data.neighbors.search import NeighborSearch, import_faiss
 from ldm.data.rewriting import claim, typed_names
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import find_shards
+from ldm.data.sources.icons import Icons
 from ldm.data.transforms import ImageTransform
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
@@ -133,7 +134,7 @@ def copy_shards(config: DictConfig) -> None:
         for split, dataset in sets.items():
             done = copier.write(dataset, out, split, counters[split])
             print(f"{split}: " + ", ".join(f"{name}: {count}" for name, count in done.items()) + f", in {out}")
-    _print_next(out, database)
+    _print_next("retrieval_icons" if isinstance(data.source, Icons) else "retrieval_augmented", out, database)
 
 
 def answer_images(config: DictConfig, files: Sequence[str], read: Callable[[str, int], Tensor]) -> None:
@@ -266,11 +267,11 @@ def _database_set(config: DictConfig, data: CaptionedImages, method: Method) -> 
     return ShardDataset(index, ImageTransform(method.encoder.size), [], seed=data.seed)
 
 
-def _print_next(out: Path, database: NeighborDatabase) -> None:
+def _print_next(experiment: str, out: Path, database: NeighborDatabase) -> None:
     options = {
         "conditioner.width": str(database.width),
         "data.train": typed_names(f"{out}/train-*.tar"),
         "data.val": typed_names(f"{out}/val-*.tar"),
     }
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in options.items())
-    print(f"next: python train.py experiment=retrieval_augmented {words}")
+    print(f"next: python train.py experiment={experiment} {words}")
