@@ -13,7 +13,7 @@ from ldm.checkpoint import load
 from ldm.config import build
 from ldm.files.picture import to_tensor
 from tests.configs import composed
-from tests.conftest import command, forked, scramble
+from tests.conftest import forked, scramble, train_whole
 from tests.data.test_neighbors import samples, vectors
 
 pytest.importorskip("faiss", reason="pip install -e '.[neighbors]'")
@@ -84,11 +84,11 @@ def test_the_truth_is_that_of_the_icons(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_an_image_shows_what_its_neighbours_show(home, places):
+def test_an_image_shows_what_its_neighbours_show(whole_autoencoder, home, places):
     """Told the neighbours of another image, it is that of its own as often as by chance."""
     folder = home / "data" / "neighbors"
     forked("-m", "ldm.data.neighbors", "data=icons", places[0], f"out={folder}", "device=cpu")
-    command("train.py", "experiment=retrieval_icons", "trainer=cpu", *places)
+    train_whole("experiment=retrieval_icons", f"autoencoder.ckpt={whole_autoencoder}", *places)
     run = home / "runs" / "retrieval_icons"
     assert all(share >= least for share, least in zip(scores(run)[1:], (0.55, 0.3, 0.7)))
     val = list(samples(folder / "val-000000.tar").values())
