@@ -31,7 +31,7 @@ class LossParts(NamedTuple):
 
 
 class AutoencoderLoss(nn.Module):
-    """The loss of the autoencoder: L1 + perceptual + PatchGAN + the regulariser's.
+    """The loss of the autoencoder: L1 + squared error + perceptual + PatchGAN + the regulariser's, each with its weight.
 
     In the LDM code, the loss of KL models is a sum over the N values of an image, that of VQ models a mean. Here
     everything is a mean over them, so that learning rate, gradient clipping and logged numbers do not depend on the image
@@ -41,7 +41,8 @@ class AutoencoderLoss(nn.Module):
 
     Args:
         discriminator: The discriminator; None: there is no adversarial term.
-        squared_weight: Weight of a squared error beside the absolute one (LDM: 0).
+        absolute_weight: Weight of the absolute error (LDM: 1).
+        squared_weight: Weight of the squared error (LDM: 0).
         perceptual: A distance between two batches of images, `(B,)`; None: there is no perceptual term.
         perceptual_weight: Weight of that distance, which counts for each value of the image as its L1 error does
             (LDM: 1).
@@ -51,7 +52,7 @@ class AutoencoderLoss(nn.Module):
             in the LDM code for KL models; False: for the mean, as in that for VQ models.
 
     Raises:
-        ValueError: If an option is out of its range.
+        ValueError: If an option is out of its range, or nothing compares images with their reconstructions.
 
     References:
         Rombach et al., 2022, appendix G, arXiv:2112.10752; Esser et al., 2021, eq. 7, arXiv:2012.09841.
@@ -61,6 +62,7 @@ class AutoencoderLoss(nn.Module):
         self,
         discriminator: nn.Module | None = None,
         *,
+        absolute_weight: float = 1.0,
         squared_weight: float = 0.0,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 1.0,
@@ -69,12 +71,22 @@ class AutoencoderLoss(nn.Module):
         summed_limit: bool = True,
     ) -> None:
         super().__init__()
-        weights = {"squared_weight": squared_weight, "perceptual_weight": perceptual_weight}
+        weights = {
+            "absolute_weight": absolute_weight,
+            "squared_weight": squared_weight,
+            "perceptual_weight": perceptual_weight,
+        }
         for name, weight in {**weights, "adversarial_weight": adversarial_weight}.items():
             check(f"stage.autoencoder.loss.{name}", weight, NOT_NEGATIVE)
+        if not absolute_weight and not squared_weight and not (perceptual is not None and perceptual_weight):
+            raise ValueError(
+                "absolute_weight, squared_weight and the perceptual term are all 0, so that nothing compares images with their "
+                "reconstructions; give stage.autoencoder.loss.absolute_weight=1, or another of them"
+            )
         check("stage.autoencoder.loss.start_step", start_step, Whole(0))
         check("stage.autoencoder.loss.summed_limit", summed_limit, FLAG)
         self.discriminator = discriminator
+        self.absolute_weight = absolute_weight
         self.squared_weight = squared_weight
         self.perceptual = perceptual
         self.perceptual_weight = perceptual_weight
@@ -102,7 +114,7 @@ class AutoencoderLoss(nn.Module):
             The loss and its parts.
         """
         error = reconstruction.float() - image
-        restored = error.abs().mean() + self.squared_weight * error.square().mean()
+        restored = self.absolute_weight * error.abs().mean() + self.squared_weight * error.square().mean()
         if self.perceptual is not None:
             restored = restored + self.perceptual_weight * self.perceptual(image, reconstruction).mean()
         total = restored + regularization

@@ -12,6 +12,11 @@ VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512,
 TAPS = (4, 9, 16, 23, 30)
 """Number of layers of VGG16 after which features are compared: the last ReLU before each pooling."""
 
+WHAT_TO_DO = "put the file there, or name it by perceptual.vgg16=FILE, or train without LPIPS: perceptual=none"
+
+VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+"""From where torchvision's weights of VGG16 are downloaded; the end of the name is the beginning of their SHA-256."""
+
 LINEAR = "functional/image/lpips_models/vgg.pth"
 """The learned weights of the channels (LPIPS version 0.1), a file inside the package torchmetrics."""
 
@@ -20,13 +25,14 @@ class LPIPS(nn.Module):
     """Measure how differently two images look: learned perceptual image patch similarity on VGG16 features.
 
     It is never trained; gradients flow to the images. The learned weights of the channels come with torchmetrics, so that
-    only the file of VGG16's weights has to be given.
+    only those of VGG16 are needed.
 
     Args:
-        vgg16: File of torchvision's VGG16 weights (`vgg16-397923af.pth`); only its convolutions are read.
+        vgg16: File of torchvision's VGG16 weights (`vgg16-397923af.pth`), of which only the convolutions are read; None: the one
+            in torch's cache. Where there is none it is downloaded, and checked by its hash.
 
     Raises:
-        FileNotFoundError: Where the file is missing.
+        FileNotFoundError: Where the file is missing, and cannot be downloaded.
 
     References:
         Zhang et al., 2018, section 3, arXiv:1801.03924.
@@ -35,13 +41,13 @@ class LPIPS(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, vgg16: str | Path) -> None:
+    def __init__(self, *, vgg16: str | Path | None = None) -> None:
         super().__init__()
         self.features = vgg16_features()
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(1, width, 1, 1)) for width in (64, 128, 256, 512, 512))
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
-        trained = _read_vgg16(vgg16)
+        trained = _read_vgg16(cached_vgg16() if vgg16 is None else vgg16)
         self.features.load_state_dict(
             {name.removeprefix("features."): value for name, value in trained.items() if name.startswith("features.")}
         )
@@ -107,11 +113,28 @@ def read_linear() -> dict[str, Tensor]:
         ) from error
 
 
+def cached_vgg16() -> Path:
+    """Return the file of torchvision's VGG16 weights in torch's cache; download it where it is not there.
+
+    Raises:
+        FileNotFoundError: Where it cannot be downloaded.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_URL.rpartition("/")[2]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = file.stem.rpartition("-")[2]
+        try:
+            torch.hub.download_url_to_file(VGG16_URL, str(file), hash_prefix=digest)
+        except (OSError, RuntimeError) as error:  # no connection; or another content than that with this hash
+            raise FileNotFoundError(
+                f"LPIPS needs {file.name} of torchvision, which is not in {file.parent} and could not be downloaded ({error}); "
+                f"{WHAT_TO_DO}"
+            ) from error
+    return file
+
+
 def _read_vgg16(file: str | Path) -> dict[str, Tensor]:
     if not Path(file).is_file():
-        raise FileNotFoundError(
-            f"no weights at {file}; LPIPS needs vgg16-397923af.pth of torchvision as a local file, or train without it: "
-            "stage.autoencoder.loss.perceptual=null"
-        )
+        raise FileNotFoundError(f"no weights at {file}; LPIPS needs vgg16-397923af.pth of torchvision: {WHAT_TO_DO}")
     weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return weights

@@ -80,7 +80,8 @@ class AutoencoderTask(Task):
         if freeze_encoder:
             for part in (*model.encoding_parts(), model.regularizer):
                 part.requires_grad_(False)
-        self.metrics = ("psnr", "ssim", *model.regularizer.metrics)
+        lpips = () if loss.perceptual is None else ("lpips",)
+        self.metrics = ("psnr", "ssim", *lpips, *model.regularizer.metrics)
         self.totals = Totals(model.regularizer.num_sums)
         self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean")
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
@@ -165,6 +166,9 @@ class AutoencoderTask(Task):
             self.psnr.update(reconstruction, image.float())
             self.ssim.update(reconstruction, image.float())
             penalty = self.model.regularizer.penalty(encoding, image[0].numel())
+            if self.loss.perceptual is not None:
+                distance = self.loss.perceptual(image, reconstruction).mean()
+                self.log("val/lpips", distance, on_epoch=True, sync_dist=True, batch_size=len(image))
         self.log("val/psnr", self.psnr, on_epoch=True, prog_bar=True, batch_size=len(image))
         self.log("val/ssim", self.ssim, on_epoch=True, batch_size=len(image))
         for name, value in penalty.means.items():

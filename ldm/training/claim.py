@@ -23,6 +23,7 @@ MOVABLE = "autoencoder.ckpt"
 FREE = (
     *("trainer*", "logger*", "paths*", "tags*", "optimized_metric", "search*", "name"),
     *("data.workers", "data.cache", "data.max_broken", "data.train*", "data.source.folder"),
+    *("perceptual.vgg16", "stage.*.loss.perceptual.vgg16"),  # the weights are compared by what is in them
     *("stage.*.validate_every_n_steps", "stage.*.callbacks*", "stage.*.trainer.*"),
 )
 """Options, as patterns, that may differ between a run and its continuation: they do not change the steps already made.

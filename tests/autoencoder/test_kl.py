@@ -152,7 +152,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_papers_code_divided_by_the_v
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("squared_weight", -1e-6), ("adversarial_weight", float("nan")), ("start_step", 0.5)]
+    ("option", "value"),
+    [("absolute_weight", -1.0), ("squared_weight", -1e-6), ("adversarial_weight", float("nan")), ("start_step", 0.5)],
 )
 def test_weights_that_cannot_be_are_refused(option, value):
     with pytest.raises(ValueError, match=f"stage.autoencoder.loss.{option}={value} cannot be; give "):
@@ -204,3 +205,30 @@ def test_life_cycle():
     again = kl(attention_levels=(1,))
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.encode(image).mean, network.encode(image).mean)
+
+
+@torch.no_grad()
+def test_each_error_has_its_weight():
+    """The recipe of Stable Diffusion's ft-MSE decoder, squared error + 0.1 LPIPS, can be said."""
+    image, made, zero = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8), torch.zeros(())
+    distance = _Distance()
+
+    def loss(**weights):
+        parts = AutoencoderLoss(perceptual=distance, **weights).autoencoder(image, made, zero, last_layer=zero, step=0)
+        return parts.reconstruction
+
+    absolute, squared, perceptual = (
+        (image - made).abs().mean(),
+        (image - made).square().mean(),
+        distance(image, made).mean(),
+    )
+    torch.testing.assert_close(loss(), absolute + perceptual)
+    tuned = loss(absolute_weight=0.0, squared_weight=1.0, perceptual_weight=0.1)
+    torch.testing.assert_close(tuned, squared + 0.1 * perceptual)
+
+
+def test_a_loss_that_compares_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing compares images with their reconstructions"):
+        AutoencoderLoss(absolute_weight=0.0)
+    with pytest.raises(ValueError, match="nothing compares"):
+        AutoencoderLoss(absolute_weight=0.0, perceptual=_Distance(), perceptual_weight=0.0)

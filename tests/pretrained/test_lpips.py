@@ -9,6 +9,7 @@ from torchmetrics.functional.image import lpips as torchmetrics_lpips
 from ldm.config import build, compose
 from ldm.pretrained import lpips
 from ldm.pretrained.lpips import LINEAR, LPIPS, read_linear, vgg16_features
+from ldm.training.run import train
 from tests.guidance.models import with_and_without
 
 
@@ -79,3 +80,51 @@ def test_missing_weights_are_said(tmp_path, vgg16, monkeypatch):
     monkeypatch.setattr(lpips, "LINEAR", "functional/nowhere.pth")
     with pytest.raises(FileNotFoundError, match=r"the installed torchmetrics has no functional/nowhere.pth"):
         LPIPS(vgg16=vgg16)
+
+
+def test_weights_are_taken_from_the_cache_of_torch(tmp_path, vgg16, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("they are there"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    vgg16.rename(tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth")
+    image = torch.rand(2, 3, 32, 32)
+    assert LPIPS()(image, 1 - image).min() > 0
+
+
+def test_weights_that_are_not_there_are_downloaded_once_and_checked(tmp_path, vgg16, monkeypatch):
+    asked = []
+
+    def download(url, file, *, hash_prefix):
+        asked.append((url, hash_prefix))
+        vgg16.rename(file)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    LPIPS()
+    LPIPS()
+    ((url, prefix),) = asked
+    assert url.endswith(f"/vgg16-{prefix}.pth")
+    assert prefix == "397923af"
+
+
+@pytest.mark.parametrize("error", [OSError("no connection"), RuntimeError("invalid hash value")])
+def test_weights_that_cannot_be_downloaded_are_said_before_anything_is_written(tmp_path, monkeypatch, error):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    places = [f"paths.data_dir={tmp_path / 'data'}", f"paths.runs_dir={tmp_path / 'runs'}"]
+    config = compose("train", ["experiment=autoencoder", "data=icons", "trainer=cpu", "data.size=32", *places])
+    with pytest.raises(Exception, match=r"LPIPS needs vgg16-397923af.pth .* perceptual.vgg16=FILE, .* perceptual=none"):
+        train(config)
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_it_photographs_are_trained_only_where_that_is_said():
+    loss = compose("train", ["experiment=autoencoder", "perceptual=none"]).stage.autoencoder.loss
+    assert loss.perceptual is None
+    for name in ("autoencoder", "finetune_decoder", "txt2img_shards"):
+        loss = compose("train", [f"experiment={name}"]).stage.autoencoder.loss
+        assert loss.perceptual._target_ == "ldm.pretrained.lpips.LPIPS"
