@@ -31,7 +31,7 @@ DISCRIMINATORS = {
 
 
 def composed(name, *overrides):
-    return compose("train", ["experiment=autoencoder", f"autoencoder={name}", *SHARDS, *overrides])
+    return compose("train", ["experiment=autoencoder_paper", f"autoencoder={name}", *SHARDS, *overrides])
 
 
 @pytest.mark.parametrize("name", COUNTS)
