@@ -305,7 +305,11 @@ class LatentDiffusion(nn.Module):
 
     def _check_weighting(self) -> None:
         """Sampling starts at t = 1; where nothing but noise is left there, SNR and loss may both be zero."""
-        denoiser, weighting, (nothing, one) = self.denoiser, self.denoising_loss.weighting, torch.tensor([0.0, 1.0])
+        denoiser, weighting, (nothing, one) = (
+            self.denoiser,
+            self.denoising_loss.weighting,
+            torch.tensor([0.0, 1.0], device="cpu"),
+        )
         if (
             denoiser.schedule.zero_terminal_snr
             and not weighting.weight(nothing, denoiser.prediction.gain(nothing, one)) > 0
