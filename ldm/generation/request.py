@@ -127,19 +127,26 @@ def with_class_numbers(request: SampleRequest, conditioner: Conditioner) -> Samp
     return replace(request, inputs=own, to_inputs=there)
 
 
-def check_numbers(request: SampleRequest, conditioner: Conditioner) -> None:
-    """Check that a model can be told the numbers that a request gives outright; those in files are checked when they are read.
+def check_numbers(requests: Sequence[SampleRequest], conditioner: Conditioner) -> None:
+    """Check that a model can be told the numbers of classes that requests give, outright or in files; each is read once.
 
     Args:
-        request: The request, whose classes have numbers.
+        requests: The requests, whose classes have numbers.
         conditioner: The conditioner that reads the inputs.
 
     Raises:
-        ValueError: Where there is no class of some number.
+        ValueError: Where there is no class of some number, or a file cannot be read.
     """
-    for inputs in (request.inputs, request.to_inputs):
-        outright = {name: source for name, source in inputs.items() if not INPUTS[name].reads_files}
-        conditioner.check(given_fields([replace(request, inputs=outright)], resized=True), [request.file])
+    ranged = {one.field for one in conditioner.ranges}
+    seen = set()
+    for request in requests:
+        for name, source in (*request.inputs.items(), *request.to_inputs.items()):
+            one = INPUTS[name]
+            if one.field not in ranged or (name, repr(source)) in seen:
+                continue
+            seen.add((name, repr(source)))
+            value = one.read(source, one.size(source) or Size(1, 1), resized=True)
+            conditioner.check(collate_fields([{one.field: value}]), [source if one.reads_files else request.file])
 
 
 def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:

@@ -12,6 +12,7 @@ from ldm.batch import Size
 from ldm.conditioner.composite import Composite
 from ldm.conditioner.label import LabelConditioner
 from ldm.conditioner.layout import LayoutConditioner
+from ldm.conditioner.segmentation import SegmentationConditioner
 from ldm.generation.inputs import INPUTS, input_rows, input_size
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.prompts import Prompt, read_prompts
@@ -80,16 +81,32 @@ def test_numbers_that_the_model_cannot_be_told_are_refused_before_any_image_is_m
     model = Composite({"label": LabelConditioner(5, width=16), "layout": LayoutConditioner(**LAYOUT)}, width=16)
     prompts = [Prompt(inputs={"label": label, "layout": [HEART, CAT]}) for label in (4, 5)]
     first, second = numbered(prompts, 1, 0)
-    check_numbers(first, model)
+    check_numbers([first], model)
     with pytest.raises(
         ValueError, match="label of the sample '00001.png' has the value 5, .*num_classes=5 values are 0 to 4"
     ):
-        check_numbers(second, model)
+        check_numbers([first, second], model)
     wrong = replace(first, inputs={"label": 0, "layout": [HEART, {**CAT, "label": 29}]})
     with pytest.raises(
         ValueError, match="boxes of the sample '00000.png' has the value 29, .*vocabulary=30 values are -1 to 28"
     ):
-        check_numbers(wrong, model)
+        check_numbers([wrong], model)
+
+
+def test_numbers_in_files_are_checked_before_any_image_is_made_too_each_file_once(tmp_path, monkeypatch):
+    for name, level in (("right", 4), ("wrong", 5)):
+        Image.new("L", (8, 8), level).save(tmp_path / f"{name}.png")
+    right, wrong = (str(tmp_path / f"{name}.png") for name in ("right", "wrong"))
+    model, read = SegmentationConditioner(5), []
+    whole = INPUTS["segmentation"].read
+    monkeypatch.setattr(INPUTS["segmentation"], "read", lambda *a, **k: read.append(a[0]) or whole(*a, **k))
+    requests = numbered([Prompt(inputs={"segmentation": right})], 3, 0)
+    check_numbers(requests, model)
+    assert read == [right]
+    with pytest.raises(
+        ValueError, match=r"segmentation of the sample '.*wrong.png' has the value 5, .*values are 0 to 4"
+    ):
+        check_numbers([replace(requests[0], to_inputs={"segmentation": wrong})], model)
 
 
 def test_different_numbers_of_inputs_are_refused(tmp_path, label_map):

@@ -197,8 +197,7 @@ class PromptGenerator(Generator):
         for request in requests:
             check_told(request, underlying_fields(self.model.conditioner.inputs), self.mode.gives)
         requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
-        for request in requests:
-            check_numbers(request, self.model.conditioner)
+        check_numbers(requests, self.model.conditioner)
         if is_rank_zero():
             for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
                 log.warning(warning)
