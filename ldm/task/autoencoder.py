@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from ldm.autoencoder.base import Autoencoder
+from ldm.autoencoder.equivariance import Equivariance
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.batch import Batch, tensor_field
 from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRADIENT, LOSS
@@ -55,6 +56,7 @@ class AutoencoderTask(Task):
         gradient_clip_val: Largest gradient norm, of each of the two; None: gradients are not clipped.
         freeze_encoder: Train the decoder alone: latents stay what they are, and with them every model trained on them. So
             does the regulariser, as the codes of a codebook.
+        equivariance: Changes images and latents alike before they are decoded; None: nothing does.
     """
 
     model: Autoencoder
@@ -70,6 +72,7 @@ class AutoencoderTask(Task):
         accumulate: int = 1,
         gradient_clip_val: float | None = 1.0,
         freeze_encoder: bool = False,
+        equivariance: Equivariance | None = None,
     ) -> None:
         super().__init__(
             model, optimizer=optimizer, scheduler=scheduler, config=config, gradient_clip_val=gradient_clip_val
@@ -77,6 +80,7 @@ class AutoencoderTask(Task):
         self.automatic_optimization = False
         self.loss = loss
         self.accumulate = accumulate
+        self.equivariance = equivariance
         if freeze_encoder:
             for part in (*model.encoding_parts(), model.regularizer):
                 part.requires_grad_(False)
@@ -106,22 +110,28 @@ class AutoencoderTask(Task):
         image = tensor_field(batch.fields, "image")
         step_now = (self.trainer.fit_loop.total_batch_idx + 1) % self.accumulate == 0
         step = self.global_step
-        reconstruction = self._autoencoder_step(image, step, step_now)
+        shown, reconstruction = self._autoencoder_step(image, step, step_now)
         if self.loss.adversarial(step):
-            self._discriminator_step(image, reconstruction, step, step_now)
+            self._discriminator_step(shown, reconstruction, step, step_now)
         if step_now:
             for scheduler in self._schedulers():
                 scheduler.step()
 
-    def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> Tensor:
+    def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> tuple[Tensor, Tensor]:
+        """Return the images that were to be reconstructed, and what they became."""
         if self.loss.discriminator is not None:
             self.loss.discriminator.requires_grad_(False)
         regularizer = self.model.regularizer
         encoding = self.model.encode(image)
-        reconstruction = self.model.decode(encoding.sample(), encoding)
+        raw = encoding.sample()
+        changed = self.equivariance(image, raw) if self.equivariance is not None else None
+        if changed is None:
+            shown, reconstruction = image, self.model.decode(raw, encoding)
+        else:
+            shown, reconstruction = changed[0], self.model.decode(changed[1])
         penalty = regularizer.penalty(encoding, image[0].numel())
         parts = self.loss.autoencoder(
-            image, reconstruction, penalty.loss, last_layer=self.model.last_layer(), step=step
+            shown, reconstruction, penalty.loss, last_layer=self.model.last_layer(), step=step
         )
         self.watch.see(step, LOSS, parts.total)
         self.manual_backward(parts.total / self.accumulate)
@@ -136,7 +146,7 @@ class AutoencoderTask(Task):
         told = {**parts._asdict(), **penalty.means, **regularizer.metrics_of(penalty.sums)}
         self.log_dict({f"train/{name}": value.detach() for name, value in told.items()})
         self.log("train/loss", parts.total.detach(), prog_bar=True, logger=False)
-        return reconstruction
+        return shown, reconstruction
 
     def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step: int, step_now: bool) -> None:
         assert self.loss.discriminator is not None

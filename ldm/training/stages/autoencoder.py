@@ -35,6 +35,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         statistics_batches: Batches, evenly spread over the training set, from which shift and scale of the raw latents are
             estimated; None: all.
         freeze_encoder: Train the decoder of a given autoencoder alone: latents stay what they are.
+        equivariance: Config of what makes latents change as images do; None: nothing does.
     """
 
     model_file = checkpoint.AUTOENCODER_FILE
@@ -53,11 +54,13 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         loss: Mapping[str, Any],
         statistics_batches: int | None,
         freeze_encoder: bool,
+        equivariance: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(options)
         self.loss = loss
         self.statistics_batches = statistics_batches
         self.freeze_encoder = freeze_encoder
+        self.equivariance = equivariance
         self._fitting: str | None = None
 
     @property
@@ -71,6 +74,10 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         """Check that there is a decoder, where one is to be fine-tuned."""
         if self.freeze_encoder and self.run.config.autoencoder.ckpt is None:
             raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")
+        if self.freeze_encoder and self.equivariance is not None:
+            raise ValueError(
+                "equivariance changes what latents are, and here the encoder is frozen; set equivariance=none"
+            )
 
     def make_task(self) -> AutoencoderTask:
         """Build the network, with the weights of a given one where its decoder is fine-tuned, then the loss."""
@@ -100,6 +107,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             accumulate=self.accumulate,
             gradient_clip_val=self.trainer["gradient_clip_val"],
             freeze_encoder=self.freeze_encoder,
+            equivariance=build(self.equivariance),
         )
 
     def check_data(self, data: DataModule) -> None:
