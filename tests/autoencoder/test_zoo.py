@@ -71,3 +71,14 @@ def test_the_loss_of_stage_1_is_that_of_the_chosen_autoencoder(name):
         assert network.regularizer.weight == 1e-6
     typed = composed(name, "stage.autoencoder.loss.start_step=7", "autoencoder.discriminator.weight=0.25")
     assert (typed.stage.autoencoder.loss.start_step, typed.stage.autoencoder.loss.adversarial_weight) == (7, 0.25)
+
+
+def test_sixteen_channels_change_the_ends_of_both_networks_alone():
+    with torch.device("meta"):
+        four, sixteen = (build(composed(name).autoencoder.network) for name in ("kl_f8", "kl_f8_d16"))
+    assert (sixteen.latent_channels, sixteen.downsampling_factor) == (16, 8)
+    shapes = [{name: part.shape for name, part in network.named_parameters()} for network in (four, sixteen)]
+    changed = {name.rpartition(".")[0] for name, shape in shapes[1].items() if shape != shapes[0][name]}
+    assert changed == {"encoder.conv_out", "to_moments", "from_raw", "decoder.conv_in"}
+    counts = [sum(p.numel() for p in part.parameters()) for part in (sixteen.encoder, sixteen.decoder)]
+    assert counts == [34274208, 49545475]
