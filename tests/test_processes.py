@@ -133,11 +133,15 @@ def test_captions_are_read_by_the_first_process_alone(tmp_path, monkeypatch, ran
     reader = TransformerConditioner(width=8, vocabulary=300, depth=1, heads=1, head_width=8, max_tokens=8)
     read = []
     captions = [{"caption": [text]} for text in ("a red heart", "a blue cat")]
-    data = SimpleNamespace(encoding={}, samples=lambda fields, limit: read.append((fields, limit)) or captions)
+    checks = []
+    data = SimpleNamespace(
+        encoding={}, samples=lambda fields, limit: read.append((fields, limit)) or captions, add_check=checks.append
+    )
     config = composed("experiment=txt2img", "trainer=cpu", "stage.diffusion.captions_for_vocabulary=7")
     (tmp_path / "diffusion").mkdir()
     stage = stages(config, tmp_path)["diffusion"]
     stage._task = SimpleNamespace(reader=reader, model=SimpleNamespace(conditioner=reader))
     stage.prepare(data)
+    assert checks == [reader.check], "on every process"
     assert read == ([(("caption",), 7)] if rank == "0" else [])
     assert (reader.tokenizer is None) == (rank == "1"), "the others are told it before training"
