@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
-from ldm.batch import Condition, Fields, list_field, tensor_field
+from ldm.batch import Condition, Fields, list_field
 from ldm.conditioner.base import SingleConditioner, on_device
 from ldm.files.text import shortened
 
@@ -46,8 +46,8 @@ class TextConditioner(SingleConditioner):
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
         """Return the condition for B images; nothing is said of those that are `dropped`, `(B,)` bool."""
         if "text_tokens" in fields:
-            tokens = tensor_field(fields, "text_tokens")
-            mask = tensor_field(fields, "text_mask") if "text_mask" in fields else None
+            tokens = self.tensor(fields, "text_tokens")
+            mask = self.tensor(fields, "text_mask") if "text_mask" in fields else None
             return Condition(tokens, mask).where(on_device(dropped, tokens.device), self.encode_captions([""]))
         captions = list_field(fields, "caption")
         return self.encode_captions(

@@ -250,7 +250,7 @@ def each_masked(image: Tensor, mask: Tensor, count: int) -> tuple[Tensor, Tensor
     if mask.ndim != 4 or mask.shape[1:] != (1, *image.shape[-2:]) or len(mask) not in (1, count):
         height, width = image.shape[-2:]
         raise ValueError(f"masks are (N, 1, {height}, {width}), as the images; got {mask.shape}")
-    return image, mask.expand(count, -1, -1, -1)
+    return image, mask.to(image.device).expand(count, -1, -1, -1)
 
 
 def blend_known(made: Tensor, known: Tensor, mask: Tensor, border: int) -> Tensor:
@@ -263,8 +263,9 @@ def blend_known(made: Tensor, known: Tensor, mask: Tensor, border: int) -> Tenso
         border: Width of the border in pixels.
 
     Returns:
-        Images `(B, 3, H, W)`.
+        Images `(B, 3, H, W)`, on the device of the made ones.
     """
+    known, mask = known.to(made.device), mask.to(made.device)
     return torch.where(mask > 0, made, torch.lerp(known, made, feather_mask(mask, border)))
 
 

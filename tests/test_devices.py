@@ -1,0 +1,131 @@
+"""Nothing of the CPU meets what is on another device, in training and in sampling: models, conditions, starts and guidance."""
+
+import copy
+
+import pytest
+import torch
+
+from ldm.batch import Batch
+from ldm.conditioner.text import TextConditioner
+from ldm.config import CONFIGS, build, resolved
+from ldm.generation.completion import CompletionStart
+from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
+from ldm.guidance.autoguidance import Autoguidance
+from ldm.guidance.base import NoGuidance
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.guidance.loss import LossGuidance
+from ldm.guidance.low_resolution import LowResolutionScore
+from tests.conditioner.small import fields_of
+from tests.conditioner.test_conditioner import CAPTIONS
+from tests.conditioner.test_first_steps import EXPERIMENTS
+from tests.conditioner.test_first_steps import fields_of as true_fields
+from tests.conditioner.test_laws import ALL_KINDS
+from tests.configs import composed
+from tests.second_device import There, second_device
+
+PROMPTS = ["a red heart", "a blue cat", "a green star"]
+
+
+def tiny(*options):
+    config = composed("train", "experiment=txt2img", "debug=tiny", "name=x", "sampler.steps=3", *options)
+    model = build(resolved(config.model))
+    model.conditioner.prepare([{"caption": PROMPTS}])
+    return model
+
+
+def moved(fields, device):
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in fields.items()}
+
+
+def test_it_refuses_what_a_gpu_refuses():
+    with second_device() as device:
+        one = torch.ones(2, 3).to(device)
+        assert isinstance(one + 1, There)
+        assert (one @ torch.ones(3, 1, device=device)).cpu().tolist() == [[3.0], [3.0]]
+        for wrong in (lambda: one + torch.ones(3), lambda: torch.where(torch.tensor([True, False, True]), one, one)):
+            with pytest.raises(RuntimeError, match="two devices"):
+                wrong()
+        with pytest.raises(RuntimeError, match="a generator of the CPU"):
+            torch.randn(2, generator=torch.Generator(), device=device)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_fields_of_the_cpu_are_told_to_a_model_elsewhere(kind):
+    conditioner, fields = ALL_KINDS[kind](drop_rate=0.3).eval(), {**fields_of(2), "seed": torch.arange(2)}
+    fields |= {"noise_level": [0.1, 0.2]} if kind == "noisy_low_resolution" else {}
+    if isinstance(conditioner, TextConditioner):
+        tokens, mask, *_ = conditioner.encode_captions(CAPTIONS[:2])
+        ways = [fields, {**fields, "text_tokens": tokens.detach(), "text_mask": mask}]
+    else:
+        ways = [fields]
+    with second_device() as device:
+        conditioner.to(device)
+        for given in ways:
+            for condition in (conditioner(given), conditioner.null(given)):
+                assert all(isinstance(part, There) for part in condition if part is not None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_models_of_the_icons_train_and_sample_there(name, tmp_path):
+    config = composed("train", f"experiment={name}", "debug=tiny", f"paths.data_dir={tmp_path}", "sampler.steps=2")
+    icons = composed("train", "experiment=class_icons", "debug=tiny", f"paths.data_dir={tmp_path}")
+    source = build((config if "_target_" in config.data.source else icons).data.source)
+    model, fields = build(config.model).train(), true_fields(source)
+    model.conditioner.prepare([fields])
+    read = {field: value for field, value in fields.items() if field != "image" or "image" in model.conditioner.inputs}
+    read |= {"image": fields["image"]} if "masked_latent" in model.conditioner.inputs else {}
+    with second_device() as device:
+        model.to(device)
+        model.loss(Batch(["a"] * 4, moved(fields, device))).mean().backward()
+        assert any(part.grad is not None for part in model.parameters())
+        images = model.eval().sample(read, batch_size=3)
+    assert type(images) is torch.Tensor
+    assert len(images) == 4
+
+
+SQUARE = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+HOLE = torch.zeros(1, 1, 32, 32)
+HOLE[..., 8:20, 8:20] = 1.0
+
+WAYS = {
+    "negative": lambda model, put: {
+        "negative": ["a", "", "b"],
+        "guidance": ClassifierFreeGuidance(3.0, rescale=0.5, threshold=1.0),
+    },
+    "weak": lambda model, put: {"guidance": Autoguidance(copy.deepcopy(model))},
+    "score": lambda model, put: {"guidance": LossGuidance(LowResolutionScore(put(SQUARE)[0, :, ::4, ::4]))},
+    "image": lambda model, put: {"start": ImageStart(put(SQUARE), 0.6)},
+    "inverted": lambda model, put: {"start": InvertedStart(put(SQUARE), "a", 0.3), "guidance": NoGuidance()},
+    "inpaint": lambda model, put: {"start": InpaintStart(put(SQUARE), put(HOLE), num_resample=2)},
+    "mask_of_the_cpu": lambda model, put: {"start": InpaintStart(put(SQUARE), HOLE)},
+    "completion": lambda model, put: {"start": CompletionStart(put(SQUARE), put(HOLE))},
+    "interpolation": lambda model, put: {"start": InterpolationStart(["b"] * 3, [5] * 3, [0.0, 0.5, 1.0])},
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny().eval()
+
+
+@pytest.mark.parametrize("given", [pytest.param("cpu", marks=pytest.mark.slow), "there"])
+@pytest.mark.parametrize("way", WAYS)
+def test_starts_and_guidance_work_there_and_give_the_same(model, way, given):
+    """Their images and masks may lie on either device."""
+    expected = model.sample(prompts=PROMPTS, **WAYS[way](model, lambda part: part))
+    with second_device() as device:
+        there = copy.deepcopy(model).to(device)
+        put = (lambda part: part.to(device)) if given == "there" else (lambda part: part)
+        images = there.sample(prompts=PROMPTS, **WAYS[way](there, put))
+    assert type(images) is torch.Tensor
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", sorted(path.stem for path in (CONFIGS / "sampler").glob("*.yaml")))
+def test_samplers_work_there(model, sampler):
+    chosen = build(composed("sample", "ckpt=x", f"sampler={sampler}", "sampler.steps=4").sampler)
+    with second_device() as device:
+        there = copy.deepcopy(model).to(device)
+        assert there.sample(prompts=PROMPTS, sampler=chosen).isfinite().all()
