@@ -200,7 +200,8 @@ class VQRegularizer(Regularizer[CodedPoint]):
 
     def _uses(self, indices: Tensor) -> Tensor:
         """Return how often each code occurs among indices, `(n,)` int64."""
-        return torch.bincount(indices.flatten(), minlength=self.codes)
+        found = indices.flatten()  # torch.bincount would wait for a GPU
+        return found.new_zeros(self.codes).scatter_add_(0, found, torch.ones_like(found))
 
 
 @torch.no_grad()

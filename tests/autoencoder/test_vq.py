@@ -15,6 +15,7 @@ from ldm.autoencoder.discriminator import PatchDiscriminator
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.autoencoder.vq import VQRegularizer
 from ldm.batch import Batch
+from tests.conditioner.test_laws import NoWaiting
 from tests.conftest import scramble
 from tests.oracle import autoencoder_weights
 from tests.ranks import on_two_ranks
@@ -329,3 +330,13 @@ def test_life_cycle(image):
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
     assert all(p.grad.abs().sum() > 0 for p in network.encoder.parameters())
+
+
+def test_no_value_on_the_device_is_read_in_training():
+    """The device is one that holds no values at all."""
+    regularizer = VQRegularizer(16, 4).to("meta")
+    encoding = regularizer(torch.empty(2, 4, 8, 8, device="meta"))
+    with NoWaiting():
+        penalty = regularizer.penalty(encoding, 10)
+        regularizer.metrics_of(penalty.sums)
+    assert penalty.sums.shape == (16,)

@@ -80,6 +80,7 @@ class NoWaiting(TorchDispatchMode):
 
     READS = (
         torch.ops.aten._local_scalar_dense,
+        torch.ops.aten.bincount,
         torch.ops.aten.nonzero,
         torch.ops.aten.masked_select,
         torch.ops.aten.equal,
