@@ -65,7 +65,20 @@ def _smaller(side: int, scale: float, *, least: int) -> int:
 
 
 def _changed(maps: Tensor, size: Sequence[int], quarters: int) -> Tensor:
-    """Return maps `(B, C, h, w)`, resized by cubic interpolation without aliasing, then turned by some quarters of a turn."""
+    """Return maps `(B, C, h, w)`, resized by cubic interpolation without aliasing, then turned by some quarters of a turn.
+
+    Each axis is multiplied by a matrix, whose gradient is deterministic on GPUs, too; that of torch's interpolation is not.
+    """
     if list(maps.shape[-2:]) != list(size):
-        maps = F.interpolate(maps.float(), list(size), mode="bicubic", antialias=True).to(maps.dtype)
+        down, across = (
+            _weights(length, wanted).to(maps.device, non_blocking=True)
+            for length, wanted in zip(maps.shape[-2:], size, strict=True)
+        )
+        maps = (down @ maps.double() @ across.T).to(maps.dtype)  # neither autocast nor TF32 rounds these numbers
     return maps.rot90(quarters, (-2, -1))
+
+
+def _weights(length: int, wanted: int) -> Tensor:
+    """Return the weight of each of the old places in each of the new ones, `(wanted, length)` float64."""
+    old = torch.eye(length, dtype=torch.float64)[None, None]
+    return F.interpolate(old, (wanted, length), mode="bicubic", antialias=True)[0, 0]

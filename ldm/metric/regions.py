@@ -23,7 +23,8 @@ def canvas_colors(images: Tensor) -> Tensor:
     """
     rows = torch.cat([images[:, :, :EDGE].flatten(2), images[:, :, -EDGE:].flatten(2)], 2)
     columns = torch.cat([images[:, :, :, :EDGE].flatten(2), images[:, :, :, -EDGE:].flatten(2)], 2)
-    return torch.cat([rows, columns], 2).median(2).values
+    pixels = torch.cat([rows, columns], 2).sort(2).values  # torch.median has no deterministic way on GPUs
+    return pixels[:, :, (pixels.shape[2] - 1) // 2]
 
 
 def foreground(images: Tensor, canvas: Tensor, palette: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from ldm.training.options import RunContext
 from ldm.training.run import make_stages
 from tests.configs import composed
 from tests.conftest import forked
+from tests.deterministic import Deterministic
 
 
 def test_latents_are_changed_as_their_images_are():
@@ -68,3 +69,17 @@ def test_an_autoencoder_is_trained_with_it(home, places, regularizer):
            "equivariance=eq_vae", "data.size=64", f"name=equivariant-{regularizer}", *places)  # fmt: skip
     results = json.loads((home / "runs" / f"equivariant-{regularizer}" / "autoencoder" / "results.json").read_text())
     assert results["val/psnr"] > 5
+
+
+def test_latents_are_resized_as_torch_does_and_their_gradient_is_deterministic():
+    change, raw = Equivariance(probability=1.0), torch.randn(2, 4, 16, 24, requires_grad=True)
+    for _ in range(8):
+        with Deterministic():
+            changed = change(torch.rand(2, 3, 64, 96), raw)[1]
+            changed.sum().backward()
+        wide = changed.shape[-2:] if changed.shape[-2] <= changed.shape[-1] else changed.shape[:-3:-1]
+        same = F.interpolate(raw, tuple(wide), mode="bicubic", antialias=True)
+        assert any(torch.allclose(same.rot90(turn, (-2, -1)), changed, atol=1e-5) for turn in range(4)
+                   if same.rot90(turn, (-2, -1)).shape == changed.shape)  # fmt: skip
+    with Deterministic(), pytest.raises(AssertionError, match="is not deterministic"):
+        F.interpolate(raw, (8, 12), mode="bicubic", antialias=True).sum().backward()

@@ -13,6 +13,7 @@ from ldm.metric.regions import (
     nearest_colors,
     region_colors,
 )
+from tests.deterministic import Deterministic
 
 COLORS = {"red": "#e6194b", "yellow": "#ffe119", "green": "#2ca02c", "blue": "#1f5fff"}
 
@@ -78,3 +79,11 @@ def test_an_icon_at_another_place_or_in_another_colour_is_found_out(source):
     region = made["segmentation"] > 0
     color = nearest_colors(region_colors(made["image"], region), palette(source))
     assert list(COLORS)[int(color)] == other
+
+
+def test_the_canvas_is_the_median_of_the_edges_and_found_deterministically():
+    images = torch.rand(3, 3, 5, 6)
+    edges = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], 2)
+    expected = edges.median(2).values
+    with Deterministic():
+        assert torch.equal(canvas_colors(images), expected)
