@@ -8,6 +8,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
+SECONDS = 1.0
+"""The least time between two pictures of the bar: losses are read for each, and a GPU is waited for."""
+
 
 class Progress(ProgressBar):
     """Show one bar over a stage's optimiser steps, from where it begins or goes on, with losses and scores.
@@ -32,18 +35,22 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the bar at the step from which training goes on."""
         self.bar = tqdm(
-            total=trainer.max_steps, initial=trainer.global_step, desc="training", unit="step", disable=not self.shown
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            disable=not self.shown,
+            mininterval=SECONDS,
         )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar, where the batch was the last of an optimiser step, and show the newest losses and scores."""
+        """Move the bar after an optimiser step; where it is drawn, show the newest losses and scores."""
         steps = trainer.global_step - self.bar.n
-        if self.shown and steps > 0:
+        if self.shown and steps > 0 and (self.bar.update(steps) or trainer.global_step >= trainer.max_steps):
             metrics = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
-            self.bar.set_postfix(metrics, refresh=False)
-            self.bar.update(steps)
+            self.bar.set_postfix(metrics)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the bar as it is, and end its line."""

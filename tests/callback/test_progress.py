@@ -3,6 +3,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from ldm.callback import progress
 from ldm.callback.checkpoints import Checkpoints, newest
 from ldm.callback.progress import Progress
 
@@ -28,7 +29,7 @@ class Task(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-def fit(folder, progress, *, steps, batches=12):
+def fit(folder, bar, *, steps, batches=12):
     """Train on the numbers below `batches`, two a step, with a validation after each step; go on from what is saved."""
     trainer = pl.Trainer(
         max_steps=steps,
@@ -40,7 +41,7 @@ def fit(folder, progress, *, steps, batches=12):
         val_check_interval=2,
         check_val_every_n_epoch=None,
         accumulate_grad_batches=2,
-        callbacks=[progress, Checkpoints(folder, every_n_steps=2)],
+        callbacks=[bar, Checkpoints(folder, every_n_steps=2)],
     )
     numbers = torch.arange(float(batches))
     trainer.fit(Task(), DataLoader(numbers, 1), DataLoader(numbers[:1], 1), ckpt_path=newest(folder), weights_only=True)
@@ -67,9 +68,9 @@ def test_one_bar_counts_optimiser_steps_and_goes_on_where_training_does(tmp_path
 
 
 def test_a_bar_that_is_disabled_shows_nothing(tmp_path, capsys):
-    progress = Progress()
-    progress.disable()
-    fit(tmp_path, progress, steps=2)
+    hidden = Progress()
+    hidden.disable()
+    fit(tmp_path, hidden, steps=2)
     assert "training" not in capsys.readouterr().err
 
 
@@ -77,3 +78,17 @@ def test_an_error_begins_a_new_line(tmp_path, capsys):
     with pytest.raises(ArithmeticError):
         fit(tmp_path, Progress(), steps=8, batches=20)
     assert capsys.readouterr().err.endswith("\n")
+
+
+def test_losses_are_read_only_where_the_bar_is_drawn(tmp_path, monkeypatch):
+    """A GPU is waited for each time."""
+    reads = []
+
+    class Counted(Progress):
+        def get_metrics(self, trainer, pl_module):
+            reads.append(trainer.global_step)
+            return super().get_metrics(trainer, pl_module)
+
+    monkeypatch.setattr(progress, "SECONDS", 1e9)
+    fit(tmp_path, Counted(), steps=4)
+    assert reads == [4], "the last step alone"
