@@ -298,18 +298,19 @@ class DataModule(pl.LightningDataModule, ABC):
     ) -> Loader:
         """Return batches of a data set; without a sampler, of `batch_size` of an iterable one."""
         workers = self.workers if workers is None else workers
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         return Loader(
             dataset,
             batch_sampler=batches,
             batch_size=1 if batches is not None else self.batch_size,
             collate_fn=collate,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_alone,
             generator=torch.Generator(),  # the global one stays as it is
             bad_samples=self.val_bad_samples if dataset is self.val_set else self.bad_samples,
-            device=self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu"),
+            device=device,
             samples=len(dataset) if isinstance(dataset, Sized) else None,
         )
 

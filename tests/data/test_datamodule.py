@@ -72,7 +72,7 @@ def test_overfitting_repeats_the_first_batches_of_each_stage(tmp_path, shards):
             fit_loop=loop,
             global_rank=0,
             world_size=1,
-            strategy=SimpleNamespace(root_device="cpu"),
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
         )
         for place in (0, 1, 2, 3, 1):
             loop.total_batch_idx = place - 1
@@ -267,3 +267,12 @@ def test_a_state_goes_on_with_the_same_data_in_another_folder(tmp_path, shards):
     fewer = captioned(tmp_path / "moved", train=f"{tmp_path}/moved/[12].tar", val=shards["val"])
     with pytest.raises(ValueError, match=r"\(40 samples, now 10 samples in 2 shards\).*may lie in another folder"):
         fewer.load_state_dict(state)
+
+
+def test_memory_is_pinned_for_a_gpu_that_trains_alone(shards, tmp_path, monkeypatch):
+    """Not where a machine has a GPU and trains on its CPU."""
+    data = captioned(tmp_path, **shards)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device in ("cpu", "cuda"):
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+        assert data.val_pass(2).pin_memory == (device == "cuda")
