@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.batch import Size
+from ldm.autoencoder.derived import DERIVED, with_derived_fields
+from ldm.batch import Fields, Size, tensor_field
 from ldm.files.text import clean_prompts
 from ldm.guidance.base import NoGuidance
 from ldm.guidance.context import GuidanceContext, Interpolation, read, read_unconditional
@@ -212,19 +213,32 @@ class InterpolationStart(Start):
 
     def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Mix the noise and the conditions of both ends; see `Start.begin`."""
-        condition, unconditional = read(model.conditioner, given.known_fields, self.end), given.unconditional
-        if self.end.fields and not unconditional.is_empty:
-            fields = {**given.known_fields, **self.end.fields}
+        end = self._with_derived(model, given.known_fields)
+        condition, unconditional = read(model.conditioner, given.known_fields, end), given.unconditional
+        if end.fields and not unconditional.is_empty:
+            fields = {**given.known_fields, **end.fields}
             there = read_unconditional(model.conditioner, fields, given.negatives)
-            unconditional = unconditional.lerp(there, self.end.fractions)
-        noise = noise.interpolation(self.end.seeds, self.end.fractions)
-        return Beginning(
-            given._replace(condition=condition, unconditional=unconditional, interpolation=self.end), noise
-        )
+            unconditional = unconditional.lerp(there, end.fractions)
+        noise = noise.interpolation(end.seeds, end.fractions)
+        return Beginning(given._replace(condition=condition, unconditional=unconditional, interpolation=end), noise)
 
     def finish(self, images: Tensor) -> Tensor:
         """Return the images as they are; see `Start.finish`."""
         return images
+
+    def _with_derived(self, model: LatentDiffusion, fields: Fields) -> Interpolation:
+        """Return the other end with the fields that the model derives from those that differ there."""
+        names = [
+            name
+            for name, sources in DERIVED.items()
+            if name in fields and not self.end.fields.keys().isdisjoint(sources)
+        ]
+        if not names:
+            return self.end
+        kept = {name: value for name, value in fields.items() if name not in names}
+        size = tensor_field(fields, names[0]).shape[-2:]
+        there = with_derived_fields({**kept, **self.end.fields}, names, model.autoencoder, size=size)
+        return self.end._replace(fields={**self.end.fields, **{name: there[name] for name in names}})
 
 
 def _each(image: Tensor, count: int) -> Tensor:

@@ -186,3 +186,16 @@ def test_debug_tiny_goes_with_conditioners_of_other_fields_than_captions(choice)
     loss = model.loss(Batch(["a", "b"], given))
     assert loss.shape == (2,)
     assert sum(weight.numel() for weight in model.conditioner.parameters()) < 600_000
+
+
+def test_the_other_end_of_an_interpolation_has_its_own_derived_fields():
+    config = composed("experiment=inpainting_icons", "debug=tiny", "sampler.steps=2")
+    model = build(config.model).eval()
+    scramble(model.denoiser)
+    image, mask = torch.rand(2, 3, 32, 32) * 2 - 1, torch.zeros(2, 1, 32, 32)
+    mask[..., :16, :] = 1.0
+    end = InterpolationStart(["", ""], [1, 1], [0.0, 1.0], fields={"image": -image})
+    here, there = (model.sample({"image": one, "mask": mask}, seeds=[1, 1]) for one in (image, -image))
+    made = model.sample({"image": image, "mask": mask}, seeds=[1, 1], start=end)
+    assert not torch.equal(here[1], there[1])
+    torch.testing.assert_close(made, torch.stack([here[0], there[1]]), atol=1e-6, rtol=0)
