@@ -1,4 +1,4 @@
-"""Learning rates over time: a linear warm-up, then constant, or a decay to the last step.
+"""Learning rates over time: a linear warm-up, then constant, or a decay to the last step, or both one after the other.
 
 They are torch schedulers (`LambdaLR`), and any scheduler of torch or transformers can be used in their place. They are not
 composed of torch's own `LinearLR`, `SequentialLR` and so on, since those compute each rate from the one before, so that rates
@@ -80,6 +80,41 @@ class CosineWithWarmup(LambdaLR):
                 return _warmup(step, warmup_steps)
             left = 0.5 * (1.0 + math.cos(math.pi * _progress(step, warmup_steps, num_training_steps)))
             return final + (1.0 - final) * left
+
+        super().__init__(optimizer, rate)
+
+
+class ConstantWithCooldown(LambdaLR):
+    """A learning rate that rises linearly, stays, and falls linearly over the last steps ("warmup-stable-decay").
+
+    Most of what a falling rate gains is gained in the last tenth or fifth of a training. Until then the rate knows nothing of
+    the end, so that a checkpoint from before the cooldown can be trained for longer.
+
+    Args:
+        optimizer: The optimizer whose rates are set.
+        num_training_steps: Optimiser steps of the whole training.
+        warmup_steps: Optimiser steps until the full rate.
+        cooldown: Fraction of the steps in which the rate falls, the last ones, in [0, 1].
+        final: Fraction of the full rate that is left at the last step, in [0, 1].
+
+    References:
+        Hägele et al., 2024, section 3, arXiv:2405.18392; Hu et al., 2024, section 4, arXiv:2404.06395.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        num_training_steps: int,
+        warmup_steps: int = 0,
+        cooldown: float = 0.1,
+        final: float = 0.0,
+    ) -> None:
+        start = num_training_steps - round(cooldown * num_training_steps)
+
+        def rate(step: int) -> float:
+            falling = 1.0 - (1.0 - final) * max(0.0, _progress(step, start, num_training_steps))
+            return _warmup(step, warmup_steps) * falling
 
         super().__init__(optimizer, rate)
 

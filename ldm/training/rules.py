@@ -115,6 +115,7 @@ RULES: dict[str, Rule] = {
     "stage.*.optimizer.fused": FLAG,
     "stage.*.scheduler.warmup_steps": Whole(0),
     "stage.*.scheduler.final": FRACTION,
+    "stage.*.scheduler.cooldown": FRACTION,
     "stage.*.loss.start_step": Whole(0),
     "stage.*.loss.*_weight": NOT_NEGATIVE,
     "stage.*.callbacks.ema.decay": Real(0.0, 1.0, below=True),

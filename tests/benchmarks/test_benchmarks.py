@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ldm.config import build, compose
-from tests.benchmarks import latents, loader, startup, threads, toolbox
+from tests.benchmarks import latents, loader, objectives, startup, threads, toolbox
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's reader leaves shards open
@@ -49,6 +49,41 @@ def test_each_way_to_train_builds_with_the_settings_of_the_study(overrides):
     assert config.backbone.model_channels == 64
     assert config.timestep_sampler._target_.endswith("UniformTimesteps") != ("timestep_sampler=" in overrides)
     build(config.model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", objectives.OBJECTIVES.values(), ids=list(objectives.OBJECTIVES))
+def test_each_objective_builds(overrides):
+    stages = [*objectives.SECOND_STAGE, "autoencoder.ckpt=none"]
+    config = compose("train", ["experiment=txt2img", *objectives.DATA, *stages, *overrides.split()])
+    assert list(config.stage) == ["diffusion"]
+    build(config.model)
+
+
+@pytest.mark.e2e
+def test_objectives(tmp_path, capsys, monkeypatch):
+    """Two of them, with networks that learn nothing; the same command again trains nothing again."""
+    few = [
+        "--runs",
+        str(tmp_path),
+        "--steps",
+        "2",
+        "--first-steps",
+        "2",
+        "--objectives",
+        "2",
+        "--debug",
+        "trainer=cpu",
+        f"paths.data_dir={tmp_path}",
+    ]
+    objectives.main(few)
+    text = capsys.readouterr().out
+    assert all(f"| {title} |" in text for title in list(objectives.OBJECTIVES)[:2])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/diffusion/results.json")}
+    assert len(before) == 2
+    objectives.main(few)
+    assert capsys.readouterr().out == text
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @pytest.mark.e2e

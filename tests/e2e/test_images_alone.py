@@ -66,7 +66,9 @@ def test_inpainting_of_a_stream_trains_with_masks_that_are_drawn(folder, options
 
 
 def test_a_model_that_needs_captions_says_so_before_anything_is_written(folder, options):
-    text = forked("train.py", "experiment=txt2img_shards", "name=captions", *options, ok=False)
+    text = forked(
+        "train.py", "experiment=txt2img_shards", "conditioner=transformer", "name=captions", *options, ok=False
+    )
     assert "no caption; give shards that hold images with captions, or with labels" in text
     assert "images alone are enough for experiment=autoencoder" in text
     assert not (folder / "runs" / "captions").exists()
@@ -80,6 +82,14 @@ def test_packed_images_without_captions_are_refused_alike(folder, options, tmp_p
     text = forked("-m", "ldm.data.pack", f"images={tmp_path}/images", f"out={tmp_path}/shards", *packed)
     assert "next: python train.py experiment=lsun_churches256 data.train=" in text
     shards = [f"data.{split}={tmp_path}/shards/{split}-*.tar" for split in ("train", "val")]
-    text = forked("train.py", "experiment=txt2img_shards", "name=packed", *options[2:], *shards, ok=False)
+    text = forked(
+        "train.py",
+        "experiment=txt2img_shards",
+        "conditioner=transformer",
+        "name=packed",
+        *options[2:],
+        *shards,
+        ok=False,
+    )
     assert "samples looked at have no caption" in text
     assert not (folder / "runs" / "packed").exists()

@@ -9,7 +9,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, PolynomialLR, 
 from transformers import get_cosine_schedule_with_warmup
 
 from ldm.config import CONFIGS, build, compose
-from ldm.optim.scheduler import ConstantWithWarmup, CosineWithWarmup, LinearWithWarmup, attach, step_options
+from ldm.optim.scheduler import (
+    ConstantWithCooldown,
+    ConstantWithWarmup,
+    CosineWithWarmup,
+    LinearWithWarmup,
+    attach,
+    step_options,
+)
 
 
 def rates(scheduler, steps, lr=1.0):
@@ -41,6 +48,20 @@ def test_warm_up_then_decay_to_the_final_share(kind, half, final):
     assert found[-1] == pytest.approx(final)
 
 
+def test_a_cooldown_is_linear_over_the_last_steps_alone():
+    found = rates(partial(ConstantWithCooldown, warmup_steps=10, cooldown=0.2, final=0.1), 100)
+    assert found[:80] == rates(partial(ConstantWithWarmup, warmup_steps=10), 79), "which know nothing of the end"
+    assert found[80:] == pytest.approx([1.0 - 0.9 * step / 20 for step in range(21)])
+    assert rates(partial(ConstantWithCooldown, cooldown=1.0), 10) == rates(LinearWithWarmup, 10)
+    assert rates(partial(ConstantWithCooldown, cooldown=0.0), 9) == [1.0] * 9 + [1.0]
+
+
+def test_a_trial_that_ends_within_the_warm_up_has_a_cooldown_too():
+    found = rates(partial(ConstantWithCooldown, warmup_steps=5000, cooldown=0.5), 20)
+    assert found[:11] == [(step + 1) / 5000 for step in range(11)]
+    assert found[-1] == 0
+
+
 def test_without_a_warm_up_the_first_step_has_the_full_rate():
     assert rates(ConstantWithWarmup, 3, lr=2.0) == [2.0] * 4
     assert rates(partial(LinearWithWarmup, warmup_steps=2), 4, lr=2.0) == [1.0, 2.0, 2.0, 1.0, 0.0]
@@ -70,7 +91,7 @@ def test_schedulers_of_torch_and_transformers_are_told_the_number_of_steps():
 
 
 def test_which_schedules_change_when_a_run_is_lengthened():
-    kinds = (ConstantWithWarmup, LinearWithWarmup, CosineWithWarmup, partial(CosineAnnealingLR, T_max=5))
+    kinds = (ConstantWithWarmup, LinearWithWarmup, ConstantWithCooldown, partial(CosineAnnealingLR, T_max=5))
     assert [bool(step_options(kind)) for kind in kinds] == [False, True, True, False]
 
 

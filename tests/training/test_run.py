@@ -190,7 +190,7 @@ def test_stage_one_alone_and_own_shards(home, places, tiny_run):
     assert {*own, "trainer=cpu", *places, f"autoencoder.ckpt={home / 'runs' / 'alone'}"} == set(typed[4:])
     command(
         "train.py", "experiment=txt2img_shards", *own, "debug=tiny_diffusion", "trainer=cpu", "name=own",
-        f"autoencoder.ckpt={home / 'runs' / 'alone'}", *places,
+        f"autoencoder.ckpt={home / 'runs' / 'alone'}", "conditioner=transformer", *places,
     )  # fmt: skip
     with (home / "runs" / "own" / "diffusion" / "logs" / "metrics.csv").open() as lines:
         assert any(row.get("train/loss") for row in csv.DictReader(lines))
