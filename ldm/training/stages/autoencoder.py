@@ -40,10 +40,11 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     model_file = checkpoint.AUTOENCODER_FILE
     builds_on = ()
-    measured_by = ("data.val*",)
+    measured_by = ("metric*", "data.val*")
     panels: ClassVar = {
         "loss": ("train/reconstruction", "train/adversarial", "train/discriminator"),
         "PSNR in dB": ("val/psnr",),
+        "distance of reconstructions": ("/rfrechet_efficientnet", "/rfid"),
         "codebook usage": ("val/codebook_usage",),
     }
 
