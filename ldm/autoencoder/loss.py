@@ -164,14 +164,16 @@ class AutoencoderLoss(nn.Module):
 def adaptive_weight(reconstruction: Tensor, other: Tensor, last_layer: Tensor, limit: float) -> Tensor:
     """Return the ratio of the gradient norms of two losses at a layer, in [0, limit].
 
-    It is that of the adversarial loss at the decoder's last layer. Where the LDM code sums the reconstruction loss over the N values of an image, it is that code's weight divided by N, as
-    the whole loss is: the adversarial loss is a mean over the logits, there as here, so only the norm in the numerator and
-    the limit are divided.
+    Multiplied by it, the other loss has a gradient there as large as that of the reconstruction loss.
+
+    Where the LDM code sums the reconstruction loss over the N values of an image, its weight of the adversarial loss at the
+    decoder's last layer is N times this one, as its whole loss is N times this one: the adversarial loss is a mean over the
+    logits, there as here, so only the norm in the numerator and the limit are divided.
 
     Args:
         reconstruction: Reconstruction loss, a scalar, a mean over the values of an image.
-        other: The loss to be weighted, the adversarial one, a scalar.
-        last_layer: Weight of the layer, the decoder's last one.
+        other: The loss to be weighted, a scalar.
+        last_layer: Weight of the layer.
         limit: Upper limit.
 
     Returns:

@@ -89,7 +89,7 @@ class VisionEncoder(FeatureMapEncoder):
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no vision encoder {name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); give a folder as its name"
+                f"a model that the hub gives now ({str(error).splitlines()[0]}); give a folder as encoder.name"
             ) from error
         patch = getattr(config, "patch_size", None)
         if patch is None or size % patch:
