@@ -93,7 +93,9 @@ def test_more_channels_change_the_ends_of_both_networks_alone(base, channels, ex
 
 def test_the_line_for_ft_mse_is_squared_error_and_a_tenth_of_lpips_for_a_decoder_alone():
     """As the documentation gives it, with another distance in the place of LPIPS, whose weights are not here."""
-    (line,) = [line for line in commands(PAGES["training.md"]) if "finetune_decoder" in line and "squared_weight" in line]
+    (line,) = [
+        line for line in commands(PAGES["training.md"]) if "finetune_decoder" in line and "squared_weight" in line
+    ]
     config = compose("train", [*shlex.split(line)[1:], "perceptual=none"])
     assert config.stage.autoencoder.freeze_encoder
     with torch.device("meta"):
