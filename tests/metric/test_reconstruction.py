@@ -10,6 +10,12 @@ from tests.ranks import on_two_ranks
 from tests.test_processes import connected
 
 
+class Inception(Pixels):
+    """Features under the name of those of the papers."""
+
+    name = "fid"
+
+
 class Told(Frechet):
     """A metric that reads a field."""
 
@@ -57,6 +63,7 @@ def test_metrics_of_other_things_are_left_out():
     distance = ReconstructionDistance(metrics)
     assert distance.metrics == metrics[:1]
     assert distance.names == ["rpixels"]
+    assert ReconstructionDistance([Frechet(Inception())]).names == ["rfid"]
     assert ReconstructionDistance(metrics[1:]).compute() == {}
 
 
