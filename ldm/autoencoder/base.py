@@ -71,6 +71,10 @@ class Autoencoder(nn.Module, ABC):
     def last_layer(self) -> Tensor:
         """Return the weight of the decoder's last layer, at which the adversarial loss is balanced."""
 
+    @abstractmethod
+    def last_encoding_layer(self) -> Tensor:
+        """Return the weight of the encoder's last layer, at which the alignment of latents is balanced."""
+
     def encode(self, image: Tensor) -> Encoding:
         """Encode images.
 

@@ -94,3 +94,7 @@ class ConvAutoencoder(Autoencoder):
     def last_layer(self) -> Tensor:
         """Return the weight of the last convolution, `(3, C, 3, 3)`."""
         return self.decoder.conv_out.weight
+
+    def last_encoding_layer(self) -> Tensor:
+        """Return the weight of the encoder's last convolution, `(M, C, 3, 3)`."""
+        return self.encoder.conv_out.weight

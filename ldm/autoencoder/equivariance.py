@@ -2,19 +2,76 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.options.rule import FRACTION, Real, check
+from ldm.batch import Size
+from ldm.options.rule import COUNT, FRACTION, NOT_NEGATIVE, Real, Whole, check
 
 LEAST_SIDE = 32
-"""The least height and width in pixels of images that are made smaller; perceptual distance and discriminator need as much."""
+"""The least height and width in pixels of images that are trained on alone; the discriminator needs as much."""
+
+LEAST_COMPARED = 16
+"""The least height and width in pixels of images that are only compared: LPIPS halves them four times."""
 
 
-class Equivariance:
+class View(NamedTuple):
+    """Images and the raw latents of which they are to be made.
+
+    Attributes:
+        image: Images `(B, 3, f h, f w)` in [-1, 1].
+        raw: Raw latents `(B, C, h, w)`.
+    """
+
+    image: Tensor
+    raw: Tensor
+
+
+class Equivariance(ABC):
+    """The base class of what trains an autoencoder to have latents that change as their images do.
+
+    Args:
+        weight: Weight of the reconstruction loss of what is decoded beside; 0 where nothing is.
+    """
+
+    def __init__(self, *, weight: float) -> None:
+        check("equivariance.weight", weight, NOT_NEGATIVE)
+        self.weight = weight
+
+    @abstractmethod
+    def instead(self, image: Tensor, raw: Tensor) -> View | None:
+        """Return what is trained on in the place of images and their raw latents; None: they are themselves.
+
+        It draws from torch's generator of the CPU.
+
+        Args:
+            image: Images `(B, 3, H, W)` in [-1, 1].
+            raw: Their raw latents, `(B, C, H/f, W/f)`.
+        """
+
+    @abstractmethod
+    def beside(self, image: Tensor, raw: Tensor) -> View | None:
+        """Return what is decoded and compared beside images and their raw latents; None: nothing. Else as `instead`."""
+
+    @abstractmethod
+    def check_size(self, size: Size, factor: int) -> None:
+        """Check that images are large enough.
+
+        Args:
+            size: Height and width of images.
+            factor: Downsampling factor of the autoencoder.
+
+        Raises:
+            ValueError: If nothing could be done with images of this size.
+        """
+
+
+class EQVAE(Equivariance):
     """Trains an autoencoder to have latents that can be resized and turned as images can, from which diffusion learns sooner.
 
     The raw latents of some batches are made smaller by a random factor and turned by a random multiple of 90 degrees before
@@ -31,22 +88,16 @@ class Equivariance:
     """
 
     def __init__(self, *, probability: float = 0.5, smallest: float = 0.25) -> None:
+        super().__init__(weight=0.0)
         check("equivariance.probability", probability, FRACTION)
         check("equivariance.smallest", smallest, Real(0.0, 1.0, above=True))
         self.probability = probability
         self.smallest = smallest
 
-    def __call__(self, image: Tensor, raw: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return images and raw latents, changed alike; None where this batch stays as it is.
+    def instead(self, image: Tensor, raw: Tensor) -> View | None:
+        """Return images and raw latents, changed alike; see `Equivariance.instead`.
 
-        It draws from torch's generator of the CPU: whether to change, then by which factor, then how to turn.
-
-        Args:
-            image: Images `(B, 3, H, W)` in [-1, 1].
-            raw: Their raw latents, `(B, C, H/f, W/f)`.
-
-        Returns:
-            Images `(B, 3, f h', f w')` in [-1, 1] and raw latents `(B, C, h', w')`.
+        It draws whether to change, then by which factor, then how to turn.
         """
         chance, share, turn = torch.rand(3, dtype=torch.float64).tolist()
         if chance >= self.probability:
@@ -56,7 +107,70 @@ class Equivariance:
         size = [_smaller(side, scale, least=-(-LEAST_SIDE // factor)) for side in raw.shape[-2:]]
         quarters = int(4 * turn)
         images = _changed(image, [factor * side for side in size], quarters).clamp(-1.0, 1.0)
-        return images, _changed(raw, size, quarters)
+        return View(images, _changed(raw, size, quarters))
+
+    def beside(self, image: Tensor, raw: Tensor) -> View | None:
+        """Return None: nothing is added to the loss."""
+        return None
+
+    def check_size(self, size: Size, factor: int) -> None:
+        """Do nothing: images of any size can be turned."""
+
+
+class ScaleEquivariance(Equivariance):
+    """Trains an autoencoder to have latents that can be made smaller as images can, by a loss beside that of the images.
+
+    At each step raw latents are made smaller by a random one of some factors, and decoded; the result is compared with the
+    images, made smaller as well, by absolute, squared and perceptual error. The adversarial term has no part in it. Latents so
+    trained have less of the high frequencies that images do not have. Published, after at most 20,000 steps of fine-tuning:
+    FID on ImageNet at 256 x 256 falls by 19 %.
+
+    Both are made smaller by the mean over blocks, which for a factor of 2 is bilinear interpolation. Latents whose height or
+    width no factor divides are not changed.
+
+    Args:
+        weight: Weight of the loss of the smaller images.
+        factors: Whole numbers above 1, by which height and width are divided. Images keep 16 pixels at least.
+
+    References:
+        Skorokhodov et al., 2025, section 3, arXiv:2502.14831.
+    """
+
+    def __init__(self, *, weight: float = 0.25, factors: Sequence[int] = (2, 4)) -> None:
+        super().__init__(weight=weight)
+        check("equivariance.factors", len(factors), COUNT)
+        for factor in factors:
+            check("equivariance.factors", factor, Whole(2))
+        self.factors = list(factors)
+
+    def instead(self, image: Tensor, raw: Tensor) -> View | None:
+        """Return None: images stay what is trained on."""
+        return None
+
+    def beside(self, image: Tensor, raw: Tensor) -> View | None:
+        """Return smaller images and raw latents; see `Equivariance.beside`. It draws the factor."""
+        chance = float(torch.rand((), dtype=torch.float64))
+        fitting = self._fitting(raw.shape[-2:], image.shape[-1] // raw.shape[-1])
+        if not fitting:
+            return None
+        factor = fitting[int(chance * len(fitting))]
+        return View(F.avg_pool2d(image.float(), factor), F.avg_pool2d(raw, factor))
+
+    def check_size(self, size: Size, factor: int) -> None:
+        """Check that some factor divides the latents; see `Equivariance.check_size`."""
+        if not self._fitting([side // factor for side in size], factor):
+            raise ValueError(
+                f"equivariance.factors={self.factors} divide no latents of images of data.size={list(size)} so that images keep "
+                f"{LEAST_COMPARED} pixels; use larger images, other factors, or equivariance=eq_vae, which turns them"
+            )
+
+    def _fitting(self, latent_size: Sequence[int], factor: int) -> list[int]:
+        """Return the factors that divide latents of this size, so that their images keep enough pixels."""
+        return [
+            by
+            for by in self.factors
+            if all(side % by == 0 and side // by * factor >= LEAST_COMPARED for side in latent_size)
+        ]
 
 
 def _smaller(side: int, scale: float, *, least: int) -> int:

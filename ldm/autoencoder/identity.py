@@ -45,6 +45,9 @@ class IdentityRegularizer(Regularizer[Point]):
         return []
 
 
+NOTHING_TO_TRAIN = "autoencoder=identity only copies, so that there is nothing to train; leave out the stage"
+
+
 class CopyAutoencoder(Autoencoder):
     """The first stage of pixel diffusion: latents are the images themselves, f = 1; there is nothing to train.
 
@@ -79,4 +82,8 @@ class CopyAutoencoder(Autoencoder):
 
     def last_layer(self) -> Tensor:
         """Raise a ValueError: there is no layer to train."""
-        raise ValueError("autoencoder=identity only copies, so that there is nothing to train; leave out the stage")
+        raise ValueError(NOTHING_TO_TRAIN)
+
+    def last_encoding_layer(self) -> Tensor:
+        """Raise a ValueError: there is no layer to train."""
+        raise ValueError(NOTHING_TO_TRAIN)

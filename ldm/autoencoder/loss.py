@@ -113,10 +113,7 @@ class AutoencoderLoss(nn.Module):
         Returns:
             The loss and its parts.
         """
-        error = reconstruction.float() - image
-        restored = self.absolute_weight * error.abs().mean() + self.squared_weight * error.square().mean()
-        if self.perceptual is not None:
-            restored = restored + self.perceptual_weight * self.perceptual(image, reconstruction).mean()
+        restored = self.reconstruction(image, reconstruction)
         total = restored + regularization
         zero = restored.new_zeros(())
         if self.discriminator is None or not self.adversarial(step):
@@ -125,6 +122,22 @@ class AutoencoderLoss(nn.Module):
         limit = MOST_WEIGHT / (image[0].numel() if self.summed_limit else 1)
         weight = self.adversarial_weight * adaptive_weight(restored, adversarial, last_layer, limit)
         return LossParts(total + weight * adversarial, restored, adversarial, weight)
+
+    def reconstruction(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        """Return absolute, squared and perceptual error together, a mean over the values of an image.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, in [-1, 1].
+            reconstruction: Their reconstructions, `(B, 3, H, W)`.
+
+        Returns:
+            The loss, a scalar.
+        """
+        error = reconstruction.float() - image
+        restored = self.absolute_weight * error.abs().mean() + self.squared_weight * error.square().mean()
+        if self.perceptual is not None:
+            restored = restored + self.perceptual_weight * self.perceptual(image, reconstruction).mean()
+        return restored
 
     def discriminator_loss(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         """Return the loss of the discriminator, a scalar.
@@ -148,17 +161,19 @@ class AutoencoderLoss(nn.Module):
         return hinge_loss(real, fake)
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, limit: float) -> Tensor:
-    """Return the ratio of the gradient norms of two losses at the decoder's last layer, in [0, limit].
+def adaptive_weight(reconstruction: Tensor, other: Tensor, last_layer: Tensor, limit: float) -> Tensor:
+    """Return the ratio of the gradient norms of two losses at a layer, in [0, limit].
 
-    Where the LDM code sums the reconstruction loss over the N values of an image, it is that code's weight divided by N, as
-    the whole loss is: the adversarial loss is a mean over the logits, there as here, so only the norm in the numerator and
-    the limit are divided.
+    Multiplied by it, the other loss has a gradient there as large as that of the reconstruction loss.
+
+    Where the LDM code sums the reconstruction loss over the N values of an image, its weight of the adversarial loss at the
+    decoder's last layer is N times this one, as its whole loss is N times this one: the adversarial loss is a mean over the
+    logits, there as here, so only the norm in the numerator and the limit are divided.
 
     Args:
         reconstruction: Reconstruction loss, a scalar, a mean over the values of an image.
-        adversarial: Adversarial loss, a scalar.
-        last_layer: Weight of the decoder's last layer.
+        other: The loss to be weighted, a scalar.
+        last_layer: Weight of the layer.
         limit: Upper limit.
 
     Returns:
@@ -168,6 +183,6 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
         Esser et al., 2021, eq. 7, arXiv:2012.09841.
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-    (given,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    (given,) = torch.autograd.grad(other, last_layer, retain_graph=True)
     ratio: Tensor = wanted.norm() / (given.norm() + 1e-4)
     return ratio.clamp(0.0, limit).detach()

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Fields, tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
+from ldm.callback.measuring import Measuring
 from ldm.callback.pictures import show
 from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.order.shuffle import SampleRef
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ldm.data.base import DataModule
 
 
-class Evaluation(pl.Callback):
+class Evaluation(Measuring):
     """Generates images from the averaged weights for validation captions at each validation, by all ranks together.
 
     Image i is made for caption i with seed `seed + i`, whatever the number of ranks, so no noise is used twice.
@@ -75,6 +76,11 @@ class Evaluation(pl.Callback):
         self.grid = grid
         self.scores: dict[str, float] = {}
         self._referred: set[int] = set()
+
+    @property
+    def logged(self) -> Sequence[str]:
+        """Return the names of the scores."""
+        return [f"eval/{name}" for metric in self.metrics for name in metric.names]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Generate, measure and log; not after the last step of training, since the validation with all images follows."""

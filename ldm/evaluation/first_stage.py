@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,11 @@ from ldm.checkpoint import load_autoencoder
 from ldm.config import build, resolved
 from ldm.evaluation.images import FolderImages, RealImages, ShardImages
 from ldm.metric.base import GenerationMetric
+from ldm.metric.reconstruction import ReconstructionDistance
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 from ldm.pretrained.lpips import LPIPS
+
+log = logging.getLogger(__name__)
 
 OPTIONS: dict[str, Rule] = {
     "batch_size": COUNT,
@@ -49,15 +53,14 @@ class ReconstructionScores:
     ) -> None:
         device = autoencoder.shift.device
         self.autoencoder = autoencoder
-        self.metrics = list(metrics)
+        self.distance = ReconstructionDistance(metrics)
         self.perceptual = None if perceptual is None else perceptual.to(device)
         self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean").to(device)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0).to(device)
         self.images = 0
         self.means: dict[str, float] = {}
         self.sums: Tensor | None = None
-        for metric in self.metrics:
-            metric.to(device)
+        self.distance.to(device)
 
     @torch.no_grad()
     def update(self, image: Tensor) -> None:
@@ -66,9 +69,7 @@ class ReconstructionScores:
         made = self.autoencoder.decode(encoding.mean, encoding).float().clamp(-1, 1)
         self.psnr.update(made, image)
         self.ssim.update(made, image)
-        for metric in self.metrics:
-            metric.update_reference(image)
-            metric.update(made, {})
+        self.distance.update(image, made)
         penalty: Penalty = self.autoencoder.regularizer.penalty(encoding, image[0].numel())
         means = dict(penalty.means)
         if self.perceptual is not None:
@@ -81,13 +82,13 @@ class ReconstructionScores:
     def compute(self) -> dict[str, float | None]:
         """Return name -> score over all images; None where it is infinite, as the PSNR of images that come back exactly.
 
-        A distance between distributions has an r before its metric's name: rfid.
+        A distance between distributions has an r before its metric's name: rfid; see `ReconstructionDistance`.
         """
         ssim = self.ssim.compute()
         assert isinstance(ssim, Tensor)
         scores: dict[str, float] = {"psnr": float(self.psnr.compute()), "ssim": float(ssim)}
         scores |= {name: total / self.images for name, total in self.means.items()}
-        scores |= {f"r{name}": value for metric in self.metrics for name, value in metric.compute().items()}
+        scores |= self.distance.compute()
         if self.sums is not None:
             found = self.autoencoder.regularizer.metrics_of(self.sums)
             scores |= {name: float(value) for name, value in found.items()}
@@ -124,6 +125,8 @@ def measure(config: DictConfig) -> dict[str, Any]:
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     perceptual = None if config.vgg16 is None else LPIPS(vgg16=config.vgg16)
     scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual)
+    for doubt in scores.distance.doubts(count):
+        log.warning(doubt)
     with tqdm(total=count, desc="reconstructing", unit="image") as bar:
         for batch in images.batches(config.batch_size, config.data.max_images):
             if len(batch):

@@ -38,6 +38,11 @@ class GenerationMetric(ABC):
         return 1
 
     @property
+    def wanted_images(self) -> int:
+        """The fewest images, over all ranks, of which its numbers may be compared with those of other sets of images."""
+        return self.least_images
+
+    @property
     @abstractmethod
     def reference_name(self) -> str | None:
         """A name for the sums over real images (extractor and its settings); None: no real images are needed."""

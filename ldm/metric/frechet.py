@@ -44,6 +44,11 @@ class Frechet(GenerationMetric):
         return 2
 
     @property
+    def wanted_images(self) -> int:
+        """Return one more than a feature vector has numbers: the covariance of n vectors has a rank of n - 1 at most."""
+        return self.extractor.num_features + 1
+
+    @property
     def reference_name(self) -> str:
         """Return the extractor's signature."""
         return self.extractor.signature

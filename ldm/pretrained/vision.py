@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +42,26 @@ def colour_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
 
 
-class VisionEncoder(nn.Module):
+class FeatureMapEncoder(nn.Module, ABC):
+    """A frozen network that gives features of the places of an image.
+
+    Attributes:
+        width: Length of a feature.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the features `(B, width, h, w)` of images `(B, 3, H, W)` in [-1, 1], float32, without a gradient."""
+
+    @final
+    def train(self, mode: bool = True) -> FeatureMapEncoder:
+        """Stay in evaluation mode, whatever `mode` is."""
+        return super().train(False)
+
+
+class VisionEncoder(FeatureMapEncoder):
     """A vision transformer from Hugging Face (DINOv2, ViT, ...) that gives patch features and is never trained.
 
     Args:
@@ -61,14 +82,14 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, name: str, *, size: int = 224) -> None:
         super().__init__()
-        check("alignment.encoder.size", size, COUNT)
+        check("encoder.size", size, COUNT)
         try:
             config = AutoConfig.from_pretrained(name)
             self.network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no vision encoder {name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); give a folder as its name"
+                f"a model that the hub gives now ({str(error).splitlines()[0]}); give a folder as encoder.name"
             ) from error
         patch = getattr(config, "patch_size", None)
         if patch is None or size % patch:
@@ -78,7 +99,7 @@ class VisionEncoder(nn.Module):
         self.size = size
         self.statistics = colour_statistics(name)
         self.count = size // patch
-        self.width: int = config.hidden_size
+        self.width = config.hidden_size
         self.network.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -89,10 +110,6 @@ class VisionEncoder(nn.Module):
         patches = tokens[:, -(self.count**2) :]  # before them stand those of the whole image
         features: Tensor = patches.transpose(1, 2).unflatten(2, (self.count, self.count))
         return features
-
-    def train(self, mode: bool = True) -> VisionEncoder:
-        """Stay in evaluation mode, whatever `mode` is."""
-        return super().train(False)
 
     def _options(self) -> dict[str, bool]:
         """Return the options with which a network takes images of another side than its own; ViT must be asked to."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.backbone.base import Backbone
-from ldm.pretrained.vision import VisionEncoder
+from ldm.pretrained.vision import FeatureMapEncoder
 
 
 class REPA(nn.Module):
@@ -28,7 +28,7 @@ class REPA(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, encoder: VisionEncoder, *, weight: float = 0.5, steps: int = 100_000
+        self, backbone: Backbone, encoder: FeatureMapEncoder, *, weight: float = 0.5, steps: int = 100_000
     ) -> None:
         super().__init__()
         self._encoder = (encoder,)  # in a tuple, so that it is neither saved nor averaged

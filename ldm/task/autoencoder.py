@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -19,6 +19,7 @@ from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRA
 from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.task.base import Task
+from ldm.task.latent_alignment import VFLoss
 
 
 class Totals(Metric):
@@ -57,6 +58,7 @@ class AutoencoderTask(Task):
         freeze_encoder: Train the decoder alone: latents stay what they are, and with them every model trained on them. So
             does the regulariser, as the codes of a codebook.
         equivariance: Changes images and latents alike before they are decoded; None: nothing does.
+        latent_alignment: Makes a loss of raw latents beside, of their number of channels; None: none.
     """
 
     model: Autoencoder
@@ -73,6 +75,7 @@ class AutoencoderTask(Task):
         gradient_clip_val: float | None = 1.0,
         freeze_encoder: bool = False,
         equivariance: Equivariance | None = None,
+        latent_alignment: Callable[[int], VFLoss] | None = None,
     ) -> None:
         super().__init__(
             model, optimizer=optimizer, scheduler=scheduler, config=config, gradient_clip_val=gradient_clip_val
@@ -91,6 +94,7 @@ class AutoencoderTask(Task):
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
         if loss.perceptual is not None:
             loss.perceptual.requires_grad_(False)
+        self.latent_alignment = None if latent_alignment is None else latent_alignment(model.latent_channels)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -100,7 +104,7 @@ class AutoencoderTask(Task):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """Return the optimizers of autoencoder and discriminator, and a scheduler of each."""
         steps = self.trainer.max_steps
-        optimizers = [self.optimizer(Trained(self.model))]
+        optimizers = [self.optimizer(Trained(self._autoencoder_parts()))]
         if self.loss.discriminator is not None:
             optimizers.append(self.optimizer(Trained(self.loss.discriminator)))
         return optimizers, [attach(self.scheduler, optimizer, steps) for optimizer in optimizers]
@@ -124,29 +128,53 @@ class AutoencoderTask(Task):
         regularizer = self.model.regularizer
         encoding = self.model.encode(image)
         raw = encoding.sample()
-        changed = self.equivariance(image, raw) if self.equivariance is not None else None
+        changed = self.equivariance.instead(image, raw) if self.equivariance is not None else None
         if changed is None:
             shown, reconstruction = image, self.model.decode(raw, encoding)
         else:
-            shown, reconstruction = changed[0], self.model.decode(changed[1])
+            shown, reconstruction = changed.image, self.model.decode(changed.raw)
         penalty = regularizer.penalty(encoding, image[0].numel())
         parts = self.loss.autoencoder(
             shown, reconstruction, penalty.loss, last_layer=self.model.last_layer(), step=step
         )
-        self.watch.see(step, LOSS, parts.total)
-        self.manual_backward(parts.total / self.accumulate)
+        more = self._more_losses(image, raw, parts.reconstruction)
+        total = parts.total + sum(more.values())
+        self.watch.see(step, LOSS, total)
+        self.manual_backward(total / self.accumulate)
         if step_now:
             optimizer = self._optimizers()[0]
-            norm = clip_gradients(self.model.parameters(), self.gradient_clip_val)
+            norm = clip_gradients(self._autoencoder_parts().parameters(), self.gradient_clip_val)
             self.watch.see(step, GRADIENT, norm)
             self.log("train/gradient_norm", norm)
             optimizer.step()
             optimizer.zero_grad()
         regularizer.after_batch(encoding, stepped=step_now)
-        told = {**parts._asdict(), **penalty.means, **regularizer.metrics_of(penalty.sums)}
+        told = {**parts._asdict(), "total": total, **more, **penalty.means, **regularizer.metrics_of(penalty.sums)}
         self.log_dict({f"train/{name}": value.detach() for name, value in told.items()})
-        self.log("train/loss", parts.total.detach(), prog_bar=True, logger=False)
+        self.log("train/loss", total.detach(), prog_bar=True, logger=False)
         return shown, reconstruction
+
+    def _more_losses(self, image: Tensor, raw: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """Return name -> loss, with its weight, of what is trained beside images.
+
+        Args:
+            image: Images `(B, 3, H, W)` in [-1, 1].
+            raw: Their raw latents, `(B, C, h, w)`.
+            reconstruction: The reconstruction loss of the batch, a scalar.
+        """
+        losses = {}
+        if self.equivariance is not None and (view := self.equivariance.beside(image, raw)) is not None:
+            compared = self.loss.reconstruction(view.image, self.model.decode(view.raw))
+            losses["equivariance"] = self.equivariance.weight * compared
+        if self.latent_alignment is not None:
+            losses["latent_alignment"] = self.latent_alignment(
+                raw, image, reconstruction=reconstruction, last_layer=self.model.last_encoding_layer()
+            )
+        return losses
+
+    def _autoencoder_parts(self) -> nn.Module:
+        """Return what the first optimizer trains: the model, and beside it what is thrown away afterwards."""
+        return self.model if self.latent_alignment is None else nn.ModuleList([self.model, self.latent_alignment])
 
     def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step: int, step_now: bool) -> None:
         assert self.loss.discriminator is not None

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from ldm import checkpoint
 from ldm.callback.ema import EMA
-from ldm.callback.evaluation import Evaluation
+from ldm.callback.measuring import Measuring
 from ldm.callback.signals import Signals
 from ldm.config import build
 from ldm.data.base import DataModule
@@ -182,12 +182,12 @@ class Stage(ABC, Generic[TaskType]):
     def metrics(self) -> set[str]:
         """Names of all that validation logs."""
         made = {f"val/{name}" for name in self.task.metrics}
-        return made | {f"eval/{name}" for part in self.evaluations for metric in part.metrics for name in metric.names}
+        return made.union(*(part.logged for part in self.evaluations))
 
     @property
-    def evaluations(self) -> list[Evaluation]:
-        """The callbacks that generate images and measure them."""
-        return [callback for callback in self.callbacks.values() if isinstance(callback, Evaluation)]
+    def evaluations(self) -> list[Measuring]:
+        """The callbacks that measure images which the model makes."""
+        return [callback for callback in self.callbacks.values() if isinstance(callback, Measuring)]
 
     @property
     def left_out(self) -> str | None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ldm.callback.checkpoints import Checkpoints
 from ldm.callback.evaluation import Evaluation
+from ldm.callback.measuring import Measuring
 from ldm.callback.randomness import StepSeed
 from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
@@ -200,7 +201,7 @@ def needed_fields(stages: Sequence[Stage[Task]]) -> set[str]:
     return tasks | {name for evaluation in evaluations for metric in evaluation.metrics for name in metric.inputs}
 
 
-def check_images(data: DataModule, evaluations: Sequence[Evaluation]) -> None:
+def check_images(data: DataModule, evaluations: Sequence[Measuring]) -> None:
     """Check that there are as many validation images as each metric needs.
 
     Args:
@@ -233,7 +234,8 @@ def check_metrics(optimized: str | None, stages: Sequence[Stage[Task]]) -> None:
     known: set[str] = set()
     for stage in stages:
         for evaluation in stage.evaluations:
-            _check_counts(stage.name, evaluation)
+            if isinstance(evaluation, Evaluation):
+                _check_counts(stage.name, evaluation)
         for callback in stage.callbacks.values():
             best = callback.best if isinstance(callback, Checkpoints) else None
             if best is not None and best not in stage.metrics:

@@ -1,9 +1,12 @@
 """The first stages of the paper's table 8: sizes of the networks, and the settings of stage 1 that belong to each."""
 
+import shlex
+
 import pytest
 import torch
 
 from ldm.config import build, compose, resolved
+from tests.test_documents import PAGES, commands
 
 SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
@@ -73,12 +76,31 @@ def test_the_loss_of_stage_1_is_that_of_the_chosen_autoencoder(name):
     assert (typed.stage.autoencoder.loss.start_step, typed.stage.autoencoder.loss.adversarial_weight) == (7, 0.25)
 
 
-def test_sixteen_channels_change_the_ends_of_both_networks_alone():
+@pytest.mark.parametrize(
+    ("base", "channels", "expected"),
+    [("kl_f8", 16, [34274208, 49545475]), ("kl_f16", 32, [28413248, 41417603])],
+)
+def test_more_channels_change_the_ends_of_both_networks_alone(base, channels, expected):
     with torch.device("meta"):
-        four, sixteen = (build(composed(name).autoencoder.network) for name in ("kl_f8", "kl_f8_d16"))
-    assert (sixteen.latent_channels, sixteen.downsampling_factor) == (16, 8)
-    shapes = [{name: part.shape for name, part in network.named_parameters()} for network in (four, sixteen)]
+        few, many = (build(composed(name).autoencoder.network) for name in (base, f"{base}_d{channels}"))
+    assert (many.latent_channels, many.downsampling_factor) == (channels, few.downsampling_factor)
+    shapes = [{name: part.shape for name, part in network.named_parameters()} for network in (few, many)]
     changed = {name.rpartition(".")[0] for name, shape in shapes[1].items() if shape != shapes[0][name]}
     assert changed == {"encoder.conv_out", "to_moments", "from_raw", "decoder.conv_in"}
-    counts = [sum(p.numel() for p in part.parameters()) for part in (sixteen.encoder, sixteen.decoder)]
-    assert counts == [34274208, 49545475]
+    counts = [sum(p.numel() for p in part.parameters()) for part in (many.encoder, many.decoder)]
+    assert counts == expected
+
+
+def test_the_line_for_ft_mse_is_squared_error_and_a_tenth_of_lpips_for_a_decoder_alone():
+    """As the documentation gives it, with another distance in the place of LPIPS, whose weights are not here."""
+    (line,) = [
+        line for line in commands(PAGES["training.md"]) if "finetune_decoder" in line and "squared_weight" in line
+    ]
+    config = compose("train", [*shlex.split(line)[1:], "perceptual=none"])
+    assert config.stage.autoencoder.freeze_encoder
+    with torch.device("meta"):
+        loss = build(config.stage.autoencoder.loss)
+    loss.perceptual = lambda a, b: (a - b).abs().amax((1, 2, 3))
+    image, made = torch.rand(2, 2, 3, 8, 8)
+    expected = (image - made).square().mean() + 0.1 * (image - made).abs().amax((1, 2, 3)).mean()
+    torch.testing.assert_close(loss.reconstruction(image, made), expected)

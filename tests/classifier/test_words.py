@@ -43,6 +43,9 @@ class Plain(Autoencoder):
     def last_layer(self):
         return self.weight
 
+    def last_encoding_layer(self):
+        return self.weight
+
 
 def small(schedule=SCHEDULE, words=8, **options):
     network = EncoderUNet(2, **{"model_channels": 8, "channel_mult": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,

@@ -106,7 +106,7 @@ def test_scores_are_those_of_stage_1(tiny_run, tmp_path):
            f"out={tmp_path / 'scores.json'}", f"data.cache={tmp_path}")  # fmt: skip
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
     rounding = 1e-4 if config.trainer.precision == "32-true" else 2e-2
-    for name in ("psnr", "ssim", "kl"):
+    for name in ("psnr", "ssim", "kl", "rfrechet_efficientnet"):
         assert scores[name] == pytest.approx(written[f"val/{name}"], rel=rounding)
     step = tiny_run / "autoencoder" / "checkpoints" / "step-00000020.ckpt"
     assert measured(step, tmp_path, f"data.val={val}", "data.size=32")["scores"]["psnr"] == pytest.approx(

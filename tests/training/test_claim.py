@@ -52,7 +52,7 @@ def again(run, *overrides):
             [],
         ),
         (["tags=[a]", "stage.diffusion.callbacks.progress=null", "+stage.diffusion.trainer.log_every_n_steps=1"], []),
-        (["metric=fid"], ["diffusion"]),
+        (["metric=fid"], ["autoencoder", "diffusion"]),
         (["sampler=heun", "guidance.scale=3", "timestep_spacing=karras"], ["diffusion"]),
         (["stage.diffusion.callbacks.evaluation.final_images=20"], ["diffusion"]),
         (["data.val_images=10"], ["autoencoder", "diffusion"]),

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from ldm import checkpoint
 from ldm.autoencoder.base import latent_moments
-from ldm.batch import tensor_field
+from ldm.batch import as_size, tensor_field
 from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.data.experiments import IMAGES_ALONE, fitting_experiment
@@ -36,14 +36,16 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             estimated; None: all.
         freeze_encoder: Train the decoder of a given autoencoder alone: latents stay what they are.
         equivariance: Config of what makes latents change as images do; None: nothing does.
+        latent_alignment: Config of a factory that makes a loss of raw latents beside; None: none.
     """
 
     model_file = checkpoint.AUTOENCODER_FILE
     builds_on = ()
-    measured_by = ("data.val*",)
+    measured_by = ("metric*", "data.val*")
     panels: ClassVar = {
         "loss": ("train/reconstruction", "train/adversarial", "train/discriminator"),
         "PSNR in dB": ("val/psnr",),
+        "distance of reconstructions": ("/rfrechet_efficientnet", "/rfid"),
         "codebook usage": ("val/codebook_usage",),
     }
 
@@ -55,12 +57,14 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         statistics_batches: int | None,
         freeze_encoder: bool,
         equivariance: Mapping[str, Any] | None,
+        latent_alignment: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(options)
         self.loss = loss
         self.statistics_batches = statistics_batches
         self.freeze_encoder = freeze_encoder
         self.equivariance = equivariance
+        self.latent_alignment = latent_alignment
         self._fitting: str | None = None
 
     @property
@@ -74,10 +78,9 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         """Check that there is a decoder, where one is to be fine-tuned."""
         if self.freeze_encoder and self.run.config.autoencoder.ckpt is None:
             raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")
-        if self.freeze_encoder and self.equivariance is not None:
-            raise ValueError(
-                "equivariance changes what latents are, and here the encoder is frozen; set equivariance=none"
-            )
+        for group, part in (("equivariance", self.equivariance), ("latent_alignment", self.latent_alignment)):
+            if self.freeze_encoder and part is not None:
+                raise ValueError(f"{group} changes what latents are, and here the encoder is frozen; set {group}=none")
 
     def make_task(self) -> AutoencoderTask:
         """Build the network, with the weights of a given one where its decoder is fine-tuned, then the loss."""
@@ -98,6 +101,9 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         if trained is not None:
             network.load_state_dict(trained.state_dict())
         network.check_size(resolved(config.data.size))
+        equivariance = build(self.equivariance)
+        if equivariance is not None:
+            equivariance.check_size(as_size(resolved(config.data.size)), network.downsampling_factor)
         return AutoencoderTask(
             network,
             build(self.loss),
@@ -107,7 +113,8 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             accumulate=self.accumulate,
             gradient_clip_val=self.trainer["gradient_clip_val"],
             freeze_encoder=self.freeze_encoder,
-            equivariance=build(self.equivariance),
+            equivariance=equivariance,
+            latent_alignment=build(self.latent_alignment),
         )
 
     def check_data(self, data: DataModule) -> None:

@@ -1,0 +1,25 @@
+"""The base class of callbacks that measure a model at each validation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+
+from ldm.metric.base import GenerationMetric
+
+
+class Measuring(pl.Callback, ABC):
+    """The base class of callbacks that measure by metrics of generated images.
+
+    Attributes:
+        metrics: The metrics.
+    """
+
+    metrics: Sequence[GenerationMetric]
+
+    @property
+    @abstractmethod
+    def logged(self) -> Sequence[str]:
+        """Names of all that it logs, as `eval/fid`."""
