@@ -40,6 +40,8 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     model_file = checkpoint.AUTOENCODER_FILE
     builds_on = ()
+    also_in = (checkpoint.MODEL_FILE,)
+    never_taken = ("shift", "scale", "statistics_count")
     measured_by = ("data.val*",)
     panels: ClassVar = {
         "loss": ("train/reconstruction", "train/adversarial", "train/discriminator"),
@@ -68,12 +70,16 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         """True where an autoencoder is given whose decoder is not to be fine-tuned, or one only copies."""
         if self.freeze_encoder:
             return False
-        return self.run.config.autoencoder.ckpt is not None or self.run.autoencoder_copies
+        return self.run.given_autoencoder is not None or self.run.autoencoder_copies
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is a decoder, where one is to be fine-tuned."""
         if self.freeze_encoder and self.run.config.autoencoder.ckpt is None:
             raise ValueError("to fine-tune a decoder, give the autoencoder that it belongs to: autoencoder.ckpt=FILE")
+        if self.freeze_encoder and self.run.config.init is not None:
+            raise ValueError(
+                "a decoder is fine-tuned from autoencoder.ckpt alone, with the encoder that it belongs to; leave out init"
+            )
         if self.freeze_encoder and self.equivariance is not None:
             raise ValueError(
                 "equivariance changes what latents are, and here the encoder is frozen; set equivariance=none"

@@ -27,7 +27,7 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that the autoencoder of the model that is to be guided is given."""
-        if self.run.config.autoencoder.ckpt is None:
+        if self.run.given_autoencoder is None:
             raise ValueError(
                 "a classifier needs the autoencoder of the model that it shall guide; give its run, "
                 "autoencoder.ckpt=runs/txt2img, or train it first: python train.py experiment=txt2img"
@@ -45,7 +45,8 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
 
     def next_command(self) -> str:
         """Return the command that samples with this classifier as guidance."""
-        given = Path(self.run.config.autoencoder.ckpt)
+        assert self.run.given_autoencoder is not None
+        given = Path(self.run.given_autoencoder)
         model = shlex.quote(str(given)) if (given / checkpoint.MODEL_FILE).is_file() else "RUN"
         path = f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
         return (
