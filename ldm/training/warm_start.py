@@ -29,8 +29,8 @@ EXTRA = "_extra_state"
 AUTOENCODER = "autoencoder"
 """The name of the autoencoder, and of its config, in models that have one."""
 
-LISTED = 12
-"""Tensors that an error names, at most."""
+LISTED = 4
+"""Tensors of each part that an error names, at most."""
 
 
 @dataclass
@@ -285,11 +285,14 @@ def _check(account: WarmStart, may_be_new: Sequence[str], file: Path) -> None:
             )
     refused = {name: how for name, how in misfits.items() if not any(_is_in(name, part) for part in may_be_new)}
     if refused:
-        shown = [f"{name} {how}" for name, how in list(refused.items())[:LISTED]]
-        more = [f"and {len(refused) - LISTED} more"] if len(refused) > LISTED else []
+        shown = []
+        for part in _parts([*refused]):
+            lines = [f"{name} {how}" for name, how in refused.items() if _part(name) == part]
+            more = [f"and {len(lines) - LISTED} more of {part}"] if len(lines) > LISTED else []
+            shown += [*lines[:LISTED], *more]
         raise ValueError(
             f"the model in {file} does not fit the one that is to be trained:\n  "
-            + "\n  ".join([*shown, *more])
+            + "\n  ".join(shown)
             + "\ngive the options that it was trained with, which are in its config.yaml; or, to let these parts begin "
             f"anew where they do not fit, init_new=[{','.join(_parts([*may_be_new, *refused]))}]"
         )

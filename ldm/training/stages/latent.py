@@ -85,7 +85,9 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
     def make_task(self) -> LatentTask[Model]:
         """Build model and task. The network of an autoencoder that is given takes the place of the config's."""
         config = self.run.config
-        given = self.run.given_autoencoder
+        given: str | Path | None = self.run.given_autoencoder
+        if given is not None and config.autoencoder.ckpt is None:
+            given = checkpoint.find(given, (self.model_file,))  # whose weights are taken, too
         file = given or self.run.folder / checkpoint.AUTOENCODER_FILE
         trained = None
         if given or Path(file).is_file():
