@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,8 +17,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ldm.batch import Batch, Fields, SkippedSample, as_size
+from ldm.batch import Batch, Fields, Size, SkippedSample, as_size
 from ldm.data.bad_samples import BadSampleCounter
+from ldm.data.buckets import Buckets
 from ldm.data.dataset import Item, ShardDataset, collate
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import FieldReader, take_images_alone
@@ -74,6 +76,8 @@ class DataModule(pl.LightningDataModule, ABC):
         max_broken: Share of samples that may be broken.
         workers: Processes that read and decode.
         seed: Of everything that is random.
+        buckets: None: all images have one size; else {multiple: 64, max_ratio: 2.0}: images keep about their aspect ratio, in
+            training and in validation, and each batch is of one shape; see Buckets.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class DataModule(pl.LightningDataModule, ABC):
         max_broken: float,
         workers: int,
         seed: int,
+        buckets: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(fields, str):
@@ -96,6 +101,9 @@ class DataModule(pl.LightningDataModule, ABC):
         given = {"size": size, "val_images": val_images, "max_broken": max_broken, "workers": workers, "seed": seed}
         check_all({"data": given}, OPTIONS)
         self.size = as_size(size)
+        if buckets is not None:
+            Buckets.check(size, **buckets)
+        self.buckets = buckets
         self.cache = cache
         self.caption = caption
         self.degradation = degradation
@@ -148,7 +156,9 @@ class DataModule(pl.LightningDataModule, ABC):
                     "validation needs images, for they are what is measured; give data.val shards of images"
                 )
             self.open_training(dict(zip(names, index.shards)))
-            self._opened = ShardDataset(index, ImageTransform(self.size), self.readers, seed=self.seed)
+            self._opened = ShardDataset(
+                index, ImageTransform(self.size), self.readers, seed=self.seed, buckets=self._chosen(index)
+            )
 
     @property
     def endings(self) -> set[str]:
@@ -169,6 +179,34 @@ class DataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
         """Open the training shards; `val` is what is in the validation shards, by their names."""
+
+    def val_size(self, number: int) -> Size:
+        """Return the size of a validation image, by its number: that of its bucket, where there are buckets."""
+        buckets = self.val_set.buckets
+        return self.size if buckets is None else buckets.size_of(number)
+
+    @property
+    def sizes(self) -> list[Size]:
+        """The sizes that batches of training and validation may have."""
+        return sorted({self.size, *(size for one in self._all_buckets() for size in one.used)})
+
+    def check_sizes(self, check: Callable[[Size], None]) -> None:
+        """Call a check of an image size, which may raise ValueError, for all sizes of batches.
+
+        Raises:
+            ValueError: If a size does not pass.
+        """
+        for size in self.sizes:
+            try:
+                check(size)
+            except ValueError as error:
+                if size == self.size:
+                    raise
+                raise ValueError(f"{error}, and set data.buckets.multiple to it") from error
+
+    @abstractmethod
+    def training_buckets(self) -> Buckets | None:
+        """Return the buckets of the training images; None where there are none."""
 
     @property
     @abstractmethod
@@ -200,7 +238,15 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     def fingerprint(self) -> str:
         """A name for the validation images as the metrics see them."""
-        return f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
+        name = f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
+        return name if self.buckets is None else f"{name}-{sorted(self.buckets.items())}"
+
+    def _chosen(self, index: DatasetIndex) -> Buckets | None:
+        """Return the buckets of the samples of an index; None where images have one size."""
+        return None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
+
+    def _all_buckets(self) -> list[Buckets]:
+        return [one for one in (self.training_buckets(), self.val_set.buckets) if one is not None]
 
     def check_fields(self, limit: int = SAMPLES_LOOKED_AT) -> None:
         """Look for the fields of at most `limit` samples of each split, and say which of them are missing.
@@ -257,8 +303,8 @@ class DataModule(pl.LightningDataModule, ABC):
         self.check_batch(world)
 
     def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Loader:
-        """Return batches of this rank's share of the validation images, in order."""
-        return self.loader(self.val_set, SequentialBatchSampler(len(self.val_set), batch_size, rank=rank, world=world))
+        """Return batches of this rank's share of the validation images, in order; with buckets, one bucket after another."""
+        return self.loader(self.val_set, sequential(self.val_set, batch_size, rank=rank, world=world))
 
     def val_dataloader(self) -> Loader:
         """Return the batches of this rank for validation."""
@@ -312,6 +358,14 @@ class DataModule(pl.LightningDataModule, ABC):
             device=self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu"),
             samples=len(dataset) if isinstance(dataset, Sized) else None,
         )
+
+
+def sequential(
+    samples: ShardDataset, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+) -> SequentialBatchSampler:
+    """Return a sampler that goes through samples in order, each batch of one shape; see `SequentialBatchSampler`."""
+    buckets = None if samples.buckets is None else samples.buckets.chosen
+    return SequentialBatchSampler(len(samples), batch_size, rank=rank, world=world, limit=limit, buckets=buckets)
 
 
 @rank_zero_only

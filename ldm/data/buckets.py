@@ -24,6 +24,15 @@ class Buckets:
         self.sizes = list(sizes)
         self.chosen = chosen
 
+    def size_of(self, number: int) -> Size:
+        """Return the size of a sample, by its number."""
+        return self.sizes[int(self.chosen[number])]
+
+    @property
+    def used(self) -> list[Size]:
+        """The sizes that samples have."""
+        return [self.sizes[number] for number in np.unique(self.chosen)]
+
     @staticmethod
     def check(size: int | Sequence[int], *, multiple: int, max_ratio: float) -> None:
         """Raise ValueError where there are no such buckets; see `choose`."""

@@ -90,7 +90,7 @@ class ShardDataset(Dataset[Item]):
 
     def find(self, draw: SampleRef) -> tuple[int, Item]:
         """Return the number of the sample that a draw gives, which is a substitute's where that is broken, and the item."""
-        size = None if self.buckets is None else self.buckets.sizes[self.buckets.chosen[draw.number]]
+        size = self._bucket(draw.number)
         skipped: list[SkippedSample] = []
         for number in self._candidates(draw):
             sample = self.index[number]
@@ -169,6 +169,7 @@ class ShardDataset(Dataset[Item]):
 
     def _fields_of(self, number: int, fields: SampleFields) -> dict[str, Any]:
         skipped: list[SkippedSample] = []
+        size = self._bucket(number)
         for candidate in self._candidates(SampleRef(0, number)):
             sample = self.index[candidate]
             try:
@@ -176,10 +177,15 @@ class ShardDataset(Dataset[Item]):
                     self._files(sample),
                     partial(self._image, sample),
                     computed=partial(self._generator, 0, sample.key),
+                    size=size,
                 )
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
+
+    def _bucket(self, number: int) -> Size | None:
+        """The size of a sample's image; None: that of the transform."""
+        return None if self.buckets is None else self.buckets.size_of(number)
 
     def _candidates(self, draw: SampleRef) -> Iterator[int]:
         """The sample itself, then its substitutes."""

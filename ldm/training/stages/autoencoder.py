@@ -122,6 +122,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             raise ValueError(
                 "latents train stage 2 alone, or a classifier; give the autoencoder that made them: autoencoder.ckpt=FILE"
             )
+        data.check_sizes(self.task.model.check_size)
 
     def prepare(self, data: DataModule) -> None:
         """Look what samples of one's own have beside images, which are all that it needs, for the sake of the next command."""

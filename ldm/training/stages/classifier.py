@@ -38,7 +38,8 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
         return ClassifierTask(model, config=config, **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
-        """Do nothing: latents of the same autoencoder serve."""
+        """Check that the network can work at all sizes."""
+        data.check_sizes(self.task.model.check_size)
 
     def check_captions(self, data: DataModule, *, new: bool) -> None:
         """Do nothing: no caption is too long for a set of words."""
