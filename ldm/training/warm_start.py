@@ -186,9 +186,8 @@ def _take_reader(
         values |= {prefix + name: found[name] for name in [*taken, *words] if name not in kept}
         return
     whole = f"belongs to {prefix[:-1]}, which is taken as a whole or not at all"
-    account.other |= {
-        prefix + name: other.get(name, whole) for name in [*other, *(set(tensors) & found.keys() - other.keys())]
-    }
+    others = [name for name in tensors if name in found and name not in other]
+    account.other |= {prefix + name: other.get(name, whole) for name in [*other, *others]}
     account.new |= {prefix + name: shape for name, shape in new.items()}
     account.left_out |= {source + name: shape for name, shape in left.items()}
 
