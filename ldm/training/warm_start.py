@@ -319,7 +319,7 @@ def _part(name: str) -> str:
 
 
 def _parts(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(map(_part, names)))
+    return sorted(set(map(_part, names)))
 
 
 def _counted(names: Mapping[str, Any] | Sequence[str]) -> str:
