@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ldm.batch import Fields, SkippedSample, tensor_field
-from ldm.data.base import OPTIONS, DataModule, say, sequential
+from ldm.data.base import OPTIONS, DataModule, say
 from ldm.data.buckets import Buckets
 from ldm.data.cached_text import TEXT_FACT, check_cached_text
-from ldm.data.dataset import ShardDataset
+from ldm.data.dataset import ShardDataset, sequential
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import ComputedReader, FieldReader, take_images_alone
 from ldm.data.fields.caption import CaptionReader

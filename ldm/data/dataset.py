@@ -17,6 +17,7 @@ from ldm.data.buckets import Buckets
 from ldm.data.decode import Broken, open_image
 from ldm.data.fields.base import FieldReader, Files
 from ldm.data.fields.sample import NO_RNG, SampleFields, collate_fields
+from ldm.data.order.batch_sampler import SequentialBatchSampler
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import Sample
@@ -255,6 +256,14 @@ class ShardDataset(Dataset[Item]):
             self._handles[place] = handle
         self._handles.move_to_end(place)
         return self._handles[place]
+
+
+def sequential(
+    samples: ShardDataset, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+) -> SequentialBatchSampler:
+    """Return a sampler that goes through samples in order, each batch of one shape; see `SequentialBatchSampler`."""
+    buckets = None if samples.buckets is None else samples.buckets.chosen
+    return SequentialBatchSampler(len(samples), batch_size, rank=rank, world=world, limit=limit, buckets=buckets)
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -22,9 +22,10 @@ from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.optim.scheduler import step_options
 from ldm.task.base import Task
+from ldm.training.init_account import WarmStart
 from ldm.training.options import StageOptions
 from ldm.training.partial import completed
-from ldm.training.warm_start import WarmStart, read_model, take_weights
+from ldm.training.warm_start import read_model, take_weights
 
 RESULTS_FILE = "results.json"
 """The file with the scores, in a stage's folder once the stage is finished."""

@@ -13,7 +13,8 @@ from ldm.cli.mistakes import check_options
 from ldm.conditioner.class_names import ClassNames
 from ldm.config import build, resolved
 from ldm.model import LatentDiffusion
-from ldm.training.warm_start import INIT_FILE, read_model, take_weights
+from ldm.training.init_account import INIT_FILE
+from ldm.training.warm_start import read_model, take_weights
 from tests.conditioner.test_conditioner import CAPTIONS, said, save_pretrained
 from tests.conftest import command, forked, scramble
 from tests.training.stages import built, composed, stages
