@@ -125,13 +125,36 @@ def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:
     Raises:
         ValueError: The config asks for anything else; nothing was constructed then.
     """
+    _check_trusted(node, packages)
+    return build(node)
+
+
+def trusted_class(node: Any, packages: Sequence[str] = ("ldm",)) -> type:
+    """Return the class of what `build_trusted` would build; nothing is constructed.
+
+    Raises:
+        ValueError: The config asks for classes of other packages, or for none.
+    """
+    _check_trusted(node, packages)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ValueError("this checkpoint does not say what kind of model it holds; give one that this program wrote")
+    return class_of(node)
+
+
+def class_of(node: Any) -> type:
+    """Return the class that a config node names by `_target_`."""
+    found: type = get_object(node["_target_"])
+    return found
+
+
+def _check_trusted(node: Any, packages: Sequence[str]) -> None:
+    """Raise ValueError where a plain config would construct anything beside classes of these packages."""
     for value in untrusted(node, packages):
         raise ValueError(
             f"this checkpoint asks to construct {value!r}, which is no class of {', '.join(packages)}; "
             "if you trust the file and the class is yours, name its package: packages=[ldm,mine] on the command line, "
             "load(path, packages=('ldm', 'mine')) in Python"
         )
-    return build(node)
 
 
 def untrusted(node: Any, packages: Sequence[str]) -> Iterator[str]:

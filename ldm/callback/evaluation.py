@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.derived import underlying_fields
-from ldm.batch import Fields, tensor_field, whole_geometry
+from ldm.batch import Fields, Size, tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.measuring import Measuring
 from ldm.callback.pictures import show
 from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.order.shuffle import SampleRef
+from ldm.files.picture import stack_padded
 from ldm.files.tensors import write_tensors
 from ldm.guidance.base import Guidance
 from ldm.metric.base import GenerationMetric
@@ -39,6 +40,10 @@ class Evaluation(Measuring):
     Image i is made for caption i with seed `seed + i`, whatever the number of ranks, so no noise is used twice.
     Distances over different numbers of images do not compare: those while training (num_images) with the final one.
     Reference statistics are computed once and cached under a name that says data, transform and extractor.
+    With `data.buckets`, each image has the size of the bucket that the image of its caption is in, as in training, and
+    reference statistics are those of the validation images at these sizes. Extractors resize what they get to one size, real
+    and generated images alike, so that distances are well defined; they compare with those of other runs that have the same
+    buckets and size.
 
     Args:
         metrics: Name -> metric.
@@ -103,7 +108,9 @@ class Evaluation(Measuring):
             show(trainer, "samples", shown)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
-        """Generate this rank's share and give it to the metrics; returns some, evenly spread, for the picture.
+        """Generate this rank's share, in batches of one size, and give it to the metrics.
+
+        Returns some, evenly spread, for the picture.
 
         All ranks go round as often, since they ask each other each time whether to end; at the end one may have nothing to do.
         """
@@ -111,33 +118,38 @@ class Evaluation(Measuring):
         total = len(data.val_set)
         count = min(wanted or total, total)
         numbers = range(trainer.global_rank, count, trainer.world_size)
-        most = -(-count // trainer.world_size)
+        ranks = (range(rank, count, trainer.world_size) for rank in range(trainer.world_size))
+        sizes = [data.val_size(number * total // count) for number in range(count)]
+        shares = [_of_one_size(share, sizes, self.batch_size) for share in ranks]
+        chunks = shares[trainer.global_rank]
         read = {*underlying_fields(model.conditioner.inputs), *(name for one in self.metrics for name in one.inputs)}
         places = set(range(len(numbers))[:: max(1, len(numbers) // self.grid)][: self.grid])
-        shown: list[Tensor] = []
+        shown: dict[int, Tensor] = {}
         with tqdm(
             total=len(numbers), desc="sampling", unit="image", leave=False, disable=trainer.global_rank > 0
         ) as bar:
-            for start in range(0, most, self.batch_size):
+            for turn in range(max(map(len, shares))):
                 end_if_asked(trainer)
-                chunk = numbers[start : start + self.batch_size]
-                if not chunk:
+                if turn >= len(chunks):
                     continue
+                chunk = chunks[turn]
+                size = sizes[chunk[0]]
                 numbers_there = [number * total // count for number in chunk]
                 fields = _fields(data.val_set, numbers_there, image="image" in read)
                 images = model.sample(
-                    {**fields, "geometry": whole_geometry(data.size, len(chunk))},
+                    {**fields, "geometry": whole_geometry(size, len(chunk))},
                     seeds=[self.seed + number for number in chunk],
                     sampler=self.sampler,
                     guidance=self.guidance,
-                    size=data.size,
+                    size=size,
                     batch_size=self.batch_size,
                 )
                 for metric in self.metrics:
                     metric.update(images.to(model.autoencoder.shift.device), fields)
-                shown += [image.clone() for place, image in enumerate(images, start) if place in places]
+                placed = zip(map(numbers.index, chunk), images, strict=True)
+                shown |= {place: image.clone() for place, image in placed if place in places}
                 bar.update(len(chunk))
-        return torch.stack(shown) if shown else torch.empty(0, 3, *data.size)
+        return stack_padded([shown[place] for place in sorted(shown)], data.size)
 
     def _update_reference(self, trainer: pl.Trainer, metric: GenerationMetric) -> None:
         """Give the metric its sums over real images: from the cache, which rank 0 reads, or computed by all ranks."""
@@ -167,6 +179,14 @@ def _fields(samples: ShardDataset, numbers: Sequence[int], *, image: bool) -> Fi
     if not image:
         return samples.fields_of(numbers)
     return finish(collate([samples[SampleRef(0, number)] for number in numbers])).fields
+
+
+def _of_one_size(numbers: Sequence[int], sizes: Sequence[Size], most: int) -> list[list[int]]:
+    """Return numbers of images in groups of one size, at most so many in each."""
+    groups: dict[Size, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(sizes[number], []).append(number)
+    return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
 
 
 def _zeros(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -68,13 +68,17 @@ class CaptionClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         self._joined: tuple[nn.Module, ...] = ()
         self._told: set[str] = set()
-        autoencoder.check_size(size, multiple=network.downsampling_factor)
+        self.check_size(size)
 
     def train(self, mode: bool = True) -> CaptionClassifier:
         """Set the training mode; the frozen autoencoder stays in evaluation mode."""
         super().train(mode)
         self.autoencoder.eval()
         return self
+
+    def check_size(self, size: int | Sequence[int]) -> None:
+        """Raise ValueError where the autoencoder or the network cannot divide an image size."""
+        self.autoencoder.check_size(size, multiple=self.network.downsampling_factor)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the logits of the words.

@@ -31,7 +31,8 @@ NODES: Mapping[str, str] = {
 
 INSTEAD: Mapping[str, str] = {
     "ckpt_path": "to go on with a run type the command again that began it, and it goes on from its newest checkpoint; "
-    "to begin with another run's autoencoder type autoencoder.ckpt=RUN",
+    "to begin with the weights of an earlier model type init=RUN_OR_FILE; to begin with another run's autoencoder type "
+    "autoencoder.ckpt=RUN",
     "trainer.max_epochs": "a stage is as long as its optimiser steps; type trainer.max_steps=NUMBER",
     "trainer.min_epochs": "a stage is as long as its optimiser steps; type trainer.max_steps=NUMBER",
     "trainer.check_val_every_n_epoch": "a stage is validated by its steps; type trainer.val_check_interval=NUMBER",

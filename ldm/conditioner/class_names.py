@@ -86,6 +86,11 @@ class ClassNames(nn.Module):
         advice = f"did you mean {' or '.join(near)}?" if near else f"choose from {some}"
         raise ValueError(f"this model knows no class {name!r}; {advice}")
 
+    def agrees(self, state: Tensor) -> bool:
+        """Return whether the names in a state dict are the same as these; where one of them has no names, nothing differs."""
+        others = tuple(json.loads(tensor_to_text(state)))
+        return not self.names or not others or self.names == others
+
     def get_extra_state(self) -> Tensor:
         """Return the names, for the state dict."""
         return text_to_tensor(json.dumps(self.names))

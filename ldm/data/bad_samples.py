@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ldm.batch import SkippedSample
+from ldm.data.fields.base import FieldReader
 from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import Leftover
 from ldm.options.rule import FRACTION, check
@@ -127,3 +128,31 @@ class BadSampleCounter:
                 leftover.key,
                 leftover.shard,
             )
+
+
+def said_of_missing(
+    broken: Sequence[SkippedSample], seen: int, readers: Sequence[FieldReader], *, most: float
+) -> str | None:
+    """Say which fields samples lack that were looked at before training; None where none is missing.
+
+    Args:
+        broken: Those that lack a field.
+        seen: The number of samples that were looked at.
+        readers: Of the fields.
+        most: The largest fraction of broken samples, in [0, 1].
+
+    Raises:
+        ValueError: Where there are more.
+    """
+    if not broken:
+        return None
+    reasons = Counter(skip.reason for skip in broken)
+    said = (
+        f"{len(broken)} of {seen} samples looked at have {', '.join(reasons)}, the first is {broken[0].key!r} in "
+        f"{broken[0].shard}"
+    )
+    if len(broken) > most * seen:
+        names = [word for reason in reasons for word in reason.split()]
+        advice = [reader.advice for reader in readers if reader.name in names]
+        raise ValueError(f"{said}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}")
+    return f"{said}; others take their places"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,20 +16,21 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ldm.batch import Batch, Fields, SkippedSample, as_size
-from ldm.data.bad_samples import BadSampleCounter
-from ldm.data.dataset import Item, ShardDataset, collate
+from ldm.batch import Batch, Fields, Size, SkippedSample, as_size
+from ldm.data.bad_samples import BadSampleCounter, said_of_missing
+from ldm.data.buckets import Buckets
+from ldm.data.dataset import Item, ShardDataset, collate, sequential
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import FieldReader, take_images_alone
 from ldm.data.fields.choose import choose_readers
 from ldm.data.fields.low_resolution import LowResolutionReader
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
-from ldm.data.order.batch_sampler import SequentialBatchSampler, spread
+from ldm.data.order.batch_sampler import spread
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied
-from ldm.data.shards.overlap import shared_shards
+from ldm.data.shards.overlap import said_of_shared
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.transforms import CaptionChoice, ImageTransform
 from ldm.options.rule import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule, Whole, check_all
@@ -74,6 +75,8 @@ class DataModule(pl.LightningDataModule, ABC):
         max_broken: Share of samples that may be broken.
         workers: Processes that read and decode.
         seed: Of everything that is random.
+        buckets: None: all images have one size; else {multiple: 64, max_ratio: 2.0}: images keep about their aspect ratio, in
+            training and in validation, and each batch is of one shape; see Buckets.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class DataModule(pl.LightningDataModule, ABC):
         max_broken: float,
         workers: int,
         seed: int,
+        buckets: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(fields, str):
@@ -96,6 +100,9 @@ class DataModule(pl.LightningDataModule, ABC):
         given = {"size": size, "val_images": val_images, "max_broken": max_broken, "workers": workers, "seed": seed}
         check_all({"data": given}, OPTIONS)
         self.size = as_size(size)
+        if buckets is not None:
+            Buckets.check(size, **buckets)
+        self.buckets = buckets
         self.cache = cache
         self.caption = caption
         self.degradation = degradation
@@ -148,7 +155,8 @@ class DataModule(pl.LightningDataModule, ABC):
                     "validation needs images, for they are what is measured; give data.val shards of images"
                 )
             self.open_training(dict(zip(names, index.shards)))
-            self._opened = ShardDataset(index, ImageTransform(self.size), self.readers, seed=self.seed)
+            transform, buckets = ImageTransform(self.size), self._chosen(index)
+            self._opened = ShardDataset(index, transform, self.readers, seed=self.seed, buckets=buckets)
 
     @property
     def endings(self) -> set[str]:
@@ -169,6 +177,22 @@ class DataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
         """Open the training shards; `val` is what is in the validation shards, by their names."""
+
+    def val_size(self, number: int) -> Size:
+        """Return the size of a validation image, by its number: that of its bucket, where there are buckets."""
+        buckets = self.val_set.buckets
+        return self.size if buckets is None else buckets.size_of(number)
+
+    def check_sizes(self, check: Callable[[Size], None]) -> None:
+        """Call a check of an image size, which may raise ValueError, for all sizes that batches may have."""
+        check(self.size)
+        for buckets in (self.training_buckets(), self.val_set.buckets):
+            if buckets is not None:
+                buckets.check_used(check)
+
+    @abstractmethod
+    def training_buckets(self) -> Buckets | None:
+        """Return the buckets of the training images; None where there are none."""
 
     @property
     @abstractmethod
@@ -200,7 +224,12 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     def fingerprint(self) -> str:
         """A name for the validation images as the metrics see them."""
-        return f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
+        name = f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
+        return name if self.buckets is None else f"{name}-{sorted(self.buckets.items())}"
+
+    def _chosen(self, index: DatasetIndex) -> Buckets | None:
+        """Return the buckets of the samples of an index; None where images have one size."""
+        return None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
 
     def check_fields(self, limit: int = SAMPLES_LOOKED_AT) -> None:
         """Look for the fields of at most `limit` samples of each split, and say which of them are missing.
@@ -210,20 +239,9 @@ class DataModule(pl.LightningDataModule, ABC):
         """
         numbers = spread(len(self.val_set), limit)
         for broken, seen in (self.broken(limit), (self.val_set.broken(numbers), len(numbers))):
-            if not broken:
-                continue
-            reasons = Counter(skip.reason for skip in broken)
-            said = (
-                f"{len(broken)} of {seen} samples looked at have {', '.join(reasons)}, the first is {broken[0].key!r} in "
-                f"{broken[0].shard}"
-            )
-            if len(broken) > self.bad_samples.max_broken * seen:
-                names = [word for reason in reasons for word in reason.split()]
-                advice = [reader.advice for reader in self.readers if reader.name in names]
-                raise ValueError(
-                    f"{said}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}"
-                )
-            say(f"{said}; others take their places")
+            said = said_of_missing(broken, seen, self.readers, most=self.bad_samples.max_broken)
+            if said is not None:
+                say(said)
 
     def warn_of_shared(self, train: list[str], val: Mapping[str, ShardSummary], digests: dict[str, list[str]]) -> None:
         """Say which validation shards are trained on, too.
@@ -234,13 +252,8 @@ class DataModule(pl.LightningDataModule, ABC):
             digests: Of training shards, and of those that they were made of, as far as they are known, by their names.
         """
         known = {name: [shard.digest] for name, shard in val.items() if shard.samples} if digests else {}
-        shared = shared_shards(train, list(val), {**known, **digests})
-        if shared:
-            named = ", ".join(name if name == other else f"{name} (as {other})" for name, other in shared.items())
-            say(
-                f"{len(shared)} of {len(val)} validation shards are trained on, too: {named}; scores on them tell nothing "
-                "about other images: give others as data.val, unless this is wanted"
-            )
+        if (said := said_of_shared(train, list(val), {**known, **digests})) is not None:
+            say(said)
 
     def set_batch(self, images_per_step: int, accumulate: int, world: int) -> None:
         """Choose the loaders' batch: images an optimiser step, over `accumulate` batches on each of `world` processes."""
@@ -257,8 +270,8 @@ class DataModule(pl.LightningDataModule, ABC):
         self.check_batch(world)
 
     def val_pass(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Loader:
-        """Return batches of this rank's share of the validation images, in order."""
-        return self.loader(self.val_set, SequentialBatchSampler(len(self.val_set), batch_size, rank=rank, world=world))
+        """Return batches of this rank's share of the validation images, in order; with buckets, one bucket after another."""
+        return self.loader(self.val_set, sequential(self.val_set, batch_size, rank=rank, world=world))
 
     def val_dataloader(self) -> Loader:
         """Return the batches of this rank for validation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,18 @@ class Buckets:
     def __init__(self, sizes: Sequence[Size], chosen: np.ndarray) -> None:
         self.sizes = list(sizes)
         self.chosen = chosen
+
+    def size_of(self, number: int) -> Size:
+        """Return the size of a sample, by its number."""
+        return self.sizes[int(self.chosen[number])]
+
+    def check_used(self, check: Callable[[Size], None]) -> None:
+        """Call a check of an image size, which may raise ValueError, for all sizes that samples have."""
+        for number in np.unique(self.chosen):
+            try:
+                check(self.sizes[int(number)])
+            except ValueError as error:
+                raise ValueError(f"{error}, and set data.buckets.multiple to it") from error
 
     @staticmethod
     def check(size: int | Sequence[int], *, multiple: int, max_ratio: float) -> None:

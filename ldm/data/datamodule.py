@@ -12,7 +12,7 @@ from ldm.batch import Fields, SkippedSample, tensor_field
 from ldm.data.base import OPTIONS, DataModule, say
 from ldm.data.buckets import Buckets
 from ldm.data.cached_text import TEXT_FACT, check_cached_text
-from ldm.data.dataset import ShardDataset
+from ldm.data.dataset import ShardDataset, sequential
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import ComputedReader, FieldReader, take_images_alone
 from ldm.data.fields.caption import CaptionReader
@@ -41,16 +41,14 @@ class CaptionedImages(DataModule):
     """Training and validation batches from tar shards of captioned images, or of their cached latents.
 
     Args:
-        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers and
-            seed.
+        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers, seed
+            and buckets.
         train: Shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture, a list
             of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from.
         val: Shards, named in the same ways.
         crop: See ImageTransform; validation is always cropped at the centre.
         flip: See ImageTransform; validation is never flipped.
         filters: Conditions on training samples, like "aesthetic > 5"; see Index.
-        buckets: None: all images have one size; else {multiple: 64, max_ratio: 2.0}: training images keep about their aspect
-            ratio, and each batch is of one shape; see Buckets.
         streams: Of the shuffling; see Shuffled.
         window: Of the shuffling; see Shuffled.
         source: Writes train and val shards when the data are opened, instead of those two patterns.
@@ -94,6 +92,7 @@ class CaptionedImages(DataModule):
             max_broken=max_broken,
             workers=workers,
             seed=seed,
+            buckets=buckets,
         )
         self.source = source
         self.crop: Crop = crop
@@ -104,18 +103,15 @@ class CaptionedImages(DataModule):
         self.caches_latents = cache_latents
         self.moments: MomentsDataset | None = None
         groups, self.weights = _mixed(train)
-        if buckets is not None:
-            Buckets.check(size, **buckets)
-            if self.weights:
-                raise ValueError(
-                    "a mixture has no buckets: how many samples of each it draws in an epoch varies; choose one"
-                )
+        if buckets is not None and self.weights:
+            raise ValueError(
+                "a mixture has no buckets: how many samples of each it draws in an epoch varies; choose one"
+            )
         if cache_latents and (crop != "center" or flip or buckets is not None):
             raise ValueError(
                 "latents can be cached only where images never change; set data.cache_latents=false, "
                 "or data.crop=center data.flip=false data.buckets=null"
             )
-        self.buckets = buckets
         self._val_names = name_shards(val) if source is None else []
         self._train_names = [name_shards(group) for group in groups] if source is None else []
         self._train_set: ShardDataset | None = None
@@ -135,7 +131,7 @@ class CaptionedImages(DataModule):
         self.bad_samples.check_index(index)
         digests = {name: [shard.digest, *shard.sources] for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
-        chosen = None if self.buckets is None else Buckets.choose(index, self.size, **self.buckets)
+        chosen = self._chosen(index)
         if self.degradation is not None and any(isinstance(reader, LowResolutionReader) for reader in self.readers):
             for size in chosen.sizes if chosen is not None else ():
                 self.degradation.check_size(size)
@@ -157,6 +153,10 @@ class CaptionedImages(DataModule):
         self.open()
         assert self._order is not None
         return self._order
+
+    def training_buckets(self) -> Buckets | None:
+        """Return the buckets of the training images; None where there are none."""
+        return self.train_set.buckets
 
     @property
     def encoding(self) -> dict[str, str]:
@@ -182,9 +182,7 @@ class CaptionedImages(DataModule):
 
     def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> Loader:
         """Return batches of this rank's share of about `limit` training samples; None: of all."""
-        return self.loader(
-            self.train_set, SequentialBatchSampler(len(self.train_set), batch_size, rank=rank, world=world, limit=limit)
-        )
+        return self.loader(self.train_set, sequential(self.train_set, batch_size, rank=rank, world=world, limit=limit))
 
     def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
         """Encode all training images once, where that is asked for, and keep the moments in memory."""

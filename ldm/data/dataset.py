@@ -17,6 +17,7 @@ from ldm.data.buckets import Buckets
 from ldm.data.decode import Broken, open_image
 from ldm.data.fields.base import FieldReader, Files
 from ldm.data.fields.sample import NO_RNG, SampleFields, collate_fields
+from ldm.data.order.batch_sampler import SequentialBatchSampler
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.data.shards.grouping import Sample
@@ -90,7 +91,7 @@ class ShardDataset(Dataset[Item]):
 
     def find(self, draw: SampleRef) -> tuple[int, Item]:
         """Return the number of the sample that a draw gives, which is a substitute's where that is broken, and the item."""
-        size = None if self.buckets is None else self.buckets.sizes[self.buckets.chosen[draw.number]]
+        size = self._bucket(draw.number)
         skipped: list[SkippedSample] = []
         for number in self._candidates(draw):
             sample = self.index[number]
@@ -169,6 +170,7 @@ class ShardDataset(Dataset[Item]):
 
     def _fields_of(self, number: int, fields: SampleFields) -> dict[str, Any]:
         skipped: list[SkippedSample] = []
+        size = self._bucket(number)
         for candidate in self._candidates(SampleRef(0, number)):
             sample = self.index[candidate]
             try:
@@ -176,10 +178,15 @@ class ShardDataset(Dataset[Item]):
                     self._files(sample),
                     partial(self._image, sample),
                     computed=partial(self._generator, 0, sample.key),
+                    size=size,
                 )
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
+
+    def _bucket(self, number: int) -> Size | None:
+        """The size of a sample's image; None: that of the transform."""
+        return None if self.buckets is None else self.buckets.size_of(number)
 
     def _candidates(self, draw: SampleRef) -> Iterator[int]:
         """The sample itself, then its substitutes."""
@@ -249,6 +256,14 @@ class ShardDataset(Dataset[Item]):
             self._handles[place] = handle
         self._handles.move_to_end(place)
         return self._handles[place]
+
+
+def sequential(
+    samples: ShardDataset, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+) -> SequentialBatchSampler:
+    """Return a sampler that goes through samples in order, each batch of one shape; see `SequentialBatchSampler`."""
+    buckets = None if samples.buckets is None else samples.buckets.chosen
+    return SequentialBatchSampler(len(samples), batch_size, rank=rank, world=world, limit=limit, buckets=buckets)
 
 
 def collate(items: Sequence[Item]) -> Batch:

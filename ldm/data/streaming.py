@@ -215,6 +215,9 @@ class StreamedImages(DataModule):
         """Say which validation shards are trained on, too; nothing is opened."""
         self.warn_of_shared(self.shards, val, {})
 
+    def training_buckets(self) -> None:
+        """Return None: without an index, the shapes of images are not known before they are read."""
+
     @property
     def encoding(self) -> dict[str, str]:
         """Return how the cached latents that training reads were made; nothing where it reads images."""

@@ -50,8 +50,16 @@ class Transform(ABC):
         """
 
     @abstractmethod
-    def placement(self, data: bytes) -> Placement:
-        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
+    def placement(self, data: bytes, size: Size | None = None) -> Placement:
+        """Return how a file would be cut at the centre, without decoding its image.
+
+        Args:
+            data: Bytes of the file.
+            size: Of the result; None: the transform's own.
+
+        Raises:
+            Broken: Where the file cannot be used.
+        """
 
     @abstractmethod
     def still(self) -> Transform:
@@ -96,10 +104,10 @@ class ImageTransform(Transform):
         placement = frame.placement(original, flipped=flipped)
         return Cut({"image": np.asarray(picture), "geometry": placement.geometry}, placement)
 
-    def placement(self, data: bytes) -> Placement:
-        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
+    def placement(self, data: bytes, size: Size | None = None) -> Placement:
+        """Return how a file would be cut at the centre, without decoding its image; see Transform. Raises Broken."""
         original = read_header(data)
-        return Frame.centre(original, self.size).placement(original)
+        return Frame.centre(original, size or self.size).placement(original)
 
     def still(self) -> ImageTransform:
         """Return the transform to the same size that always cuts at the centre and never flips."""
@@ -139,8 +147,8 @@ class LatentTransform(Transform):
             CachedText.take_from(tensors) if self.text else None,
         )
 
-    def placement(self, data: bytes) -> Placement:
-        """Return how a file would be cut at the centre, without decoding its image. Raises Broken."""
+    def placement(self, data: bytes, size: Size | None = None) -> Placement:
+        """Return how the image of a file was cut, without reading its latent; see Transform. Raises Broken."""
         return placement_of(_geometry(unpack_latent(data)))
 
     def still(self) -> LatentTransform:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +30,26 @@ def to_levels(images: Tensor) -> Tensor:
 def to_picture(image: Tensor) -> Image.Image:
     """Convert an image `(3, H, W)` in [-1, 1] to an RGB picture."""
     return Image.fromarray(to_levels(image).permute(1, 2, 0).cpu().numpy())
+
+
+def stack_padded(images: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Stack images of several sizes, each in the middle of a white area that is as high and wide as the largest.
+
+    Args:
+        images: Images `(3, H, W)` in [-1, 1].
+        size: Height and width of the area where there are no images.
+
+    Returns:
+        All of them, `(N, 3, H, W)`.
+    """
+    if not images:
+        return torch.empty(0, 3, *size)
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    padded = []
+    for image in images:
+        down, right = height - image.shape[1], width - image.shape[2]
+        padded.append(F.pad(image, (right // 2, right - right // 2, down // 2, down - down // 2), value=1.0))
+    return torch.stack(padded)
 
 
 def grid(images: Tensor, *, columns: int | None = None, gap: int = 2, wide: int = 512) -> Image.Image:

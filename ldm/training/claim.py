@@ -17,8 +17,8 @@ from ldm.training.stage import Stage
 CONFIG_FILE = "config.yaml"
 """The file in a run folder with the settings of the run that it holds."""
 
-MOVABLE = "autoencoder.ckpt"
-"""The option of a file that may be given under another name where it was moved."""
+MOVABLE = ("autoencoder.ckpt", "init")
+"""Options of files that may be given under another name where they were moved."""
 
 FREE = (
     *("trainer*", "logger*", "paths*", "tags*", "optimized_metric", "search*", "name"),
@@ -138,7 +138,7 @@ def _reason(
             return f"{later[0]} was trained on it"
         lengthened[stage.name] = old
         return None
-    if name == MOVABLE and (old := _value(before, name)) and _value(settings, name):
+    if name in MOVABLE and (old := _value(before, name)) and _value(settings, name):
         return None if not Path(old).exists() else "it is still there, so this is another"
     return None if _is_free(name, stages) else ""
 

@@ -11,7 +11,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from ldm.config import build, resolved
+from ldm import checkpoint
+from ldm.config import build, class_of, resolved
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,20 @@ class RunContext:
         with torch.device("meta"):
             network: nn.Module = build(self.config.autoencoder.network)
         return not any(True for _ in network.parameters())
+
+    @property
+    def given_autoencoder(self) -> str | None:
+        """A finished autoencoder, file or folder, that the run is given: by `autoencoder.ckpt`, or else by `init`; None: none.
+
+        A model of latents that the run begins with has the autoencoder to whose latents its weights belong. Where the run
+        trains no such model, `init` is the beginning of the autoencoder.
+        """
+        config = self.config
+        given: str | None = config.autoencoder.ckpt
+        stages: list[Any] = [class_of(stage) for stage in config.stage.values()]
+        if given is None and any(checkpoint.AUTOENCODER_FILE in stage.builds_on for stage in stages):
+            given = config.init
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)

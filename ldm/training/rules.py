@@ -68,7 +68,7 @@ class Words(Rule):
         return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
     def __str__(self) -> str:
-        return "a list of words, like [paper,first-try]"
+        return "a list of words, like [first,second]"
 
 
 class Devices(Rule):
@@ -87,6 +87,7 @@ class Devices(Rule):
 RULES: dict[str, Rule] = {
     "name": FolderName(),
     "seed": Whole(0, 2**32 - 1),
+    "init_new": Words(),
     "search.trials": COUNT,
     "data.size": SIZE,
     "data.crop": OneOf(("center", "random")),

@@ -129,6 +129,8 @@ def _train_stages(
         check_callbacks(stage)
         if is_rank_zero() and stage.left_out is not None:
             print(stage.left_out)
+        if is_rank_zero() and stage.warm_start is not None:
+            print(stage.warm_start.summary(stage.name))
     check_metrics(config.optimized_metric, todo)
     data.need(underlying_fields(needed_fields(todo)))
     data.open()  # the first that writes: all that can be checked without it has been
@@ -151,6 +153,8 @@ def _train_stages(
                 take(run.folder, settings, _made_anew(todo, again, measured=config.validate_only))
             for stage in todo:
                 stage.remember()
+                if is_rank_zero():
+                    stage.write_init()
             with signals:
                 for place, stage in enumerate(todo):
                     if config.validate_only:

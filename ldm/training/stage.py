@@ -11,17 +11,21 @@ from typing import Any, ClassVar, Generic, TypeVar
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger
+from torch import nn
 
 from ldm import checkpoint
+from ldm.callback.checkpoints import saved
 from ldm.callback.ema import EMA
 from ldm.callback.measuring import Measuring
 from ldm.callback.signals import Signals
-from ldm.config import build
+from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.optim.scheduler import step_options
 from ldm.task.base import Task
+from ldm.training.init_account import WarmStart
 from ldm.training.options import StageOptions
 from ldm.training.partial import completed
+from ldm.training.warm_start import read_model, take_weights
 
 RESULTS_FILE = "results.json"
 """The file with the scores, in a stage's folder once the stage is finished."""
@@ -54,6 +58,12 @@ class Stage(ABC, Generic[TaskType]):
     measured_by: ClassVar[Sequence[str]]
     """Options, as patterns of names, by which the finished model is measured; its callbacks are others."""
 
+    also_in: ClassVar[Sequence[str]] = ()
+    """Files of finished models of other stages that hold a model of this one, too."""
+
+    never_taken: ClassVar[Sequence[str]] = ()
+    """Names of tensors that begin anew, whatever a model begins with."""
+
     panels: ClassVar[Mapping[str, Sequence[str]]]
     """Title of a panel of curves -> how the names of its curves end."""
 
@@ -68,6 +78,7 @@ class Stage(ABC, Generic[TaskType]):
         self.validate_every_n_steps = options.validate_every_n_steps
         self.callbacks: dict[str, Callback] = {}
         self.loggers: list[Logger] = []
+        self.warm_start: WarmStart | None = None
         self._task: TaskType | None = None
 
     @property
@@ -167,6 +178,11 @@ class Stage(ABC, Generic[TaskType]):
         return self.results_file.is_file()
 
     @property
+    def begins(self) -> bool:
+        """True where nothing was trained yet that could be gone on from."""
+        return not self.file.is_file() and not saved(self.checkpoints)
+
+    @property
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
         steps: int = self.trainer["max_steps"]
@@ -211,6 +227,8 @@ class Stage(ABC, Generic[TaskType]):
         """
         pl.seed_everything(self.run.config.seed, workers=True, verbose=False)  # whatever was built or read before
         self._task = self.make_task()
+        if self.run.config.init is not None and self.begins:
+            self.warm_start = self._take_init(self._task.model)
         given = {"folder": self.checkpoints, "signals": signals, "watch": self.task.watch}
         parts = {name: build(part) for name, part in self.callback_configs.items() if part is not None}
         made = {name: completed(part, given) for name, part in parts.items()}
@@ -220,6 +238,19 @@ class Stage(ABC, Generic[TaskType]):
         if not any(isinstance(logger, CSVLogger) for logger in loggers):
             loggers.insert(0, CSVLogger(self.folder, name="", version="logs", flush_logs_every_n_steps=10))
         self.loggers = loggers
+
+    def write_init(self) -> None:
+        """Write what was taken of an earlier model into the stage's folder, where something was."""
+        if self.warm_start is not None:
+            self.warm_start.write(self.folder)
+
+    def _take_init(self, model: nn.Module) -> WarmStart:
+        """Give the model the averaged weights of the run's `init`; see `take_weights`."""
+        config = self.run.config
+        file, weights = read_model(
+            config.init, type(model), (self.model_file, *self.also_in), packages_of(resolved(config))
+        )
+        return take_weights(model, weights, file, may_be_new=config.init_new, never=self.never_taken)
 
     def finish(self, trainer: pl.Trainer, data: DataModule) -> dict[str, float]:
         """Make the finished model of the trained task, write it, and measure it. All processes call it.

@@ -28,6 +28,7 @@ def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)
     data = SimpleNamespace(
         size=(2, 2),
+        val_size=lambda number: (2, 2),
         val_set=type(
             "Set", (), {"__len__": lambda _: total, "fields_of": lambda _, numbers: {"caption": [*map(str, numbers)]}}
         )(),

@@ -69,7 +69,9 @@ class SampleFields:
         tokens = {} if cut.text is None else cut.text.fields_of(values["caption"])
         return {**_finished(self.readers, values, cut, computed), **cut.fields, **tokens}
 
-    def read_without_image(self, files: Files, image: Callable[[], bytes], *, computed: Generators) -> dict[str, Any]:
+    def read_without_image(
+        self, files: Files, image: Callable[[], bytes], *, computed: Generators, size: Size | None = None
+    ) -> dict[str, Any]:
         """Return the fields of a sample but for the image, always the same.
 
         Of the image no more than the header is read, and that only where a field lies on it. It is decoded only where a
@@ -79,12 +81,13 @@ class SampleFields:
             files: The sample's files beside the image.
             image: Gives the bytes of its image or latent.
             computed: Makes the generator of a computed field.
+            size: Of the image; None: the transform's own.
 
         Raises:
             Broken: Where a field is missing or cannot be read.
         """
         values = {reader.name: reader.read(files, None) for reader in self.readers}
-        return _finished(self.readers, values, self._still(self.readers, image), computed)
+        return _finished(self.readers, values, self._still(self.readers, image, size), computed)
 
     def check(self, files: Files) -> None:
         """Raise Broken where a field is missing or cannot be read, as far as that is seen without decoding anything large."""
@@ -114,12 +117,14 @@ class SampleFields:
         values = {reader.name: reader.read(files, choose) for reader in readers}
         return _finished(readers, values, self._still(readers, image), computed)
 
-    def _still(self, readers: Sequence[FieldReader], image: Callable[[], bytes]) -> Cut | None:
+    def _still(
+        self, readers: Sequence[FieldReader], image: Callable[[], bytes], size: Size | None = None
+    ) -> Cut | None:
         """Return as much of the image, cut at the centre, as the fields of some readers need; None where that is nothing."""
         if any(isinstance(reader, ComputedReader) and reader.needs_image for reader in readers):
-            return self.transform.still()(image(), NO_RNG)
+            return self.transform.still()(image(), NO_RNG, size)
         if any(isinstance(reader, (PlacedReader, ComputedReader)) for reader in readers):
-            return Cut({}, self.transform.placement(image()))
+            return Cut({}, self.transform.placement(image(), size))
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -148,7 +149,9 @@ class DistributedBatchSampler(Sampler[list[SampleRef]]):
 class SequentialBatchSampler(Sampler[list[SampleRef]]):
     """A batch sampler that goes once through the samples in order, without shuffling.
 
-    Rank r takes the samples r, r + world, r + 2 world, ...; its last batch may be smaller.
+    Rank r takes the samples r, r + world, r + 2 world, ...; its last batch may be smaller. With buckets the order is that of
+    the buckets, and each batch is of one bucket; ranks may then differ in their numbers of batches, and the last of each
+    bucket may be smaller.
 
     Args:
         samples: The number of samples.
@@ -156,20 +159,38 @@ class SequentialBatchSampler(Sampler[list[SampleRef]]):
         rank: The rank of this process.
         world: The number of processes.
         limit: The largest number of samples over all ranks, evenly spaced. None: all.
+        buckets: The number of each sample's bucket, `(N,)`. None: batches may be of any samples.
     """
 
     def __init__(
-        self, samples: int, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
+        self,
+        samples: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        limit: int | None = None,
+        buckets: np.ndarray | None = None,
     ) -> None:
-        self.numbers = spread(samples, samples if limit is None else limit)[rank::world]
-        self.batch_size = batch_size
+        numbers = spread(samples, samples if limit is None else limit)
+        if buckets is not None:
+            numbers = sorted(numbers, key=lambda number: int(buckets[number]))
+        self.numbers = numbers[rank::world]
+        cuts = [0, len(self.numbers)]
+        if buckets is not None:
+            cuts = [0, *(np.flatnonzero(np.diff(buckets[list(self.numbers)])) + 1).tolist(), len(self.numbers)]
+        self._parts = [
+            slice(start, min(start + batch_size, end))
+            for first, end in itertools.pairwise(cuts)
+            for start in range(first, end, batch_size)
+        ]
 
     def __len__(self) -> int:
-        return -(-len(self.numbers) // self.batch_size)
+        return len(self._parts)
 
     def __iter__(self) -> Iterator[list[SampleRef]]:
-        for start in range(0, len(self.numbers), self.batch_size):
-            yield [SampleRef(0, number) for number in self.numbers[start : start + self.batch_size]]
+        for part in self._parts:
+            yield [SampleRef(0, number) for number in self.numbers[part]]
 
 
 def spread(count: int, limit: int) -> Sequence[int]:

@@ -15,6 +15,18 @@ HEAD_BYTES = 2**20
 """The number of bytes at the beginning of two files of the same size that are compared."""
 
 
+def said_of_shared(train: Sequence[str], val: Sequence[str], digests: Mapping[str, Sequence[str]]) -> str | None:
+    """Say which validation shards are trained on, too; None where none is. For the arguments see `shared_shards`."""
+    shared = shared_shards(train, val, digests)
+    if not shared:
+        return None
+    named = ", ".join(name if name == other else f"{name} (as {other})" for name, other in shared.items())
+    return (
+        f"{len(shared)} of {len(val)} validation shards are trained on, too: {named}; scores on them tell nothing about "
+        "other images: give others as data.val, unless this is wanted"
+    )
+
+
 def shared_shards(train: Sequence[str], val: Sequence[str], digests: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Find the validation shards that are training shards, too.
 

@@ -41,6 +41,8 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     model_file = checkpoint.AUTOENCODER_FILE
     builds_on = ()
+    also_in = (checkpoint.MODEL_FILE,)
+    never_taken = ("shift", "scale", "statistics_count")
     measured_by = ("metric*", "data.val*")
     panels: ClassVar = {
         "loss": ("train/reconstruction", "train/adversarial", "train/discriminator"),
@@ -72,7 +74,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         """True where an autoencoder is given whose decoder is not to be fine-tuned, or one only copies."""
         if self.freeze_encoder:
             return False
-        return self.run.config.autoencoder.ckpt is not None or self.run.autoencoder_copies
+        return self.run.given_autoencoder is not None or self.run.autoencoder_copies
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is a decoder, where one is to be fine-tuned."""
@@ -81,6 +83,10 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         for group, part in (("equivariance", self.equivariance), ("latent_alignment", self.latent_alignment)):
             if self.freeze_encoder and part is not None:
                 raise ValueError(f"{group} changes what latents are, and here the encoder is frozen; set {group}=none")
+        if self.freeze_encoder and self.run.config.init is not None:
+            raise ValueError(
+                "a decoder is fine-tuned from autoencoder.ckpt alone, with the encoder that it belongs to; leave out init"
+            )
 
     def make_task(self) -> AutoencoderTask:
         """Build the network, with the weights of a given one where its decoder is fine-tuned, then the loss."""
@@ -123,6 +129,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
             raise ValueError(
                 "latents train stage 2 alone, or a classifier; give the autoencoder that made them: autoencoder.ckpt=FILE"
             )
+        data.check_sizes(self.task.model.check_size)
 
     def prepare(self, data: DataModule) -> None:
         """Look what samples of one's own have beside images, which are all that it needs, for the sake of the next command."""

@@ -27,7 +27,7 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that the autoencoder of the model that is to be guided is given."""
-        if self.run.config.autoencoder.ckpt is None:
+        if self.run.given_autoencoder is None:
             raise ValueError(
                 "a classifier needs the autoencoder of the model that it shall guide; give its run, "
                 "autoencoder.ckpt=runs/txt2img, or train it first: python train.py experiment=txt2img"
@@ -38,14 +38,16 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
         return ClassifierTask(model, config=config, **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
-        """Do nothing: latents of the same autoencoder serve."""
+        """Check that the network can work at all sizes."""
+        data.check_sizes(self.task.model.check_size)
 
     def check_captions(self, data: DataModule, *, new: bool) -> None:
         """Do nothing: no caption is too long for a set of words."""
 
     def next_command(self) -> str:
         """Return the command that samples with this classifier as guidance."""
-        given = Path(self.run.config.autoencoder.ckpt)
+        assert self.run.given_autoencoder is not None
+        given = Path(self.run.given_autoencoder)
         model = shlex.quote(str(given)) if (given / checkpoint.MODEL_FILE).is_file() else "RUN"
         path = f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
         return (

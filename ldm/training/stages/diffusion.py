@@ -74,7 +74,8 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
-        """Check that alignment and conditioner have images, where they need them."""
+        """Check that alignment and conditioner have images, where they need them, and that the model can work at all sizes."""
+        data.check_sizes(self.task.model.check_size)
         reader = "alignment to a vision encoder" if self.alignment is not None else "this conditioner"
         needed = self.alignment is not None or "image" in underlying_fields(self.task.inputs)
         if needed and (data.encoding or self.run.config.data.get("cache_latents", False)):

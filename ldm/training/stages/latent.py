@@ -85,9 +85,12 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
     def make_task(self) -> LatentTask[Model]:
         """Build model and task. The network of an autoencoder that is given takes the place of the config's."""
         config = self.run.config
-        file = config.autoencoder.ckpt or self.run.folder / checkpoint.AUTOENCODER_FILE
+        given: str | Path | None = self.run.given_autoencoder
+        if given is not None and config.autoencoder.ckpt is None:
+            given = checkpoint.find(given, (self.model_file,))  # whose weights are taken, too
+        file = given or self.run.folder / checkpoint.AUTOENCODER_FILE
         trained = None
-        if config.autoencoder.ckpt or Path(file).is_file():
+        if given or Path(file).is_file():
             packages = packages_of(resolved(config))
             trained, config.autoencoder.network = checkpoint.load_autoencoder(file, packages=packages)
         model_config = resolved(config.model)
@@ -155,7 +158,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
 
 def has_autoencoder(stage: Stage[Task], earlier: Sequence[Stage[Task]]) -> bool:
     """Return whether a stage's autoencoder is given, finished in the run folder, trained before it in the same run, or copies."""
-    given = stage.run.config.autoencoder.ckpt is not None or (stage.run.folder / checkpoint.AUTOENCODER_FILE).is_file()
+    given = stage.run.given_autoencoder is not None or (stage.run.folder / checkpoint.AUTOENCODER_FILE).is_file()
     trained = any(before.model_file in stage.builds_on for before in earlier)
     return given or trained or stage.run.autoencoder_copies
 

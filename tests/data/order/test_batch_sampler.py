@@ -111,3 +111,20 @@ def test_what_fills_no_step_is_others_in_other_epochs(shape):
     steps = ConsecutiveSteps(ShuffledOrder([103], seed=0, **shape), 50)
     seen = [set(steps.draws(epoch, step)[:, 1].tolist()) for epoch in range(60) for step in range(2)]
     assert set.union(*seen) == set(range(103))
+
+
+@pytest.mark.parametrize(("world", "limit"), [(1, None), (2, None), (3, 20)])
+def test_one_pass_over_buckets_has_each_sample_once_and_batches_of_one_bucket(world, limit):
+    buckets = np.random.default_rng(0).integers(0, 4, 53)
+    passes = [
+        SequentialBatchSampler(53, 5, rank=rank, world=world, limit=limit, buckets=buckets) for rank in range(world)
+    ]
+    batches = [[[draw.number for draw in batch] for batch in one] for one in passes]
+    assert [len(one) for one in passes] == [len(one) for one in batches]
+    found = [number for one in batches for batch in one for number in batch]
+    plain = SequentialBatchSampler(53, 5, limit=limit)
+    assert sorted(found) == sorted(draw.number for batch in plain for draw in batch)
+    assert all(len({int(buckets[number]) for number in batch}) == 1 for one in batches for batch in one)
+    assert all(len(batch) <= 5 for one in batches for batch in one)
+    shares = [sum(map(len, one)) for one in batches]
+    assert max(shares) - min(shares) <= 1
