@@ -159,6 +159,7 @@ class AutoencoderTask(Task):
             optimizer = self._optimizers()[1].optimizer
             norm = clip_gradients(self.loss.discriminator.parameters(), self.gradient_clip_val)
             self.watch.see(step, DISCRIMINATOR_GRADIENT, norm)
+            self.log("train/discriminator_gradient_norm", norm)
             optimizer.step()
             optimizer.zero_grad()
         self.log("train/discriminator", loss.detach())
