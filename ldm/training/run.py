@@ -125,7 +125,7 @@ def _train_stages(
     data: DataModule = build(config.data)
     signals = Signals()
     for stage in todo:
-        stage.build(signals)
+        stage.build(signals, {one.name: one.all_panels for one in stages})
         check_callbacks(stage)
         if is_rank_zero() and stage.left_out is not None:
             print(stage.left_out)

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from ldm import checkpoint
+from ldm.callback.curves import Panels
 from ldm.callback.ema import EMA
 from ldm.callback.evaluation import Evaluation
 from ldm.callback.signals import Signals
@@ -29,6 +30,13 @@ RESULTS_FILE = "results.json"
 CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints, in that of a stage."""
 
+
+PANELS: Panels = {
+    "gradient norm": ("gradient_norm",),
+    "images per second": ("/images_per_second",),
+    "share of time that waits for data": ("/data_wait",),
+}
+"""The panels of curves that all stages have."""
 
 TaskType = TypeVar("TaskType", bound=Task, covariant=True)
 
@@ -54,8 +62,8 @@ class Stage(ABC, Generic[TaskType]):
     measured_by: ClassVar[Sequence[str]]
     """Options, as patterns of names, by which the finished model is measured; its callbacks are others."""
 
-    panels: ClassVar[Mapping[str, Sequence[str]]]
-    """Title of a panel of curves -> how the names of its curves end."""
+    panels: ClassVar[Panels]
+    """The panels of curves that this stage has beside those of all."""
 
     def __init__(self, options: StageOptions) -> None:
         self.run = options.run
@@ -185,6 +193,11 @@ class Stage(ABC, Generic[TaskType]):
         return made | {f"eval/{name}" for part in self.evaluations for metric in part.metrics for name in metric.names}
 
     @property
+    def all_panels(self) -> Panels:
+        """The panels of curves, those that all stages have among them."""
+        return {**self.panels, **PANELS}
+
+    @property
     def evaluations(self) -> list[Evaluation]:
         """The callbacks that generate images and measure them."""
         return [callback for callback in self.callbacks.values() if isinstance(callback, Evaluation)]
@@ -203,15 +216,17 @@ class Stage(ABC, Generic[TaskType]):
         """True where more steps would leave the learning rates of the steps already made as they were."""
         return not step_options(build(self.scheduler))
 
-    def build(self, signals: Signals) -> None:
+    def build(self, signals: Signals, panels: Mapping[str, Panels]) -> None:
         """Build the task, callbacks and loggers; nothing is written.
 
         Args:
             signals: What the run is asked for while it trains.
+            panels: Name of each stage of the run -> its panels of curves.
         """
         pl.seed_everything(self.run.config.seed, workers=True, verbose=False)  # whatever was built or read before
         self._task = self.make_task()
-        given = {"folder": self.checkpoints, "signals": signals, "watch": self.task.watch}
+        given: dict[str, Any] = {"folder": self.checkpoints, "signals": signals, "watch": self.task.watch}
+        given |= {"run_folder": self.run.folder, "panels": panels}
         parts = {name: build(part) for name, part in self.callback_configs.items() if part is not None}
         made = {name: completed(part, given) for name, part in parts.items()}
         self.callbacks = dict(sorted(made.items(), key=lambda item: isinstance(item[1], EMA)))  # others use its weights
