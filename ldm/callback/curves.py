@@ -16,7 +16,7 @@ Panels = Mapping[str, Sequence[str]]
 
 PICTURE = "curves.png"
 
-COLUMNS = 4
+COLUMNS = 5
 """Panels in a row; each stage begins a new one."""
 
 LOSSES = ("loss", "loss by noise level", "gradient norm")
@@ -62,7 +62,7 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
         The picture, `curves.png`, which is replaced whole.
     """
     rows = [row for stage, panels in stages.items() for row in _rows_of_panels(run, stage, panels)]
-    figure = Figure(figsize=(4.2 * COLUMNS, 3.0 * max(1, len(rows))), layout="constrained")
+    figure = Figure(figsize=(3.9 * COLUMNS, 3.0 * max(1, len(rows))), layout="constrained")
     for row, panels in enumerate(rows):
         for column, (title, heading, curves) in enumerate(panels, start=1):
             axes = figure.add_subplot(len(rows), COLUMNS, row * COLUMNS + column)
@@ -80,7 +80,7 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
             axes.set_xlabel("step")
             axes.grid(alpha=0.3)
             if title in LOSSES:
-                axes.set_yscale("log")
+                axes.set_yscale("log", nonpositive="mask")
             elif title in FROM_ZERO:
                 axes.set_ylim(bottom=0)
             axes.legend(fontsize=6 if len(curves) > 4 else 7)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Fields, tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
+from ldm.callback.fixed_prompts import FixedPrompts
 from ldm.callback.pictures import show
 from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.order.shuffle import SampleRef
@@ -49,6 +50,13 @@ class Evaluation(pl.Callback):
         guidance: The guidance; None: the model's own.
         seed: Seed of the first image; far from those of `sample.py`, which begin at 0.
         grid: Images in the picture, at most.
+        prompts: A file of prompts, whose images are drawn at each evaluation, beside those of validation captions; see
+            `FixedPrompts`. None: none are.
+        prompts_guidance: The guidance of these images, which look best at a larger scale than that with the best scores;
+            None: the model's own.
+
+    Raises:
+        ValueError: If the file of prompts cannot be read, or has none.
     """
 
     def __init__(
@@ -63,6 +71,8 @@ class Evaluation(pl.Callback):
         guidance: Guidance | None = None,
         seed: int = 1_000_000,
         grid: int = 64,
+        prompts: str | None = None,
+        prompts_guidance: Guidance | None = None,
     ) -> None:
         self.metrics = list(metrics.values())
         self.num_images = num_images
@@ -73,6 +83,9 @@ class Evaluation(pl.Callback):
         self.guidance = guidance
         self.seed = seed
         self.grid = grid
+        self.prompts: FixedPrompts | None = None
+        if prompts is not None:
+            self.prompts = FixedPrompts(prompts, guidance=prompts_guidance, sampler=sampler, batch_size=batch_size)
         self.scores: dict[str, float] = {}
         self._referred: set[int] = set()
 
@@ -95,6 +108,10 @@ class Evaluation(pl.Callback):
             pl_module.log(f"eval/{name}", value, sync_dist=True)  # equal on all ranks already
         if trainer.is_global_zero:
             show(trainer, "samples", shown)
+        if self.prompts is not None:
+            images = self.prompts.draw(trainer, model)
+            if trainer.is_global_zero:
+                show(trainer, "prompts", images)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
         """Generate this rank's share and give it to the metrics; returns some, evenly spread, for the picture.

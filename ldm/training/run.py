@@ -35,6 +35,7 @@ from ldm.training.validate import (
     check_groups,
     check_images,
     check_metrics,
+    check_prompts,
     check_stages,
     first_trainer,
     idle_devices,
@@ -130,6 +131,7 @@ def _train_stages(
         if is_rank_zero() and stage.left_out is not None:
             print(stage.left_out)
     check_metrics(config.optimized_metric, todo)
+    check_prompts(todo)
     data.need(underlying_fields(needed_fields(todo)))
     data.open()  # the first that writes: all that can be checked without it has been
     for stage in todo:
