@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ from ldm.training.partial import completed
 
 RESULTS_FILE = "results.json"
 """The file with the scores, in a stage's folder once the stage is finished."""
+
+ID_FILE = "run_id.txt"
+"""The file in a stage's folder with the id by which loggers like Weights & Biases know the run again."""
 
 CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints, in that of a stage."""
@@ -77,6 +81,7 @@ class Stage(ABC, Generic[TaskType]):
         self.callbacks: dict[str, Callback] = {}
         self.loggers: list[Logger] = []
         self._task: TaskType | None = None
+        self._run_id = ""
 
     @property
     @abstractmethod
@@ -230,11 +235,23 @@ class Stage(ABC, Generic[TaskType]):
         parts = {name: build(part) for name, part in self.callback_configs.items() if part is not None}
         made = {name: completed(part, given) for name, part in parts.items()}
         self.callbacks = dict(sorted(made.items(), key=lambda item: isinstance(item[1], EMA)))  # others use its weights
-        given = {"save_dir": self.folder, "name": f"{self.run.config.name}-{self.name}"}
+        file = self.folder / ID_FILE
+        known = file.read_text().strip() if file.is_file() else ""
+        self._run_id = known or f"{self.name}-{secrets.token_hex(4)}"
+        given = {"save_dir": self.folder, "name": f"{self.run.config.name}-{self.name}", "id": self._run_id}
         loggers = [completed(part, given) for part in (build(self.run.config.get("logger")) or {}).values()]
         if not any(isinstance(logger, CSVLogger) for logger in loggers):
             loggers.insert(0, CSVLogger(self.folder, name="", version="logs", flush_logs_every_n_steps=10))
         self.loggers = loggers
+
+    def keep_run_id(self) -> None:
+        """Write the id of the run into the stage's folder, so that loggers go on with the same run when it is continued."""
+        file = self.folder / ID_FILE
+        if not file.is_file():
+            draft = self.folder / f".{ID_FILE}"
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(f"{self._run_id}\n")
+            draft.replace(file)
 
     def finish(self, trainer: pl.Trainer, data: DataModule) -> dict[str, float]:
         """Make the finished model of the trained task, write it, and measure it. All processes call it.
