@@ -83,7 +83,7 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
                 axes.set_yscale("log", nonpositive="mask")
             elif title in FROM_ZERO:
                 axes.set_ylim(bottom=0)
-            axes.legend(fontsize=6 if len(curves) > 4 else 7)
+            axes.legend(fontsize=6, ncols=2, framealpha=0.5) if len(curves) > 4 else axes.legend(fontsize=7)
     path = run / PICTURE
     draft = path.with_name(f".{PICTURE}")
     figure.savefig(draft, dpi=100, format="png")
