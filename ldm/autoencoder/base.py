@@ -135,13 +135,20 @@ class Autoencoder(nn.Module, ABC):
         Returns:
             Latents, `(B, C, h, w)`.
         """
+        return self.to_latent(self._encoding(batch).sample())
+
+    @torch.no_grad()
+    def mean_latent(self, batch: Batch) -> Tensor:
+        """Return the mean latents of the images of a batch, or of its cached moments; nothing is drawn. See `latent`."""
+        return self.to_latent(self._encoding(batch).mean)
+
+    def _encoding(self, batch: Batch) -> Encoding:
         if "moments" in batch.fields:
-            encoding = self.regularizer(tensor_field(batch.fields, "moments"))
-        else:
-            image = tensor_field(batch.fields, "image")
-            with torch.autocast(image.device.type, enabled=False):  # the latents that would be cached
-                encoding = self.encode(image)
-        return self.to_latent(encoding.sample())
+            cached: Encoding = self.regularizer(tensor_field(batch.fields, "moments"))
+            return cached
+        image = tensor_field(batch.fields, "image")
+        with torch.autocast(image.device.type, enabled=False):  # the latents that would be cached
+            return self.encode(image)
 
     def same_latents(self, other: Autoencoder) -> bool:
         """Return whether another autoencoder gives the same latents; its decoder may be another one."""

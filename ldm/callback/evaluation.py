@@ -19,6 +19,7 @@ from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Fields, Size, tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.measuring import Measuring
+from ldm.callback.fixed_prompts import FixedPrompts
 from ldm.callback.pictures import show
 from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.order.shuffle import SampleRef
@@ -55,6 +56,13 @@ class Evaluation(Measuring):
         guidance: The guidance; None: the model's own.
         seed: Seed of the first image; far from those of `sample.py`, which begin at 0.
         grid: Images in the picture, at most.
+        prompts: A file of prompts, whose images are drawn at each evaluation, beside those of validation captions; see
+            `FixedPrompts`. None: none are.
+        prompts_guidance: The guidance of these images, which look best at a larger scale than that with the best scores;
+            None: the model's own.
+
+    Raises:
+        ValueError: If the file of prompts cannot be read, or has none.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class Evaluation(Measuring):
         guidance: Guidance | None = None,
         seed: int = 1_000_000,
         grid: int = 64,
+        prompts: str | None = None,
+        prompts_guidance: Guidance | None = None,
     ) -> None:
         self.metrics = list(metrics.values())
         self.num_images = num_images
@@ -79,6 +89,9 @@ class Evaluation(Measuring):
         self.guidance = guidance
         self.seed = seed
         self.grid = grid
+        self.prompts: FixedPrompts | None = None
+        if prompts is not None:
+            self.prompts = FixedPrompts(prompts, guidance=prompts_guidance, sampler=sampler, batch_size=batch_size)
         self.scores: dict[str, float] = {}
         self._referred: set[int] = set()
 
@@ -106,6 +119,10 @@ class Evaluation(Measuring):
             pl_module.log(f"eval/{name}", value, sync_dist=True)  # equal on all ranks already
         if trainer.is_global_zero:
             show(trainer, "samples", shown)
+        if self.prompts is not None:
+            images = self.prompts.draw(trainer, model)
+            if trainer.is_global_zero:
+                show(trainer, "prompts", images)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
         """Generate this rank's share, in batches of one size, and give it to the metrics.

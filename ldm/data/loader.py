@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ class Loader(DataLoader[Item]):
         bad_samples: Counts broken samples.
         device: On which images are made of the levels that workers read.
         samples: Number of samples that there are; None: nobody knows.
+
+    Attributes:
+        waited: Seconds that this process has waited for batches, since the loader was made.
     """
 
     def __init__(
@@ -34,8 +38,13 @@ class Loader(DataLoader[Item]):
         self.bad_samples = bad_samples
         self.device = device
         self.samples = samples
+        self.waited = 0.0
 
     def __iter__(self) -> Any:
+        asked = perf_counter()
         for batch in super().__iter__():
             self.bad_samples.count(len(batch.key), batch.skipped, self.samples)
-            yield finish(batch, self.device)
+            finished = finish(batch, self.device)
+            self.waited += perf_counter() - asked
+            yield finished
+            asked = perf_counter()

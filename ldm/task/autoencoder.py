@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from ldm.autoencoder.base import Autoencoder
@@ -20,28 +19,7 @@ from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.task.base import Task
 from ldm.task.latent_alignment import VFLoss
-
-
-class Totals(Metric):
-    """Sums of a vector over all batches and processes.
-
-    Args:
-        size: Length of the vector.
-    """
-
-    total: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, values: Tensor) -> None:
-        """Add values, `(size,)`."""
-        self.total += values
-
-    def compute(self) -> Tensor:
-        """Return the sums, `(size,)` float64."""
-        return self.total
+from ldm.task.totals import Totals
 
 
 class AutoencoderTask(Task):
@@ -187,6 +165,7 @@ class AutoencoderTask(Task):
             optimizer = self._optimizers()[1].optimizer
             norm = clip_gradients(self.loss.discriminator.parameters(), self.gradient_clip_val)
             self.watch.see(step, DISCRIMINATOR_GRADIENT, norm)
+            self.log("train/discriminator_gradient_norm", norm)
             optimizer.step()
             optimizer.zero_grad()
         self.log("train/discriminator", loss.detach())

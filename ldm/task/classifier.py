@@ -38,7 +38,8 @@ class ClassifierTask(LatentTask[CaptionClassifier]):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss on the validation images, and how well words are told."""
-        self.log_validation_loss(batch)
+        loss = self.model.loss(batch).mean()
+        self.log("val/loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch.key))
         x, multi_hot = (
             self.model.autoencoder.latent(batch),
             self.model.vocabulary.multi_hot(list_field(batch.fields, "caption")),

@@ -16,10 +16,11 @@ from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import SchedulerFactory
 from ldm.task.alignment import REPA
 from ldm.task.latent import LatentTask
+from ldm.task.validation_loss import SCORES, ValidationLoss
 
 
 class DiffusionTask(LatentTask[LatentDiffusion]):
-    """Trains denoiser and conditioner by the loss of the model.
+    """Trains denoiser and conditioner by the loss of the model, and validates them by `ValidationLoss`, whatever that loss is.
 
     Args:
         model: The latent diffusion model.
@@ -30,7 +31,7 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         alignment: Makes a loss beside that of the model for its backbone; None: none.
     """
 
-    metrics = ("loss",)
+    metrics = SCORES
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         super().__init__(
             model, optimizer=optimizer, scheduler=scheduler, config=config, gradient_clip_val=gradient_clip_val
         )
+        self.validation_loss = ValidationLoss()
         self.alignment: REPA | None = None
         if alignment is not None:
             backbone = model.denoiser.backbone
@@ -71,5 +73,10 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         return loss + aligned
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss on the validation images."""
-        self.log_validation_loss(batch)
+        """Measure the validation images."""
+        self.validation_loss.measure(self.model, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores over all images, on all ranks."""
+        for name, value in self.validation_loss.scores().items():
+            self.log(f"val/{name}", value.float(), prog_bar=name == "loss", sync_dist=True)

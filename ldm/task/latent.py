@@ -68,8 +68,3 @@ class LatentTask(Task, Generic[Model]):
         norm = clip_gradients(self.parameters(), self.gradient_clip_val)
         self.watch.see(self.global_step, GRADIENT, norm)
         self.log("train/gradient_norm", norm)
-
-    def log_validation_loss(self, batch: Batch) -> None:
-        """Log the mean loss over the validation images as val/loss."""
-        loss = self.model.loss(batch).mean()
-        self.log("val/loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch.key))

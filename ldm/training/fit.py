@@ -89,7 +89,7 @@ def measure(stage: Stage[Task], data: DataModule, first: pl.Trainer, file: Path)
 def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.Trainer:
     """Make the trainer of a stage, and set the batch of the data.
 
-    Metrics that an interrupted run wrote are kept beside the new ones.
+    Metrics that an interrupted run wrote are kept beside the new ones, and so is the id by which loggers know the run.
 
     Args:
         stage: The stage, built.
@@ -98,6 +98,7 @@ def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.
     """
     if first.is_global_zero:
         keep_metrics(stage.folder / "logs")
+        stage.keep_run_id()
     data.set_batch(stage.batch_size, stage.accumulate, first.world_size)
     options = {
         **resolved(stage.run.config.trainer),

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ldm.callback.curves import plot_curves
 from ldm.task.base import Task
-from ldm.training.curves import plot_curves
 from ldm.training.stage import Stage
 
 
@@ -21,7 +21,7 @@ def report(run: Path, stages: Sequence[Stage[Task]], *, new: bool) -> None:
         stages: The finished stages, in their order.
         new: Whether anything was done.
     """
-    curves = plot_curves(run, {stage.name: stage.panels for stage in stages})
+    curves = plot_curves(run, {stage.name: stage.all_panels for stage in stages})
     table = Table()
     for column in ("stage", "score", "value"):
         table.add_column(column)

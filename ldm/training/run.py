@@ -35,6 +35,7 @@ from ldm.training.validate import (
     check_groups,
     check_images,
     check_metrics,
+    check_prompts,
     check_stages,
     first_trainer,
     idle_devices,
@@ -125,13 +126,14 @@ def _train_stages(
     data: DataModule = build(config.data)
     signals = Signals()
     for stage in todo:
-        stage.build(signals)
+        stage.build(signals, {one.name: one.all_panels for one in stages})
         check_callbacks(stage)
         if is_rank_zero() and stage.left_out is not None:
             print(stage.left_out)
         if is_rank_zero() and stage.warm_start is not None:
             print(stage.warm_start.summary(stage.name))
     check_metrics(config.optimized_metric, todo)
+    check_prompts(todo)
     data.need(underlying_fields(needed_fields(todo)))
     data.open()  # the first that writes: all that can be checked without it has been
     for stage in todo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from ldm import checkpoint
 from ldm.callback.checkpoints import saved
+from ldm.callback.curves import Panels
 from ldm.callback.ema import EMA
 from ldm.callback.measuring import Measuring
 from ldm.callback.signals import Signals
@@ -30,9 +32,19 @@ from ldm.training.warm_start import read_model, take_weights
 RESULTS_FILE = "results.json"
 """The file with the scores, in a stage's folder once the stage is finished."""
 
+ID_FILE = "run_id.txt"
+"""The file in a stage's folder with the id by which loggers like Weights & Biases know the run again."""
+
 CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints, in that of a stage."""
 
+
+PANELS: Panels = {
+    "gradient norm": ("gradient_norm",),
+    "images per second": ("/images_per_second",),
+    "share of time that waits for data": ("/data_wait",),
+}
+"""The panels of curves that all stages have."""
 
 TaskType = TypeVar("TaskType", bound=Task, covariant=True)
 
@@ -66,6 +78,8 @@ class Stage(ABC, Generic[TaskType]):
 
     panels: ClassVar[Mapping[str, Sequence[str]]]
     """Title of a panel of curves -> how the names of its curves end."""
+    panels: ClassVar[Panels]
+    """The panels of curves that this stage has beside those of all."""
 
     def __init__(self, options: StageOptions) -> None:
         self.run = options.run
@@ -80,6 +94,7 @@ class Stage(ABC, Generic[TaskType]):
         self.loggers: list[Logger] = []
         self.warm_start: WarmStart | None = None
         self._task: TaskType | None = None
+        self._run_id = ""
 
     @property
     @abstractmethod
@@ -204,6 +219,14 @@ class Stage(ABC, Generic[TaskType]):
     def evaluations(self) -> list[Measuring]:
         """The callbacks that measure images which the model makes."""
         return [callback for callback in self.callbacks.values() if isinstance(callback, Measuring)]
+    def all_panels(self) -> Panels:
+        """The panels of curves, those that all stages have among them."""
+        return {**self.panels, **PANELS}
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The callbacks that generate images and measure them."""
+        return [callback for callback in self.callbacks.values() if isinstance(callback, Evaluation)]
 
     @property
     def left_out(self) -> str | None:
@@ -219,21 +242,26 @@ class Stage(ABC, Generic[TaskType]):
         """True where more steps would leave the learning rates of the steps already made as they were."""
         return not step_options(build(self.scheduler))
 
-    def build(self, signals: Signals) -> None:
+    def build(self, signals: Signals, panels: Mapping[str, Panels]) -> None:
         """Build the task, callbacks and loggers; nothing is written.
 
         Args:
             signals: What the run is asked for while it trains.
+            panels: Name of each stage of the run -> its panels of curves.
         """
         pl.seed_everything(self.run.config.seed, workers=True, verbose=False)  # whatever was built or read before
         self._task = self.make_task()
         if self.run.config.init is not None and self.begins:
             self.warm_start = self._take_init(self._task.model)
-        given = {"folder": self.checkpoints, "signals": signals, "watch": self.task.watch}
+        given: dict[str, Any] = {"folder": self.checkpoints, "signals": signals, "watch": self.task.watch}
+        given |= {"run_folder": self.run.folder, "panels": panels}
         parts = {name: build(part) for name, part in self.callback_configs.items() if part is not None}
         made = {name: completed(part, given) for name, part in parts.items()}
         self.callbacks = dict(sorted(made.items(), key=lambda item: isinstance(item[1], EMA)))  # others use its weights
-        given = {"save_dir": self.folder, "name": f"{self.run.config.name}-{self.name}"}
+        file = self.folder / ID_FILE
+        known = file.read_text().strip() if file.is_file() else ""
+        self._run_id = known or f"{self.name}-{secrets.token_hex(4)}"
+        given = {"save_dir": self.folder, "name": f"{self.run.config.name}-{self.name}", "id": self._run_id}
         loggers = [completed(part, given) for part in (build(self.run.config.get("logger")) or {}).values()]
         if not any(isinstance(logger, CSVLogger) for logger in loggers):
             loggers.insert(0, CSVLogger(self.folder, name="", version="logs", flush_logs_every_n_steps=10))
@@ -243,6 +271,15 @@ class Stage(ABC, Generic[TaskType]):
         """Write what was taken of an earlier model into the stage's folder, where something was."""
         if self.warm_start is not None:
             self.warm_start.write(self.folder)
+
+    def keep_run_id(self) -> None:
+        """Write the id of the run into the stage's folder, so that loggers go on with the same run when it is continued."""
+        file = self.folder / ID_FILE
+        if not file.is_file():
+            draft = self.folder / f".{ID_FILE}"
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(f"{self._run_id}\n")
+            draft.replace(file)
 
     def _take_init(self, model: nn.Module) -> WarmStart:
         """Give the model the averaged weights of the run's `init`; see `take_weights`."""

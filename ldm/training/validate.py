@@ -18,6 +18,7 @@ from ldm.callback.measuring import Measuring
 from ldm.callback.randomness import StepSeed
 from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
+from ldm.model import LatentDiffusion
 from ldm.options.sweep import in_sweep
 from ldm.task.base import Task
 from ldm.training.claim import Continuation
@@ -260,6 +261,21 @@ def _check_counts(stage: str, evaluation: Evaluation) -> None:
                     f"{name} needs at least {least} images, but stage.{stage}.callbacks.evaluation.{option}={wanted}; "
                     "give more, or choose another metric"
                 )
+
+
+def check_prompts(stages: Sequence[Stage[Task]]) -> None:
+    """Check that the models can be told the prompts that are drawn at each evaluation.
+
+    Args:
+        stages: The stages, built.
+
+    Raises:
+        ValueError: If a file of prompts says what a model is not told, or not all that it is.
+    """
+    for stage in stages:
+        for evaluation in stage.evaluations:
+            if evaluation.prompts is not None and isinstance(stage.task.model, LatentDiffusion):
+                evaluation.prompts.check(stage.task.model)
 
 
 def check_finished(stages: Sequence[Stage[Task]], again: Continuation) -> None:

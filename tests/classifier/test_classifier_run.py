@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ldm.autoencoder.base import Autoencoder
+from ldm.callback.curves import read_metrics
 from ldm.checkpoint import load, load_autoencoder, load_classifier, read, save
 from ldm.guidance.base import NoGuidance
 from ldm.guidance.classifier import ClassifierGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
-from ldm.training.curves import read_metrics
 from tests.conftest import command, forked
 
 pytestmark = pytest.mark.e2e

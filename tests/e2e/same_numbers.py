@@ -50,5 +50,5 @@ def pixels(samples: Path) -> dict[str, list[float | str]]:
 
 if __name__ == "__main__":
     run, samples, file = map(Path, sys.argv[1:])
-    record = {"machine": machine(), "from_elsewhere": [], "losses": losses(run), "pixels": pixels(samples)}
+    record = {"rounded": {}, "machine": machine(), "losses": losses(run), "pixels": pixels(samples)}
     file.write_text(json.dumps(record, indent=1) + "\n")

@@ -9,9 +9,9 @@ from PIL import Image
 
 from ldm.autoencoder.identity import CopyAutoencoder
 from ldm.batch import Batch
+from ldm.callback.curves import read_metrics
 from ldm.checkpoint import load, load_autoencoder, read
 from ldm.files.picture import to_tensor
-from ldm.training.curves import read_metrics
 from tests.conftest import command, forked
 
 pytestmark = pytest.mark.e2e

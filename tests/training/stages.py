@@ -22,5 +22,5 @@ def stages(config, folder="nowhere"):
 def built(name, config, folder):
     """One stage of a config, built."""
     stage = stages(config, folder)[name]
-    stage.build(Signals())
+    stage.build(Signals(), {name: stage.all_panels})
     return stage

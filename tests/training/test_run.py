@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
+from ldm.callback.curves import read_metrics
 from ldm.checkpoint import load, load_autoencoder, read, with_decoder
 from ldm.ema.snapshot import read_snapshots
 from ldm.guidance.base import NoGuidance
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.heun import Heun
-from ldm.training.curves import read_metrics
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command, forked
 from tests.data.small_shards import write_tar

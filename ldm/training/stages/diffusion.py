@@ -46,7 +46,8 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         "data.val*",
     )
     panels: ClassVar = {
-        "loss": ("train/loss", "val/loss"),
+        "loss": ("train/loss",),
+        "loss by noise level": tuple(f"val/{name}" for name in DiffusionTask.metrics),
         "accuracy": ("_accuracy",),
         "Fréchet distance": ("/frechet_efficientnet", "/fid"),
     }
