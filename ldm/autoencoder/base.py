@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.regularizer import Encoding, Regularizer
 from ldm.batch import Batch, as_size, tensor_field
+from ldm.pretrained.precision import full_precision
 
 
 class Autoencoder(nn.Module, ABC):
@@ -135,7 +136,7 @@ class Autoencoder(nn.Module, ABC):
             encoding = self.regularizer(tensor_field(batch.fields, "moments"))
         else:
             image = tensor_field(batch.fields, "image")
-            with torch.autocast(image.device.type, enabled=False):  # the latents that would be cached
+            with full_precision(image.device):  # the latents that would be cached
                 encoding = self.encode(image)
         return self.to_latent(encoding.sample())
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldm.options.rule import Whole, check
 from ldm.pretrained.extractor import Extractor
+from ldm.pretrained.precision import full_precision
 
 
 class EfficientNetLite0(Extractor):
@@ -40,7 +41,7 @@ class EfficientNetLite0(Extractor):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `(B, 1280)` of images `(B, 3, H, W)` in [-1, 1]."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             resized = F.interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
             features: Tensor = self.network.extract_features(resized)
             return features.mean((2, 3))

@@ -117,18 +117,21 @@ class AutoencoderTask(Task):
             for scheduler in self._schedulers():
                 scheduler.step()
 
+    def reconstruct(self, image: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Return the encoding of images `(B, 3, H, W)`, the images that are to be reconstructed, and what they became."""
+        encoding = self.model.encode(image)
+        raw = encoding.sample()
+        changed = self.equivariance(image, raw) if self.equivariance is not None else None
+        if changed is None:
+            return encoding, image, self.model.decode(raw, encoding)
+        return encoding, changed[0], self.model.decode(changed[1])
+
     def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> tuple[Tensor, Tensor]:
         """Return the images that were to be reconstructed, and what they became."""
         if self.loss.discriminator is not None:
             self.loss.discriminator.requires_grad_(False)
         regularizer = self.model.regularizer
-        encoding = self.model.encode(image)
-        raw = encoding.sample()
-        changed = self.equivariance(image, raw) if self.equivariance is not None else None
-        if changed is None:
-            shown, reconstruction = image, self.model.decode(raw, encoding)
-        else:
-            shown, reconstruction = changed[0], self.model.decode(changed[1])
+        encoding, shown, reconstruction = self.reconstruct(image)
         penalty = regularizer.penalty(encoding, image[0].numel())
         parts = self.loss.autoencoder(
             shown, reconstruction, penalty.loss, last_layer=self.model.last_layer(), step=step
