@@ -41,8 +41,8 @@ FULL_ON_CPU: frozenset[Any] = frozenset({F.mse_loss, torch.prod})
 class DeviceKernels(TorchFunctionMode):
     """Lets tensors of the meta device be computed as a device would: the same types, the same kernels of attention.
 
-    PyTorch's own autocast leaves tensors of the meta device alone. Here, too, weights are cast once and kept, and `full_precision`
-    turns it off.
+    PyTorch's own autocast leaves tensors of the meta device alone. Here, too, weights are cast once and kept, and
+    `full_precision` turns it off.
 
     Args:
         accelerator: "gpu" or "cpu".
@@ -117,11 +117,12 @@ class DeviceKernels(TorchFunctionMode):
             bias = full.expand(*query.shape[:-1], key.shape[-2])
         if self.accelerator == "gpu":
             kernel = torch.ops.aten._scaled_dot_product_efficient_attention
-            made: Tensor = kernel(query, key, value, bias, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale)[0]
-            return made
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        made = kernel(query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale)[0]
-        return made
+            made = kernel(query, key, value, bias, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale)
+        else:
+            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            made = kernel(query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale)
+        attended: Tensor = made[0]
+        return attended
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -8,19 +8,25 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm.batch import Batch
 from ldm.callback.ema import EMA
 from ldm.callback.randomness import StepSeed
-from ldm.plan.workload import Workload
-from ldm.training.run import IGNORED_WARNINGS, suit_hardware
+from ldm.plan.workload import Workload, make_workload
+from ldm.training.options import RunContext
+from ldm.training.run import IGNORED_WARNINGS, make_stages, suit_hardware
 
 
 class Measured(NamedTuple):
@@ -99,7 +105,7 @@ def measure_steps(make: Callable[[], Workload], images: int, device: torch.devic
     options = {"accumulate_grad_batches": accumulate, **stage.trainer_options(several=False)}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        for pattern in (*IGNORED_WARNINGS, ".*", ""):
+        for pattern in (*IGNORED_WARNINGS, ".*"):
             warnings.filterwarnings("ignore", f"(?s){pattern}")
         trainer = pl.Trainer(
             accelerator=accelerator,
@@ -119,8 +125,31 @@ def measure_steps(make: Callable[[], Workload], images: int, device: torch.devic
         data = SyntheticData(workload.batch(images), (steps + 2) * accumulate)
         trainer.fit(workload.task, datamodule=data)
     ends = clock.ends[accumulate - 1 :: accumulate]
-    seconds = [after - here for here, after in zip(ends[1:], ends[2:])]
+    seconds = [after - here for here, after in pairwise(ends[1:])]
     return Measured(median(seconds), _memory(device) - before, len(seconds))
+
+
+def measure_apart(
+    config: DictConfig, name: str, images: int, device: torch.device, *, cached: bool, steps: int
+) -> Measured:
+    """Measure training steps of a stage in a process of its own, whose memory is nobody else's.
+
+    Args:
+        config: The composed config.
+        name: Name of the stage.
+        images: Images at once.
+        device: The device.
+        cached: Whether training reads latents that were encoded before.
+        steps: Optimiser steps that count.
+    """
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, plain, name, images, str(device), cached, steps).result()
+
+
+def _measure(config: DictConfig, name: str, images: int, device: str, cached: bool, steps: int) -> Measured:
+    stage = next(one for one in make_stages(RunContext(config, Path("."))) if one.name == name)
+    return measure_steps(lambda: make_workload(stage, device, cached=cached), images, torch.device(device), steps=steps)
 
 
 def _unchanged(batch: Batch) -> Batch:
@@ -132,4 +161,4 @@ def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
+    return int(size) if sys.platform == "darwin" else size * 1024

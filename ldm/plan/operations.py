@@ -63,9 +63,7 @@ def count_operations(workload: Workload, *, adversarial: bool = True, images: in
     return _summed({name: number // images for name, number in found.items()})
 
 
-def _split_autoencoder(
-    workload: AutoencoderWorkload, found: Counter[str], *, adversarial: bool, images: int
-) -> None:
+def _split_autoencoder(workload: AutoencoderWorkload, found: Counter[str], *, adversarial: bool, images: int) -> None:
     """Count encoder, LPIPS and discriminator by themselves; the rest of the losses is a part of the backward pass."""
     loss, shown = workload.task.loss, workload.images(images)
     with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -114,7 +114,7 @@ class AutoencoderWorkload(Workload):
 
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
         """See `Workload.parts`."""
-        found = {**autoencoder_parts(self.task.model)}
+        found = autoencoder_parts(self.task.model)
         loss = self.task.loss
         if loss.discriminator is not None:
             found["discriminator"] = [loss.discriminator]
@@ -190,7 +190,7 @@ class LatentWorkload(Workload):
 
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
         """See `Workload.parts`."""
-        found = {**autoencoder_parts(self.model.autoencoder)}
+        found = autoencoder_parts(self.model.autoencoder)
         if isinstance(self.task, DiffusionTask):
             return {**found, "conditioner": [self.model.conditioner], "U-Net": [self.model.denoiser]}
         return {**found, "classifier": [self.model.network, self.model.head]}
@@ -315,20 +315,8 @@ def make_workload(stage: Stage[Any], device: str, *, cached: bool) -> Workload:
     )
 
 
-def autoencoder_parts(model: Autoencoder) -> Iterator[tuple[str, Sequence[nn.Module]]]:
-    """Yield names and modules of the encoder and of all other parts of an autoencoder."""
+def autoencoder_parts(model: Autoencoder) -> dict[str, Sequence[nn.Module]]:
+    """Return the modules of the encoder, and of the decoder with all else, of an autoencoder."""
     encoding = list(model.encoding_layers())
     inside = {id(part) for module in encoding for part in module.modules()}
-    others = [child for child in model.children() if id(child) not in inside]
-    yield "encoder", encoding
-    yield "decoder", others
-
-
-@contextmanager
-def quiet_gradients(task: Task) -> Iterator[None]:
-    """Take the gradients away at the end."""
-    try:
-        yield
-    finally:
-        for part in task.parameters():
-            part.grad = None
+    return {"encoder": encoding, "decoder": [child for child in model.children() if id(child) not in inside]}

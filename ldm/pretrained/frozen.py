@@ -106,7 +106,9 @@ class FrozenNetwork(nn.Module, ABC):
         config = vision_architecture(self.name)
         if config is None:
             return False
-        self.restore(json.dumps({"network": config.to_dict(), "statistics": (IMAGENET_MEAN, IMAGENET_STD)}, default=str))
+        self.restore(
+            json.dumps({"network": config.to_dict(), "statistics": (IMAGENET_MEAN, IMAGENET_STD)}, default=str)
+        )
         return True
 
     @property
