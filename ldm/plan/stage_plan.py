@@ -10,7 +10,7 @@ import torch
 
 from ldm.plan.calibrate import predict_step, recorded_calls
 from ldm.plan.memory import Resident, as_rows, resident_memory, step_memory
-from ldm.plan.operations import Operations, count_operations
+from ldm.plan.operations import FROZEN, Operations, count_operations
 from ldm.plan.row import COUNTED, ESTIMATED, MEASURED, Row, shown
 from ldm.plan.speed import Speed, estimate_speed
 from ldm.plan.storage import cache_advice, cache_rows, disk_rows

@@ -31,7 +31,7 @@ def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -
         images: Images of the training set; None: unknown.
     """
     config, stage = workload.config, workload.stage
-    if images is not None and config.data.get("train") is not None:
+    if images is not None and "source" not in config.data:
         each = IMAGE_BYTES * workload.size.height * workload.size.width / 256**2
         note = f"{each / 1e3:.0f} kB an image, as a JPEG of 256 x 256 of LAION-400M"
         yield Row("images", images * each, "bytes", ESTIMATED, note)
