@@ -250,6 +250,8 @@ class LatentWorkload(Workload):
     def _build_frozen(self, model: nn.Module) -> None:
         """Build the frozen networks of others without their weights; note which are unknown."""
         for part in list(model.modules()):
+            if isinstance(part, Extractor):
+                part.to(self.device)  # its weights come with a package
             if isinstance(part, HuggingFaceConditioner | FrozenNetwork) and not part.build_untrained():
                 raise ValueError(
                     f"the architecture of {part.name!r} is neither on this machine nor known here, so that it cannot be counted; "
