@@ -1,4 +1,4 @@
-"""Every experiment is the recipe that it was counted to be: parameters, operations of an image, processes that can share a batch."""
+"""Every experiment has the parameters and operations that were counted, and a batch that processes can share."""
 
 from typing import NamedTuple
 
@@ -58,6 +58,7 @@ RECIPES = {
     ("txt2img_1p4b", "diffusion"): Recipe(1_415_195_844, 83_653_863, 532_695_957_504, 519_923_171_328),
     ("txt2img_shards", "autoencoder"): Recipe(86_419_496, 14_716_160, 1_018_941_767_680, 1_883_037_433_856),
     ("txt2img_shards", "diffusion"): Recipe(343_942_212, 83_653_863, 343_713_447_936, 141_968_113_664),
+    ("variation_icons", "diffusion"): Recipe(2_495_764, 5_061_871, 190_838_528, 184_334_336),
 }
 """Experiment and stage -> what it was counted to be."""
 

@@ -47,7 +47,7 @@ class Allocations(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device | str = "meta", *, calls: bool = False) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = torch.device(device)
         self.live = 0
         self.peak = 0

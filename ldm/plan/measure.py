@@ -142,7 +142,7 @@ def measure_apart(
         cached: Whether training reads latents that were encoded before.
         steps: Optimiser steps that count.
     """
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    plain: DictConfig = OmegaConf.create(OmegaConf.to_container(config, resolve=True))  # type: ignore[assignment]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, plain, name, images, str(device), cached, steps).result()
 

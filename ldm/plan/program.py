@@ -76,7 +76,7 @@ def plan(config: DictConfig) -> list[StagePlan]:
     plans = []
     for stage in stages:
         workload = make_workload(stage, "meta", cached=reads_latents(config))
-        made = plan_stage(workload, machine, images=config.images)
+        made = plan_stage(workload, machine, images=settings["images"])
         if config.measure and made.refusal is None:
             micro = stage.batch_size // (config.gpus * stage.accumulate)
             found = measure_apart(

@@ -150,9 +150,8 @@ def _parameters(workload: Workload) -> Iterator[Row]:
 
 def _operations(workload: Workload, operations: Operations) -> Iterator[Row]:
     for name, count in operations.forward.items():
-        yield Row(
-            f"{name}, forward", count, "FLOP", COUNTED, "in fp32" if "encoder" in name and operations.full else ""
-        )
+        note = "in fp32" if name in FROZEN and operations.full else ""
+        yield Row(name if "step" in name else f"{name}, forward", count, "FLOP", COUNTED, note)
     yield Row("backward", operations.backward, "FLOP", COUNTED)
     yield Row("all", operations.total, "FLOP", COUNTED, _steps_note(workload))
 

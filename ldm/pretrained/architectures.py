@@ -71,9 +71,10 @@ def vision_architecture(name: str) -> PretrainedConfig | None:
 
 def _local(name: str) -> PretrainedConfig | None:
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True)
+        found: PretrainedConfig = AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError):
         return None
+    return found
 
 
 def _known(table: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]], name: str) -> PretrainedConfig | None:
