@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ldm.plan.calibrate import predict_step, recorded_calls
+from ldm.plan.figure import COUNTED, ESTIMATED, MEASURED, Figure, shown
 from ldm.plan.memory import Resident, as_rows, resident_memory, step_memory
 from ldm.plan.operations import FROZEN, Operations, count_operations
-from ldm.plan.row import COUNTED, ESTIMATED, MEASURED, Row, shown
 from ldm.plan.speed import Speed, estimate_speed
 from ldm.plan.storage import cache_advice, cache_rows, disk_rows
 from ldm.plan.workload import LatentWorkload, Workload
@@ -29,7 +29,7 @@ class StagePlan:
     """
 
     name: str
-    sections: dict[str, list[Row]] = field(default_factory=dict)
+    sections: dict[str, list[Figure]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     refusal: str | None = None
 
@@ -139,21 +139,21 @@ def _needed(workload: Workload, resident: Resident, machine: Machine, micro: int
     return sum(resident) + step.total
 
 
-def _parameters(workload: Workload) -> Iterator[Row]:
+def _parameters(workload: Workload) -> Iterator[Figure]:
     for name, modules in workload.parts().items():
         parameters = [part for module in modules for part in module.parameters()]
         for kind, wanted in (("trained", True), ("frozen", False)):
             count = sum(part.numel() for part in parameters if part.requires_grad is wanted)
             if count:
-                yield Row(f"{name}, {kind}", count, "parameters", COUNTED)
+                yield Figure(f"{name}, {kind}", count, "parameters", COUNTED)
 
 
-def _operations(workload: Workload, operations: Operations) -> Iterator[Row]:
+def _operations(workload: Workload, operations: Operations) -> Iterator[Figure]:
     for name, count in operations.forward.items():
         note = "in fp32" if name in FROZEN and operations.full else ""
-        yield Row(name if "step" in name else f"{name}, forward", count, "FLOP", COUNTED, note)
-    yield Row("backward", operations.backward, "FLOP", COUNTED)
-    yield Row("all", operations.total, "FLOP", COUNTED, _steps_note(workload))
+        yield Figure(name if "step" in name else f"{name}, forward", count, "FLOP", COUNTED, note)
+    yield Figure("backward", operations.backward, "FLOP", COUNTED)
+    yield Figure("all", operations.total, "FLOP", COUNTED, _steps_note(workload))
 
 
 def _steps_note(workload: Workload) -> str:
@@ -161,7 +161,7 @@ def _steps_note(workload: Workload) -> str:
     return "" if first is None else f"with the discriminator, from step {first:,} on"
 
 
-def _memory(workload: Workload, resident: Resident, machine: Machine, micro: int, accumulate: int) -> list[Row]:
+def _memory(workload: Workload, resident: Resident, machine: Machine, micro: int, accumulate: int) -> list[Figure]:
     step = step_memory(
         workload,
         micro,
@@ -171,14 +171,16 @@ def _memory(workload: Workload, resident: Resident, machine: Machine, micro: int
     )
     notes = {"temporary": "tensors of which torch knows; not workspaces inside kernels"}
     rows = [
-        Row(name, size, "bytes", COUNTED, notes.get(name, "")) for name, size in as_rows(resident, step).items() if size
+        Figure(name, size, "bytes", COUNTED, notes.get(name, ""))
+        for name, size in as_rows(resident, step).items()
+        if size
     ]
     total = sum(resident) + step.total
     reserve = machine.options["reserve"]
     note = (
         f"of {shown(machine.memory, 'bytes')}, {reserve:.0%} of the device being left for context, workspaces and gaps"
     )
-    return [*rows, Row("all, when it is most", total, "bytes", COUNTED, note)]
+    return [*rows, Figure("all, when it is most", total, "bytes", COUNTED, note)]
 
 
 def _speed(workload: Workload, operations: Operations, resident: Resident, machine: Machine, micro: int) -> Speed:
@@ -211,22 +213,22 @@ def _one_speed(
     return Speed(found.operators / micro, found.update, share * found.operators / micro, ESTIMATED, note)
 
 
-def _time(workload: Workload, speed: Speed, machine: Machine, micro: int, *, images: float | None) -> Iterator[Row]:
+def _time(workload: Workload, speed: Speed, machine: Machine, micro: int, *, images: float | None) -> Iterator[Figure]:
     stage = workload.stage
     seconds = speed.step(micro * stage.accumulate)
     hours = stage.steps * seconds / 3600
-    yield Row("a step", seconds, "s", speed.basis, speed.note)
-    yield Row("images a second", stage.batch_size / seconds, "", speed.basis, f"on {machine.gpus} devices")
-    yield Row("steps", stage.steps, "steps", COUNTED, f"of {stage.batch_size:,} images")
+    yield Figure("a step", seconds, "s", speed.basis, speed.note)
+    yield Figure("images a second", stage.batch_size / seconds, "", speed.basis, f"on {machine.gpus} devices")
+    yield Figure("steps", stage.steps, "steps", COUNTED, f"of {stage.batch_size:,} images")
     if images is not None:
-        yield Row("epochs", stage.steps * stage.batch_size / images, "", COUNTED, f"of {images:,.0f} images")
-    yield Row("days", hours / 24, "days", speed.basis)
-    yield Row("device-hours", hours * machine.gpus, "h", speed.basis)
+        yield Figure("epochs", stage.steps * stage.batch_size / images, "", COUNTED, f"of {images:,.0f} images")
+    yield Figure("days", hours / 24, "days", speed.basis)
+    yield Figure("device-hours", hours * machine.gpus, "h", speed.basis)
     if price := machine.options["price"]:
-        yield Row("cost", hours * machine.gpus * price, "dollars", speed.basis, f"at ${price:g} an hour of a device")
+        yield Figure("cost", hours * machine.gpus * price, "dollars", speed.basis, f"at ${price:g} an hour of a device")
 
 
-def measured_rows(seconds: float, memory: float, plan: StagePlan) -> list[Row]:
+def measured_rows(seconds: float, memory: float, plan: StagePlan) -> list[Figure]:
     """Return a measurement beside the prediction.
 
     Args:
@@ -235,9 +237,9 @@ def measured_rows(seconds: float, memory: float, plan: StagePlan) -> list[Row]:
         plan: The prediction.
     """
     predicted = plan.find("time", "a step")
-    rows: Sequence[Row] = next(rows for title, rows in plan.sections.items() if title.startswith("memory"))
+    rows: Sequence[Figure] = next(rows for title, rows in plan.sections.items() if title.startswith("memory"))
     needed = rows[-1].value
     return [
-        Row("a step", seconds, "s", MEASURED, f"predicted {shown(predicted, 's')}, {predicted / seconds - 1:+.0%}"),
-        Row("memory", memory, "bytes", MEASURED, f"predicted {shown(needed, 'bytes')}, {needed / memory - 1:+.0%}"),
+        Figure("a step", seconds, "s", MEASURED, f"predicted {shown(predicted, 's')}, {predicted / seconds - 1:+.0%}"),
+        Figure("memory", memory, "bytes", MEASURED, f"predicted {shown(needed, 'bytes')}, {needed / memory - 1:+.0%}"),
     ]

@@ -8,8 +8,8 @@ from typing import Any
 from ldm.autoencoder.derived import underlying_fields
 from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.conditioner.text import text_parts
+from ldm.plan.figure import COUNTED, ESTIMATED, Figure, shown
 from ldm.plan.memory import Resident
-from ldm.plan.row import COUNTED, ESTIMATED, Row, shown
 from ldm.plan.workload import LatentWorkload, Workload
 
 IMAGE_BYTES = 25_000
@@ -22,7 +22,7 @@ WORTH = 0.05
 """The share of the time from which on encoding once is advised."""
 
 
-def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -> Iterator[Row]:
+def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -> Iterator[Figure]:
     """Yield what a stage writes and reads.
 
     Args:
@@ -34,22 +34,24 @@ def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -
     if images is not None and "source" not in config.data:
         each = IMAGE_BYTES * workload.size.height * workload.size.width / 256**2
         note = f"{each / 1e3:.0f} kB an image, as a JPEG of 256 x 256 of LAION-400M"
-        yield Row("images", images * each, "bytes", ESTIMATED, note)
+        yield Figure("images", images * each, "bytes", ESTIMATED, note)
     checkpoint = stage.callback_configs.get("checkpoint") or {}
     kept = int(checkpoint.get("keep", 1)) + (checkpoint.get("best") is not None)
     averaged = resident.trained if resident.averages else 0
     size = resident.trained + averaged + resident.optimizer + max(0, resident.averages - averaged)
-    yield Row("a checkpoint", size, "bytes", COUNTED, "weights, averages and the optimiser's state")
-    yield Row("checkpoints kept", size * kept + resident.frozen, "bytes", COUNTED, f"{kept}, and once what is frozen")
-    yield Row("the finished model", sum(part.nbytes for part in workload.task.model.parameters()), "bytes", COUNTED)
+    yield Figure("a checkpoint", size, "bytes", COUNTED, "weights, averages and the optimiser's state")
+    yield Figure(
+        "checkpoints kept", size * kept + resident.frozen, "bytes", COUNTED, f"{kept}, and once what is frozen"
+    )
+    yield Figure("the finished model", sum(part.nbytes for part in workload.task.model.parameters()), "bytes", COUNTED)
     power = stage.callback_configs.get("power_ema") or {}
     if power.get("lengths"):
         count = len(power["lengths"]) * -(-stage.steps // int(power["every_n_steps"]))
         each = resident.trained * (2 if power.get("dtype") == "float16" else 4) / 4
-        yield Row("snapshots of averages", count * each, "bytes", COUNTED, f"{count} of them")
+        yield Figure("snapshots of averages", count * each, "bytes", COUNTED, f"{count} of them")
 
 
-def cache_rows(workload: LatentWorkload, *, images: float | None) -> Iterator[Row]:
+def cache_rows(workload: LatentWorkload, *, images: float | None) -> Iterator[Figure]:
     """Yield what cached latents and tokens take.
 
     Args:
@@ -60,10 +62,10 @@ def cache_rows(workload: LatentWorkload, *, images: float | None) -> Iterator[Ro
     flips = 2 if workload.config.data.get("flip", False) else 1
     one = workload.moments(1).numel() * 4 * flips + FILE_BYTES
     note = "fp32; half with dtype=float16" + (", and as much for the mirrored image" if flips == 2 else "")
-    yield Row(f"cached latents{each}", count * one, "bytes", COUNTED, note)
+    yield Figure(f"cached latents{each}", count * one, "bytes", COUNTED, note)
     for part in _frozen_texts(workload):
         tokens = part.max_tokens * part.width * 4
-        yield Row(f"cached tokens{each}", count * tokens, "bytes", COUNTED, "fp32, with one caption an image")
+        yield Figure(f"cached tokens{each}", count * tokens, "bytes", COUNTED, "fp32, with one caption an image")
 
 
 def cache_advice(

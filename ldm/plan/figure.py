@@ -17,7 +17,7 @@ UNITS: Mapping[str, Sequence[tuple[float, str]]] = {
 """Unit of a figure -> the larger units in which it is shown."""
 
 
-class Row(NamedTuple):
+class Figure(NamedTuple):
     """A figure of a plan.
 
     Attributes:
