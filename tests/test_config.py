@@ -66,6 +66,7 @@ def test_every_experiment_composes_and_its_model_builds(experiment):
 ELSEWHERE = (
     *("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode"),
     *("encoder", "search"),  # of ldm.data.neighbors
+    "hardware",  # of ldm.plan
 )
 CHOICES = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))

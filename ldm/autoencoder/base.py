@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.regularizer import Encoding, Regularizer
 from ldm.batch import Batch, as_size, tensor_field
+from ldm.pretrained.precision import full_precision
 
 
 class Autoencoder(nn.Module, ABC):
@@ -147,7 +148,7 @@ class Autoencoder(nn.Module, ABC):
             cached: Encoding = self.regularizer(tensor_field(batch.fields, "moments"))
             return cached
         image = tensor_field(batch.fields, "image")
-        with torch.autocast(image.device.type, enabled=False):  # the latents that would be cached
+        with full_precision(image.device):  # the latents that would be cached
             return self.encode(image)
 
     def same_latents(self, other: Autoencoder) -> bool:

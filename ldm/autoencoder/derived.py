@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Fields, batch_size, tensor_field
+from ldm.pretrained.precision import full_precision
 
 DERIVED: dict[str, tuple[str, ...]] = {"latent_size": (), "image_size": (), "masked_latent": ("image", "mask")}
 """Name of a derived field -> names of the fields that it is made of."""
@@ -66,5 +67,5 @@ def _masked_latent(fields: Fields, autoencoder: Autoencoder, size: Sequence[int]
                 f"the field {name} is of {given.shape[-2]} x {given.shape[-1]} pixels, but images of {size[0]} x {size[1]} are "
                 "to be made; resize it, or give that size"
             )
-    with torch.autocast(image.device.type, enabled=False):  # as the latents that are trained on
+    with full_precision(image.device):  # as the latents that are trained on
         return autoencoder.to_latent(autoencoder.encode(image * (1.0 - mask)).mean)

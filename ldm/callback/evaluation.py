@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Fields, Size, tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
-from ldm.callback.measuring import Measuring
 from ldm.callback.fixed_prompts import FixedPrompts
+from ldm.callback.measuring import Measuring
 from ldm.callback.pictures import show
 from ldm.data.dataset import ShardDataset, collate, finish
 from ldm.data.order.shuffle import SampleRef

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import hydra
@@ -33,6 +33,7 @@ def program(
     missing: Mapping[str, str] | None = None,
     check: Callable[[CommandLine], None] | None = None,
     alternatives: str = "",
+    unneeded: Collection[str] = (),
 ) -> None:
     """Run a program with the command line that it was started with.
 
@@ -44,6 +45,7 @@ def program(
         missing: Name of an option -> what to say where it has no value, if there is more to say than that.
         check: Looks at the command line before anything is composed, and raises UsageError where it has a mistake.
         alternatives: The group whose choices have options of their own, all of which `--help` lists; "" for none.
+        unneeded: Full names of options that may stay without a value.
 
     Raises:
         SystemExit: The user has made a mistake, or has interrupted the program; what to do is printed.
@@ -59,14 +61,14 @@ def program(
                 check(line)
             config = check_options(name, line)
             if line.is_sweep:  # of which no job has to fail to see it
-                _check_missing(config, missing or {})
+                _check_missing(config, missing or {}, unneeded)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     sys.argv[1:] = line.words  # where Hydra reads them, and whoever starts this program again in further processes
     main = hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
     try:
-        main(_with_messages(run, missing or {}))()
+        main(_with_messages(run, missing or {}, unneeded))()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -96,14 +98,16 @@ def _full(option: str, under: str) -> str:
     return option if inside else f"{under}.{option}"
 
 
-def _check_missing(config: DictConfig, missing: Mapping[str, str]) -> None:
+def _check_missing(config: DictConfig, missing: Mapping[str, str], unneeded: Collection[str]) -> None:
     """Raise UsageError where an option has no value."""
-    if (option := first_missing(config)) is not None:
+    if (option := first_missing(config, unneeded)) is not None:
         given = f"the option {option} has no value; type {option}=VALUE, or --help for an example"
         raise UsageError(missing.get(option, given))
 
 
-def _with_messages(run: Callable[[DictConfig], Any], missing: Mapping[str, str]) -> Callable[[DictConfig], Any]:
+def _with_messages(
+    run: Callable[[DictConfig], Any], missing: Mapping[str, str], unneeded: Collection[str]
+) -> Callable[[DictConfig], Any]:
     """Let a program end with the message of an error that a user can mend, without a traceback.
 
     Inside a sweep the message is passed on, so that Hydra goes on with the other jobs and then says which it was.
@@ -113,7 +117,7 @@ def _with_messages(run: Callable[[DictConfig], Any], missing: Mapping[str, str])
     @functools.wraps(run)
     def wrapped(config: DictConfig) -> Any:
         try:
-            _check_missing(config, missing)
+            _check_missing(config, missing, unneeded)
             return run(config)
         except MENDABLE as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error

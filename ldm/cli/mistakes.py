@@ -75,9 +75,9 @@ def compose_choices(name: str, line: CommandLine) -> DictConfig:
     return _compose_chosen(name, _sort(name, overrides)[0])
 
 
-def first_missing(config: DictConfig) -> str | None:
-    """Return the full name of the first option of a config that has no value, or None where all have one."""
-    missing = (option for option, value in options_of(config).items() if value == "???")
+def first_missing(config: DictConfig, unneeded: Collection[str] = ()) -> str | None:
+    """Return the full name of the first option of a config that has no value but needs one, or None where all have one."""
+    missing = (option for option, value in options_of(config).items() if value == "???" and option not in unneeded)
     return next((option for option in missing if not option.startswith("hydra.")), None)
 
 

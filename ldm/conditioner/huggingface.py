@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
@@ -16,10 +17,14 @@ from ldm.batch import Condition, Fields
 from ldm.conditioner.base import on_device, tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
+from ldm.pretrained.architectures import text_architecture
 from ldm.pretrained.tokens import encode_texts, overflow
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""
+
+WORDLESS = "<unknown>"
+"""The only token of a tokenizer without words."""
 
 
 class HuggingFaceConditioner(TextConditioner):
@@ -100,6 +105,22 @@ class HuggingFaceConditioner(TextConditioner):
         pad_token = self.pad_token or tokenizer.pad_token
         pad_id = None if pad_token is None else tokenizer.backend_tokenizer.token_to_id(pad_token)
         self._adopt_tokenizer(tokenizer.backend_tokenizer, pad_id, pad_token)
+
+    def build_untrained(self) -> bool:
+        """Build the encoder with random weights and a tokenizer without words, to count what it computes; nothing is loaded.
+
+        Returns:
+            False where its architecture is neither on this machine nor known; then nothing was built.
+        """
+        config = text_architecture(self.name)
+        if config is None:
+            return False
+        config.num_hidden_layers = max(config.num_hidden_layers + self.layer + 1, 1)
+        encoder_class = ENCODERS.get(config.model_type)
+        self._adopt(encoder_class(config) if encoder_class else AutoModel.from_config(config))
+        tokenizer = Tokenizer(WordLevel({WORDLESS: 0}, unk_token=WORDLESS))
+        self._adopt_tokenizer(tokenizer, 0, WORDLESS)
+        return True
 
     def encode_captions(self, captions: Sequence[str]) -> Condition:
         """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""

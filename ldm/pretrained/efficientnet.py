@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ldm.options.rule import Whole, check
 from ldm.pretrained.extractor import Extractor
+from ldm.pretrained.precision import full_precision
 from ldm.pretrained.vision import FeatureMapEncoder
 
 HALVED = 32
@@ -65,7 +66,7 @@ class EfficientNetLite0(Extractor):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `(B, 1280)` of images `(B, 3, H, W)` in [-1, 1]."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             return feature_map(self.network, images, self.size).mean((2, 3))
 
     def train(self, mode: bool = True) -> EfficientNetLite0:

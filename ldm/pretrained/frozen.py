@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from ldm.options.rule import COUNT, check
-from ldm.pretrained.vision import colour_statistics, standardized
+from ldm.pretrained.architectures import vision_architecture
+from ldm.pretrained.precision import full_precision
+from ldm.pretrained.vision import IMAGENET_MEAN, IMAGENET_STD, colour_statistics, standardized
 
 
 class FrozenNetwork(nn.Module, ABC):
@@ -59,7 +61,7 @@ class FrozenNetwork(nn.Module, ABC):
         """Return what the network gives for images `(B, 3, H, W)` in [-1, 1]: a tensor `(B, ...)`, float32."""
         if self.network is None:
             raise RuntimeError(f"there is no {self.kind} yet; call prepare(None) or load a checkpoint")
-        with torch.autocast(image.device.type, enabled=False):
+        with full_precision(image.device):
             return self.read(self.network, standardized(image.float(), self.size, *self.statistics)).float()
 
     def load(self) -> None:
@@ -94,6 +96,20 @@ class FrozenNetwork(nn.Module, ABC):
             )
         self.statistics = colour_statistics(self.name)
         self._adopt(network)
+
+    def build_untrained(self) -> bool:
+        """Build the network with random weights, to count what it computes; nothing is loaded.
+
+        Returns:
+            False where its architecture is neither on this machine nor known; then nothing was built.
+        """
+        config = vision_architecture(self.name)
+        if config is None:
+            return False
+        self.restore(
+            json.dumps({"network": config.to_dict(), "statistics": (IMAGENET_MEAN, IMAGENET_STD)}, default=str)
+        )
+        return True
 
     @property
     def description(self) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ldm.pretrained.extractor import Extractor
+from ldm.pretrained.precision import full_precision
 
 
 class Inception(Extractor):
@@ -55,7 +55,7 @@ class Inception(Extractor):
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `(B, 2048)` of images `(B, 3, H, W)` in [-1, 1], which are rounded to 8 bits first."""
         levels = images.float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             features: Tensor = self.network(levels)[0]
             return features
 

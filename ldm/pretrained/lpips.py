@@ -21,38 +21,18 @@ LINEAR = "functional/image/lpips_models/vgg.pth"
 """The learned weights of the channels (LPIPS version 0.1), a file inside the package torchmetrics."""
 
 
-class LPIPS(nn.Module):
-    """Measure how differently two images look: learned perceptual image patch similarity on VGG16 features.
-
-    It is never trained; gradients flow to the images. The learned weights of the channels come with torchmetrics, so that
-    only those of VGG16 are needed.
-
-    Args:
-        vgg16: File of torchvision's VGG16 weights (`vgg16-397923af.pth`), of which only the convolutions are read; None: the one
-            in torch's cache. Where there is none it is downloaded, and checked by its hash.
-
-    Raises:
-        FileNotFoundError: Where the file is missing, and cannot be downloaded.
-
-    References:
-        Zhang et al., 2018, section 3, arXiv:1801.03924.
-    """
+class LPIPSNetwork(nn.Module):
+    """The network of LPIPS with random weights; `LPIPS` has the trained ones. It is never trained; gradients flow to images."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, vgg16: str | Path | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.features = vgg16_features()
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(1, width, 1, 1)) for width in (64, 128, 256, 512, 512))
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
-        trained = _read_vgg16(cached_vgg16() if vgg16 is None else vgg16)
-        self.features.load_state_dict(
-            {name.removeprefix("features."): value for name, value in trained.items() if name.startswith("features.")}
-        )
-        for weight, value in zip(self.weights, read_linear().values(), strict=True):
-            weight.data.copy_(value)
         self.requires_grad_(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -78,6 +58,33 @@ class LPIPS(nn.Module):
             if number in TAPS:
                 taps.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return taps
+
+
+class LPIPS(LPIPSNetwork):
+    """Measure how differently two images look: learned perceptual image patch similarity on VGG16 features.
+
+    It is never trained; gradients flow to the images. The learned weights of the channels come with torchmetrics, so that
+    only those of VGG16 are needed.
+
+    Args:
+        vgg16: File of torchvision's VGG16 weights (`vgg16-397923af.pth`), of which only the convolutions are read; None: the one
+            in torch's cache. Where there is none it is downloaded, and checked by its hash.
+
+    Raises:
+        FileNotFoundError: Where the file is missing, and cannot be downloaded.
+
+    References:
+        Zhang et al., 2018, section 3, arXiv:1801.03924.
+    """
+
+    def __init__(self, *, vgg16: str | Path | None = None) -> None:
+        super().__init__()
+        trained = _read_vgg16(cached_vgg16() if vgg16 is None else vgg16)
+        self.features.load_state_dict(
+            {name.removeprefix("features."): value for name, value in trained.items() if name.startswith("features.")}
+        )
+        for weight, value in zip(self.weights, read_linear().values(), strict=True):
+            weight.data.copy_(value)
 
 
 def vgg16_features() -> nn.Sequential:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.equivariance import Equivariance
 from ldm.autoencoder.loss import AutoencoderLoss
+from ldm.autoencoder.regularizer import Encoding
 from ldm.batch import Batch, tensor_field
 from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRADIENT, LOSS
 from ldm.optim.optimization import Trained, clip_gradients
@@ -20,6 +21,22 @@ from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.task.base import Task
 from ldm.task.latent_alignment import VFLoss
 from ldm.task.totals import Totals
+
+
+class Reconstruction(NamedTuple):
+    """What becomes of a batch in training.
+
+    Attributes:
+        encoding: The encoding of the images.
+        raw: Their raw latents, `(B, C, h, w)`.
+        shown: The images that are to be reconstructed, `(B, 3, H, W)`: themselves, or what was done to them and their latents.
+        image: Their reconstructions, `(B, 3, H, W)`.
+    """
+
+    encoding: Encoding
+    raw: Tensor
+    shown: Tensor
+    image: Tensor
 
 
 class AutoencoderTask(Task):
@@ -99,23 +116,26 @@ class AutoencoderTask(Task):
             for scheduler in self._schedulers():
                 scheduler.step()
 
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """Return what becomes of images `(B, 3, H, W)` in [-1, 1]."""
+        encoding = self.model.encode(image)
+        raw = encoding.sample()
+        changed = self.equivariance.instead(image, raw) if self.equivariance is not None else None
+        if changed is None:
+            return Reconstruction(encoding, raw, image, self.model.decode(raw, encoding))
+        return Reconstruction(encoding, raw, changed.image, self.model.decode(changed.raw))
+
     def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> tuple[Tensor, Tensor]:
         """Return the images that were to be reconstructed, and what they became."""
         if self.loss.discriminator is not None:
             self.loss.discriminator.requires_grad_(False)
         regularizer = self.model.regularizer
-        encoding = self.model.encode(image)
-        raw = encoding.sample()
-        changed = self.equivariance.instead(image, raw) if self.equivariance is not None else None
-        if changed is None:
-            shown, reconstruction = image, self.model.decode(raw, encoding)
-        else:
-            shown, reconstruction = changed.image, self.model.decode(changed.raw)
+        encoding, raw, shown, reconstruction = self.reconstruct(image)
         penalty = regularizer.penalty(encoding, image[0].numel())
         parts = self.loss.autoencoder(
             shown, reconstruction, penalty.loss, last_layer=self.model.last_layer(), step=step
         )
-        more = self._more_losses(image, raw, parts.reconstruction)
+        more = self.more_losses(image, raw, parts.reconstruction)
         total = parts.total + sum(more.values())
         self.watch.see(step, LOSS, total)
         self.manual_backward(total / self.accumulate)
@@ -132,7 +152,7 @@ class AutoencoderTask(Task):
         self.log("train/loss", total.detach(), prog_bar=True, logger=False)
         return shown, reconstruction
 
-    def _more_losses(self, image: Tensor, raw: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+    def more_losses(self, image: Tensor, raw: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """Return name -> loss, with its weight, of what is trained beside images.
 
         Args:

@@ -120,7 +120,7 @@ def _train_stages(
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     config, settings = run.config, _settings(run.config)
-    _suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
+    suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
     first = first_trainer(config)
     check_batches(todo, first.world_size)
     data: DataModule = build(config.data)
@@ -184,7 +184,7 @@ def _take_from(earlier: Sequence[Stage[Task]], stage: Stage[Task], first: pl.Tra
             stage.take(file)
 
 
-def _suit_hardware(accelerator: str, precision: str) -> None:
+def suit_hardware(accelerator: str, precision: str) -> None:
     """Choose faster kernels where they serve: TF32 on GPUs; on CPUs in bf16 no fused attention, whose backward pass is slow.
 
     (A step of the U-Net for icons, batch 32, took 248 ms with it and 159 ms without; in fp32, 188 ms and 200 ms.)

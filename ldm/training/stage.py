@@ -219,14 +219,11 @@ class Stage(ABC, Generic[TaskType]):
     def evaluations(self) -> list[Measuring]:
         """The callbacks that measure images which the model makes."""
         return [callback for callback in self.callbacks.values() if isinstance(callback, Measuring)]
+
+    @property
     def all_panels(self) -> Panels:
         """The panels of curves, those that all stages have among them."""
         return {**self.panels, **PANELS}
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        """The callbacks that generate images and measure them."""
-        return [callback for callback in self.callbacks.values() if isinstance(callback, Evaluation)]
 
     @property
     def left_out(self) -> str | None:

@@ -274,8 +274,13 @@ def check_prompts(stages: Sequence[Stage[Task]]) -> None:
     """
     for stage in stages:
         for evaluation in stage.evaluations:
-            if evaluation.prompts is not None and isinstance(stage.task.model, LatentDiffusion):
-                evaluation.prompts.check(stage.task.model)
+            model = stage.task.model
+            if (
+                isinstance(evaluation, Evaluation)
+                and evaluation.prompts is not None
+                and isinstance(model, LatentDiffusion)
+            ):
+                evaluation.prompts.check(model)
 
 
 def check_finished(stages: Sequence[Stage[Task]], again: Continuation) -> None:

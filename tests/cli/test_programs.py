@@ -15,6 +15,7 @@ PROGRAMS = {
     "neighbors": ["-m", "ldm.data.neighbors"],
     "ema": ["-m", "ldm.ema"],
     "evaluation": ["-m", "ldm.evaluation"],
+    "plan": ["-m", "ldm.plan"],
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
 }

@@ -57,7 +57,12 @@ def test_modern_trains_two_steps_then_larger_images_from_its_weights(tiny, tiny_
     assert model.sample(prompts=["a red heart"], size=(48, 24)).shape == (1, 3, 48, 24)
     assert list((home / "runs" / "modern" / "diffusion" / "ema").iterdir()), "snapshots of the averages"
     larger = [option for option in first if not option.startswith("alignment")]
-    more = ["data.filters=['side >= 48']", "init=" + str(home / "runs" / "modern"), "name=modern-larger", "data.size=64"]
+    more = [
+        "data.filters=['side >= 48']",
+        "init=" + str(home / "runs" / "modern"),
+        "name=modern-larger",
+        "data.size=64",
+    ]
     text = forked("train.py", "experiment=txt2img_modern_512", *more, *larger)
     assert "finished" in text
     assert load(home / "runs" / "modern-larger").size == (64, 64)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 
 from ldm import checkpoint
-from ldm.autoencoder.base import latent_moments
+from ldm.autoencoder.base import Autoencoder, latent_moments
 from ldm.batch import as_size, tensor_field
 from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
@@ -107,15 +107,19 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         if trained is not None:
             network.load_state_dict(trained.state_dict())
         network.check_size(resolved(config.data.size))
+        return self.make_autoencoder_task(network)
+
+    def make_autoencoder_task(self, network: Autoencoder) -> AutoencoderTask:
+        """Make the task of a network that is built, and its loss."""
         equivariance = build(self.equivariance)
         if equivariance is not None:
-            equivariance.check_size(as_size(resolved(config.data.size)), network.downsampling_factor)
+            equivariance.check_size(as_size(resolved(self.run.config.data.size)), network.downsampling_factor)
         return AutoencoderTask(
             network,
             build(self.loss),
             optimizer=build(self.optimizer),
             scheduler=build(self.scheduler),
-            config=resolved(config.autoencoder.network),
+            config=resolved(self.run.config.autoencoder.network),
             accumulate=self.accumulate,
             gradient_clip_val=self.trainer["gradient_clip_val"],
             freeze_encoder=self.freeze_encoder,

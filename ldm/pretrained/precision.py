@@ -1,0 +1,32 @@
+"""Computing in fp32 where the rest of a model computes under autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+FULL_PRECISION: ContextVar[bool] = ContextVar("full_precision", default=False)
+"""True within `full_precision` on the meta device, for who counts there what a device would do."""
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Turn autocast off within.
+
+    The meta device, whose tensors hold no values, has no autocast; there only `FULL_PRECISION` is set.
+
+    Args:
+        device: The device of the tensors that are computed with.
+    """
+    if device.type != "meta":
+        with torch.autocast(device.type, enabled=False):
+            yield
+        return
+    token = FULL_PRECISION.set(True)
+    try:
+        yield
+    finally:
+        FULL_PRECISION.reset(token)

@@ -1,0 +1,151 @@
+"""Plans: their laws, what they refuse and what makes it fit, the file, and the program."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from ldm.options.arguments import parse_override
+from ldm.plan.program import OWN, main, next_command, plan
+from tests import configs
+from tests.conftest import forked
+
+TINY = ("experiment=txt2img", "debug=tiny")
+
+
+def config_of(*options):
+    """Return the config of a plan, each experiment composed once."""
+    own = [option for option in options if option.partition("=")[0] in OWN and not option.startswith("hardware=")]
+    config = configs.composed("plan", *(option for option in options if option not in own))
+    for option in map(parse_override, own):
+        OmegaConf.update(config, option.key_or_group, option.value())
+    return config
+
+
+def planned(*options):
+    return {made.name: made for made in plan(config_of(*options))}
+
+
+def total_memory(made):
+    return next(rows for title, rows in made.sections.items() if title.startswith("memory"))[-1].value
+
+
+def test_twice_the_devices_need_half_the_days():
+    one, two = (planned(*TINY, f"gpus={count}")["diffusion"] for count in (2, 4))
+    four = planned(*TINY, "gpus=8")["diffusion"]
+    steps = [made.find("time", "a step") for made in (one, two, four)]
+    images = [made.find("time", "images a second") for made in (one, two, four)]
+    assert steps[0] > steps[1] > steps[2], "less to do for each"
+    halves = steps[1] - steps[2], steps[0] - steps[1]  # the update, which each makes, is in none of the differences
+    assert halves[1] == pytest.approx(2 * halves[0], rel=0.05)
+    assert images[0] * steps[0] == pytest.approx(images[1] * steps[1])
+
+
+def test_epochs_and_cost():
+    made = planned(*TINY, "images=100", "hardware.price=2")["diffusion"]
+    steps, hours = made.find("time", "steps"), made.find("time", "device-hours")
+    batch = config_of(*TINY).stage.diffusion.batch_size
+    assert made.find("time", "epochs") == steps * batch / 100
+    assert made.find("time", "cost") == 2 * hours
+    assert made.find("time", "days") * 24 == pytest.approx(hours)
+
+
+def test_a_number_like_ten_to_the_six_can_be_typed():
+    made = planned(*TINY, "images='1e3'")["diffusion"]
+    batch = config_of(*TINY).stage.diffusion.batch_size
+    assert made.find("time", "epochs") == made.find("time", "steps") * batch / 1000
+
+
+def test_a_stage_that_does_not_fit_is_refused_and_what_is_told_fits():
+    options = ("experiment=txt2img", "stage=[autoencoder_icons]")
+    whole = planned(*options)["autoencoder"]
+    assert whole.refusal is None
+    gib = 0.7 * total_memory(whole) / 2**30
+    small = (*options, f"hardware.memory={gib}", "hardware.reserve=0")
+    refusal = planned(*small)["autoencoder"].refusal
+    assert "images at once fit: type stage.autoencoder.trainer.accumulate_grad_batches=" in refusal
+    advised = refusal.partition(": type ")[2].partition(",")[0]
+    made = planned(*small, advised)["autoencoder"]
+    assert made.refusal is None
+    assert total_memory(made) <= gib * 2**30
+    more = refusal.rpartition("gpus=")[2]
+    assert planned(*small, f"gpus={more}")["autoencoder"].refusal is None
+
+
+def test_a_stage_that_can_never_fit_is_refused():
+    made = planned(*TINY, "hardware.memory=0.0001")["diffusion"]
+    assert "one image at once needs" in made.refusal
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="is not a multiple of accumulate_grad_batches 1 times 3 processes"):
+        planned("experiment=txt2img", "gpus=3")
+
+
+def test_caching_is_judged():
+    def advice(*options):
+        lines = planned(*TINY, "data.cache_latents=false", *options)["diffusion"].lines
+        return next(line for line in lines if line.startswith("cache the latents"))
+
+    assert "yes: the encoder takes" in advice("images=10")
+    assert "no, it is hardly worth it" in advice("images=1e9")
+    assert "data.crop=random" in advice("data.crop=random", "images=10")
+    assert "give images=NUMBER" in advice()
+    lines = planned(*TINY)["diffusion"].lines
+    assert "cache the latents: training reads cached ones already" in lines
+
+
+@pytest.mark.slow
+def test_cached_latents_are_as_large_as_those_that_are_written():
+    made = planned("experiment=stable_diffusion_2", "autoencoder.ckpt=x", "gpus=64", "data.flip=false", "data.size=256")
+    disk = {row.name: row.value for row in made["diffusion"].sections["disk"]}
+    assert disk["cached latents of an image"] == pytest.approx(33_000, rel=0.05)  # 8 x 32 x 32 numbers in fp32
+    assert disk["cached tokens of an image"] == 77 * 1024 * 4
+
+
+def test_figures_are_written_but_nobody_elses_file_is_replaced(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    config = config_of(*TINY, f"out={out}", "gpus=2")
+    main(config)
+    content = json.loads(out.read_text())
+    row = content["stages"]["diffusion"]["time"]["a step"]
+    assert (row["unit"], row["basis"]) == ("s", "estimated")
+    assert content["gpus"] == 2
+    main(config_of(*TINY, f"out={out}"))
+    assert json.loads(out.read_text())["gpus"] == 1
+    out.write_text("mine")
+    with pytest.raises(ValueError, match="was not written by this program"):
+        main(config)
+    assert out.read_text() == "mine"
+    assert "stage diffusion" in capsys.readouterr().out
+
+
+def test_a_refused_plan_is_printed_but_not_written(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    with pytest.raises(ValueError, match="needs"):
+        main(config_of(*TINY, "hardware.memory=0.0001", f"out={out}"))
+    assert "memory of a device" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_the_next_command_names_the_devices():
+    config = config_of("experiment=txt2img_shards", "gpus=16")
+    command = next_command(config)
+    assert "data.train=SHARDS data.val=SHARDS trainer=ddp trainer.devices=8 trainer.num_nodes=2" in command
+
+
+def test_an_unknown_text_encoder_is_told():
+    with pytest.raises(ValueError, match="the architecture of 'nobody/nothing' is neither on this machine nor known"):
+        planned(*TINY, "conditioner=huggingface", "conditioner.name=nobody/nothing")
+
+
+@pytest.mark.e2e
+def test_the_program_predicts_and_measures_on_this_machine(tmp_path):
+    out = tmp_path / "plan.json"
+    text = forked("-m", "ldm.plan", *TINY, "hardware=cpu", "measure=true", f"out={out}", "images=10e2")
+    assert "measured on this machine" in text
+    assert "next: python train.py experiment=txt2img debug=tiny" in text
+    content = json.loads(out.read_text())
+    for stage in content["stages"].values():
+        assert stage["measured on this machine"]["a step"]["value"] > 0
+        assert stage["time"]["a step"]["note"].startswith("the sum of")
