@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from ldm.options.rule import COUNT, check
+from ldm.pretrained.catalogue import fetch_hint
 from ldm.pretrained.vision import colour_statistics, standardized
 
 
@@ -84,7 +85,8 @@ class FrozenNetwork(nn.Module, ABC):
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no {self.kind} {self.name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); set conditioner.name=FOLDER"
+                f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(self.name)}"
+                "set conditioner.name=FOLDER"
             ) from error
         missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # a pooler is not asked
         if missing:
