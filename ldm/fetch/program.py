@@ -14,7 +14,12 @@ from ldm.files.output_folder import OutputFolder
 from ldm.pretrained.catalogue import CATALOGUE
 from ldm.pretrained.published import HubModel, PublishedWeights
 
-PROGRAMS = {"train": "train.py", "sample": "sample.py", "neighbors": "python -m ldm.data.neighbors"}
+PROGRAMS = {
+    "train": "train.py",
+    "sample": "sample.py",
+    "neighbors": "python -m ldm.data.neighbors",
+    "evaluation": "python -m ldm.evaluation",
+}
 """Name of a program's config -> how the program is called in a list."""
 
 

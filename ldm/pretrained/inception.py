@@ -79,7 +79,8 @@ def _refuse_code(file: Path) -> None:
     try:
         torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0] or "it is empty"
         raise ValueError(
-            f"{file} does not hold weights alone ({str(error).splitlines()[0]}); give {INCEPTION_WEIGHTS.target} as "
+            f"{file} does not hold weights alone ({reason}); give {INCEPTION_WEIGHTS.target} as "
             "torch-fidelity publishes it"
         ) from error

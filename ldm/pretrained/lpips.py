@@ -14,7 +14,9 @@ VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512,
 TAPS = (4, 9, 16, 23, 30)
 """Number of layers of VGG16 after which features are compared: the last ReLU before each pooling."""
 
-WHAT_TO_DO = "bring it here with python -m ldm.fetch lpips, give it as perceptual.vgg16=FILE, or leave it out: perceptual=none"
+WHAT_TO_DO = (
+    "bring it here with python -m ldm.fetch lpips, give it as perceptual.vgg16=FILE, or leave it out: perceptual=none"
+)
 
 LINEAR = "functional/image/lpips_models/vgg.pth"
 """The learned weights of the channels (LPIPS version 0.1), a file inside the package torchmetrics."""

@@ -27,10 +27,10 @@ class Hub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):  # noqa: N802
+            def do_GET(self):
                 hub.answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_GET  # noqa: N815
 
             def log_message(self, *_):
                 pass
@@ -74,7 +74,9 @@ class Hub:
             content = self.files.get(f"{version}/{name}")
             entry = next((entry for entry in self.tree(version) if entry["path"] == name), {})
             tag = entry["lfs"]["oid"] if "lfs" in entry else entry.get("oid", "")
-            return self.send(request, content, {"ETag": f'"{tag}"', "X-Repo-Commit": commits[version]}, f"{version}/{name}")
+            return self.send(
+                request, content, {"ETag": f'"{tag}"', "X-Repo-Commit": commits[version]}, f"{version}/{name}"
+            )
         return self.send(request, self.files.get(path.lstrip("/")), {}, path.lstrip("/"))
 
     def send(self, request, content, headers=None, name=""):
