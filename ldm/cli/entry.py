@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -18,7 +18,7 @@ from ldm.cli.help import help_text
 from ldm.cli.mistakes import check_options, compose_choices, first_missing
 from ldm.cli.short_names import is_short, rewrite
 from ldm.config import CONFIGS, options_of, register_resolvers
-from ldm.options.arguments import quote_texts
+from ldm.options.arguments import quote_texts, quoted
 from ldm.options.sweep import in_sweep
 
 MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError)
@@ -34,6 +34,7 @@ def program(
     check: Callable[[CommandLine], None] | None = None,
     alternatives: str = "",
     unneeded: Collection[str] = (),
+    words: str = "",
 ) -> None:
     """Run a program with the command line that it was started with.
 
@@ -46,13 +47,14 @@ def program(
         check: Looks at the command line before anything is composed, and raises UsageError where it has a mistake.
         alternatives: The group whose choices have options of their own, all of which `--help` lists; "" for none.
         unneeded: Full names of options that may stay without a value.
+        words: The option whose values, a list, may be typed as words without a name; "" for none.
 
     Raises:
         SystemExit: The user has made a mistake, or has interrupted the program; what to do is printed.
     """
     register_resolvers()
     try:
-        line = read_command_line(name, sys.argv[1:], under)
+        line = read_command_line(name, sys.argv[1:], under, words)
         if line.asks_help and line.is_ours:
             print(help_text(name, line, under, alternatives))
             return
@@ -74,10 +76,10 @@ def program(
         raise SystemExit(130) from None
 
 
-def read_command_line(name: str, words: list[str], under: str = "") -> CommandLine:
+def read_command_line(name: str, typed: list[str], under: str = "", words: str = "") -> CommandLine:
     """Read the words of a command line as `program` does: sorted, and rewritten to what Hydra understands."""
-    line = read_words(words)
-    options = [_full(option, under) for option in line.options]
+    line = read_words(typed)
+    options = [_full(option, under) for option in _with_list(line.options, words)]
     line = CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)))
     return _with_full_names(name, line) if line.is_ours and any(map(is_short, line.options)) else line
 
@@ -90,6 +92,16 @@ def _with_full_names(name: str, line: CommandLine) -> CommandLine:
     if not stages:
         return line
     return CommandLine(line.flags, tuple(rewrite(line.options, stages[-1], options_of(config))))
+
+
+def _with_list(options: Sequence[str], words: str) -> list[str]:
+    """Return the words of a command line, those without "=" put together as the values of an option, unless that is ""."""
+    plain = [option for option in options if words and "=" not in option and option[:1] not in "~+"]
+    if not plain:
+        return list(options)
+    if any(option.startswith(f"{words}=") for option in options):
+        raise UsageError(f"{words} is given twice, by name and as {' '.join(plain)}; give it once")
+    return [*(option for option in options if option not in plain), f"{words}=[{','.join(map(quoted, plain))}]"]
 
 
 def _full(option: str, under: str) -> str:

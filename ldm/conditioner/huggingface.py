@@ -18,6 +18,7 @@ from ldm.conditioner.base import on_device, tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
+from ldm.pretrained.catalogue import fetch_hint
 from ldm.pretrained.tokens import encode_texts, overflow
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
@@ -89,7 +90,7 @@ class HuggingFaceConditioner(TextConditioner):
             raise FileNotFoundError(
                 f"no text encoder {self.name!r}: it is neither a folder on this machine with config, safetensors weights and "
                 f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
-                "set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
+                f"{fetch_hint(self.name)}set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
             ) from error
         if layers + self.layer < 0:
             raise ValueError(

@@ -13,6 +13,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
+from ldm.pretrained.catalogue import fetch_hint
 from ldm.pretrained.tokens import overflow
 from ldm.pretrained.vision import standardized
 
@@ -44,7 +45,7 @@ class CLIPScore:
             raise FileNotFoundError(
                 f"no CLIP model {name!r}: it is neither a folder on this machine with config, safetensors weights and "
                 f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
-                f"set {option}=FOLDER"
+                f"{fetch_hint(name)}set {option}=FOLDER"
             ) from error
         self.network.requires_grad_(False).eval()
         self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]

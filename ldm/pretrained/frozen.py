@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from ldm.options.rule import COUNT, check
 from ldm.pretrained.architectures import vision_architecture
+from ldm.pretrained.catalogue import fetch_hint
 from ldm.pretrained.precision import full_precision
 from ldm.pretrained.vision import IMAGENET_MEAN, IMAGENET_STD, colour_statistics, standardized
 
@@ -86,7 +87,8 @@ class FrozenNetwork(nn.Module, ABC):
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no {self.kind} {self.name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); set conditioner.name=FOLDER"
+                f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(self.name)}"
+                "set conditioner.name=FOLDER"
             ) from error
         missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # a pooler is not asked
         if missing:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 from torch import Tensor
 
+from ldm.pretrained.catalogue import INCEPTION_WEIGHTS
 from ldm.pretrained.extractor import Extractor
 from ldm.pretrained.precision import full_precision
 
@@ -14,11 +16,13 @@ class Inception(Extractor):
     """The Inception v3 of torch-fidelity, with the original FID weights and resizing: the FID of the papers.
 
     Args:
-        weights: Local file of the weights (`weights-inception-2015-12-05-6726825d.pth`); None: torch-fidelity downloads them.
+        weights: Local file of the weights (`weights-inception-2015-12-05-6726825d.pth`); None: the one in torch's cache, where
+            torch-fidelity looks, too. Where there is none it is downloaded, and checked by its hash.
 
     Raises:
         ModuleNotFoundError: Where torch-fidelity is not installed.
-        FileNotFoundError: Where the weights are missing.
+        FileNotFoundError: Where the weights are missing, and cannot be downloaded.
+        ValueError: Where the file holds anything else than weights.
 
     References:
         Heusel et al., 2017, arXiv:1706.08500.
@@ -31,7 +35,8 @@ class Inception(Extractor):
         super().__init__()
         if weights is not None and not Path(weights).is_file():
             raise FileNotFoundError(
-                f"no Inception weights at {weights}; give the file weights-inception-2015-12-05-6726825d.pth"
+                f"no Inception weights at {weights}; give the file {INCEPTION_WEIGHTS.target}, which `python -m ldm.fetch "
+                "inception` brings"
             )
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -41,16 +46,11 @@ class Inception(Extractor):
                 "or choose metric=offline, which needs no download"
             ) from error
         self.signature = "inception-v3-compat-2048"
-        try:
-            self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=None if weights is None else str(weights),
-            )
-        except OSError as error:
-            raise FileNotFoundError(
-                f"the Inception weights could not be downloaded ({error}); give a local file: metric.fid.extractor.weights=FILE"
-            ) from error
+        file = _cached() if weights is None else Path(weights)
+        _refuse_code(file)
+        self.network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `(B, 2048)` of images `(B, 3, H, W)` in [-1, 1], which are rounded to 8 bits first."""
@@ -62,3 +62,25 @@ class Inception(Extractor):
     def train(self, mode: bool = True) -> Inception:
         """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
+
+
+def _cached() -> Path:
+    try:
+        return INCEPTION_WEIGHTS.load()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the Inception weights are not in torch's cache and could not be downloaded ({error}); bring them here with "
+            "`python -m ldm.fetch inception`, give a local file, metric.fid.extractor.weights=FILE, or choose metric=offline"
+        ) from error
+
+
+def _refuse_code(file: Path) -> None:
+    """Raise ValueError where a file holds anything else than tensors: torch-fidelity would run code that it holds."""
+    try:
+        torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0] or "it is empty"
+        raise ValueError(
+            f"{file} does not hold weights alone ({reason}); give {INCEPTION_WEIGHTS.target} as "
+            "torch-fidelity publishes it"
+        ) from error

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ldm.pretrained.catalogue import VGG16_WEIGHTS
+
 VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
 TAPS = (4, 9, 16, 23, 30)
 """Number of layers of VGG16 after which features are compared: the last ReLU before each pooling."""
 
-WHAT_TO_DO = "put the file there, or name it by perceptual.vgg16=FILE, or train without LPIPS: perceptual=none"
-
-VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
-"""From where torchvision's weights of VGG16 are downloaded; the end of the name is the beginning of their SHA-256."""
+WHAT_TO_DO = (
+    "bring it here with python -m ldm.fetch lpips, give it as perceptual.vgg16=FILE, or leave it out: perceptual=none"
+)
 
 LINEAR = "functional/image/lpips_models/vgg.pth"
 """The learned weights of the channels (LPIPS version 0.1), a file inside the package torchmetrics."""
@@ -126,22 +127,19 @@ def cached_vgg16() -> Path:
     Raises:
         FileNotFoundError: Where it cannot be downloaded.
     """
-    file = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_URL.rpartition("/")[2]
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        digest = file.stem.rpartition("-")[2]
-        try:
-            torch.hub.download_url_to_file(VGG16_URL, str(file), hash_prefix=digest)
-        except (OSError, RuntimeError) as error:  # no connection; or another content than that with this hash
-            raise FileNotFoundError(
-                f"LPIPS needs {file.name} of torchvision, which is not in {file.parent} and could not be downloaded ({error}); "
-                f"{WHAT_TO_DO}"
-            ) from error
-    return file
+    try:
+        return VGG16_WEIGHTS.load()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"LPIPS needs {VGG16_WEIGHTS.target} of torchvision, which is not in torch's cache and could not be downloaded "
+            f"({error}); {WHAT_TO_DO}"
+        ) from error
 
 
 def _read_vgg16(file: str | Path) -> dict[str, Tensor]:
     if not Path(file).is_file():
-        raise FileNotFoundError(f"no weights at {file}; LPIPS needs vgg16-397923af.pth of torchvision: {WHAT_TO_DO}")
+        raise FileNotFoundError(
+            f"no weights at {file}; LPIPS needs {VGG16_WEIGHTS.target} of torchvision: {WHAT_TO_DO}"
+        )
     weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return weights

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
 from ldm.options.rule import COUNT, check
+from ldm.pretrained.catalogue import fetch_hint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -89,7 +90,7 @@ class VisionEncoder(FeatureMapEncoder):
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no vision encoder {name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); give a folder as encoder.name"
+                f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(name)}give a folder as encoder.name"
             ) from error
         patch = getattr(config, "patch_size", None)
         if patch is None or size % patch:

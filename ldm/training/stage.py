@@ -76,8 +76,6 @@ class Stage(ABC, Generic[TaskType]):
     never_taken: ClassVar[Sequence[str]] = ()
     """Names of tensors that begin anew, whatever a model begins with."""
 
-    panels: ClassVar[Mapping[str, Sequence[str]]]
-    """Title of a panel of curves -> how the names of its curves end."""
     panels: ClassVar[Panels]
     """The panels of curves that this stage has beside those of all."""
 

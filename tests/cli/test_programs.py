@@ -16,6 +16,7 @@ PROGRAMS = {
     "ema": ["-m", "ldm.ema"],
     "evaluation": ["-m", "ldm.evaluation"],
     "plan": ["-m", "ldm.plan"],
+    "fetch": ["-m", "ldm.fetch"],
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
 }
@@ -33,10 +34,13 @@ def test_every_program_prints_help_mistakes_and_its_config(name):
     text = forked(*PROGRAMS[name], "nothing=1", ok=False)
     assert "error: there is no option " in text
     text = forked(*PROGRAMS[name], "out=a", "red", "heart", ok=False)
-    assert "error: 'red' is no option; where it belongs to " in text
-    assert "out, put the whole in quotes: " in text
+    if name == "fetch":  # whose words are names
+        assert "error: there is nothing to fetch by the name 'red'; choose from " in text
+    else:
+        assert "error: 'red' is no option; where it belongs to " in text
+        assert "out, put the whole in quotes: " in text
     assert "Traceback" not in text
-    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema", "evaluation")
+    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema", "evaluation", "fetch")
 
 
 def test_help_lists_options_with_their_comments_and_choices():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     BertConfig,
     BertModel,
     CLIPTextConfig,
@@ -11,6 +12,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
 )
 
 from ldm.conditioner.huggingface import HuggingFaceConditioner
@@ -281,7 +284,56 @@ def test_the_text_encoders_of_stable_diffusion_are_presets(tmp_path, choice, lay
     torch.testing.assert_close(condition.tokens, expected)
 
 
-def test_huggingface_errors(tmp_path):
+def test_flan_t5_is_a_preset_and_padding_changes_no_token_of_a_caption(tmp_path):
+    """The folder holds encoder and decoder, as the published one does; of captions one by one, transformers pads nothing."""
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -2.0),
+        *((letter, -6.0) for letter in "abcdehiklnorstuw"),
+    ]
+    pieces += [(f"▁{word}", -3.0) for word in sorted({word for caption in CAPTIONS for word in caption.split()})]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=2)
+    tokenizer.save_pretrained(tmp_path)
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    whole = T5ForConditionalGeneration(
+        T5Config(**shape, vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", decoder_start_token_id=0)
+    )
+    whole.save_pretrained(tmp_path)
+    config = resolved(compose("train", ["experiment=txt2img", "conditioner=flan_t5_large"]).conditioner)
+    assert (config["name"], config["width"], config["max_tokens"]) == ("google/flan-t5-large", 1024, 120)
+    made = build({**config, "name": str(tmp_path), "width": 16, "max_tokens": 12})
+    made.prepare(None)
+    texts = [*CAPTIONS, "a cat", "", "a boat", "a cat " * 20]
+    condition = made(said(texts))
+    assert condition.tokens.shape == (len(texts), 12, 16)
+    theirs = whole.get_encoder().eval()
+    for text, tokens, mask in zip(texts, condition.tokens, condition.mask, strict=True):
+        ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=12).input_ids
+        length = ids.shape[1]
+        assert mask.tolist() == [True] * length + [False] * (12 - length)
+        with torch.no_grad():
+            torch.testing.assert_close(tokens[:length], theirs(ids).last_hidden_state[0])
+    assert condition.mask.sum(1).tolist()[-4:] == [3, 1, 7, 12], (
+        "the end token is one of them, also of a caption that is cut"
+    )
+    assert made.overflow(["a cat " * 7]) == ["cat a cat"]
+    assert made(said(["a cat </s>"])).mask.sum() > 3, "in a caption, a special token is text"
+
+
+def test_huggingface_errors(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no connection\nand more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoConfig, "from_pretrained", offline)
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"no text encoder 'google/flan-t5-large': .*\(no connection\); with internet, python -m ldm.fetch "
+            r"flan_t5_large brings it; set conditioner.name=FOLDER, or .* conditioner=transformer",
+        ):
+            HuggingFaceConditioner("google/flan-t5-large", width=1024).prepare(None)
     with pytest.raises(FileNotFoundError, match=r"no text encoder .*conditioner.name=FOLDER"):
         HuggingFaceConditioner(str(tmp_path / "nowhere"), width=16).prepare(None)
     save_pretrained(tmp_path / "bert", "bert")

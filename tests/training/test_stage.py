@@ -23,7 +23,7 @@ from tests.test_config import EXPERIMENTS, SHARDS
 from tests.training.stages import built, composed, stages
 
 CONDITIONERS = sorted(path.stem for path in (CONFIGS / "conditioner").glob("*.yaml"))
-OF_THE_HUB = ("huggingface", "clip_l", "openclip_h", "image")
+OF_THE_HUB = ("huggingface", "clip_l", "openclip_h", "flan_t5_large", "image")
 DEBUG = ["default", "limit", "overfit", "profiler"]
 TINY = ["experiment=txt2img", "debug=tiny", "trainer=cpu"]
 

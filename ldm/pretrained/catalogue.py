@@ -1,0 +1,101 @@
+"""All weights that are loaded from elsewhere, each with its address, which is written nowhere else in the code.
+
+Sizes are those of the weights: four bytes a parameter. Configs repeat the names of models on the hub, and a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ldm.pretrained.published import HubModel, PublishedWeights, Use, WeightFile
+
+VGG16_WEIGHTS = WeightFile(
+    name="lpips",
+    title="VGG16 of torchvision, for LPIPS",
+    megabytes=553,
+    licence="BSD-3-Clause",
+    uses=(Use("train", "perceptual=lpips", "perceptual.vgg16"),),
+    url="https://download.pytorch.org/models/vgg16-397923af.pth",
+)
+
+INCEPTION_WEIGHTS = WeightFile(
+    name="inception",
+    title="Inception v3 of torch-fidelity, for FID",
+    megabytes=96,
+    licence="Apache-2.0",
+    uses=(
+        Use("train", "metric=fid", "metric.fid.extractor.weights"),
+        Use("evaluation", "metric=fid", "metric.fid.extractor.weights"),
+    ),
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+)
+
+MODELS = (
+    HubModel(
+        name="clip_l",
+        title="CLIP ViT-L/14, text and images",
+        megabytes=1711,
+        licence="MIT",
+        uses=(
+            Use("train", "conditioner=clip_l", "conditioner.name"),
+            Use("train", "conditioner=huggingface", "conditioner.name"),
+            Use("train", "conditioner=image", "conditioner.name"),
+            Use("neighbors", "encoder=clip", "encoder.name"),
+        ),
+        repository="openai/clip-vit-large-patch14",
+    ),
+    HubModel(
+        name="clip_b32",
+        title="CLIP ViT-B/32, for guidance",
+        megabytes=605,
+        licence="MIT",
+        uses=(Use("sample", "guidance=clip", "guidance.score.name"),),
+        repository="openai/clip-vit-base-patch32",
+    ),
+    HubModel(
+        name="openclip_h",
+        title="OpenCLIP ViT-H/14, text and images",
+        megabytes=3944,
+        licence="MIT",
+        uses=(Use("train", "conditioner=openclip_h", "conditioner.name"),),
+        repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    ),
+    HubModel(
+        name="flan_t5_large",
+        title="FLAN-T5 large, text",
+        megabytes=3133,
+        licence="Apache-2.0",
+        uses=(Use("train", "conditioner=flan_t5_large", "conditioner.name"),),
+        repository="google/flan-t5-large",
+    ),
+    HubModel(
+        name="dinov2",
+        title="DINOv2 ViT-B/14, images",
+        megabytes=346,
+        licence="Apache-2.0",
+        uses=(Use("train", "alignment=repa", "alignment.encoder.name"),),
+        repository="facebook/dinov2-base",
+    ),
+    HubModel(
+        name="depth",
+        title="DPT-Hybrid (MiDaS), depth of images",
+        megabytes=490,
+        licence="Apache-2.0",
+        uses=(
+            Use("train", "conditioner=depth", "conditioner.name"),
+            Use("train", "conditioner=text_and_depth", "conditioner.parts.depth.name"),
+        ),
+        repository="Intel/dpt-hybrid-midas",
+    ),
+)
+
+CATALOGUE: Mapping[str, PublishedWeights] = {
+    one.name: one for one in (VGG16_WEIGHTS, INCEPTION_WEIGHTS, *MODELS)
+}  # fmt: skip
+"""All of them, by name."""
+
+
+def fetch_hint(repository: str) -> str:
+    """Return the part of an error that says how a model of the hub is brought here; "" for one that is not listed."""
+    names = [model.name for model in MODELS if model.repository == repository]
+    return "".join(f"with internet, python -m ldm.fetch {name} brings it; " for name in names)
