@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +35,7 @@ from ldm.data.shards.dataset_index import index_shards
 from ldm.data.shards.names import StoredSample, write_shard
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.encode.estimate import CacheEstimate, count_captions
+from ldm.encode.precision import FULL, PRECISIONS, autocast
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
 
@@ -51,6 +54,7 @@ class LatentEncoder:
         autoencoder: Encodes the images.
         flip: Encode the mirrored images as well.
         dtype: Of what is written: "float32", or "float16" (half the size; means and raw latents are rounded).
+        precision: In which the autoencoder computes, one of `PRECISIONS`; see `compare_precision`.
         conditioner: One with a frozen text encoder, whose tokens of all captions are written as well; None: no tokens.
 
     Raises:
@@ -58,10 +62,18 @@ class LatentEncoder:
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, *, flip: bool, dtype: str, conditioner: Conditioner | None = None
+        self,
+        autoencoder: Autoencoder,
+        *,
+        flip: bool,
+        dtype: str,
+        precision: str = FULL,
+        conditioner: Conditioner | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
         texts = text_parts(conditioner) if conditioner is not None else []
         if conditioner is not None and len(texts) != 1:
             raise ValueError(f"tokens are cached of one text encoder; the conditioner has {len(texts)}: set text=false")
@@ -74,6 +86,7 @@ class LatentEncoder:
         self.autoencoder = autoencoder
         self.flip = flip
         self.dtype = dtype
+        self.precision = precision
         self.text_hash = text_hash
 
     def facts(self, size: Size) -> dict[str, str]:
@@ -83,6 +96,7 @@ class LatentEncoder:
             "size": str(size),
             "flip": str(self.flip).lower(),
             "dtype": self.dtype,
+            "precision": self.precision,
             TEXT_FACT: self.text_hash,
         }
 
@@ -115,7 +129,9 @@ class LatentEncoder:
             yield pack_latent({**of_row, **texts[row]}, {**facts, **size})
 
     def _moments(self, image: Tensor) -> Tensor:
-        return self.autoencoder.encode(image).moments.to(DTYPES[self.dtype]).cpu()
+        with autocast(self.precision, image.device):
+            moments = self.autoencoder.encode(image).moments
+        return moments.to(DTYPES[self.dtype]).cpu()
 
     def _texts(self, captions: Sequence[Sequence[str]]) -> list[dict[str, Tensor]]:
         """Return digests, tokens and perhaps mask of the captions of each sample; as many are encoded at once as images."""
@@ -137,7 +153,14 @@ class LatentEncoder:
 
 
 def encode(
-    data: CaptionedImages, encoder: LatentEncoder, out: Path, *, batch_size: int, rank: int = 0, world: int = 1
+    data: CaptionedImages,
+    encoder: LatentEncoder,
+    out: Path,
+    *,
+    batch_size: int,
+    notes: Mapping[str, Any] | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Counter[str]:
     """Write a shard of latents for each shard of training images into a folder; those that are there are kept.
 
@@ -146,6 +169,7 @@ def encode(
         encoder: Makes the files.
         out: The folder.
         batch_size: Images at once.
+        notes: What the folder's encoding.json says beside the settings, as it can be written in JSON; None: nothing.
         rank: Number of this process, which takes each `world`-th shard.
         world: Number of processes.
 
@@ -159,11 +183,10 @@ def encode(
     folder = output_folder(out)
     shards = range(rank, len(data.train_set.index.shards), world)
     reader = AllCaptionsReader(data.caption) if encoder.text is not None else None
-    if rank > 0:
-        folder.check()
-        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
-    with folder.lock():  # for all of them
-        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
+    with folder.lock() if rank == 0 else nullcontext():  # for all of them
+        if rank > 0:
+            folder.check()
+        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader, notes=notes or {})
 
 
 def shard_file(out: Path, number: int) -> Path:
@@ -201,13 +224,14 @@ def _encode(
     batch_size: int,
     shards: Sequence[int],
     reader: AllCaptionsReader | None,
+    notes: Mapping[str, Any],
 ) -> Counter[str]:
     train, facts = data.train_set, encoder.facts(data.size)
     index, readers = train.index, train.readers
     if reader is not None:
         facts[CAPTIONS_FACT] = captions_fact(data.caption.fields)
         readers = [*readers, reader]
-    claim(out / PLAN, {"facts": facts, "shards": index.fingerprint})
+    claim(out / PLAN, {"facts": facts, "shards": index.fingerprint}, notes=notes)
     files = {shard: shard_file(out, shard) for shard in shards}
     todo = [shard for shard, file in files.items() if not file.is_file()]
     done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})

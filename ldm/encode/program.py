@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from tqdm.auto import tqdm
 
+from ldm.batch import tensor_field
 from ldm.checkpoint import load_autoencoder
 from ldm.config import build, packages_of, resolved
 from ldm.data.cached_text import typed_fields
@@ -21,6 +23,7 @@ from ldm.data.fields.all_captions import AllCaptionsReader
 from ldm.data.rewriting import typed_names
 from ldm.encode.encoder import LatentEncoder, encode, estimate, output_folder, shard_file
 from ldm.encode.estimate import as_size_text
+from ldm.encode.precision import FULL, PRECISIONS, LatentComparison, compare_precision
 from ldm.files.tensors import DTYPES
 from ldm.options.arguments import quoted
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
@@ -32,6 +35,8 @@ OPTIONS: dict[str, Rule] = {
     "flip": FLAG,
     "text": FLAG,
     "dtype": OneOf(tuple(DTYPES)),
+    "precision": OneOf(PRECISIONS),
+    "compared_images": COUNT,
     "seed": SEED,
 }
 """Which values the command's own options can have."""
@@ -62,7 +67,11 @@ def main(config: DictConfig) -> None:
         conditioner.prepare(())
         conditioner.to(device).eval()
     encoder = LatentEncoder(
-        autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner
+        autoencoder.to(device).eval(),
+        flip=config.flip,
+        dtype=config.dtype,
+        precision=config.precision,
+        conditioner=conditioner,
     )
     data.need(("caption",) if config.text else ())
     data.open()
@@ -70,13 +79,28 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"{NOT_IMAGES}; data.train are latents already")
     if rank == 0:
         print(f"plan: {estimate(data, encoder)}", flush=True)
-    done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
+    notes = {}
+    if config.precision != FULL:
+        notes["precision"] = _compared(config, data, encoder, rank).record()
+    done = encode(data, encoder, out, batch_size=config.batch_size, notes=notes, rank=rank, world=world)
     counts = ", ".join(f"{name}: {count}" for name, count in done.items())
     shards = range(rank, len(data.train_set.index.shards), world)
     written = sum(shard_file(out, shard).stat().st_size for shard in shards)
     print(f"process {rank}: {counts}, {as_size_text(written)} in {out}")
     if rank == 0:
         print(f"next: python train.py experiment={fitting_experiment(data)} data=latents {_next_options(config, data)}")
+
+
+def _compared(config: DictConfig, data: CaptionedImages, encoder: LatentEncoder, rank: int) -> LatentComparison:
+    """Compare some latents in the precision that was chosen with those in full precision; show the result, and check it."""
+    batches = data.training_pass(config.batch_size, limit=config.compared_images)
+    bar = tqdm(batches, desc="comparing", unit="batch", disable=rank > 0)
+    images = (tensor_field(batch.fields, "image") for batch in bar)
+    comparison = compare_precision(encoder.autoencoder, images, encoder.precision)
+    if rank == 0:
+        print(comparison, flush=True)
+    comparison.check()
+    return comparison
 
 
 def _next_options(config: DictConfig, data: CaptionedImages) -> str:
