@@ -66,12 +66,14 @@ def main(config: DictConfig) -> None:
         conditioner = build(config.conditioner)
         conditioner.prepare(())
         conditioner.to(device).eval()
+    vision = None if config.alignment is None else build(config.alignment.encoder).to(device)
     encoder = LatentEncoder(
         autoencoder.to(device).eval(),
         flip=config.flip,
         dtype=config.dtype,
         precision=config.precision,
         conditioner=conditioner,
+        vision=vision,
     )
     data.need(("caption",) if config.text else ())
     data.open()
@@ -117,7 +119,18 @@ def _next_options(config: DictConfig, data: CaptionedImages) -> str:
         options["data.caption.fields"] = typed_fields(data.caption.fields)
     if config.text:
         options |= _text_options(resolved(config.conditioner))
+    if config.alignment is not None:
+        options |= _alignment_options(resolved(config.alignment.encoder))
     return " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
+
+
+def _alignment_options(encoder: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that choose the vision encoder again whose features were written."""
+    words = {"alignment": "repa"}
+    for name, value in encoder.items():
+        if name != "_target_":
+            words[f"alignment.encoder.{name}"] = typed_names(value) if isinstance(value, str) else json.dumps(value)
+    return words
 
 
 def _text_options(conditioner: Mapping[str, Any]) -> dict[str, str]:
