@@ -31,6 +31,7 @@ geometry      how each image was cut, in pixels, `(B, 6)`: height and width of t
               resized image; height and width of the result. Podell et al., 2023, section 2.2, arXiv:2307.01952
 text_tokens   what a frozen text encoder gave for the caption, `(B, L, D)`, where it was cached
 text_mask     which of these tokens count, `(B, L)` bool
+patch_features  what a frozen vision encoder gave for the patches of the image, `(B, D, h, w)`, where it was cached
 
 Two fields are of sampling alone:
 

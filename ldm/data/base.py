@@ -109,6 +109,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.mask = mask
         self.readers = self.choose(USUAL_FIELDS if fields is None else fields)
         self._wanted = list(fields or ())
+        self.needed = set(self._wanted)
         self.val_images = val_images
         self.workers = workers
         self.seed = seed
@@ -125,7 +126,9 @@ class DataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: Where there is no field of some name.
         """
-        self.readers = self.choose([*self._wanted, *sorted(fields)])
+        names = sorted(fields)
+        self.readers = self.choose([*self._wanted, *names])
+        self.needed = {*self._wanted, *names}
         self._opened = None
 
     def choose(self, fields: Iterable[str | FieldReader]) -> list[FieldReader]:

@@ -17,6 +17,7 @@ from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import ComputedReader, FieldReader, take_images_alone
 from ldm.data.fields.caption import CaptionReader
 from ldm.data.fields.low_resolution import LowResolutionReader
+from ldm.data.latents import FEATURES_FACT
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
 from ldm.data.moments import MomentsDataset, Numbered
@@ -259,7 +260,8 @@ class CaptionedImages(DataModule):
         if text:
             check_cached_text(made, self.caption.fields, tags_vary=self.caption.tags.active)
         if made:
-            return LatentTransform(flip=self.flip, text=text)
+            features = bool(made.get(FEATURES_FACT)) and "patch_features" in self.needed
+            return LatentTransform(flip=self.flip, text=text, features=features)
         return ImageTransform(self.size, crop=self.crop, flip=self.flip)
 
 

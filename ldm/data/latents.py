@@ -17,13 +17,21 @@ SOURCE_FACT = "source"
 """The fact beside a latent that names the shard of images that it was made of: digests of its contents, parted by spaces."""
 
 
+FEATURES_FACT = "features"
+"""The fact beside a latent that names the vision encoder of its features; "" where it has none."""
+
+FEATURES, FLIPPED_FEATURES = "features", "flipped_features"
+"""The names of the features of an image and of the mirrored image, which are read in the type in which they were stored."""
+
+
 def pack_latent(tensors: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
     """Return the bytes of a sample's file.
 
     Args:
         tensors: moments `(M, h, w)`: what the encoder gave, see `Fields`; geometry `(6,)`: how the image was cut, see `Fields`;
-            perhaps flipped `(M, h, w)`: the moments of the mirrored image; perhaps captions `(K, 16)`, tokens `(K, L, D)` and
-            mask `(K, L)`: what a frozen text encoder gave for the captions, see `CachedText`.
+            perhaps flipped `(M, h, w)`: the moments of the mirrored image; perhaps features `(D, h, w)` and flipped_features:
+            what a frozen vision encoder gave for the patches of both images; perhaps captions `(K, 16)`, tokens `(K, L, D)`
+            and mask `(K, L)`: what a frozen text encoder gave for the captions, see `CachedText`.
         facts: How they were made.
     """
     given = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -31,12 +39,16 @@ def pack_latent(tensors: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
 
 
 def unpack_latent(data: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a sample's file, floating point as fp32. Raises Broken."""
+    """Return the tensors of a sample's file, floating point as fp32, but features as they are stored. Raises Broken."""
     try:
         tensors = load(data)
     except (SafetensorError, ValueError) as error:
         raise Broken("unreadable latent", str(error)[:200]) from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    kept = (FEATURES, FLIPPED_FEATURES)
+    return {
+        name: tensor.float() if tensor.is_floating_point() and name not in kept else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def read_encoding(head: bytes) -> dict[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,13 @@ def left_out(index: DatasetIndex, shard: int) -> Counter[str]:
     return counts
 
 
-def claim(file: Path, plan: dict[str, Any]) -> None:
+def claim(file: Path, plan: dict[str, Any], *, notes: Mapping[str, Any] | None = None) -> None:
     """Write down what a folder is for, or compare it with what was written down.
 
     Args:
         file: The file in the folder that holds the plan.
         plan: What the folder is for, as it can be written in JSON.
+        notes: What is written down beside a new plan, and is not compared; None: nothing.
 
     Raises:
         ValueError: Where the folder was begun with another plan; the message says in what they differ.
@@ -82,12 +83,13 @@ def claim(file: Path, plan: dict[str, Any]) -> None:
     out = file.parent
     out.mkdir(parents=True, exist_ok=True)
     if file.is_file():
-        changed = "; ".join(differences(json.loads(file.read_text()), plan))
+        written = json.loads(file.read_text())
+        changed = "; ".join(differences({name: written.get(name) for name in plan}, plan))
         if changed:
             raise ValueError(f"{out} was begun with other settings ({changed}); choose another out=, or delete it")
     else:
         draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps(plan, indent=2))
+        draft.write_text(json.dumps({**plan, **(notes or {})}, indent=2))
         draft.replace(file)
 
 

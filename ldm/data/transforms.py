@@ -18,7 +18,7 @@ from ldm.data.decode import Broken, Header, decode_text, decode_with_size, read_
 from ldm.data.fields.cut import Cut
 from ldm.data.fields.placement import Placement
 from ldm.data.fields.tags import TagVariation
-from ldm.data.latents import unpack_latent
+from ldm.data.latents import FEATURES, FLIPPED_FEATURES, unpack_latent
 from ldm.data.shards.names import read_record
 from ldm.files.text import clean_text
 
@@ -115,16 +115,18 @@ class ImageTransform(Transform):
 
 
 class LatentTransform(Transform):
-    """Cached moments, and a frozen text encoder's tokens of all captions of the sample.
+    """Cached moments, a frozen text encoder's tokens of all captions of the sample, and a frozen vision encoder's features.
 
     Args:
-        flip: Take the moments of the mirrored image half of the time.
+        flip: Take the moments of the mirrored image half of the time, and then its features.
         text: Read the tokens, too; a latent without them is then broken.
+        features: Read the features, too; a latent without them is then broken.
     """
 
-    def __init__(self, *, flip: bool = False, text: bool = False) -> None:
+    def __init__(self, *, flip: bool = False, text: bool = False, features: bool = False) -> None:
         self.flip = flip
         self.text = text
+        self.features = features
 
     @property
     def deterministic(self) -> bool:
@@ -132,18 +134,22 @@ class LatentTransform(Transform):
         return not self.flip
 
     def __repr__(self) -> str:
-        return f"LatentTransform(flip={self.flip}, text={self.text})"
+        return f"LatentTransform(flip={self.flip}, text={self.text}, features={self.features})"
 
     def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
         """Return a latent and how its image was cut; see Transform. Raises Broken."""
         tensors = unpack_latent(data)
         geometry = _geometry(tensors)
-        name = "flipped" if self.flip and rng.random() < 0.5 else "moments"
+        flipped = self.flip and rng.random() < 0.5
+        name = "flipped" if flipped else "moments"
         if name not in tensors:
             raise Broken(f"latent without {name}")
+        fields = {"moments": tensors[name], "geometry": geometry}
+        if self.features:
+            fields["patch_features"] = _features(tensors, FLIPPED_FEATURES if flipped else FEATURES)
         return Cut(
-            {"moments": tensors[name], "geometry": geometry},
-            placement_of(geometry, flipped=name == "flipped"),
+            fields,
+            placement_of(geometry, flipped=flipped),
             CachedText.take_from(tensors) if self.text else None,
         )
 
@@ -296,6 +302,18 @@ def placement_of(geometry: Tensor, *, flipped: bool = False) -> Placement:
     original = Header(width, height)
     centred = Frame.centre(original, Size(*size)).placement(original, flipped=flipped)
     return centred._replace(top=top, left=left)
+
+
+def _features(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """The features beside a latent, `(D, h, w)`. Raises Broken where there are none that can be."""
+    if name not in tensors:
+        raise Broken(f"latent without {name}")
+    features = tensors[name]
+    if features.ndim != 3 or not features.is_floating_point():
+        raise Broken(
+            "unreadable latent", f"its {name} have shape {tuple(features.shape)}; (D, h, w) of numbers is needed"
+        )
+    return features
 
 
 def _geometry(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -2,17 +2,20 @@
 
 Written are the moments that the encoder gives: with a KL regulariser mean and log-variance of the posterior, not one sample
 of it, so that training draws from it as it would from images; with a codebook, or with none, the raw latents. With text=true
-the tokens of all captions of each sample are written, too, so that training draws a caption as it would beside images.
+the tokens of all captions of each sample are written, too, so that training draws a caption as it would beside images; with
+an alignment the features of its frozen vision encoder.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,14 +30,16 @@ from ldm.data.cached_text import CAPTIONS_FACT, TEXT_FACT, captions_fact, digest
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.fields.all_captions import AllCaptionsReader
-from ldm.data.latents import SOURCE_FACT, pack_latent
+from ldm.data.latents import FEATURES, FEATURES_FACT, FLIPPED_FEATURES, SOURCE_FACT, pack_latent
 from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out
 from ldm.data.shards.dataset_index import index_shards
 from ldm.data.shards.names import StoredSample, write_shard
 from ldm.data.shards.shard_index import ShardSummary
-from ldm.encode.estimate import CacheEstimate, count_captions
+from ldm.encode.estimate import CacheEstimate, SampleBytes, count_captions
+from ldm.encode.precision import FULL, PRECISIONS, autocast
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
+from ldm.pretrained.vision import VisionEncoder
 
 PLAN = "encoding.json"
 
@@ -51,17 +56,28 @@ class LatentEncoder:
         autoencoder: Encodes the images.
         flip: Encode the mirrored images as well.
         dtype: Of what is written: "float32", or "float16" (half the size; means and raw latents are rounded).
+        precision: In which the autoencoder computes, one of `PRECISIONS`; see `compare_precision`.
         conditioner: One with a frozen text encoder, whose tokens of all captions are written as well; None: no tokens.
+        vision: A vision encoder, whose features are written as well, in float16; None: no features.
 
     Raises:
         ValueError: Where the conditioner has no text encoder, or more than one, or one that is trained.
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, *, flip: bool, dtype: str, conditioner: Conditioner | None = None
+        self,
+        autoencoder: Autoencoder,
+        *,
+        flip: bool,
+        dtype: str,
+        precision: str = FULL,
+        conditioner: Conditioner | None = None,
+        vision: VisionEncoder | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
         texts = text_parts(conditioner) if conditioner is not None else []
         if conditioner is not None and len(texts) != 1:
             raise ValueError(f"tokens are cached of one text encoder; the conditioner has {len(texts)}: set text=false")
@@ -74,7 +90,10 @@ class LatentEncoder:
         self.autoencoder = autoencoder
         self.flip = flip
         self.dtype = dtype
+        self.precision = precision
         self.text_hash = text_hash
+        self.vision = vision
+        self.features_hash = "" if vision is None else vision.features_hash
 
     def facts(self, size: Size) -> dict[str, str]:
         """Return how latents are made, as it is written beside each."""
@@ -83,12 +102,14 @@ class LatentEncoder:
             "size": str(size),
             "flip": str(self.flip).lower(),
             "dtype": self.dtype,
+            "precision": self.precision,
             TEXT_FACT: self.text_hash,
+            FEATURES_FACT: self.features_hash,
         }
 
     @torch.no_grad()
-    def sizes(self, size: Size) -> tuple[int, int]:
-        """Return how many bytes an image of a size takes in a shard, and how many each caption adds to them."""
+    def sizes(self, size: Size) -> SampleBytes:
+        """Return how many bytes a sample takes in a shard, whose image has a size."""
         blank = torch.zeros(1, 3, *size, device=self.autoencoder.shift.device)
         moments = self._moments(blank)[0]
         tensors = {
@@ -98,7 +119,11 @@ class LatentEncoder:
         }
         file = len(pack_latent(tensors, self.facts(size)))
         texts = [] if self.text is None else list(self._texts([[""]])[0].values())
-        return TAR_HEADER + -(-file // TAR_HEADER) * TAR_HEADER, sum(tensor.nbytes for tensor in texts)
+        return SampleBytes(
+            TAR_HEADER + -(-file // TAR_HEADER) * TAR_HEADER,
+            sum(tensor.nbytes for tensor in texts),
+            sum(tensor.nbytes for tensor in self._features(blank).values()),
+        )
 
     @torch.no_grad()
     def __call__(self, batch: Batch, facts: dict[str, str]) -> Iterator[bytes]:
@@ -108,6 +133,7 @@ class LatentEncoder:
         tensors = {"moments": self._moments(image), "geometry": tensor_field(fields, "geometry")}
         if self.flip:
             tensors["flipped"] = self._moments(image.flip(-1))
+        tensors |= self._features(image)
         texts = self._texts(list_field(fields, "captions")) if self.text is not None else [{}] * len(image)
         for row, (height, width, *_) in enumerate(tensors["geometry"].tolist()):
             size = {"height": str(height), "width": str(width)}
@@ -115,7 +141,22 @@ class LatentEncoder:
             yield pack_latent({**of_row, **texts[row]}, {**facts, **size})
 
     def _moments(self, image: Tensor) -> Tensor:
-        return self.autoencoder.encode(image).moments.to(DTYPES[self.dtype]).cpu()
+        with autocast(self.precision, image.device):
+            moments = self.autoencoder.encode(image).moments
+        return moments.to(DTYPES[self.dtype]).cpu()
+
+    def _features(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the features of images, and of the mirrored images where they are encoded, too."""
+        if self.vision is None:
+            return {}
+        images = {FEATURES: image, **({FLIPPED_FEATURES: image.flip(-1)} if self.flip else {})}
+        found = {name: self.vision(one).half().cpu() for name, one in images.items()}
+        if not all(features.isfinite().all() for features in found.values()):
+            raise ValueError(
+                "the vision encoder gives features that are not finite, or too large for float16; take another as "
+                "alignment.encoder.name"
+            )
+        return found
 
     def _texts(self, captions: Sequence[Sequence[str]]) -> list[dict[str, Tensor]]:
         """Return digests, tokens and perhaps mask of the captions of each sample; as many are encoded at once as images."""
@@ -137,7 +178,14 @@ class LatentEncoder:
 
 
 def encode(
-    data: CaptionedImages, encoder: LatentEncoder, out: Path, *, batch_size: int, rank: int = 0, world: int = 1
+    data: CaptionedImages,
+    encoder: LatentEncoder,
+    out: Path,
+    *,
+    batch_size: int,
+    notes: Mapping[str, Any] | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Counter[str]:
     """Write a shard of latents for each shard of training images into a folder; those that are there are kept.
 
@@ -146,6 +194,7 @@ def encode(
         encoder: Makes the files.
         out: The folder.
         batch_size: Images at once.
+        notes: What the folder's encoding.json says beside the settings, as it can be written in JSON; None: nothing.
         rank: Number of this process, which takes each `world`-th shard.
         world: Number of processes.
 
@@ -159,11 +208,10 @@ def encode(
     folder = output_folder(out)
     shards = range(rank, len(data.train_set.index.shards), world)
     reader = AllCaptionsReader(data.caption) if encoder.text is not None else None
-    if rank > 0:
-        folder.check()
-        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
-    with folder.lock():  # for all of them
-        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader)
+    with folder.lock() if rank == 0 else nullcontext():  # for all of them
+        if rank > 0:
+            folder.check()
+        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader, notes=notes or {})
 
 
 def shard_file(out: Path, number: int) -> Path:
@@ -201,13 +249,14 @@ def _encode(
     batch_size: int,
     shards: Sequence[int],
     reader: AllCaptionsReader | None,
+    notes: Mapping[str, Any],
 ) -> Counter[str]:
     train, facts = data.train_set, encoder.facts(data.size)
     index, readers = train.index, train.readers
     if reader is not None:
         facts[CAPTIONS_FACT] = captions_fact(data.caption.fields)
         readers = [*readers, reader]
-    claim(out / PLAN, {"facts": facts, "shards": index.fingerprint})
+    claim(out / PLAN, {"facts": facts, "shards": index.fingerprint}, notes=notes)
     files = {shard: shard_file(out, shard) for shard in shards}
     todo = [shard for shard, file in files.items() if not file.is_file()]
     done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})

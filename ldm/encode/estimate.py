@@ -11,6 +11,20 @@ from ldm.data.fields.all_captions import AllCaptionsReader
 from ldm.data.order.batch_sampler import spread
 
 
+class SampleBytes(NamedTuple):
+    """What a sample takes in a shard, in bytes.
+
+    Attributes:
+        image: The latent, with that of the mirrored image where that is written.
+        caption: The tokens of one caption; 0 where none are written.
+        features: The features, with those of the mirrored image where they are written; 0 where none are.
+    """
+
+    image: int
+    caption: int
+    features: int
+
+
 class CacheEstimate(NamedTuple):
     """The number of images and captions that will be encoded, and how large what is written gets.
 
@@ -20,6 +34,8 @@ class CacheEstimate(NamedTuple):
         captions: How many different captions these have in all.
         image_bytes: What the latent of an image takes in a shard, with that of its mirrored image where that is written.
         caption_bytes: What the tokens of a caption take; 0 where none are written.
+        feature_bytes: What the features of an image take, with those of its mirrored image where they are written; 0 where
+            none are written.
     """
 
     images: int
@@ -27,6 +43,7 @@ class CacheEstimate(NamedTuple):
     captions: int
     image_bytes: int
     caption_bytes: int
+    feature_bytes: int = 0
 
     @property
     def all_captions(self) -> int:
@@ -35,11 +52,13 @@ class CacheEstimate(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of all latents and tokens."""
-        return self.images * self.image_bytes + self.all_captions * self.caption_bytes
+        """Bytes of all latents, features and tokens."""
+        return self.images * (self.image_bytes + self.feature_bytes) + self.all_captions * self.caption_bytes
 
     def __str__(self) -> str:
         latents = f"about {as_size_text(self.images * self.image_bytes)} of latents"
+        if self.feature_bytes:
+            latents += f" and {as_size_text(self.images * self.feature_bytes)} of features"
         if not self.caption_bytes:
             return f"{self.images:,} images, no captions: {latents}, and copies of the other files"
         guess = "" if self.looked_at == self.images else f" (counted in {self.looked_at:,} images)"

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from tqdm.auto import tqdm
 
+from ldm.batch import tensor_field
 from ldm.checkpoint import load_autoencoder
 from ldm.config import build, packages_of, resolved
 from ldm.data.cached_text import typed_fields
@@ -21,6 +23,7 @@ from ldm.data.fields.all_captions import AllCaptionsReader
 from ldm.data.rewriting import typed_names
 from ldm.encode.encoder import LatentEncoder, encode, estimate, output_folder, shard_file
 from ldm.encode.estimate import as_size_text
+from ldm.encode.precision import FULL, PRECISIONS, LatentComparison, compare_precision
 from ldm.files.tensors import DTYPES
 from ldm.options.arguments import quoted
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
@@ -32,6 +35,8 @@ OPTIONS: dict[str, Rule] = {
     "flip": FLAG,
     "text": FLAG,
     "dtype": OneOf(tuple(DTYPES)),
+    "precision": OneOf(PRECISIONS),
+    "compared_images": COUNT,
     "seed": SEED,
 }
 """Which values the command's own options can have."""
@@ -61,8 +66,14 @@ def main(config: DictConfig) -> None:
         conditioner = build(config.conditioner)
         conditioner.prepare(())
         conditioner.to(device).eval()
+    vision = None if config.alignment is None else build(config.alignment.encoder).to(device)
     encoder = LatentEncoder(
-        autoencoder.to(device).eval(), flip=config.flip, dtype=config.dtype, conditioner=conditioner
+        autoencoder.to(device).eval(),
+        flip=config.flip,
+        dtype=config.dtype,
+        precision=config.precision,
+        conditioner=conditioner,
+        vision=vision,
     )
     data.need(("caption",) if config.text else ())
     data.open()
@@ -70,13 +81,28 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"{NOT_IMAGES}; data.train are latents already")
     if rank == 0:
         print(f"plan: {estimate(data, encoder)}", flush=True)
-    done = encode(data, encoder, out, batch_size=config.batch_size, rank=rank, world=world)
+    notes = {}
+    if config.precision != FULL:
+        notes["precision"] = _compared(config, data, encoder, rank).record()
+    done = encode(data, encoder, out, batch_size=config.batch_size, notes=notes, rank=rank, world=world)
     counts = ", ".join(f"{name}: {count}" for name, count in done.items())
     shards = range(rank, len(data.train_set.index.shards), world)
     written = sum(shard_file(out, shard).stat().st_size for shard in shards)
     print(f"process {rank}: {counts}, {as_size_text(written)} in {out}")
     if rank == 0:
         print(f"next: python train.py experiment={fitting_experiment(data)} data=latents {_next_options(config, data)}")
+
+
+def _compared(config: DictConfig, data: CaptionedImages, encoder: LatentEncoder, rank: int) -> LatentComparison:
+    """Compare some latents in the precision that was chosen with those in full precision; show the result, and check it."""
+    batches = data.training_pass(config.batch_size, limit=config.compared_images)
+    bar = tqdm(batches, desc="comparing", unit="batch", disable=rank > 0)
+    images = (tensor_field(batch.fields, "image") for batch in bar)
+    comparison = compare_precision(encoder.autoencoder, images, encoder.precision)
+    if rank == 0:
+        print(comparison, flush=True)
+    comparison.check()
+    return comparison
 
 
 def _next_options(config: DictConfig, data: CaptionedImages) -> str:
@@ -93,7 +119,18 @@ def _next_options(config: DictConfig, data: CaptionedImages) -> str:
         options["data.caption.fields"] = typed_fields(data.caption.fields)
     if config.text:
         options |= _text_options(resolved(config.conditioner))
+    if config.alignment is not None:
+        options |= _alignment_options(resolved(config.alignment.encoder))
     return " ".join(f"{name}={shlex.quote(str(value))}" for name, value in options.items())
+
+
+def _alignment_options(encoder: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that choose the vision encoder again whose features were written."""
+    words = {"alignment": "repa"}
+    for name, value in encoder.items():
+        if name != "_target_":
+            words[f"alignment.encoder.{name}"] = typed_names(value) if isinstance(value, str) else json.dumps(value)
+    return words
 
 
 def _text_options(conditioner: Mapping[str, Any]) -> dict[str, str]:

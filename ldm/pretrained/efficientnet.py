@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ldm.options.rule import Whole, check
 from ldm.pretrained.extractor import Extractor
 from ldm.pretrained.precision import full_precision
-from ldm.pretrained.vision import FeatureMapEncoder
+from ldm.pretrained.vision import FeatureMapEncoder, weights_hash
 
 HALVED = 32
 """Side in pixels of what becomes one place: the network halves images five times."""
@@ -94,5 +94,10 @@ class EfficientNetFeatureMap(FeatureMapEncoder):
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """Return the features; see `FeatureMapEncoder.forward`."""
-        with torch.autocast(image.device.type, enabled=False):
+        with full_precision(image.device):
             return feature_map(self.network, image, self.size)
+
+    @property
+    def features_hash(self) -> str:
+        """See `FeatureMapEncoder.features_hash`."""
+        return weights_hash(f"efficientnet_lite0 {self.size}", self.network.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ldm.pretrained.catalogue import INCEPTION_WEIGHTS

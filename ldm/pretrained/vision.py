@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
-from ldm.options.rule import COUNT, check
+from ldm.options.rule import COUNT, Optional, check
 from ldm.pretrained.catalogue import fetch_hint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,6 +44,15 @@ def colour_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
 
 
+def weights_hash(kind: str, weights: Mapping[str, Tensor]) -> str:
+    """Return a name for a network, which depends on its weights and on a text that says how it is used."""
+    digest = hashlib.sha256(kind.encode())
+    for name, tensor in weights.items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 class FeatureMapEncoder(nn.Module, ABC):
     """A frozen network that gives features of the places of an image.
 
@@ -56,6 +66,11 @@ class FeatureMapEncoder(nn.Module, ABC):
     def forward(self, image: Tensor) -> Tensor:
         """Return the features `(B, width, h, w)` of images `(B, 3, H, W)` in [-1, 1], float32, without a gradient."""
 
+    @property
+    @abstractmethod
+    def features_hash(self) -> str:
+        """A name for what `forward` computes, by which cached features are known."""
+
     @final
     def train(self, mode: bool = True) -> FeatureMapEncoder:
         """Stay in evaluation mode, whatever `mode` is."""
@@ -68,6 +83,7 @@ class VisionEncoder(FeatureMapEncoder):
     Args:
         name: Name of the model on the hub, or a local folder.
         size: Side in pixels to which images are resized first; a multiple of the model's patch size.
+        patches: Number of patches along a side to which features are averaged; it divides the model's own. None: the model's own.
 
     Attributes:
         count: Patches along a side.
@@ -75,15 +91,16 @@ class VisionEncoder(FeatureMapEncoder):
 
     Raises:
         FileNotFoundError: Where there is no such model.
-        ValueError: Where `size` is no multiple of the patch size.
+        ValueError: Where `size` is no multiple of the patch size, or `patches` does not divide the model's patches.
 
     References:
         Oquab et al., 2023, arXiv:2304.07193.
     """
 
-    def __init__(self, name: str, *, size: int = 224) -> None:
+    def __init__(self, name: str, *, size: int = 224, patches: int | None = None) -> None:
         super().__init__()
         check("encoder.size", size, COUNT)
+        check("encoder.patches", patches, Optional(COUNT, "those of the model"))
         try:
             config = AutoConfig.from_pretrained(name)
             self.network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
@@ -99,7 +116,14 @@ class VisionEncoder(FeatureMapEncoder):
             )
         self.size = size
         self.statistics = colour_statistics(name)
-        self.count = size // patch
+        own = size // patch
+        self.count = own if patches is None else patches
+        if own % self.count:
+            raise ValueError(
+                f"encoder.patches={patches} cannot be: {name!r} gives {own} patches along a side of {size} pixels; "
+                f"give one of {', '.join(str(count) for count in range(1, own + 1) if own % count == 0)}"
+            )
+        self.pooled = own // self.count
         self.width = config.hidden_size
         self.network.requires_grad_(False).eval()
 
@@ -108,9 +132,18 @@ class VisionEncoder(FeatureMapEncoder):
         """Return the features `(B, width, count, count)` of the patches of images `(B, 3, H, W)` in [-1, 1]."""
         pixels = standardized(image, self.size, *self.statistics)
         tokens = self.network(pixels, **self._options()).last_hidden_state
-        patches = tokens[:, -(self.count**2) :]  # before them stand those of the whole image
-        features: Tensor = patches.transpose(1, 2).unflatten(2, (self.count, self.count))
-        return features
+        own = self.count * self.pooled
+        patches = tokens[:, -(own**2) :]  # before them stand those of the whole image
+        return F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (own, own)), self.pooled)
+
+    @property
+    def features_hash(self) -> str:
+        """A name for what `forward` computes, by which cached features are known."""
+        colours = [[float(value) for value in values] for values in self.statistics]
+        kind = f"{self.network.config.model_type} {self.size} {self.count} {colours}"
+        state = self.network.state_dict()
+        # a pooler is not asked, and is random where a file has none
+        return weights_hash(kind, {name: tensor for name, tensor in state.items() if "pooler" not in name})
 
     def _options(self) -> dict[str, bool]:
         """Return the options with which a network takes images of another side than its own; ViT must be asked to."""

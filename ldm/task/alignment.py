@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.backbone.base import Backbone
+from ldm.batch import Fields, tensor_field
 from ldm.pretrained.vision import FeatureMapEncoder
 
 
 class REPA(nn.Module):
     """The alignment loss: minus the cosine between projected features of the backbone and those of a vision encoder.
 
-    The encoder is frozen. The features of the backbone come from its middle. They are projected and then enlarged to
+    The encoder is frozen. Its features are taken from the batch, where they were cached; else they are computed from the images.
+    The features of the backbone come from its middle. They are projected and then enlarged to
     the patches of the encoder. The projection is trained with the backbone and thrown away afterwards.
 
     Args:
@@ -48,27 +50,47 @@ class REPA(nn.Module):
         """Keep the output of the backbone's middle (a forward hook)."""
         self._features = output
 
-    def forward(self, image: Tensor | None, step: int) -> Tensor:
+    inputs = ("patch_features",)
+    """The field that is read where a batch has it."""
+
+    @property
+    def features_hash(self) -> str:
+        """A name for the features of the encoder, by which cached ones are known."""
+        return self._encoder[0].features_hash
+
+    def forward(self, fields: Fields, step: int) -> Tensor:
         """Return the weighted loss for the last call of the backbone.
 
         Args:
-            image: The images of that call, `(B, 3, H, W)`, in [-1, 1]; None: the batch holds cached latents.
+            fields: Of the batch of that call: `patch_features` `(B, D, h, w)`, as the encoder gives them, or else `image`
+                `(B, 3, H, W)` in [-1, 1].
             step: Number of the training step.
 
         Returns:
             The loss, a scalar; 0 once `steps` is reached.
 
         Raises:
-            ValueError: If there are no images, or the backbone was not called.
+            ValueError: If there are neither features nor images, or the backbone was not called.
         """
         features, self._features = self._features, None
         if step >= self.steps:
             # zero, but with a gradient for each parameter, which DDP needs
             return 0.0 * nn.utils.parameters_to_vector(self.project.parameters()).sum()
-        if image is None or features is None:
-            raise ValueError(
-                "alignment needs images, but batches hold latents; set data.cache_latents=false, data=shards"
-            )
-        wanted = self._encoder[0].to(image.device)(image.float())
+        if features is None:
+            raise ValueError("alignment compares features of the backbone, which was not called; call it first")
+        wanted = self._wanted(fields)
         projected = F.interpolate(self.project(features.float()), wanted.shape[2:], mode="bilinear")
         return -self.weight * F.cosine_similarity(projected, wanted, dim=1).mean()
+
+    def _wanted(self, fields: Fields) -> Tensor:
+        """Return the features of the encoder, float32."""
+        if "patch_features" in fields:
+            return tensor_field(fields, "patch_features").float()
+        if "image" not in fields:
+            raise ValueError(
+                "alignment needs images, or the features of its encoder beside latents, but batches hold latents alone; "
+                "encode them with alignment=repa, or set data.cache_latents=false, data=shards"
+            )
+        image = tensor_field(fields, "image")
+        wanted: Tensor = self._encoder[0].to(image.device)(image.float())
+        return wanted

@@ -60,15 +60,16 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the fields that conditioner and loss read beside images or latents."""
-        return (*self.reader.inputs, *self.model.denoising_loss.inputs)
+        """Names of the fields that conditioner, loss and alignment read beside images or latents."""
+        aligned = self.alignment.inputs if self.alignment is not None else ()
+        return (*self.reader.inputs, *self.model.denoising_loss.inputs, *aligned)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar, with that of the alignment."""
         loss = self.training_loss(batch)
         if self.alignment is None:
             return loss
-        aligned: Tensor = self.alignment(batch.fields.get("image"), self.global_step)
+        aligned: Tensor = self.alignment(batch.fields, self.global_step)
         self.log("train/alignment", aligned.detach(), batch_size=len(batch.key))
         return loss + aligned
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from ldm.pretrained.vision import VisionEncoder
@@ -49,3 +50,30 @@ def test_encoders_that_do_not_fit(folder):
         VisionEncoder(str(folder), size=30)
     with pytest.raises(FileNotFoundError, match="no vision encoder '/nowhere'"):
         VisionEncoder("/nowhere")
+
+
+def test_features_are_averaged_over_patches(folder):
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    features = VisionEncoder(str(folder), size=32)(image)
+    for patches in (8, 4, 1):
+        encoder = VisionEncoder(str(folder), size=32, patches=patches)
+        assert encoder.count == patches
+        torch.testing.assert_close(encoder(image), F.adaptive_avg_pool2d(features, patches))
+    with pytest.raises(ValueError, match=r"patches=3 cannot be: .* gives 8 patches along .* give one of 1, 2, 4, 8"):
+        VisionEncoder(str(folder), size=32, patches=3)
+    with pytest.raises(ValueError, match="alignment.encoder.patches=0 cannot be"):
+        VisionEncoder(str(folder), size=32, patches=0)
+
+
+def test_the_hash_is_of_what_is_computed(folder, tmp_path):
+    """Not of the name: a copy of the same weights is the same encoder."""
+    first = VisionEncoder(str(folder), size=16)
+    first.network.save_pretrained(tmp_path / "copy")
+    assert VisionEncoder(str(tmp_path / "copy"), size=16).features_hash == first.features_hash
+    assert VisionEncoder(str(folder), size=16, patches=4).features_hash == first.features_hash, "all patches there are"
+    others = [VisionEncoder(str(folder), size=32), VisionEncoder(str(folder), size=16, patches=2)]
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+    others.append(VisionEncoder(str(folder), size=16))
+    with torch.no_grad():
+        next(first.network.parameters()).add_(1.0)
+    assert len({one.features_hash for one in (VisionEncoder(str(tmp_path / "copy"), size=16), first, *others)}) == 5

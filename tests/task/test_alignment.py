@@ -32,7 +32,7 @@ def test_aligning_brings_the_backbones_features_near_to_the_encoders(folder):
     losses = []
     for _ in range(60):
         network(x_t, torch.full((4,), 0.5), Condition())
-        loss = alignment(image, step=0)
+        loss = alignment({"image": image}, step=0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -46,7 +46,7 @@ def test_after_its_steps_it_is_nothing_but_finds_gradients(folder):
     network = unet()
     alignment = REPA(network, VisionEncoder(str(folder), size=16), steps=7)
     network(torch.randn(1, 4, 8, 8), torch.ones(1), Condition())
-    loss = alignment(None, step=7)
+    loss = alignment({}, step=7)
     loss.backward()
     assert loss.item() == 0
     assert all(float(part.grad.abs().max()) == 0 for part in alignment.parameters())
@@ -64,9 +64,28 @@ def test_the_loss_is_minus_the_cosine():
     features, image = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     backbone.deepest(features)
     cosine = F.cosine_similarity(alignment.project(features), image[:, :1].expand(-1, 5, -1, -1), dim=1)
-    torch.testing.assert_close(alignment(image, step=0), -2 * cosine.mean())
-    with pytest.raises(ValueError, match="alignment needs images, but batches hold latents"):
-        alignment(None, step=0)
+    torch.testing.assert_close(alignment({"image": image}, step=0), -2 * cosine.mean())
+    with pytest.raises(ValueError, match="which was not called; call it first"):
+        alignment({"image": image}, step=0)
+    backbone.deepest(features)
+    with pytest.raises(ValueError, match="alignment needs images, or the features .* encode them with alignment=repa"):
+        alignment({"moments": features}, step=0)
+
+
+def test_features_of_the_batch_are_taken_and_the_encoder_is_not_called():
+    class Silent(torch.nn.Module):
+        width = 5
+
+        def forward(self, image):
+            raise AssertionError("the features are there")
+
+    backbone = SimpleNamespace(deepest=torch.nn.Identity(), deepest_channels=3)
+    alignment = REPA(backbone, Silent(), weight=2.0)
+    features, wanted = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4).half()
+    backbone.deepest(features)
+    cosine = F.cosine_similarity(alignment.project(features), wanted.float(), dim=1)
+    fields = {"patch_features": wanted, "image": torch.zeros(2, 3, 8, 8)}
+    torch.testing.assert_close(alignment(fields, step=0), -2 * cosine.mean())
 
 
 def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
@@ -78,5 +97,5 @@ def test_one_option_chooses_it_and_it_fits_to_any_backbone(folder):
         aligned = alignment(network)
         network(torch.randn(2, 4, 8, 8), torch.ones(2), Condition())
         assert aligned.steps == 7
-        assert aligned(torch.rand(2, 3, 32, 32), step=6).isfinite()
+        assert aligned({"image": torch.rand(2, 3, 32, 32)}, step=6).isfinite()
     assert compose("train", ["experiment=txt2img"]).stage.diffusion.alignment is None

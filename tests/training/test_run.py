@@ -15,12 +15,14 @@ from ldm.callback.curves import read_metrics
 from ldm.checkpoint import load, load_autoencoder, read, with_decoder
 from ldm.ema.snapshot import read_snapshots
 from ldm.guidance.base import NoGuidance
+from ldm.pretrained.vision import VisionEncoder
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.heun import Heun
 from tests.conditioner.test_conditioner import save_pretrained
 from tests.conftest import ROOT, command, forked
 from tests.data.small_shards import write_tar
 from tests.pretrained.test_clip_score import save_clip
+from tests.pretrained.test_vision import save_vision
 from tests.training.stages import built, composed, stages
 
 pytestmark = pytest.mark.e2e
@@ -280,6 +282,52 @@ def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run, pl
         stage.check_captions(SimpleNamespace(encoding={**right, "text": "4567"}), new=True)
     with pytest.raises(ValueError, match="latents train stage 2 alone"):
         stages(config, tiny_run)["autoencoder"].check_data(SimpleNamespace(encoding=right))
+
+
+def test_features_of_another_vision_encoder_are_refused(tiny_run, places, tmp_path):
+    torch.manual_seed(0)
+    aligned = ["alignment=repa", f"alignment.encoder.name={save_vision(tmp_path, 'vit')}", "alignment.encoder.size=16"]
+    options = ["experiment=txt2img", "debug=tiny", "trainer=cpu", f"autoencoder.ckpt={tiny_run}", *places]
+    stage = built("diffusion", composed(*options, *aligned), tiny_run)
+    right = {"autoencoder": stage.task.model.autoencoder.encoder_hash, "text": ""}
+    assert "patch_features" in stage.task.inputs
+    stage.check_data(
+        SimpleNamespace(encoding={**right, "features": VisionEncoder(str(tmp_path), size=16).features_hash})
+    )
+    for without in (right, {**right, "features": ""}):
+        with pytest.raises(
+            ValueError, match=r"reads latents without features; write them, python -m ldm.encode \.\.\. alignment=repa"
+        ):
+            stage.check_data(SimpleNamespace(encoding=without))
+    pooled = VisionEncoder(str(tmp_path), size=16, patches=2).features_hash
+    with pytest.raises(
+        ValueError, match=rf"made by the vision encoder {pooled}, but .* the same size and patches, or encode"
+    ):
+        stage.check_data(SimpleNamespace(encoding={**right, "features": pooled}))
+    plain = built("diffusion", composed(*options), tiny_run)
+    assert "patch_features" not in plain.task.inputs
+    plain.check_data(SimpleNamespace(encoding={**right, "features": pooled}))
+
+
+def test_a_run_on_latents_is_aligned_to_the_features_beside_them(home, tiny_run, second_stage, tmp_path):
+    """The commands are those that are shown: the next command of encode trains."""
+    torch.manual_seed(0)
+    (folder,) = (home / "data").glob("icons-*")
+    shards = [f"data.train='{folder}/train-*.tar'", f"data.val='{folder}/val-*.tar'", "data.size=32", "data.workers=0"]
+    name = save_vision(tmp_path / "vit", "dinov2")
+    aligned = [
+        "alignment=repa",
+        f"alignment.encoder.name={name}",
+        "alignment.encoder.size=16",
+        "alignment.encoder.patches=2",
+    ]
+    ckpt = f"autoencoder.ckpt={tiny_run / 'autoencoder.safetensors'}"
+    text = forked("-m", "ldm.encode", ckpt, *shards, *aligned, "flip=true", f"out={tmp_path / 'latents'}")
+    (line,) = (line for line in text.splitlines() if line.startswith("next: "))
+    rest = [option for option in second_stage if not option.startswith("autoencoder.ckpt=")]
+    command(*rest, *shlex.split(line)[4:], "data.workers=0", "alignment.steps=10", "name=aligned")
+    curve = dict(read_metrics(home / "runs" / "aligned" / "diffusion" / "logs")["train/alignment"])
+    assert [value != 0 for step, value in sorted(curve.items())] == [step < 10 for step in sorted(curve)]
 
 
 def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):

@@ -17,7 +17,7 @@ from ldm.data.fields.maps import DepthReader, LossWeightReader, MaskReader, Segm
 from ldm.data.masks.base import MaskGenerator
 from ldm.data.transforms import CaptionChoice
 
-WITH_IMAGE = ("image", "moments", "text_tokens", "text_mask")
+WITH_IMAGE = ("image", "moments", "text_tokens", "text_mask", "patch_features")
 """Fields that no reader reads: they come with the image, or with the latent."""
 
 

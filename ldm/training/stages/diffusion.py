@@ -15,6 +15,7 @@ from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_captions, text_parts
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
+from ldm.data.latents import FEATURES_FACT
 from ldm.model import LatentDiffusion
 from ldm.options.arguments import command_name
 from ldm.task.base import Task
@@ -75,14 +76,26 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
 
     def check_latents(self, data: DataModule) -> None:
-        """Check that alignment and conditioner have images, where they need them, and that the model can work at all sizes."""
+        """Check that conditioner and alignment have images, or features of them, and that the model can work at all sizes."""
         data.check_sizes(self.task.model.check_size)
-        reader = "alignment to a vision encoder" if self.alignment is not None else "this conditioner"
-        needed = self.alignment is not None or "image" in underlying_fields(self.task.inputs)
-        if needed and (data.encoding or self.run.config.data.get("cache_latents", False)):
+        if not (data.encoding or self.run.config.data.get("cache_latents", False)):
+            return
+        advice = "set data.cache_latents=false, or data=shards instead of data=latents"
+        if "image" in underlying_fields(self.task.inputs):
+            raise ValueError(f"this conditioner needs the images, but training reads latents; {advice}")
+        assert isinstance(self.task, DiffusionTask)
+        if (alignment := self.task.alignment) is None:
+            return
+        made_by = data.encoding.get(FEATURES_FACT)
+        if not made_by:
             raise ValueError(
-                f"{reader} needs the images, but training reads latents; set data.cache_latents=false, or data=shards instead of "
-                "data=latents"
+                "alignment to a vision encoder needs the images, or the features of the encoder beside the latents, but training "
+                f"reads latents without features; write them, python -m ldm.encode ... alignment=repa, or {advice}"
+            )
+        if made_by != (ours := alignment.features_hash):
+            raise ValueError(
+                f"the features beside the latents were made by the vision encoder {made_by}, but alignment.encoder is {ours}; "
+                "give the same weights as alignment.encoder.name, and the same size and patches, or encode the images again"
             )
 
     def check_captions(self, data: DataModule, *, new: bool) -> None:
