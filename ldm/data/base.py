@@ -242,9 +242,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """
         numbers = spread(len(self.val_set), limit)
         for broken, seen in (self.broken(limit), (self.val_set.broken(numbers), len(numbers))):
-            said = said_of_missing(broken, seen, self.readers, most=self.bad_samples.max_broken)
-            if said is not None:
-                say(said)
+            say(said_of_missing(broken, seen, self.readers, most=self.bad_samples.max_broken))
 
     def warn_of_shared(self, train: list[str], val: Mapping[str, ShardSummary], digests: dict[str, list[str]]) -> None:
         """Say which validation shards are trained on, too.
@@ -255,8 +253,7 @@ class DataModule(pl.LightningDataModule, ABC):
             digests: Of training shards, and of those that they were made of, as far as they are known, by their names.
         """
         known = {name: [shard.digest] for name, shard in val.items() if shard.samples} if digests else {}
-        if (said := said_of_shared(train, list(val), {**known, **digests})) is not None:
-            say(said)
+        say(said_of_shared(train, list(val), {**known, **digests}))
 
     def set_batch(self, images_per_step: int, accumulate: int, world: int) -> None:
         """Choose the loaders' batch: images an optimiser step, over `accumulate` batches on each of `world` processes."""
@@ -332,9 +329,10 @@ class DataModule(pl.LightningDataModule, ABC):
 
 
 @rank_zero_only
-def say(warning: str) -> None:
-    """Log a warning, once for all processes."""
-    log.warning("%s", warning)
+def say(warning: str | None) -> None:
+    """Log a warning, if there is one, once for all processes."""
+    if warning is not None:
+        log.warning("%s", warning)
 
 
 def _leave_signals_alone(worker: int) -> None:
