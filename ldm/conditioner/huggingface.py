@@ -19,7 +19,7 @@ from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
 from ldm.pretrained.catalogue import fetch_hint
-from ldm.pretrained.tokens import encode_texts, overflow
+from ldm.pretrained.tokens import encode_texts, has_tokenizer, overflow
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""
@@ -85,6 +85,8 @@ class HuggingFaceConditioner(TextConditioner):
             layers: int = config.num_hidden_layers
             config.num_hidden_layers = max(layers + self.layer + 1, 1)  # those behind the wanted one are not built
             encoder = encoder_class.from_pretrained(self.name, config=config, dtype=torch.float32, use_safetensors=True)
+            if not has_tokenizer(self.name):
+                raise ValueError("it has no files of a tokenizer, like tokenizer.json")
             tokenizer = AutoTokenizer.from_pretrained(self.name, use_fast=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(

@@ -40,9 +40,11 @@ MODELS = (
             Use("train", "conditioner=clip_l", "conditioner.name"),
             Use("train", "conditioner=huggingface", "conditioner.name"),
             Use("train", "conditioner=image", "conditioner.name"),
+            Use("train", "metric=clip_score", "metric.clip_score.name"),
             Use("neighbors", "encoder=clip", "encoder.name"),
         ),
         repository="openai/clip-vit-large-patch14",
+        readers=("tokenizer_config.json", "preprocessor_config.json"),
     ),
     HubModel(
         name="clip_b32",
@@ -51,6 +53,7 @@ MODELS = (
         licence="MIT",
         uses=(Use("sample", "guidance=clip", "guidance.score.name"),),
         repository="openai/clip-vit-base-patch32",
+        readers=("tokenizer_config.json", "preprocessor_config.json"),
     ),
     HubModel(
         name="openclip_h",
@@ -59,6 +62,7 @@ MODELS = (
         licence="MIT",
         uses=(Use("train", "conditioner=openclip_h", "conditioner.name"),),
         repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        readers=("tokenizer_config.json", "preprocessor_config.json"),
     ),
     HubModel(
         name="flan_t5_large",
@@ -67,6 +71,7 @@ MODELS = (
         licence="Apache-2.0",
         uses=(Use("train", "conditioner=flan_t5_large", "conditioner.name"),),
         repository="google/flan-t5-large",
+        readers=("tokenizer_config.json",),
     ),
     HubModel(
         name="dinov2",
@@ -75,6 +80,7 @@ MODELS = (
         licence="Apache-2.0",
         uses=(Use("train", "alignment=repa", "alignment.encoder.name"),),
         repository="facebook/dinov2-base",
+        readers=("preprocessor_config.json",),
     ),
     HubModel(
         name="depth",
@@ -86,6 +92,7 @@ MODELS = (
             Use("train", "conditioner=text_and_depth", "conditioner.parts.depth.name"),
         ),
         repository="Intel/dpt-hybrid-midas",
+        readers=("preprocessor_config.json",),
     ),
 )
 

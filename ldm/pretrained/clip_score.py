@@ -14,7 +14,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
 from ldm.pretrained.catalogue import fetch_hint
-from ldm.pretrained.tokens import overflow
+from ldm.pretrained.tokens import has_tokenizer, overflow
 from ldm.pretrained.vision import standardized
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class CLIPScore:
         check("guidance.score.strength", strength, Real())
         try:
             self.network = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+            if not has_tokenizer(name):
+                raise ValueError("it has no files of a tokenizer, like tokenizer.json")
             self.tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(

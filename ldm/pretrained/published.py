@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported for whoever catches its errors
+from safetensors import SafetensorError, safe_open
 from transformers.safetensors_conversion import get_conversion_pr_reference
 
 WANTED = ["*.json", "*.txt", "model.safetensors", "model-*-of-*.safetensors"]
@@ -169,9 +170,11 @@ class HubModel(PublishedWeights):
         licence: Under which it is published.
         uses: Which choices need it.
         repository: Its name on the hub.
+        readers: Files that say how texts or images become its inputs, without which it would read them otherwise, and in silence.
     """
 
     repository: str
+    readers: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -184,7 +187,7 @@ class HubModel(PublishedWeights):
             folder = self._download(local_files_only=True)
         except OSError:
             return None
-        return folder if _has_weights(folder) else None
+        return folder if self._is_whole(folder) else None
 
     def fetch(self, folder: Path | None = None) -> Path:
         """Download the model, unless it is there, and compare its files with the hub's hashes; see `PublishedWeights`."""
@@ -197,7 +200,7 @@ class HubModel(PublishedWeights):
         if (found := self.cached()) is not None:
             return found
         made = self._download()
-        if not _has_weights(made):
+        if not self._is_whole(made):
             raise OSError(
                 f"{self.repository} holds weights without code only in a version of their own, which is not found by its name "
                 "without internet; bring it into a folder: out=FOLDER"
@@ -209,21 +212,21 @@ class HubModel(PublishedWeights):
     def _into(self, folder: Path) -> Path:
         made = folder / self.target
         if made.exists():
-            if not _has_weights(made):
+            if not self._is_whole(made):
                 raise ValueError(
-                    f"{made} is there, but holds no model; nothing was changed: remove it, or name another"
+                    f"{made} is there, but holds no whole model; nothing was changed: remove it, or name another"
                 )
             return made
         draft = folder / f".{self.target}"
         self._download(draft)
         revision = None
-        if not _has_weights(draft):  # then they are where transformers finds them, too
+        if not self._is_whole(draft):  # then they are where transformers finds them, too
             revision = get_conversion_pr_reference(HfApi(), self.repository)
             self._download(draft, revision)
         if damaged := self._damaged(draft, revision):
             shutil.rmtree(draft)
             raise OSError(f"{', '.join(damaged)} came damaged, and was removed")
-        if not _has_weights(draft):
+        if not self._is_whole(draft):
             raise OSError(f"{self.repository} holds no weights without code (safetensors)")
         shutil.rmtree(draft / ".cache", ignore_errors=True)  # what the hub's library needs to go on
         return draft.rename(made)
@@ -241,16 +244,23 @@ class HubModel(PublishedWeights):
         )
         return Path(found)
 
+    def _is_whole(self, folder: Path) -> bool:
+        """Return whether a folder holds the model: config, readers, and all weights as safetensors that are not cut."""
+        index = folder / "model.safetensors.index.json"
+        weights = ["model.safetensors"]
+        if index.is_file():
+            weights = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if not all((folder / name).is_file() for name in ("config.json", *self.readers, *weights)):
+            return False
+        try:
+            for name in weights:
+                with safe_open(folder / name, "pt"):
+                    pass  # reads the header, and compares it with the length of the file
+        except SafetensorError:
+            return False
+        return True
+
     def _damaged(self, folder: Path | None = None, revision: str | None = None) -> list[str]:
         """Return the files in a folder, or in the cache, that have another hash than on the hub."""
         compared = HfApi().verify_repo_checksums(self.repository, local_dir=folder, revision=revision)
         return [one["path"] for one in compared.mismatches]
-
-
-def _has_weights(folder: Path) -> bool:
-    """Return whether a folder holds a model: a config, and all of its weights as safetensors."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    return all((folder / name).is_file() for name in ("config.json", *names))

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
+"""Files of tokenizers, one of which a folder with a text model has."""
+
+
+def has_tokenizer(name: str) -> bool:
+    """Return whether a model has a tokenizer: without files, transformers makes up some that know no words.
+
+    Args:
+        name: Name of the model on the hub, or a local folder.
+    """
+    if Path(name).is_dir():
+        return any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
+    return bool(get_tokenizer_config(name))
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:

@@ -206,6 +206,16 @@ def save_pretrained(folder, kind):
 
 
 @pytest.mark.parametrize("kind", ["bert", "clip", "t5"])
+def test_an_encoder_without_its_tokenizer_is_refused(tmp_path, kind):
+    """For some models transformers makes one up that tells no words apart."""
+    save_pretrained(tmp_path, kind)
+    for file in tmp_path.glob("*token*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="no text encoder .* it has no files of a tokenizer"):
+        HuggingFaceConditioner(str(tmp_path), width=16, max_tokens=10).prepare(None)
+
+
+@pytest.mark.parametrize("kind", ["bert", "clip", "t5"])
 def test_huggingface_encoder_from_a_folder(tmp_path, kind):
     theirs = save_pretrained(tmp_path / kind, kind)
     conditioner = HuggingFaceConditioner(str(tmp_path / kind), width=16, max_tokens=10)

@@ -3,11 +3,12 @@ import hashlib
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save
 
 from ldm.pretrained.published import HubModel, Use, WeightFile
 from tests.fetch.hub import Hub
 
-CONTENT = b"weights of a network" * 50_000
+CONTENT = save({"weight": torch.arange(250_000.0)})
 NAME = f"net-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
 ABOUT = {"title": "a network", "megabytes": 1, "licence": "MIT"}
 

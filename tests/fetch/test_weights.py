@@ -1,5 +1,7 @@
 """Weights come whole, checked, and without code, or not at all; from a server on this machine."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from huggingface_hub import constants
@@ -103,13 +105,31 @@ def test_a_model_that_comes_damaged_is_removed(hub, model, tmp_path):
 def test_a_folder_of_another_content_is_kept(hub, model, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("mine")
-    with pytest.raises(ValueError, match="model is there, but holds no model; nothing was changed"):
+    with pytest.raises(ValueError, match="model is there, but holds no whole model; nothing was changed"):
         model.fetch(tmp_path)
     assert names(tmp_path) == ["model/config.json"]
 
 
+def test_a_copy_that_is_cut_is_no_model(hub, model, tmp_path):
+    """In a folder it is kept and told; in the cache it is not there."""
+    for place in (model.fetch(tmp_path), model.fetch()):
+        content = (place / "model.safetensors").read_bytes()
+        (place / "model.safetensors").resolve().write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="holds no whole model"):
+        model.fetch(tmp_path)
+    assert model.cached() is None
+
+
+def test_a_model_is_whole_with_what_reads_its_inputs(hub, model):
+    model = replace(model, readers=("vocab.txt",))
+    (model.fetch() / "vocab.txt").unlink()
+    assert model.cached() is None
+    assert "vocab.txt" in names(model.fetch())
+    assert model.cached() is not None
+
+
 def test_weights_in_several_files_are_whole_with_all_of_them(hub, model, tmp_path):
-    parts = {f"model-{number}-of-2.safetensors": CONTENT[number:] for number in (1, 2)}
+    parts = {f"model-{number}-of-2.safetensors": CONTENT for number in (1, 2)}
     del hub.files["main/model.safetensors"]
     index = ", ".join(f'"{name}": "{name}"' for name in parts)
     hub.files["main/model.safetensors.index.json"] = f'{{"weight_map": {{{index}}}}}'.encode()
