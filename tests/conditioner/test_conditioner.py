@@ -211,7 +211,7 @@ def test_an_encoder_without_its_tokenizer_is_refused(tmp_path, kind):
     save_pretrained(tmp_path, kind)
     for file in tmp_path.glob("*token*"):
         file.unlink()
-    with pytest.raises(FileNotFoundError, match="no text encoder .* it has no files of a tokenizer"):
+    with pytest.raises(FileNotFoundError, match="no text encoder .*it has no files of a tokenizer"):
         HuggingFaceConditioner(str(tmp_path), width=16, max_tokens=10).prepare(None)
 
 
