@@ -56,7 +56,12 @@ def test_a_run_folder_holds_everything(tiny_run):
     assert autoencoder["steps"] == diffusion["steps"] == 20
     curves = read_metrics(tiny_run / "autoencoder" / "logs")
     assert {"train/reconstruction", "train/discriminator", "train/adversarial_weight", "val/psnr"} <= curves.keys()
-    assert "train/gradient_norm" in read_metrics(tiny_run / "diffusion" / "logs")
+    assert {"train/gradient_norm", "train/discriminator_gradient_norm"} <= curves.keys()
+    diffusion = read_metrics(tiny_run / "diffusion" / "logs")
+    assert "train/gradient_norm" in diffusion
+    for logged in (curves, diffusion):
+        assert [step for step, _ in logged["throughput/images_per_second"]] == [4, 9, 14, 19]
+        assert all(0 <= share <= 1 for _, share in logged["throughput/data_wait"])
     assert list((tiny_run.parent.parent / "data" / "reference").glob("*.safetensors"))
 
 
