@@ -158,9 +158,9 @@ class AutoencoderWorkload(Workload):
             total = parts.total + sum(self.task.more_losses(image, raw, parts.reconstruction).values())
         with meter("backward"):
             total.backward()
-        if loss.adversarial(first):
-            assert loss.discriminator is not None
+        if loss.discriminator is not None:
             loss.discriminator.requires_grad_(True)
+        if loss.adversarial(first):
             with meter("discriminator's step"):
                 loss.discriminator_loss(shown, reconstruction).backward()
 
