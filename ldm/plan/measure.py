@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -24,9 +22,10 @@ from torch.utils.data import DataLoader
 from ldm.batch import Batch
 from ldm.callback.ema import EMA
 from ldm.callback.randomness import StepSeed
+from ldm.plan.count import Allocations
 from ldm.plan.workload import Workload, make_workload
 from ldm.training.options import RunContext
-from ldm.training.run import IGNORED_WARNINGS, make_stages, suit_hardware
+from ldm.training.run import make_stages, suit_hardware
 
 
 class Measured(NamedTuple):
@@ -34,7 +33,7 @@ class Measured(NamedTuple):
 
     Attributes:
         seconds: Median seconds of an optimiser step.
-        memory: Most bytes that were needed: on a GPU those that its allocator counted, on a CPU the growth of the process.
+        memory: Most bytes that were needed: on a GPU those that its allocator counted, on a CPU those of all tensors.
         steps: Number of steps that count.
     """
 
@@ -88,30 +87,38 @@ class Clock(pl.Callback):
 def measure_steps(make: Callable[[], Workload], images: int, device: torch.device, *, steps: int) -> Measured:
     """Train a stage for some steps with Lightning, as a run does, without validation, checkpoints and pictures.
 
+    On a CPU the memory is that of the tensors that are alive when most are, in two further steps.
+
     Args:
         make: Builds the stage on the device.
         images: Images at once.
         device: The device.
         steps: Optimiser steps that count; two more go before them.
     """
-    before = _memory(device)
-    workload = make()
-    config, stage = workload.config, workload.stage
+    seconds = [after - here for here, after in pairwise(_train(make(), images, device, steps=steps + 2)[1:])]
+    if device.type == "cuda":
+        return Measured(median(seconds), torch.cuda.max_memory_allocated(device), len(seconds))
+    with Allocations(device) as allocations:
+        _train(make(), images, device, steps=2)
+    return Measured(median(seconds), allocations.peak, len(seconds))
+
+
+def _train(workload: Workload, images: int, device: torch.device, *, steps: int) -> list[float]:
+    """Train for some steps; return the time at the end of each."""
+    stage, precision = workload.stage, str(workload.config.trainer.precision)
     accelerator = "gpu" if device.type == "cuda" else "cpu"
-    suit_hardware(accelerator, str(config.trainer.precision))
-    accumulate = stage.accumulate
+    suit_hardware(accelerator, precision)
     clock = Clock(device)
     average = [EMA(0.999)] if stage.callback_configs.get("ema") is not None else []
-    options = {"accumulate_grad_batches": accumulate, **stage.trainer_options(several=False)}
+    options = {"accumulate_grad_batches": stage.accumulate, **stage.trainer_options(several=False)}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        for pattern in (*IGNORED_WARNINGS, ".*"):
-            warnings.filterwarnings("ignore", f"(?s){pattern}")
+        warnings.simplefilter("ignore")  # Lightning's advice about data that are none
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=1,
-            precision=str(config.trainer.precision),  # type: ignore[arg-type]
-            max_steps=steps + 2,
+            precision=precision,  # type: ignore[arg-type]
+            max_steps=steps,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -122,11 +129,8 @@ def measure_steps(make: Callable[[], Workload], images: int, device: torch.devic
             callbacks=[StepSeed(0), *average, clock],
             **options,
         )
-        data = SyntheticData(workload.batch(images), (steps + 2) * accumulate)
-        trainer.fit(workload.task, datamodule=data)
-    ends = clock.ends[accumulate - 1 :: accumulate]
-    seconds = [after - here for here, after in pairwise(ends[1:])]
-    return Measured(median(seconds), _memory(device) - before, len(seconds))
+        trainer.fit(workload.task, datamodule=SyntheticData(workload.batch(images), steps * stage.accumulate))
+    return clock.ends[stage.accumulate - 1 :: stage.accumulate]
 
 
 def measure_apart(
@@ -154,11 +158,3 @@ def _measure(config: DictConfig, name: str, images: int, device: str, cached: bo
 
 def _unchanged(batch: Batch) -> Batch:
     return batch
-
-
-def _memory(device: torch.device) -> int:
-    """Return the most bytes that were needed until now."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(size) if sys.platform == "darwin" else size * 1024

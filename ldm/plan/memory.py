@@ -142,7 +142,7 @@ def step_memory(
         at_peak["casts"] = kernels.cast_bytes
 
     allocations.at_peak = look
-    for _ in range(min(accumulate, 2)):
+    for _ in range(2 if accumulate > 1 or workload.keeps_gradients else 1):
         with kernels, allocations, saved.counting():
             workload.step(batch, adversarial=adversarial)
         kernels.forget()

@@ -56,6 +56,9 @@ class Workload(ABC):
 
     task: Task
 
+    keeps_gradients: bool = False
+    """True where a step's gradients are still there while the next step's loss is computed, as Lightning leaves them."""
+
     def __init__(self, stage: Stage[Any], device: str) -> None:
         self.stage = stage
         self.device = device
@@ -173,6 +176,8 @@ class LatentWorkload(Workload):
         device: "meta", or a device on which weights take place.
         cached: Whether training reads latents that were encoded before.
     """
+
+    keeps_gradients = True
 
     def __init__(self, stage: LatentStage[Any], device: str, *, cached: bool) -> None:
         super().__init__(stage, device)

@@ -100,10 +100,10 @@ def test_memory_of_a_step_is_linear_in_its_images():
 
 def test_accumulation_holds_the_gradients_of_the_first_batch():
     alone, second = (
-        step_memory(workload("diffusion", "meta"), 4, accelerator="gpu", autocast=False, accumulate=number)
+        step_memory(workload("autoencoder", "meta"), 4, accelerator="gpu", autocast=False, accumulate=number)
         for number in (1, 2)
     )
-    load = workload("diffusion", "meta")
+    load = workload("autoencoder", "meta")
     trained = sum(part.nbytes for part in load.task.parameters() if part.requires_grad)
     assert second.gradients == trained
     assert second.total > alone.total
