@@ -26,6 +26,7 @@ from ldm.data.fields.choose import choose_readers
 from ldm.data.fields.low_resolution import LowResolutionReader
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
+from ldm.data.option_rules import OPTIONS
 from ldm.data.order.batch_sampler import spread
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
@@ -33,7 +34,7 @@ from ldm.data.shards.names import copied
 from ldm.data.shards.overlap import said_of_shared
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.transforms import CaptionChoice, ImageTransform
-from ldm.options.rule import COUNT, FLAG, FRACTION, SEED, SIZE, OneOf, Optional, Rule, Whole, check_all
+from ldm.options.rule import check_all
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +42,6 @@ SAMPLES_LOOKED_AT = 1000
 
 USUAL_FIELDS = ("caption",)
 """The fields that are read where neither an option nor a model says what is needed."""
-
-OPTIONS: dict[str, Rule] = {
-    "data.size": SIZE,
-    "data.val_images": Optional(COUNT, "all of them"),
-    "data.max_broken": FRACTION,
-    "data.workers": Whole(0),
-    "data.seed": SEED,
-    "data.crop": OneOf(("center", "random")),
-    "data.flip": FLAG,
-    "data.cache_latents": FLAG,
-    "data.streams": COUNT,
-    "data.window": COUNT,
-    "data.buffer": COUNT,
-}
-"""Which values the options of data modules can have."""
 
 
 class DataModule(pl.LightningDataModule, ABC):

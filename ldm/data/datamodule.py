@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ldm.batch import Fields, SkippedSample, tensor_field
-from ldm.data.base import OPTIONS, DataModule, say
+from ldm.data.base import DataModule, say
 from ldm.data.buckets import Buckets
 from ldm.data.cached_text import TEXT_FACT, check_cached_text
 from ldm.data.dataset import ShardDataset, sequential
@@ -21,6 +21,7 @@ from ldm.data.latents import FEATURES_FACT
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
 from ldm.data.moments import MomentsDataset, Numbered
+from ldm.data.option_rules import OPTIONS
 from ldm.data.order.batch_sampler import (
     BucketedSteps,
     ConsecutiveSteps,

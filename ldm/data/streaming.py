@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ldm.batch import Batch, Fields, SkippedSample
-from ldm.data.base import OPTIONS, DataModule
+from ldm.data.base import DataModule
 from ldm.data.dataset import Item
 from ldm.data.decode import Broken
 from ldm.data.degradations.base import Degradation
@@ -23,6 +23,7 @@ from ldm.data.fields.sample import SampleFields, collate_fields
 from ldm.data.latents import read_encoding
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
+from ldm.data.option_rules import OPTIONS
 from ldm.data.shards.grouping import NO_CAPTION, Leftover
 from ldm.data.shards.names import name_shards
 from ldm.data.shards.shard_index import ShardSummary

@@ -12,7 +12,7 @@ from ldm.data.order.batch_sampler import spread
 
 
 class SampleBytes(NamedTuple):
-    """What a sample takes in a shard, in bytes.
+    """The bytes that a sample takes in a shard.
 
     Attributes:
         image: The latent, with that of the mirrored image where that is written.

@@ -83,6 +83,15 @@ MODELS = (
         readers=("preprocessor_config.json",),
     ),
     HubModel(
+        name="dinov2_l",
+        title="DINOv2 ViT-L/14, images",
+        megabytes=1217,
+        licence="Apache-2.0",
+        uses=(Use("train", "latent_alignment=va_vae", "latent_alignment.encoder.name"),),
+        repository="facebook/dinov2-large",
+        readers=("preprocessor_config.json",),
+    ),
+    HubModel(
         name="depth",
         title="DPT-Hybrid (MiDaS), depth of images",
         megabytes=490,

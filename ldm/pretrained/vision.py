@@ -107,7 +107,8 @@ class VisionEncoder(FeatureMapEncoder):
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no vision encoder {name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(name)}give a folder as encoder.name"
+                f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(name)}"
+                "set the encoder's name=FOLDER"
             ) from error
         patch = getattr(config, "patch_size", None)
         if patch is None or size % patch:

@@ -23,8 +23,8 @@ from ldm.task.latent_alignment import VFLoss
 from ldm.task.totals import Totals
 
 
-class Reconstruction(NamedTuple):
-    """What becomes of a batch in training.
+class Reconstructed(NamedTuple):
+    """A batch of images in training, and what became of them.
 
     Attributes:
         encoding: The encoding of the images.
@@ -116,14 +116,14 @@ class AutoencoderTask(Task):
             for scheduler in self._schedulers():
                 scheduler.step()
 
-    def reconstruct(self, image: Tensor) -> Reconstruction:
+    def reconstruct(self, image: Tensor) -> Reconstructed:
         """Return what becomes of images `(B, 3, H, W)` in [-1, 1]."""
         encoding = self.model.encode(image)
         raw = encoding.sample()
         changed = self.equivariance.instead(image, raw) if self.equivariance is not None else None
         if changed is None:
-            return Reconstruction(encoding, raw, image, self.model.decode(raw, encoding))
-        return Reconstruction(encoding, raw, changed.image, self.model.decode(changed.raw))
+            return Reconstructed(encoding, raw, image, self.model.decode(raw, encoding))
+        return Reconstructed(encoding, raw, changed.image, self.model.decode(changed.raw))
 
     def _autoencoder_step(self, image: Tensor, step: int, step_now: bool) -> tuple[Tensor, Tensor]:
         """Return the images that were to be reconstructed, and what they became."""

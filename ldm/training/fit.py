@@ -21,6 +21,7 @@ from ldm.data.base import DataModule
 from ldm.optim.divergence import Diverged
 from ldm.processes import agreed_file
 from ldm.task.base import Task
+from ldm.training.advice import advice
 from ldm.training.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def _ended_clearly(stage: Stage[Task], first: pl.Trainer) -> Iterator[None]:
     except Diverged as diverged:
         if not first.is_global_zero:
             raise SystemExit(0) from None
-        raise Diverged(f"{diverged}; {stage.advice()}") from None
+        raise Diverged(f"{diverged}; {advice(stage)}") from None
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != 1:  # 1 is Lightning's answer to Ctrl-C
             raise

@@ -332,21 +332,3 @@ class Stage(ABC, Generic[TaskType]):
         """Return the scores of the finished stage."""
         scores: dict[str, float] = json.loads(self.results_file.read_text())
         return scores
-
-    def advice(self) -> str:
-        """Return what to try after the training diverged."""
-        precision, option = str(self.run.config.trainer.precision), f"stage.{self.name}"
-        tries = []
-        if precision.startswith("bf16"):
-            tries.append(f"trainer.precision=32-true (now {precision}), with which the same command goes on")
-        if (rate := self.optimizer.get("lr")) is not None:
-            tries.append(f"a lower {option}.optimizer.lr (now {rate:g})")
-        if "warmup_steps" in self.scheduler:
-            tries.append(f"more {option}.scheduler.warmup_steps (now {self.scheduler['warmup_steps']})")
-        if self.trainer["gradient_clip_val"] is None:
-            tries.append(f"{option}.trainer.gradient_clip_val=1.0 (now null)")
-        return (
-            "the same command would diverge again at the same step; try "
-            + ", ".join(tries)
-            + f". What is trained otherwise needs another name, like name={self.run.config.name}-2"
-        )

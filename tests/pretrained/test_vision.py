@@ -61,7 +61,7 @@ def test_features_are_averaged_over_patches(folder):
         torch.testing.assert_close(encoder(image), F.adaptive_avg_pool2d(features, patches))
     with pytest.raises(ValueError, match=r"patches=3 cannot be: .* gives 8 patches along .* give one of 1, 2, 4, 8"):
         VisionEncoder(str(folder), size=32, patches=3)
-    with pytest.raises(ValueError, match="alignment.encoder.patches=0 cannot be"):
+    with pytest.raises(ValueError, match="encoder.patches=0 cannot be"):
         VisionEncoder(str(folder), size=32, patches=0)
 
 

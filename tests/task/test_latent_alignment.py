@@ -25,6 +25,7 @@ class Fixed(FeatureMapEncoder):
     """Features that are the colours of the image and their negatives, over blocks of four pixels."""
 
     width = 6
+    features_hash = "colours"
 
     def forward(self, image):
         small = F.avg_pool2d(image, 4)
@@ -177,7 +178,7 @@ def test_one_option_chooses_it_with_an_encoder_from_a_folder(tmp_path, kind):
 
 def test_without_its_encoder_it_says_what_to_do(tmp_path):
     config = composed(*TINY[1:], "latent_alignment=va_vae", "latent_alignment.encoder.name=/nowhere")
-    with pytest.raises(InstantiationException, match="no vision encoder '/nowhere'.*give a folder as encoder.name"):
+    with pytest.raises(InstantiationException, match="no vision encoder '/nowhere'.*set the encoder's name=FOLDER"):
         built("autoencoder", config, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

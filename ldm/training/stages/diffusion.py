@@ -62,6 +62,7 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
     ) -> None:
         super().__init__(options, captions_for_vocabulary=captions_for_vocabulary)
         self.alignment = alignment
+        self.features_hash: str | None = None
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that there is an autoencoder."""
@@ -73,7 +74,10 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
 
     def make_latent_task(self, model: LatentDiffusion, config: dict[str, Any]) -> DiffusionTask:
         """Make the task, with the alignment."""
-        return DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
+        task = DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
+        if task.alignment is not None:
+            self.features_hash = task.alignment.features_hash
+        return task
 
     def check_latents(self, data: DataModule) -> None:
         """Check that conditioner and alignment have images, or features of them, and that the model can work at all sizes."""
@@ -83,8 +87,7 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         advice = "set data.cache_latents=false, or data=shards instead of data=latents"
         if "image" in underlying_fields(self.task.inputs):
             raise ValueError(f"this conditioner needs the images, but training reads latents; {advice}")
-        assert isinstance(self.task, DiffusionTask)
-        if (alignment := self.task.alignment) is None:
+        if self.features_hash is None:
             return
         made_by = data.encoding.get(FEATURES_FACT)
         if not made_by:
@@ -92,10 +95,11 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
                 "alignment to a vision encoder needs the images, or the features of the encoder beside the latents, but training "
                 f"reads latents without features; write them, python -m ldm.encode ... alignment=repa, or {advice}"
             )
-        if made_by != (ours := alignment.features_hash):
+        if made_by != self.features_hash:
             raise ValueError(
-                f"the features beside the latents were made by the vision encoder {made_by}, but alignment.encoder is {ours}; "
-                "give the same weights as alignment.encoder.name, and the same size and patches, or encode the images again"
+                f"the features beside the latents were made by the vision encoder {made_by}, but alignment.encoder is "
+                f"{self.features_hash}; give the same weights as alignment.encoder.name, and the same size and patches, or "
+                "encode the images again"
             )
 
     def check_captions(self, data: DataModule, *, new: bool) -> None:
