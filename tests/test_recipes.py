@@ -15,7 +15,7 @@ from tests.training.stages import stages
 class Recipe(NamedTuple):
     """What was counted of a stage: parameters, trained and frozen, and operations of an image, forward and backward.
 
-    Images are encoded in each step. The first stage has its discriminator.
+    Images are encoded in each step. The first stage has its discriminator. The vision encoder of an alignment is not counted.
     """
 
     trained: int
@@ -56,8 +56,12 @@ RECIPES = {
     ("txt2img", "autoencoder"): Recipe(409_863, 0, 134_203_392, 267_522_048),
     ("txt2img", "diffusion"): Recipe(2_662_548, 409_863, 135_057_408, 198_457_344),
     ("txt2img_1p4b", "diffusion"): Recipe(1_415_195_844, 83_653_863, 532_695_957_504, 519_923_171_328),
+    ("txt2img_modern", "autoencoder"): Recipe(86_586_644, 14_716_160, 1_019_283_963_904, 1_883_721_826_304),
+    ("txt2img_modern", "diffusion"): Recipe(865_979_856, 425_052_115, 532_280_508_416, 361_624_207_360),
+    ("txt2img_modern_512", "autoencoder"): Recipe(86_586_644, 14_716_160, 4_132_373_463_040, 7_639_023_091_712),
+    ("txt2img_modern_512", "diffusion"): Recipe(865_979_856, 425_052_115, 2_001_983_897_600, 1_611_504_517_120),
     ("txt2img_shards", "autoencoder"): Recipe(86_419_496, 14_716_160, 1_018_941_767_680, 1_883_037_433_856),
-    ("txt2img_shards", "diffusion"): Recipe(343_942_212, 83_653_863, 343_713_447_936, 141_968_113_664),
+    ("txt2img_shards", "diffusion"): Recipe(314_140_228, 206_714_343, 353_629_687_808, 133_432_344_576),
     ("variation_icons", "diffusion"): Recipe(2_495_764, 5_061_871, 190_838_528, 184_334_336),
 }
 """Experiment and stage -> what it was counted to be."""
@@ -88,7 +92,7 @@ def test_a_recipe_has_the_parameters_and_operations_that_were_counted(experiment
         counts[not part.requires_grad] += part.numel()
     found = count_operations(workload)
     assert Recipe(*counts, sum(found.forward.values()), found.backward) == RECIPES[experiment, stage]
-    assert not workload.missing
+    assert all(said.startswith("the alignment") for said in workload.missing)
 
 
 @pytest.mark.parametrize(

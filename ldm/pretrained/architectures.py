@@ -23,6 +23,10 @@ TEXT: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
         CLIPTextConfig,
         {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
     ),
+    "google/flan-t5-large": (
+        T5Config,
+        {"d_model": 1024, "d_ff": 2816, "num_layers": 24, "num_heads": 16, "feed_forward_proj": "gated-gelu"},
+    ),
     "google/t5-v1_1-xl": (
         T5Config,
         {"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32, "feed_forward_proj": "gated-gelu"},
