@@ -175,7 +175,10 @@ def test_sampling_commands_run(line, tiny_run, tmp_path):
     mask = Image.new("L", (32, 32))
     mask.paste(255, (8, 8, 24, 24))
     mask.save(tmp_path / "mask.png")
-    places = {"=runs/txt2img": f"={tiny_run}", "=runs/finetune_decoder": f"={tiny_run / 'autoencoder.safetensors'}"}
+    places = {
+        **dict.fromkeys(("=runs/txt2img", "=runs/first"), f"={tiny_run}"),
+        "=runs/finetune_decoder": f"={tiny_run / 'autoencoder.safetensors'}",
+    }
     places |= {f"={name}": f"={tmp_path / name}" for name in ("prompts.txt", "samples", "mask.png")}
     options = [option for option in shlex.split(line)[1:] if not option.startswith("out=")]
     for name, place in places.items():

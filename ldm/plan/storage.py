@@ -99,10 +99,8 @@ def cache_advice(
     flip = " flip=true" if data.get("flip", False) else ""
     text = " text=true" if _frozen_texts(workload) else ""
     lines = [f"cache the latents: yes: {facts}"]
-    lines.append(
-        f"  python -m ldm.encode autoencoder.ckpt=RUN data.train=... out=latents{flip}{text}, then data=latents "
-        "data.train='latents/train-*.tar'"
-    )
+    lines.append(f"  python -m ldm.encode autoencoder.ckpt=RUN data.train=... out=latents{flip}{text}")
+    lines.append("  then train with data=latents data.train='latents/train-*.tar'")
     if _trained_texts(workload):
         lines.append("  the tokens of captions cannot be cached: their transformer is trained, too")
     return lines

@@ -27,7 +27,7 @@ ELSEWHERE = ["*/*"]
 class Use(NamedTuple):
     """A choice that needs published weights.
 
-    Args:
+    Attributes:
         program: The program whose config has the choice: its config is `configs/<program>.yaml`.
         choice: What a user types, like "conditioner=clip_l".
         option: Name of the option that takes a local copy, like "conditioner.name".

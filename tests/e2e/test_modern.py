@@ -53,7 +53,7 @@ def test_modern_trains_two_steps_then_larger_images_from_its_weights(tiny, tiny_
     assert {"eval/clip_score", "eval/frechet_efficientnet", "val/loss"} <= results.keys()
     assert -1 <= results["eval/clip_score"] <= 1
     model = load(home / "runs" / "modern")
-    assert type(model.denoiser.prediction).__name__ == "Flow"
+    assert type(model.denoiser.prediction).__name__ == "FlowPrediction"
     assert model.sample(prompts=["a red heart"], size=(48, 24)).shape == (1, 3, 48, 24)
     assert list((home / "runs" / "modern" / "diffusion" / "ema").iterdir()), "snapshots of the averages"
     larger = [option for option in first if not option.startswith("alignment")]
