@@ -63,6 +63,6 @@ def test_modern_trains_two_steps_then_larger_images_from_its_weights(tiny, tiny_
         "name=modern-larger",
         "data.size=64",
     ]
-    text = forked("train.py", "experiment=txt2img_modern_512", *more, *larger)
+    text = forked("train.py", "experiment=txt2img_modern_512", *more, "trainer.accumulate_grad_batches=2", *larger)
     assert "finished" in text
     assert load(home / "runs" / "modern-larger").size == (64, 64)
