@@ -66,6 +66,9 @@ RECIPES = {
 }
 """Experiment and stage -> what it was counted to be."""
 
+USUAL = ("autoencoder", "txt2img", "txt2img_shards", "txt2img_modern")
+"""Experiments that are counted in every run of the tests; the others, some seconds each, among the long ones."""
+
 PROCESSES = (1, 2, 4, 8, 16)
 """Numbers of processes by which the batch of each recipe can be shared."""
 
@@ -83,8 +86,13 @@ def test_each_experiment_is_in_the_table():
     assert {experiment for experiment, _ in RECIPES} == set(EXPERIMENTS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("experiment", "stage"), RECIPES, ids="-".join)
+@pytest.mark.parametrize(
+    ("experiment", "stage"),
+    [
+        pytest.param(*recipe, marks=pytest.mark.slow if recipe[0] in USUAL else pytest.mark.long, id="-".join(recipe))
+        for recipe in RECIPES
+    ],
+)
 def test_a_recipe_has_the_parameters_and_operations_that_were_counted(experiment, stage):
     workload = make_workload(stages_of(experiment)[stage], "meta", cached=False)
     counts = [0, 0]
