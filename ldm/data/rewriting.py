@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from ldm.batch import Batch
 from ldm.config import differences
 from ldm.data.dataset import ShardDataset
 from ldm.data.shards.dataset_index import DatasetIndex
+from ldm.files.whole import write_whole
 from ldm.options.arguments import quote_texts
 
 
@@ -88,9 +88,7 @@ def claim(file: Path, plan: dict[str, Any], *, notes: Mapping[str, Any] | None =
         if changed:
             raise ValueError(f"{out} was begun with other settings ({changed}); choose another out=, or delete it")
     else:
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps({**plan, **(notes or {})}, indent=2))
-        draft.replace(file)
+        write_whole(file, json.dumps({**plan, **(notes or {})}, indent=2))
 
 
 def typed_names(names: str | list[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ldm.batch import as_size
 from ldm.checkpoint import load_autoencoder
 from ldm.config import build, resolved
 from ldm.evaluation.images import FolderImages, RealImages, ShardImages
+from ldm.files.whole import check_own_json, write_whole
 from ldm.metric.base import GenerationMetric
 from ldm.metric.reconstruction import ReconstructionDistance
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
@@ -110,7 +110,7 @@ def measure(config: DictConfig) -> dict[str, Any]:
     options = resolved(config)
     check_all(options, OPTIONS)
     out = Path(config.out)
-    _check_file(out)
+    check_own_json(out, lambda content: "scores" in content, example="scores.json")
     images = _images(options)
     count = min(len(images), config.data.max_images or len(images))
     metrics: list[GenerationMetric] = list(build(config.metric).values())
@@ -140,7 +140,7 @@ def measure(config: DictConfig) -> dict[str, Any]:
         "size": options["data"]["size"],
     }
     results = {**facts, "count": scores.images, "broken": count - scores.images, "scores": scores.compute()}
-    _write(out, results)
+    write_whole(out, json.dumps(results, indent=2))
     return results
 
 
@@ -162,21 +162,3 @@ def _images(options: Mapping[str, Any]) -> RealImages:
     if options["images"] is not None:
         return FolderImages(options["images"], size)
     return ShardImages(data["val"], size, Path(data["cache"]))
-
-
-def _check_file(out: Path) -> None:
-    """Raise ValueError where a file for scores would replace something else."""
-    try:
-        free = not out.exists() or "scores" in json.loads(out.read_text())
-    except (OSError, ValueError, TypeError):
-        free = False
-    if not free:
-        raise ValueError(f"out={out} was not written by this program; choose another file, like out=scores.json")
-
-
-def _write(out: Path, results: Mapping[str, Any]) -> None:
-    """Write results; the file appears whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    draft.write_text(json.dumps(results, indent=2))
-    draft.replace(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ldm.files.output_folder import OutputFolder
 from ldm.files.text import lines
+from ldm.files.whole import write_whole
 
 RECORD, GRID = "samples.jsonl", "grid.png"
 """In a folder of samples: a line for each image, and all of them in one picture."""
@@ -78,12 +78,7 @@ class SampleFolder:
         """Remove what an earlier command wrote and write a new record, from which on the files that it lists are ours."""
         for name in self.listed() - {RECORD}:
             (self.path / name).unlink(missing_ok=True)
-        draft = self.path / f".{RECORD}.{os.getpid()}"
-        try:
-            draft.write_text("".join(f"{line}\n" for line in record), encoding="utf-8")
-            draft.replace(self.path / RECORD)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(self.path / RECORD, "".join(f"{line}\n" for line in record))
 
     def _output(self) -> OutputFolder:
         listed = self.listed()

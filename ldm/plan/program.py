@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import load_autoencoder
 from ldm.config import packages_of, resolved
+from ldm.files.whole import check_own_json, write_whole
 from ldm.options.arguments import command_name
 from ldm.options.rule import COUNT, FLAG, FRACTION, NOT_NEGATIVE, POSITIVE, Optional, Rule, check_all
 from ldm.options.sweep import typed_options
@@ -128,7 +129,7 @@ def main(config: DictConfig) -> None:
     """
     out = None if config.out is None else Path(config.out)
     if out is not None:
-        _check_file(out)
+        check_own_json(out, lambda content: content.get("kind") == KIND, example="plan.json")
     plans = plan(config)
     for made in plans:
         _print(made)
@@ -172,25 +173,12 @@ def _memory_here(accelerator: str) -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _check_file(out: Path) -> None:
-    """Raise ValueError where a file for figures would replace something else."""
-    try:
-        free = not out.exists() or json.loads(out.read_text(encoding="utf-8")).get("kind") == KIND
-    except (OSError, ValueError, AttributeError):
-        free = False
-    if not free:
-        raise ValueError(f"out={out} was not written by this program; choose another file, like out=plan.json")
-
-
 def _write(out: Path, config: DictConfig, plans: Sequence[StagePlan]) -> None:
-    """Write the figures; the file appears whole or not at all."""
+    """Write the figures."""
     stages = {
         made.name: {title: {row.name: row._asdict() for row in rows} for title, rows in made.sections.items()}
         | {"notes": made.lines}
         for made in plans
     }
     content = {"kind": KIND, **{name: resolved(config)[name] for name in ("name", "gpus", "images", "hardware")}}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    draft.write_text(json.dumps({**content, "stages": stages}, indent=2), encoding="utf-8")
-    draft.replace(out)
+    write_whole(out, json.dumps({**content, "stages": stages}, indent=2))

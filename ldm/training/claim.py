@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ldm.config import differences, resolved
 from ldm.files.output_folder import OutputFolder
+from ldm.files.whole import write_whole
 from ldm.task.base import Task
 from ldm.training.stage import Stage
 
@@ -112,9 +113,7 @@ def take(run: Path, settings: Mapping[str, Any], set_aside: Sequence[Path]) -> N
         if file.read_text(encoding="utf-8") == text:
             return
         _set_aside(file)
-    draft = file.with_name(f".{CONFIG_FILE}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, text)
 
 
 def _reason(

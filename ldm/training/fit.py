@@ -18,6 +18,7 @@ from ldm.callback.pictures import finish_pictures
 from ldm.callback.writer import CheckpointWriter
 from ldm.config import build, resolved
 from ldm.data.base import DataModule
+from ldm.files.whole import write_whole
 from ldm.optim.divergence import Diverged
 from ldm.processes import agreed_file
 from ldm.task.base import Task
@@ -149,9 +150,7 @@ def _timed(folder: Path, trainer: pl.Trainer, last: Path | None) -> Iterator[Non
         yield
     finally:
         if trainer.is_global_zero and trainer.global_step > made:
-            draft = folder / f".{TIME_FILE}"
-            draft.write_text(json.dumps({"seconds": before + time.monotonic() - start}))
-            draft.replace(folder / TIME_FILE)
+            write_whole(folder / TIME_FILE, json.dumps({"seconds": before + time.monotonic() - start}))
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ldm.files.whole import write_whole
+
 INIT_FILE = "init.json"
 """The file in a stage's folder that says what the stage took of an earlier model."""
 
@@ -56,11 +58,8 @@ class WarmStart:
         return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
-        """Write the account into a stage's folder; the file appears whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{INIT_FILE}"
-        draft.write_text(json.dumps({**self.__dict__, "file": str(self.file)}, indent=1), encoding="utf-8")
-        draft.replace(folder / INIT_FILE)
+        """Write the account into a stage's folder."""
+        write_whole(folder / INIT_FILE, json.dumps({**self.__dict__, "file": str(self.file)}, indent=1))
 
     def check(self, may_be_new: Sequence[str]) -> None:
         """Raise ValueError where something does not fit that must, or nothing fits.

@@ -22,6 +22,7 @@ from ldm.callback.measuring import Measuring
 from ldm.callback.signals import Signals
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
+from ldm.files.whole import write_whole
 from ldm.optim.scheduler import step_options
 from ldm.task.base import Task
 from ldm.training.init_account import WarmStart
@@ -271,10 +272,7 @@ class Stage(ABC, Generic[TaskType]):
         """Write the id of the run into the stage's folder, so that loggers go on with the same run when it is continued."""
         file = self.folder / ID_FILE
         if not file.is_file():
-            draft = self.folder / f".{ID_FILE}"
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(f"{self._run_id}\n")
-            draft.replace(file)
+            write_whole(file, f"{self._run_id}\n")
 
     def _take_init(self, model: nn.Module) -> WarmStart:
         """Give the model the averaged weights of the run's `init`; see `take_weights`."""
@@ -323,10 +321,7 @@ class Stage(ABC, Generic[TaskType]):
         results = {**scores, "steps": self.steps, "trained parameters": size}
         if seconds is not None:
             results["seconds"] = round(seconds, 1)
-        draft = self.folder / f".{RESULTS_FILE}"
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(results, indent=2))
-        draft.replace(self.results_file)
+        write_whole(self.results_file, json.dumps(results, indent=2))
 
     def read_results(self) -> dict[str, float]:
         """Return the scores of the finished stage."""
