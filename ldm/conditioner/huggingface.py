@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
+from transformers import AutoConfig, AutoModel, CLIPTextModel, T5EncoderModel
 
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import on_device, tensor_to_text, text_to_tensor
@@ -19,7 +19,7 @@ from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
 from ldm.pretrained.catalogue import fetch_hint
-from ldm.pretrained.tokens import encode_texts, has_tokenizer, overflow
+from ldm.pretrained.tokens import encode_texts, load_tokenizer, overflow
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""
@@ -85,9 +85,7 @@ class HuggingFaceConditioner(TextConditioner):
             layers: int = config.num_hidden_layers
             config.num_hidden_layers = max(layers + self.layer + 1, 1)  # those behind the wanted one are not built
             encoder = encoder_class.from_pretrained(self.name, config=config, dtype=torch.float32, use_safetensors=True)
-            if not has_tokenizer(self.name):
-                raise ValueError("it has no files of a tokenizer, like tokenizer.json")
-            tokenizer = AutoTokenizer.from_pretrained(self.name, use_fast=True)
+            tokenizer = load_tokenizer(self.name)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no text encoder {self.name!r}: it is neither a folder on this machine with config, safetensors weights and "
@@ -119,8 +117,7 @@ class HuggingFaceConditioner(TextConditioner):
         if config is None:
             return False
         config.num_hidden_layers = max(config.num_hidden_layers + self.layer + 1, 1)
-        encoder_class = ENCODERS.get(config.model_type)
-        self._adopt(encoder_class(config) if encoder_class else AutoModel.from_config(config))
+        self._adopt(_untrained(config))
         tokenizer = Tokenizer(WordLevel({WORDLESS: 0}, unk_token=WORDLESS))
         self._adopt_tokenizer(tokenizer, 0, WORDLESS)
         return True
@@ -173,8 +170,7 @@ class HuggingFaceConditioner(TextConditioner):
             self.tokenizer = Tokenizer.from_str(content["tokenizer"])
             if self.encoder is None:
                 config = AutoConfig.for_model(**content["encoder"])
-                encoder_class = ENCODERS.get(config.model_type)
-                self._adopt(encoder_class(config) if encoder_class else AutoModel.from_config(config))
+                self._adopt(_untrained(config))
 
     def _parts(self) -> tuple[Tokenizer, nn.Module]:
         if self.tokenizer is None or self.encoder is None:
@@ -205,3 +201,10 @@ class HuggingFaceConditioner(TextConditioner):
         tokenizer.enable_truncation(self.max_tokens)
         tokenizer.enable_padding(pad_id=pad_id, pad_token=pad_token, length=self.max_tokens)
         self.tokenizer = tokenizer
+
+
+def _untrained(config: Any) -> nn.Module:
+    """Return the encoder of a config of transformers, with random weights."""
+    encoder_class = ENCODERS.get(config.model_type)
+    made: nn.Module = encoder_class(config) if encoder_class else AutoModel.from_config(config)
+    return made

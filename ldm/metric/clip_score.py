@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.batch import Fields, list_field
 from ldm.metric.per_image import PerImageMetric
 from ldm.pretrained.clip_score import CLIPScore
+from ldm.pretrained.precision import full_precision
 
 
 class CLIPSimilarity(PerImageMetric):
@@ -37,7 +37,7 @@ class CLIPSimilarity(PerImageMetric):
 
     def measure(self, images: Tensor, fields: Fields) -> Mapping[str, Tensor]:
         """Return the cosine of each image, `(B,)`; see `PerImageMetric.measure`."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             seen = self.clip.embed_images(images.float())
             said = self.clip.embed_texts(list_field(fields, "caption"), images.device)
         return {"clip_score": F.cosine_similarity(seen, said)}

@@ -11,6 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from ldm.batch import Fields
 from ldm.metric.base import ADVICE, GenerationMetric, check_finite
 from ldm.pretrained.extractor import Extractor
+from ldm.pretrained.precision import full_precision
 
 REAL = "real_features_"
 """How torchmetrics' state dict begins the names of the sums over real images."""
@@ -90,7 +91,7 @@ class Frechet(GenerationMetric):
         """Return the distance over all images of all ranks, and forget the generated ones."""
         none = torch.zeros(0, self.extractor.num_features, device=self.distance.device)
         self.distance.update(none, real=False)  # without an update torchmetrics could not compute
-        with torch.autocast(self.distance.device.type, enabled=False):
+        with full_precision(self.distance.device):
             value = float(self.distance.compute())
         self.distance.reset()
         return {self.extractor.name: value}
@@ -98,7 +99,7 @@ class Frechet(GenerationMetric):
     @torch.no_grad()
     def _add(self, images: Tensor, *, real: bool) -> None:
         """Add the features of images, refused where they are not finite: LAPACK would end the process over them."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             features = self.extractor(images.float())
             check_finite(
                 features,

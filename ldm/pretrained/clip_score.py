@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
 from ldm.pretrained.catalogue import fetch_hint
-from ldm.pretrained.tokens import has_tokenizer, overflow
+from ldm.pretrained.tokens import load_tokenizer, overflow
 from ldm.pretrained.vision import standardized
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,7 @@ class CLIPScore:
         check("guidance.score.strength", strength, Real())
         try:
             self.network = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-            if not has_tokenizer(name):
-                raise ValueError("it has no files of a tokenizer, like tokenizer.json")
-            self.tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+            self.tokenizer = load_tokenizer(name)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no CLIP model {name!r}: it is neither a folder on this machine with config, safetensors weights and "

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Encoding, Tokenizer
+from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 """Files of tokenizers, one of which a folder with a text model has."""
 
 
-def has_tokenizer(name: str) -> bool:
-    """Return whether a model has a tokenizer: without files, transformers makes up some that know no words.
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a pretrained model; without its files, transformers would make up some that know no words.
 
     Args:
         name: Name of the model on the hub, or a local folder.
+
+    Raises:
+        OSError: Where there is none.
+        ValueError: Where the model has no files of one.
     """
-    if Path(name).is_dir():
-        return any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
-    return bool(get_tokenizer_config(name))
+    folder = Path(name)
+    files = (
+        any((folder / file).is_file() for file in TOKENIZER_FILES) if folder.is_dir() else get_tokenizer_config(name)
+    )
+    if not files:
+        raise ValueError("it has no files of a tokenizer, like tokenizer.json")
+    return AutoTokenizer.from_pretrained(name, use_fast=True)
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:

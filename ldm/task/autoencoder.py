@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -18,6 +17,7 @@ from ldm.batch import Batch, tensor_field
 from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRADIENT, LOSS
 from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import SchedulerFactory, attach
+from ldm.pretrained.precision import full_precision
 from ldm.task.base import Task
 from ldm.task.latent_alignment import VFLoss
 from ldm.task.totals import Totals
@@ -199,7 +199,7 @@ class AutoencoderTask(Task):
         image = tensor_field(batch.fields, "image")
         encoding = self.model.encode(image)
         reconstruction = self.model.decode(encoding.mean, encoding).float().clamp(-1, 1)
-        with torch.autocast(image.device.type, enabled=False):  # in bf16 the SSIM is off by 0.01 and more
+        with full_precision(image.device):  # in bf16 the SSIM is off by 0.01 and more
             self.psnr.update(reconstruction, image.float())
             self.ssim.update(reconstruction, image.float())
             penalty = self.model.regularizer.penalty(encoding, image[0].numel())

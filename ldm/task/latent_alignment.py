@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder.loss import adaptive_weight
 from ldm.options.rule import NOT_NEGATIVE, Real, check
+from ldm.pretrained.precision import full_precision
 from ldm.pretrained.vision import FeatureMapEncoder
 
 
@@ -67,7 +67,7 @@ class VFLoss(nn.Module):
 
     def distance(self, raw: Tensor, image: Tensor) -> Tensor:
         """Return the loss without its weight, a scalar; the arguments are those of `forward`."""
-        with torch.autocast(raw.device.type, enabled=False):
+        with full_precision(raw.device):
             wanted = self._encoder[0].to(raw.device)(image.float())
             if wanted.shape[2:] != raw.shape[2:]:
                 wanted = F.interpolate(wanted, raw.shape[2:], mode="bilinear", antialias=True)
