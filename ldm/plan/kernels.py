@@ -50,7 +50,7 @@ class DeviceKernels(TorchFunctionMode):
         fused: Whether attention is computed by fused kernels, which keep no matrix of attention but compute it twice.
 
     Attributes:
-        cast_bytes: Bytes of the weights that were cast.
+        cast_bytes: Bytes of the weights that were cast, and are kept.
     """
 
     def __init__(self, *, accelerator: str, autocast: bool, fused: bool = True) -> None:
@@ -67,8 +67,6 @@ class DeviceKernels(TorchFunctionMode):
     ) -> Any:
         """Call a function of torch as it would be called on the device."""
         kwargs = kwargs or {}
-        if func is torch.bincount:  # the meta device does not know it; with minlength its size is known
-            return torch.empty(kwargs["minlength"], dtype=torch.long, device=args[0].device)
         if func is Tensor.all and args[0].is_meta:  # "is nothing masked?": there are paddings
             return torch.zeros((), dtype=torch.bool)
         autocast = self.autocast and not FULL_PRECISION.get()
@@ -83,6 +81,7 @@ class DeviceKernels(TorchFunctionMode):
     def forget(self) -> None:
         """Forget the weights that were cast, as at the end of a block of autocast."""
         self._cast.clear()
+        self.cast_bytes = 0
 
     def _lower(self, tensor: Tensor) -> Tensor:
         if tensor.dtype is not torch.float32 or not tensor.is_meta:

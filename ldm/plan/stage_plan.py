@@ -10,7 +10,7 @@ import torch
 
 from ldm.plan.calibrate import predict_step, recorded_calls
 from ldm.plan.figure import COUNTED, ESTIMATED, MEASURED, Figure, shown
-from ldm.plan.memory import Resident, as_rows, resident_memory, step_memory
+from ldm.plan.memory import Resident, StepMemory, as_rows, resident_memory, step_memory
 from ldm.plan.operations import FROZEN, Operations, count_operations
 from ldm.plan.speed import Speed, estimate_speed
 from ldm.plan.storage import cache_advice, cache_rows, disk_rows
@@ -129,14 +129,17 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
 
 
 def _needed(workload: Workload, resident: Resident, machine: Machine, micro: int, accumulate: int) -> float:
-    step = step_memory(
+    return sum(resident) + _step(workload, machine, micro, accumulate).total
+
+
+def _step(workload: Workload, machine: Machine, micro: int, accumulate: int) -> StepMemory:
+    return step_memory(
         workload,
         micro,
         accelerator=machine.options["accelerator"],
         autocast=machine.autocast,
         accumulate=accumulate,
     )
-    return sum(resident) + step.total
 
 
 def _parameters(workload: Workload) -> Iterator[Figure]:
@@ -162,13 +165,7 @@ def _steps_note(workload: Workload) -> str:
 
 
 def _memory(workload: Workload, resident: Resident, machine: Machine, micro: int, accumulate: int) -> list[Figure]:
-    step = step_memory(
-        workload,
-        micro,
-        accelerator=machine.options["accelerator"],
-        autocast=machine.autocast,
-        accumulate=accumulate,
-    )
+    step = _step(workload, machine, micro, accumulate)
     notes = {"temporary": "tensors of which torch knows; not workspaces inside kernels"}
     rows = [
         Figure(name, size, "bytes", COUNTED, notes.get(name, ""))

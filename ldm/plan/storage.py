@@ -99,8 +99,11 @@ def cache_advice(
     flip = " flip=true" if data.get("flip", False) else ""
     text = " text=true" if _frozen_texts(workload) else ""
     lines = [f"cache the latents: yes: {facts}"]
-    lines.append(f"  python -m ldm.encode autoencoder.ckpt=RUN data.train=... out=latents{flip}{text}")
+    features = " alignment=repa" if workload.aligned else ""
+    lines.append(f"  python -m ldm.encode autoencoder.ckpt=RUN data.train=... out=latents{flip}{text}{features}")
     lines.append("  then train with data=latents data.train='latents/train-*.tar'")
+    if workload.aligned:
+        lines.append("  the features of the vision encoder take more disk, which is not counted here")
     if _trained_texts(workload):
         lines.append("  the tokens of captions cannot be cached: their transformer is trained, too")
     return lines
@@ -114,8 +117,6 @@ def _obstacles(workload: LatentWorkload, data: Mapping[str, Any]) -> Iterator[st
         yield "data.buckets cuts images to several sizes"
     if "image" in underlying_fields(workload.task.inputs):
         yield "the conditioner reads the images themselves"
-    if workload.missing:
-        yield "the alignment reads the images themselves"
 
 
 def _frozen_texts(workload: LatentWorkload) -> Sequence[HuggingFaceConditioner]:

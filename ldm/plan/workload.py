@@ -175,6 +175,9 @@ class LatentWorkload(Workload):
         stage: The stage.
         device: "meta", or a device on which weights take place.
         cached: Whether training reads latents that were encoded before.
+
+    Attributes:
+        aligned: Whether features are aligned to those of a vision encoder.
     """
 
     keeps_gradients = True
@@ -186,7 +189,8 @@ class LatentWorkload(Workload):
         with torch.device(device):
             model = build(config)
             self._build_frozen(model)
-        if isinstance(getattr(stage, "alignment", None), Mapping):
+        self.aligned = isinstance(getattr(stage, "alignment", None), Mapping)
+        if self.aligned:
             self.missing.append("the alignment (alignment=repa): its vision encoder and projection are not counted")
             stage.alignment = None  # type: ignore[attr-defined]
         self.task = stage.make_latent_task(model, config).train()

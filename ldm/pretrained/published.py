@@ -43,11 +43,11 @@ class PublishedWeights(ABC):
     """Weights that are loaded from elsewhere.
 
     Args:
-        name: By which `python -m ldm.fetch` knows them.
-        title: What they are, for a list.
+        name: Name by which `python -m ldm.fetch` knows them.
+        title: Description for a list.
         megabytes: About how many millions of bytes are fetched.
-        licence: Under which they are published.
-        uses: Which choices need them.
+        licence: Licence under which they are published.
+        uses: Choices that need them.
     """
 
     name: str
@@ -86,12 +86,12 @@ class WeightFile(PublishedWeights):
     """A file of weights in the cache of torch, like those of torchvision.
 
     Args:
-        name: By which `python -m ldm.fetch` knows it.
-        title: What it is, for a list.
+        name: Name by which `python -m ldm.fetch` knows it.
+        title: Description for a list.
         megabytes: About how many millions of bytes it has.
-        licence: Under which it is published.
-        uses: Which choices need it.
-        url: Where it is published; the name ends with "-" and the first digits of the SHA-256 of the content.
+        licence: Licence under which it is published.
+        uses: Choices that need it.
+        url: Address where it is published; its name ends with "-" and the first digits of the SHA-256 of the content.
     """
 
     url: str
@@ -164,11 +164,11 @@ class HubModel(PublishedWeights):
     """A model of the Hugging Face hub.
 
     Args:
-        name: By which `python -m ldm.fetch` knows it.
-        title: What it is, for a list.
+        name: Name by which `python -m ldm.fetch` knows it.
+        title: Description for a list.
         megabytes: About how many millions of bytes its weights have.
-        licence: Under which it is published.
-        uses: Which choices need it.
+        licence: Licence under which it is published.
+        uses: Choices that need it.
         repository: Its name on the hub.
         readers: Files that say how texts or images become its inputs, without which it would read them otherwise, and in silence.
     """

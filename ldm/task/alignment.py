@@ -16,8 +16,8 @@ class REPA(nn.Module):
     """The alignment loss: minus the cosine between projected features of the backbone and those of a vision encoder.
 
     The encoder is frozen. Its features are taken from the batch, where they were cached; else they are computed from the images.
-    The features of the backbone come from its middle. They are projected and then enlarged to
-    the patches of the encoder. The projection is trained with the backbone and thrown away afterwards.
+    The features of the backbone come from its middle. They are projected and then enlarged to the patches of the encoder. The
+    projection is trained with the backbone and thrown away afterwards.
 
     Args:
         backbone: The backbone; from now on, the features of its middle are kept at each call.
@@ -28,6 +28,9 @@ class REPA(nn.Module):
     References:
         Yu et al., 2024, eq. 8 and 9, arXiv:2410.06940; Tian et al., 2025, section 3.2 (for U-Nets), arXiv:2503.18414.
     """
+
+    inputs = ("patch_features",)
+    """The field that is read where a batch has it."""
 
     def __init__(
         self, backbone: Backbone, encoder: FeatureMapEncoder, *, weight: float = 0.5, steps: int = 100_000
@@ -49,9 +52,6 @@ class REPA(nn.Module):
     def _see(self, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
         """Keep the output of the backbone's middle (a forward hook)."""
         self._features = output
-
-    inputs = ("patch_features",)
-    """The field that is read where a batch has it."""
 
     @property
     def features_hash(self) -> str:

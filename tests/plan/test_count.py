@@ -109,6 +109,14 @@ def test_accumulation_holds_the_gradients_of_the_first_batch():
     assert second.total > alone.total
 
 
+def test_weights_are_cast_once_a_step():
+    """To half of their size; in the second of two steps as in the first."""
+    load = workload("diffusion", "meta")
+    step = step_memory(load, 4, accelerator="gpu", autocast=True)
+    trained = sum(part.nbytes for part in load.task.parameters() if part.requires_grad)
+    assert 0.4 * trained < step.casts <= 0.5 * trained
+
+
 def test_fused_attention_keeps_no_matrix():
     kept = {}
     for fused in (True, False):

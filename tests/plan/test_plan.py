@@ -91,6 +91,8 @@ def test_caching_is_judged():
     assert "no, it is hardly worth it" in advice("images=1e9")
     assert "data.crop=random" in advice("data.crop=random", "images=10")
     assert "give images=NUMBER" in advice()
+    lines = planned(*TINY, "images=10", "data.cache_latents=false", "alignment=repa")["diffusion"].lines
+    assert any("ldm.encode" in line and line.endswith(" alignment=repa") for line in lines), "features are cached, too"
     lines = planned(*TINY)["diffusion"].lines
     assert "cache the latents: training reads cached ones already" in lines
 
