@@ -31,7 +31,7 @@ LEAST_CALLS, MOST_CALLS = 3, 50
 COLD_BYTES = 2**26
 """Operators take turns on copies of their tensors of together about so many bytes, since in a step caches hold others."""
 
-MOST_COPIES = 8
+MOST_COPIES = 64
 
 
 class StepTime(NamedTuple):
@@ -169,9 +169,20 @@ def _copy(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 
 def _arguments(call: Call, device: torch.device) -> tuple[Sequence[Any], dict[str, Any]]:
-    leaves = [_made(leaf, device) for leaf in call.arguments]
+    leaves = [_made(leaf, device) for leaf in _as_on(call, device)]
     args, kwargs = tree_unflatten(leaves, call.structure)
     return args, kwargs
+
+
+def _as_on(call: Call, device: torch.device) -> tuple[Any, ...]:
+    """Return the arguments as the device has them: CPUs keep means and deviations in the type of the weight."""
+    if device.type != "cpu" or call.operator is not torch.ops.aten.native_group_norm_backward.default:
+        return call.arguments
+    gradient, images, mean, deviation, weight, *others = call.arguments
+    if not isinstance(weight, TensorSpec):
+        return call.arguments
+    mean, deviation = mean._replace(dtype=weight.dtype), deviation._replace(dtype=weight.dtype)
+    return gradient, images, mean, deviation, weight, *others
 
 
 def _made(leaf: Any, device: torch.device) -> Any:

@@ -151,3 +151,4 @@ def test_the_program_predicts_and_measures_on_this_machine(tmp_path):
     for stage in content["stages"].values():
         assert stage["measured on this machine"]["a step"]["value"] > 0
         assert stage["time"]["a step"]["note"].startswith("the sum of")
+        assert "not measured" not in stage["time"]["a step"]["note"]
