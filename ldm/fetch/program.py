@@ -18,7 +18,7 @@ PROGRAMS = {
     "train": "train.py",
     "sample": "sample.py",
     "neighbors": "python -m ldm.data.neighbors",
-    "evaluation": "python -m ldm.evaluation",
+    "evaluate": "python -m ldm.evaluate",
 }
 """Name of a program's config -> how the program is called in a list."""
 

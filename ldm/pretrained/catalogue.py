@@ -25,7 +25,7 @@ INCEPTION_WEIGHTS = WeightFile(
     licence="Apache-2.0",
     uses=(
         Use("train", "metric=fid", "metric.fid.extractor.weights"),
-        Use("evaluation", "metric=fid", "metric.fid.extractor.weights"),
+        Use("evaluate", "metric=fid", "metric.fid.extractor.weights"),
     ),
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
 )

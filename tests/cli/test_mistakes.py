@@ -59,7 +59,7 @@ MISTAKES = [
     ("sample", "prompt=a prompt=b", "prompt is given 2 times"),
     ("pack", "imags=a", "there is no option imags; did you mean images"),
     ("encode", "data.sid=3", "there is no option data.sid; did you mean data.size"),
-    ("evaluation", "image=a", "there is no option image; did you mean images"),
+    ("evaluate", "image=a", "there is no option image; did you mean images"),
     ("ema", "lenght=3", "there is no option lenght; did you mean length"),
 ]
 

@@ -14,7 +14,7 @@ PROGRAMS = {
     "encode": ["-m", "ldm.encode"],
     "neighbors": ["-m", "ldm.data.neighbors"],
     "ema": ["-m", "ldm.ema"],
-    "evaluation": ["-m", "ldm.evaluation"],
+    "evaluate": ["-m", "ldm.evaluate"],
     "plan": ["-m", "ldm.plan"],
     "fetch": ["-m", "ldm.fetch"],
     "icons": ["-m", "ldm.cli.icons"],
@@ -40,7 +40,7 @@ def test_every_program_prints_help_mistakes_and_its_config(name):
         assert "error: 'red' is no option; where it belongs to " in text
         assert "out, put the whole in quotes: " in text
     assert "Traceback" not in text
-    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema", "evaluation", "fetch")
+    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema", "evaluate", "fetch")
 
 
 def test_help_lists_options_with_their_comments_and_choices():

@@ -14,7 +14,7 @@ from ldm.data.masks.strokes import Strokes
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.streaming import StreamedImages
 from ldm.data.transforms import CaptionChoice
-from ldm.evaluation.images import ShardImages
+from ldm.evaluate.images import ShardImages
 from ldm.files.picture import to_levels
 from tests.data.small_shards import encoded, fits, keys, level, read_all, write_tar
 

@@ -20,7 +20,7 @@ FIRST = {
     "train": ["experiment=txt2img"],
     "sample": ["ckpt=x"],
     "neighbors": ["out=x"],
-    "evaluation": ["ckpt=x", "out=x"],
+    "evaluate": ["ckpt=x", "out=x"],
 }
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from ldm.autoencoder.identity import CopyAutoencoder
 from ldm.checkpoint import save
 from ldm.config import build, compose
-from ldm.evaluation.first_stage import ReconstructionScores, measure
+from ldm.evaluate.first_stage import ReconstructionScores, measure
 from ldm.files.picture import to_picture
 from tests.conftest import forked, scramble
 from tests.data.small_shards import encoded, level, write_tar
@@ -44,7 +44,7 @@ def saved(tmp_path, config, *, statistics=0):
 
 def measured(ckpt, tmp_path, *options):
     given = ["data.size=16", "device=cpu", f"data.cache={tmp_path / 'cache'}", f"out={tmp_path / 'scores.json'}"]
-    results = measure(compose("evaluation", [f"ckpt={ckpt}", *given, *options]))
+    results = measure(compose("evaluate", [f"ckpt={ckpt}", *given, *options]))
     assert json.loads((tmp_path / "scores.json").read_text()) == results
     return results
 
@@ -102,7 +102,7 @@ def test_scores_are_those_of_stage_1(tiny_run, tmp_path):
     config = OmegaConf.load(tiny_run / "config.yaml")
     written = json.loads((tiny_run / "autoencoder" / "results.json").read_text())
     val = f"{build(config.data.source).write()}/val-*.tar"
-    forked("-m", "ldm.evaluation", f"ckpt={tiny_run}", f"data.val={val}", "data.size=32", "device=cpu",
+    forked("-m", "ldm.evaluate", f"ckpt={tiny_run}", f"data.val={val}", "data.size=32", "device=cpu",
            f"out={tmp_path / 'scores.json'}", f"data.cache={tmp_path}")  # fmt: skip
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
     rounding = 1e-4 if config.trainer.precision == "32-true" else 2e-2
@@ -144,5 +144,5 @@ def test_mistakes_end_before_anything_is_written(tmp_path, folder, options, mess
     out = [] if any(option.startswith("out=") for option in options) else [f"out={tmp_path / 'scores.json'}"]
     given = [option.replace("{folder}", str(folder)) for option in options]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        measure(compose("evaluation", [f"ckpt={ckpt}", "data.size=16", *out, *given]))
+        measure(compose("evaluate", [f"ckpt={ckpt}", "data.size=16", *out, *given]))
     assert sorted(tmp_path.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""`python -m ldm.evaluation ckpt=RUN images=FOLDER out=FILE`; its options are in configs/evaluation.yaml."""
+"""`python -m ldm.evaluate ckpt=RUN images=FOLDER out=FILE`; its options are in configs/evaluate.yaml."""
 
 from omegaconf import DictConfig
 
@@ -7,12 +7,12 @@ from ldm.cli.entry import program
 
 def main() -> None:
     """Measure a first stage."""
-    program("evaluation", run)
+    program("evaluate", run)
 
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.evaluation.first_stage import (
+    from ldm.evaluate.first_stage import (
         main as do,  # not above: help and mistyped options do not need the large libraries
     )
 

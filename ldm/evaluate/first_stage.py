@@ -1,4 +1,4 @@
-"""`python -m ldm.evaluation`: how well a first stage reconstructs images."""
+"""`python -m ldm.evaluate`: how well a first stage reconstructs images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ldm.autoencoder.regularizer import Penalty
 from ldm.batch import as_size
 from ldm.checkpoint import load_autoencoder
 from ldm.config import build, resolved
-from ldm.evaluation.images import FolderImages, RealImages, ShardImages
+from ldm.evaluate.images import FolderImages, RealImages, ShardImages
 from ldm.files.whole import check_own_json, write_whole
 from ldm.metric.base import GenerationMetric
 from ldm.metric.reconstruction import ReconstructionDistance
@@ -99,7 +99,7 @@ def measure(config: DictConfig) -> dict[str, Any]:
     """Measure a first stage as the options of a command say, and write the scores.
 
     Args:
-        config: `configs/evaluation.yaml` with the options.
+        config: `configs/evaluate.yaml` with the options.
 
     Returns:
         What is written: the options that matter, the number of images, and the scores.
