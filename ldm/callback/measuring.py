@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytorch_lightning as pl
 
-from ldm.metric.base import GenerationMetric
+from ldm.metric.base import Metric
 
 
 class Measuring(pl.Callback, ABC):
@@ -17,7 +17,7 @@ class Measuring(pl.Callback, ABC):
         metrics: The metrics.
     """
 
-    metrics: Sequence[GenerationMetric]
+    metrics: Sequence[Metric]
 
     @property
     @abstractmethod

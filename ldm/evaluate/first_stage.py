@@ -22,7 +22,7 @@ from ldm.checkpoint import load_autoencoder
 from ldm.config import build, resolved
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages
 from ldm.files.whole import check_own_json, write_whole
-from ldm.metric.base import GenerationMetric
+from ldm.metric.base import Metric
 from ldm.metric.reconstruction import ReconstructionDistance
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 from ldm.pretrained.lpips import LPIPS
@@ -46,10 +46,11 @@ class ReconstructionScores:
         autoencoder: The autoencoder, on the device of the images.
         metrics: Distances between the distributions of images and of reconstructions.
         perceptual: A distance between two batches of images, `(B,)`, logged as lpips; None: none.
+        count: Number of images that will be measured.
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, metrics: Sequence[GenerationMetric], perceptual: nn.Module | None = None
+        self, autoencoder: Autoencoder, metrics: Sequence[Metric], perceptual: nn.Module | None = None, *, count: int
     ) -> None:
         device = autoencoder.shift.device
         self.autoencoder = autoencoder
@@ -61,6 +62,7 @@ class ReconstructionScores:
         self.means: dict[str, float] = {}
         self.sums: Tensor | None = None
         self.distance.to(device)
+        self.distance.start(count)
 
     @torch.no_grad()
     def update(self, image: Tensor) -> None:
@@ -69,7 +71,7 @@ class ReconstructionScores:
         made = self.autoencoder.decode(encoding.mean, encoding).float().clamp(-1, 1)
         self.psnr.update(made, image)
         self.ssim.update(made, image)
-        self.distance.update(image, made)
+        self.distance.update(image, made, range(self.images, self.images + len(image)))
         penalty: Penalty = self.autoencoder.regularizer.penalty(encoding, image[0].numel())
         means = dict(penalty.means)
         if self.perceptual is not None:
@@ -113,7 +115,7 @@ def measure(config: DictConfig) -> dict[str, Any]:
     check_own_json(out, lambda content: "scores" in content, example="scores.json")
     images = _images(options)
     count = min(len(images), config.data.max_images or len(images))
-    metrics: list[GenerationMetric] = list(build(config.metric).values())
+    metrics: list[Metric] = list(build(config.metric).values())
     for metric in metrics:
         if count < metric.least_images or metric.inputs:
             raise ValueError(
@@ -124,7 +126,7 @@ def measure(config: DictConfig) -> dict[str, Any]:
     autoencoder.check_size(options["data"]["size"])
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     perceptual = None if config.vgg16 is None else LPIPS(vgg16=config.vgg16)
-    scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual)
+    scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual, count=count)
     for doubt in scores.distance.doubts(count):
         log.warning(doubt)
     with tqdm(total=count, desc="reconstructing", unit="image") as bar:

@@ -1,85 +1,168 @@
-"""The base class of metrics of generated images."""
+"""The base classes of metrics of generated images."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from ldm.batch import Fields
-
-ADVICE = (
-    "the model that makes them has diverged: go on from an earlier checkpoint, or train anew, with a lower learning rate "
-    "(optimizer.lr) or a smaller trainer.gradient_clip_val; or sample with less guidance (guidance.scale)"
-)
-"""Advice where generated images are not finite."""
+from ldm.metric.extraction import check_finite
+from ldm.metric.statistics import Reference
+from ldm.pretrained.extractor import Extractor
 
 
-class GenerationMetric(ABC):
-    """The base class of metrics: they collect generated images on all ranks and give named numbers, the same on all ranks.
+class CollapsedFeaturesError(ValueError):
+    """The features of all images are the same, so that a distance between distributions says nothing."""
 
-    Where it compares with real images, it keeps sums over them that can be stored and brought back. It computes in float32
-    or float64, whatever the precision of training. Images that are not finite are refused with a ValueError.
+
+class Metric(ABC):
+    """The base class of metrics, which give named numbers of a set of generated images.
+
+    A metric is either a `FeatureMetric` or a `PerImageMetric`. It keeps no images: `ldm.metric.suite.MetricSuite` collects what
+    it measures.
     """
 
     inputs: tuple[str, ...] = ()
-    """Names of the fields that `update` reads."""
+    """Names of the fields that it reads beside the images."""
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """Names of the numbers that `compute` gives."""
+        """Names of its numbers."""
 
     @property
     def least_images(self) -> int:
-        """The fewest images, over all ranks, that it gives numbers for: of those generated, and of real ones if it needs any."""
+        """The fewest images that it gives numbers for: of those generated, and of real ones if it needs any."""
         return 1
 
     @property
     def wanted_images(self) -> int:
-        """The fewest images, over all ranks, of which its numbers may be compared with those of other sets of images."""
+        """The fewest images of which its numbers may be compared with those of other sets of images."""
         return self.least_images
 
-    @property
-    @abstractmethod
-    def reference_name(self) -> str | None:
-        """A name for the sums over real images (extractor and its settings); None: no real images are needed."""
+    def doubt(self, count: int) -> str | None:
+        """Say what a number of images is too small for; None where it is large enough.
 
-    @abstractmethod
-    def to(self, device: torch.device) -> None:
-        """Move to a device."""
+        Args:
+            count: Number of images that are measured.
+        """
+        if count >= self.wanted_images:
+            return None
+        return (
+            f"{self.names[0]} is measured on {count} images, and {self.too_few(count)}: compare it with others of the same "
+            "images alone, and not with published ones"
+        )
 
-    @abstractmethod
-    def update_reference(self, images: Tensor) -> None:
-        """Add real images `(B, 3, H, W)` in [-1, 1]."""
+    def too_few(self, count: int) -> str:
+        """Return the reason for a doubt, as a part of a sentence.
 
-    @abstractmethod
-    def reference(self) -> dict[str, Tensor]:
-        """Return the sums over the real images of this rank; those of several ranks may be added."""
-
-    @abstractmethod
-    def set_reference(self, sums: dict[str, Tensor]) -> None:
-        """Use these sums over real images: all of them on one rank, zeros on the others."""
-
-    @abstractmethod
-    def update(self, images: Tensor, fields: Fields) -> None:
-        """Add generated images `(B, 3, H, W)` in [-1, 1] and the fields that they were made for."""
-
-    @abstractmethod
-    def compute(self) -> dict[str, float]:
-        """Return name -> number over all images of all ranks since the last call. Every rank must call it."""
+        Args:
+            count: Number of images, fewer than `wanted_images`.
+        """
+        return f"wants {self.wanted_images} or more"
 
 
-def check_finite(values: Tensor, of: str, *, advice: str) -> None:
-    """Raise ValueError where numbers of a batch, `(B, ...)`, are not finite.
+class FeatureMetric(Metric):
+    """The base class of metrics that look at the features of all generated images together.
 
     Args:
-        values: Images or their features.
-        of: What they are, for the message.
-        advice: What to do about it.
+        extractor: Network that gives the features. Metrics whose extractors have the same signature share one pass of it.
     """
-    wrong = int((~values.flatten(1).isfinite()).any(1).sum())
-    if wrong:
-        raise ValueError(f"{wrong} of {len(values)} {of} hold numbers that are not finite (nan or inf); {advice}")
+
+    published_on: str = ""
+    """Name of the extractor with which the metric is published; with another one, scores have another name."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+
+    @property
+    def needs_reference(self) -> bool:
+        """True where generated images are compared with real ones."""
+        return True
+
+    @property
+    def real_features(self) -> int:
+        """The most real images whose single features it looks at; 0 where mean and covariance of all of them are enough."""
+        return 0
+
+    @abstractmethod
+    def measure(self, generated: Tensor, reference: Reference | None) -> dict[str, float]:
+        """Return name -> number.
+
+        Args:
+            generated: Features of generated images, `(N, D)` float32, in the order of the numbers of the images.
+            reference: What is known of real images; None only where `needs_reference` is False.
+
+        Raises:
+            CollapsedFeaturesError: Where all features are the same.
+            ValueError: Where there are too few images, or the reference lacks what is needed.
+        """
+
+    def named(self, published: str) -> str:
+        """Return the name of a score: the published one for the published extractor, otherwise with the extractor's behind."""
+        return published if self.extractor.name == self.published_on else f"{published}_{self.extractor.name}"
+
+    def check_generated(self, generated: Tensor) -> None:
+        """Check features of generated images; each `measure` begins with it.
+
+        Raises:
+            CollapsedFeaturesError: Where all features are the same.
+            ValueError: Where there are too few images, or features are not finite or of another length.
+        """
+        count, width = generated.shape
+        if count < self.least_images:
+            raise ValueError(
+                f"{self.names[0]} needs at least {self.least_images} generated images, got {count}; make more, or choose another "
+                "metric"
+            )
+        if width != self.extractor.num_features:
+            raise ValueError(
+                f"{self.names[0]} got features of length {width}, but {self.extractor.signature} gives "
+                f"{self.extractor.num_features}; give features of the same extractor"
+            )
+        check_finite(generated, "feature vectors", advice="look at the images, and at the extractor's weights")
+        if count > 1 and bool((generated == generated[0]).all()):
+            raise CollapsedFeaturesError(
+                f"{self.names[0]} means nothing here: the features of all {count} generated images are the same. Either the "
+                "model gives one image for all of them (look at the images), or the weights of the extractor are broken"
+            )
+
+    def check_reference(self, reference: Reference | None) -> Reference:
+        """Return the reference, which is there and fits.
+
+        Raises:
+            ValueError: Where it is missing, of another extractor, or of images that all have the same features.
+        """
+        if reference is None:
+            raise ValueError(f"{self.names[0]} compares with real images, but none are known; give a reference")
+        if reference.statistics.width != self.extractor.num_features:
+            raise ValueError(
+                f"the reference is of {reference.statistics.width} features, but {self.extractor.signature} gives "
+                f"{self.extractor.num_features}; give one that was made with the same extractor"
+            )
+        if reference.statistics.collapsed:
+            raise ValueError(
+                f"{self.names[0]} means nothing here: the features of all real images are the same. Look at the real images, and "
+                "at the extractor's weights"
+            )
+        return reference
+
+    def features_of(self, reference: Reference | None) -> Tensor:
+        """Return the features of single real images, `(M, D)`.
+
+        Raises:
+            ValueError: Where the reference has statistics alone, or too few features.
+        """
+        found = self.check_reference(reference).features
+        if found is None:
+            raise ValueError(
+                f"{self.names[0]} needs features of single real images, but the reference holds mean and covariance alone; "
+                "give real images in its place, or leave this metric out"
+            )
+        if len(found) < self.least_images:
+            raise ValueError(
+                f"{self.names[0]} needs the features of at least {self.least_images} real images, but the reference holds "
+                f"{len(found)}; give more real images, or choose another metric"
+            )
+        return found

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ldm.metric.base import GenerationMetric
+from ldm.metric.base import FeatureMetric, Metric
+from ldm.metric.statistics import Reference, ReferenceBuilder, evenly_spaced
+from ldm.metric.suite import MetricSuite
 
 
 class ReconstructionDistance:
@@ -19,35 +21,55 @@ class ReconstructionDistance:
     Args:
         metrics: The metrics. Those that compare with no distribution of images, or read other fields, are left out.
 
+    Attributes:
+        suite: Collects the features of reconstructions.
+        builders: Signature of an extractor -> what collects the features of images, until `references` are known.
+        references: Signature of an extractor -> what is known of the images.
+
     References:
         Rombach et al., 2022, table 8 (rFID), arXiv:2112.10752.
     """
 
-    def __init__(self, metrics: Iterable[GenerationMetric]) -> None:
-        self.metrics = [one for one in metrics if one.reference_name is not None and not one.inputs]
-        self._referred = False
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self.metrics = [one for one in metrics if isinstance(one, FeatureMetric) and one.needs_reference]
+        self.suite = MetricSuite(self.metrics)
+        self.builders: dict[str, ReferenceBuilder] = {}
+        self.references: dict[str, Reference] | None = None
 
     @property
     def names(self) -> Sequence[str]:
         """Names of the numbers that `compute` gives."""
-        return [f"r{name}" for metric in self.metrics for name in metric.names]
+        return [f"r{name}" for name in self.suite.names]
 
     def to(self, device: torch.device) -> None:
         """Move to a device."""
-        for metric in self.metrics:
-            metric.to(device)
+        self.suite.to(device)
 
-    def update(self, images: Tensor, reconstructions: Tensor) -> None:
-        """Add images and their reconstructions, both `(B, 3, H, W)` in [-1, 1]."""
-        for metric in self.metrics:
-            if not self._referred:
-                metric.update_reference(images)
-            metric.update(reconstructions, {})
+    def start(self, count: int) -> None:
+        """Begin to measure: forget what was added, but not the reference, where it is known.
+
+        Args:
+            count: Number of images, over all ranks.
+        """
+        self.suite.reset()
+        if self.references is None:
+            self.builders = {
+                signature: ReferenceBuilder(self.suite.extractors[signature], evenly_spaced(count, kept))
+                for signature, kept in self.suite.real_features.items()
+            }
+
+    def update(self, images: Tensor, reconstructions: Tensor, numbers: Sequence[int]) -> None:
+        """Add images and their reconstructions, both `(B, 3, H, W)` in [-1, 1], and the number of each of the images."""
+        if self.references is None:
+            for builder in self.builders.values():
+                builder.update(images, numbers)
+        self.suite.update(reconstructions, {}, numbers)
 
     def compute(self) -> dict[str, float]:
-        """Return name -> number over all images of all ranks since the last call. Every rank must call it."""
-        self._referred = True
-        return {f"r{name}": value for metric in self.metrics for name, value in metric.compute().items()}
+        """Return name -> number over all images since `start`."""
+        if self.references is None:
+            self.references = {signature: builder.reference() for signature, builder in self.builders.items()}
+        return {f"r{name}": value for name, value in self.suite.compute(self.references).items()}
 
     def doubts(self, count: int) -> list[str]:
         """Say of each metric for which a number of images is too small what that means; nothing of the others.
@@ -55,9 +77,4 @@ class ReconstructionDistance:
         Args:
             count: Number of images, over all ranks.
         """
-        return [
-            f"r{metric.names[0]} is measured on {count} images, and the covariance of its features needs more than "
-            f"{metric.wanted_images - 1}: compare it with others of the same images alone, and not with published ones"
-            for metric in self.metrics
-            if count < metric.wanted_images
-        ]
+        return [f"r{doubt}" for doubt in self.suite.doubts(count)]

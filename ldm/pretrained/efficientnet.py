@@ -54,7 +54,7 @@ class EfficientNetLite0(Extractor):
         Tan & Le, 2019, arXiv:1905.11946.
     """
 
-    name = "frechet_efficientnet"
+    name = "efficientnet"
     num_features = 1280
 
     def __init__(self, *, size: int = 64) -> None:

@@ -11,8 +11,8 @@ class Extractor(nn.Module, ABC):
     """A frozen network that turns an image into a vector of features.
 
     Attributes:
-        name: The name under which scores are logged; "fid" is for the Inception network alone.
-        signature: A name for network, weights and preprocessing together, for the cache of reference statistics.
+        name: Name of the network, like "efficientnet", of which names of scores are made: "frechet_efficientnet".
+        signature: A name for network, weights and preprocessing together: extractors with the same one give the same features.
         num_features: Length of the vector.
     """
 

@@ -29,7 +29,7 @@ class Inception(Extractor):
         Heusel et al., 2017, arXiv:1706.08500.
     """
 
-    name = "fid"
+    name = "inception"
     num_features = 2048
 
     def __init__(self, *, weights: str | Path | None = None) -> None:

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 from ldm.checkpoint import load
 from ldm.config import build, compose
 from ldm.data.base import DataModule
-from ldm.metric.base import GenerationMetric
+from ldm.metric.statistics import ReferenceBuilder
+from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,13 +114,13 @@ class Evaluator:
         self.options = options
         config = compose("train", ["experiment=txt2img", *(["debug=tiny"] if options.debug else []), *options.extra])
         self.data: DataModule = build(config.data)
-        self.metrics: list[GenerationMetric] = list(build(config.metric).values())
+        self.suite = MetricSuite(build(config.metric).values())
         self.fields = self.data.val_set.fields_of(range(len(self.data.val_set)))
-        for metric in self.metrics:
-            if metric.reference_name is not None:
-                for batch in self.data.val_pass(64):
-                    metric.update_reference(batch.fields["image"])
-                metric.set_reference(metric.reference())
+        builders = {name: ReferenceBuilder(self.suite.extractors[name]) for name in self.suite.real_features}
+        for builder in builders.values():
+            for batch in self.data.val_pass(64):
+                builder.update(batch.fields["image"], range(len(batch.key)))
+        self.references = {name: builder.reference() for name, builder in builders.items()}
 
     def score(self, model: LatentDiffusion, *overrides: str) -> Score:
         """Of all held-out captions, sampled with these options of sample.py."""
@@ -132,9 +133,9 @@ class Evaluator:
             guidance=build(config.guidance),
             batch_size=128,
         )
-        for metric in self.metrics:
-            metric.update(images, self.fields)
-        values = {name: value for metric in self.metrics for name, value in metric.compute().items()}
+        self.suite.reset()
+        self.suite.update(images, self.fields, range(len(images)))
+        values = self.suite.compute(self.references)
         return Score(values[ACCURACY], values[DISTANCE])
 
 

@@ -1,16 +1,25 @@
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm.callback.evaluation import Evaluation, _cached
+from ldm.callback.evaluation import Evaluation, cached_reference
+from ldm.callback.gathering import measure_together
+from ldm.data.dataset import sequential
+from ldm.metric.base import FeatureMetric
+from ldm.metric.frechet import Frechet
+from ldm.metric.per_image import PerImageMetric
+from ldm.metric.statistics import Reference, Statistics
+from ldm.metric.suite import MetricSuite
+from tests.metric.test_metric import Pixels
 from tests.ranks import on_two_ranks
 from tests.test_processes import connected
 
 
 class Model:
-    """Gives images that tell their seed; knows how many of them are alive at once."""
+    """Gives images that tell their seed, in 8-bit levels; knows how many of them are alive at once."""
 
     def __init__(self):
         self.autoencoder = SimpleNamespace(shift=torch.zeros(1))
@@ -21,7 +30,7 @@ class Model:
         assert len(fields["caption"]) == len(fields["geometry"]) == len(seeds) <= batch_size
         assert fields["geometry"].tolist() == [[2, 2, 0, 0, 2, 2]] * len(seeds), "of the asked size, not cropped"
         self.made += seeds
-        return torch.tensor(seeds).float()[:, None, None, None].expand(-1, 3, 2, 2)
+        return (torch.tensor(seeds).float() / 127.5 - 1)[:, None, None, None].expand(-1, 3, 2, 2)
 
 
 def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
@@ -46,7 +55,7 @@ def test_the_picture_shows_images_evenly_spread_and_no_others_are_kept(total, gr
     shown, made = generate(total, grid=grid)
     assert made == list(range(total))
     every = torch.arange(float(total))[:: max(1, total // grid)][:grid]
-    assert torch.equal(shown[:, 0, 0, 0], every)
+    assert torch.equal(shown[:, 0, 0, 0], every / 127.5 - 1)
     assert shown.untyped_storage().nbytes() == shown.numel() * 4
 
 
@@ -68,58 +77,118 @@ def test_ranks_go_round_as_often_though_one_has_less_to_do(monkeypatch):
     assert generate(1, rank=1, world=2)[0].shape == (0, 3, 2, 2)
 
 
-def test_damaged_or_broken_sums_over_real_images_are_made_anew(tmp_path):
+def test_damaged_or_foreign_references_are_made_anew(tmp_path):
     path = tmp_path / "reference.safetensors"
-    assert _cached(path) is None
-    save_file({"sum": torch.ones(3)}, path)
-    assert torch.equal(_cached(path)["sum"], torch.ones(3))
+    assert cached_reference(path) is None
+    Reference(Statistics(3, torch.ones(2), torch.eye(2)), torch.ones(3, 2)).write(path)
+    found = cached_reference(path)
+    assert (found.statistics.count, found.features.shape) == (3, (3, 2))
     path.write_bytes(path.read_bytes()[:-5])
-    assert _cached(path) is None
-    save_file({"sum": torch.tensor([1.0, float("nan")])}, path)
-    assert _cached(path) is None
+    assert cached_reference(path) is None
+    save_file({"mean": torch.ones(2), "covariance": torch.full((2, 2), torch.nan)}, path)
+    assert cached_reference(path) is None
+    save_file({"real_features_sum": torch.ones(3)}, path)
+    assert cached_reference(path) is None, "sums of an earlier layout"
 
 
-class Counting:
-    """A metric that sums real images."""
+class Nearest(FeatureMetric):
+    """The number of images, and the mean distance of their features, in order, from kept ones of real images, in order."""
 
-    reference_name = "sum"
+    names = ("count", "distance")
+    real_features = 4
 
-    def __init__(self):
-        self.total, self.given = torch.zeros(1), None
-
-    def update_reference(self, images):
-        self.total += images.sum()
-
-    def reference(self):
-        return {"total": self.total}
-
-    def set_reference(self, sums):
-        self.given = float(sums["total"])
+    def measure(self, generated, reference):
+        distance = (generated[: len(reference.features)] - reference.features).norm(dim=1).mean()
+        return {"count": len(generated), "distance": float(distance)}
 
 
-def test_the_first_rank_alone_reads_the_sums_over_real_images(tmp_path):
-    """Each rank has a cache of its own here, as on two machines; only the first has the file, or writes it."""
+class Numbered:
+    """Validation images whose grey level is their number, and the passes over them that were made."""
+
+    fingerprint, buckets, size = "a", None, (4, 4)
+
+    def __init__(self, count):
+        self.count, self.passes = count, 0
+        self.val_set = self
+
+    def __len__(self):
+        return self.count
+
+    def val_size(self, number):
+        return self.size
+
+    def fields_of(self, numbers):
+        return {"caption": [*map(str, numbers)]}
+
+    def val_pass(self, batch_size, *, rank, world):
+        self.passes += 1
+        for draws in sequential(self, batch_size, rank=rank, world=world):
+            levels = torch.tensor([float(draw.number) for draw in draws])
+            yield SimpleNamespace(fields={"image": (levels / 127.5 - 1)[:, None, None, None].expand(-1, 3, 4, 4)})
+
+
+class Brighter(Model):
+    """Gives images a level brighter than their seed."""
+
+    def sample(self, fields, *, seeds, **_):
+        return ((torch.tensor(seeds) + 1.0) / 127.5 - 1)[:, None, None, None].expand(-1, 3, 4, 4)
+
+
+def test_two_ranks_measure_what_one_does_and_the_first_alone_reads_and_writes_the_cache(tmp_path, monkeypatch):
+    """With a cache for each, as on two machines. 7 images: one rank makes 4, the other 3."""
+    monkeypatch.setattr("ldm.callback.gathering.CHUNK", 6)  # two rows of three features
+
+    def scores(trainer, rank, world, data, cache):
+        place = SimpleNamespace(
+            datamodule=data, strategy=trainer.strategy, global_rank=rank, world_size=world, is_global_zero=rank == 0,
+            checkpoint_callbacks=[], sanity_checking=False,
+        )  # fmt: skip
+        evaluation = Evaluation(
+            {"a": Nearest(Pixels()), "b": Frechet(Pixels())}, num_images=7, batch_size=2, cache=cache, seed=0
+        )
+        for signature, kept in evaluation.suite.real_features.items():
+            found = evaluation._reference(place, evaluation.suite.extractors[signature], kept)
+            evaluation._references |= {} if found is None else {signature: found}
+        evaluation._generate(place, Brighter(), 7)
+        return measure_together(place, evaluation.suite, evaluation._references)
+
+    single = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda value: value, root_device=torch.device("cpu")))
+    whole = scores(single, 0, 1, Numbered(7), tmp_path / "one")
+    assert whole["count"] == 7
+    assert whole["distance"] == pytest.approx(3**0.5 / 127.5 * (1 + 1 + 0 + 1) / 4, rel=1e-4), "kept are 0, 1, 3 and 5"
+    assert whole["frechet_pixels"] == pytest.approx(3 / 127.5**2, rel=1e-3)
 
     def work(rank):
         trainer = connected()
         (tmp_path / str(rank)).mkdir(exist_ok=True)
-        for expected in (10.0, 10.0):
-            metric = Counting()
-            passed = []
-            data = SimpleNamespace(
-                fingerprint="a",
-                val_pass=lambda size, rank, world, passed=passed: (
-                    passed.append(1) or [SimpleNamespace(fields={"image": torch.full((1,), 5.0)})]
-                ),
-            )
-            place = SimpleNamespace(
-                datamodule=data, strategy=trainer.strategy, global_rank=rank, world_size=2, is_global_zero=rank == 0
-            )
-            Evaluation({}, num_images=1, batch_size=1, cache=tmp_path / str(rank))._update_reference(place, metric)
-            assert metric.given == (expected if rank == 0 else 0.0)
-            print("computed" if passed else "read")
+        for passes in (1, 0):
+            data = Numbered(7)
+            found = scores(trainer, rank, 2, data, tmp_path / str(rank))
+            assert found == {**whole, "frechet_pixels": pytest.approx(whole["frechet_pixels"], rel=1e-9)}
+            assert data.passes == passes
+        broken = SimpleNamespace(strategy=trainer.strategy, global_rank=rank, world_size=2, is_global_zero=rank == 0)
+        suite = MetricSuite([Frechet(Pixels())])
+        suite.update(torch.rand(3, 3, 4, 4), {}, range(3 * rank, 3 * rank + 3))
+        with pytest.raises(ValueError, match="compares with real images, but none are known"):
+            measure_together(broken, suite, {})
 
     for code, text in on_two_ranks(work):
         assert code == 0, text
-        assert text.split()[-2:] == ["computed", "read"], text
     assert not list((tmp_path / "1").iterdir())
+    assert len(list((tmp_path / "0").iterdir())) == 1
+
+
+def test_images_that_are_all_the_same_have_no_score_and_the_others_keep_theirs(caplog):
+    class Brightness(PerImageMetric):
+        def __init__(self):
+            super().__init__(["brightness"])
+
+        def measure(self, images, fields):
+            return {"brightness": images.mean((1, 2, 3))}
+
+    suite = MetricSuite([Frechet(Pixels()), Brightness()])
+    suite.update(torch.ones(3, 3, 4, 4), {}, range(3))
+    scores = suite.compute({"pixels": Reference(Statistics(None, torch.zeros(3), torch.eye(3)))})
+    assert math.isnan(scores["frechet_pixels"])
+    assert scores["brightness"] == 1.0
+    assert "features of all 3 generated images are the same" in caplog.text

@@ -14,6 +14,7 @@ from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.metric.label import LabelAccuracy
 from tests.configs import composed
 from tests.conftest import forked, scramble, train_whole
+from tests.metric.measured import Measured
 
 pytestmark = pytest.mark.e2e
 
@@ -88,7 +89,7 @@ def test_a_model_that_is_told_classes_draws_them(whole_autoencoder, home, places
     train_whole("experiment=class_icons", "name=classes", f"autoencoder.ckpt={whole_autoencoder}", *places)
     run = home / "runs" / "classes"
     assert results(run)["eval/label_accuracy"] >= 0.9
-    metric = LabelAccuracy(build(composed("train", "experiment=class_icons", *places).data.source))
+    metric = Measured(LabelAccuracy(build(composed("train", "experiment=class_icons", *places).data.source)))
     for label, number in (("3", 3), ("cat", 1), ("umbrella", 63)):
         forked("sample.py", f"ckpt={run}", f"label={label}", "n=16", f"out={tmp_path / label}")
         metric.update(images_in(tmp_path / label), {"label": torch.full((16,), number)})

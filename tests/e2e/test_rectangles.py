@@ -11,9 +11,11 @@ from ldm.checkpoint import read
 from ldm.config import build, compose, resolved
 from ldm.data.shards.names import write_shards
 from ldm.metric.caption import CaptionAccuracy
+from ldm.metric.per_image import PerImageMetric
 from tests.conditioner.test_conditioner import CAPTIONS, said
 from tests.conftest import command, scramble
 from tests.data.small_shards import captioned, icons, read_all, sample
+from tests.metric.measured import Measured
 
 SMALL = [
     "experiment=txt2img", "name=x", "backbone.model_channels=16", "backbone.groups=8", "backbone.head_channels=16",
@@ -73,19 +75,19 @@ def wide_and_tall(folder, *, count=6, split="train"):
     return f"{folder}/{split}-*.tar"
 
 
-class Shapes:
+class Shapes(PerImageMetric):
     """A metric that notes of which shape images and fields are."""
 
-    names = ("shapes",)
     inputs = ("caption", "boxes")
-    reference_name = None
 
     def __init__(self):
+        super().__init__([])
         self.seen = []
 
-    def update(self, images, fields):
+    def measure(self, images, fields):
         rows = zip(images, fields["caption"], fields["boxes"], strict=True)
         self.seen += [(caption, tuple(image.shape[1:]), boxes[0].tolist()) for image, caption, boxes in rows]
+        return {}
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -154,7 +156,8 @@ def test_evaluation_makes_and_measures_images_of_the_size_of_the_data(tmp_path):
     )
     shown = evaluation._generate(trainer, small_model("[16,24]"), 3)
     assert shown.shape == (3, 3, 16, 24)
-    assert 0.0 <= metric.compute()["caption_accuracy"] <= 1.0
+    assert 0.0 <= evaluation.suite.compute({})["caption_accuracy"] <= 1.0
+    metric = Measured(metric)
     metric.update(source.images(source.val), {"caption": [drawing.caption for drawing in source.val]})
     assert metric.compute()["caption_accuracy"] == 1.0
     assert torch.isfinite(shown).all()

@@ -15,6 +15,7 @@ from ldm.files.picture import to_tensor
 from tests.configs import composed
 from tests.conftest import forked, scramble, train_whole
 from tests.data.test_neighbors import samples, vectors
+from tests.metric.measured import Measured
 
 pytest.importorskip("faiss", reason="pip install -e '.[neighbors]'")
 pytestmark = pytest.mark.e2e
@@ -95,7 +96,7 @@ def test_an_image_shows_what_its_neighbours_show(whole_autoencoder, home, places
     shown = torch.stack([to_tensor(Image.open(io.BytesIO(files["png"])).convert("RGB")) for files in val])
     told = torch.stack([torch.from_numpy(vectors(files)).float() for files in val])
     config = composed("train", "experiment=retrieval_icons", *places)
-    metric = build(config.metric.variation_accuracy)
+    metric = Measured(build(config.metric.variation_accuracy))
     model = load(run)
     for start in range(0, len(val), 64):
         rows = torch.arange(start, start + 64)

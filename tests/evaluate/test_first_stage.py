@@ -17,7 +17,7 @@ from tests.data.small_shards import encoded, level, write_tar
 NETWORK = {"_target_": "ldm.autoencoder.convolutional.ConvAutoencoder", "channels": 8, "channel_mult": [1, 1], "blocks": 1,
            "latent_channels": 2, "groups": 4}  # fmt: skip
 KL = {"_target_": "ldm.autoencoder.kl.KLRegularizer"}
-VQ = {"_target_": "ldm.autoencoder.vq.VQRegularizer", "codes": 16, "latent_channels": 2}
+VQ = {"_target_": "ldm.autoencoder.vq.VQRegularizer", "codes": 512, "latent_channels": 2}
 
 
 @pytest.fixture
@@ -37,6 +37,9 @@ def folder(tmp_path, pictures):
 
 def saved(tmp_path, config, *, statistics=0):
     network = scramble(build(config))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(6)  # so that different images come back different
     network.statistics_count.fill_(statistics)
     save(tmp_path / "autoencoder.safetensors", network, config)
     return tmp_path / "autoencoder.safetensors"
@@ -89,7 +92,7 @@ def test_psnr_and_a_perceptual_distance_are_means_over_images():
         def forward(self, a, b):
             return (a - b).abs().flatten(1).mean(1)
 
-    scores = ReconstructionScores(Shifted(), [], Difference())
+    scores = ReconstructionScores(Shifted(), [], Difference(), count=4)
     for count in (1, 3):
         scores.update(torch.rand(count, 3, 16, 16) * 0.5)
     found = scores.compute()

@@ -5,6 +5,7 @@ from transformers import AutoTokenizer, CLIPModel
 from ldm.config import build, compose
 from ldm.metric.clip_score import CLIPSimilarity
 from tests.conditioner.test_conditioner import CAPTIONS
+from tests.metric.measured import Measured
 from tests.pretrained.test_clip_score import save_clip
 
 
@@ -12,12 +13,12 @@ from tests.pretrained.test_clip_score import save_clip
 def metric(tmp_path):
     folder = save_clip(tmp_path)
     config = compose("train", ["experiment=txt2img", "metric=[clip_score]", f"metric.clip_score.name={folder}"])
-    return build(config.metric.clip_score)
+    return Measured(build(config.metric.clip_score))
 
 
 def test_it_is_the_mean_cosine_of_clips_own_embeddings(metric, tmp_path):
     torch.manual_seed(0)
-    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    images = torch.randint(0, 256, (3, 3, 16, 16)) / 127.5 - 1
     metric.update(images[:2], {"caption": CAPTIONS[:2]})
     metric.update(images[2:], {"caption": CAPTIONS[2:3]})
     network = CLIPModel.from_pretrained(tmp_path).eval()

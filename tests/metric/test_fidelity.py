@@ -6,9 +6,11 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from ldm.metric.extraction import rounded
 from ldm.metric.fidelity import InpaintingFidelity, SuperResolutionFidelity, psnr
+from tests.metric.measured import Measured
 
-TRUTH = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+TRUTH = rounded(torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1)
 MADE = (TRUTH + 0.1 * torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
 
 
@@ -31,9 +33,10 @@ def test_only_the_hole_counts():
 
 def test_bicubic_is_right_on_a_ramp_and_the_truth_is_better_than_bicubic_on_noise():
     metric = SuperResolutionFidelity()
+    measured = Measured(metric)
     small = torch.nn.functional.avg_pool2d(TRUTH, 4)
-    metric.update(TRUTH, {"image": TRUTH, "low_resolution": small})
-    found = metric.compute()
+    measured.update(TRUTH, {"image": TRUTH, "low_resolution": small})
+    found = measured.compute()
     assert found["enlarged_psnr"] == pytest.approx(66.02, abs=0.01)
     assert found["bicubic_psnr"] < 20
     flat = torch.full((2, 3, 16, 16), 0.25)

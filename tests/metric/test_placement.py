@@ -7,6 +7,7 @@ from ldm.data.sources.icon_scenes import IconScenes
 from ldm.metric.placement import DepthIoU, LayoutIcons, LayoutIoU, RegionColors
 from tests.data.sources.test_icon_scenes import BACKGROUNDS
 from tests.data.sources.test_icon_scenes import COLORS as ICON_COLORS
+from tests.metric.measured import Measured
 
 COLORS = ["#ffffff", "#ff0000", "#0000ff"]
 
@@ -26,8 +27,9 @@ def test_what_fills_its_box_has_an_overlap_of_one_and_what_is_not_there_of_none(
     boxes = torch.tensor([[[3, 0.25, 0.25, 0.5, 0.75], [-1, 0, 0, 0, 0]]] * 3)
     metric = LayoutIoU(COLORS[1:])
     assert metric.measure(images, {"boxes": boxes})["layout_iou"].tolist() == [1.0, 0.5, 0.0]
-    metric.update(images, {"boxes": boxes})
-    assert metric.compute() == {"layout_iou": 0.5}
+    measured = Measured(metric)
+    measured.update(images, {"boxes": boxes})
+    assert measured.compute() == {"layout_iou": 0.5}
 
 
 def test_the_overlap_is_the_mean_over_boxes_and_a_shift_costs():
@@ -40,7 +42,7 @@ def test_the_overlap_is_the_mean_over_boxes_and_a_shift_costs():
 
 
 def test_images_without_boxes_do_not_count():
-    metric = LayoutIoU(COLORS[1:])
+    metric = Measured(LayoutIoU(COLORS[1:]))
     metric.update(canvas(), {"boxes": torch.full((1, 2, 5), -1.0)})
     assert metric.compute() == {"layout_iou": 0.0}
 
@@ -79,7 +81,7 @@ def test_unlabelled_pixels_do_not_count():
     classes = torch.full((2, 16, 16), 255)
     classes[0, :8] = 1  # red, and the canvas is white
     classes[0, :2] = 0
-    metric = RegionColors(COLORS)
+    metric = Measured(RegionColors(COLORS))
     metric.update(images, {"segmentation": classes})
     assert metric.compute() == {"region_color_accuracy": 0.25}, "of 8 rows with a class; the second image has none"
 

@@ -6,6 +6,7 @@ import torch
 from ldm.data.sources.icons import Icons
 from ldm.metric.label import LabelAccuracy
 from ldm.metric.variation import VariationAccuracy
+from tests.metric.measured import Measured
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def noisy(images):
 
 
 def test_label_accuracy_is_the_share_of_images_with_the_icon_of_their_class(source):
-    metric, images = LabelAccuracy(source), source.images(source.drawings)
+    metric, images = Measured(LabelAccuracy(source)), source.images(source.drawings)
     labels = torch.tensor([source.icons.index(drawing.icon) for drawing in source.drawings])
     metric.update(noisy(images), {"label": labels})
     assert metric.compute() == {"label_accuracy": 1.0}, "in any colour, on any background"
@@ -37,7 +38,7 @@ def test_label_accuracy_is_the_share_of_images_with_the_icon_of_their_class(sour
 
 
 def test_label_accuracy_of_images_without_regard_to_their_class_is_chance(source):
-    metric, images = LabelAccuracy(source), source.images(source.drawings)
+    metric, images = Measured(LabelAccuracy(source)), source.images(source.drawings)
     for label in range(5):
         metric.update(images, {"label": torch.full((len(images),), label)})
     assert metric.compute()["label_accuracy"] == pytest.approx(1 / 5)
@@ -45,7 +46,7 @@ def test_label_accuracy_of_images_without_regard_to_their_class_is_chance(source
 
 @pytest.mark.parametrize("part", ["icon", "color", "background"])
 def test_variation_accuracy_says_which_part_differs_from_the_image_shown(source, part):
-    metric, drawings = VariationAccuracy(source), source.drawings
+    metric, drawings = Measured(VariationAccuracy(source)), source.drawings
     shown = source.images(drawings)
     names = [f"variation_{name}_accuracy" for name in ("icon", "color", "background")]
     metric.update(noisy(shown), {"image": shown})

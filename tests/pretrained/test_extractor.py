@@ -4,12 +4,15 @@ import types
 import pytest
 import torch
 
+from ldm.metric.frechet import Frechet
 from ldm.pretrained.efficientnet import EfficientNetLite0
 from ldm.pretrained.inception import Inception
 
 
 def test_offline_distance_is_never_called_fid():
-    assert EfficientNetLite0.name != Inception.name == "fid"
+    offline = Frechet(EfficientNetLite0(size=32))
+    assert offline.names == ["frechet_efficientnet"]
+    assert Inception.name == "inception" != offline.extractor.name
 
 
 def test_inception_says_what_is_missing(tmp_path, monkeypatch):

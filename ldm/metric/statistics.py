@@ -1,0 +1,185 @@
+"""Knowledge of the features of real images: mean and covariance, and the features of some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ldm.files.tensors import write_tensors
+from ldm.metric.extraction import check_finite, extract, rounded
+from ldm.metric.store import FeatureStore
+from ldm.pretrained.extractor import Extractor
+
+
+class Statistics:
+    """Mean and covariance of features.
+
+    Args:
+        count: Number n of images; None where a file does not say it.
+        mean: `(D,)` float64.
+        covariance: `(D, D)` float64, with n - 1 in the denominator.
+
+    Raises:
+        ValueError: Where shapes do not fit, numbers are not finite, or all features were the same.
+    """
+
+    def __init__(self, count: int | None, mean: Tensor, covariance: Tensor) -> None:
+        width = mean.numel()
+        if mean.shape != (width,) or covariance.shape != (width, width):
+            raise ValueError(
+                f"a mean (D,) and a covariance (D, D) are needed, got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+            )
+        if not (mean.isfinite().all() and covariance.isfinite().all()):
+            raise ValueError(
+                "mean or covariance of features hold numbers that are not finite (nan or inf); make them anew"
+            )
+        self.count = count
+        self.mean = mean.double()
+        self.covariance = covariance.double()
+
+    @property
+    def width(self) -> int:
+        """Length D of a feature vector."""
+        return self.mean.numel()
+
+    @property
+    def collapsed(self) -> bool:
+        """True where all features were the same."""
+        return not bool((self.covariance.diagonal() > 0).any())
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """A matrix F `(D, R)` with F F^T = covariance, where R is its rank up to rounding."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        kept = values > values.amax().clamp(min=0) * self.width * torch.finfo(torch.float64).eps
+        factor: Tensor = vectors[:, kept] * values[kept].sqrt()
+        return factor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Statistics:
+        """Return mean and covariance of features `(N, D)`, N >= 2, computed in float64 on their device."""
+        features = features.double()
+        mean = features.mean(0)
+        centred = features - mean
+        return cls(len(features), mean, centred.T @ centred / (len(features) - 1))
+
+
+class Reference:
+    """The features of real images, as far as they are known.
+
+    Args:
+        statistics: Mean and covariance over all of them.
+        features: Features `(M, D)` of some of them, or of all; None where only statistics are known.
+    """
+
+    def __init__(self, statistics: Statistics, features: Tensor | None = None) -> None:
+        if features is not None and (features.ndim != 2 or features.shape[1] != statistics.width):
+            raise ValueError(f"got features {tuple(features.shape)}, expected (M, {statistics.width})")
+        self.statistics = statistics
+        self.features = features
+
+    def write(self, file: Path) -> None:
+        """Write a .safetensors file that `read` reads."""
+        tensors = {"mean": self.statistics.mean, "covariance": self.statistics.covariance}
+        if self.statistics.count is not None:
+            tensors["count"] = torch.tensor(self.statistics.count)
+        if self.features is not None:
+            tensors["features"] = self.features
+        write_tensors(file, tensors)
+
+    @classmethod
+    def read(cls, file: Path) -> Reference:
+        """Read a file that `write` wrote.
+
+        Raises:
+            ValueError: Where it holds something else.
+        """
+        try:
+            tensors = load_file(file)
+            count = tensors.get("count")
+            statistics = Statistics(None if count is None else int(count), tensors["mean"], tensors["covariance"])
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"{file} holds no statistics of features ({str(error).splitlines()[0]}); make it anew"
+            ) from error
+        return cls(statistics, tensors.get("features"))
+
+
+class ReferenceBuilder:
+    """Collects mean and covariance of the features of real images, and the features of some of them.
+
+    It keeps D^2 float64 numbers, and D float32 numbers for each image of `kept`. Parts of several processes are put together by
+    their `count`, `mean` and `scatter_about` the mean of all, which may be added.
+
+    Args:
+        extractor: The network that gives the features.
+        kept: Numbers of the images whose features are kept.
+
+    References:
+        Chan et al., 1983, eq. 2.1, The American Statistician 37 (3), for merging means and scatters.
+    """
+
+    def __init__(self, extractor: Extractor, kept: Iterable[int] = ()) -> None:
+        self.extractor = extractor
+        self.kept = frozenset(kept)
+        self.store = FeatureStore(extractor.num_features)
+        self.count = 0
+        self.mean = torch.zeros(extractor.num_features, dtype=torch.float64)
+        self._scatter = torch.zeros(extractor.num_features, extractor.num_features, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, images: Tensor, numbers: Sequence[int]) -> None:
+        """Add real images.
+
+        Args:
+            images: `(B, 3, H, W)` in [-1, 1], on the device of the extractor; they are rounded to 8 bits first.
+            numbers: The number of each among all real images.
+
+        Raises:
+            ValueError: Where images or features are not finite.
+        """
+        check_finite(images, "real images", advice="look at data.val, from which they come")
+        self.add(extract(self.extractor, rounded(images)), numbers)
+
+    def add(self, features: Tensor, numbers: Sequence[int]) -> None:
+        """Add the features `(B, D)` of real images, with the number of each."""
+        rows = [row for row, number in enumerate(numbers) if number in self.kept]
+        self.store.add(features[rows], [numbers[row] for row in rows])
+        if not len(features):
+            return
+        values = features.double()
+        self.mean, self._scatter = self.mean.to(values.device), self._scatter.to(values.device)
+        mean = values.mean(0)
+        step, total = mean - self.mean, self.count + len(values)
+        centred = values - mean
+        self._scatter += centred.T @ centred + torch.outer(step, step) * (self.count * len(values) / total)
+        self.mean = self.mean + step * (len(values) / total)
+        self.count = total
+
+    def scatter_about(self, mean: Tensor) -> Tensor:
+        """Return the sum of (x - mean) (x - mean)^T over all features x so far, `(D, D)`, for any mean `(D,)`."""
+        step = self.mean - mean
+        return self._scatter + self.count * torch.outer(step, step)
+
+    def reference(self) -> Reference:
+        """Return what is known of the images so far.
+
+        Raises:
+            ValueError: Where there are fewer than two.
+        """
+        if self.count < 2:
+            raise ValueError(f"a covariance needs two real images or more, got {self.count}; give more")
+        statistics = Statistics(self.count, self.mean.cpu(), self._scatter.cpu() / (self.count - 1))
+        return Reference(statistics, self.store.ordered() if self.kept else None)
+
+
+def evenly_spaced(total: int, wanted: int) -> list[int]:
+    """Return at most `wanted` of the numbers below `total`, evenly spaced."""
+    count = min(total, wanted)
+    return [step * total // count for step in range(count)]
