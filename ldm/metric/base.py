@@ -68,23 +68,18 @@ class FeatureMetric(Metric):
 
     Args:
         extractor: Network that gives the features. Metrics whose extractors have the same signature share one pass of it.
+        real_features: The most real images whose single features it looks at; 0 where mean and covariance of all are enough.
     """
 
     published_on: str = ""
     """Name of the extractor with which the metric is published; with another one, scores have another name."""
 
-    def __init__(self, extractor: Extractor) -> None:
+    needs_reference: bool = True
+    """True where generated images are compared with real ones."""
+
+    def __init__(self, extractor: Extractor, *, real_features: int = 0) -> None:
         self.extractor = extractor
-
-    @property
-    def needs_reference(self) -> bool:
-        """True where generated images are compared with real ones."""
-        return True
-
-    @property
-    def real_features(self) -> int:
-        """The most real images whose single features it looks at; 0 where mean and covariance of all of them are enough."""
-        return 0
+        self.real_features = real_features
 
     @abstractmethod
     def measure(self, generated: Tensor, reference: Reference | None) -> dict[str, float]:

@@ -43,6 +43,7 @@ class MetricSuite:
         self.extractors: dict[str, Extractor] = {}
         for metric in self.feature_metrics:
             metric.extractor = self.extractors.setdefault(metric.extractor.signature, metric.extractor)
+        self._device = torch.device("cpu")
         self.reset()
 
     @property
@@ -75,7 +76,8 @@ class MetricSuite:
         return [doubt for metric in self.metrics if (doubt := metric.doubt(count)) is not None]
 
     def to(self, device: torch.device | str) -> None:
-        """Move the networks to a device."""
+        """Move the networks to a device; scores are computed there, too, where it is a GPU with float64."""
+        self._device = torch.device(device if torch.device(device).type == "cuda" else "cpu")
         for extractor in self.extractors.values():
             extractor.to(device)
 
@@ -134,7 +136,7 @@ class MetricSuite:
         """
         if isinstance(metric, FeatureMetric):
             signature = metric.extractor.signature
-            return metric.measure(self.features[signature].ordered(), references.get(signature))
+            return metric.measure(self.features[signature].ordered().to(self._device), references.get(signature))
         return {name: self.values[name].mean() for name in metric.names}
 
     def compute(self, references: Mapping[str, Reference]) -> dict[str, float]:

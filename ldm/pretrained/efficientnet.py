@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.options.rule import Whole, check
-from ldm.pretrained.extractor import Extractor
+from ldm.pretrained.extractor import ClassifyingExtractor
 from ldm.pretrained.precision import full_precision
 from ldm.pretrained.vision import FeatureMapEncoder, weights_hash
 
@@ -42,7 +42,7 @@ def feature_map(network: nn.Module, images: Tensor, size: int) -> Tensor:
     return features
 
 
-class EfficientNetLite0(Extractor):
+class EfficientNetLite0(ClassifyingExtractor):
     """ImageNet features of EfficientNet-Lite0, for machines that cannot download weights.
 
     The distances order images sensibly, but cannot be compared with any FID in a paper.
@@ -68,6 +68,12 @@ class EfficientNetLite0(Extractor):
         """Return the features `(B, 1280)` of images `(B, 3, H, W)` in [-1, 1]."""
         with full_precision(images.device):
             return feature_map(self.network, images, self.size).mean((2, 3))
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Return the logits `(B, 1000)` of ImageNet's classes."""
+        with full_precision(features.device):
+            logits: Tensor = self.network._fc(features)  # type: ignore[operator]
+            return logits
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
         """Stay in evaluation mode, whatever `mode` is."""

@@ -30,3 +30,18 @@ class Extractor(nn.Module, ABC):
         Returns:
             Features `(B, num_features)`.
         """
+
+
+class ClassifyingExtractor(Extractor):
+    """An extractor of whose features classes are told."""
+
+    @abstractmethod
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Return the logits of classes.
+
+        Args:
+            features: `(B, num_features)`, as `forward` gives them.
+
+        Returns:
+            Logits `(B, K)` of K classes.
+        """

@@ -8,22 +8,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm.files.picture import to_levels
 from ldm.pretrained.catalogue import INCEPTION_WEIGHTS
-from ldm.pretrained.extractor import Extractor
+from ldm.pretrained.extractor import ClassifyingExtractor
+from ldm.pretrained.inception_network import InceptionV3
 from ldm.pretrained.precision import full_precision
+from ldm.pretrained.resizing import InceptionResize, TensorFlowBilinear
 
 
-class Inception(Extractor):
-    """The Inception v3 of torch-fidelity, with the original FID weights and resizing: the FID of the papers.
+class Inception(ClassifyingExtractor):
+    """The Inception v3 of 2015-12-05, with the original FID weights: by default resized as for the FID of the papers.
 
     Args:
-        weights: Local file of the weights (`weights-inception-2015-12-05-6726825d.pth`); None: the one in torch's cache, where
-            torch-fidelity looks, too. Where there is none it is downloaded, and checked by its hash.
+        weights: Local file of the weights (`weights-inception-2015-12-05-6726825d.pth` of torch-fidelity, or the same file of
+            pytorch-fid); None: the one in torch's cache, where torch-fidelity looks, too. Where there is none it is downloaded,
+            and checked by its hash.
+        resize: How images become 299 x 299; None: as TensorFlow 1 and torch-fidelity do it.
 
     Raises:
-        ModuleNotFoundError: Where torch-fidelity is not installed.
         FileNotFoundError: Where the weights are missing, and cannot be downloaded.
-        ValueError: Where the file holds anything else than weights.
+        ValueError: Where the file holds anything else than these weights.
 
     References:
         Heusel et al., 2017, arXiv:1706.08500.
@@ -32,33 +36,29 @@ class Inception(Extractor):
     name = "inception"
     num_features = 2048
 
-    def __init__(self, *, weights: str | Path | None = None) -> None:
+    def __init__(self, *, weights: str | Path | None = None, resize: InceptionResize | None = None) -> None:
         super().__init__()
         if weights is not None and not Path(weights).is_file():
             raise FileNotFoundError(
                 f"no Inception weights at {weights}; give the file {INCEPTION_WEIGHTS.target}, which `python -m ldm.fetch "
                 "inception` brings"
             )
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise ModuleNotFoundError(
-                f"FID needs torch-fidelity, which cannot be imported ({error}); pip install -e '.[fid]', "
-                "or choose metric=offline, which needs no download"
-            ) from error
-        self.signature = "inception-v3-compat-2048"
-        file = _cached() if weights is None else Path(weights)
-        _refuse_code(file)
-        self.network = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file)
-        )
+        self.resize = TensorFlowBilinear() if resize is None else resize
+        self.signature = f"inception-2015-12-05-{self.resize.name}"
+        self.network = InceptionV3()
+        _load(self.network, _cached() if weights is None else Path(weights))
+        self.network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `(B, 2048)` of images `(B, 3, H, W)` in [-1, 1], which are rounded to 8 bits first."""
-        levels = images.float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
         with full_precision(images.device):
-            features: Tensor = self.network(levels)[0]
+            features: Tensor = self.network(self.resize(to_levels(images.float())))
             return features
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Return the logits `(B, 1008)`, without the bias of classes, as in the Inception score of the papers."""
+        with full_precision(features.device):
+            return features @ self.network.fc.weight.T
 
     def train(self, mode: bool = True) -> Inception:
         """Stay in evaluation mode, whatever `mode` is."""
@@ -75,13 +75,13 @@ def _cached() -> Path:
         ) from error
 
 
-def _refuse_code(file: Path) -> None:
-    """Raise ValueError where a file holds anything else than tensors: torch-fidelity would run code that it holds."""
+def _load(network: InceptionV3, file: Path) -> None:
+    """Read the weights; raise ValueError where a file holds anything else, code among it."""
     try:
-        torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError) as error:
         reason = str(error).partition("\n")[0] or "it is empty"
         raise ValueError(
-            f"{file} does not hold weights alone ({reason}); give {INCEPTION_WEIGHTS.target} as "
+            f"{file} does not hold the weights of the Inception network alone ({reason}); give {INCEPTION_WEIGHTS.target} as "
             "torch-fidelity publishes it"
         ) from error

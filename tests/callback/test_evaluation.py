@@ -95,7 +95,6 @@ class Nearest(FeatureMetric):
     """The number of images, and the mean distance of their features, in order, from kept ones of real images, in order."""
 
     names = ("count", "distance")
-    real_features = 4
 
     def measure(self, generated, reference):
         distance = (generated[: len(reference.features)] - reference.features).norm(dim=1).mean()
@@ -144,7 +143,11 @@ def test_two_ranks_measure_what_one_does_and_the_first_alone_reads_and_writes_th
             checkpoint_callbacks=[], sanity_checking=False,
         )  # fmt: skip
         evaluation = Evaluation(
-            {"a": Nearest(Pixels()), "b": Frechet(Pixels())}, num_images=7, batch_size=2, cache=cache, seed=0
+            {"a": Nearest(Pixels(), real_features=4), "b": Frechet(Pixels())},
+            num_images=7,
+            batch_size=2,
+            cache=cache,
+            seed=0,
         )
         for signature, kept in evaluation.suite.real_features.items():
             found = evaluation._reference(place, evaluation.suite.extractors[signature], kept)

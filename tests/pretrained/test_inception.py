@@ -1,0 +1,86 @@
+"""The Inception network and the ways to resize for it, compared with those of torch-fidelity, pytorch-fid and clean-fid."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ldm.files.picture import from_levels
+from ldm.pretrained.efficientnet import EfficientNetLite0
+from ldm.pretrained.inception import Inception
+from ldm.pretrained.inception_network import InceptionV3
+from ldm.pretrained.resizing import SIDE, CleanBicubic, PyTorchBilinear, TensorFlowBilinear
+from tests.metric import torch_fidelity_numbers as oracle
+
+NUMBERS = json.loads(oracle.FILE.read_text())
+IMAGES = oracle.images()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    file = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(oracle.inception_weights(InceptionV3()), file)
+    return file
+
+
+def levels_of(images):
+    """Return images as the network gets them on the scale of 8-bit levels."""
+    return images * 128 + 128
+
+
+def test_features_and_logits_are_torch_fidelitys(weights):
+    extractor = Inception(weights=weights)
+    features = extractor(from_levels(IMAGES[0]))
+    torch.testing.assert_close(features[:, ::32], torch.tensor(NUMBERS["features"]), rtol=1e-4, atol=1e-5)
+    logits = extractor.class_logits(features)
+    torch.testing.assert_close(logits[:, ::16], torch.tensor(NUMBERS["logits"]), rtol=1e-4, atol=1e-4)
+    assert not extractor.train().network.training
+    assert not any(weight.requires_grad for weight in extractor.parameters())
+
+
+def test_resizing_as_tensorflow_is_torch_fidelitys():
+    for images, expected in zip(IMAGES, NUMBERS["resized"], strict=True):
+        found = levels_of(TensorFlowBilinear()(images))[:, :, ::37, ::41].flatten()
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-4)
+    same = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
+    assert torch.equal(levels_of(TensorFlowBilinear()(same)), same.float())
+
+
+@pytest.mark.parametrize("images", IMAGES, ids=["larger", "smaller"])
+def test_resizing_as_clean_fid_is_pillows_of_each_channel_in_float32(images):
+    """Parmar et al., 2022: bicubic of Pillow, which smooths, on float32, clipped and not rounded."""
+    expected = [
+        [
+            np.asarray(Image.fromarray(channel.astype(np.float32)).resize((SIDE, SIDE), Image.BICUBIC)).clip(0, 255)
+            for channel in image
+        ]
+        for image in images.numpy()
+    ]
+    found = levels_of(CleanBicubic()(images)).numpy()
+    np.testing.assert_allclose(found, np.array(expected), rtol=0, atol=2e-4)
+    assert (found != found.round()).any()
+
+
+def test_resizing_as_pytorch_fid_is_torchs_on_images_in_0_1():
+    for images in IMAGES:
+        expected = 2 * F.interpolate(images.float() / 255, (SIDE, SIDE), mode="bilinear", align_corners=False) - 1
+        assert torch.equal(PyTorchBilinear()(images), expected)
+    white = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
+    assert PyTorchBilinear()(white).amin() == pytest.approx(1.0, abs=1e-6)
+    assert TensorFlowBilinear()(white).amax() == 127 / 128
+
+
+def test_each_way_to_resize_has_another_signature_and_gives_other_features(weights):
+    extractors = [Inception(weights=weights, resize=way) for way in (None, PyTorchBilinear(), CleanBicubic())]
+    assert len({one.signature for one in extractors}) == 3
+    first, *others = (one(from_levels(IMAGES[0])) for one in extractors)
+    assert all((features - first).abs().max() > 1e-2 for features in others)
+
+
+def test_logits_of_efficientnet_are_those_of_its_own_network():
+    extractor = EfficientNetLite0(size=32)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    torch.testing.assert_close(extractor.class_logits(extractor(images)), extractor.network(images))
