@@ -20,12 +20,13 @@ VGG16_WEIGHTS = WeightFile(
 
 INCEPTION_WEIGHTS = WeightFile(
     name="inception",
-    title="Inception v3 of torch-fidelity, for FID",
+    title="Inception v3 of torch-fidelity, for FID, KID, Inception score, precision and recall",
     megabytes=96,
     licence="Apache-2.0",
-    uses=(
-        Use("train", "metric=fid", "metric.fid.extractor.weights"),
-        Use("evaluate", "metric=fid", "metric.fid.extractor.weights"),
+    uses=tuple(
+        Use(program, f"metric={name}", f"metric.{name}.extractor.weights")
+        for name in ("fid", "kid", "inception_score", "precision_recall")
+        for program in ("train", "evaluate")
     ),
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
 )
@@ -45,6 +46,18 @@ MODELS = (
         ),
         repository="openai/clip-vit-large-patch14",
         readers=("tokenizer_config.json", "preprocessor_config.json"),
+    ),
+    HubModel(
+        name="clip_l_336",
+        title="CLIP ViT-L/14 of 336 pixels, for CMMD",
+        megabytes=1712,
+        licence="MIT",
+        uses=(
+            Use("train", "metric=cmmd", "metric.cmmd.extractor.name"),
+            Use("evaluate", "metric=cmmd", "metric.cmmd.extractor.name"),
+        ),
+        repository="openai/clip-vit-large-patch14-336",
+        readers=("preprocessor_config.json",),
     ),
     HubModel(
         name="clip_b32",
@@ -87,7 +100,11 @@ MODELS = (
         title="DINOv2 ViT-L/14, images",
         megabytes=1217,
         licence="Apache-2.0",
-        uses=(Use("train", "latent_alignment=va_vae", "latent_alignment.encoder.name"),),
+        uses=(
+            Use("train", "latent_alignment=va_vae", "latent_alignment.encoder.name"),
+            Use("train", "metric=fd_dinov2", "metric.frechet_dinov2.extractor.name"),
+            Use("evaluate", "metric=fd_dinov2", "metric.frechet_dinov2.extractor.name"),
+        ),
         repository="facebook/dinov2-large",
         readers=("preprocessor_config.json",),
     ),

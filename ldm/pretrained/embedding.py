@@ -18,6 +18,7 @@ class ImageEmbedder(FrozenNetwork):
         size: Side in pixels to which images are resized first.
         patches: Give the last hidden states, one of each patch with those of the whole image before them. Otherwise one embedding
             of the whole image: of CLIP that in the space of texts, of others the first of the last hidden states.
+        option: Name of the group of options by which a user gives name and size, for errors.
 
     References:
         Radford et al., 2021, arXiv:2103.00020; Oquab et al., 2023, arXiv:2304.07193.
@@ -27,8 +28,8 @@ class ImageEmbedder(FrozenNetwork):
     auto: ClassVar = AutoModel
     classes: ClassVar = {"clip_vision_model": CLIPVisionModelWithProjection}
 
-    def __init__(self, name: str, *, size: int = 224, patches: bool = False) -> None:
-        super().__init__(name, size=size)
+    def __init__(self, name: str, *, size: int = 224, patches: bool = False, option: str = "conditioner") -> None:
+        super().__init__(name, size=size, option=option)
         self.patches = patches
 
     def read(self, network: nn.Module, pixels: Tensor) -> Tensor:

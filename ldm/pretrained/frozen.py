@@ -26,6 +26,7 @@ class FrozenNetwork(nn.Module, ABC):
     Args:
         name: Name of the model on the hub, or a local folder.
         size: Side in pixels to which images are resized first.
+        option: Name of the group of options by which a user gives both, for errors.
 
     Attributes:
         kind: What kind of network it is, for messages: "a depth network".
@@ -37,9 +38,10 @@ class FrozenNetwork(nn.Module, ABC):
     auto: ClassVar[Any]
     classes: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, name: str, *, size: int) -> None:
-        check("conditioner.size", size, COUNT)
+    def __init__(self, name: str, *, size: int, option: str = "conditioner") -> None:
+        check(f"{option}.size", size, COUNT)
         super().__init__()
+        self.option = option
         self.name = name
         self.size = size
         self.statistics: tuple[Sequence[float], Sequence[float]] = ((), ())
@@ -88,13 +90,13 @@ class FrozenNetwork(nn.Module, ABC):
             raise FileNotFoundError(
                 f"no {self.kind} {self.name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
                 f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(self.name)}"
-                "set conditioner.name=FOLDER"
+                f"set {self.option}.name=FOLDER"
             ) from error
         missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # a pooler is not asked
         if missing:
             raise ValueError(
                 f"{self.name!r} is no {self.kind}: it lacks {len(missing)} weights of one, like {missing[0]}; give another as "
-                "conditioner.name"
+                f"{self.option}.name"
             )
         self.statistics = colour_statistics(self.name)
         self._adopt(network)
