@@ -182,7 +182,7 @@ class Evaluation(Measuring):
         signature = extractor.signature
         key = hashlib.sha256(f"{data.fingerprint}/{signature}/{kept}".encode()).hexdigest()[:16]
         path = self.cache / f"reference-{signature}-{key}.safetensors"
-        found = cached_reference(path) if trainer.is_global_zero else None
+        found = cached_reference(path, signature) if trainer.is_global_zero else None
         if trainer.strategy.broadcast(found is not None):
             return found
         rank, world = trainer.global_rank, trainer.world_size
@@ -198,7 +198,7 @@ class Evaluation(Measuring):
             seen += len(images)
         found = gather_reference(trainer, builder)
         if found is not None:
-            found.write(path)
+            found.write(path, signature)
         return found
 
 
@@ -217,9 +217,9 @@ def _of_one_size(numbers: Sequence[int], sizes: Sequence[Size], most: int) -> li
     return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
 
 
-def cached_reference(path: Path) -> Reference | None:
+def cached_reference(path: Path, signature: str) -> Reference | None:
     """Return what is known of real images from a file; None where it is missing, or of no use, and is to be made anew."""
     try:
-        return Reference.read(path) if path.is_file() else None
+        return Reference.read(path, signature) if path.is_file() else None
     except ValueError:
         return None

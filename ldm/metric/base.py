@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ldm.metric.extraction import check_finite
-from ldm.metric.statistics import Reference
+from ldm.metric.statistics import ROUNDING, Reference
 from ldm.pretrained.extractor import Extractor
 
 
@@ -117,7 +118,8 @@ class FeatureMetric(Metric):
                 f"{self.extractor.num_features}; give features of the same extractor"
             )
         check_finite(generated, "feature vectors", advice="look at the images, and at the extractor's weights")
-        if count > 1 and bool((generated == generated[0]).all()):
+        low, high = generated.aminmax(dim=0)
+        if count > 1 and bool((high - low <= ROUNDING * torch.maximum(high.abs(), low.abs())).all()):
             raise CollapsedFeaturesError(
                 f"{self.names[0]} means nothing here: the features of all {count} generated images are the same. Either the "
                 "model gives one image for all of them (look at the images), or the weights of the extractor are broken"

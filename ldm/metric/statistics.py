@@ -7,14 +7,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ldm.files.tensors import write_tensors
 from ldm.metric.extraction import check_finite, extract, rounded
 from ldm.metric.store import FeatureStore
 from ldm.pretrained.extractor import Extractor
+
+ROUNDING = 1e-5
+"""How far features of the same image may differ, as a fraction of themselves: a network computes them in batches of any size."""
 
 
 class Statistics:
@@ -50,8 +52,8 @@ class Statistics:
 
     @property
     def collapsed(self) -> bool:
-        """True where all features were the same."""
-        return not bool((self.covariance.diagonal() > 0).any())
+        """True where all features were the same, but for rounding."""
+        return not bool((self.covariance.diagonal().clamp(min=0).sqrt() > ROUNDING * self.mean.abs()).any())
 
     @cached_property
     def factor(self) -> Tensor:
@@ -84,30 +86,45 @@ class Reference:
         self.statistics = statistics
         self.features = features
 
-    def write(self, file: Path) -> None:
-        """Write a .safetensors file that `read` reads."""
+    def write(self, file: Path, signature: str) -> None:
+        """Write a .safetensors file that `read` reads.
+
+        Args:
+            file: The file, which is replaced where it is there.
+            signature: That of the extractor that made the features.
+        """
         tensors = {"mean": self.statistics.mean, "covariance": self.statistics.covariance}
         if self.statistics.count is not None:
             tensors["count"] = torch.tensor(self.statistics.count)
         if self.features is not None:
             tensors["features"] = self.features
-        write_tensors(file, tensors)
+        write_tensors(file, tensors, {"extractor": signature})
 
     @classmethod
-    def read(cls, file: Path) -> Reference:
+    def read(cls, file: Path, signature: str) -> Reference:
         """Read a file that `write` wrote.
 
+        Args:
+            file: The file.
+            signature: That of the extractor whose features are wanted.
+
         Raises:
-            ValueError: Where it holds something else.
+            ValueError: Where it holds something else, or features of another extractor.
         """
         try:
-            tensors = load_file(file)
+            with safe_open(file, "pt") as content:
+                made = (content.metadata() or {})["extractor"]
+                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  # it is no mapping
             count = tensors.get("count")
             statistics = Statistics(None if count is None else int(count), tensors["mean"], tensors["covariance"])
         except (SafetensorError, KeyError) as error:
             raise ValueError(
                 f"{file} holds no statistics of features ({str(error).splitlines()[0]}); make it anew"
             ) from error
+        if made != signature:
+            raise ValueError(
+                f"{file} was made with {made}, not with {signature}; give one that was made with the same extractor"
+            )
         return cls(statistics, tensors.get("features"))
 
 

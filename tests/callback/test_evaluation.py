@@ -79,16 +79,18 @@ def test_ranks_go_round_as_often_though_one_has_less_to_do(monkeypatch):
 
 def test_damaged_or_foreign_references_are_made_anew(tmp_path):
     path = tmp_path / "reference.safetensors"
-    assert cached_reference(path) is None
-    Reference(Statistics(3, torch.ones(2), torch.eye(2)), torch.ones(3, 2)).write(path)
-    found = cached_reference(path)
+    assert cached_reference(path, "a") is None
+    Reference(Statistics(3, torch.ones(2), torch.eye(2)), torch.ones(3, 2)).write(path, "a")
+    found = cached_reference(path, "a")
     assert (found.statistics.count, found.features.shape) == (3, (3, 2))
     path.write_bytes(path.read_bytes()[:-5])
-    assert cached_reference(path) is None
-    save_file({"mean": torch.ones(2), "covariance": torch.full((2, 2), torch.nan)}, path)
-    assert cached_reference(path) is None
+    assert cached_reference(path, "a") is None
+    save_file({"mean": torch.ones(2), "covariance": torch.full((2, 2), torch.nan)}, path, {"extractor": "a"})
+    assert cached_reference(path, "a") is None
     save_file({"real_features_sum": torch.ones(3)}, path)
-    assert cached_reference(path) is None, "sums of an earlier layout"
+    assert cached_reference(path, "a") is None, "sums of an earlier layout"
+    Reference(Statistics(3, torch.ones(2), torch.eye(2))).write(path, "b")
+    assert cached_reference(path, "a") is None, "of another network"
 
 
 class Nearest(FeatureMetric):
