@@ -26,12 +26,13 @@ class Statistics:
         count: Number n of images; None where a file does not say it.
         mean: `(D,)` float64.
         covariance: `(D, D)` float64, with n - 1 in the denominator.
+        factor: A matrix F `(D, R)` with F F^T = covariance, where one is known; None: `factor` finds one.
 
     Raises:
         ValueError: Where shapes do not fit, numbers are not finite, or all features were the same.
     """
 
-    def __init__(self, count: int | None, mean: Tensor, covariance: Tensor) -> None:
+    def __init__(self, count: int | None, mean: Tensor, covariance: Tensor, *, factor: Tensor | None = None) -> None:
         width = mean.numel()
         if mean.shape != (width,) or covariance.shape != (width, width):
             raise ValueError(
@@ -44,6 +45,7 @@ class Statistics:
         self.count = count
         self.mean = mean.double()
         self.covariance = covariance.double()
+        self._factor = factor
 
     @property
     def width(self) -> int:
@@ -57,7 +59,9 @@ class Statistics:
 
     @cached_property
     def factor(self) -> Tensor:
-        """A matrix F `(D, R)` with F F^T = covariance, where R is its rank up to rounding."""
+        """A matrix F `(D, R)` with F F^T = covariance, where R is its rank up to rounding, or the number of images."""
+        if self._factor is not None:
+            return self._factor
         values, vectors = torch.linalg.eigh(self.covariance)
         kept = values > values.amax().clamp(min=0) * self.width * torch.finfo(torch.float64).eps
         factor: Tensor = vectors[:, kept] * values[kept].sqrt()
@@ -68,8 +72,9 @@ class Statistics:
         """Return mean and covariance of features `(N, D)`, N >= 2, computed in float64 on their device."""
         features = features.double()
         mean = features.mean(0)
-        centred = features - mean
-        return cls(len(features), mean, centred.T @ centred / (len(features) - 1))
+        centred = (features - mean) / (len(features) - 1) ** 0.5
+        few = len(features) <= features.shape[1]
+        return cls(len(features), mean, centred.T @ centred, factor=centred.T if few else None)
 
 
 class Reference:
