@@ -14,6 +14,7 @@ from ldm.files.tensors import write_tensors
 from ldm.metric.extraction import check_finite, extract, rounded
 from ldm.metric.store import FeatureStore
 from ldm.pretrained.extractor import Extractor
+from ldm.pretrained.precision import float64
 
 ROUNDING = 1e-5
 """How far features of the same image may differ, as a fraction of themselves: a network computes them in batches of any size."""
@@ -70,7 +71,7 @@ class Statistics:
     @classmethod
     def of(cls, features: Tensor) -> Statistics:
         """Return mean and covariance of features `(N, D)`, N >= 2, computed in float64 on their device."""
-        features = features.double()
+        features = float64(features)
         mean = features.mean(0)
         centred = (features - mean) / (len(features) - 1) ** 0.5
         few = len(features) <= features.shape[1]
@@ -175,7 +176,7 @@ class ReferenceBuilder:
         self.store.add(features[rows], [numbers[row] for row in rows])
         if not len(features):
             return
-        values = features.double()
+        values = float64(features)
         self.mean, self._scatter = self.mean.to(values.device), self._scatter.to(values.device)
         mean = values.mean(0)
         step, total = mean - self.mean, self.count + len(values)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor
 
 FULL_PRECISION: ContextVar[bool] = ContextVar("full_precision", default=False)
 """True within `full_precision` on the meta device, for who counts there what a device would do."""
@@ -30,3 +31,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
     finally:
         FULL_PRECISION.reset(token)
+
+
+def float64(values: Tensor) -> Tensor:
+    """Return values in float64: on their device, or on the CPU where it is Apple's, which has no float64."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.pretrained.precision import float64
+
 SIDE = 299
 """Height and width in pixels that the Inception network takes."""
 
@@ -80,9 +82,10 @@ class CleanBicubic(InceptionResize):
 
     def __call__(self, levels: Tensor) -> Tensor:
         """See `InceptionResize.__call__`."""
-        across, down = (_bicubic(levels.shape[axis]).to(levels.device) for axis in (3, 2))
-        images = (levels.double() @ across.T).float()  # Pillow, too, resizes rows first, and keeps float32
-        return ((down @ images.double()).float().clamp(0, 255) - 128) / 128
+        values = float64(levels)
+        across, down = (_bicubic(levels.shape[axis]).to(values.device) for axis in (3, 2))
+        images = (values @ across.T).float()  # Pillow, too, resizes rows first, and keeps float32
+        return (((down @ images.double()).float().clamp(0, 255) - 128) / 128).to(levels.device)
 
 
 def _bicubic(count: int) -> Tensor:
