@@ -71,7 +71,7 @@ class PrecisionRecall(FeatureMetric):
     def _covered(self, points: Tensor, centres: Tensor) -> float:
         """Return the share of points `(N, D)` that are within the ball of any centre `(M, D)`."""
         rows = max(1, BLOCK // len(centres))
-        steps = tqdm(desc=self.names[0], total=len(centres) + len(points), leave=False)
+        steps = tqdm(desc=self.names[0], total=len(centres) + len(points), unit="image", leave=False)
         radii = []
         for block in centres.split(rows):
             nearest = squared_distances(block, centres).topk(self.neighbors + 1, largest=False).values

@@ -173,7 +173,8 @@ class ReferenceBuilder:
     def add(self, features: Tensor, numbers: Sequence[int]) -> None:
         """Add the features `(B, D)` of real images, with the number of each."""
         rows = [row for row, number in enumerate(numbers) if number in self.kept]
-        self.store.add(features[rows], [numbers[row] for row in rows])
+        if rows:
+            self.store.add(features.cpu()[rows], [numbers[row] for row in rows])
         if not len(features):
             return
         values = float64(features)

@@ -15,6 +15,7 @@ from ldm.metric.precision_recall import PrecisionRecall
 from ldm.metric.statistics import Reference, Statistics
 from ldm.pretrained.extractor import ClassifyingExtractor
 from tests.metric import torch_fidelity_numbers as oracle
+from tests.second_device import second_device
 
 NUMBERS = json.loads(oracle.FILE.read_text())
 GENERATED, REAL, WEIGHT = oracle.features()
@@ -98,6 +99,16 @@ def test_frechet_distance_of_covariances_without_full_rank_is_known():
     x, y = torch.tensor([1.0, 0, 0]).double(), torch.tensor([0.6, 0.8, 0]).double()
     lines = [Statistics(None, torch.zeros(3), torch.outer(line, line)) for line in (x, y)]
     assert frechet_distance(*lines) == pytest.approx(2 - 2 * 0.6, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [6, 300])
+def test_a_factor_multiplied_by_itself_is_the_covariance(count):
+    """Known from few images, or found by eigenvalues."""
+    statistics = Statistics.of(torch.randn(count, oracle.WIDTH))
+    found = Statistics(None, statistics.mean, statistics.covariance)
+    for factor in (statistics.factor, found.factor):
+        torch.testing.assert_close(factor @ factor.T, statistics.covariance)
+    assert found.factor.shape[1] == min(count - 1, oracle.WIDTH)
 
 
 def test_kid_of_two_halves_of_one_distribution_is_zero_on_average():
@@ -234,6 +245,15 @@ def test_a_reference_that_is_missing_or_of_another_network_is_refused(metric):
 def test_statistics_alone_are_refused_where_features_are_needed(name):
     with pytest.raises(ValueError, match="holds mean and covariance alone; give real images in its place"):
         METRICS[name]().measure(GENERATED, Reference(Statistics.of(REAL)))
+
+
+@ALL
+def test_features_of_another_device_are_measured_there(metric):
+    """With a reference that lies on the CPU, as it is read."""
+    expected = metric().measure(GENERATED, reference(REAL))
+    with second_device() as device:
+        found = metric().measure(GENERATED.to(device), reference(REAL))
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 @ALL

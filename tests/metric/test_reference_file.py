@@ -8,6 +8,7 @@ from ldm.files.picture import to_levels
 from ldm.metric.reference_file import npz_images, read_reference, write_statistics
 from ldm.metric.statistics import Reference, ReferenceBuilder, Statistics, evenly_spaced
 from tests.metric.test_metric import Pixels
+from tests.second_device import second_device
 
 FEATURES = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 STATISTICS = Statistics.of(FEATURES)
@@ -174,6 +175,19 @@ def test_parts_of_several_processes_are_put_together():
     empty.add(torch.empty(0, 3), [])
     with pytest.raises(ValueError, match="needs two real images or more, got 0"):
         empty.reference()
+
+
+def test_images_of_another_device_are_collected_there():
+    real = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    here = ReferenceBuilder(Pixels(), [2, 5])
+    here.update(real, range(7))
+    with second_device() as device:
+        there = ReferenceBuilder(Pixels(), [2, 5])
+        for rows in (range(4), range(4, 7)):
+            there.update(real[list(rows)].to(device), rows)
+        found = there.reference()
+    same(found.statistics, here.reference().statistics)
+    assert torch.equal(found.features, here.reference().features)
 
 
 def test_numbers_are_spread_evenly():

@@ -14,6 +14,7 @@ from ldm.pretrained.inception import Inception
 from ldm.pretrained.inception_network import InceptionV3
 from ldm.pretrained.resizing import SIDE, CleanBicubic, PyTorchBilinear, TensorFlowBilinear
 from tests.metric import torch_fidelity_numbers as oracle
+from tests.second_device import There, second_device
 
 NUMBERS = json.loads(oracle.FILE.read_text())
 IMAGES = oracle.images()
@@ -71,6 +72,15 @@ def test_resizing_as_pytorch_fid_is_torchs_on_images_in_0_1():
     white = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
     assert PyTorchBilinear()(white).amin() == pytest.approx(1.0, abs=1e-6)
     assert TensorFlowBilinear()(white).amax() == 127 / 128
+
+
+@pytest.mark.parametrize("way", [TensorFlowBilinear, PyTorchBilinear, CleanBicubic])
+def test_images_of_another_device_are_resized_there(way):
+    with second_device() as device:
+        found = way()(IMAGES[0].to(device))
+        assert isinstance(found, There)
+        there = found.cpu()
+    torch.testing.assert_close(there, way()(IMAGES[0]))
 
 
 def test_each_way_to_resize_has_another_signature_and_gives_other_features(weights):
