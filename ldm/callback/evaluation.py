@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ from ldm.sampler.base import Sampler
 
 if TYPE_CHECKING:
     from ldm.data.base import DataModule
+
+log = logging.getLogger(__name__)
 
 
 class Evaluation(Measuring):
@@ -118,7 +121,8 @@ class Evaluation(Measuring):
                 found = self._reference(trainer, self.suite.extractors[signature], kept)
                 if found is not None:
                     self._references[signature] = found
-        wanted = self.final_images if trainer.state.fn == TrainerFn.VALIDATING else self.num_images
+        final = trainer.state.fn == TrainerFn.VALIDATING
+        wanted = self.final_images if final else self.num_images
         model = pl_module.model
         assert isinstance(model, LatentDiffusion)
         self.suite.reset()
@@ -128,10 +132,18 @@ class Evaluation(Measuring):
             pl_module.log(f"eval/{name}", value, sync_dist=True)  # equal on all ranks already
         if trainer.is_global_zero:
             show(trainer, "samples", shown)
+            if final:
+                self._warn(trainer, wanted)
         if self.prompts is not None:
             images = self.prompts.draw(trainer, model)
             if trainer.is_global_zero:
                 show(trainer, "prompts", images)
+
+    def _warn(self, trainer: pl.Trainer, wanted: int | None) -> None:
+        """Say of final scores for which there are too few images what that means."""
+        total = len(trainer.datamodule.val_set)  # type: ignore[attr-defined]
+        for doubt in self.suite.doubts(min(wanted or total, total)):
+            log.warning(doubt)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
         """Generate this rank's share, in batches of one size, and give it to the metrics.

@@ -183,6 +183,16 @@ def test_two_ranks_measure_what_one_does_and_the_first_alone_reads_and_writes_th
     assert len(list((tmp_path / "0").iterdir())) == 1
 
 
+def test_final_scores_of_few_images_are_doubted(caplog):
+    evaluation = Evaluation({"b": Frechet(Pixels())}, num_images=7, batch_size=2, cache="", final_images=3)
+    place = SimpleNamespace(datamodule=Numbered(7))
+    evaluation._warn(place, None)
+    assert not caplog.records
+    evaluation._warn(place, evaluation.final_images)
+    assert "measured on 3 images" in caplog.text
+    assert "its rank is 2 at most" in caplog.text
+
+
 def test_images_that_are_all_the_same_have_no_score_and_the_others_keep_theirs(caplog):
     class Brightness(PerImageMetric):
         def __init__(self):
