@@ -39,7 +39,7 @@ class Checkpoints(Checkpoint):
     Args:
         folder: The folder for the files.
         every_n_steps: Optimiser steps between two files.
-        keep: How many of the newest files are kept.
+        keep: How many of the newest files are kept; None: all.
         best: A metric that validation logs, like val/psnr: the checkpoint with its best value is kept as best.ckpt.
         mode: Whether the best is the "min" or the "max".
         signals: What the run is asked for; None: nothing.
@@ -54,13 +54,13 @@ class Checkpoints(Checkpoint):
         folder: Path,
         *,
         every_n_steps: int,
-        keep: int = 3,
+        keep: int | None = 3,
         best: str | None = None,
         mode: Literal["min", "max"] = "min",
         signals: Signals | None = None,
         watch: Watch | None = None,
     ) -> None:
-        if every_n_steps < 1 or keep < 1:
+        if every_n_steps < 1 or (keep is not None and keep < 1):
             raise ValueError(
                 f"checkpoints are written every 1 or more steps and 1 or more are kept; got {every_n_steps} and {keep}"
             )
@@ -195,6 +195,8 @@ class Checkpoints(Checkpoint):
 
     def _prune(self) -> None:
         """Delete whole checkpoints but the newest; what is no whole checkpoint, or of a later step, is not one of them."""
+        if self.keep is None:
+            return
         last = self.folder / f"step-{self._steps.made:08d}.ckpt"
         for old in [path for path in whole(self.folder) if path <= last][: -self.keep]:
             old.unlink()

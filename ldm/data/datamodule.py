@@ -14,9 +14,10 @@ from ldm.data.buckets import Buckets
 from ldm.data.cached_text import TEXT_FACT, check_cached_text
 from ldm.data.dataset import ShardDataset, sequential
 from ldm.data.degradations.base import Degradation
-from ldm.data.fields.base import ComputedReader, FieldReader, take_images_alone
+from ldm.data.fields.base import ComputedReader, FieldReader, PlacedReader, take_images_alone
 from ldm.data.fields.caption import CaptionReader
 from ldm.data.fields.low_resolution import LowResolutionReader
+from ldm.data.foreign_moments import ForeignMoments
 from ldm.data.latents import FEATURES_FACT
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
@@ -40,11 +41,11 @@ from ldm.options.rule import POSITIVE, check, check_all
 
 
 class CaptionedImages(DataModule):
-    """Training and validation batches from tar shards of captioned images, or of their cached latents.
+    """Training and validation batches from tar shards of captioned images, or of their latents.
 
     Args:
-        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers, seed
-            and buckets.
+        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers, seed,
+            buckets and moments.
         train: Shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture, a list
             of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from.
         val: Shards, named in the same ways.
@@ -72,6 +73,7 @@ class CaptionedImages(DataModule):
         mask: MaskGenerator | None = None,
         filters: Sequence[str] = (),
         buckets: Mapping[str, Any] | None = None,
+        moments: ForeignMoments | None = None,
         streams: int = 1,
         window: int = 100_000,
         source: DataSource | None = None,
@@ -95,6 +97,7 @@ class CaptionedImages(DataModule):
             workers=workers,
             seed=seed,
             buckets=buckets,
+            moments=moments,
         )
         self.source = source
         self.crop: Crop = crop
@@ -113,6 +116,11 @@ class CaptionedImages(DataModule):
             raise ValueError(
                 "latents can be cached only where images never change; set data.cache_latents=false, "
                 "or data.crop=center data.flip=false data.buckets=null"
+            )
+        if moments is not None and (crop != "center" or flip or buckets is not None or cache_latents):
+            raise ValueError(
+                "the images of data.moments were cut when they were encoded, and there are no mirrored ones; set "
+                "data.crop=center data.flip=false data.buckets=null data.cache_latents=false"
             )
         self._val_names = name_shards(val) if source is None else []
         self._train_names = [name_shards(group) for group in groups] if source is None else []
@@ -137,9 +145,11 @@ class CaptionedImages(DataModule):
         if self.degradation is not None and any(isinstance(reader, LowResolutionReader) for reader in self.readers):
             for size in chosen.sizes if chosen is not None else ():
                 self.degradation.check_size(size)
+        self.check_declared(index, "data.train")
         self._train_set = ShardDataset(
             index, self._transform(index), self.readers, seed=self.seed, varied=True, buckets=chosen
         )
+        self.look_at_moments(self._train_set, "data.train")
         self._order = self._ordered(index, [len(group) for group in groups])
 
     @property
@@ -162,8 +172,8 @@ class CaptionedImages(DataModule):
 
     @property
     def encoding(self) -> dict[str, str]:
-        """Return how the cached latents that training reads were made; nothing where it reads images."""
-        return self.train_set.index.encoding
+        """Return how the latents that training reads were made, or were declared to be; nothing where it reads images."""
+        return self._encoding(self.train_set.index)
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
         """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
@@ -207,7 +217,12 @@ class CaptionedImages(DataModule):
         """Return how many optimiser steps' samples training has consumed, and of which shards."""
         steps = self.trainer.global_step if self.trainer is not None else self.position
         index = self.train_set.index
-        return {"position": steps, "shards": index.fingerprint, "samples": len(index)}
+        return {
+            "position": steps,
+            "shards": index.fingerprint,
+            "samples": len(index),
+            "encoding": self._encoding(index),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises ValueError where the training shards are others now."""
@@ -219,7 +234,17 @@ class CaptionedImages(DataModule):
                 f"({before}, now {len(index)} samples in {len(index.shards)} shards), and with them the order of samples; "
                 "put them back (they may lie in another folder), or choose another name= to train anew"
             )
+        made = self._encoding(index)
+        if (before := state_dict.get("encoding", made)) != made:
+            raise ValueError(
+                f"the latents were made otherwise than those of the checkpoint of this run: {before}, now {made}; declare "
+                "them as before, or choose another name= to train anew"
+            )
         self.position = state_dict["position"]
+
+    def _encoding(self, index: DatasetIndex) -> dict[str, str]:
+        """Return how the latents of an index were made, or were declared to be; nothing for images."""
+        return index.encoding if self.foreign is None else self.foreign.encoding(self.size)
 
     def _stream(self, rank: int, world: int) -> DistributedBatchSampler:
         size, buckets = self.images_per_step, self.train_set.buckets
@@ -243,6 +268,14 @@ class CaptionedImages(DataModule):
 
     def _transform(self, index: DatasetIndex) -> Transform:
         """Return what reads images or latents, whichever the shards hold; raise ValueError where they cannot be had so."""
+        if self.foreign is not None:
+            placed = [one.name for one in self.readers if isinstance(one, (PlacedReader, ComputedReader))]
+            if placed:
+                raise ValueError(
+                    f"{', '.join(placed)} lies on the image, and of these moments it is not known how their images were cut; "
+                    "choose a conditioner that does not need it"
+                )
+            return self.foreign.transform(self.size)
         made = index.encoding
         if made and (self.crop != "center" or self.buckets is not None):
             raise ValueError("latents were cut when they were made; set data.crop=center and data.buckets=null")

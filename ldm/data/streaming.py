@@ -20,6 +20,7 @@ from ldm.data.decode import Broken
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import FieldReader, Files, take_images_alone
 from ldm.data.fields.sample import SampleFields, collate_fields
+from ldm.data.foreign_moments import is_array
 from ldm.data.latents import read_encoding
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
@@ -130,6 +131,8 @@ class ShardStream(IterableDataset[Item]):
     def _decode(self, sample: RawSample, rng: random.Random) -> Item:
         if read_encoding(sample.image) is not None:
             raise Broken("cached latent, which only data=latents reads")
+        if is_array(sample.image):
+            raise Broken("array of moments, which only data=moments reads")
         files, image = _parts(sample)
         fields = self.fields.read(files, image, choose=lambda: rng, rng=lambda: rng, computed=lambda field: rng)
         return Item(sample.key, fields)

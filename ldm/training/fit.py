@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 
 from ldm import checkpoint
 from ldm.callback.checkpoints import newest, step_of
@@ -112,7 +113,7 @@ def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.
     trainer: pl.Trainer = make(
         default_root_dir=stage.folder,
         logger=stage.loggers,
-        callbacks=list(stage.callbacks.values()),
+        callbacks=[*stage.callbacks.values(), *(one for one in stage.loggers if isinstance(one, Callback))],
         plugins=[CheckpointWriter()],
     )
     return trainer

@@ -121,7 +121,7 @@ RULES: dict[str, Rule] = {
     "stage.*.loss.*_weight": NOT_NEGATIVE,
     "stage.*.callbacks.ema.decay": Real(0.0, 1.0, below=True),
     "stage.*.callbacks.*.every_n_steps": COUNT,
-    "stage.*.callbacks.checkpoint.keep": COUNT,
+    "stage.*.callbacks.checkpoint.keep": Optional(COUNT, "all"),
     "stage.*.callbacks.checkpoint.mode": OneOf(("min", "max")),
     "stage.*.callbacks.*.num_images": COUNT,
     "stage.*.callbacks.*.final_images": Optional(COUNT, "one for each validation caption"),

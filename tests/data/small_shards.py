@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 
+import numpy as np
 from PIL import Image
 
 from ldm.data.datamodule import CaptionedImages
@@ -136,3 +137,40 @@ def broken_pair(tmp_path):
 def encoded_noise():
     """Return the bytes of an image of noise; they are more than 700."""
     return encoded(Image.effect_noise((64, 64), 50))
+
+
+def array(values):
+    """Return the bytes of a .npy file."""
+    data = io.BytesIO()
+    np.save(data, values, allow_pickle=False)
+    return data.getvalue()
+
+
+def moments_of(number, *, channels=4, side=8):
+    """Return moments `(2C, side, side)` that tell a sample: small means, and log-variances of an encoder that is sure."""
+    drawn = np.random.default_rng(number).standard_normal((2 * channels, side, side))
+    return np.concatenate([drawn[:channels], drawn[channels:] - 12]).astype(np.float32)
+
+
+def foreign(folder, counts, *, split="train", channels=4, side=8):
+    """Write shards as MLPerf's, one for each count: moments (1, 2C, side, side), .txt and .json; return their pattern.
+
+    Keys, moments and captions count from 0 over all shards.
+    """
+    number = 0
+    for shard, count in enumerate(counts):
+        samples = []
+        for _ in range(count):
+            moments = moments_of(number, channels=channels, side=side)[None]
+            record = json.dumps({"caption": "not this", "key": f"{number:09d}"}).encode()
+            samples.append(
+                {
+                    "__key__": f"{number:09d}",
+                    "npy": array(moments),
+                    "txt": f"caption {number}".encode(),
+                    "json": record,
+                }
+            )
+            number += 1
+        write_shards(samples, folder, f"{split}-{shard:05d}", samples_per_shard=max(1, count))
+    return f"{folder}/{split}-*.tar"

@@ -1,12 +1,12 @@
 """The rule that groups the files of a shard into samples; everything that reads shards follows it.
 
 A file's key is its name up to the last dot of the last part of its path, its ending is what follows, in any case. Files that
-share a key belong together. An image (or cached latent) with a .txt or .json of its own is a sample. Files without such a pair
-whose key goes on from the key of an image are extras of that image: `a.seg.png` beside `a.png`. Those extras of which a field
-can be read are parts of the sample, and an image with one of them needs no caption to be a sample. Every other image is alone:
-a sample where nothing but the image is needed, and else an image without a caption. But a file that is named as a part,
-`a.seg.png`, is never a sample alone: its image is missing. Every other key has no image. Of several files of one name the last
-one counts, as it does when a tar is unpacked.
+share a key belong together. An image with a .txt or .json of its own is a sample; so is a cached latent, or an array of
+moments, in the place of an image. Files without such a pair whose key goes on from the key of an image are extras of that
+image: `a.seg.png` beside `a.png`. Those extras of which a field can be read are parts of the sample, and an image with one of
+them needs no caption to be a sample. Every other image is alone: a sample where nothing but the image is needed, and else an
+image without a caption. But a file that is named as a part, `a.seg.png`, is never a sample alone: its image is missing. Every
+other key has no image. Of several files of one name the last one counts, as it does when a tar is unpacked.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from typing import NamedTuple
 from ldm.batch import SkippedSample
 from ldm.data.endings import PART_NAMES, PARTS
 from ldm.data.shards.members import ABSENT, ByteRange, Forward, Member, read_members
-from ldm.data.shards.names import IMAGE_ENDINGS, LATENT_ENDING
+from ldm.data.shards.names import ARRAY_ENDING, IMAGE_ENDINGS, LATENT_ENDING
 
-PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS)
-"""File extensions of images and latents; if a key has several of them, the first of this list is read."""
+PICTURES = (LATENT_ENDING, *IMAGE_ENDINGS, ARRAY_ENDING)
+"""File extensions of images, latents and moments; if a key has several of them, the first of this list is read."""
+
+ARRAY_PARTS = tuple(part for part in PART_NAMES if part.endswith(ARRAY_ENDING))
+"""Ends of the names of arrays that are never moments, since a field is read from them."""
 
 CAPTIONS = ("txt", "json")
 """File extensions of captions."""
@@ -88,8 +91,8 @@ class Group:
 
     @property
     def image(self) -> Member | None:
-        """The image or latent, if its bytes can be used."""
-        return next((member for ending in PICTURES if (member := self._sound(ending))), None)
+        """The image, latent or array of moments, if its bytes can be used."""
+        return next((member for member in self._pictures if not member.fault), None)
 
     @property
     def text(self) -> Member | None:
@@ -124,8 +127,13 @@ class Group:
         """A few words about what a key that is no sample lacks."""
         if self.image is not None:
             return NO_CAPTION
-        faults = (self.files[ending].fault for ending in PICTURES if ending in self.files)
-        return next(faults, NO_IMAGE)
+        return next((member.fault for member in self._pictures), NO_IMAGE)
+
+    @property
+    def _pictures(self) -> Iterator[Member]:
+        """The files that may be the image, damaged ones among them, the preferred one first."""
+        there = (self.files[ending] for ending in PICTURES if ending in self.files)
+        return (member for member in there if may_be_picture(member.name))
 
     def _sound(self, ending: str) -> Member | None:
         """Return the file with this extension, if its bytes can be used."""
@@ -161,7 +169,7 @@ class Grouping:
         key, ending = name
         group = self.groups.setdefault(plain(key), Group(key))
         if (before := group.files.get(ending)) is not None:
-            if ending in PICTURES:
+            if ending in PICTURES and may_be_picture(member.name):
                 self.skipped.append(SkippedSample(self.shard, key, REPLACED))
             else:
                 self.leave(before, REPLACED)
@@ -270,6 +278,11 @@ def _resolved(members: Iterable[Member]) -> Iterator[Member]:
             member = member._replace(fault=LOST_LINK) if target is None else target._replace(name=member.name)
         found[plain(member.name)] = member
         yield member
+
+
+def may_be_picture(name: str) -> bool:
+    """Return False for the name of an array from which a field is read, and which is so never an array of moments."""
+    return not name.lower().endswith(ARRAY_PARTS)
 
 
 def split_name(name: str) -> tuple[str, str] | None:

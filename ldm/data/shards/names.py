@@ -1,7 +1,8 @@
 """Names of tar shards, the writing of shards, and the numbers in a sample's .json file.
 
 A sample is the files of a shard that share a key: `000017.png`, `000017.txt`, `000017.json`. A sample of cached latents
-has `000017.safetensors` instead of an image. The module `grouping` has the exact rule.
+has `000017.safetensors` instead of an image, a sample of foreign moments `000017.npy`. The module `grouping` has the exact
+rule.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from ldm.data.shards.remote import fetch, is_remote
 
 LATENT_ENDING = "safetensors"
 """File extension of cached latents, without the dot."""
+ARRAY_ENDING = "npy"
+"""File extension of foreign moments, without the dot."""
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 """File extensions of images, without the dot."""
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from ldm.batch import SkippedSample
 from ldm.data.decode import Broken, read_header
+from ldm.data.foreign_moments import is_array, is_undeclared, undeclared
 from ldm.data.latents import SOURCE_FACT, read_encoding
 from ldm.data.shards.grouping import Leftover, Listing, Sample, list_shard
 from ldm.data.shards.members import ABSENT, ByteRange
@@ -28,9 +29,11 @@ from ldm.files.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
-VERSION = "7"
+VERSION = "8"
 HEADER_BYTES = 2**16
 """The number of bytes at the beginning of an image that usually hold its size; if they do not, all bytes are read."""
+FIRST_BYTES = 8
+"""The number of bytes at the beginning of a file that tell an array from an image."""
 
 
 class ShardSummary(NamedTuple):
@@ -185,7 +188,7 @@ def _look_into(shard: str, listing: Listing) -> tuple[_Rows, list[_View]]:
         for contents, samples in ((listing.paired, listing.paired.samples), (listing.alone, alone)):
             for sample in samples:
                 try:
-                    size = _look_at_image(file, sample, encoding, sources)
+                    size = _look_at_image(file, sample, encoding, sources, first=not rows.samples)
                 except Broken as error:
                     broken.append(SkippedSample(shard, sample.key, error.reason))
                     continue
@@ -197,15 +200,25 @@ def _look_into(shard: str, listing: Listing) -> tuple[_Rows, list[_View]]:
 
 
 def _look_at_image(
-    file: BinaryIO, sample: Sample, encoding: dict[str, str], sources: dict[str, None]
+    file: BinaryIO, sample: Sample, encoding: dict[str, str], sources: dict[str, None], *, first: bool
 ) -> tuple[int, int]:
     """Return width and height of a sample's image in pixels; for latents, those of the image that they were made from.
 
-    How latents were made is written into `encoding`, and the digests of the shard of their images into `sources`.
+    How latents were made is written into `encoding`, and the digests of the shard of their images into `sources`. Arrays of
+    moments say nothing of their images, whose size is given as 0 x 0.
 
     Raises:
-        Broken: If the image is unreadable, or its latents were made in another way than the first ones of the shard.
+        Broken: If the image is unreadable, its latents were made in another way than the first ones of the shard, or it is an
+            array where the first sample (`first`) is an image, or the other way round.
     """
+    array = is_array(_read_extent(file, sample.image, FIRST_BYTES))
+    if not first and array != is_undeclared(encoding):
+        raise Broken(
+            "array of moments in a shard of images" if array else "no array of moments, as others of its shard are"
+        )
+    if array:
+        encoding.update(undeclared())
+        return 0, 0
     head = _read_extent(file, sample.image, HEADER_BYTES)
     found = read_encoding(head)
     if found is not None:

@@ -14,6 +14,7 @@ from ldm import checkpoint
 from ldm.conditioner.base import learned_state, set_learned_state
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import DataModule
+from ldm.data.foreign_moments import ForeignMoments
 from ldm.files.tensors import write_tensors
 from ldm.task.base import Task
 from ldm.task.latent import LatentTask, Model
@@ -105,7 +106,14 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         return task
 
     def check_data(self, data: DataModule) -> None:
-        """Check that cached latents were made by this autoencoder."""
+        """Check that cached latents were made by this autoencoder; of foreign ones, that they can be its own.
+
+        Where foreign moments are declared, the autoencoder takes the declared shift and scale.
+        """
+        if data.foreign is not None:
+            self._take_declared(data.foreign)
+            self.check_latents(data)
+            return
         made_by = data.encoding.get("autoencoder")
         ours = self.task.model.autoencoder.encoder_hash if data.encoding else None
         if made_by != ours:
@@ -114,6 +122,29 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
                 "encode the images again"
             )
         self.check_latents(data)
+
+    def _take_declared(self, declared: ForeignMoments) -> None:
+        """Give the autoencoder the shift and scale of foreign moments; its encoder is never used, its decoder by sampling alone.
+
+        Raises:
+            ValueError: If its latents have another shape or are no posteriors, or images would be measured in training.
+        """
+        autoencoder = self.task.model.autoencoder
+        per_channel = autoencoder.regularizer.moments_per_channel
+        ours = autoencoder.latent_channels, autoencoder.downsampling_factor, per_channel
+        if ours != (declared.channels, declared.downsampling_factor, 2):
+            raise ValueError(
+                f"the moments are declared to have {declared.channels} channels of mean and of log-variance, downsampled by "
+                f"{declared.downsampling_factor}, but the latents of autoencoder.ckpt have {ours[0]} channels of {ours[2]} "
+                f"numbers, downsampled by {ours[1]}; give the autoencoder that the moments were made with, or mend data.moments"
+            )
+        if self.evaluations:
+            raise ValueError(
+                "the callback evaluation compares with validation images, and there are only moments; set "
+                f"stage.{self.name}.callbacks.evaluation=null, and measure checkpoints with python -m ldm.evaluate"
+            )
+        autoencoder.shift.fill_(declared.shift)
+        autoencoder.scale.fill_(declared.scale)
 
     def prepare(self, data: DataModule) -> None:
         """Let the reader of fields learn its tokens or words, in the first process; the others are told them later.
