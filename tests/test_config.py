@@ -1,5 +1,6 @@
 import fnmatch
 import inspect
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,7 @@ SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
 def composed(experiment, *overrides):
     file = CONFIGS / "experiment" / f"{experiment}.yaml"
-    shards = SHARDS if "override /data: shards" in file.read_text() else []
+    shards = SHARDS if re.search("override /data: (shards|moments)", file.read_text()) else []
     return configs.composed("train", f"experiment={experiment}", *shards, *overrides)
 
 
@@ -79,7 +80,7 @@ CHOICES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", configs.one_of_each(CHOICES), ids=lambda chosen: "-".join(chosen.values()))
 def test_every_choice_composes(chosen):
-    extra = SHARDS if chosen["data"] == "shards" else []
+    extra = SHARDS if chosen["data"] in ("shards", "moments") else []
     experiment = "classifier" if chosen["model"] == "caption_classifier" else "txt2img"
     options = [f"{group}={choice}" for group, choice in chosen.items() if group != "classifier"]
     options += [f"classifier={chosen['classifier']}"] * (experiment == "classifier")

@@ -44,6 +44,7 @@ RECIPES = {
     ("layout_icons", "diffusion"): Recipe(2_742_628, 409_863, 157_915_136, 244_172_800),
     ("lsun_beds256", "diffusion"): Recipe(274_056_163, 55_322_782, 547_637_493_760, 404_750_180_352),
     ("lsun_churches256", "diffusion"): Recipe(294_966_916, 83_653_863, 314_569_342_976, 83_679_903_744),
+    ("mlperf_sd", "diffusion"): Recipe(865_910_724, 424_041_703, 1_966_043_164_672, 1_604_483_645_440),
     ("retrieval_augmented", "diffusion"): Recipe(1_335_480_400, 69_610_963, 1_965_171_720_192, 1_389_515_309_056),
     ("retrieval_icons", "diffusion"): Recipe(3_437_716, 409_863, 147_959_808, 204_109_824),
     ("segmentation_icons", "diffusion"): Recipe(1_579_612, 409_863, 109_056_000, 146_675_712),

@@ -20,11 +20,12 @@ from ldm.batch import Batch, Fields, Size, SkippedSample, as_size
 from ldm.data.bad_samples import BadSampleCounter, said_of_missing
 from ldm.data.buckets import Buckets
 from ldm.data.dataset import Item, ShardDataset, collate, sequential
+from ldm.data.declared import check_declared, look_at_moments
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import FieldReader, take_images_alone
 from ldm.data.fields.choose import choose_readers
 from ldm.data.fields.low_resolution import LowResolutionReader
-from ldm.data.foreign_moments import ForeignMoments, is_undeclared
+from ldm.data.foreign_moments import ForeignMoments
 from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
 from ldm.data.option_rules import OPTIONS
@@ -40,9 +41,6 @@ from ldm.options.rule import check_all
 log = logging.getLogger(__name__)
 
 SAMPLES_LOOKED_AT = 1000
-
-MOMENTS_LOOKED_AT = 8
-"""Foreign moments that are read before anything begins."""
 
 USUAL_FIELDS = ("caption",)
 """The fields that are read where neither an option nor a model says what is needed."""
@@ -147,7 +145,7 @@ class DataModule(pl.LightningDataModule, ABC):
             summaries = index_shards(shards, self.cache / "index", alone=take_images_alone(self.readers))
             index = DatasetIndex(summaries, limit=self.val_images, read=self.endings)
             self.bad_samples.check_index(index)
-            self.check_declared(index, "data.val")
+            check_declared(index, self.foreign, "data.val")
             if index.encoding and self.foreign is None:
                 raise ValueError(
                     "validation needs images, for they are what is measured; give data.val shards of images"
@@ -155,52 +153,8 @@ class DataModule(pl.LightningDataModule, ABC):
             self.open_training(dict(zip(names, index.shards)))
             transform = ImageTransform(self.size) if self.foreign is None else self.foreign.transform(self.size)
             opened = ShardDataset(index, transform, self.readers, seed=self.seed, buckets=self._chosen(index))
-            self.look_at_moments(opened, "data.val")
+            look_at_moments(opened, self.foreign, "data.val")
             self._opened = opened
-
-    def check_declared(self, index: DatasetIndex, option: str) -> None:
-        """Check that moments whose shards say nothing of them are declared, and nothing else is.
-
-        Args:
-            index: The samples.
-            option: The option that names their shards.
-
-        Raises:
-            ValueError: If that is not so.
-        """
-        arrays = is_undeclared(index.encoding)
-        if arrays and self.foreign is None:
-            raise ValueError(
-                f"{option} holds arrays of moments (.npy), which do not say how they were made; declare it: data=moments "
-                "data.moments.channels=... data.moments.scale=..., and so on"
-            )
-        if self.foreign is not None and not arrays:
-            found = "latents that say themselves how they were made" if index.encoding else "images"
-            raise ValueError(
-                f"data.moments declares arrays of moments (.npy), but {option} holds {found}; give both data.train and data.val "
-                f"shards of arrays, or type {'data=latents' if index.encoding else 'data=shards'}"
-            )
-
-    def look_at_moments(self, samples: ShardDataset, option: str) -> None:
-        """Look at a few foreign moments, so that a wrong declaration is an error before anything is written.
-
-        Args:
-            samples: The samples.
-            option: The option that names their shards.
-
-        Raises:
-            ValueError: If none of them is what was declared.
-        """
-        if self.foreign is None:
-            return
-        numbers = spread(len(samples), MOMENTS_LOOKED_AT)
-        batch, _ = samples.exactly(numbers)
-        if not batch.key:
-            reasons = "; ".join(dict.fromkeys(skip.reason for skip in batch.skipped))
-            raise ValueError(
-                f"none of {len(numbers)} samples of {option} that were looked at can be read: {reasons}; set data.size, "
-                "data.moments.channels and data.moments.downsampling_factor as the moments were made"
-            )
 
     @property
     def endings(self) -> set[str]:

@@ -13,6 +13,7 @@ from ldm.data.base import DataModule, say
 from ldm.data.buckets import Buckets
 from ldm.data.cached_text import TEXT_FACT, check_cached_text
 from ldm.data.dataset import ShardDataset, sequential
+from ldm.data.declared import check_declared, look_at_moments
 from ldm.data.degradations.base import Degradation
 from ldm.data.fields.base import ComputedReader, FieldReader, PlacedReader, take_images_alone
 from ldm.data.fields.caption import CaptionReader
@@ -145,11 +146,11 @@ class CaptionedImages(DataModule):
         if self.degradation is not None and any(isinstance(reader, LowResolutionReader) for reader in self.readers):
             for size in chosen.sizes if chosen is not None else ():
                 self.degradation.check_size(size)
-        self.check_declared(index, "data.train")
+        check_declared(index, self.foreign, "data.train")
         self._train_set = ShardDataset(
             index, self._transform(index), self.readers, seed=self.seed, varied=True, buckets=chosen
         )
-        self.look_at_moments(self._train_set, "data.train")
+        look_at_moments(self._train_set, self.foreign, "data.train")
         self._order = self._ordered(index, [len(group) for group in groups])
 
     @property

@@ -105,7 +105,9 @@ def todo(config: DictConfig) -> list[Stage[Any]]:
 
 def reads_latents(config: DictConfig) -> bool:
     """Return whether stages in latent space read latents that were encoded before."""
-    return bool(config.data.get("cache_latents", False)) if config.latents is None else bool(config.latents)
+    if config.latents is not None:
+        return bool(config.latents)
+    return bool(config.data.get("cache_latents", False)) or config.data.get("moments") is not None
 
 
 def machine_of(options: Mapping[str, Any], *, gpus: int, precision: str) -> Machine:
