@@ -46,7 +46,7 @@ def step(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize(("keep", "kept"), [(1, [10]), (2, [9, 10]), (9, [3, 6, 9, 10])])
+@pytest.mark.parametrize(("keep", "kept"), [(1, [10]), (2, [9, 10]), (9, [3, 6, 9, 10]), (None, [3, 6, 9, 10])])
 def test_the_newest_and_the_last_are_kept(tmp_path, keep, kept):
     fit(tmp_path, Task(), keep=keep)
     assert [path.name for path in saved(tmp_path)] == [f"step-{number:08d}.ckpt" for number in kept]

@@ -95,6 +95,9 @@ def test_caching_is_judged():
     assert any("ldm.encode" in line and line.endswith(" alignment=repa") for line in lines), "features are cached, too"
     lines = planned(*TINY)["diffusion"].lines
     assert "cache the latents: training reads cached ones already" in lines
+    shards = ["data=moments", "data.cache_latents=false", "data.train=a", "data.val=b"]
+    lines = planned(*TINY, *shards)["diffusion"].lines
+    assert "cache the latents: training reads cached ones already" in lines, "those that somebody else encoded"
 
 
 @pytest.mark.slow
