@@ -6,9 +6,12 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from pytorch_lightning.trainer.states import TrainerFn
 
 Panels = Mapping[str, Sequence[str]]
@@ -64,25 +67,10 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
     rows = [row for stage, panels in stages.items() for row in _rows_of_panels(run, stage, panels)]
     figure = Figure(figsize=(3.9 * COLUMNS, 3.0 * max(1, len(rows))), layout="constrained")
     for row, panels in enumerate(rows):
-        for column, (title, heading, curves) in enumerate(panels, start=1):
+        for column, (stage, title, curves) in enumerate(panels, start=1):
             axes = figure.add_subplot(len(rows), COLUMNS, row * COLUMNS + column)
-            shades = colormaps["viridis"].resampled(len(curves) + 1)
-            for place, (name, points) in enumerate(curves.items()):
-                mean = title == ORDERED and name.endswith("loss")
-                axes.plot(
-                    *zip(*points, strict=True),
-                    marker="." if len(points) < 40 else "",
-                    label=name,
-                    linewidth=2 if mean else 1,
-                    color="black" if mean else shades(place) if title == ORDERED else None,
-                )
-            axes.set_title(heading)
-            axes.set_xlabel("step")
-            axes.grid(alpha=0.3)
-            if title in LOSSES:
-                axes.set_yscale("log", nonpositive="mask")
-            elif title in FROM_ZERO:
-                axes.set_ylim(bottom=0)
+            draw_panel(axes, title, curves)
+            axes.set_title(f"{stage}: {title}")
             axes.legend(fontsize=6, ncols=2, framealpha=0.5) if len(curves) > 4 else axes.legend(fontsize=7)
     path = run / PICTURE
     draft = path.with_name(f".{PICTURE}")
@@ -91,16 +79,57 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
     return path
 
 
-def _rows_of_panels(run: Path, stage: str, panels: Panels) -> Iterator[list[tuple[str, str, dict[str, Curve]]]]:
-    """Yield rows of title, heading and curves of the panels that have any, as many in a row as fit."""
-    measured = read_metrics(run / stage / "logs")
-    found = []
+def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
+    """Draw the curves of one panel over the steps.
+
+    Args:
+        axes: Where to draw.
+        title: Title of the panel, by which its scale is chosen; it is not drawn.
+        curves: Name -> (step, value), at least one.
+    """
+    shades = colormaps["viridis"](np.linspace(0.2, 0.9, len(curves)))
+    for place, (name, points) in enumerate(curves.items()):
+        mean = title == ORDERED and name.endswith("loss")
+        axes.plot(
+            *zip(*points, strict=True),
+            marker="." if len(points) < 40 else "",
+            label=name,
+            linewidth=2 if mean else 1,
+            color="black" if mean else shades[place] if title == ORDERED else None,
+        )
+    style_panel(axes, title)
+
+
+def style_panel(axes: Axes, title: str) -> None:
+    """Give a panel its grid, the name of its horizontal axis and the scale that its title asks for."""
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    if title in LOSSES:
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter())
+    elif title in FROM_ZERO:
+        axes.set_ylim(bottom=0)
+
+
+def curves_of_panels(measured: Mapping[str, Curve], panels: Panels) -> Iterator[tuple[str, dict[str, Curve]]]:
+    """Yield title and curves of the panels that have any.
+
+    Args:
+        measured: Name -> (step, value).
+        panels: Title -> how the names of its curves end.
+    """
     for title, names in panels.items():
         curves = {name: points for name, points in measured.items() if name.endswith(tuple(names))}
         if title in LOSSES:  # one that is always zero is not used and none
             curves = {name: points for name, points in curves.items() if any(value for _, value in points)}
         if curves:
-            found.append((title, f"{stage}: {title}", dict(sorted(curves.items())) if title == ORDERED else curves))
+            yield title, dict(sorted(curves.items())) if title == ORDERED else curves
+
+
+def _rows_of_panels(run: Path, stage: str, panels: Panels) -> Iterator[list[tuple[str, str, dict[str, Curve]]]]:
+    """Yield rows of stage, title and curves of the panels that have any, as many in a row as fit."""
+    found = [(stage, *panel) for panel in curves_of_panels(read_metrics(run / stage / "logs"), panels)]
     for first in range(0, len(found), COLUMNS):
         yield found[first : first + COLUMNS]
 
@@ -118,6 +147,8 @@ def _rows(folder: Path) -> Iterator[tuple[str, int, float]]:
     for file in sorted(folder.glob("*.csv"), key=lambda path: path.stat().st_mtime):
         with file.open(newline="") as lines:
             for row in csv.DictReader(lines):
+                if None in row.values():  # a line that is being written
+                    continue
                 for name, value in row.items():
                     if name not in ("step", "epoch") and value:
                         yield name, int(row["step"]), float(value)

@@ -35,6 +35,7 @@ def program(
     alternatives: str = "",
     unneeded: Collection[str] = (),
     words: str = "",
+    paths: bool = False,
 ) -> None:
     """Run a program with the command line that it was started with.
 
@@ -48,13 +49,14 @@ def program(
         alternatives: The group whose choices have options of their own, all of which `--help` lists; "" for none.
         unneeded: Full names of options that may stay without a value.
         words: The option whose values, a list, may be typed as words without a name; "" for none.
+        paths: Whether such words are paths, so that one may hold "=": `runs/sweep/seed=1`.
 
     Raises:
         SystemExit: The user has made a mistake, or has interrupted the program; what to do is printed.
     """
     register_resolvers()
     try:
-        line = read_command_line(name, sys.argv[1:], under, words)
+        line = read_command_line(name, sys.argv[1:], under, words, paths=paths)
         if line.asks_help and line.is_ours:
             print(help_text(name, line, under, alternatives))
             return
@@ -76,10 +78,12 @@ def program(
         raise SystemExit(130) from None
 
 
-def read_command_line(name: str, typed: list[str], under: str = "", words: str = "") -> CommandLine:
+def read_command_line(
+    name: str, typed: list[str], under: str = "", words: str = "", *, paths: bool = False
+) -> CommandLine:
     """Read the words of a command line as `program` does: sorted, and rewritten to what Hydra understands."""
     line = read_words(typed)
-    options = [_full(option, under) for option in _with_list(line.options, words)]
+    options = [_full(option, under) for option in _with_list(line.options, words, paths)]
     line = CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)))
     return _with_full_names(name, line) if line.is_ours and any(map(is_short, line.options)) else line
 
@@ -94,14 +98,22 @@ def _with_full_names(name: str, line: CommandLine) -> CommandLine:
     return CommandLine(line.flags, tuple(rewrite(line.options, stages[-1], options_of(config))))
 
 
-def _with_list(options: Sequence[str], words: str) -> list[str]:
-    """Return the words of a command line, those without "=" put together as the values of an option, unless that is ""."""
-    plain = [option for option in options if words and "=" not in option and option[:1] not in "~+"]
+def _with_list(options: Sequence[str], words: str, paths: bool) -> list[str]:
+    """Return the words of a command line, those that are no options put together as the values of one, unless that is ""."""
+    plain = [option for option in options if words and _is_value(option, paths)]
     if not plain:
         return list(options)
     if any(option.startswith(f"{words}=") for option in options):
         raise UsageError(f"{words} is given twice, by name and as {' '.join(plain)}; give it once")
     return [*(option for option in options if option not in plain), f"{words}=[{','.join(map(quoted, plain))}]"]
+
+
+def _is_value(word: str, paths: bool) -> bool:
+    """Return whether a word is a value without a name: it has no "=", or, where paths are meant, only behind a "/"."""
+    name, equals, _ = word.partition("=")
+    if paths and "/" in name:
+        return not (equals and name.startswith("hydra/"))
+    return not equals and word[:1] not in "~+"
 
 
 def _full(option: str, under: str) -> str:

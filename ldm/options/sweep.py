@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ldm.options.arguments import as_typed, job_name, parse_override
+from ldm.options.arguments import SEARCH_PATH, as_typed, job_name, parse_override
 
 
 def in_sweep() -> bool:
@@ -20,6 +20,19 @@ def in_sweep() -> bool:
 def typed_options() -> list[str]:
     """Return the options of this job as they were typed; none where it was not begun by a command."""
     return list(map(as_typed, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
+
+
+def typed_words() -> list[str]:
+    """Return the options of this job as `typed_options` does, and further folders of configs that were named before them."""
+    if not HydraConfig.initialized():
+        return []
+    return [word for word in HydraConfig.get().overrides.hydra if word.startswith(SEARCH_PATH)] + typed_options()
+
+
+def chosen_experiment() -> str:
+    """Return the experiment that was chosen; "" where none was, or no command has begun this job."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return str(choices.get("experiment") or "")
 
 
 def job_folder(folder: str) -> str:

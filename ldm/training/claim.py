@@ -12,11 +12,9 @@ from omegaconf import OmegaConf
 from ldm.config import differences, resolved
 from ldm.files.output_folder import OutputFolder
 from ldm.files.whole import write_whole
+from ldm.report.run_folder import CONFIG_FILE
 from ldm.task.base import Task
 from ldm.training.stage import Stage
-
-CONFIG_FILE = "config.yaml"
-"""The file in a run folder with the settings of the run that it holds."""
 
 MOVABLE = ("autoencoder.ckpt", "init")
 """Options of files that may be given under another name where they were moved."""

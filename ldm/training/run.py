@@ -21,9 +21,12 @@ from ldm.callback.signals import Preempted, Signals
 from ldm.config import build, is_rank_zero, resolved
 from ldm.data.base import DataModule
 from ldm.options.sweep import typed_options
+from ldm.report.record import heard_warnings
+from ldm.report.run_folder import CONFIG_FILE
 from ldm.task.base import Task
-from ldm.training.claim import CONFIG_FILE, Continuation, compare, run_output, take, trained_by
+from ldm.training.claim import Continuation, compare, run_output, take, trained_by
 from ldm.training.fit import fit, measure
+from ldm.training.history import begin_record, end_record
 from ldm.training.options import RunContext, split_options
 from ldm.training.report import report, score
 from ldm.training.rules import check_values
@@ -71,6 +74,12 @@ def train(config: DictConfig) -> float | None:
     leave_out_leftovers(config, typed_options())
     settings = _settings(config)
     check_values(settings)
+    with heard_warnings() as warnings_heard:
+        return _train(config, settings, warnings_heard)
+
+
+def _train(config: DictConfig, settings: dict[str, Any], heard: Sequence[str]) -> float | None:
+    """Do what `train` says, with settings that were checked; `heard` grows with what the run warns of."""
     run = RunContext(config, Path(config.paths.output_dir))
     stages = [stage for stage in make_stages(run) if not stage.is_given]
     check_stages(stages)
@@ -86,7 +95,7 @@ def train(config: DictConfig) -> float | None:
         if is_rank_zero() and (hint := idle_devices(config)) is not None:
             print(hint)
         try:
-            _train_stages(todo, stages, run, again)
+            _train_stages(todo, stages, run, again, heard)
         except Preempted as preempted:
             if not is_rank_zero():  # whose end would be taken for a failure by the process that started this one
                 raise SystemExit(0) from None
@@ -114,7 +123,11 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _train_stages(
-    todo: Sequence[Stage[Task]], stages: Sequence[Stage[Task]], run: RunContext, again: Continuation
+    todo: Sequence[Stage[Task]],
+    stages: Sequence[Stage[Task]],
+    run: RunContext,
+    again: Continuation,
+    heard: Sequence[str],
 ) -> None:
     """Build everything first, so that whatever is wrong is said before any training; then train."""
     for pattern in IGNORED_WARNINGS:
@@ -153,6 +166,7 @@ def _train_stages(
             processes.check_same(first, "the configuration", trained_by(settings, stages))
             if is_rank_zero():
                 take(run.folder, settings, _made_anew(todo, again, measured=config.validate_only))
+                begin_record(run.folder, config, stages, processes=first.world_size)
             for stage in todo:
                 stage.remember()
                 if is_rank_zero():
@@ -167,6 +181,9 @@ def _train_stages(
         except BaseException:
             processes.end(first)
             raise
+        finally:
+            if is_rank_zero():
+                end_record(run.folder, heard)
 
 
 def _made_anew(todo: Sequence[Stage[Task]], again: Continuation, *, measured: bool) -> list[Path]:

@@ -24,14 +24,12 @@ from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
 from ldm.files.whole import write_whole
 from ldm.optim.scheduler import step_options
+from ldm.report.run_folder import RESULTS_FILE
 from ldm.task.base import Task
 from ldm.training.init_account import WarmStart
 from ldm.training.options import StageOptions
 from ldm.training.partial import completed
 from ldm.training.warm_start import read_model, take_weights
-
-RESULTS_FILE = "results.json"
-"""The file with the scores, in a stage's folder once the stage is finished."""
 
 ID_FILE = "run_id.txt"
 """The file in a stage's folder with the id by which loggers like Weights & Biases know the run again."""

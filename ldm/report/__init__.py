@@ -1,0 +1,1 @@
+"""The report of a run: one HTML file with its scores, curves, pictures, commands, machine and config."""

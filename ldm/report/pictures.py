@@ -1,0 +1,67 @@
+"""Pictures of a run inside of a page: few of many, made smaller, as data of the page itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+log = logging.getLogger(__name__)
+
+MOST_PICTURES = 6
+"""Steps of which a page shows a picture: the first, the last, and evenly spread ones between them."""
+
+LONGEST_SIDE = 720
+"""Pixels of the longer side; larger pictures are made smaller."""
+
+QUALITY = 82
+"""Quality of the WebP files in a page, in [0, 100]."""
+
+
+class InlinePicture(NamedTuple):
+    """A picture in a page.
+
+    Attributes:
+        step: The step after which it was made.
+        source: A URL that holds the picture itself.
+        width: Its width in pixels.
+        height: Its height in pixels.
+    """
+
+    step: int
+    source: str
+    width: int
+    height: int
+
+
+def inline_pictures(files: Sequence[tuple[int, Path]]) -> list[InlinePicture]:
+    """Return pictures of a few steps for a page; one that cannot be read is left out, with a warning.
+
+    Args:
+        files: (step, file), in order of steps.
+    """
+    few = min(len(files), MOST_PICTURES)
+    places = {round(number * (len(files) - 1) / max(1, few - 1)) for number in range(few)}
+    found = []
+    for place in sorted(places):
+        step, file = files[place]
+        try:
+            found.append(_inline(step, file))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            log.warning("the picture %s is left out of the report: %s", file, error)
+    return found
+
+
+def _inline(step: int, file: Path) -> InlinePicture:
+    with Image.open(file) as opened:
+        picture = opened.convert("RGB")
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    written = io.BytesIO()
+    picture.save(written, "WEBP", quality=QUALITY)
+    data = base64.b64encode(written.getvalue()).decode()
+    return InlinePicture(step, f"data:image/webp;base64,{data}", *picture.size)
