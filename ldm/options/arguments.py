@@ -28,7 +28,7 @@ PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
 PATTERN_OPTIONS = ("data.train", "data.val", "database")
 """Full names of options whose values are patterns of files, or lists of them in [...]."""
 
-FILE_OPTIONS = ("ckpt", "decoder", "out", "images", "captions", "prompts", "init", "mask", "run")
+FILE_OPTIONS = ("ckpt", "decoder", "out", "images", "captions", "prompts", "init", "mask", "run", "expected", "curve")
 """Last parts of the names of options whose values are files that a user types: a shell may make several of one with braces."""
 
 NAME_OPTIONS = (

@@ -25,6 +25,7 @@ MOST_POINTS = 400
 INK = "#000000"
 """The colour that the library draws text and axes in, in whose place comes that of the page."""
 
+
 def chart_of_panel(title: str, curves: Mapping[str, Curve], *, key: str) -> Markup:
     """Return one panel of curves as an `<svg>` element.
 

@@ -1,0 +1,139 @@
+"""Whether a run agrees with an expected curve, within the spread of seeds.
+
+The rule. At step k, n runs that differ in nothing but their seeds have measured m(k) on average. Their variance is estimated from
+this step and the two measured ones before and after it, each with its own mean, together (pooled): s(k)^2. The spread is at least
+half a percent of |m(k)|, since seeds may all reach a perfect score. A further run lies within the spread at step k if
+
+    |y(k) - m(k)| <= 4 s(k) sqrt(1 + 1/n),
+
+where the root counts that m(k) is itself only an average of n. It agrees in a metric if it lies within at the last common step
+and at nine of ten of all common steps, and as a whole if it agrees in every metric that validation measures (val/..., eval/...).
+Of one seed there is no spread, and nothing is decided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ldm.compare.expected import ExpectedCurve, Values, finite
+from ldm.report.run_folder import RunFiles
+
+FACTOR = 4.0
+"""Standard deviations from the mean up to which a run lies within the spread."""
+
+NEIGHBOURS = 2
+"""Measured steps before and after a step from which its spread is estimated, too."""
+
+LEAST = 0.005
+"""The least spread, as a share of the mean."""
+
+SHARE = 0.9
+"""The share of the common steps at which a run must lie within the spread."""
+
+JUDGED = ("val/", "eval/")
+"""How the names of metrics begin that are judged: validation measures them on the same images."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is expected of a metric at a step.
+
+    Attributes:
+        mean: Mean over the seeds.
+        spread: Standard deviation over the seeds.
+        seeds: Number of seeds that have the step.
+    """
+
+    mean: float
+    spread: float
+    seeds: int
+
+    @property
+    def width(self) -> float:
+        """The largest distance from the mean within the spread."""
+        return FACTOR * self.spread * math.sqrt(1 + 1 / self.seeds)
+
+    def holds(self, value: float) -> bool:
+        """Return whether a value lies within the spread; one that is not finite does not."""
+        return abs(value - self.mean) <= self.width
+
+
+@dataclass(frozen=True)
+class MetricAgreement:
+    """How a run stands to what is expected of one metric.
+
+    Attributes:
+        stage: Name of the stage.
+        metric: Name of the metric.
+        steps: Number of common steps, at least 1.
+        inside: Number of those at which the run lies within the spread.
+        last: The last common step.
+        value: The run's value there.
+        expected: What is expected there.
+    """
+
+    stage: str
+    metric: str
+    steps: int
+    inside: int
+    last: int
+    value: float
+    expected: Expectation
+
+    @property
+    def agrees(self) -> bool:
+        """True where the run lies within the spread at the last step and at most others."""
+        return self.expected.holds(self.value) and self.inside >= SHARE * self.steps
+
+
+def expectations(values: Values) -> dict[int, Expectation]:
+    """Return step -> what is expected there, of the steps at which a spread over seeds can be estimated.
+
+    Args:
+        values: Step -> the values of the seeds.
+    """
+    kept = {step: those for step, of_step in sorted(values.items()) if (those := finite(of_step))}
+    steps = list(kept)
+    found: dict[int, Expectation] = {}
+    for place, step in enumerate(steps):
+        near = [kept[other] for other in steps[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1]]
+        freedom = sum(len(of_step) - 1 for of_step in near)
+        if freedom == 0:
+            continue
+        squares = sum((value - _mean(of_step)) ** 2 for of_step in near for value in of_step)
+        mean = _mean(kept[step])
+        spread = max(math.sqrt(squares / freedom), LEAST * abs(mean))
+        found[step] = Expectation(mean, spread, len(kept[step]))
+    return found
+
+
+def judge(run: RunFiles, expected: ExpectedCurve) -> list[MetricAgreement]:
+    """Return how a run stands to an expected curve, in each metric that both have measured at a common step.
+
+    Args:
+        run: The run.
+        expected: The expected curve; of one seed nothing can be said.
+    """
+    return [
+        found
+        for stage in run.stages
+        for metric, points in stage.curves.items()
+        if metric.startswith(JUDGED)
+        and (found := _judge_metric(stage.name, metric, dict(points), expected.values.get((stage.name, metric), {})))
+    ]
+
+
+def _judge_metric(stage: str, metric: str, points: Mapping[int, float], values: Values) -> MetricAgreement | None:
+    expected = expectations(values)
+    common = [step for step in expected if step in points]
+    if not common:
+        return None
+    inside = sum(expected[step].holds(points[step]) for step in common)
+    last = common[-1]
+    return MetricAgreement(stage, metric, len(common), inside, last, points[last], expected[last])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,120 @@
+"""`python -m ldm.compare`: read runs, compare them, print and write what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from ldm.compare.drawing import charts, draw_all, panels_of
+from ldm.compare.expected import HEAD, write_expected
+from ldm.compare.options import trained_alike
+from ldm.compare.table import Rows, markdown, option_table, score_tables
+from ldm.compare.verdict import RULE, Verdict, decide_all, find_expected
+from ldm.files.output_folder import OutputFolder
+from ldm.files.whole import write_whole
+from ldm.report.page import render
+from ldm.report.program import folders
+from ldm.report.run_folder import RunFiles, read_run
+
+FILES = ("compare.md", "compare.html", "compare.png")
+"""The files that a comparison writes."""
+
+
+def main(config: DictConfig) -> None:
+    """Do what the command says.
+
+    Raises:
+        ValueError: If there is no run, a file cannot be read, or one would be replaced that this program did not write; nothing
+            was written then.
+    """
+    runs = [read_run(name) for name in folders(config.runs, "python -m ldm.compare runs/a runs/b")]
+    expected, made_of, remarks = find_expected(runs, None if config.expected is None else Path(config.expected))
+    out, curve = OutputFolder(config.out, option="out", is_own=FILES.__contains__), None
+    out.check()
+    if config.curve is not None:
+        curve = Path(config.curve)
+        _check_curve(curve, runs)
+    verdicts = [] if expected is None else decide_all(runs, expected, made_of)
+    tables = score_tables(runs, expected)
+    if (options := option_table(runs)) is not None:
+        tables.append(options)
+    panels = panels_of(runs, expected)
+    sentences = [*remarks, *(verdict.text for verdict in verdicts)]
+    with out.lock():
+        draw_all(panels, out.path / "compare.png")
+        write_whole(out.path / "compare.md", _markdown(sentences, tables, judged=bool(verdicts)))
+        about = () if expected is None else expected.about
+        page = render(
+            "compare.html",
+            runs=runs,
+            remarks=remarks,
+            verdicts=verdicts,
+            tables=tables,
+            charts=charts(panels),
+            rule=RULE,
+            about=about,
+        )
+        write_whole(out.path / "compare.html", page)
+    if curve is not None:
+        write_expected(curve, runs[0].experiment, runs)
+    _print(tables, sentences, verdicts)
+    print(f"tables, curves and page: {', '.join(str(out.path / name) for name in FILES)}")
+    if curve is not None:
+        print(f"expected curve: {curve}")
+
+
+def _check_curve(file: Path, runs: Sequence[RunFiles]) -> None:
+    """Check that an expected curve can be made of runs and written.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    for run in runs[1:]:
+        if names := trained_alike(runs[0].config, run.config):
+            raise ValueError(
+                f"an expected curve is of runs that differ in nothing but their seeds, and {runs[0].folder} and {run.folder} "
+                f"differ in {', '.join(names[:5])}; name others, or leave curve= away"
+            )
+    seeds = [run.config.get("seed") for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"an expected curve is of runs of different seeds, and these have {', '.join(map(str, seeds))}"
+        )
+    unfinished = [str(run.folder) for run in runs if not run.is_finished]
+    if unfinished:
+        raise ValueError(f"an expected curve is of finished runs; not finished: {', '.join(unfinished)}")
+    if file.exists():
+        with file.open(encoding="utf-8", errors="replace") as text:
+            if not text.read(len(HEAD)) == HEAD:
+                raise ValueError(
+                    f"curve={file} was not written by this program; give another file, like curve=expected.csv"
+                )
+
+
+def _markdown(sentences: Sequence[str], tables: Sequence[Rows], *, judged: bool) -> str:
+    """Return the comparison in Markdown."""
+    parts = ["# Comparison of runs", *(f"- {sentence}" for sentence in sentences)]
+    if judged:
+        parts.append(RULE)
+    for table in tables:
+        parts += [f"## {table.title}", markdown(table)]
+    return "\n\n".join([*parts, "![curves](compare.png)"]) + "\n"
+
+
+def _print(tables: Sequence[Rows], sentences: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+    console = Console()
+    for rows in tables:
+        table = Table(title=rows.title, title_justify="left")
+        for place, name in enumerate(rows.head):
+            table.add_column(name, justify="right" if place else "left", overflow="fold")
+        for row in rows.rows:
+            table.add_row(*row)
+        console.print(table, markup=False)
+    for sentence in sentences:
+        print(sentence)
+    if verdicts:
+        print(RULE)

@@ -1,0 +1,95 @@
+"""The table of a comparison: scores, steps, seconds, parameters and options, a column for each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ldm.compare.agreement import expectations
+from ldm.compare.expected import ExpectedCurve
+from ldm.compare.options import different_options
+from ldm.report.page import shown
+from ldm.report.run_folder import FACTS, RunFiles
+
+SHORT = 60
+"""Letters of an option's value that a table shows."""
+
+
+class Rows(NamedTuple):
+    """A table.
+
+    Attributes:
+        title: Its title.
+        head: Names of the columns.
+        rows: Cells as texts, the name of the row first.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def names_of(runs: Sequence[RunFiles]) -> list[str]:
+    """Return short names of runs, each another: that of the folder, or as much of its path as is needed."""
+    for parts in range(1, max(len(run.folder.resolve().parts) for run in runs) + 1):
+        names = ["/".join(run.folder.resolve().parts[-parts:]) for run in runs]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def score_tables(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> list[Rows]:
+    """Return a table for each stage: what the runs have scored at their ends, and what is expected there.
+
+    Args:
+        runs: The runs.
+        expected: The expected curve; None: none is known.
+    """
+    tables = []
+    for stage in dict.fromkeys(stage.name for run in runs for stage in run.stages):
+        of_runs = [next((one for one in run.stages if one.name == stage), None) for run in runs]
+        names = dict.fromkeys(name for one in of_runs if one is not None for name in one.results if name not in FACTS)
+        rows = []
+        for name in [*names, *FACTS]:
+            cells = ["" if one is None else shown(one.results.get(name)) for one in of_runs]
+            if expected is not None:
+                cells.append(_expected(expected, stage, name))
+            rows.append([name, *cells])
+        steps = ["" if one is None else f"{one.step:,}{'' if one.results else ' (not finished)'}" for one in of_runs]
+        rows.append(["last step logged", *steps, *([""] if expected is not None else [])])
+        head = [stage, *names_of(runs), *(["expected ± spread of seeds"] if expected is not None else [])]
+        tables.append(Rows(f"Scores of {stage}", head, rows))
+    return tables
+
+
+def option_table(runs: Sequence[RunFiles]) -> Rows | None:
+    """Return the options in which runs differ; None where they differ in none."""
+    found = different_options([run.config for run in runs])
+    if not found:
+        return None
+    rows = [
+        [name, *(text if len(text) <= SHORT else f"{text[: SHORT - 3]}..." for text in texts)]
+        for name, texts in found.items()
+    ]
+    return Rows("Options that differ", ["option", *names_of(runs)], rows)
+
+
+def markdown(table: Rows) -> str:
+    """Return a table in Markdown."""
+    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell of Markdown."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _expected(expected: ExpectedCurve, stage: str, name: str) -> str:
+    """Return mean and standard deviation at the last step of an expected curve; the mean alone of one seed."""
+    values = expected.values.get((stage, name), {})
+    last = max(values, default=None)
+    if last is None or not values[last]:
+        return ""
+    found = expectations(values).get(last)
+    return shown(values[last][0]) if found is None else f"{shown(found.mean)} ± {shown(found.spread)}"

@@ -1,0 +1,163 @@
+"""What runs are compared with, and what comes of it, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.compare.agreement import MetricAgreement, judge
+from ldm.compare.expected import ExpectedCurve, of_runs, read_expected, shipped
+from ldm.compare.options import trained_alike
+from ldm.config import compose, resolved
+from ldm.report.page import shown
+from ldm.report.run_folder import RunFiles
+
+RULE = (
+    "The rule: at each step the spread is the standard deviation over the seeds, pooled over five validations; a run lies within it "
+    "up to four standard deviations from the mean, widened for the number of seeds. It agrees in a metric if it lies within at the "
+    "last common step and at nine of ten of all, and as a whole if it agrees in every metric that validation measures (val/, eval/)."
+)
+"""The rule of `ldm.compare.agreement`, for readers of a comparison."""
+
+NAMED = 4
+"""Options that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one run stands to an expected curve.
+
+    Attributes:
+        run: The run.
+        metrics: How it stands in each metric that can be judged.
+        agrees: True if it agrees in all; None where nothing can be decided.
+        text: A sentence that says so.
+    """
+
+    run: RunFiles
+    metrics: Sequence[MetricAgreement]
+    agrees: bool | None
+    text: str
+
+
+def find_expected(
+    runs: Sequence[RunFiles], given: Path | None
+) -> tuple[ExpectedCurve | None, list[RunFiles], list[str]]:
+    """Find what runs are compared with.
+
+    Args:
+        runs: The runs.
+        given: The file that the user has named; None: that of the experiment which comes with this program, or else the first
+            runs among these that differ in nothing but their seeds.
+
+    Returns:
+        The expected curve, or None; the runs that it was made of, which are not judged; sentences on it.
+
+    Raises:
+        ValueError: If the file is no expected curve.
+    """
+    if given is not None:
+        return read_expected(given), [], []
+    experiments = {run.experiment for run in runs}
+    file = shipped(experiments.pop()) if len(experiments) == 1 else None
+    if file is not None:
+        expected = read_expected(file)
+        return (
+            expected,
+            [],
+            [
+                f"Expected is the curve of experiment={expected.title}, which comes with this program.",
+                *(sentence for run in runs for sentence in _difference(run, expected.title)),
+            ],
+        )
+    for first in runs:
+        alike = {run.config.get("seed"): run for run in reversed(runs) if not trained_alike(first.config, run.config)}
+        if len(alike) > 1:
+            chosen = [run for run in runs if run in alike.values()]
+            names = ", ".join(str(run.folder) for run in chosen)
+            return (
+                of_runs(names, chosen),
+                chosen,
+                [f"Expected is what {names} have measured: they differ in their seeds alone."],
+            )
+    return (
+        None,
+        [],
+        [
+            "There is no expected curve of this experiment, and no two runs differ in their seeds alone: whether differences are larger "
+            "than those between seeds cannot be told. Name a file, expected=FILE, or runs of several seeds."
+        ],
+    )
+
+
+def decide_all(runs: Sequence[RunFiles], expected: ExpectedCurve, made_of: Sequence[RunFiles]) -> list[Verdict]:
+    """Return how runs stand to an expected curve; those that it was made of, each to the others, where these are at least two.
+
+    Args:
+        runs: The runs.
+        expected: The expected curve.
+        made_of: The runs among them that it was made of.
+    """
+    found = []
+    for run in runs:
+        others = [other for other in made_of if other is not run]
+        if run not in made_of:
+            found.append(decide(run, expected))
+        elif len(others) > 1:
+            found.append(decide(run, of_runs("the others", others)))
+    return found
+
+
+def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
+    """Return how a run stands to an expected curve.
+
+    Args:
+        run: The run.
+        expected: The expected curve.
+    """
+    metrics = judge(run, expected)
+    name = str(run.folder)
+    if expected.seeds < 2:
+        return Verdict(
+            run, [], None, f"{name}: not judged, since the expected curve is of one seed, and one has no spread."
+        )
+    if not metrics:
+        return Verdict(
+            run,
+            [],
+            None,
+            f"{name}: not judged, since no metric of a validation was measured at a step of the expected curve.",
+        )
+    wrong = [one for one in metrics if not one.agrees]
+    if not wrong:
+        return Verdict(
+            run,
+            metrics,
+            True,
+            f"{name}: agrees in all {len(metrics)} metrics, within the spread of {expected.seeds} seeds.",
+        )
+    told = "; ".join(_told(one) for one in wrong)
+    return Verdict(run, metrics, False, f"{name}: disagrees in {len(wrong)} of {len(metrics)} metrics: {told}.")
+
+
+def _told(one: MetricAgreement) -> str:
+    """Return in words where a run lies in a metric in which it disagrees."""
+    return (
+        f"{one.metric} of {one.stage} is {shown(one.value)} at step {one.last:,}, expected {shown(one.expected.mean)} ± "
+        f"{shown(one.expected.width)}, and within at {one.inside} of {one.steps} steps"
+    )
+
+
+def _difference(run: RunFiles, experiment: str) -> list[str]:
+    """Return a sentence on the options in which a run differs from its experiment as it is today; none where there are none."""
+    try:
+        names = trained_alike(resolved(compose("train", [f"experiment={experiment}"])), run.config)
+    except Exception:
+        return []
+    if not names:
+        return []
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [
+        f"{run.folder} was not trained as experiment={experiment} is: it differs in {', '.join(names[:NAMED])}{more}."
+    ]
