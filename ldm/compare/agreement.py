@@ -1,8 +1,9 @@
 """Whether a run agrees with an expected curve, within the spread of seeds.
 
-The rule. At step k, n runs that differ in nothing but their seeds have measured m(k) on average. Their variance is estimated from
-this step and the two measured ones before and after it, each with its own mean, together (pooled): s(k)^2. The spread is at least
-half a percent of |m(k)|, since seeds may all reach a perfect score. A further run lies within the spread at step k if
+The rule. At step k, n runs that differ in nothing but their seeds have measured m(k) on average. Their variance is estimated
+from five measured steps around it, each with its own mean, together (pooled): s(k)^2. It needs four degrees of freedom, of
+which a step has n - 1; where there are fewer, nothing is decided. The spread is at least half a percent of |m(k)|, since seeds
+may all reach a perfect score. A further run lies within the spread at step k if
 
     |y(k) - m(k)| <= 4 s(k) sqrt(1 + 1/n),
 
@@ -23,8 +24,11 @@ from ldm.report.run_folder import RunFiles
 FACTOR = 4.0
 """Standard deviations from the mean up to which a run lies within the spread."""
 
-NEIGHBOURS = 2
-"""Measured steps before and after a step from which its spread is estimated, too."""
+POOLED = 5
+"""Measured steps from which the spread at one of them is estimated: as many before as after it, where there are."""
+
+FREEDOM = 4
+"""The least number of degrees of freedom of which a spread is estimated."""
 
 LEAST = 0.005
 """The least spread, as a share of the mean."""
@@ -98,9 +102,10 @@ def expectations(values: Values) -> dict[int, Expectation]:
     steps = list(kept)
     found: dict[int, Expectation] = {}
     for place, step in enumerate(steps):
-        near = [kept[other] for other in steps[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1]]
+        first = max(0, min(place - POOLED // 2, len(steps) - POOLED))
+        near = [kept[other] for other in steps[first : first + POOLED]]
         freedom = sum(len(of_step) - 1 for of_step in near)
-        if freedom == 0:
+        if freedom < FREEDOM:
             continue
         squares = sum((value - _mean(of_step)) ** 2 for of_step in near for value in of_step)
         mean = _mean(kept[step])

@@ -89,7 +89,7 @@ def draw_all(panels: Sequence[MetricPanel], file: Path) -> None:
     for number, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, COLUMNS, number)
         panel.draw(axes)
-        axes.set_title(f"{panel.stage}: {panel.metric}", parse_math=False)
+        axes.set_title(f"{panel.stage}: {panel.metric}", parse_math=False, fontsize=9)
         axes.legend(fontsize=7)
     draft = file.with_name(f".{file.name}")
     figure.savefig(draft, dpi=100, format="png")

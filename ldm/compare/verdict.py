@@ -14,9 +14,10 @@ from ldm.report.page import shown
 from ldm.report.run_folder import RunFiles
 
 RULE = (
-    "The rule: at each step the spread is the standard deviation over the seeds, pooled over five validations; a run lies within it "
-    "up to four standard deviations from the mean, widened for the number of seeds. It agrees in a metric if it lies within at the "
-    "last common step and at nine of ten of all, and as a whole if it agrees in every metric that validation measures (val/, eval/)."
+    "The rule: at each step the spread is the standard deviation over the seeds, pooled over five validations; a run lies "
+    "within it up to four standard deviations from the mean, widened for the number of seeds. It agrees in a metric if it lies "
+    "within at the last common step and at nine of ten of all, and as a whole if it agrees in every metric that validation "
+    "measures (val/..., eval/...)."
 )
 """The rule of `ldm.compare.agreement`, for readers of a comparison."""
 
@@ -85,8 +86,8 @@ def find_expected(
         None,
         [],
         [
-            "There is no expected curve of this experiment, and no two runs differ in their seeds alone: whether differences are larger "
-            "than those between seeds cannot be told. Name a file, expected=FILE, or runs of several seeds."
+            "There is no expected curve of this experiment, and no two runs differ in their seeds alone: whether differences are "
+            "larger than those between seeds cannot be told. Name a file, expected=FILE, or runs of several seeds."
         ],
     )
 
@@ -127,7 +128,7 @@ def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
             run,
             [],
             None,
-            f"{name}: not judged, since no metric of a validation was measured at a step of the expected curve.",
+            f"{name}: not judged, since at no step of its validations is the spread of the seeds known well enough.",
         )
     wrong = [one for one in metrics if not one.agrees]
     if not wrong:
@@ -144,8 +145,8 @@ def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
 def _told(one: MetricAgreement) -> str:
     """Return in words where a run lies in a metric in which it disagrees."""
     return (
-        f"{one.metric} of {one.stage} is {shown(one.value)} at step {one.last:,}, expected {shown(one.expected.mean)} ± "
-        f"{shown(one.expected.width)}, and within at {one.inside} of {one.steps} steps"
+        f"{one.metric} of {one.stage} is {shown(one.value)} at step {one.last:,}, where {shown(one.expected.mean)} is expected "
+        f"and {shown(one.expected.width)} away is the most, and lies within at {one.inside} of {one.steps} steps"
     )
 
 

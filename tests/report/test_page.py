@@ -1,0 +1,213 @@
+"""The report of a run: what is on the page, what is not, and how a browser shows it."""
+
+import html
+import json
+import logging
+import re
+
+import pytest
+from PIL import Image
+
+from ldm.cli.entry import read_command_line
+from ldm.config import compose
+from ldm.report import pictures, program
+from ldm.report.charts import MOST_POINTS, chart_of_panel, thinned
+from ldm.report.notes import notes
+from ldm.report.page import render, shown, write_report
+from ldm.report.pictures import LONGEST_SIDE, MOST_PICTURES, inline_pictures
+from ldm.report.run_folder import read_run
+from tests.report.browser import look
+from tests.report.folders import CONFIG, a_record, write_run
+
+HOSTILE = "</pre><script>alert('a')</script>\"><img src=x onerror=alert(1)> & $x_1$ 红"
+"""A text that would do something, were it not escaped."""
+
+
+def page_of(folder):
+    file = folder / "report.html"
+    write_report(read_run(folder), file)
+    return file
+
+
+def run(*words):
+    program.main(compose("report", list(read_command_line("report", [*words], "", "runs", paths=True).options)))
+
+
+def test_everything_is_on_the_page(tmp_path):
+    folder = write_run(tmp_path / "a", record=a_record(warnings=["few images"]))
+    text = html.unescape(page_of(folder).read_text())
+    for told in (
+        "python train.py experiment=hearts",
+        "python sample.py ckpt=runs/hearts",
+        "a processor",
+        "torch",
+        "max_steps: 100",
+    ):
+        assert told in text
+    results = json.loads((folder / "diffusion" / "results.json").read_text())
+    assert f">{shown(results['val/loss'])}<" in text
+    assert "Warning while it ran: few images" in text
+    assert text.count("<svg") == 3, "a chart for each panel that has curves"
+    assert text.count("<img") == 6, "three pictures of each stage"
+    assert "<script" not in text
+
+
+def test_texts_of_users_are_escaped_wherever_they_come_from(tmp_path):
+    config = json.loads(json.dumps(CONFIG)) | {"name": HOSTILE, "tags": [HOSTILE]}
+    config["stage"] = {"autoencoder": config["stage"]["autoencoder"]}
+    record = a_record(f"python train.py prompt={HOSTILE}", warnings=[HOSTILE])
+    folder = write_run(tmp_path / "a", config=config, record=record, stages=("autoencoder",))
+    metrics = folder / "autoencoder" / "logs" / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("val/psnr", '"val/<b>psnr"'))
+    (folder / "record.json").write_text((folder / "record.json").read_text().replace('"val/psnr"', '"psnr"'))
+    (folder / "autoencoder" / "pictures" / "samples-00000010.png").rename(
+        folder / "autoencoder" / "pictures" / '<i onclick="a">-00000010.png'
+    )
+    text = page_of(folder).read_text()
+    for dangerous in ("<script", "<img src=x", "<b>psnr", "<i onclick"):
+        assert dangerous not in text
+    assert text.count("&lt;script&gt;") >= 4, "it is shown as it was typed"
+    assert "val/&lt;b&gt;psnr" in text
+
+
+def test_secrets_are_not_shown(tmp_path):
+    config = CONFIG | {
+        "logger": {"wandb": {"api_key": "abc123", "project": "hearts"}},
+        "data": {
+            "train": ["https://me:pass@host.org/a.tar?X-Signature=s3cr3t", "s3://bucket/{000..099}.tar"],
+            "max_tokens": 77,
+        },
+    }
+    record = a_record("python train.py 'data.train=https://host.org/a.tar?sig=s3cr3t'")
+    folder = write_run(tmp_path / "a", config=config, record=record)
+    text = html.unescape(page_of(folder).read_text())
+    for secret in ("abc123", "me:pass"):
+        assert secret not in text
+    assert "s3://bucket/{000..099}.tar" in text
+    assert "max_tokens: 77" in text
+    assert "X-Signature" not in text
+
+
+def test_a_page_stays_small_however_long_the_run(tmp_path):
+    folder = write_run(tmp_path / "a", steps=200_000, pictures=40, record=a_record())
+    large = folder / "diffusion" / "pictures" / "samples-00000400.png"
+    Image.effect_noise((3000, 3000), 100).convert("RGB").save(large)
+    assert page_of(folder).stat().st_size < 3e6
+    found = inline_pictures(read_run(folder).stages[1].pictures["samples"])
+    assert [picture.step for picture in found] == [10, 90, 170, 240, 320, 400]
+    assert len(found) == MOST_PICTURES
+    assert max(found[-1].width, found[-1].height) == LONGEST_SIDE
+
+
+def test_long_curves_keep_their_ends():
+    points = [(step, float(step)) for step in range(12_345)]
+    few = thinned(points)
+    assert len(few) == MOST_POINTS
+    assert (few[0], few[-1]) == (points[0], points[-1])
+    assert few == sorted(set(few))
+    assert thinned(points[:100]) == points[:100]
+
+
+def test_a_chart_shows_the_values_and_takes_the_colours_of_the_page():
+    svg = chart_of_panel("loss", {"train/$x$<y>": [(10, 0.5), (20, 0.25)]}, key="k")
+    assert "train/$x$&lt;y&gt;" in svg
+    assert "#000000" not in svg
+    assert "currentColor" in svg
+    assert "loss: train/$x$&lt;y&gt; from 0.5 at step 10 to 0.25 at step 20" in svg
+    assert set(re.findall(r'id="(\w)', svg)) == {"k"}
+
+
+def test_pictures_that_cannot_be_read_are_left_out(tmp_path, caplog):
+    folder = write_run(tmp_path / "a")
+    (folder / "diffusion" / "pictures" / "samples-00000020.png").write_bytes(b"no picture")
+    with caplog.at_level(logging.WARNING):
+        page_of(folder)
+    assert "samples-00000020.png is left out of the report" in caplog.text
+    bomb = folder / "diffusion" / "pictures" / "samples-00000010.png"
+    assert pictures.inline_pictures([(10, bomb)])
+
+
+def test_what_a_reader_should_know(tmp_path):
+    told = "\n".join(notes(read_run(write_run(tmp_path / "a", finished=False, steps=50, stages=("autoencoder",)))))
+    assert "The stage autoencoder is not finished: the last step that was logged is 50 of 100." in told
+    assert "The stage diffusion has not begun." in told
+    assert "no record.json" in told
+    folder = write_run(tmp_path / "b", record=a_record())
+    told = "\n".join(notes(read_run(folder)))
+    assert "diffusion: 20% of the time waited for data" in told
+    assert "lowest" not in told
+    results = folder / "diffusion" / "results.json"
+    results.write_text(results.read_text().replace('"val/loss":', '"eval/fid": NaN, "val/loss":'))
+    metrics = folder / "diffusion" / "logs" / "metrics.csv"
+    rows = metrics.read_text().splitlines()
+    place = rows[0].split(",").index("val/loss")
+    metrics.write_text("\n".join([*rows, ",".join("110" if name == "step" else "9.0" for name in rows[0].split(","))]))
+    told = "\n".join(notes(read_run(folder)))
+    assert "the score eval/fid is nan" in told
+    assert (
+        f"the validation loss was lowest at step 100 ({float(rows[-1].split(',')[place]):.4g}) and ended at 9" in told
+    )
+    again = a_record().begun(a_record().invocations[0])
+    again.write(folder)
+    assert "continued 1 times" in "\n".join(notes(read_run(folder)))
+
+
+def test_the_program_writes_a_report_of_each_run_and_replaces_no_other_file(tmp_path, capsys):
+    folders = [write_run(tmp_path / name) for name in ("a", "seed=1")]
+    run(*map(str, folders))
+    assert all((folder / "report.html").is_file() for folder in folders)
+    assert str(folders[1] / "report.html") in capsys.readouterr().out
+    run(str(folders[0]))
+    (folders[0] / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match="was not written by this program"):
+        run(str(folders[1]), str(folders[0]))
+    assert (folders[0] / "report.html").read_text() == "mine"
+    with pytest.raises(ValueError, match="is one file, and there are 2 runs"):
+        run(*map(str, folders), f"out={tmp_path / 'x.html'}")
+    with pytest.raises(ValueError, match="no run is named"):
+        run()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_shows_the_page(tmp_path, dark):
+    config = CONFIG | {"name": "a-run-with-a-name-" * 8, "tags": [HOSTILE, "x" * 400]}
+    command = f"python train.py experiment=hearts {'data.train=' + 'a' * 300} '{HOSTILE}'"
+    folder = write_run(tmp_path / "a", config=config, record=a_record(command, warnings=["w" * 300]))
+    file = page_of(folder)
+    seen = look(file, tmp_path, dark=dark)
+    for one in seen:
+        assert one.overflow == 0
+        assert len(one.images) == 6
+        assert min(one.images) > 0
+        assert one.title.endswith("report of a run")
+        assert one.texts > 50
+        assert (one.unnamed, one.headless, one.faint, one.ids, one.links) == (0, 0, [], 0, [])
+        assert (one.ground < 0.05) == dark
+
+
+@pytest.mark.e2e
+def test_the_browser_would_see_what_is_wrong(tmp_path):
+    file = tmp_path / "wrong.html"
+    file.write_text(
+        "<body style='background: #fff'><p style='color: #aaa; width: 900px'>faint and wide</p><img src='data:,'>"
+        "<i id=a></i><i id=a></i><table><tr><td>1</table><script>nothing()</script>"
+    )
+    with pytest.raises(AssertionError, match="nothing is not defined"):
+        look(file, tmp_path, widths=(400,))
+    file.write_text(re.sub(r"<script.*", "<a src='data:,'></a><link href='other.css'>", file.read_text()))
+    (seen,) = look(file, tmp_path, widths=(400,))
+    assert seen.overflow > 400
+    assert seen.images == [0]
+    assert (seen.unnamed, seen.headless, seen.faint, seen.ids, seen.links) == (
+        1,
+        1,
+        ["faint and wide"],
+        1,
+        ["other.css"],
+    )
+
+
+def test_a_template_that_names_what_is_not_there_is_an_error():
+    with pytest.raises(Exception, match="'run' is undefined"):
+        render("report.html", stages=[], notes=[])
