@@ -100,14 +100,22 @@ def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
     style_panel(axes, title)
 
 
+class PlainLogFormatter(LogFormatter):
+    """Writes the numbers of a logarithmic axis as 0.02 and not as a power, at those ticks that the library chooses."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the text at a value; "" where there is none."""
+        return f"{x:.4g}" if super().__call__(x, pos) else ""
+
+
 def style_panel(axes: Axes, title: str) -> None:
     """Give a panel its grid, the name of its horizontal axis and the scale that its title asks for."""
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
     if title in LOSSES:
         axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter())
+        axes.yaxis.set_major_formatter(PlainLogFormatter())
+        axes.yaxis.set_minor_formatter(PlainLogFormatter())
     elif title in FROM_ZERO:
         axes.set_ylim(bottom=0)
 

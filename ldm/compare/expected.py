@@ -12,7 +12,7 @@ from ldm.callback.curves import Curve
 from ldm.files.whole import write_whole
 from ldm.report.run_folder import RunFiles
 
-FOLDER = Path(__file__).parent / "expected"
+FOLDER = Path(__file__).parent / "curves"
 """The folder of the curves that come with this program, `EXPERIMENT.csv`."""
 
 HEAD = "# expected curve of "

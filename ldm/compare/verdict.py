@@ -9,7 +9,7 @@ from pathlib import Path
 from ldm.compare.agreement import MetricAgreement, judge
 from ldm.compare.expected import ExpectedCurve, of_runs, read_expected, shipped
 from ldm.compare.options import trained_alike
-from ldm.config import compose, resolved
+from ldm.config import CONFIGS, compose, resolved
 from ldm.report.page import shown
 from ldm.report.run_folder import RunFiles
 
@@ -152,10 +152,9 @@ def _told(one: MetricAgreement) -> str:
 
 def _difference(run: RunFiles, experiment: str) -> list[str]:
     """Return a sentence on the options in which a run differs from its experiment as it is today; none where there are none."""
-    try:
-        names = trained_alike(resolved(compose("train", [f"experiment={experiment}"])), run.config)
-    except Exception:
+    if not (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
         return []
+    names = trained_alike(resolved(compose("train", [f"experiment={experiment}"])), run.config)
     if not names:
         return []
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

@@ -13,8 +13,11 @@ from matplotlib.figure import Figure
 
 from ldm.callback.curves import Curve, draw_panel
 
-WIDTH, HEIGHT, LEGEND = 4.2, 2.7, 0.17
-"""Width of a chart, its height without the legend, and the height of a line of that, in inches of 72 units."""
+WIDTH, HEIGHT = 4.2, 2.3
+"""Width of a chart, and the height of its axes, in inches of 72 units."""
+
+LEFT, BELOW, LEGEND = 0.58, 0.46, 0.17
+"""Room for the numbers at the left and for those below the axes, and the height of a line of the legend, in inches."""
 
 LONG = 24
 """Letters of a name above which the names in a legend stand below one another."""
@@ -57,13 +60,15 @@ def chart(draw: Callable[[Axes], None], text: str, *, key: str) -> Markup:
             "axes.spines.right": False,
         }
     ):
-        figure = Figure(layout="constrained")
+        figure = Figure()
         axes = figure.add_subplot()
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         columns = 1 if max(map(len, labels), default=0) > LONG else 2
-        figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=8.5, borderpad=0)
-        figure.set_size_inches(WIDTH, HEIGHT + LEGEND * -(-len(labels) // columns))
+        below = BELOW + LEGEND * -(-len(labels) // columns)
+        figure.set_size_inches(WIDTH, HEIGHT + below)
+        figure.subplots_adjust(LEFT / WIDTH, below / (HEIGHT + below), 0.985, 0.97)
+        figure.legend(handles, labels, loc="lower left", ncols=columns, fontsize=8.5, borderpad=0, borderaxespad=0.2)
         written = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=nothing)

@@ -18,11 +18,11 @@ def main(config: DictConfig) -> None:
         ValueError: If there is no run, or a file would be replaced that this program did not write; nothing was written.
     """
     names = folders(config.runs, "python -m ldm.report runs/txt2img")
+    runs = [read_run(name) for name in names]
     if config.out is not None and len(names) > 1:
         raise ValueError(
             f"out={config.out} is one file, and there are {len(names)} runs; leave out= away, or name one run"
         )
-    runs = [read_run(name) for name in names]
     files = [Path(config.out) if config.out is not None else run.folder / REPORT_FILE for run in runs]
     for file in files:
         if file.exists() and not is_our_page(file):

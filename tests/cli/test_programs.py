@@ -15,6 +15,8 @@ PROGRAMS = {
     "neighbors": ["-m", "ldm.data.neighbors"],
     "ema": ["-m", "ldm.ema"],
     "evaluate": ["-m", "ldm.evaluate"],
+    "compare": ["-m", "ldm.compare"],
+    "report": ["-m", "ldm.report"],
     "plan": ["-m", "ldm.plan"],
     "fetch": ["-m", "ldm.fetch"],
     "icons": ["-m", "ldm.cli.icons"],
@@ -36,11 +38,14 @@ def test_every_program_prints_help_mistakes_and_its_config(name):
     text = forked(*PROGRAMS[name], "out=a", "red", "heart", ok=False)
     if name == "fetch":  # whose words are names
         assert "error: there is nothing to fetch by the name 'red'; choose from " in text
+    elif name in ("compare", "report"):  # whose words are runs
+        assert "error: there is no run red" in text
     else:
         assert "error: 'red' is no option; where it belongs to " in text
         assert "out, put the whole in quotes: " in text
     assert "Traceback" not in text
-    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in ("pack", "ema", "evaluate", "fetch")
+    without_seed = ("pack", "ema", "evaluate", "fetch", "compare", "report")
+    assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in without_seed
 
 
 def test_help_lists_options_with_their_comments_and_choices():

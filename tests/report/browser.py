@@ -72,7 +72,7 @@ def look(file: Path, folder: Path, *, dark: bool = False, widths: tuple[int, ...
     flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom", outer.as_uri()]
     done = subprocess.run([browser, *flags], capture_output=True, text=True, check=False, timeout=120)
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert said == []
+    assert not said, said
     found = re.search(r'<script id="seen" type="application/json">(.*?)</script>', done.stdout, re.DOTALL)
     assert found, done.stdout[-2000:] + done.stderr[-2000:]
     return [Look(**one) for one in json.loads(found[1])]

@@ -1,6 +1,7 @@
 """Whole runs of `train.py`, tiny: what is in the folder, going on after an interruption, two processes, sweeps."""
 
 import csv
+import html
 import json
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from ldm.checkpoint import load, load_autoencoder, read, with_decoder
 from ldm.ema.snapshot import read_snapshots
 from ldm.guidance.base import NoGuidance
 from ldm.pretrained.vision import VisionEncoder
+from ldm.report.record import read_record
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.heun import Heun
 from tests.conditioner.test_conditioner import save_pretrained
@@ -54,6 +56,17 @@ def test_a_run_folder_holds_everything(tiny_run):
     assert {"val/psnr", "val/ssim", "val/kl"} <= autoencoder.keys()
     assert {"eval/caption_accuracy", "eval/icon_accuracy", "eval/frechet_efficientnet", "val/loss"} <= diffusion.keys()
     assert autoencoder["steps"] == diffusion["steps"] == 20
+    record = read_record(tiny_run)
+    (invocation,) = record.invocations
+    assert invocation.command.startswith("python train.py experiment=txt2img debug=tiny trainer=cpu name=tiny ")
+    assert invocation.hardware["trained on"] == "cpu"
+    assert any("frechet_efficientnet is measured on 16 images" in text for text in invocation.warnings)
+    assert record.experiment == "txt2img"
+    page = (tiny_run / "report.html").read_text()
+    assert "<title>tiny: report of a run</title>" in page
+    assert record.next_command in html.unescape(page)
+    assert page.count("<img") == 4
+    assert page.count("<svg") >= 10
     curves = read_metrics(tiny_run / "autoencoder" / "logs")
     assert {"train/reconstruction", "train/discriminator", "train/adversarial_weight", "val/psnr"} <= curves.keys()
     assert {"train/gradient_norm", "train/discriminator_gradient_norm"} <= curves.keys()
@@ -73,6 +86,18 @@ def test_the_same_command_again_says_that_all_is_done(tiny_run, places):
     assert (tiny_run / "model.safetensors").stat().st_mtime_ns == before
     moved = forked(*TINY, "paths.data_dir=/moved", places[1], "data.workers=1")
     assert "all is done already" in moved, "where data lie and who reads them is not what was trained"
+
+
+def test_a_report_that_cannot_be_written_is_only_warned_of(tiny_run, places):
+    page = tiny_run / "report.html"
+    kept = page.rename(page.with_name("kept.html"))
+    page.mkdir()
+    text = forked(*TINY, *places)
+    page.rmdir()
+    kept.rename(page)
+    assert f"the report {page} could not be written (" in text
+    assert "all is done already" in text
+    assert "next: python sample.py ckpt=" in text
 
 
 def test_another_config_in_the_same_folder_is_refused(tiny_run, places):
