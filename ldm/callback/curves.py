@@ -100,7 +100,7 @@ def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
     style_panel(axes, title)
 
 
-class PlainLogFormatter(LogFormatter):
+class _PlainLogFormatter(LogFormatter):
     """Writes the numbers of a logarithmic axis as 0.02 and not as a power, at those ticks that the library chooses."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
@@ -114,8 +114,8 @@ def style_panel(axes: Axes, title: str) -> None:
     axes.grid(alpha=0.3)
     if title in LOSSES:
         axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_formatter(PlainLogFormatter())
-        axes.yaxis.set_minor_formatter(PlainLogFormatter())
+        axes.yaxis.set_major_formatter(_PlainLogFormatter())
+        axes.yaxis.set_minor_formatter(_PlainLogFormatter())
     elif title in FROM_ZERO:
         axes.set_ylim(bottom=0)
 

@@ -1,4 +1,4 @@
-"""Whether a run agrees with an expected curve, within the spread of seeds.
+"""Agreement of a run with an expected curve, within the spread of seeds.
 
 The rule. At step k, n runs that differ in nothing but their seeds have measured m(k) on average. Their variance is estimated
 from five measured steps around it, each with its own mean, together (pooled): s(k)^2. It needs four degrees of freedom, of

@@ -1,4 +1,4 @@
-"""What runs are compared with, and what comes of it, in sentences."""
+"""Verdicts on runs: what they are compared with, and what comes of it, in sentences."""
 
 from __future__ import annotations
 

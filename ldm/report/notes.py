@@ -1,4 +1,4 @@
-"""What a reader of a run's report should know before he believes its numbers."""
+"""Notes on a run: what a reader of its report should know before he believes its numbers."""
 
 from __future__ import annotations
 
