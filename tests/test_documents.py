@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -232,6 +233,31 @@ def test_the_way_of_the_data_page(tmp_path, tiny_run, places):
     )
     assert "frechet_efficientnet" in text
     assert "finished" in text
+
+
+@pytest.mark.e2e
+def test_the_way_of_the_page_about_comparing(tmp_path, tiny_run):
+    """Its commands in their order, on copies of a tiny run that say that they have other seeds."""
+    places = {"runs/txt2img-sweep/seed=": f"{tmp_path}/sweep/seed=", "txt2img.csv": f"{tmp_path}/curve.csv"}
+    places |= {"runs/txt2img": f"{tmp_path}/run", "runs/other": f"{tmp_path}/sweep/seed=2"}
+    for folder, seed in [("run", 0), *((f"sweep/seed={number}", number) for number in (1, 2, 3))]:
+        shutil.copytree(
+            tiny_run, tmp_path / folder, ignore=shutil.ignore_patterns("checkpoints", "*.safetensors", ".lock")
+        )
+        file = tmp_path / folder / "config.yaml"
+        file.write_text(re.sub(r"^seed: .*", f"seed: {seed}", file.read_text(), flags=re.MULTILINE))
+    texts = []
+    for line in commands(PAGES["compare.md"]):
+        if line.startswith("-m ldm."):
+            for name, place in places.items():
+                line = line.replace(name, place)
+            out = [f"out={tmp_path}/compare"] if "ldm.compare" in line else []
+            texts.append(forked(*shlex.split(line), *out))
+    assert len(texts) == 4
+    assert f"{tmp_path}/run: {tmp_path}/run/report.html" in texts[0]
+    assert "compare.md" in texts[1]
+    assert (tmp_path / "curve.csv").read_text().startswith("# expected curve of txt2img\n# seed 1: ")
+    assert re.search(r"run: agrees in all \d+ metrics, within the spread of 3 seeds", texts[3])
 
 
 @pytest.mark.e2e

@@ -42,7 +42,7 @@ JUDGED = ("val/", "eval/")
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is expected of a metric at a step.
+    """Mean and spread of a metric at a step over seeds.
 
     Attributes:
         mean: Mean over the seeds.
@@ -66,7 +66,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class MetricAgreement:
-    """How a run stands to what is expected of one metric.
+    """Standing of a run in one metric, beside what is expected.
 
     Attributes:
         stage: Name of the stage.

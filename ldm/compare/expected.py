@@ -30,7 +30,7 @@ Values = Mapping[int, Sequence[float]]
 
 @dataclass(frozen=True)
 class ExpectedCurve:
-    """What several runs of the same options have measured.
+    """Measurements of several runs of the same options, step by step.
 
     Attributes:
         title: What it is the curve of, for people: an experiment, or runs.

@@ -27,7 +27,7 @@ NAMED = 4
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one run stands to an expected curve.
+    """Standing of one run beside an expected curve.
 
     Attributes:
         run: The run.

@@ -29,7 +29,7 @@ MARK = '<meta name="generator" content="ldm">'
 
 
 class StagePart(NamedTuple):
-    """What a page shows of a stage.
+    """Parts of a page that show one stage.
 
     Attributes:
         files: What its folder holds.

@@ -48,7 +48,7 @@ class Invocation:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a run folder tells of the run beside its config.
+    """Facts on a run beside its config.
 
     Attributes:
         experiment: Name of the experiment that was chosen; "" for none.

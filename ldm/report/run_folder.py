@@ -29,7 +29,7 @@ _PICTURE = re.compile(r"(?P<name>.+)-(?P<step>\d{8,})\.png")
 
 @dataclass(frozen=True)
 class StageFiles:
-    """What a run folder holds of one stage.
+    """Files of one stage in a run folder, read.
 
     Attributes:
         name: Name of the stage.
@@ -60,7 +60,7 @@ class StageFiles:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run folder holds.
+    """Files of a run folder, read.
 
     Attributes:
         folder: The run folder.

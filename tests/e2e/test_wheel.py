@@ -57,7 +57,10 @@ def test_the_wheel_holds_all_code_and_all_configs(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("ldm/")}
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "ldm").rglob("*.py")}
     configs = {f"ldm/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert names == {*code, *configs, "ldm/py.typed"}
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "ldm" / "report" / "templates").glob("*.html")}
+    curves = {str(path.relative_to(ROOT)) for path in (ROOT / "ldm" / "compare" / "curves").glob("*.csv")}
+    assert names == {*code, *configs, *pages, *curves, "ldm/py.typed"}
+    assert pages
 
 
 def test_it_is_imported_without_the_large_libraries(installed, tmp_path):
@@ -89,6 +92,11 @@ def test_a_model_is_trained_drawn_from_and_loaded_in_an_empty_folder(installed, 
     text = run(installed, tmp_path, installed / "bin" / "ldm-train", "experiment=txt2img", "debug=tiny", "trainer=cpu")
     assert "finished" in text
     assert "next: ldm-sample ckpt=runs/tiny prompt=" in text
+    assert (
+        "ldm-train experiment=txt2img debug=tiny trainer=cpu"
+        in (tmp_path / "runs" / "tiny" / "report.html").read_text()
+    )
+    assert "Scores of diffusion" in run(installed, tmp_path, "-m", "ldm.compare", "runs/tiny")
     options = ["ckpt=runs/tiny", "prompt=a red heart", "n=1", "sampler.steps=2"]
     assert "1 images in samples" in run(installed, tmp_path, installed / "bin" / "ldm-sample", *options)
     assert (tmp_path / "samples" / "00000.png").is_file()
