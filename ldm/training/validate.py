@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -65,19 +65,27 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
 
 def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
     """Remove options of parts that `debug/*.yaml` say for other classes of the same group, and these classes do not take."""
+    for option, value in _said_by_debug():
+        place, _, name = option.rpartition(".")
+        part = OmegaConf.select(config, place) if place else None
+        if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:
+            continue
+        if name in SHARED and place.rpartition(".")[0] == "stage":
+            continue
+        if resolved(part).get(name) == value and not takes(part["_target_"], name):
+            with open_dict(config):
+                part.pop(name)
+
+
+@cache
+def _said_by_debug() -> list[tuple[str, Any]]:
+    """Return the options of all files `debug/*.yaml` and their values."""
+    said = []
     for file in sorted((CONFIGS / "debug").glob("*.yaml")):
-        said = OmegaConf.load(file)
-        assert isinstance(said, DictConfig)
-        for option, value in options_of(said).items():
-            place, _, name = option.rpartition(".")
-            part = OmegaConf.select(config, place) if place else None
-            if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:
-                continue
-            if name in SHARED and place.rpartition(".")[0] == "stage":
-                continue
-            if resolved(part).get(name) == value and not takes(part["_target_"], name):
-                with open_dict(config):
-                    part.pop(name)
+        options = OmegaConf.load(file)
+        assert isinstance(options, DictConfig)
+        said += options_of(options).items()
+    return said
 
 
 def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:
