@@ -108,8 +108,9 @@ def test_a_recipe_has_the_parameters_and_operations_that_were_counted(experiment
     "experiment", [pytest.param(name, marks=() if name == "txt2img" else pytest.mark.slow) for name in EXPERIMENTS]
 )
 def test_the_batch_of_a_recipe_can_be_shared(experiment):
+    made = list(stages_of(experiment).values())
     for processes in PROCESSES:
-        check_batches(list(stages_of(experiment).values()), processes)
+        check_batches(made, processes)
 
 
 @pytest.mark.slow

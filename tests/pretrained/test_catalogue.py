@@ -5,13 +5,14 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.config import CONFIGS, compose
+from ldm.config import CONFIGS
 from ldm.pretrained.catalogue import CATALOGUE, MODELS, fetch_hint
 from ldm.pretrained.clip_score import CLIPScore
 from ldm.pretrained.depth import DepthNetwork
 from ldm.pretrained.embedding import ImageEmbedder
 from ldm.pretrained.published import HubModel, WeightFile
 from ldm.pretrained.vision import VisionEncoder
+from tests.configs import composed
 from tests.conftest import ROOT
 
 HUB_NAME = re.compile(r"^\s*(?:\w+: )?(?:name|encoder): *([\w.-]+/[\w.-]+)", re.MULTILINE)
@@ -40,11 +41,11 @@ def test_addresses_stand_in_the_catalogue_alone():
     ("weights", "use"), USES, ids=[f"{weights.name}-{use.program}-{use.choice}" for weights, use in USES]
 )
 def test_every_use_is_an_option_and_loads_what_is_fetched(weights, use):
-    config = compose(use.program, [*FIRST[use.program], use.choice])
+    config = composed(use.program, *FIRST[use.program], use.choice)
     default = OmegaConf.select(config, use.option, throw_on_missing=True)
     assert default in ((None, weights.repository) if isinstance(weights, HubModel) else (None,))
     assert weights.name == "depth" or isinstance(weights, WeightFile) or default is not None
-    given = compose(use.program, [*FIRST[use.program], use.choice, f"{use.option}=/a/folder"])
+    given = composed(use.program, *FIRST[use.program], use.choice, f"{use.option}=/a/folder")
     assert OmegaConf.select(given, use.option) == "/a/folder"
 
 
