@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -226,6 +226,20 @@ def whole_geometry(size: int | Sequence[int], count: int) -> Tensor:
     """Return the field `geometry`, `(count, 6)` int64, of images that have this size from the beginning and are not cropped."""
     size = as_size(size)
     return torch.tensor([[*size, 0, 0, *size]]).expand(count, -1)
+
+
+def of_one_size(numbers: Iterable[int], size_of: Callable[[int], Size], most: int) -> list[list[int]]:
+    """Return numbers of images in groups of one size, at most so many in each.
+
+    Args:
+        numbers: The numbers.
+        size_of: Returns the size of an image.
+        most: Images of a group, at most.
+    """
+    groups: dict[Size, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(size_of(number), []).append(number)
+    return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
 
 
 def clean_fields(fields: Mapping[str, Any] | None, prompts: str | Sequence[str] | None) -> Fields:

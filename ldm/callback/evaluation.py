@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.derived import underlying_fields
-from ldm.batch import Fields, Size, tensor_field, whole_geometry
+from ldm.batch import of_one_size, tensor_field, whole_geometry
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.fixed_prompts import FixedPrompts
 from ldm.callback.gathering import gather_reference, measure_together
 from ldm.callback.measuring import Measuring
 from ldm.callback.pictures import show
-from ldm.data.dataset import ShardDataset, collate, finish, sequential
-from ldm.data.order.shuffle import SampleRef
+from ldm.data.dataset import sequential
+from ldm.data.order.shuffle import evaluation_order
 from ldm.files.picture import stack_padded
 from ldm.guidance.base import Guidance
 from ldm.metric.base import Metric
+from ldm.metric.reference_file import cached_reference, reference_file
 from ldm.metric.statistics import Reference, ReferenceBuilder, evenly_spaced
 from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
@@ -157,8 +157,9 @@ class Evaluation(Measuring):
         count = min(wanted or total, total)
         numbers = range(trainer.global_rank, count, trainer.world_size)
         ranks = (range(rank, count, trainer.world_size) for rank in range(trainer.world_size))
-        sizes = [data.val_size(number * total // count) for number in range(count)]
-        shares = [_of_one_size(share, sizes, self.batch_size) for share in ranks]
+        order = evaluation_order(total).tolist()
+        sizes = [data.val_size(order[number]) for number in range(count)]
+        shares = [of_one_size(share, sizes.__getitem__, self.batch_size) for share in ranks]
         chunks = shares[trainer.global_rank]
         read = {*underlying_fields(model.conditioner.inputs), *self.suite.inputs}
         places = set(range(len(numbers))[:: max(1, len(numbers) // self.grid)][: self.grid])
@@ -172,8 +173,7 @@ class Evaluation(Measuring):
                     continue
                 chunk = chunks[turn]
                 size = sizes[chunk[0]]
-                numbers_there = [number * total // count for number in chunk]
-                fields = _fields(data.val_set, numbers_there, image="image" in read)
+                fields = data.val_set.whole_fields([order[number] for number in chunk], image="image" in read)
                 images = model.sample(
                     {**fields, "geometry": whole_geometry(size, len(chunk))},
                     seeds=[self.seed + number for number in chunk],
@@ -192,8 +192,7 @@ class Evaluation(Measuring):
         """Return what is known of real images, on rank 0: from the cache, or computed by all ranks; None on the others."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         signature = extractor.signature
-        key = hashlib.sha256(f"{data.fingerprint}/{signature}/{kept}".encode()).hexdigest()[:16]
-        path = self.cache / f"reference-{signature}-{key}.safetensors"
+        path = reference_file(self.cache, data.fingerprint, signature, kept)
         found = cached_reference(path, signature) if trainer.is_global_zero else None
         if trainer.strategy.broadcast(found is not None):
             return found
@@ -212,26 +211,3 @@ class Evaluation(Measuring):
         if found is not None:
             found.write(path, signature)
         return found
-
-
-def _fields(samples: ShardDataset, numbers: Sequence[int], *, image: bool) -> Fields:
-    """Return the fields of some samples; their images, which take time to decode, only where a model or a metric reads them."""
-    if not image:
-        return samples.fields_of(numbers)
-    return finish(collate([samples[SampleRef(0, number)] for number in numbers])).fields
-
-
-def _of_one_size(numbers: Sequence[int], sizes: Sequence[Size], most: int) -> list[list[int]]:
-    """Return numbers of images in groups of one size, at most so many in each."""
-    groups: dict[Size, list[int]] = {}
-    for number in numbers:
-        groups.setdefault(sizes[number], []).append(number)
-    return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
-
-
-def cached_reference(path: Path, signature: str) -> Reference | None:
-    """Return what is known of real images from a file; None where it is missing, or of no use, and is to be made anew."""
-    try:
-        return Reference.read(path, signature) if path.is_file() else None
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""`python -m ldm.evaluate ckpt=RUN images=FOLDER out=FILE`; its options are in configs/evaluate.yaml."""
+"""`python -m ldm.evaluate ckpt=RUN out=FOLDER`; its options are in configs/evaluate.yaml."""
 
 from omegaconf import DictConfig
 
@@ -6,14 +6,12 @@ from ldm.cli.entry import program
 
 
 def main() -> None:
-    """Measure a first stage."""
+    """Measure a model, or a folder of images."""
     program("evaluate", run)
 
 
 def run(config: DictConfig) -> None:
-    """Do what a config says."""
-    from ldm.evaluate.first_stage import (
-        main as do,  # not above: help and mistyped options do not need the large libraries
-    )
+    """Do what a config says, and print the scores."""
+    from ldm.evaluate.program import evaluate  # not above: help and mistyped options do not need the large libraries
 
-    do(config)
+    evaluate(config)

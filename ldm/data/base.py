@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
@@ -12,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -35,10 +32,9 @@ from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied
 from ldm.data.shards.overlap import said_of_shared
 from ldm.data.shards.shard_index import ShardSummary
+from ldm.data.telling import leave_signals_alone, say
 from ldm.data.transforms import CaptionChoice, ImageTransform
 from ldm.options.rule import check_all
-
-log = logging.getLogger(__name__)
 
 SAMPLES_LOOKED_AT = 1000
 
@@ -140,21 +136,31 @@ class DataModule(pl.LightningDataModule, ABC):
         A source's shards are written first. Raises ValueError or OSError where the shards cannot serve.
         """
         if self._opened is None:
-            names = self.name_val()
-            shards = copied(names, self.cache / "shards")
-            summaries = index_shards(shards, self.cache / "index", alone=take_images_alone(self.readers))
-            index = DatasetIndex(summaries, limit=self.val_images, read=self.endings)
-            self.bad_samples.check_index(index)
-            check_declared(index, self.foreign, "data.val")
-            if index.encoding and self.foreign is None:
-                raise ValueError(
-                    "validation needs images, for they are what is measured; give data.val shards of images"
-                )
-            self.open_training(dict(zip(names, index.shards)))
-            transform = ImageTransform(self.size) if self.foreign is None else self.foreign.transform(self.size)
-            opened = ShardDataset(index, transform, self.readers, seed=self.seed, buckets=self._chosen(index))
-            look_at_moments(opened, self.foreign, "data.val")
-            self._opened = opened
+            samples, summaries = self._open_validation()
+            self.open_training(summaries)
+            look_at_moments(samples, self.foreign, "data.val")
+            self._opened = samples
+
+    def open_validation(self) -> ShardDataset:
+        """Return the validation images, no more than `val_images`; unlike `open`, read nothing of the training shards.
+
+        Raises ValueError or OSError where the shards cannot serve.
+        """
+        return self._opened if self._opened is not None else self._open_validation()[0]
+
+    def _open_validation(self) -> tuple[ShardDataset, dict[str, ShardSummary]]:
+        """Return the validation images, and what is in their shards, by name."""
+        names = self.name_val()
+        shards = copied(names, self.cache / "shards")
+        summaries = index_shards(shards, self.cache / "index", alone=take_images_alone(self.readers))
+        index = DatasetIndex(summaries, limit=self.val_images, read=self.endings)
+        self.bad_samples.check_index(index)
+        check_declared(index, self.foreign, "data.val")
+        if index.encoding and self.foreign is None:
+            raise ValueError("validation needs images, for they are what is measured; give data.val shards of images")
+        transform = ImageTransform(self.size) if self.foreign is None else self.foreign.transform(self.size)
+        samples = ShardDataset(index, transform, self.readers, seed=self.seed, buckets=self._chosen(index))
+        return samples, dict(zip(names, index.shards))
 
     @property
     def endings(self) -> set[str]:
@@ -222,7 +228,11 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     def fingerprint(self) -> str:
         """A name for the validation images as the metrics see them."""
-        name = f"{self.val_set.index.fingerprint}-{self.val_set.transform!r}"
+        return self.fingerprint_of(self.val_set)
+
+    def fingerprint_of(self, samples: ShardDataset) -> str:
+        """Return a name for images as the metrics see them."""
+        name = f"{samples.index.fingerprint}-{samples.transform!r}"
         return name if self.buckets is None else f"{name}-{sorted(self.buckets.items())}"
 
     def _chosen(self, index: DatasetIndex) -> Buckets | None:
@@ -315,22 +325,9 @@ class DataModule(pl.LightningDataModule, ABC):
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_alone,
+            worker_init_fn=leave_signals_alone,
             generator=torch.Generator(),  # the global one stays as it is
             bad_samples=self.val_bad_samples if dataset is self.val_set else self.bad_samples,
             device=device,
             samples=len(dataset) if isinstance(dataset, Sized) else None,
         )
-
-
-@rank_zero_only
-def say(warning: str | None) -> None:
-    """Log a warning, if there is one, once for all processes."""
-    if warning is not None:
-        log.warning("%s", warning)
-
-
-def _leave_signals_alone(worker: int) -> None:
-    """Ignore signals to a whole group of processes, for they are for the one that trains."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ldm.batch import Fields, SkippedSample, tensor_field
-from ldm.data.base import DataModule, say
+from ldm.data.base import DataModule
 from ldm.data.buckets import Buckets
 from ldm.data.cached_text import TEXT_FACT, check_cached_text
 from ldm.data.dataset import ShardDataset, sequential
@@ -37,6 +37,7 @@ from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied, name_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.sources.base import DataSource, written_shards
+from ldm.data.telling import say
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, LatentTransform, Transform
 from ldm.options.rule import POSITIVE, check, check_all
 

@@ -138,6 +138,21 @@ class ShardDataset(Dataset[Item]):
         fields = self.fields if readers is None else SampleFields(self.transform, readers)
         return collate_fields([self._fields_of(number, fields) for number in numbers])
 
+    def size_of(self, number: int) -> Size | None:
+        """Return height and width of the image of a sample, that of its bucket; None: all have that of the transform."""
+        return self._bucket(number)
+
+    def whole_fields(self, numbers: Sequence[int], *, image: bool) -> Fields:
+        """Return the fields of some samples, or of their substitutes.
+
+        Args:
+            numbers: Of the samples, which have one size.
+            image: Whether `image` is one of the fields; decoding images takes time.
+        """
+        if not image:
+            return self.fields_of(numbers)
+        return finish(collate([self[SampleRef(0, number)] for number in numbers])).fields
+
     def vary(self, draw: SampleRef) -> dict[str, Any]:
         """Return those fields of a sample that are chosen anew in each epoch; empty where there are none, or none any more."""
         sample = self.index[draw.number]

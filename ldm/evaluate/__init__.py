@@ -1,1 +1,1 @@
-"""Measuring finished models on images: how well a first stage reconstructs them."""
+"""Measuring finished models by a protocol: generated images, reconstructions, or images of a folder."""

@@ -1,4 +1,4 @@
-"""`python -m ldm.evaluate ckpt=RUN images=FOLDER out=FILE`; its options are in configs/evaluate.yaml."""
+"""`python -m ldm.evaluate ckpt=RUN out=FOLDER`; its options are in configs/evaluate.yaml."""
 
 from ldm.cli.evaluate import main
 

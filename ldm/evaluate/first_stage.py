@@ -1,8 +1,7 @@
-"""`python -m ldm.evaluate`: how well a first stage reconstructs images."""
+"""Measuring how well a first stage reconstructs images."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,10 @@ from ldm.autoencoder.regularizer import Penalty
 from ldm.batch import as_size
 from ldm.checkpoint import load_autoencoder
 from ldm.config import build, resolved
+from ldm.evaluate.defaults import offline_metric
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages
-from ldm.files.whole import check_own_json, write_whole
+from ldm.evaluate.protocol import Protocol
+from ldm.evaluate.results import ScoresFolder, write_results
 from ldm.metric.base import Metric
 from ldm.metric.reconstruction import ReconstructionDistance
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
@@ -31,10 +32,13 @@ log = logging.getLogger(__name__)
 
 OPTIONS: dict[str, Rule] = {
     "batch_size": COUNT,
-    "data.size": SIZE,
-    "data.max_images": Optional(COUNT, "all"),
+    "data.size": Optional(SIZE, "256"),
+    "data.val_images": Optional(COUNT, "all"),
 }
 """The values that the command's options can have."""
+
+USUAL_SIZE = 256
+"""Height and width of images where a command says none."""
 
 
 class ReconstructionScores:
@@ -97,62 +101,71 @@ class ReconstructionScores:
         return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
-def measure(config: DictConfig) -> dict[str, Any]:
-    """Measure a first stage as the options of a command say, and write the scores.
+class ReconstructionProtocol(Protocol):
+    """Measures the reconstructions of a first stage.
 
     Args:
-        config: `configs/evaluate.yaml` with the options.
-
-    Returns:
-        What is written: the options that matter, the number of images, and the scores.
-
-    Raises:
-        ValueError: Where options make no sense, before anything is written.
+        name: See `Protocol`; so are published and source.
+        vgg16: Weights of VGG16, for LPIPS; None: it is not measured.
     """
-    options = resolved(config)
-    check_all(options, OPTIONS)
-    out = Path(config.out)
-    check_own_json(out, lambda content: "scores" in content, example="scores.json")
-    images = _images(options)
-    count = min(len(images), config.data.max_images or len(images))
-    metrics: list[Metric] = list(build(config.metric).values())
-    for metric in metrics:
-        if count < metric.least_images or metric.inputs:
-            raise ValueError(
-                f"{metric.names[0]} needs {', '.join(metric.inputs) or f'at least {metric.least_images} images'}, but there are "
-                f"{count} images alone; choose another metric"
-            )
-    autoencoder, _ = load_autoencoder(config.ckpt, packages=options["packages"], finished=False)
-    autoencoder.check_size(options["data"]["size"])
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    perceptual = None if config.vgg16 is None else LPIPS(vgg16=config.vgg16)
-    scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual, count=count)
-    for doubt in scores.distance.doubts(count):
-        log.warning(doubt)
-    with tqdm(total=count, desc="reconstructing", unit="image") as bar:
-        for batch in images.batches(config.batch_size, config.data.max_images):
-            if len(batch):
-                scores.update(batch.to(device))
-            bar.update(len(batch))
-    if not scores.images:
-        raise ValueError(f"none of the {count} images can be read; look at them")
-    facts = {
-        "ckpt": str(config.ckpt),
-        "images": config.images or options["data"]["val"],
-        "size": options["data"]["size"],
-    }
-    results = {**facts, "count": scores.images, "broken": count - scores.images, "scores": scores.compute()}
-    write_whole(out, json.dumps(results, indent=2))
-    return results
 
+    def __init__(
+        self, name: str, *, published: Mapping[str, float] | None = None, source: str = "", vgg16: str | None = None
+    ) -> None:
+        super().__init__(name, published=published, source=source)
+        self.vgg16 = vgg16
 
-def main(config: DictConfig) -> None:
-    """Do what the command says, and print the scores."""
-    results = measure(config)
-    broken = f", {results['broken']} broken ones left out" if results["broken"] else ""
-    print(f"{results['count']} images{broken}: {config.out}")
-    for name, value in results["scores"].items():
-        print(f"  {name:24} {'infinite' if value is None else f'{value:.4g}'}")
+    def run(self, config: DictConfig) -> list[dict[str, Any]]:
+        """See `Protocol.run`."""
+        options = resolved(config)
+        check_all(options, OPTIONS)
+        if config.ckpt is None:
+            raise ValueError("a first stage is measured by ckpt=RUN, a run folder or a file of an autoencoder")
+        folder = ScoresFolder(config.out)
+        folder.check()
+        images = _images(options)
+        wanted = config.num_images or config.data.val_images
+        count = min(len(images), wanted or len(images))
+        metrics = self._metrics(config, count)
+        autoencoder, _ = load_autoencoder(config.ckpt, packages=options["packages"], finished=False)
+        autoencoder.check_size(images.size_of(0))
+        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        perceptual = None if self.vgg16 is None else LPIPS(vgg16=self.vgg16)
+        scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual, count=count)
+        doubts = scores.distance.doubts(count)
+        for doubt in doubts:
+            log.warning(doubt)
+        with tqdm(total=count, desc="reconstructing", unit="image") as bar:
+            for batch in images.batches(config.batch_size, wanted):
+                if len(batch):
+                    scores.update(batch.to(device))
+                bar.update(len(batch))
+        if not scores.images:
+            raise ValueError(f"none of the {count} images can be read; look at them")
+        results = {
+            "of": str(config.ckpt),
+            "protocol": self.name,
+            "count": scores.images,
+            "broken": count - scores.images,
+            "size": list(images.size_of(0)),
+            "reference": config.images or str(options["data"]["val"]),
+            "published": self.published,
+            "source": self.source,
+            "doubts": doubts,
+            "scores": scores.compute(),
+        }
+        with folder.lock():
+            return [write_results(folder.path, results)]
+
+    def _metrics(self, config: DictConfig, count: int) -> list[Metric]:
+        metrics: list[Metric] = list(build(config.get("metric") or offline_metric()).values())
+        for metric in metrics:
+            if count < metric.least_images or metric.inputs:
+                raise ValueError(
+                    f"{metric.names[0]} needs {', '.join(metric.inputs) or f'at least {metric.least_images} images'}, but there "
+                    f"are {count} images alone; choose another metric"
+                )
+        return metrics
 
 
 def _images(options: Mapping[str, Any]) -> RealImages:
@@ -160,7 +173,7 @@ def _images(options: Mapping[str, Any]) -> RealImages:
     data = options["data"]
     if (options["images"] is None) == (data["val"] is None):
         raise ValueError("give the images to measure on, one of images=FOLDER and data.val=SHARDS")
-    size = as_size(data["size"])
+    size = as_size(data["size"] or USUAL_SIZE)
     if options["images"] is not None:
         return FolderImages(options["images"], size)
     return ShardImages(data["val"], size, Path(data["cache"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -22,6 +23,27 @@ LAYOUTS = (
     "known are .safetensors of this project; .npz with mu and sigma (pytorch-fid, clean-fid, ADM), with feats (clean-fid's for "
     "KID) or with images as arr_0 (ADM); .pt with mu and sigma (torch-fidelity's cache)"
 )
+
+
+def reference_file(cache: Path, fingerprint: str, signature: str, real_features: int) -> Path:
+    """Return the file of a cache for what is known of real images.
+
+    Args:
+        cache: Folder of the cache.
+        fingerprint: A name for the images.
+        signature: That of the extractor.
+        real_features: The most images whose single features are in it.
+    """
+    key = hashlib.sha256(f"{fingerprint}/{signature}/{real_features}".encode()).hexdigest()[:16]
+    return cache / f"reference-{signature}-{key}.safetensors"
+
+
+def cached_reference(file: Path, signature: str) -> Reference | None:
+    """Return what is known of real images from a file; None where it is missing, or of no use, and is to be made anew."""
+    try:
+        return Reference.read(file, signature) if file.is_file() else None
+    except ValueError:
+        return None
 
 
 def read_reference(

@@ -5,12 +5,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm.callback.evaluation import Evaluation, cached_reference
+from ldm.callback.evaluation import Evaluation
 from ldm.callback.gathering import measure_together
 from ldm.data.dataset import sequential
 from ldm.metric.base import FeatureMetric
 from ldm.metric.frechet import Frechet
 from ldm.metric.per_image import PerImageMetric
+from ldm.metric.reference_file import cached_reference
 from ldm.metric.statistics import Reference, Statistics
 from ldm.metric.suite import MetricSuite
 from tests.metric.test_metric import Pixels
@@ -39,7 +40,9 @@ def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
         size=(2, 2),
         val_size=lambda number: (2, 2),
         val_set=type(
-            "Set", (), {"__len__": lambda _: total, "fields_of": lambda _, numbers: {"caption": [*map(str, numbers)]}}
+            "Set",
+            (),
+            {"__len__": lambda _: total, "whole_fields": lambda _, numbers, image: {"caption": [*map(str, numbers)]}},
         )(),
     )
     asked = []
@@ -118,7 +121,7 @@ class Numbered:
     def val_size(self, number):
         return self.size
 
-    def fields_of(self, numbers):
+    def whole_fields(self, numbers, *, image):
         return {"caption": [*map(str, numbers)]}
 
     def val_pass(self, batch_size, *, rank, world):

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from ldm.autoencoder.identity import CopyAutoencoder
 from ldm.checkpoint import save
 from ldm.config import build, compose
-from ldm.evaluate.first_stage import ReconstructionScores, measure
+from ldm.evaluate.first_stage import ReconstructionScores
+from ldm.evaluate.program import evaluate
 from ldm.files.picture import to_picture
 from tests.conftest import forked, scramble
 from tests.data.small_shards import encoded, level, write_tar
@@ -46,9 +47,9 @@ def saved(tmp_path, config, *, statistics=0):
 
 
 def measured(ckpt, tmp_path, *options):
-    given = ["data.size=16", "device=cpu", f"data.cache={tmp_path / 'cache'}", f"out={tmp_path / 'scores.json'}"]
-    results = measure(compose("evaluate", [f"ckpt={ckpt}", *given, *options]))
-    assert json.loads((tmp_path / "scores.json").read_text()) == results
+    given = ["data.size=16", "device=cpu", f"data.cache={tmp_path / 'cache'}", f"out={tmp_path / 'scores'}"]
+    results = evaluate(compose("evaluate", ["protocol=reconstruction", f"ckpt={ckpt}", *given, *options]))[0]
+    assert json.loads((tmp_path / "scores" / "results.json").read_text()) == results
     return results
 
 
@@ -68,7 +69,7 @@ def test_scores_depend_on_the_images_alone(tmp_path, folder, pictures, regulariz
     for options in ([f"images={folder}", "batch_size=2"], [f"data.val={shard}"]):
         found = measured(ckpt, tmp_path, *options)
         assert found["scores"] == pytest.approx(first["scores"], rel=1e-3)
-    fewer = measured(ckpt, tmp_path, f"images={folder}", "data.max_images=3")
+    fewer = measured(ckpt, tmp_path, f"images={folder}", "num_images=3")
     assert fewer["count"] == 3
     assert fewer["scores"]["psnr"] != first["scores"]["psnr"]
 
@@ -105,9 +106,9 @@ def test_scores_are_those_of_stage_1(tiny_run, tmp_path):
     config = OmegaConf.load(tiny_run / "config.yaml")
     written = json.loads((tiny_run / "autoencoder" / "results.json").read_text())
     val = f"{build(config.data.source).write()}/val-*.tar"
-    forked("-m", "ldm.evaluate", f"ckpt={tiny_run}", f"data.val={val}", "data.size=32", "device=cpu",
-           f"out={tmp_path / 'scores.json'}", f"data.cache={tmp_path}")  # fmt: skip
-    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    forked("-m", "ldm.evaluate", "protocol=reconstruction", f"ckpt={tiny_run}", f"data.val={val}", "data.size=32", "device=cpu",
+           f"out={tmp_path / 'scores'}", f"data.cache={tmp_path}")  # fmt: skip
+    scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
     rounding = 1e-4 if config.trainer.precision == "32-true" else 2e-2
     for name in ("psnr", "ssim", "kl", "rfrechet_efficientnet"):
         assert scores[name] == pytest.approx(written[f"val/{name}"], rel=rounding)
@@ -133,10 +134,10 @@ MISTAKES = [
     (["images={folder}/nowhere"], "no image at "),
     (["images={folder}", "data.size=15"], "image size 15 is not a multiple of 2"),
     (["images={folder}", "batch_size=0"], "batch_size=0 cannot be"),
-    (["images={folder}", "data.max_images=1"], "frechet_efficientnet needs at least 2 images, but there are 1"),
-    (["images={folder}", "vgg16=nowhere.pth"], "no weights at nowhere.pth"),
-    (["images={folder}", "out={folder}/0.png"], "was not written by this program; choose another file"),
-    (["images={folder}", "out={folder}"], "was not written by this program; choose another file"),
+    (["images={folder}", "num_images=1"], "frechet_efficientnet needs at least 2 images, but there are 1"),
+    (["images={folder}", "protocol.vgg16=nowhere.pth"], "no weights at nowhere.pth"),
+    (["images={folder}", "out={folder}/0.png"], "cannot be a folder"),
+    (["images={folder}", "out={folder}"], "holds what was not written by this program"),
 ]
 
 
@@ -144,8 +145,8 @@ MISTAKES = [
 def test_mistakes_end_before_anything_is_written(tmp_path, folder, options, message):
     ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
     before = sorted(tmp_path.rglob("*"))
-    out = [] if any(option.startswith("out=") for option in options) else [f"out={tmp_path / 'scores.json'}"]
+    out = [] if any(option.startswith("out=") for option in options) else [f"out={tmp_path / 'scores'}"]
     given = [option.replace("{folder}", str(folder)) for option in options]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        measure(compose("evaluate", [f"ckpt={ckpt}", "data.size=16", *out, *given]))
+        evaluate(compose("evaluate", ["protocol=reconstruction", f"ckpt={ckpt}", "data.size=16", *out, *given]))
     assert sorted(tmp_path.rglob("*")) == before

@@ -208,3 +208,17 @@ def _endless(order: SampleOrder, turns: np.ndarray) -> np.ndarray:
         start, stop = int(positions[here].min()), int(positions[here].max()) + 1
         result[here] = order.draws(int(epoch), start, stop)[positions[here] - start]
     return result
+
+
+def evaluation_order(count: int) -> np.ndarray:
+    """Return the order in which models are measured on some samples: shuffled, and always the same.
+
+    Shards are often sorted, so that their first samples would stand for few of them.
+
+    Args:
+        count: Number of samples.
+
+    Returns:
+        Numbers of samples, `(count,)` int64.
+    """
+    return np.random.default_rng(0).permutation(count)

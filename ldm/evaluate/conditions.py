@@ -1,0 +1,206 @@
+"""Conditions: what each of the images that are measured is made for. That of image i depends on i alone, not on their number."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from ldm.autoencoder.derived import underlying_fields
+from ldm.batch import Fields, Size, whole_geometry
+from ldm.data.base import DataModule
+from ldm.data.caption_table import CaptionRow, read_caption_table
+from ldm.data.dataset import ShardDataset
+from ldm.data.order.shuffle import evaluation_order
+from ldm.model import LatentDiffusion
+from ldm.options.rule import COUNT, Optional, check
+
+
+class OpenConditions(ABC):
+    """Conditions that are ready to be read.
+
+    Attributes:
+        size: Height and width of the images in pixels, unless they have sizes of their own.
+        period: After so many images the conditions begin again.
+        wanted: Number of images, where a command says none.
+        fingerprint: A name for what they are.
+    """
+
+    size: Size
+    period: int
+    wanted: int = 5000
+    fingerprint: str
+
+    @abstractmethod
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        """Return the fields of some images of one size, `geometry` among them."""
+
+    def size_of(self, number: int) -> Size:
+        """Return height and width of an image in pixels."""
+        return self.size
+
+
+class Conditions(ABC):
+    """The base class of what a protocol chooses; it has the options."""
+
+    @abstractmethod
+    def open(
+        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+    ) -> OpenConditions:
+        """Read what is needed.
+
+        Args:
+            model: The model that makes the images.
+            data: Gives the data module; it is called where data are read, and raises ValueError where there are none.
+            size: Height and width of the images in pixels.
+            inputs: Names of the fields that metrics read, beside those of the model.
+
+        Raises:
+            ValueError: If the model or a metric must be told what these conditions do not say.
+        """
+
+
+class SampleConditions(Conditions):
+    """Each image is made for a sample of the validation data, in an order that is shuffled once and for all."""
+
+    def open(
+        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+    ) -> OpenConditions:
+        """See `Conditions.open`."""
+        module = data()
+        wanted = {*underlying_fields(model.conditioner.inputs), *inputs}
+        module.need(wanted)
+        samples = module.open_validation()
+        return _OpenSamples(
+            samples, f"samples {sorted(wanted)} {module.fingerprint_of(samples)}", size, "image" in wanted
+        )
+
+
+class _OpenSamples(OpenConditions):
+    def __init__(self, samples: ShardDataset, fingerprint: str, size: Size, image: bool) -> None:
+        self.samples = samples
+        self.fingerprint = fingerprint
+        self.size = size
+        self.image = image
+        self.period = len(samples)
+        self.wanted = min(self.period, 5000)
+        self._order = evaluation_order(len(samples))
+
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        fields = self.samples.whole_fields([self._sample(number) for number in numbers], image=self.image)
+        return {**fields, "geometry": whole_geometry(self.size_of(numbers[0]), len(numbers))}
+
+    def size_of(self, number: int) -> Size:
+        return self.samples.size_of(self._sample(number)) or self.size
+
+    def _sample(self, number: int) -> int:
+        return int(self._order[number % self.period])
+
+
+class ClassConditions(Conditions):
+    """Image i is of class i modulo the number of classes, so that all classes are shown equally often.
+
+    Args:
+        count: Number of classes; None: all that the model knows.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        check("conditions.count", count, Optional(COUNT, "all that the model knows"))
+        self.count = count
+
+    def open(
+        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+    ) -> OpenConditions:
+        """See `Conditions.open`."""
+        _check_told(model, {"label"}, inputs, "conditions=classes")
+        known = next((int(one.most) + 1 for one in model.conditioner.ranges if one.field == "label"), None)
+        if known is None:
+            raise ValueError("conditions=classes needs a model that is told classes; choose conditions=samples")
+        if self.count is not None and self.count > known:
+            raise ValueError(f"conditions.count={self.count} classes cannot be: the model knows {known}")
+        return _OpenClasses(self.count or known, size)
+
+
+class _OpenClasses(OpenConditions):
+    def __init__(self, count: int, size: Size) -> None:
+        self.size = size
+        self.period = count
+        self.fingerprint = f"classes {count}"
+
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        labels = torch.tensor([number % self.period for number in numbers])
+        return {"label": labels, "geometry": whole_geometry(self.size, len(numbers))}
+
+
+class CaptionConditions(Conditions):
+    """Image i is made for the caption in row i of a table.
+
+    Args:
+        file: A file of tab-separated columns: id, image_id, caption.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def open(
+        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+    ) -> OpenConditions:
+        """See `Conditions.open`."""
+        _check_told(model, {"caption"}, inputs, "conditions=captions")
+        return _OpenCaptions(read_caption_table(self.file), size)
+
+
+class _OpenCaptions(OpenConditions):
+    def __init__(self, rows: Sequence[CaptionRow], size: Size) -> None:
+        self.rows = rows
+        self.size = size
+        self.period = self.wanted = len(rows)
+        self.fingerprint = f"captions {_digest(row.caption for row in rows)}"
+
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        captions = [self.rows[number % self.period].caption for number in numbers]
+        return {"caption": captions, "geometry": whole_geometry(self.size, len(numbers))}
+
+
+class NoConditions(Conditions):
+    """Nothing is said of any image."""
+
+    def open(
+        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+    ) -> OpenConditions:
+        """See `Conditions.open`."""
+        _check_told(model, set(), inputs, "conditions=none")
+        return _OpenNothing(size)
+
+
+class _OpenNothing(OpenConditions):
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self.period = 1
+        self.fingerprint = "nothing"
+
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        return {"geometry": whole_geometry(self.size, len(numbers))}
+
+
+def _check_told(model: LatentDiffusion, told: set[str], inputs: Iterable[str], choice: str) -> None:
+    """Check that conditions say all that a model and metrics read.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    needed = {*underlying_fields(model.conditioner.inputs), *inputs}
+    if missing := sorted(needed - told - {"geometry"}):
+        raise ValueError(
+            f"{choice} does not say {' and '.join(missing)}, which the model or a metric reads; choose "
+            "conditions=samples, and give the data: data.val='shards/val-*.tar'"
+        )
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)}:{text}".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""Images that are measured: those that a model makes, and those of a folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ldm.batch import Fields, Size, of_one_size
+from ldm.evaluate.conditions import OpenConditions
+from ldm.evaluate.folder import EvaluationFolder
+from ldm.evaluate.images import FolderImages
+from ldm.guidance.base import Guidance
+from ldm.model import LatentDiffusion
+from ldm.sampler.base import Sampler
+
+
+class MeasuredImages(ABC):
+    """Images that are measured, by their numbers."""
+
+    @abstractmethod
+    def make(self, part: Sequence[int]) -> None:
+        """See to it that the images of a part are there."""
+
+    @abstractmethod
+    def size_of(self, number: int) -> Size:
+        """Return height and width of an image."""
+
+    @abstractmethod
+    def read(self, numbers: Sequence[int]) -> Tensor:
+        """Return images of one size, `(B, 3, H, W)` in [-1, 1]."""
+
+    @abstractmethod
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        """Return what they were made for."""
+
+
+class FoundImages(MeasuredImages):
+    """Images of a folder.
+
+    Args:
+        images: The images.
+    """
+
+    def __init__(self, images: FolderImages) -> None:
+        self.images = images
+
+    def make(self, part: Sequence[int]) -> None:
+        """Do nothing: they are there."""
+
+    def size_of(self, number: int) -> Size:
+        """See `MeasuredImages.size_of`."""
+        return self.images.size_of(number)
+
+    def read(self, numbers: Sequence[int]) -> Tensor:
+        """See `MeasuredImages.read`."""
+        return self.images.read(numbers)
+
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        """See `MeasuredImages.fields`."""
+        return {}
+
+
+class SampledImages(MeasuredImages):
+    """Images that a model makes, of which files are kept.
+
+    Args:
+        model: The model.
+        conditions: What images are made for.
+        folder: Where they are kept.
+        sampler: The sampler; None: the model's own.
+        guidance: The guidance; None: the model's own.
+        seed: Image i has the seed `seed + i`.
+        batch_size: Images at once.
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        conditions: OpenConditions,
+        folder: EvaluationFolder,
+        *,
+        sampler: Sampler | None,
+        guidance: Guidance | None,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self.model = model
+        self.conditions = conditions
+        self.folder = folder
+        self.sampler = sampler
+        self.guidance = guidance
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def make(self, part: Sequence[int]) -> None:
+        """Make batches anew of which an image is missing, whole, since rounding depends on the batch."""
+        for numbers in of_one_size(part, self.size_of, self.batch_size):
+            if self.folder.has_images(numbers):
+                continue
+            images = self.model.sample(
+                self.conditions.fields(numbers),
+                seeds=[self.seed + number for number in numbers],
+                sampler=self.sampler,
+                guidance=self.guidance,
+                size=self.size_of(numbers[0]),
+                batch_size=self.batch_size,
+            )
+            for number, image in zip(numbers, images, strict=True):
+                self.folder.write_image(number, image)
+
+    def size_of(self, number: int) -> Size:
+        """See `MeasuredImages.size_of`."""
+        return self.conditions.size_of(number)
+
+    def read(self, numbers: Sequence[int]) -> Tensor:
+        """See `MeasuredImages.read`."""
+        return torch.stack([self.folder.read_image(number) for number in numbers])
+
+    def fields(self, numbers: Sequence[int]) -> Fields:
+        """See `MeasuredImages.fields`."""
+        return self.conditions.fields(numbers)

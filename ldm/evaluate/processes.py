@@ -1,0 +1,47 @@
+"""The place of this process among those that share an evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+STARTERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+"""Environment variables of torchrun (or typed by hand), and of Slurm."""
+
+
+class Place(NamedTuple):
+    """The place of a process among all that share an evaluation by its folder; nothing else connects them.
+
+    Attributes:
+        rank: Number of the process, from 0.
+        world: Number of processes.
+        local: Number of the process on its machine, which chooses its GPU.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @staticmethod
+    def here() -> Place:
+        """Return the place that the environment gives: torchrun's variables, or Slurm's, or one process alone.
+
+        Raises:
+            ValueError: If they do not fit together.
+        """
+        for rank, world, local in STARTERS:
+            if rank in os.environ and world in os.environ:
+                place = Place(int(os.environ[rank]), int(os.environ[world]), int(os.environ.get(local, 0)))
+                if not 0 <= place.rank < place.world:
+                    raise ValueError(
+                        f"{rank}={place.rank} is not below {world}={place.world}; start the processes by torchrun"
+                    )
+                return place
+        return Place()
+
+    def share(self, everything: Sequence[T]) -> Sequence[T]:
+        """Return what this process does of a list that all processes share."""
+        return everything[self.rank :: self.world]

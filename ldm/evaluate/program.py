@@ -1,0 +1,37 @@
+"""`python -m ldm.evaluate`: measure by a protocol, and print the scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ldm.config import build
+from ldm.evaluate.curve import PICTURE
+from ldm.evaluate.processes import Place
+from ldm.evaluate.protocol import Protocol
+from ldm.evaluate.results import lines_of
+
+
+def evaluate(config: DictConfig) -> list[dict[str, Any]]:
+    """Measure as the options of a command say, and print the scores.
+
+    Args:
+        config: `configs/evaluate.yaml` with the options.
+
+    Returns:
+        The results of each model.
+
+    Raises:
+        ValueError: Where options make no sense, before anything is written.
+    """
+    protocol: Protocol = build(config.protocol)
+    found = list(protocol.run(config))
+    if Place.here().rank:
+        return found
+    for results in found:
+        broken = f", {results['broken']} broken ones left out" if results.get("broken") else ""
+        print(f"{results['of']}: {results['count']} images{broken}")
+        print("\n".join(lines_of(results)))
+    print(f"all in {config.out}" + (f": look at {config.out}/{PICTURE}" if len(found) > 1 else ""))
+    return found

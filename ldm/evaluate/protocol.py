@@ -1,0 +1,38 @@
+"""Protocols: how a model is measured, so that its scores can be compared with others that were measured in the same way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+
+class Protocol(ABC):
+    """The base class of protocols.
+
+    Args:
+        name: Its name, which stands in the results.
+        published: Name of a score -> what was published for the model that the protocol is named after.
+        source: Where that was published.
+    """
+
+    def __init__(self, name: str, *, published: Mapping[str, float] | None = None, source: str = "") -> None:
+        self.name = name
+        self.published = dict(published or {})
+        self.source = source
+
+    @abstractmethod
+    def run(self, config: DictConfig) -> Sequence[dict[str, Any]]:
+        """Measure as the options of a command say, and write the scores.
+
+        Args:
+            config: `configs/evaluate.yaml` with the options.
+
+        Returns:
+            What was written: the results of each model.
+
+        Raises:
+            ValueError: Where options make no sense, before anything is written.
+        """
