@@ -80,7 +80,7 @@ def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
 @cache
 def _said_by_debug() -> list[tuple[str, Any]]:
     """Return the options of all files `debug/*.yaml` and their values."""
-    said = []
+    said: list[tuple[str, Any]] = []
     for file in sorted((CONFIGS / "debug").glob("*.yaml")):
         options = OmegaConf.load(file)
         assert isinstance(options, DictConfig)
