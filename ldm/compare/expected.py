@@ -149,6 +149,8 @@ def _about(runs: Sequence[RunFiles]) -> Iterator[str]:
             )
             made = f"ldm {last.versions.get('ldm')}, torch {last.versions.get('torch')}; {machine}; {last.started[:10]}"
             yield f"seed {seed}: {made}"
+        else:
+            yield f"seed {seed}: neither versions nor machine were recorded"
 
 
 def _advice() -> str:

@@ -67,7 +67,7 @@ def chart(draw: Callable[[Axes], None], text: str, *, key: str) -> Markup:
         columns = 1 if max(map(len, labels), default=0) > LONG else 2
         below = BELOW + LEGEND * -(-len(labels) // columns)
         figure.set_size_inches(WIDTH, HEIGHT + below)
-        figure.subplots_adjust(LEFT / WIDTH, below / (HEIGHT + below), 0.985, 0.97)
+        figure.subplots_adjust(LEFT / WIDTH, below / (HEIGHT + below), 0.955, 0.97)
         figure.legend(handles, labels, loc="lower left", ncols=columns, fontsize=8.5, borderpad=0, borderaxespad=0.2)
         written = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

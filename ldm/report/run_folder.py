@@ -53,6 +53,11 @@ class StageFiles:
         return max((points[-1][0] for points in self.curves.values()), default=0)
 
     @property
+    def latest(self) -> dict[str, float]:
+        """The last values that validation has measured, for a stage that is not finished."""
+        return {name: points[-1][1] for name, points in self.curves.items() if name.startswith(("val/", "eval/"))}
+
+    @property
     def scores(self) -> dict[str, float]:
         """The final scores alone."""
         return {name: value for name, value in self.results.items() if name not in FACTS}

@@ -128,7 +128,14 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path, caplog):
 
 
 def test_what_a_reader_should_know(tmp_path):
-    told = "\n".join(notes(read_run(write_run(tmp_path / "a", finished=False, steps=50, stages=("autoencoder",)))))
+    begun = write_run(tmp_path / "a", finished=False, steps=50, stages=("autoencoder",))
+    told = "\n".join(notes(read_run(begun)))
+    (psnr,) = read_run(begun).stages[0].latest.values()
+    assert re.search(
+        rf"autoencoder, not finished: the last values.*>val/psnr<.*>{shown(psnr)}<",
+        page_of(begun).read_text(),
+        re.DOTALL,
+    )
     assert "The stage autoencoder is not finished: the last step that was logged is 50 of 100." in told
     assert "The stage diffusion has not begun." in told
     assert "no record.json" in told
