@@ -22,6 +22,12 @@ PICTURE = "curves.png"
 COLUMNS = 5
 """Panels in a row; each stage begins a new one."""
 
+PANEL = (3.9, 3.0)
+"""Width and height of a panel in inches, its margins included."""
+
+MARGINS = (0.75, 0.5, 0.1, 0.3)
+"""What is left free beside the axes of each panel, in inches: left, below, right, above."""
+
 LOSSES = ("loss", "loss by noise level", "gradient norm")
 """Titles of panels with a logarithmic scale."""
 
@@ -65,12 +71,22 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
         The picture, `curves.png`, which is replaced whole.
     """
     rows = [row for stage, panels in stages.items() for row in _rows_of_panels(run, stage, panels)]
-    figure = Figure(figsize=(3.9 * COLUMNS, 3.0 * max(1, len(rows))), layout="constrained")
+    width, height = PANEL[0] * COLUMNS, PANEL[1] * max(1, len(rows))
+    figure = Figure(figsize=(width, height))
+    left, bottom, right, top = MARGINS
+    figure.subplots_adjust(  # a layout that matplotlib looks for takes longer than all the drawing
+        left=left / width,
+        bottom=bottom / height,
+        right=1 - right / width,
+        top=1 - top / height,
+        wspace=(left + right) / (PANEL[0] - left - right),
+        hspace=(bottom + top) / (PANEL[1] - bottom - top),
+    )
     for row, panels in enumerate(rows):
         for column, (stage, title, curves) in enumerate(panels, start=1):
             axes = figure.add_subplot(len(rows), COLUMNS, row * COLUMNS + column)
             draw_panel(axes, title, curves)
-            axes.set_title(f"{stage}: {title}")
+            axes.set_title(f"{stage}: {title}", y=1.0)
             axes.legend(fontsize=6, ncols=2, framealpha=0.5) if len(curves) > 4 else axes.legend(fontsize=7)
     path = run / PICTURE
     draft = path.with_name(f".{PICTURE}")
