@@ -12,18 +12,20 @@ from ldm.checkpoint import load, load_autoencoder, load_classifier, read, save
 from ldm.guidance.base import NoGuidance
 from ldm.guidance.classifier import ClassifierGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
-from tests.conftest import command, forked
+from tests.conftest import forked
 
 pytestmark = pytest.mark.e2e
 
 OPTIONS = ["train.py", "experiment=classifier", "debug=tiny_classifier", "trainer=cpu", "data.source.count=6"]
 PROMPTS = ["a red heart on a white background", "a blue cat on a black background"] * 2
 STEPS = 120
+LONG = [f"stage.classifier.trainer.max_steps={STEPS}", "stage.classifier.validate_every_n_steps=30"]
+LONG += ["stage.classifier.callbacks.checkpoint.every_n_steps=60"]
 
 
 @pytest.fixture(scope="module")
 def classifier_run(home, places, tiny_run):
-    text = command(*OPTIONS, f"autoencoder.ckpt={tiny_run}", f"stage.classifier.trainer.max_steps={STEPS}", *places)
+    text = forked(*OPTIONS, *LONG, f"autoencoder.ckpt={tiny_run}", *places)
     run = home / "runs" / "classifier"
     assert f"next: python sample.py ckpt={tiny_run} guidance=classifier guidance.classifier.path={run} prompt=" in text
     return run
@@ -47,13 +49,12 @@ def test_a_run_folder_holds_everything(classifier_run, tiny_run):
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(classifier_run, tiny_run, places, tmp_path):
     """From a checkpoint of the middle, with what was learned from the captions, to the same weights."""
     run = tmp_path / "classifier"
-    options = [*OPTIONS, f"autoencoder.ckpt={tiny_run}", f"stage.classifier.trainer.max_steps={STEPS}", places[0]]
-    options += [f"paths.runs_dir={tmp_path}", "stage.classifier.callbacks.checkpoint.keep=99"]
-    command(*options)
+    options = [*OPTIONS, *LONG, f"autoencoder.ckpt={tiny_run}", places[0], f"paths.runs_dir={tmp_path}"]
+    shutil.copytree(classifier_run, run)
     for path in [*run.glob("*.safetensors"), *run.glob("classifier/checkpoints/*"), run / "classifier/results.json"]:
         if path.name != "step-00000060.ckpt":
             path.unlink()
-    command(*options)
+    assert "continuing classifier" in forked(*options)
     ended, expected = (read(path / "classifier.safetensors")[1] for path in (run, classifier_run))
     assert all(torch.equal(ended[name], expected[name]) for name in expected)
 
@@ -61,7 +62,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(classifier_run, tin
 def test_cached_latents_of_the_same_autoencoder_train_it(home, places, tiny_run, tmp_path):
     icons = next((home / "data").glob("icons-*"))
     ckpt = f"autoencoder.ckpt={tiny_run}"
-    command("-m", "ldm.encode", ckpt, f"data.train={icons}/train-*.tar", f"data.val={icons}/val-*.tar", "data.size=32",
+    forked("-m", "ldm.encode", ckpt, f"data.train={icons}/train-*.tar", f"data.val={icons}/val-*.tar", "data.size=32",
             "data.workers=0", f"out={tmp_path}/latents", places[0])  # fmt: skip
     options = [
         "train.py",
@@ -73,7 +74,7 @@ def test_cached_latents_of_the_same_autoencoder_train_it(home, places, tiny_run,
         ckpt,
     ]
     options += [f"data.train={tmp_path}/latents/*.tar", f"data.val={icons}/val-*.tar", "name=from-latents"]
-    assert "finished" in command(*options, "debug=tiny_classifier", *places)
+    assert "finished" in forked(*options, "debug=tiny_classifier", *places)
 
 
 def likelihood(classifier, model, prompts, guidance):
