@@ -6,18 +6,22 @@ import gc
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two tests run side by side
 
 import pytest
+from filelock import FileLock
 
 import ldm  # noqa: F401  before torch: it sets how threads wait
 
@@ -29,9 +33,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 ROOT = Path(__file__).resolve().parent.parent
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["ldm.training.run", "ldm.generation.sample", "ldm.encode.program", "ldm.data.pack.packer"]
-)
+FORKS.set_forkserver_preload(["tests.preload"])
 
 
 def pytest_collection_finish() -> None:
@@ -80,15 +82,49 @@ def train_whole(*options: str) -> None:
 def forked(*arguments: str, ok: bool = True) -> str:
     """Run a command line as `command` does, in a fork of a process that has loaded the libraries and done nothing else.
 
-    It is faster by seconds. Training in it works, as long as it starts no further process that trains.
+    It is faster by seconds. Training in it works, also with processes that load data.
+    """
+    code, text = ended(*arguments)
+    assert (code == 0) == ok, text[-8000:]
+    return text
+
+
+def forked_ranks(*arguments: str, ok: bool = True) -> str:
+    """Run a command line in two forks, the ranks 0 and 1 of one training, as torchrun would start them.
+
+    Returns:
+        What both have printed, rank 0 first.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    both |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"}
+    with ThreadPoolExecutor(2) as threads:
+        ends = [
+            threads.submit(ended, *arguments, environment={**both, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(2)
+        ]
+    found = [end.result() for end in ends]
+    assert all((code == 0) == ok for code, _ in found), "\n".join(text[-8000:] for _, text in found)
+    return "\n".join(text for _, text in found)
+
+
+def ended(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a command line in a fork until it ends.
+
+    Args:
+        arguments: A script, or -m and a module, and its arguments.
+        environment: What is set in its environment beside what is set here.
+
+    Returns:
+        Its exit code, that of a signal negative, and what it has printed.
     """
     with tempfile.NamedTemporaryFile("w+") as output:
-        child = FORKS.Process(target=_become, args=(arguments, output.name, dict(os.environ)))
+        child = FORKS.Process(target=_become, args=(arguments, output.name, {**os.environ, **(environment or {})}))
         child.start()
         child.join()
-        text = output.read()
-    assert (child.exitcode == 0) == ok, text[-8000:]
-    return text
+        return child.exitcode, output.read()
 
 
 def _become(arguments: Sequence[str], output: str, environment: dict[str, str]) -> NoReturn:
@@ -103,6 +139,7 @@ def _become(arguments: Sequence[str], output: str, environment: dict[str, str]) 
         os.dup2(file, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         os.chdir(ROOT)
+        multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)  # as in a new process
         if arguments[0] == "-m":
             sys.argv = list(arguments[1:])
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
@@ -139,7 +176,13 @@ def whole_autoencoder(home: Path, places: list[str]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(home: Path, places: list[str]) -> Path:
-    """Return the folder of a finished tiny run of both stages."""
-    forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=tiny", *places)
+def tiny_run(home: Path, places: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished tiny run of both stages, which all processes of the tests copy from one place."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
+    with FileLock(shared.with_suffix(".lock")):
+        if not (shared / "runs" / "tiny" / "model.safetensors").exists():
+            folders = [f"paths.data_dir={shared / 'data'}", f"paths.runs_dir={shared / 'runs'}"]
+            forked("train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu", "name=tiny", *folders)
+    shutil.copytree(shared, home, dirs_exist_ok=True)
     return home / "runs" / "tiny"

@@ -1,6 +1,6 @@
 """Train on two processes, and check what each rank draws and what is equal on both ranks after training.
 
-Run by test_run under torchrun.
+Run by test_run as each of two ranks.
 """
 
 import sys

@@ -2,11 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
 from ldm.config import build, compose
 from tests.benchmarks import latents, loader, objectives, startup, threads, toolbox
+from tests.conftest import ROOT, forked
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's reader leaves shards open
@@ -60,9 +63,16 @@ def test_each_objective_builds(overrides):
     build(config.model)
 
 
+def run_forked(arguments, *, cwd, check, stdout):
+    """Run a Python program as `subprocess.run` does, in a fork."""
+    assert (arguments[0], cwd, check) == (sys.executable, ROOT, True)
+    forked(*arguments[1:])
+
+
 @pytest.mark.e2e
 def test_objectives(tmp_path, capsys, monkeypatch):
     """Two of them, with networks that learn nothing; the same command again trains nothing again."""
+    monkeypatch.setattr(subprocess, "run", run_forked)
     few = [
         "--runs",
         str(tmp_path),
@@ -89,6 +99,7 @@ def test_objectives(tmp_path, capsys, monkeypatch):
 @pytest.mark.e2e
 def test_toolbox(tmp_path, capsys, monkeypatch):
     """A part of the study, with networks that learn nothing; the same command again computes nothing again."""
+    monkeypatch.setattr(subprocess, "run", run_forked)
     monkeypatch.setattr(toolbox, "TRAINING", dict(list(toolbox.TRAINING.items())[:1]))
     monkeypatch.setattr(toolbox, "SAMPLERS", ("ddim", "heun"))
     monkeypatch.setattr(toolbox, "SLOW", ("ddim",))

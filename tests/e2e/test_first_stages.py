@@ -12,7 +12,7 @@ from ldm.batch import Batch
 from ldm.callback.curves import read_metrics
 from ldm.checkpoint import load, load_autoencoder, read
 from ldm.files.picture import to_tensor
-from tests.conftest import command, forked
+from tests.conftest import forked
 
 pytestmark = pytest.mark.e2e
 
@@ -52,7 +52,7 @@ def test_a_killed_run_goes_on_with_the_same_codes(vq_run, places, home, tmp_path
     """In the middle of replacing them: how long each was not used lies in the checkpoint."""
     same = ["experiment=txt2img", "debug=tiny", "trainer=cpu", "autoencoder=vq_icons", "stage=[autoencoder_icons]",
             "autoencoder.network.regularizer.revive_after=3", "name=vq-killed", *places]  # fmt: skip
-    command("-m", "tests.recorded", str(tmp_path / "record"), "autoencoder/12/SIGKILL", *same, ok=False)
+    forked("-m", "tests.recorded", str(tmp_path / "record"), "autoencoder/12/SIGKILL", *same, ok=False)
     assert not (home / "runs" / "vq-killed" / "autoencoder.safetensors").exists()
     forked("train.py", *same)
     killed, whole = (read(home / "runs" / name / "autoencoder.safetensors")[1] for name in ("vq-killed", "vq"))

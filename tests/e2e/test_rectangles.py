@@ -13,7 +13,7 @@ from ldm.data.shards.names import write_shards
 from ldm.metric.caption import CaptionAccuracy
 from ldm.metric.per_image import PerImageMetric
 from tests.conditioner.test_conditioner import CAPTIONS, said
-from tests.conftest import command, scramble
+from tests.conftest import forked_ranks, scramble
 from tests.data.small_shards import captioned, icons, read_all, sample
 from tests.metric.measured import Measured
 
@@ -133,7 +133,7 @@ def test_a_model_that_cannot_divide_a_bucket_is_refused(tmp_path):
 def test_two_processes_train_and_measure_both_stages_on_rectangles(tmp_path):
     """The last batches of buckets differ in number between the ranks, and none waits for the other."""
     shards = wide_and_tall(tmp_path / "shards", count=9)
-    command(
+    forked_ranks(
         "train.py", "experiment=txt2img", "debug=tiny", "data=shards", f"data.train={shards}", f"data.val={shards}",
         "data.size=32", "data.buckets={multiple:8,max_ratio:2}", "data.workers=0", "metric=offline", "trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "stage.autoencoder.batch_size=4", "stage.diffusion.batch_size=4",

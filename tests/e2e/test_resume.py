@@ -1,14 +1,12 @@
 """A run that is ended at any moment goes on so that nobody can tell: steps, samples, losses, weights."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from ldm.checkpoint import read
-from tests.conftest import ROOT
+from tests.conftest import ended
 
 pytestmark = pytest.mark.e2e
 
@@ -25,11 +23,9 @@ SMALL = [
 
 def train(folder, moment, places, *options, ends=0):
     arguments = [str(folder / "record.jsonl"), moment, *SMALL, f"paths.runs_dir={folder}", places[0], *options]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.recorded", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == ends, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
+    code, text = ended("-m", "tests.recorded", *arguments)
+    assert code == ends, text[-9000:]
+    return text
 
 
 def steps(folder):

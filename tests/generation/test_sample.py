@@ -86,7 +86,7 @@ def test_every_sampler_gives_the_same_image_for_the_same_seed_in_any_batch(tiny_
 def test_any_batch_size_and_number_of_processes_gives_the_same_images(tiny_run, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red heart\n\na blue cat\n")
     options = ["tests.sample_all", str(tiny_run), str(tmp_path / "prompts.txt")]
-    command("-m", *options, str(tmp_path / "one"), "4")
+    forked("-m", *options, str(tmp_path / "one"), "4")
     two = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
     command("-m", *two, "-m", *options, str(tmp_path / "two"), "1")
     for sampler in SAMPLERS:

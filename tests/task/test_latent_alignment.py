@@ -13,7 +13,7 @@ from ldm.config import build
 from ldm.pretrained.efficientnet import EfficientNetFeatureMap, EfficientNetLite0
 from ldm.pretrained.vision import FeatureMapEncoder, VisionEncoder
 from ldm.task.latent_alignment import VFLoss, marginal_cosine, marginal_distance_matrix
-from tests.conftest import command, forked
+from tests.conftest import forked, forked_ranks
 from tests.pretrained.test_vision import save_vision
 from tests.task.test_training import Data, autoencoder, optimizers, train
 from tests.training.stages import built, composed
@@ -215,6 +215,6 @@ def test_a_run_with_it_can_be_continued_on_two_processes_and_leaves_a_plain_mode
     assert "continuing" in text
     again = load_file(whole / "autoencoder.safetensors")
     assert all(torch.equal(part, again[name]) for name, part in made.items()), "as if it had not stopped"
-    command(*TINY[:3], *TINY[4:], *options, *two, "name=aligned-two")
+    forked_ranks(*TINY[:3], *TINY[4:], *options, *two, "name=aligned-two")
     found = json.loads((home / "runs" / "aligned-two" / "autoencoder" / "results.json").read_text())
     assert found["val/psnr"] > 5

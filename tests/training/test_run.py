@@ -21,7 +21,7 @@ from ldm.report.record import read_record
 from ldm.sampler.ddpm import DDPM
 from ldm.sampler.heun import Heun
 from tests.conditioner.test_conditioner import save_pretrained
-from tests.conftest import ROOT, command, forked
+from tests.conftest import command, forked, forked_ranks
 from tests.data.small_shards import write_tar
 from tests.pretrained.test_clip_score import save_clip
 from tests.pretrained.test_vision import save_vision
@@ -112,7 +112,7 @@ def test_a_run_killed_after_its_last_step_still_ends_with_averaged_weights_and_s
     shutil.copytree(tiny_run, runs / "tiny")
     for name in ("autoencoder.safetensors", "model.safetensors", "autoencoder/results.json", "diffusion/results.json"):
         (runs / "tiny" / name).unlink()
-    command(*TINY, places[0], f"paths.runs_dir={runs}")
+    forked(*TINY, places[0], f"paths.runs_dir={runs}")
     for name in ("autoencoder.safetensors", "model.safetensors"):
         assert same_weights(runs / "tiny" / name, tiny_run / name), name
 
@@ -136,35 +136,28 @@ def test_two_processes_train_both_stages_and_evaluate(ddp_run, tiny_run):
 
 
 def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
-    text = command(
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-port=29612",
-        str(ROOT / "tests" / "two_ranks.py"),
-        str(tmp_path),
-    )
-    assert "ranks agree" in text, text
+    text = forked_ranks("-m", "tests.two_ranks", str(tmp_path))
+    assert text.count("ranks agree") == 2, text
     assert len(read_snapshots(tmp_path / "runs" / "ranks" / "diffusion" / "ema")) == 4, "after 5, 10, 15, 20 steps"
 
 
-def test_sweep_runs_each_choice_in_its_folder(home, places):
+def test_sweep_runs_each_choice_in_its_folder(home, tiny_run, places):
     options = ["experiment=txt2img", "debug=tiny", "trainer=cpu", "name=swept", "stage.diffusion.trainer.max_steps=5"]
-    sweep = ["train.py", "-m", *options, "seed=1,2", *places]
-    command(*sweep)
+    sweep = ["train.py", "-m", *options, "seed=1,2", f"autoencoder.ckpt={tiny_run}", *places]
+    forked(*sweep)
     results = sorted((home / "runs" / "swept-sweep").glob("*/diffusion/results.json"))
     assert [file.parent.parent.name for file in results] == ["seed=1", "seed=2"]
     assert len({file.read_text() for file in results}) == 2
-    text = command(*sweep)
+    text = forked(*sweep)
     assert text.count("all is done already") == 2
 
 
-def test_optuna_study_goes_on(home, places):
+def test_optuna_study_goes_on(home, tiny_run, places):
     optuna = pytest.importorskip("optuna")
-    ckpt = f"autoencoder.ckpt={home / 'runs' / 'tiny'}"
+    ckpt = f"autoencoder.ckpt={tiny_run}"
 
     def search(trials):
-        return command(
+        return forked(
             "train.py",
             "-m",
             "experiment=txt2img",
@@ -190,10 +183,10 @@ def test_optuna_study_goes_on(home, places):
     assert all(0 <= trial.value <= 1 for trial in trials)
 
 
-def test_wandb_works_offline_with_pictures_and_batches_accumulate(home, places):
+def test_wandb_works_offline_with_pictures_and_batches_accumulate(home, tiny_run, places):
     """Twice as many batches, as many optimiser steps, and epochs as long as before."""
-    ckpt = f"autoencoder.ckpt={home / 'runs' / 'tiny'}"
-    command(*TINY, "name=logged", "logger=wandb", ckpt, "stage.diffusion.trainer.accumulate_grad_batches=2", *places)
+    ckpt = f"autoencoder.ckpt={tiny_run}"
+    forked(*TINY, "name=logged", "logger=wandb", ckpt, "stage.diffusion.trainer.accumulate_grad_batches=2", *places)
     run = home / "runs" / "logged"
     assert list((run / "wandb").glob("offline-run-*/run-*.wandb"))
     assert list((run / "wandb").glob("offline-run-*/files/media/images/samples*.png"))
@@ -213,14 +206,14 @@ def test_stage_one_alone_and_own_shards(home, places, tiny_run):
         "data.size=32",
         "data.workers=1",
     ]
-    text = command(
+    text = forked(
         "train.py", "experiment=autoencoder", *own, "debug=tiny_autoencoder", "trainer=cpu", "name=alone", *places
     )
     (line,) = [line for line in text.splitlines() if line.startswith("next: ")]
     typed = shlex.split(line)
     assert typed[1:4] == ["python", "train.py", "experiment=txt2img_shards"]
     assert {*own, "trainer=cpu", *places, f"autoencoder.ckpt={home / 'runs' / 'alone'}"} == set(typed[4:])
-    command(
+    forked(
         "train.py", "experiment=txt2img_shards", *own, "debug=tiny_diffusion", "trainer=cpu", "name=own",
         f"autoencoder.ckpt={home / 'runs' / 'alone'}", "conditioner=transformer", *places,
     )  # fmt: skip
@@ -231,7 +224,7 @@ def test_stage_one_alone_and_own_shards(home, places, tiny_run):
 def test_a_frozen_text_encoder_travels_in_the_checkpoint(home, places, tiny_run, tmp_path):
     """Trained with a folder's BERT, sampled after the folder is gone."""
     save_pretrained(tmp_path / "bert", "bert")
-    command(
+    forked(
         "train.py", "experiment=txt2img", "conditioner=huggingface", f"conditioner.name={tmp_path / 'bert'}",
         "conditioner.width=16", "conditioner.max_tokens=12", "data.source.count=6", f"autoencoder.ckpt={tiny_run}",
         "stage.diffusion.trainer.max_steps=3", "stage.diffusion.callbacks.evaluation.final_images=4",
@@ -271,7 +264,7 @@ def second_stage(tiny_run, places):
 def test_too_many_broken_images_end_all_ranks(damaged_shards, second_stage):
     """With the names of the shards, and without one rank waiting for the other."""
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.workers=1", "name=damaged"]
-    text = command(*second_stage, *damaged_shards, *two, ok=False)
+    text = forked_ranks(*second_stage, *damaged_shards, *two, ok=False)
     assert "samples cannot be used (unreadable image" in text
     assert "data.max_broken=0.01" in text
 
@@ -280,9 +273,9 @@ def test_streaming_without_an_index_trains_both_stages(damaged_shards, second_st
     """And survives as much damage as is allowed."""
     options = ["data=stream", "data.max_broken=0.5", "data.workers=1", "data.buffer=20", *damaged_shards, *places]
     first = ["experiment=autoencoder", "debug=tiny_autoencoder", "trainer=cpu", "name=streamed-1"]
-    text = command("train.py", *first, *options)
+    text = forked("train.py", *first, *options)
     assert "unreadable image" in text
-    command(*second_stage, *options, "name=streamed-2")
+    forked(*second_stage, *options, "name=streamed-2")
     for name, stage in (("streamed-1", "autoencoder"), ("streamed-2", "diffusion")):
         assert json.loads((home / "runs" / name / stage / "results.json").read_text())["steps"] == 20
 
@@ -292,11 +285,11 @@ def test_mixtures_filters_buckets_and_the_best_checkpoint_train(damaged_shards, 
     mixture = f"[{{shards:{folder}/train-*.tar,weight:3}},{{shards:{folder}/val-*.tar,weight:1}}]"
     options = [*damaged_shards[1:], "data.max_broken=0.5", "data.workers=0"]
     mixed = [f"data.train={mixture}", "data.filters=['side >= 32']", "name=mixed"]
-    command(*second_stage, *options, *mixed, "stage.diffusion.callbacks.checkpoint.best=eval/frechet_efficientnet")
+    forked(*second_stage, *options, *mixed, "stage.diffusion.callbacks.checkpoint.best=eval/frechet_efficientnet")
     kept = home / "runs" / "mixed" / "diffusion" / "checkpoints" / "best.ckpt"
     assert load(kept).sample(prompts=["a red heart"]).isfinite().all()
     bucketed = [damaged_shards[0], "data.buckets={multiple:16,max_ratio:2}", "name=bucketed"]
-    command(*second_stage, *options, *bucketed)
+    forked(*second_stage, *options, *bucketed)
 
 
 def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run, places):
@@ -304,14 +297,14 @@ def test_latents_of_another_autoencoder_or_text_encoder_are_refused(tiny_run, pl
     stage = built("diffusion", config, tiny_run)
     right = {"autoencoder": stage.task.model.autoencoder.encoder_hash, "text": ""}
     for encoding in (right, {}):
-        stage.check_data(SimpleNamespace(encoding=encoding, check_sizes=lambda check: check(32)))
-        stage.check_captions(SimpleNamespace(encoding=encoding), new=False)
+        stage.check_data(SimpleNamespace(foreign=None, encoding=encoding, check_sizes=lambda check: check(32)))
+        stage.check_captions(SimpleNamespace(foreign=None, encoding=encoding), new=False)
     with pytest.raises(ValueError, match="made by the autoencoder 0123, but autoencoder.ckpt is"):
-        stage.check_data(SimpleNamespace(encoding={**right, "autoencoder": "0123"}))
+        stage.check_data(SimpleNamespace(foreign=None, encoding={**right, "autoencoder": "0123"}))
     with pytest.raises(ValueError, match="text encoder 4567, but the conditioner is trained from scratch"):
-        stage.check_captions(SimpleNamespace(encoding={**right, "text": "4567"}), new=True)
+        stage.check_captions(SimpleNamespace(foreign=None, encoding={**right, "text": "4567"}), new=True)
     with pytest.raises(ValueError, match="latents train stage 2 alone"):
-        stages(config, tiny_run)["autoencoder"].check_data(SimpleNamespace(encoding=right))
+        stages(config, tiny_run)["autoencoder"].check_data(SimpleNamespace(foreign=None, encoding=right))
 
 
 def test_features_of_another_vision_encoder_are_refused(tiny_run, places, tmp_path):
@@ -323,6 +316,7 @@ def test_features_of_another_vision_encoder_are_refused(tiny_run, places, tmp_pa
     assert "patch_features" in stage.task.inputs
     stage.check_data(
         SimpleNamespace(
+            foreign=None,
             check_sizes=lambda check: None,
             encoding={**right, "features": VisionEncoder(str(tmp_path), size=16).features_hash},
         )
@@ -331,15 +325,19 @@ def test_features_of_another_vision_encoder_are_refused(tiny_run, places, tmp_pa
         with pytest.raises(
             ValueError, match=r"reads latents without features; write them, python -m ldm.encode \.\.\. alignment=repa"
         ):
-            stage.check_data(SimpleNamespace(check_sizes=lambda check: None, encoding=without))
+            stage.check_data(SimpleNamespace(foreign=None, check_sizes=lambda check: None, encoding=without))
     pooled = VisionEncoder(str(tmp_path), size=16, patches=2).features_hash
     with pytest.raises(
         ValueError, match=rf"made by the vision encoder {pooled}, but .* the same size and patches, or encode"
     ):
-        stage.check_data(SimpleNamespace(check_sizes=lambda check: None, encoding={**right, "features": pooled}))
+        stage.check_data(
+            SimpleNamespace(foreign=None, check_sizes=lambda check: None, encoding={**right, "features": pooled})
+        )
     plain = built("diffusion", composed(*options), tiny_run)
     assert "patch_features" not in plain.task.inputs
-    plain.check_data(SimpleNamespace(check_sizes=lambda check: None, encoding={**right, "features": pooled}))
+    plain.check_data(
+        SimpleNamespace(foreign=None, check_sizes=lambda check: None, encoding={**right, "features": pooled})
+    )
 
 
 def test_a_run_on_latents_is_aligned_to_the_features_beside_them(home, tiny_run, second_stage, tmp_path):
@@ -358,7 +356,7 @@ def test_a_run_on_latents_is_aligned_to_the_features_beside_them(home, tiny_run,
     text = forked("-m", "ldm.encode", ckpt, *shards, *aligned, "flip=true", f"out={tmp_path / 'latents'}")
     (line,) = (line for line in text.splitlines() if line.startswith("next: "))
     rest = [option for option in second_stage if not option.startswith("autoencoder.ckpt=")]
-    command(*rest, *shlex.split(line)[4:], "data.workers=0", "alignment.steps=10", "name=aligned")
+    forked(*rest, *shlex.split(line)[4:], "data.workers=0", "alignment.steps=10", "name=aligned")
     curve = dict(read_metrics(home / "runs" / "aligned" / "diffusion" / "logs")["train/alignment"])
     assert [value != 0 for step, value in sorted(curve.items())] == [step < 10 for step in sorted(curve)]
 
@@ -391,7 +389,7 @@ def test_other_ways_to_train_make_whole_runs(home, places, tiny_run, tmp_path):
     text = forked(*TINY, *places, *options, ok=False)
     assert "alignment to a vision encoder needs the images" in text
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    command(*TINY[:-1], *places, *options, *two, "data.cache_latents=false")
+    forked_ranks(*TINY[:-1], *places, *options, *two, "data.cache_latents=false")
     curve = dict(read_metrics(home / "runs" / "flow" / "diffusion" / "logs")["train/alignment"])
     assert [value != 0 for step, value in sorted(curve.items())] == [step < 10 for step in sorted(curve)]
     assert load(home / "runs" / "flow").sample(prompts=["a red heart"]).isfinite().all()
@@ -408,7 +406,7 @@ def test_edm_and_a_learned_variance_train_and_sample(home, places, tiny_run, tmp
         "name=variance",
     ]
     options += ["guidance=clip", f"guidance.score.name={save_clip(tmp_path)}", f"autoencoder.ckpt={tiny_run}"]
-    command(*TINY, *places, *options, "model.denoiser.learned_variance=true")
+    forked(*TINY, *places, *options, "model.denoiser.learned_variance=true")
     model = load(home / "runs" / "variance")
     assert isinstance(model.sampler, Heun)
     for sampler in (model.sampler, DDPM(10)):
@@ -424,7 +422,7 @@ def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, ti
         "trainer=cpu",
         "name=tuned",
     ]
-    text = command("train.py", "experiment=finetune_decoder", f"autoencoder.ckpt={tiny_run}", *options, *places)
+    text = forked("train.py", "experiment=finetune_decoder", f"autoencoder.ckpt={tiny_run}", *options, *places)
     assert f"decoder={home / 'runs' / 'tuned'}" in text
     before, _ = load_autoencoder(tiny_run)
     after, _ = load_autoencoder(home / "runs" / "tuned")

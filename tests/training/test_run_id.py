@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import command
+from tests.conftest import forked
 from tests.training.stages import built, composed
 
 TINY = ["experiment=txt2img", "debug=tiny", "trainer=cpu", "logger=wandb"]
@@ -35,7 +35,7 @@ def test_an_id_is_kept_in_the_folder_of_the_stage(tmp_path):
 def test_a_run_that_was_killed_goes_on_as_the_same_run(tiny_run, places, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_SERVICE", raising=False)  # another test's, in which the killed run would still be known
     options = [*TINY, f"autoencoder.ckpt={tiny_run}", places[0], f"paths.runs_dir={tmp_path}", "name=x"]
-    command("-m", "tests.recorded", str(tmp_path / "record"), "diffusion/12/SIGKILL", *options, ok=False)
-    command("train.py", *options)
+    forked("-m", "tests.recorded", str(tmp_path / "record"), "diffusion/12/SIGKILL", *options, ok=False)
+    forked("train.py", *options)
     runs = [path.name.split("-", 3)[3] for path in (tmp_path / "x" / "wandb").glob("offline-run-*")]
     assert runs == [(tmp_path / "x" / "diffusion" / "run_id.txt").read_text().strip()] * 2

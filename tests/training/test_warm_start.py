@@ -16,7 +16,7 @@ from ldm.model import LatentDiffusion
 from ldm.training.init_account import INIT_FILE
 from ldm.training.warm_start import read_model, take_weights
 from tests.conditioner.test_conditioner import CAPTIONS, said, save_pretrained
-from tests.conftest import command, forked, scramble
+from tests.conftest import forked, forked_ranks, scramble
 from tests.training.stages import built, composed, stages
 from tests.training.test_run import TINY, same_weights
 
@@ -369,7 +369,7 @@ def test_two_processes_begin_with_the_same_weights(tiny_run, places, home):
     """With steps of no size the model stays what it began as, on both."""
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=two-warm", f"init={tiny_run}"]
     still = ["optimizer.lr=1e-12", "trainer.max_steps=3", "data.size=48"]
-    command(*TINY[:-1], *two, *still, *places)
+    forked_ranks(*TINY[:-1], *two, *still, *places)
     later, earlier = load(home / "runs" / "two-warm"), load(tiny_run)
     assert isinstance(later, LatentDiffusion)
     assert later.conditioner.tokenizer.to_str() == earlier.conditioner.tokenizer.to_str()

@@ -11,7 +11,7 @@ from PIL import Image
 from ldm.config import compose, resolved
 from ldm.data.decode import decode_image
 from ldm.data.sources.openmoji import OpenMoji, caption, report
-from tests.conftest import command
+from tests.conftest import forked
 
 emoji = pytest.importorskip("emoji")
 resvg_py = pytest.importorskip("resvg_py")
@@ -134,5 +134,5 @@ def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
 
 @pytest.mark.e2e
 def test_the_command_suggests_options():
-    text = command("-m", "ldm.cli.openmoji", "sied=16", ok=False)
+    text = forked("-m", "ldm.cli.openmoji", "sied=16", ok=False)
     assert text.startswith("error: there is no option data.source.sied; did you mean data.source.size")
