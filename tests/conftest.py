@@ -32,6 +32,16 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+LONGEST = (
+    "test_run.py",
+    "test_documents.py",
+    "test_benchmarks.py",
+    "test_resume.py",
+    "test_config.py",
+    "test_warm_start.py",
+)
+"""Files of the tests that take the longest, in the order of their seconds."""
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preload"])
 
@@ -42,12 +52,12 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave long tests out unless they are asked for; put the files of whole runs first, so that two processes end together."""
+    """Leave long tests out unless they are asked for; put the longest files first, so that processes end together."""
     if "long" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    items.sort(key=lambda item: item.path.name not in ("test_run.py", "test_resume.py", "test_documents.py"))
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)
