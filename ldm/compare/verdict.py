@@ -49,8 +49,9 @@ def find_expected(
 
     Args:
         runs: The runs.
-        given: The file that the user has named; None: that of the experiment which comes with this program, or else the first
-            runs among these that differ in nothing but their seeds.
+        given: The file that the user has named; None: that of the experiment which comes with this program, if any of the runs
+            was trained as the experiment is, or else the first runs among these that differ in nothing but their seeds, or else
+            that of the experiment.
 
     Returns:
         The expected curve, or None; the runs that it was made of, which are not judged; sentences on it.
@@ -62,26 +63,17 @@ def find_expected(
         return read_expected(given), [], []
     experiments = {run.experiment for run in runs}
     file = shipped(experiments.pop()) if len(experiments) == 1 else None
+    seeds = _of_seeds(runs)
     if file is not None:
         expected = read_expected(file)
-        return (
-            expected,
-            [],
-            [
-                f"Expected is the curve of experiment={expected.title}, which comes with this program.",
-                *(sentence for run in runs for sentence in _difference(run, expected.title)),
-            ],
-        )
-    for first in runs:
-        alike = {run.config.get("seed"): run for run in reversed(runs) if not trained_alike(first.config, run.config)}
-        if len(alike) > 1:
-            chosen = [run for run in runs if run in alike.values()]
-            names = ", ".join(str(run.folder) for run in chosen)
-            return (
-                of_runs(names, chosen),
-                chosen,
-                [f"Expected is what {names} have measured: they differ in their seeds alone."],
-            )
+        differences = [_difference(run, expected.title) for run in runs]
+        if not seeds or not all(differences):
+            came = f"Expected is the curve of experiment={expected.title}, which comes with this program."
+            return expected, [], [came, *filter(None, differences)]
+    if seeds:
+        names = ", ".join(str(run.folder) for run in seeds)
+        remark = f"Expected is what {names} have measured: they differ in their seeds alone."
+        return of_runs(names, seeds), seeds, [remark]
     return (
         None,
         [],
@@ -150,14 +142,23 @@ def _told(one: MetricAgreement) -> str:
     )
 
 
-def _difference(run: RunFiles, experiment: str) -> list[str]:
-    """Return a sentence on the options in which a run differs from its experiment as it is today; none where there are none."""
+def _of_seeds(runs: Sequence[RunFiles]) -> list[RunFiles]:
+    """Return the first runs that differ in nothing but their seeds; none where there are no two."""
+    for first in runs:
+        alike = {run.config.get("seed"): run for run in reversed(runs) if not trained_alike(first.config, run.config)}
+        if len(alike) > 1:
+            return [run for run in runs if run in alike.values()]
+    return []
+
+
+def _difference(run: RunFiles, experiment: str) -> str:
+    """Return a sentence on the options in which a run differs from its experiment as it is today; "" where there are none."""
     if not (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
-        return []
+        return ""
     names = trained_alike(resolved(compose("train", [f"experiment={experiment}"])), run.config)
     if not names:
-        return []
+        return ""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return [
+    return (
         f"{run.folder} was not trained as experiment={experiment} is: it differs in {', '.join(names[:NAMED])}{more}."
-    ]
+    )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -102,6 +103,19 @@ def test_a_curve_that_is_shipped_is_found_by_the_experiment(compare, seeds, tmp_
     text = compare(write_run(tmp_path / "new", seed=9, record=a_record()))
     assert "Expected is the curve of experiment=hearts, which comes with this program." in text
     assert "new: agrees in all 3 metrics" in text
+
+
+def test_seeds_of_other_options_are_expected_rather_than_the_curve_of_the_experiment(compare, tmp_path, monkeypatch):
+    monkeypatch.setattr(expected_curves, "FOLDER", tmp_path)
+    record = replace(a_record(), experiment="txt2img")
+    seeds = [write_run(tmp_path / f"seed={seed}", seed=seed, record=record) for seed in (1, 2, 3)]
+    compare(*seeds, f"curve={tmp_path / 'txt2img.csv'}")
+    text = compare(*seeds)
+    assert "have measured: they differ in their seeds alone" in text
+    assert "comes with this program" not in text
+    text = compare(seeds[0])
+    assert "Expected is the curve of experiment=txt2img, which comes with this program." in text
+    assert re.search(r"seed=1 was not trained as experiment=txt2img is: it differs in .* and \d+ more\.", text)
 
 
 def test_one_seed_decides_nothing_and_says_so(compare, seeds, tmp_path):
