@@ -36,6 +36,19 @@ class Exact(torch.nn.Module):
         return torch.cat([self.weight * output, self.fraction.expand_as(output)], dim=1)
 
 
+class Says(torch.nn.Module):
+    """The estimate of the noise of another network, as a network says it whose output means something else."""
+
+    def __init__(self, noise, schedule, prediction):
+        super().__init__()
+        self.noise, self.schedule, self.prediction = noise, schedule, prediction
+
+    def forward(self, x_t, t, condition):
+        alpha, sigma = (map_of(part) for part in self.schedule.alpha_sigma(t))
+        noise = self.noise(x_t)
+        return self.prediction.target((x_t - sigma * noise) / alpha, noise, alpha, sigma)
+
+
 class Uncertain(torch.nn.Module):
     """The exact noise prediction for N(0, 1) data, and a number for each time that says how large the variance is."""
 

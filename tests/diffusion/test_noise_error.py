@@ -9,21 +9,8 @@ from ldm.diffusion.noise_error import LEVELS, noise_error
 from ldm.diffusion.prediction import NoisePrediction
 from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.diffusion.weighting import ConstantWeighting
-from tests.diffusion.networks import Exact, Fixed
+from tests.diffusion.networks import Exact, Fixed, Says
 from tests.parts import MORE_SCHEDULES, PREDICTIONS, name
-
-
-class Says(torch.nn.Module):
-    """The estimate of the noise of another network, as a network says it whose output means something else."""
-
-    def __init__(self, noise, schedule, prediction):
-        super().__init__()
-        self.noise, self.schedule, self.prediction = noise, schedule, prediction
-
-    def forward(self, x_t, t, condition):
-        alpha, sigma = (part[:, None, None, None] for part in self.schedule.alpha_sigma(t))
-        noise = self.noise(x_t)
-        return self.prediction.target((x_t - sigma * noise) / alpha, noise, alpha, sigma)
 
 
 def allowed(schedule):

@@ -3,14 +3,18 @@
 from collections import Counter
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from ldm.batch import Batch
 from ldm.config import build, resolved
 from ldm.diffusion.noise_error import LEVELS
+from ldm.optim.scheduler import ConstantWithWarmup
+from ldm.task.diffusion import DiffusionTask
 from ldm.task.validation_loss import SCORES, ValidationLoss, measurement
 from tests.conditioner.small import rows
 from tests.conftest import scramble
+from tests.diffusion.networks import Says
 from tests.ranks import on_two_ranks
 from tests.test_processes import connected
 from tests.training.stages import composed
@@ -73,6 +77,53 @@ def test_two_processes_find_what_one_finds():
 
     for code, output in on_two_ranks(work):
         assert code == 0, output
+
+
+def validated(folder, **options):
+    """The scores of a whole validation by the trainer, over images that are no multiple of batches and ranks."""
+    torch.manual_seed(0)
+    config = composed(
+        *("experiment=class_icons", "debug=tiny", f"paths.data_dir={folder}", "data.val_images=23", "data.workers=0")
+    )
+    network = scramble(build(resolved(config.model)))
+    task = DiffusionTask(network, optimizer=torch.optim.Adam, scheduler=ConstantWithWarmup, config={})
+    data = build(resolved(config.data))
+    data.need(("image", *task.inputs))
+    data.open()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", use_distributed_sampler=False, enable_model_summary=False, **quiet, **options
+    )
+    data.set_batch(6, 1, trainer.world_size)
+    trainer.validate(task, datamodule=data, verbose=False)
+    assert data.batch_size == 6 / trainer.world_size
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_the_trainer_validates_alike_on_one_rank_and_on_two(tmp_path):
+    alone = validated(tmp_path, devices=1)
+    assert alone.keys() == {f"val/{name}" for name in SCORES}
+
+    def work(rank):
+        assert validated(tmp_path, devices=2, strategy="ddp") == pytest.approx(alone, rel=1e-5)
+
+    for code, output in on_two_ranks(work):
+        assert code == 0, output
+
+
+def test_what_the_network_predicts_plays_no_part():
+    """One function that estimates the noise, said as noise, as the clean latent, as velocity and as flow."""
+    channels = model().autoencoder.latent_channels
+    estimate = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    found = {}
+    for prediction in ("noise", "clean", "velocity", "flow"):
+        network = model(f"prediction={prediction}")
+        denoiser = network.denoiser
+        denoiser.backbone = Says(estimate, denoiser.schedule, denoiser.prediction)
+        found[prediction] = scores(network, range(COUNT), 8)
+    for prediction in ("clean", "velocity", "flow"):
+        assert found[prediction] == pytest.approx(found["noise"], rel=1e-3), prediction
+    assert found["noise"]["loss"] > 0.1
 
 
 def test_labels_are_never_dropped_and_count(monkeypatch):
