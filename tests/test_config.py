@@ -70,6 +70,7 @@ def test_every_experiment_composes_and_its_model_builds(experiment):
 ELSEWHERE = (
     *("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode"),
     *("encoder", "search"),  # of ldm.data.neighbors
+    *("conditions", "protocol"),  # of ldm.evaluate
     "hardware",  # of ldm.plan
 )
 CHOICES = {

@@ -30,7 +30,7 @@ MISTAKES = [
     (
         "train",
         "data=icon",
-        "there is no data=icon; did you mean icons? choose from icon_scenes, icons, latents, openmoji, shards, stream",
+        "there is no data=icon; did you mean icons? choose from icon_scenes, icons, latents, moments, openmoji, shards, stream",
     ),
     ("train", "-m sampler=ddim,heum", "there is no sampler=heum; did you mean heun?"),
     ("train", "experiment=txt2imag", "there is no experiment=txt2imag; did you mean txt2img"),
