@@ -79,8 +79,24 @@ class GenerationProtocol(Protocol):
         if config.images is not None:
             return [_Evaluation(self, config, run=None).of_folder(config.images, out)]
         if config.ckpt is not None:
-            return [_Evaluation(self, config, run=run_config(config.ckpt)).of_model(config.ckpt, out)]
+            return [self.of_model(config, config.ckpt, out)]
         return self._of_several(config, out)
+
+    def of_model(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
+        """Measure one model.
+
+        Args:
+            config: See `Protocol.run`.
+            ckpt: A run folder, or a checkpoint.
+            out: A folder for what is written.
+
+        Returns:
+            The results, on processes after the first without scores.
+
+        Raises:
+            ValueError: See `Protocol.run`.
+        """
+        return _Evaluation(self, config, run=run_config(ckpt)).of_model(ckpt, out)
 
     def _of_several(self, config: DictConfig, out: Path) -> list[dict[str, Any]]:
         """Measure the checkpoints that a pattern names, each into a folder of its own."""
@@ -96,7 +112,7 @@ class GenerationProtocol(Protocol):
         results = []
         for file, name in zip(files, names, strict=True):
             log.info("%s", file)
-            results.append(_Evaluation(self, config, run=run_config(file)).of_model(file, out / name))
+            results.append(self.of_model(config, file, out / name))
         if Place.here().rank == 0:
             write_curve(out, results)
         return results

@@ -54,8 +54,8 @@ def append_evaluation(log: Path, *, step: int, fid: float, clip: float, began: f
     return reaches_targets(fid, clip)
 
 
-def append_run_stop(log: Path) -> str:
-    """Add the line that ends a log, once its checkpoints are evaluated: with success where one of them reaches the targets.
+def append_run_stop(log: Path) -> str | None:
+    """Add the line that ends a log, if a checkpoint reaches the targets, or if all are evaluated and none does.
 
     Its time is that at which the training of the first such checkpoint ended, since offline evaluation does not count. Without
     success it is the time at which the last block ended. A log that ended without success can be ended again with it.
@@ -64,7 +64,7 @@ def append_run_stop(log: Path) -> str:
         log: The log, with the lines of its evaluations.
 
     Returns:
-        "success" or "aborted".
+        "success" or "aborted"; None: the log is not ended, since points of evaluation are missing.
 
     Raises:
         FileNotFoundError: If there is no log.
@@ -79,10 +79,13 @@ def append_run_stop(log: Path) -> str:
     passed = [
         step for step, found in scores.items() if len(found) == 2 and reaches_targets(found["FID"], found["CLIP"])
     ]
+    stops = [line for line in lines if line["key"] == "block_stop"]
+    if not passed and {line["metadata"]["step_num"] for line in stops} - scores.keys():
+        return None
     status = "success" if passed else "aborted"
     if any(line["key"] == "run_stop" and line["metadata"]["status"] == status for line in lines):
         return status
-    stops = [line for line in lines if line["key"] == "block_stop" and (not passed or _is_at(line, min(passed)))]
+    stops = [line for line in stops if not passed or _is_at(line, min(passed))]
     step = min(passed) if passed else stops[-1]["metadata"]["step_num"] if stops else 0
     ended = stops[-1]["time_ms"] if stops else now()
     adder(log).end("run_stop", metadata={"status": status, **place_of(step, batch)}, time_ms=ended)
@@ -103,10 +106,27 @@ def _evaluated(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines if line["key"] == "eval_accuracy"]
 
 
+def eval_samples_of(log: Path) -> int:
+    """Return with how many images each point of a training is evaluated, as its log says.
+
+    Args:
+        log: The log.
+
+    Raises:
+        FileNotFoundError: If there is no log.
+        ValueError: If the log is that of no training.
+    """
+    return _fact(log, read_lines(log, missing_ok=False), "eval_samples")
+
+
 def _batch_of(log: Path, lines: list[dict[str, Any]]) -> int:
-    """Return the batch of the training that a log is about. Raises ValueError if it is about none."""
+    return _fact(log, lines, "global_batch_size")
+
+
+def _fact(log: Path, lines: list[dict[str, Any]], key: str) -> int:
+    """Return a number that the log of a training says. Raises ValueError if it does not."""
     for line in lines:
-        if line["key"] == "global_batch_size":
-            batch: int = line["value"]
-            return batch
-    raise ValueError(f"{log} is not the log of a training: it does not say global_batch_size; train with logger=mllog")
+        if line["key"] == key:
+            value: int = line["value"]
+            return value
+    raise ValueError(f"{log} is not the log of a training: it does not say {key}; train with logger=mllog")

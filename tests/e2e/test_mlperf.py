@@ -1,8 +1,10 @@
 """MLPerf's benchmark in small: shards in its layout are trained on, and its compliance checker passes the log."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mlperf_logging.compliance_checker import mlp_compliance
@@ -12,9 +14,12 @@ from ldm import checkpoint
 from ldm.config import build
 from ldm.logger.mllog_file import LOG_FILE
 from ldm.logger.offline_evaluation import append_evaluation, append_run_stop
-from tests.conditioner.test_conditioner import save_pretrained
+from ldm.pretrained.inception_network import InceptionV3
+from tests.conditioner.test_conditioner import CAPTIONS, save_pretrained
 from tests.conftest import forked
 from tests.data.small_shards import foreign
+from tests.metric.torch_fidelity_numbers import inception_weights
+from tests.pretrained.test_clip_score import save_clip
 
 pytestmark = pytest.mark.e2e
 
@@ -56,6 +61,7 @@ TINY = [
     "logger=mllog",
     "data.size=64",
     "data.workers=0",
+    "logger.mllog.eval_samples=6",
     "conditioner.width=16",
     "conditioner.max_tokens=9",
     "conditioner.pad_token='[PAD]'",
@@ -130,7 +136,7 @@ def test_the_log_says_what_was_done(run):
         "submission_benchmark": "stable_diffusion",
         "global_batch_size": 4,
         "train_samples": 40,
-        "eval_samples": 30000,
+        "eval_samples": 6,
         "gradient_accumulation_steps": 1,
         "opt_name": "adamw",
         "opt_base_learning_rate": 2.3e-7,
@@ -149,6 +155,48 @@ def test_the_log_says_what_was_done(run):
     losses = [line for line in found if line["key"] == "tracked_stats" and "train/loss" in line["value"]]
     assert len(losses) == 4
     assert str(Path.cwd()) not in (run / "diffusion" / LOG_FILE).read_text()
+
+
+def test_the_protocol_adds_its_scores_to_the_log(run, log, tmp_path):
+    copy = tmp_path / "runs" / "stage"
+    shutil.copytree(run / "diffusion" / "checkpoints", copy / "checkpoints")
+    log = log.rename(copy / LOG_FILE)
+    table = tmp_path / "captions.tsv"
+    rows = [f"{number}\t{number}\t{caption}" for number, caption in enumerate(CAPTIONS[:3] * 2)]
+    table.write_text("\n".join(["id\timage_id\tcaption", *rows]))
+    torch.save(inception_weights(InceptionV3()), tmp_path / "inception.pth")
+    np.savez(tmp_path / "real.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    (tmp_path / "clip").mkdir()
+    command = [
+        "protocol=mlperf_sd",
+        f"ckpts='{copy}/**/step-*.ckpt'",
+        f"conditions.file={table}",
+        f"reference={tmp_path}/real.npz",
+        f"metric.fid.extractor.weights={tmp_path}/inception.pth",
+        f"metric.clip_score.name={save_clip(tmp_path / 'clip')}",
+        "size=64",
+        "sampler.steps=2",
+        f"out={tmp_path}/scores",
+    ]
+    before = log.read_text()
+    text = forked("-m", "ldm.evaluate", *command, "num_images=4")
+    assert "scores of 4 images, where it says 6" in text
+    assert log.read_text() == before
+    for _ in range(2):
+        text = forked("-m", "ldm.evaluate", *command)
+        assert f"{log}: " in text
+        added = [line for line in lines(log) if line["key"].startswith(("eval_a", "eval_st", "run_stop"))]
+        assert [line["key"] for line in added].count("eval_accuracy") == 4
+        assert [line["key"] for line in added].count("run_stop") == 1
+    assert log.read_text().startswith(before)
+    for step in (2, 4):
+        scores = json.loads((tmp_path / "scores" / f"step-{step:08d}" / "results.json").read_text())["scores"]
+        said = {line["metadata"]["metric"]: line["value"] for line in added if is_score(line, step)}
+        assert said == {"FID": scores["fid"], "CLIP": scores["clip_score"]}
+
+
+def is_score(line, step):
+    return line["key"] == "eval_accuracy" and line["metadata"]["step_num"] == step
 
 
 def test_every_point_of_evaluation_is_kept_and_samples(run):

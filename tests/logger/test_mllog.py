@@ -181,12 +181,19 @@ def evaluate(folder, step, fid, clip):
     return append_evaluation(folder / LOG_FILE, step=step, fid=fid, clip=clip, began=100.0, ended=200.0)
 
 
+def stops(folder):
+    """Return how the log ended, and the step whose training ended then."""
+    trained = {line["time_ms"]: line["metadata"]["step_num"] for line in read(folder) if line["key"] == "block_stop"}
+    found = [line for line in read(folder) if line["key"] == "run_stop"]
+    return [(line["metadata"]["status"], trained[line["time_ms"]]) for line in found]
+
+
 def test_evaluations_are_added_once_and_end_the_run_when_the_first_of_them_passed(tmp_path):
     train(tmp_path, 6)
     before = (tmp_path / LOG_FILE).read_text()
     assert not evaluate(tmp_path, 2, 90.1, 0.2)
     assert not evaluate(tmp_path, 6, 50.0, 0.149)
-    assert append_run_stop(tmp_path / LOG_FILE) == "aborted"
+    assert append_run_stop(tmp_path / LOG_FILE) is None, "step 4 is not evaluated yet"
     assert evaluate(tmp_path, 4, 90.0, 0.15)
     for _ in range(2):
         assert append_run_stop(tmp_path / LOG_FILE) == "success"
@@ -204,10 +211,19 @@ def test_evaluations_are_added_once_and_end_the_run_when_the_first_of_them_passe
         (72, "FID"): (50.0, 200_000), (72, "CLIP"): (0.149, 200_000),
     }  # fmt: skip
     assert [count(tmp_path, key) for key in ("eval_start", "eval_accuracy", "eval_stop")] == [3, 6, 3]
-    stops = [line for line in read(tmp_path) if line["key"] == "run_stop"]
-    assert [line["metadata"]["status"] for line in stops] == ["aborted", "success"]
-    trained = {line["metadata"]["step_num"]: line["time_ms"] for line in read(tmp_path) if line["key"] == "block_stop"}
-    assert [line["time_ms"] for line in stops] == [trained[6], trained[4]], "offline evaluation does not count"
+    assert stops(tmp_path) == [("success", 4)], "offline evaluation does not count"
+
+
+def test_a_log_that_ended_without_success_ends_again_with_it_when_the_run_is_made_longer(tmp_path):
+    ckpt = train(tmp_path, 4)
+    for step in (2, 4):
+        evaluate(tmp_path, step, 90.1, 0.2)
+    for _ in range(2):
+        assert append_run_stop(tmp_path / LOG_FILE) == "aborted"
+    train(tmp_path, 6, ckpt=ckpt)
+    evaluate(tmp_path, 6, 90.0, 0.2)
+    assert append_run_stop(tmp_path / LOG_FILE) == "success"
+    assert stops(tmp_path) == [("aborted", 4), ("success", 6)]
 
 
 def test_scores_that_differ_from_those_in_the_log_are_refused(tmp_path):
