@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from ldm import __version__
 from ldm.evaluate.folder import REQUEST, RESULTS, TABLE
 from ldm.files.output_folder import OutputFolder
+from ldm.files.scores import to_json_numbers
 from ldm.files.whole import write_whole
 
 
@@ -38,11 +38,8 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         What was written: the results, numbers that are not finite as None, and the versions of the programs.
     """
-    scores = {
-        name: value if value is not None and math.isfinite(value) else None for name, value in results["scores"].items()
-    }
     versions = {"ldm": __version__, "torch": torch.__version__}
-    written = {**results, "scores": scores, "versions": versions}
+    written = {**results, "scores": to_json_numbers(results["scores"]), "versions": versions}
     write_whole(folder / RESULTS, json.dumps(written, indent=2))
     write_whole(folder / TABLE, table(written))
     return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from ldm.callback.curves import Curve, Panels, read_metrics
+from ldm.files.scores import read_scores
 from ldm.report.record import Record, read_record
 
 CONFIG_FILE = "config.yaml"
@@ -129,7 +129,7 @@ def _read_stage(
 ) -> StageFiles:
     file = folder / RESULTS_FILE
     try:
-        results: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        results = read_scores(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise ValueError(
             f"{file} cannot be read as JSON ({error}); measure the run anew: validate_only=true"

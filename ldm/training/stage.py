@@ -22,6 +22,7 @@ from ldm.callback.measuring import Measuring
 from ldm.callback.signals import Signals
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
+from ldm.files.scores import read_scores, to_json_numbers
 from ldm.files.whole import write_whole
 from ldm.optim.scheduler import step_options
 from ldm.report.run_folder import RESULTS_FILE
@@ -316,12 +317,11 @@ class Stage(ABC, Generic[TaskType]):
             seconds: The time that training took; None: nobody knows.
         """
         size = sum(parameter.numel() for parameter in self.task.parameters() if parameter.requires_grad)
-        results = {**scores, "steps": self.steps, "trained parameters": size}
+        results = {**to_json_numbers(scores), "steps": self.steps, "trained parameters": size}
         if seconds is not None:
             results["seconds"] = round(seconds, 1)
-        write_whole(self.results_file, json.dumps(results, indent=2))
+        write_whole(self.results_file, json.dumps(results, indent=2, allow_nan=False))
 
     def read_results(self) -> dict[str, float]:
         """Return the scores of the finished stage."""
-        scores: dict[str, float] = json.loads(self.results_file.read_text())
-        return scores
+        return read_scores(self.results_file.read_text())
