@@ -91,5 +91,7 @@ def test_only_what_validation_measures_is_judged():
     (found,) = judge(run_of([(step, 1.0) for step in range(5)] + [(5, 9.0)]), curve_of(values))
     assert found.inside == 5
     assert not found.agrees, "the end counts"
+    (found,) = judge(run_of([(0, 9.0)] + [(step, 1.0) for step in range(1, 6)]), curve_of(values))
+    assert found.agrees, "once may be chance"
     (found,) = judge(run_of([(0, 9.0), (1, 9.0)] + [(step, 1.0) for step in range(2, 6)]), curve_of(values))
     assert not found.agrees, "and so does the way"
