@@ -20,6 +20,7 @@ from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.config import build_trusted
 from ldm.files.tensors import write_tensors
 from ldm.model import LatentDiffusion
+from ldm.nn.uninitialized import Uninitialized
 from ldm.optim.divergence import all_finite
 from ldm.optim.frozen import whole_state
 
@@ -258,10 +259,15 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:
-    """Build a model from its config, with classes of these packages only, and load its weights."""
-    model: nn.Module = build_trusted(config, packages)
+    """Build a model from its config, with classes of these packages only, and give it its weights, in fp32.
+
+    Weights that are in fp32 are not copied: on a CPU they stay in the file until they are used.
+    """
+    whole = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     try:
-        model.load_state_dict(weights)
+        with Uninitialized():
+            model: nn.Module = build_trusted(config, packages)
+            model.load_state_dict(whole, assign=True)
     except RuntimeError as error:
         raise ValueError(f"weights and config of {file} do not fit together: {error}") from error
     return model
