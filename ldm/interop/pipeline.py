@@ -1,0 +1,138 @@
+"""Folders of diffusers: whole pipelines, and single components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.interop.conventions import Told, schedule_node
+from ldm.interop.source import Weights, component_file, read_json, read_weights
+
+MODEL_INDEX = "model_index.json"
+"""The file that makes a folder a pipeline."""
+
+CONFIG = "config.json"
+"""The file that makes a folder a component."""
+
+SCHEDULER_CONFIG = "scheduler_config.json"
+"""The config of a scheduler, in its folder."""
+
+AUTOENCODERS = ("vae", "vqvae")
+"""Names of the folder of the autoencoder."""
+
+TEXT_ENCODERS = ("text_encoder", "bert")
+"""Names of the folder of the text encoder."""
+
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that are left out on purpose: they do not make the image."""
+
+PREDICTIONS: Mapping[str, str] = {
+    "epsilon": "noise",
+    "v_prediction": "velocity",
+    "sample": "clean",
+    "flow_prediction": "flow",
+}
+"""Names of predictions in diffusers, and here."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A network in a folder.
+
+    Attributes:
+        folder: The folder.
+        config: Its config.json.
+        weights: Its tensors.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: Weights
+
+    @property
+    def kind(self) -> str:
+        """Name of its class in diffusers or transformers."""
+        return str(self.config.get("_class_name") or (self.config.get("architectures") or ["?"])[0])
+
+
+def is_pipeline(path: Path) -> bool:
+    """Return whether a path is a folder of diffusers with a whole pipeline."""
+    return (path / MODEL_INDEX).is_file()
+
+
+def is_component(path: Path) -> bool:
+    """Return whether a path is a folder of diffusers or transformers with one network."""
+    return (path / CONFIG).is_file() and component_file(path) is not None
+
+
+def read_component(folder: Path) -> Component:
+    """Read a network.
+
+    Args:
+        folder: Its folder, with config.json and weights.
+
+    Raises:
+        ValueError: If it has no config or no weights, or they cannot be read.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} has no {CONFIG}; copy the whole folder of the pipeline")
+    file = component_file(folder)
+    if file is None:
+        raise ValueError(f"{folder} has no weights, like diffusion_pytorch_model.safetensors; copy the whole folder")
+    return Component(folder, read_json(folder / CONFIG), read_weights(file))
+
+
+def components_of(folder: Path) -> dict[str, Path]:
+    """Return the components that a pipeline names, by name, without those that are absent or left out on purpose.
+
+    Raises:
+        ValueError: If one is unknown, or its folder is missing.
+    """
+    index = read_json(folder / MODEL_INDEX)
+    named = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
+    known = {"unet", "scheduler", "tokenizer", *AUTOENCODERS, *TEXT_ENCODERS}
+    if strange := sorted(named.keys() - known - set(UNUSED)):
+        raise ValueError(
+            f"{folder / MODEL_INDEX} ({index.get('_class_name')}) has components that no model here has: {', '.join(strange)}"
+        )
+    found = {name: folder / name for name in named if name in known}
+    if missing := [name for name, place in found.items() if not place.is_dir()]:
+        raise ValueError(f"{folder} lacks the folders {', '.join(missing)}, which {MODEL_INDEX} names; copy all of it")
+    return found
+
+
+def one_of(components: Mapping[str, Path], names: tuple[str, ...]) -> Path | None:
+    """Return the folder of the component that has one of these names; None where there is none."""
+    return next((components[name] for name in names if name in components), None)
+
+
+def told_by_scheduler(folder: Path | None) -> Told:
+    """Return what the config of a scheduler says of a model.
+
+    Args:
+        folder: The folder of the scheduler; None: there is none.
+
+    Raises:
+        ValueError: If it asks for a schedule or prediction that is not known.
+    """
+    if folder is None:
+        return Told()
+    config = read_json(folder / SCHEDULER_CONFIG)
+    if config.get("trained_betas") is not None:
+        raise ValueError(f"{folder / SCHEDULER_CONFIG} gives trained_betas, which no schedule here has")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ValueError(
+            f"{folder / SCHEDULER_CONFIG}: prediction_type={prediction!r} is none of {', '.join(PREDICTIONS)}"
+        )
+    schedule = schedule_node(
+        config.get("beta_schedule", "linear"),
+        config.get("beta_start", 1e-4),
+        config.get("beta_end", 0.02),
+        config.get("num_train_timesteps", 1000),
+    )
+    if config.get("rescale_betas_zero_snr"):
+        schedule = {"_target_": "ldm.diffusion.schedule.ZeroTerminalSchedule", "schedule": schedule}
+    return Told(schedule=schedule, prediction=PREDICTIONS[prediction])
