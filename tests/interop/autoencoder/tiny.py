@@ -40,6 +40,9 @@ def random_autoencoder(options):
     """Return a finished autoencoder with random weights, whose channels have shifts of their own, and scales with KL."""
     network = scramble(network_of(options))
     with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "attend.query" in name or "attend.key" in name:
+                parameter.mul_(8)  # else all places would be attended to alike, and queries could as well be keys
         moments = network.encode_moments(images())
         if "codes" in options["regularizer"]:
             vectors = moments.permute(0, 2, 3, 1).reshape(-1, 4)
