@@ -1,0 +1,1 @@
+"""Autoencoders of other layouts: names of tensors, options, and the scale of latents."""
