@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Size, Tensor
+from torch import Tensor
 
 from ldm.interop import compvis, pipeline
-from ldm.interop.autoencoder import compvis as compvis_autoencoder
-from ldm.interop.autoencoder import diffusers as diffusers_autoencoder
 from ldm.interop.autoencoder import vae_file
+from ldm.interop.autoencoder.vae_file import is_autoencoder
 from ldm.interop.conditioner.reading import read_compvis_conditioner, read_text_encoder
 from ldm.interop.conventions import HEADS, Told, model_node
 from ldm.interop.foreign import ForeignModel, assembled, check_all_used
 from ldm.interop.part import Part
 from ldm.interop.request import ReadRequest
-from ldm.interop.source import PICKLED, Weights, read_weights, read_yaml, yaml_beside
+from ldm.interop.source import Weights, read_weights, read_yaml, yaml_beside
 from ldm.interop.unet import compvis as compvis_unet
 from ldm.interop.unet import diffusers as diffusers_unet
+from ldm.interop.unet.diffusers_config import unet_options, uses_linear
 
 LAYOUTS = "CompVis and Stability (whole models, autoencoders), and of diffusers (pipelines, AutoencoderKL, VQModel, UNet2D...)"
 """The layouts that are known, for messages."""
@@ -51,7 +51,7 @@ def read_foreign(path: Path, request: ReadRequest | None = None) -> ForeignModel
     weights = read_weights(path)
     if compvis.is_checkpoint(weights.tensors):
         return _read_compvis(weights, request)
-    if vae_file.is_autoencoder(weights.tensors):
+    if is_autoencoder(weights.tensors):
         part = vae_file.read(weights.tensors, scale=request.scale)
         return _alone(part, "an autoencoder alone")
     if diffusers_unet.is_unet(weights.tensors) or compvis_unet.is_unet(weights.tensors):
@@ -103,7 +103,7 @@ def _read_pipeline(folder: Path, request: ReadRequest) -> ForeignModel:
     text = pipeline.one_of(components, pipeline.TEXT_ENCODERS)
     encoder = None if text is None else pipeline.read_component(text)
     tokenizer = request.tokenizer or (str(components["tokenizer"]) if "tokenizer" in components else None)
-    options = _beside_latents(diffusers_unet.options(unet.config), autoencoder)
+    options = _beside_latents(unet_options(unet.config), autoencoder)
     kind = _text_kind(encoder, options)
     factor = 2 ** (len(autoencoder.node["channel_mult"]) - 1)
     side = unet.config.get("sample_size")
@@ -139,12 +139,12 @@ def _text_kind(encoder: pipeline.Component | None, options: Mapping[str, Any]) -
 
 def _read_component(component: pipeline.Component, request: ReadRequest) -> ForeignModel:
     """Read a single network of diffusers."""
-    if diffusers_autoencoder.is_autoencoder(component.weights.tensors):
+    if is_autoencoder(component.weights.tensors):
         part = vae_file.read(component.weights.tensors, config=component.config, scale=request.scale)
         return _alone(part, f"diffusers ({component.kind})")
     if not diffusers_unet.is_unet(component.weights.tensors):
         raise ValueError(f"{component.folder} holds a {component.kind}, which is none of {LAYOUTS}")
-    options = diffusers_unet.options(component.config)
+    options = unet_options(component.config)
     weights = _read_unet(component, options)
     node = {"_target_": "ldm.backbone.unet.UNet", **options}
     return ForeignModel(node, weights, f"diffusers ({component.kind})", None, {})
@@ -157,7 +157,7 @@ def _read_unet(component: pipeline.Component, options: Mapping[str, Any]) -> dic
         ValueError: If tensors are missing, left over or misshaped.
     """
     today = diffusers_unet.renamed(component.weights.tensors)
-    translation = diffusers_unet.translation(options, linear=diffusers_unet.uses_linear(component.config))
+    translation = diffusers_unet.translation(options, linear=uses_linear(component.config))
     reading = translation.read(today)
     check_all_used(today, reading.used, {}, layouts=LAYOUTS)
     return reading.weights
@@ -177,15 +177,7 @@ def _beside_latents(options: Mapping[str, Any], autoencoder: Part) -> dict[str, 
     latent = autoencoder.node["latent_channels"]
     beside = options["in_channels"] - latent
     if beside < 0:
-        raise ValueError(f"the U-Net takes {options['in_channels']} channels, but the autoencoder's latents have {latent}")
+        raise ValueError(
+            f"the U-Net takes {options['in_channels']} channels, but the autoencoder's latents have {latent}"
+        )
     return {**options, "in_channels": latent, "concat_channels": beside}
-
-
-def endings() -> tuple[str, ...]:
-    """Return the endings of files that can be read."""
-    return (".safetensors", *PICKLED)
-
-
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
-    """Return the shapes of tensors, by name."""
-    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -55,6 +55,12 @@ def read(tensors: Mapping[str, Any], *, config: Mapping[str, Any] | None = None,
         f'no autoencoder found; tried the layout of CompVis, with and without "{PREFIX}", and that of diffusers; names of '
         f"tensors: {names}"
     )
+
+
+def is_autoencoder(names: Collection[str]) -> bool:
+    """Return whether tensors are those of an autoencoder in one of the layouts, with the prefix of a checkpoint or without."""
+    plain = {name.removeprefix(PREFIX) for name in names}
+    return compvis.is_autoencoder(plain) or diffusers.is_autoencoder(names)
 
 
 def _read_compvis(named: Mapping[str, Tensor], prefix: str, scale: float | None) -> Part:

@@ -1,0 +1,1 @@
+"""The U-Net in the layouts of CompVis and of diffusers."""
