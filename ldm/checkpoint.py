@@ -7,6 +7,7 @@ goes on. From both, the averaged (EMA) weights are read. Neither is loaded in a 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.config import build_trusted
 from ldm.files.tensors import write_tensors
+from ldm.interop.pickled import read_pickled
+from ldm.interop.reading import is_foreign, read_foreign
 from ldm.model import LatentDiffusion
 from ldm.nn.uninitialized import Uninitialized
 from ldm.optim.divergence import all_finite
 from ldm.optim.frozen import whole_state
+
+log = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
 """The file name of a finished latent diffusion model."""
@@ -183,7 +188,7 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
     """Find a checkpoint file.
 
     Args:
-        path: The file itself, or a folder (a run, a sweep) to search.
+        path: The file itself, a folder of diffusers, or a folder (a run, a sweep) to search.
         names: File names of finished models; the first name is preferred that is found in the folder.
 
     Returns:
@@ -194,7 +199,7 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
             checkpoint, if there is one.
     """
     path = Path(path)
-    if path.is_file():
+    if path.is_file() or is_foreign(path):
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"no checkpoint at {path}; give a run folder or a .safetensors or .ckpt file")
@@ -214,27 +219,24 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read config and weights of a checkpoint file; only tensors and plain values are read, no code is run.
+    """Read config and weights of a checkpoint; only tensors and plain values are read, no code is run.
 
     Args:
-        file: A .safetensors or .ckpt file.
+        file: A .safetensors or .ckpt file of this project; or, in another layout that `ldm.interop` knows, a file or a folder.
 
     Returns:
         The config, and name -> tensor on the CPU.
 
     Raises:
-        ValueError: If the file is damaged, cannot be loaded safely, or is no checkpoint of this project.
+        ValueError: If the file is damaged, cannot be loaded safely, or is of no known layout.
     """
+    if file.is_dir():
+        return _read_foreign(file)
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(
-            f"{file} is not a checkpoint that can be loaded safely: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(content, dict) or CONFIG_KEY not in content:
-        raise ValueError(f"{file} is a torch file, but not a checkpoint of this project: it has no {CONFIG_KEY!r}")
+    content = read_pickled(file)
+    if CONFIG_KEY not in content:
+        return _read_foreign(file)
     weights = {
         name.removeprefix(WEIGHTS_PREFIX): tensor
         for name, tensor in whole_state(file, content).items()
@@ -252,10 +254,15 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}; copy it again") from error
     if CONFIG_KEY not in metadata:
-        raise ValueError(
-            f"{file} holds weights, but not the config of a model of this project ({CONFIG_KEY!r} is missing)"
-        )
+        return _read_foreign(file)
     return json.loads(metadata[CONFIG_KEY]), weights
+
+
+def _read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read config and weights of a checkpoint in another layout, and say what was left out of it."""
+    found = read_foreign(path)
+    log.info("%s has the layout of %s", path, found.layout)
+    return found.config, found.weights
 
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:

@@ -19,7 +19,7 @@ from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
 from ldm.pretrained.catalogue import fetch_hint
-from ldm.pretrained.tokens import encode_texts, load_tokenizer, overflow
+from ldm.pretrained.tokens import encode_texts, load_tokenizer, overflow, padded_tokenizer
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
 """Model types of which only a part encodes text; all others are loaded by AutoModel."""
@@ -106,6 +106,20 @@ class HuggingFaceConditioner(TextConditioner):
         pad_token = self.pad_token or tokenizer.pad_token
         pad_id = None if pad_token is None else tokenizer.backend_tokenizer.token_to_id(pad_token)
         self._adopt_tokenizer(tokenizer.backend_tokenizer, pad_id, pad_token)
+
+    def adopt(self, architecture: dict[str, Any], tokenizer: str) -> None:
+        """Take an encoder of an architecture, whose weights are to be loaded, and a tokenizer.
+
+        Args:
+            architecture: Options of its config in transformers, `model_type` among them.
+            tokenizer: Folder or hub name of the tokenizer.
+
+        Raises:
+            ValueError: If the hidden states have another width than `width`.
+            FileNotFoundError: If there is no tokenizer.
+        """
+        self._adopt(_untrained(AutoConfig.for_model(**architecture)))
+        self._adopt_tokenizer(*padded_tokenizer(tokenizer, self.pad_token))
 
     def build_untrained(self) -> bool:
         """Build the encoder with random weights and a tokenizer without words, to count what it computes; nothing is loaded.

@@ -13,7 +13,7 @@ from ldm.conditioner.base import on_device, tensor_to_text, text_to_tensor
 from ldm.conditioner.text import TextConditioner
 from ldm.nn.attention import Attention
 from ldm.options.rule import COUNT, FLAG, Whole, check
-from ldm.pretrained.tokens import encode_texts, overflow
+from ldm.pretrained.tokens import encode_texts, overflow, padded_tokenizer
 
 PAD, START, END = "<pad>", "<start>", "<end>"
 
@@ -110,9 +110,32 @@ class TransformerConditioner(TextConditioner):
             raise RuntimeError("this conditioner has no tokenizer yet; call prepare(samples) or load a checkpoint")
         return self.tokenizer
 
+    def adopt_tokenizer(self, name: str) -> None:
+        """Take a tokenizer that others learned, as that of BERT, with which the paper's models were trained.
+
+        Args:
+            name: Folder or hub name of the tokenizer.
+
+        Raises:
+            ValueError: If it has no token that fills captions up, or more tokens than `vocabulary`.
+            FileNotFoundError: If there is none.
+        """
+        tokenizer, pad_id, pad_token = padded_tokenizer(name)
+        if pad_id is None or pad_token is None:
+            raise ValueError(f"the tokenizer {name!r} has no padding token; give another one")
+        if tokenizer.get_vocab_size() > self.vocabulary:
+            raise ValueError(
+                f"the tokenizer {name!r} has {tokenizer.get_vocab_size()} tokens, but the network knows "
+                f"{self.vocabulary}; give the one that it was trained with"
+            )
+        tokenizer.enable_padding(pad_id=pad_id, pad_token=pad_token)
+        self.tokenizer = self._ready(tokenizer)
+
     def _ready(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Return a tokenizer that cuts captions, or fills them up with its own token for that, by default "<pad>"."""
+        padding = tokenizer.padding or {"pad_id": tokenizer.token_to_id(PAD), "pad_token": PAD}
         tokenizer.enable_truncation(self.max_tokens)
-        tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD), pad_token=PAD, length=self.max_tokens)
+        tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"], length=self.max_tokens)
         return tokenizer
 
 

@@ -96,13 +96,20 @@ def _bookkeeping(name: str) -> str | None:
     return next((why for pattern, why in BOOKKEEPING.items() if re.fullmatch(pattern, name)), None)
 
 
-def conditioner_kind(names: Mapping[str, Any]) -> str:
-    """Return what conditions a model, a key of `conventions.EXPERIMENTS`, by the names of its conditioner's tensors.
+LAYOUT_TOKENS = 8192
+"""Different tokens of the transformer that reads layouts, by which it is told from one that reads text."""
+
+
+def conditioner_kind(tensors: Mapping[str, Tensor]) -> str:
+    """Return what conditions a model, a key of `conventions.EXPERIMENTS`, by its conditioner's tensors.
 
     Raises:
         ValueError: If that is unknown.
     """
-    own = [name.removeprefix(CONDITIONER) for name in names if name.startswith(CONDITIONER)]
+    own = [name.removeprefix(CONDITIONER) for name in tensors if name.startswith(CONDITIONER)]
+    embedding = tensors.get(f"{CONDITIONER}transformer.token_emb.weight")
+    if embedding is not None and len(embedding) == LAYOUT_TOKENS:
+        return "layout"
     marks = {
         "clip": ("transformer.text_model.", "transformer.embeddings.token_embedding"),
         "open_clip": ("model.transformer.resblocks.",),

@@ -33,6 +33,28 @@ def load_tokenizer(name: str) -> Any:
     return AutoTokenizer.from_pretrained(name, use_fast=True)
 
 
+def padded_tokenizer(name: str, pad_token: str | None = None) -> tuple[Tokenizer, int | None, str | None]:
+    """Return a tokenizer, and number and text of the token that fills captions up; None where it has none.
+
+    Args:
+        name: Name of a model on the hub, or a folder with the files of a tokenizer.
+        pad_token: The token that fills captions up; None: the tokenizer's own.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    try:
+        found = load_tokenizer(name)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no tokenizer {name!r} ({str(error).splitlines()[0]}): it is not in the file of the weights, and neither on this "
+            f"machine nor given by the hub now; give tokenizer=FOLDER with its files, like {', '.join(TOKENIZER_FILES[:3])}"
+        ) from error
+    token = pad_token or found.pad_token
+    backend: Tokenizer = found.backend_tokenizer
+    return backend, None if token is None else backend.token_to_id(token), token
+
+
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
     """Encode texts as plain text: in a caption, "<pad>" and "</s>" are letters, not special tokens.
 

@@ -1,0 +1,94 @@
+"""Reading of conditioners, whichever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ldm.config import build
+from ldm.interop.conditioner.text import TextSource, read_bert, read_clip, read_open_clip, read_transformer
+from ldm.interop.part import Part
+from ldm.nn.uninitialized import Uninitialized
+
+TEXT: Mapping[str, tuple[str, Callable[..., Part]]] = {
+    "clip": ("transformer.", read_clip),
+    "open_clip": ("model.", read_open_clip),
+    "bert": ("transformer.", read_bert),
+}
+"""Kind of a text encoder -> the beginning of its names behind that of the conditioner, and the function that reads it."""
+
+
+def read_compvis_conditioner(
+    kind: str, tensors: Mapping[str, Tensor], *, prefix: str, node: Mapping[str, Any], tokenizer: str | None
+) -> Part:
+    """Read the conditioner of a whole model of CompVis' programs.
+
+    Args:
+        kind: What it is, a key of `conventions.EXPERIMENTS`.
+        tensors: All tensors.
+        prefix: The beginning of the names of the conditioner.
+        node: The config node of the conditioner of the experiment whose conventions hold.
+        tokenizer: Folder, file or hub name of the tokenizer; None: that of the published model.
+
+    Raises:
+        ValueError: If tensors are missing or misshaped, or the conditioner is of a kind that cannot be read.
+        FileNotFoundError: If there is no tokenizer.
+    """
+    drop_rate = float(node.get("drop_rate", 0.0))
+    if kind in TEXT:
+        inner, read = TEXT[kind]
+        return read(TextSource(tensors, prefix + inner, tokenizer=tokenizer, drop_rate=drop_rate))
+    if kind == "label":
+        embedding = tensors[f"{prefix}embedding.weight"]
+        classes, width = embedding.shape[0] - 1, embedding.shape[1]
+        own = {**node, "num_classes": classes, "width": width, "vector_width": None}
+        return _with_state(own, {"embed.weight": embedding}, {f"{prefix}embedding.weight"}, {})
+    if kind == "segmentation":
+        mapper = tensors[f"{prefix}channel_mapper.weight"]
+        own = {**node, "num_classes": mapper.shape[1], "concat_channels": mapper.shape[0]}
+        return _with_state(own, {"project.weight": mapper.flatten(1)}, {f"{prefix}channel_mapper.weight"}, {})
+    if kind == "layout":
+        network, used, dropped = read_transformer(TextSource(tensors, f"{prefix}transformer."))
+        options = network["options"]
+        kept = {key: options[key] for key in ("width", "depth", "heads", "head_width", "vocabulary")}
+        own = {**node, **kept, "max_boxes": (options["max_tokens"] - 2) // 3}
+        weights = {f"network.{name}": tensor for name, tensor in network["weights"].items()}
+        return _with_state(own, weights, used, dropped)
+    return _with_state(dict(node), {}, set(), {})
+
+
+def read_text_encoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, tokenizer: str | None) -> Part:
+    """Read the text encoder of a pipeline of diffusers.
+
+    Args:
+        tensors: Its tensors.
+        config: Its config.json.
+        tokenizer: Folder of its tokenizer.
+
+    Raises:
+        ValueError: If it is none that can be read.
+        FileNotFoundError: If there is no tokenizer.
+    """
+    kind = (config.get("architectures") or ["?"])[0]
+    if kind == "LDMBertModel" or config.get("model_type") == "ldmbert":
+        return read_bert(TextSource(tensors, config=config, tokenizer=tokenizer))
+    if str(config.get("model_type", "")).startswith("clip"):
+        return read_clip(TextSource(tensors, config=config, tokenizer=tokenizer))
+    raise ValueError(f"the text encoder is a {kind}, which cannot be read; CLIPTextModel and LDMBertModel can")
+
+
+def _with_state(
+    node: dict[str, Any], weights: Mapping[str, Tensor], used: set[str], dropped: Mapping[str, str]
+) -> Part:
+    """Return a part whose other weights, like names of classes, are those of a new conditioner.
+
+    Raises:
+        ValueError: If a new conditioner has weights beside these, which nothing says.
+    """
+    with Uninitialized():
+        fresh = build(node).state_dict()
+    if unsaid := sorted(name for name in fresh.keys() - weights.keys() if not name.endswith("_extra_state")):
+        raise ValueError(f"nothing in the file says {unsaid} of the conditioner {node['_target_']}")
+    return Part(node, {**fresh, **weights}, used, dropped)
