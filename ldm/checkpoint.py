@@ -20,7 +20,8 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.config import build_trusted
 from ldm.files.tensors import write_tensors
-from ldm.interop.pickled import read_pickled
+from ldm.interop.foreign import CONFIG_KEY
+from ldm.interop.pickled import holds_stand_in, read_pickled
 from ldm.interop.reading import is_foreign, read_foreign
 from ldm.model import LatentDiffusion
 from ldm.nn.uninitialized import Uninitialized
@@ -35,8 +36,6 @@ AUTOENCODER_FILE = "autoencoder.safetensors"
 """The file name of a finished autoencoder."""
 CLASSIFIER_FILE = "classifier.safetensors"
 """The file name of a finished classifier."""
-CONFIG_KEY = "ldm_config"
-"""The key of the config, in the metadata of a .safetensors file and in a .ckpt file."""
 WEIGHTS_PREFIX = "model."
 """The beginning of the names of the model's weights in a .ckpt file."""
 
@@ -237,6 +236,8 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     content = read_pickled(file)
     if CONFIG_KEY not in content:
         return _read_foreign(file)
+    if holds_stand_in(content[CONFIG_KEY]):
+        raise ValueError(f"{file} is not a checkpoint that can be loaded safely: its config is no plain data")
     weights = {
         name.removeprefix(WEIGHTS_PREFIX): tensor
         for name, tensor in whole_state(file, content).items()

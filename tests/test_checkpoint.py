@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm.checkpoint import AUTOENCODER_FILE, CONFIG_KEY, MODEL_FILE, find, load, load_autoencoder, read
+from ldm.checkpoint import AUTOENCODER_FILE, MODEL_FILE, find, load, load_autoencoder, read
 from ldm.config import build_trusted
 from ldm.files.picture import to_levels
+from ldm.interop.foreign import CONFIG_KEY
 
 PROMPTS = ["a red heart on a white background", "a blue cat on a black background", "a green dog on a gray background"]
 

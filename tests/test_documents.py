@@ -13,12 +13,14 @@ import nbformat
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import save_file
 
 from ldm import __version__
 from ldm.cli.entry import read_command_line
 from ldm.cli.mistakes import check_options
 from ldm.config import CONFIGS, resolved
 from tests.conftest import ROOT, forked
+from tests.interop import checkpoints, pipelines
 
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -183,6 +185,16 @@ def test_sampling_commands_run(line, tiny_run, tmp_path):
         "=runs/finetune_decoder": f"={tiny_run / 'autoencoder.safetensors'}",
     }
     places |= {f"={name}": f"={tmp_path / name}" for name in ("prompts.txt", "samples", "mask.png")}
+    if "ckpt=v1-5" in line:
+        conditioner = checkpoints.clip(64, 2, vocabulary=64)
+        shapes = checkpoints.whole(conditioner, context_width=64)
+        save_file(checkpoints.tensors_of(shapes), tmp_path / "v1-5-pruned-emaonly.safetensors")
+        checkpoints.write_yaml(tmp_path / "v1-5-pruned-emaonly.yaml")
+        checkpoints.tokenizer(tmp_path / "tokenizer")
+        places["=v1-5-pruned"] = f"={tmp_path}/v1-5-pruned"
+    if "ckpt=stable-diffusion" in line:
+        pipelines.stable_diffusion(tmp_path)
+        places["=stable-diffusion-v1-5"] = f"={tmp_path / 'pipeline'}"
     options = [option for option in shlex.split(line)[1:] if not option.startswith("out=")]
     for name, place in places.items():
         options = [option.replace(name, place) for option in options]

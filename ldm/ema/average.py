@@ -23,12 +23,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.checkpoint import CONFIG_KEY, MODEL_FILE, read
+from ldm.checkpoint import MODEL_FILE, read
 from ldm.config import resolved
 from ldm.ema.power_function import Profile, gamma_of, match
 from ldm.ema.snapshot import Snapshot, read_snapshots
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import write_tensors
+from ldm.interop.foreign import CONFIG_KEY
 from ldm.options.arguments import command_name
 from ldm.options.rule import Optional, Real, Whole, check
 

@@ -1,4 +1,4 @@
-"""How numbers of our tensors stand in a tensor of another layout."""
+"""Changes between numbers of our tensors and a tensor of another layout."""
 
 from __future__ import annotations
 

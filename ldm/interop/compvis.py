@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.interop.conventions import Told, schedule_node
+from ldm.interop.conventions import Told, prediction_node, schedule_node
 
 UNET = "model.diffusion_model."
 """The beginning of the names of the U-Net."""
@@ -163,7 +163,7 @@ def told_by(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> 
             float(params.get("linear_end", 2e-2)),
             int(params.get("timesteps", 1000)),
         ),
-        prediction=predictions[parameterization],
+        prediction=prediction_node(predictions[parameterization]),
         size=int(side) * factor if isinstance(side, int) and factor else None,
         scale=scale if scale is not None else params.get("scale_factor"),
     )

@@ -47,19 +47,19 @@ DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Told:
-    """What is said of a model beside its tensors: by the config of another program, or by the user. None: nothing is said.
+    """The facts that are said of a model beside its tensors, by the config of another program or by the user; None: nothing is.
 
     Attributes:
         heads: Options `heads` or `head_channels` of the U-Net.
         schedule: The node of the noise schedule.
-        prediction: Name of the prediction, as in `configs/prediction/`.
+        prediction: The node of the prediction.
         size: Height and width of the images it was trained on, in pixels.
         scale: The number that latents are multiplied with.
     """
 
     heads: Mapping[str, int] | None = None
     schedule: Mapping[str, Any] | None = None
-    prediction: str | None = None
+    prediction: Mapping[str, Any] | None = None
     size: int | None = None
     scale: float | None = None
 
@@ -119,10 +119,10 @@ def model_node(
     if told.schedule is not None:
         node["denoiser"]["schedule"] = dict(told.schedule)
     if told.prediction is not None:
-        node["denoiser"]["prediction"] = prediction_node(told.prediction)
+        node["denoiser"]["prediction"] = dict(told.prediction)
     if told.size is not None:
         node["size"] = told.size
-    elif told.prediction == "velocity" and kind == "open_clip":
+    elif told.prediction == prediction_node("velocity") and kind == "open_clip":
         node["size"] = 768
     return node, name
 

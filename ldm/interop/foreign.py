@@ -11,6 +11,9 @@ from torch import Tensor
 from ldm.interop.part import Part
 from ldm.interop.translation import listed
 
+CONFIG_KEY = "ldm_config"
+"""The key of the config, in the metadata of our .safetensors files and in our .ckpt files."""
+
 
 @dataclass(frozen=True)
 class ForeignModel:

@@ -15,6 +15,10 @@ PICKLES = 4
 """The pickles at the beginning of a file of torch before 1.6: magic number, protocol, system, content."""
 
 
+RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Modules of Python 2, by whose names old pickles call them -> those of today."""
+
+
 class Inert(dict[Any, Any]):
     """A stand-in for an object of a class that is not needed: it takes whatever it is given, and does nothing."""
 
@@ -58,6 +62,14 @@ def read_pickled(file: Path) -> dict[str, Any]:
     return content
 
 
+def holds_stand_in(value: object) -> bool:
+    """Return whether plain values hold, at any depth, a stand-in for an object of a class that was not read."""
+    if isinstance(value, Inert) or (isinstance(value, type) and issubclass(value, Inert)):
+        return True
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(map(holds_stand_in, parts))
+
+
 def _globals(file: Path) -> Iterator[str]:
     """Yield the names of the classes and functions that the pickles of an old file ask for, but those that torch knows."""
     known = {"collections.OrderedDict", *(f"torch.{name}" for name in dir(torch) if name.endswith("Storage"))}
@@ -67,5 +79,6 @@ def _globals(file: Path) -> Iterator[str]:
         for _ in range(PICKLES):
             for operation, argument, _place in pickletools.genops(stream):
                 if operation.name == "GLOBAL":
-                    found.add(str(argument).replace(" ", "."))
+                    module, _, name = str(argument).partition(" ")
+                    found.add(f"{RENAMED.get(module, module)}.{name}")
     yield from sorted(found - known)

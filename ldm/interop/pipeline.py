@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.interop.conventions import Told, schedule_node
+from ldm.interop.conventions import Told, prediction_node, schedule_node
 from ldm.interop.source import Weights, component_file, read_json, read_weights
 
 MODEL_INDEX = "model_index.json"
@@ -135,4 +135,4 @@ def told_by_scheduler(folder: Path | None) -> Told:
     )
     if config.get("rescale_betas_zero_snr"):
         schedule = {"_target_": "ldm.diffusion.schedule.ZeroTerminalSchedule", "schedule": schedule}
-    return Told(schedule=schedule, prediction=PREDICTIONS[prediction])
+    return Told(schedule=schedule, prediction=prediction_node(PREDICTIONS[prediction]))

@@ -13,7 +13,7 @@ from ldm.interop.autoencoder import vae_file
 from ldm.interop.autoencoder.vae_file import is_autoencoder
 from ldm.interop.conditioner.reading import read_compvis_conditioner, read_text_encoder
 from ldm.interop.conventions import HEADS, Told, model_node
-from ldm.interop.foreign import ForeignModel, assembled, check_all_used
+from ldm.interop.foreign import CONFIG_KEY, ForeignModel, assembled, check_all_used
 from ldm.interop.part import Part
 from ldm.interop.request import ReadRequest
 from ldm.interop.source import Weights, read_weights, read_yaml, yaml_beside
@@ -23,6 +23,10 @@ from ldm.interop.unet.diffusers_config import unet_options, uses_linear
 
 LAYOUTS = "CompVis and Stability (whole models, autoencoders), and of diffusers (pipelines, AutoencoderKL, VQModel, UNet2D...)"
 """The layouts that are known, for messages."""
+
+
+TOKENIZER = "tokenizer"
+"""Name of a folder beside a file of weights, or in a pipeline, that holds the tokenizer."""
 
 
 def is_foreign(path: Path) -> bool:
@@ -49,6 +53,8 @@ def read_foreign(path: Path, request: ReadRequest | None = None) -> ForeignModel
     if path.is_dir():
         return _read_component(pipeline.read_component(path), request)
     weights = read_weights(path)
+    if CONFIG_KEY in weights.metadata:
+        raise ValueError(f"{path} is a checkpoint of this project already; give it as ckpt={path}")
     if compvis.is_checkpoint(weights.tensors):
         return _read_compvis(weights, request)
     if is_autoencoder(weights.tensors):
@@ -57,7 +63,10 @@ def read_foreign(path: Path, request: ReadRequest | None = None) -> ForeignModel
     if diffusers_unet.is_unet(weights.tensors) or compvis_unet.is_unet(weights.tensors):
         raise ValueError(f"{path} holds a U-Net alone; give the folder that has its config.json beside it")
     names = sorted(weights.tensors)
-    raise ValueError(f"{path} has none of the layouts of {LAYOUTS}; its tensors are called {names[:5]}")
+    raise ValueError(
+        f"{path} holds weights, but not the config of a model of this project, and has none of the layouts of {LAYOUTS}; its "
+        f"tensors are called {names[:5]}"
+    )
 
 
 def _read_compvis(weights: Weights, request: ReadRequest) -> ForeignModel:
@@ -78,8 +87,10 @@ def _read_compvis(weights: Weights, request: ReadRequest) -> ForeignModel:
     backbone = {key: value for key, value in node["denoiser"]["backbone"].items() if key != "_target_"}
     translation = compvis_unet.translation(backbone, linear=compvis_unet.uses_linear(shapes))
     reading = translation.read(tensors, prefix=compvis.UNET)
+    beside = weights.file.parent / TOKENIZER
+    tokenizer = request.tokenizer or (str(beside) if beside.is_dir() else None)
     conditioner = read_compvis_conditioner(
-        kind, tensors, prefix=compvis.CONDITIONER, node=node["conditioner"], tokenizer=request.tokenizer
+        kind, tensors, prefix=compvis.CONDITIONER, node=node["conditioner"], tokenizer=tokenizer
     )
     dropped |= {**autoencoder.dropped, **conditioner.dropped}
     used = reading.used | autoencoder.used | conditioner.used

@@ -18,7 +18,7 @@ class ReadRequest:
         experiment: Name of an experiment whose conventions hold (`as=`).
         config: The yaml of CompVis' programs that belongs to the file.
         tokenizer: Folder, file or hub name of the tokenizer.
-        prediction: noise, velocity, clean or flow.
+        prediction: The node of the prediction.
         size: Height and width of the images of training, in pixels.
         heads: Heads of the U-Net's attention.
         head_channels: Channels of each head; give this or `heads`.
@@ -32,7 +32,7 @@ class ReadRequest:
     experiment: str | None = None
     config: str | None = None
     tokenizer: str | None = None
-    prediction: str | None = None
+    prediction: Mapping[str, Any] | None = None
     size: int | None = None
     heads: int | None = None
     head_channels: int | None = None
@@ -50,7 +50,7 @@ class ReadRequest:
 
     @property
     def told(self) -> Told:
-        """What the user says of the model."""
+        """The facts that the user says of the model."""
         heads: Mapping[str, Any] = {
             name: value for name in ("heads", "head_channels") if (value := getattr(self, name)) is not None
         }

@@ -50,7 +50,7 @@ def stem(ours: str, theirs: str, change: Change | None = None) -> Stem:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a translation has found among the tensors of another layout.
+    """The tensors that a translation has found in another layout.
 
     Attributes:
         weights: Our names -> tensors.

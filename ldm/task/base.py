@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from torch import nn
 from torch.optim import Optimizer
 
-from ldm.checkpoint import CONFIG_KEY
+from ldm.interop.foreign import CONFIG_KEY
 from ldm.optim.divergence import Watch
 from ldm.optim.frozen import FrozenParts
 from ldm.optim.optimization import Trained

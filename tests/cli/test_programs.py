@@ -19,6 +19,7 @@ PROGRAMS = {
     "report": ["-m", "ldm.report"],
     "plan": ["-m", "ldm.plan"],
     "fetch": ["-m", "ldm.fetch"],
+    "interop_load": ["-m", "ldm.interop.load"],
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
 }
@@ -40,11 +41,13 @@ def test_every_program_prints_help_mistakes_and_its_config(name):
         assert "error: there is nothing to fetch by the name 'red'; choose from " in text
     elif name in ("compare", "report"):  # whose words are runs
         assert "error: there is no run red" in text
+    elif name == "interop_load":  # whose word is a source
+        assert "error: give one file or folder" in text
     else:
         assert "error: 'red' is no option; where it belongs to " in text
         assert "out, put the whole in quotes: " in text
     assert "Traceback" not in text
-    without_seed = ("pack", "ema", "evaluate", "fetch", "compare", "report")
+    without_seed = ("pack", "ema", "evaluate", "fetch", "compare", "report", "interop_load")
     assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in without_seed
 
 

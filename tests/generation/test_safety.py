@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.checkpoint import CONFIG_KEY, find, load, read, save
+from ldm.checkpoint import find, load, read, save
 from ldm.files.tensors import write_tensors
 from ldm.generation.folder import SampleFolder
 from ldm.generation.request import SampleRequest
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
 from ldm.generation.writer import generate
 from ldm.guidance.base import NoGuidance
+from ldm.interop.foreign import CONFIG_KEY
 from ldm.sampler.ddim import DDIM
 from tests.conftest import forked
 from tests.generation.test_sample import PROMPT, first_mismatch, pixels, sample

@@ -1,9 +1,14 @@
 """Whole checkpoints of CompVis' programs become models of ours, and every tensor is accounted for."""
 
+import json
+
 import pytest
 import torch
 
 from ldm import checkpoint
+from ldm.files.tensors import write_tensors
+from ldm.interop.conventions import prediction_node
+from ldm.interop.foreign import CONFIG_KEY
 from ldm.interop.reading import read_foreign
 from ldm.interop.request import ReadRequest
 from tests.interop import checkpoints as made
@@ -56,7 +61,7 @@ def test_it_is_loaded_as_a_model_and_samples(tmp_path, kind):
     file, _, request = written(tmp_path, kind)
     found = read_foreign(file, request)
     path = tmp_path / "ours.safetensors"
-    checkpoint.write_tensors(path, found.weights, {checkpoint.CONFIG_KEY: checkpoint.json.dumps(found.config)})
+    write_tensors(path, found.weights, {CONFIG_KEY: json.dumps(found.config)})
     model = checkpoint.load(path)
     assert model.size == (16, 16)
     assert model.autoencoder.scale.unique().tolist() == [pytest.approx(0.18215)]
@@ -140,7 +145,9 @@ def test_what_nothing_says_is_asked_for(tmp_path):
     file.with_suffix(".yaml").unlink()
     with pytest.raises(ValueError, match="give prediction=velocity"):
         read_foreign(file, ReadRequest(tokenizer=request.tokenizer, scale=1.0))
-    told = ReadRequest(tokenizer=request.tokenizer, prediction="velocity", scale=1.0)
+    told = ReadRequest(tokenizer=request.tokenizer, prediction=prediction_node("velocity"), scale=1.0)
     assert read_foreign(file, told).config["size"] == 768
     with pytest.raises(FileNotFoundError, match="give tokenizer=FOLDER"):
-        read_foreign(file, ReadRequest(tokenizer=str(tmp_path / "nowhere"), prediction="noise", scale=1.0))
+        read_foreign(
+            file, ReadRequest(tokenizer=str(tmp_path / "nowhere"), prediction=prediction_node("noise"), scale=1.0)
+        )

@@ -10,7 +10,7 @@ from torch import Size
 
 from ldm.interop.change import Pointwise
 from ldm.interop.translation import Stem, Translation, stem
-from ldm.interop.unet.names import Place, UNetNames, empty_unet, fused
+from ldm.interop.unet.names import StagePlace, UNetNames, empty_unet, fused
 from ldm.nn.attention import MapAttention
 
 
@@ -40,19 +40,19 @@ class CompVisUNetNames(UNetNames):
         "skip": "skip_connection",
     }
 
-    def down(self, level: int, stage: int) -> Place:
+    def down(self, level: int, stage: int) -> StagePlace:
         """See `UNetNames.down`."""
         block = f"input_blocks.{1 + level * (self.blocks + 1) + stage}"
-        return Place(f"{block}.0", f"{block}.1")
+        return StagePlace(f"{block}.0", f"{block}.1")
 
-    def middle(self, stage: int) -> Place:
+    def middle(self, stage: int) -> StagePlace:
         """See `UNetNames.middle`."""
-        return Place(f"middle_block.{2 * stage}", "middle_block.1")
+        return StagePlace(f"middle_block.{2 * stage}", "middle_block.1")
 
-    def up(self, level: int, stage: int) -> Place:
+    def up(self, level: int, stage: int) -> StagePlace:
         """See `UNetNames.up`."""
         block = f"output_blocks.{level * (self.blocks + 1) + stage}"
-        return Place(f"{block}.0", f"{block}.1")
+        return StagePlace(f"{block}.0", f"{block}.1")
 
     def downsample(self, level: int, *, residual: bool) -> str:
         """See `UNetNames.downsample`."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ldm.interop.translation import Stem, Translation, stem
-from ldm.interop.unet.names import Place, UNetNames, empty_unet
+from ldm.interop.unet.names import StagePlace, UNetNames, empty_unet
 from ldm.nn.attention import MapAttention
 
 ATTENTION: Mapping[str, str] = {
@@ -51,17 +51,17 @@ class DiffusersUNetNames(UNetNames):
         "skip": "conv_shortcut",
     }
 
-    def down(self, level: int, stage: int) -> Place:
+    def down(self, level: int, stage: int) -> StagePlace:
         """See `UNetNames.down`."""
-        return Place(f"down_blocks.{level}.resnets.{stage}", f"down_blocks.{level}.attentions.{stage}")
+        return StagePlace(f"down_blocks.{level}.resnets.{stage}", f"down_blocks.{level}.attentions.{stage}")
 
-    def middle(self, stage: int) -> Place:
+    def middle(self, stage: int) -> StagePlace:
         """See `UNetNames.middle`."""
-        return Place(f"mid_block.resnets.{stage}", f"mid_block.attentions.{stage}")
+        return StagePlace(f"mid_block.resnets.{stage}", f"mid_block.attentions.{stage}")
 
-    def up(self, level: int, stage: int) -> Place:
+    def up(self, level: int, stage: int) -> StagePlace:
         """See `UNetNames.up`."""
-        return Place(f"up_blocks.{level}.resnets.{stage}", f"up_blocks.{level}.attentions.{stage}")
+        return StagePlace(f"up_blocks.{level}.resnets.{stage}", f"up_blocks.{level}.attentions.{stage}")
 
     def downsample(self, level: int, *, residual: bool) -> str:
         """See `UNetNames.downsample`."""

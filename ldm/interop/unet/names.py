@@ -31,7 +31,7 @@ TRANSFORMER: Mapping[str, str] = {
 """Modules of a transformer block: ours -> theirs, in both layouts."""
 
 
-class Place(NamedTuple):
+class StagePlace(NamedTuple):
     """The names of a stage in another layout.
 
     Attributes:
@@ -67,15 +67,15 @@ class UNetNames(ABC):
         self.linear = linear
 
     @abstractmethod
-    def down(self, level: int, stage: int) -> Place:
+    def down(self, level: int, stage: int) -> StagePlace:
         """Return the names of a stage of the down path."""
 
     @abstractmethod
-    def middle(self, stage: int) -> Place:
+    def middle(self, stage: int) -> StagePlace:
         """Return the names of a stage of the middle."""
 
     @abstractmethod
-    def up(self, level: int, stage: int) -> Place:
+    def up(self, level: int, stage: int) -> StagePlace:
         """Return the names of a stage of the up path; level 0 is the first one that is used, the lowest."""
 
     @abstractmethod
@@ -124,7 +124,7 @@ class UNetNames(ABC):
         else:
             yield stem(f"{ours}.conv", theirs)
 
-    def _stage(self, stage: Any, ours: str, theirs: Place) -> Iterator[Stem]:
+    def _stage(self, stage: Any, ours: str, theirs: StagePlace) -> Iterator[Stem]:
         yield from self._residual(f"{ours}.residual", theirs.residual)
         if isinstance(stage.attention, MapTransformer):
             yield from self._transformer(f"{ours}.attention", theirs.attention, len(stage.attention.blocks))

@@ -1,0 +1,1 @@
+"""`python -m ldm.interop.load`: other people's weights into one file of ours."""
