@@ -65,7 +65,7 @@ class Translation:
     """A table of all tensors of one network: what each is called here and there, and how its numbers change.
 
     Args:
-        network: Our network; on the meta device it needs no memory.
+        network: Our network, which on the meta device needs no memory; or its state dict.
         stems: What each of its modules is called in the other layout.
         layout: Name of the other layout, for messages.
 
@@ -73,9 +73,10 @@ class Translation:
         KeyError: If a tensor of the network has no name in the other layout.
     """
 
-    def __init__(self, network: nn.Module, stems: Iterable[Stem], *, layout: str) -> None:
+    def __init__(self, network: nn.Module | Mapping[str, Tensor], stems: Iterable[Stem], *, layout: str) -> None:
         self.layout = layout
-        self.shapes: dict[str, Size] = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        state = network.state_dict() if isinstance(network, nn.Module) else network
+        self.shapes: dict[str, Size] = {name: tensor.shape for name, tensor in state.items()}
         self.ties: list[Tie] = []
         untied = set(self.shapes)
         for one in stems:

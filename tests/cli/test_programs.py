@@ -20,6 +20,7 @@ PROGRAMS = {
     "plan": ["-m", "ldm.plan"],
     "fetch": ["-m", "ldm.fetch"],
     "interop_load": ["-m", "ldm.interop.load"],
+    "interop_export": ["-m", "ldm.interop.export"],
     "icons": ["-m", "ldm.cli.icons"],
     "openmoji": ["-m", "ldm.cli.openmoji"],
 }
@@ -47,7 +48,7 @@ def test_every_program_prints_help_mistakes_and_its_config(name):
         assert "error: 'red' is no option; where it belongs to " in text
         assert "out, put the whole in quotes: " in text
     assert "Traceback" not in text
-    without_seed = ("pack", "ema", "evaluate", "fetch", "compare", "report", "interop_load")
+    without_seed = ("pack", "ema", "evaluate", "fetch", "compare", "report", "interop_load", "interop_export")
     assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in without_seed
 
 

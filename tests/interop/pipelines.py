@@ -51,10 +51,10 @@ def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_g
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoints.tokenizer(folder / "made"), model_max_length=20)
     text = CLIPTextConfig(
         vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=1,
         max_position_embeddings=20,
         hidden_act=act,
         bos_token_id=2,
@@ -65,7 +65,7 @@ def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_g
         sample_size=8,
         block_out_channels=(32, 64),
         layers_per_block=1,
-        cross_attention_dim=32,
+        cross_attention_dim=64,
         attention_head_dim=[2, 4] if linear else 2,
         use_linear_projection=linear,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),

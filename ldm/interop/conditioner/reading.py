@@ -39,7 +39,8 @@ def read_compvis_conditioner(
     drop_rate = float(node.get("drop_rate", 0.0))
     if kind in TEXT:
         inner, read = TEXT[kind]
-        return read(TextSource(tensors, prefix + inner, tokenizer=tokenizer, drop_rate=drop_rate))
+        known = {"hidden_act": "quick_gelu"} if kind == "clip" else None  # that of OpenAI's, which this layout names so
+        return read(TextSource(tensors, prefix + inner, known, tokenizer, drop_rate))
     if kind == "label":
         embedding = tensors[f"{prefix}embedding.weight"]
         classes, width = embedding.shape[0] - 1, embedding.shape[1]

@@ -38,6 +38,8 @@ class DiffusersUNetNames(UNetNames):
         "time.2": "time_embedding.linear_2",
         "vector.0": "class_embedding.linear_1",
         "vector.2": "class_embedding.linear_2",
+        "pool.0": "class_embedding.linear_1",
+        "pool.2": "class_embedding.linear_2",
         "conv_in": "conv_in",
         "norm_out": "conv_norm_out",
         "conv_out": "conv_out",

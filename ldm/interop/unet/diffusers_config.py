@@ -121,8 +121,10 @@ def unet_config(options: Mapping[str, Any], *, sample_size: int, linear: bool) -
     Raises:
         ValueError: If theirs cannot be that; the error names our option.
     """
-    if options.get("pool_tokens"):
-        raise ValueError("backbone.pool_tokens=true has no place in a U-Net of diffusers")
+    if options.get("pool_tokens") and options.get("vector_width") is not None:
+        raise ValueError(
+            "backbone.pool_tokens=true with a vector_width has no place in a U-Net of diffusers, which embeds one vector"
+        )
     conditioned = options.get("context_width") is not None
     kind = CONDITIONED if conditioned else UNCONDITIONED
     if options.get("vector_width") is not None and not conditioned:
@@ -171,7 +173,7 @@ def unet_config(options: Mapping[str, Any], *, sample_size: int, linear: bool) -
         "attention_head_dim": heads if heads is not None else [max(1, width // int(each or width)) for width in widths],
         "use_linear_projection": linear,
     }
-    if (width := options.get("vector_width")) is not None:
+    if (width := options["context_width"] if options.get("pool_tokens") else options.get("vector_width")) is not None:
         config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": width}
     return config
 

@@ -220,7 +220,7 @@ def test_a_config_that_ours_cannot_be_is_refused_by_its_key(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pool_tokens": True}, "backbone.pool_tokens=true"),
+        ({"pool_tokens": True, "vector_width": 7}, "backbone.pool_tokens=true with a vector_width"),
         ({"channel_mult": [2, 4]}, "begins with another multiplier than 1"),
         ({"residual_resampling": True}, "backbone.residual_resampling=true with tokens"),
         ({"context_width": None, "vector_width": 7}, "backbone.vector_width without context_width"),

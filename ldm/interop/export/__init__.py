@@ -1,0 +1,1 @@
+"""`python -m ldm.interop.export`: a model of ours in the layouts that other programs read."""

@@ -1,0 +1,78 @@
+"""The model card of an exported model."""
+
+from __future__ import annotations
+
+from ldm.interop.export.model import PREDICTIONS, ExportedModel
+
+
+def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> str:
+    """Return a page in Markdown that says what a model is and how diffusers runs it.
+
+    Args:
+        model: The model.
+        pipeline: Name of the pipeline of diffusers that runs it; None: none does.
+        autoencoder: Name of the folder of its autoencoder.
+    """
+    masked = model.conditioner.get("mask_padding", False)
+    facts = [
+        f"| images of training | {model.size} x {model.size} pixels |",
+        f"| told by | {model.conditioned_by} |",
+        f"| predicts | {PREDICTIONS[model.prediction][0]} |",
+        f"| latents | {model.autoencoder.options['latent_channels']} channels, {model.autoencoder.factor} times smaller |",
+    ]
+    if model.guidance is not None:
+        facts.append(f"| guidance scale | {model.guidance:g} |")
+    lines = [
+        f"# {model.name}",
+        "",
+        "A latent diffusion model (arXiv:2112.10752).",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *facts,
+        "",
+    ]
+    if pipeline is not None:
+        lines += [
+            "```python",
+            "from diffusers import DiffusionPipeline",
+            "",
+            'pipe = DiffusionPipeline.from_pretrained("FOLDER")',
+        ]
+        call = "pipe(batch_size=4)" if pipeline == "LDMPipeline" else 'pipe("a caption", num_inference_steps=50)'
+        return "\n".join([*lines, f"images = {call}.images", "```", ""])
+    lines += [
+        "No pipeline of diffusers runs this model as it is. Its parts are its components:",
+        "",
+        "```python",
+        "import torch",
+        "from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel, VQModel",
+        "",
+        f"unet = {'UNet2DModel' if model.backbone.get('context_width') is None else 'UNet2DConditionModel'}"
+        '.from_pretrained("FOLDER", subfolder="unet")',
+        f"autoencoder = {'VQModel' if model.autoencoder.is_quantised else 'AutoencoderKL'}"
+        f'.from_pretrained("FOLDER", subfolder="{autoencoder}")',
+        'scheduler = DDIMScheduler.from_pretrained("FOLDER", subfolder="scheduler")',
+        "```",
+        "",
+        "At each step `unet(latents, step, ...)` predicts, `scheduler.step` makes the step, and at the end "
+        "`autoencoder.decode(latents / autoencoder.config.scaling_factor)` gives the images.",
+        "",
+    ]
+    if masked:
+        lines += [
+            "The padding of captions is not attended to: give the tokenizer's `attention_mask` to the text encoder, and to the "
+            "U-Net as `encoder_attention_mask`.",
+            "",
+        ]
+    if model.backbone.get("pool_tokens"):
+        lines += ["The mean of a caption's own tokens is the U-Net's `class_labels`, `(B, width)`.", ""]
+    if model.conditioned_by == "LabelConditioner":
+        lines += [
+            "`conditioner/conditioner.safetensors` has the embedding of each class (`embed.weight`): its row is the only token, "
+            "`encoder_hidden_states` of shape (B, 1, width), or a vector, `class_labels`. The last row says nothing.",
+            "",
+        ]
+    if model.backbone.get("concat_channels"):
+        lines += ["The U-Net takes further channels behind those of the latents; `conditioner/` says which.", ""]
+    return "\n".join(lines)

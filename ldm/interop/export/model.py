@@ -1,0 +1,180 @@
+"""A model of ours as exporters see it: its parts, checked for what no other program's format holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.config import build
+from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
+from ldm.interop.autoencoder.folding import fold
+
+CUSTOMARY_SCALE = 0.18215
+"""The scale that programs take for granted in autoencoders of Stable Diffusion's kind."""
+
+PREDICTIONS: Mapping[str, tuple[str, str]] = {
+    "NoisePrediction": ("epsilon", "eps"),
+    "VelocityPrediction": ("v_prediction", "v"),
+    "CleanPrediction": ("sample", "x0"),
+}
+"""Our predictions -> their names in diffusers and in CompVis' yaml."""
+
+
+@dataclass(frozen=True)
+class ExportedAutoencoder:
+    """An autoencoder whose shift is 0, and whose scale is one number.
+
+    Attributes:
+        options: Its config node.
+        weights: Its state dict.
+        scale: The number that raw latents are multiplied with.
+    """
+
+    options: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    scale: float
+
+    @property
+    def factor(self) -> int:
+        """Height and width of an image, divided by those of its latent."""
+        factor: int = 2 ** (len(self.options["channel_mult"]) - 1)
+        return factor
+
+    @property
+    def is_quantised(self) -> bool:
+        """True where it has a codebook."""
+        return "codes" in self.options["regularizer"]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A latent diffusion model.
+
+    Attributes:
+        name: What the user called it.
+        autoencoder: Its autoencoder.
+        backbone: The config node of the U-Net.
+        unet: The state dict of the U-Net.
+        conditioner: The config node of the conditioner.
+        told: The state dict of the conditioner.
+        prediction: Name of the prediction's class.
+        betas: The betas of the noise schedule.
+        start: The first beta of a schedule that is linear in their square roots; None: it is another schedule.
+        end: The last beta of such a schedule.
+        zero_terminal: Whether nothing is left of the image at the end of the schedule.
+        size: Height and width of the images of training.
+        guidance: The scale of classifier-free guidance that the model is sampled with by default; None: it has no guidance.
+    """
+
+    name: str
+    autoencoder: ExportedAutoencoder
+    backbone: Mapping[str, Any]
+    unet: Mapping[str, Tensor]
+    conditioner: Mapping[str, Any]
+    told: Mapping[str, Tensor]
+    prediction: str
+    betas: list[float]
+    start: float | None
+    end: float | None
+    zero_terminal: bool
+    size: int
+    guidance: float | None
+
+    @property
+    def linear(self) -> bool:
+        """Whether the projections around transformer blocks are written as linear layers, as in Stable Diffusion 2."""
+        return bool(self.backbone.get("head_channels") == 64)
+
+    @property
+    def conditioned_by(self) -> str:
+        """Name of the conditioner's class."""
+        return class_name(self.conditioner)
+
+
+def class_name(node: Mapping[str, Any]) -> str:
+    """Return the name of the class of a config node, without its module."""
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def autoencoder_of(node: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ExportedAutoencoder:
+    """Return an autoencoder for export, with shift and scale folded into its weights where that is needed.
+
+    Args:
+        node: Its config node.
+        weights: Its state dict.
+
+    Raises:
+        ValueError: If no other format holds such an autoencoder.
+    """
+    kind = class_name(node)
+    if kind != "ConvAutoencoder":
+        raise ValueError(f"a {kind} has no counterpart in other programs; a ConvAutoencoder has (KL or VQ)")
+    scale = weights["scale"]
+    if not weights["shift"].any() and (scale == scale[0]).all():
+        return ExportedAutoencoder(node, weights, float(scale[0]))
+    keep = 1.0 if "codes" in node["regularizer"] else CUSTOMARY_SCALE
+    return ExportedAutoencoder(node, fold(weights, node, keep=keep), keep)
+
+
+def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> ExportedModel:
+    """Return a model for export.
+
+    Args:
+        node: Its config node.
+        weights: Its state dict.
+        name: What the user called it.
+
+    Raises:
+        ValueError: If it has something that no other program's format holds; the error names it.
+    """
+    denoiser = node["denoiser"]
+    backbone = denoiser["backbone"]
+    if class_name(backbone) != "UNet":
+        raise ValueError(f"a {class_name(backbone)} has no counterpart in other programs; a UNet has")
+    if denoiser.get("learned_variance"):
+        raise ValueError("model.denoiser.learned_variance=true has no place in other programs' formats")
+    prediction = class_name(denoiser["prediction"])
+    if prediction not in PREDICTIONS:
+        raise ValueError(
+            f"{prediction} has no place in the pipelines of this kind, whose schedulers know {', '.join(PREDICTIONS)}"
+        )
+    schedule = build(dict(denoiser["schedule"]))
+    zero_terminal = isinstance(schedule, ZeroTerminalSchedule)
+    inner = denoiser["schedule"]["schedule"] if zero_terminal else denoiser["schedule"]
+    discrete = build(dict(inner))
+    if not isinstance(discrete, DiscreteSchedule):
+        raise ValueError(
+            f"the schedule {class_name(inner)} is none of discrete betas, which other programs' formats hold"
+        )
+    linear = class_name(inner) == "ScaledLinearSchedule"
+    products = discrete.table.sigmoid()
+    betas = 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+    size = node["size"]
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(set(sides)) > 1:
+        raise ValueError(f"images of {sides} pixels: other programs' formats hold one number for squares")
+    guidance = node["guidance"] if class_name(node["guidance"]) == "ClassifierFreeGuidance" else {}
+    return ExportedModel(
+        name=name,
+        autoencoder=autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder.")),
+        backbone=backbone,
+        unet=_inside(weights, "denoiser.backbone."),
+        conditioner=node["conditioner"],
+        told=_inside(weights, "conditioner."),
+        prediction=prediction,
+        betas=betas.tolist(),
+        start=float(inner.get("start", 0.0015)) if linear else None,
+        end=float(inner.get("end", 0.0195)) if linear else None,
+        zero_terminal=zero_terminal,
+        size=sides[0],
+        guidance=guidance.get("scale"),
+    )
+
+
+def _inside(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
