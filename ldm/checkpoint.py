@@ -7,6 +7,7 @@ goes on. From both, the averaged (EMA) weights are read. Neither is loaded in a 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.caption_classifier import CaptionClassifier
-from ldm.config import build_trusted
+from ldm.config import build_trusted, trusted_class
+from ldm.files.similar import similar
 from ldm.files.tensors import write_tensors
 from ldm.model import LatentDiffusion
 from ldm.optim.divergence import all_finite
@@ -29,6 +31,12 @@ AUTOENCODER_FILE = "autoencoder.safetensors"
 """The file name of a finished autoencoder."""
 CLASSIFIER_FILE = "classifier.safetensors"
 """The file name of a finished classifier."""
+KINDS: dict[str, type] = {
+    MODEL_FILE: LatentDiffusion,
+    AUTOENCODER_FILE: Autoencoder,
+    CLASSIFIER_FILE: CaptionClassifier,
+}
+"""File name of a finished model -> its kind."""
 CONFIG_KEY = "ldm_config"
 """The key of the config, in the metadata of a .safetensors file and in a .ckpt file."""
 WEIGHTS_PREFIX = "model."
@@ -111,7 +119,7 @@ def load_autoencoder(
         ValueError: If the file holds no autoencoder, or one that has no latent statistics yet but must.
         FileNotFoundError: If there is no finished model.
     """
-    file = find(path, (AUTOENCODER_FILE, MODEL_FILE))
+    file = find(path, (AUTOENCODER_FILE, MODEL_FILE), usable=(LatentDiffusion,) if finished else None)
     config, weights = read(file)
     model = _rebuild(config, weights, file, packages)
     if isinstance(model, LatentDiffusion | CaptionClassifier):
@@ -178,12 +186,14 @@ def with_decoder(own: Autoencoder, path: str | Path, *, packages: Sequence[str] 
     return other.to(own.shift.device).eval().requires_grad_(False)
 
 
-def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
+def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,), *, usable: Sequence[type] | None = None) -> Path:
     """Find a checkpoint file.
 
     Args:
         path: The file itself, or a folder (a run, a sweep) to search.
         names: File names of finished models; the first name is preferred that is found in the folder.
+        usable: Kinds of models of which a checkpoint of an unfinished training serves, too; the error names one. None: those of
+            the names.
 
     Returns:
         The file; in a folder, the newest one with that name.
@@ -196,20 +206,38 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise FileNotFoundError(f"no checkpoint at {path}; give a run folder or a .safetensors or .ckpt file")
+        close = similar(path, _checkpoints_beside(path))
+        hint = f"there is {', '.join(close)}" if close else "give a run folder or a .safetensors or .ckpt file"
+        raise FileNotFoundError(f"no checkpoint at {path}; {hint}")
     for name in names:
         found = sorted(path.rglob(name), key=lambda file: file.stat().st_mtime)
         if found:
             return found[-1]
     others = [name for name in (AUTOENCODER_FILE, CLASSIFIER_FILE) if any(path.rglob(name))]
-    ended = {Path(name).stem for name in others}  # stages, whose checkpoints are those of other models
-    unfinished = sorted(file for file in path.rglob("*.ckpt") if ended.isdisjoint(file.relative_to(path).parts))
+    kinds = tuple([KINDS[name] for name in names if name in KINDS] if usable is None else usable)
+    unfinished = sorted(path.rglob("*.ckpt"), reverse=True)
     hint = ""
-    if unfinished:
-        hint = f"; the run has not ended, but {unfinished[-1]} can be given as it is"
+    if fitting := next((file for file in unfinished if _is_of(file, kinds)), None):
+        hint = f"; the run has not ended, but {fitting} can be given as it is"
     elif others:
         hint = f"; what is finished there is {' and '.join(others)}, another kind of model"
+    elif unfinished:
+        hint = "; the run has not ended, and its checkpoints are not of the kind that is needed here"
     raise FileNotFoundError(f"no finished checkpoint ({' or '.join(names)}) below {path}{hint}")
+
+
+def kind_of(file: Path, packages: Sequence[str] = ("ldm",)) -> type:
+    """Return the class of the model that a checkpoint file holds; its weights are not read.
+
+    Args:
+        file: A .safetensors or .ckpt file.
+        packages: Packages whose classes the file may name.
+
+    Raises:
+        ValueError: If the file is damaged, cannot be loaded safely, or is no checkpoint of this project.
+    """
+    config = _config_of(file)
+    return trusted_class({key: value for key, value in config.items() if key == "_target_"}, packages)
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -226,14 +254,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(
-            f"{file} is not a checkpoint that can be loaded safely: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(content, dict) or CONFIG_KEY not in content:
-        raise ValueError(f"{file} is a torch file, but not a checkpoint of this project: it has no {CONFIG_KEY!r}")
+    content = _load_ckpt(file)
     weights = {
         name.removeprefix(WEIGHTS_PREFIX): tensor
         for name, tensor in whole_state(file, content).items()
@@ -242,19 +263,59 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return content[CONFIG_KEY], weights
 
 
+def _load_ckpt(file: Path) -> dict[str, Any]:
+    """Return the content of a .ckpt file, whose tensors stay in the file until they are used."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if zipfile.is_zipfile(file) else "it is a file of another kind"
+        raise ValueError(
+            f"{file} is not a checkpoint that can be loaded safely: {reason}; give a run folder or a .safetensors or .ckpt file"
+        ) from error
+    if not isinstance(content, dict) or CONFIG_KEY not in content:
+        raise ValueError(f"{file} is a torch file, but not a checkpoint of this project: it has no {CONFIG_KEY!r}")
+    return content
+
+
 def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read config and weights of a .safetensors file."""
+    config = _config_of(file)
+    with safe_open(file, framework="pt") as content:
+        return config, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+
+
+def _config_of(file: Path) -> dict[str, Any]:
+    """Return the config in a checkpoint file."""
+    config: dict[str, Any]
+    if file.suffix != ".safetensors":
+        config = _load_ckpt(file)[CONFIG_KEY]
+        return config
     try:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
-            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}; copy it again") from error
     if CONFIG_KEY not in metadata:
         raise ValueError(
             f"{file} holds weights, but not the config of a model of this project ({CONFIG_KEY!r} is missing)"
         )
-    return json.loads(metadata[CONFIG_KEY]), weights
+    config = json.loads(metadata[CONFIG_KEY])
+    return config
+
+
+def _is_of(file: Path, kinds: tuple[type, ...]) -> bool:
+    """Return whether a file is a checkpoint of some kinds of models; False where it cannot be read."""
+    try:
+        return issubclass(kind_of(file), kinds)
+    except (ValueError, AttributeError):
+        return False
+
+
+def _checkpoints_beside(path: Path) -> list[Path]:
+    """Return what could be meant in the place of a path where there is nothing: files like it, or runs beside it."""
+    if path.suffix in (".ckpt", ".safetensors"):
+        return list(path.parent.glob(f"*{path.suffix}"))
+    return [file.parent for file in path.parent.glob("*/config.yaml")]
 
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:
