@@ -12,6 +12,7 @@ from ldm.config import compose
 from ldm.evaluate.program import evaluate
 from ldm.files.picture import to_picture
 from tests.data.small_shards import encoded, write_tar
+from tests.evaluate.test_generation import OFFLINE
 
 
 @pytest.fixture
@@ -29,9 +30,10 @@ def measured(tmp_path, photos):
     real = shutil.copytree(photos, tmp_path / "real")
 
     def run(*options, images=photos, reference=real, out="scores"):
+        chosen = [] if any(option.startswith("protocol=") for option in options) else ["metric=offline"]
         given = [f"images={images}", f"reference={reference}", f"cache={tmp_path / 'cache'}", f"out={tmp_path / out}"]
         places = [f"data.cache={tmp_path / 'index'}"]
-        return evaluate(compose("evaluate", ["metric=offline", "device=cpu", *given, *places, *options]))[0]
+        return evaluate(compose("evaluate", [*chosen, "device=cpu", *given, *places, *options]))[0]
 
     return run
 
@@ -150,3 +152,9 @@ def test_scores_of_other_numbers_of_images_are_kept_and_come_back(tmp_path, meas
     assert back["count"] == 70
     assert back["scores"].items() > whole["scores"].items()
     assert json.loads((tmp_path / "scores" / "results-20.json").read_text()) == fewer
+
+
+def test_of_images_of_a_folder_a_protocol_says_what_it_does_not_know(measured):
+    metrics = ["~metric.fid", "~metric.inception_score", f"+metric={{frechet_efficientnet:{OFFLINE}}}"]
+    found = measured("protocol=coco256_guided", *metrics)
+    assert found["departures"] == ["how these images were made is not known here", "num_images: 30000 -> 70"]
