@@ -1,4 +1,4 @@
-"""What an evaluation does in another way than the protocol whose published scores stand beside its own."""
+"""Differences between an evaluation and the protocol whose published scores stand beside its own."""
 
 from __future__ import annotations
 

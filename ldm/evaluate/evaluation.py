@@ -48,7 +48,7 @@ READ = "read"
 """The tensor of a part with the numbers of its images that could be read."""
 
 
-class Evaluation:
+class ImageEvaluation:
     """One evaluation: of a model, or of a folder.
 
     Args:

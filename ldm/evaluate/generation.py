@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from ldm.checkpoint import MODEL_FILE
 from ldm.config import resolved
-from ldm.evaluate.evaluation import Evaluation
+from ldm.evaluate.evaluation import ImageEvaluation
 from ldm.evaluate.folder import images_folder
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.several import checkpoints_of, measure_several
@@ -69,11 +69,11 @@ class GenerationProtocol(Protocol):
         Raises:
             ValueError: See `Protocol.run`.
         """
-        return Evaluation(self, config, run=run_config(ckpt)).of_model(ckpt, out)
+        return ImageEvaluation(self, config, run=run_config(ckpt)).of_model(ckpt, out)
 
     def _measure(self, config: DictConfig, out: Path) -> list[dict[str, Any]]:
         if config.images is not None:
-            return [Evaluation(self, config, run=None).of_folder(config.images, out)]
+            return [ImageEvaluation(self, config, run=None).of_folder(config.images, out)]
         if config.ckpt is not None:
             return [self.of_model(config, config.ckpt, out)]
         files = checkpoints_of(config.ckpts, LatentDiffusion, (MODEL_FILE,), list(config.packages))
