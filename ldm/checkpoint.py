@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.classifier.caption_classifier import CaptionClassifier
-from ldm.config import build_trusted
+from ldm.config import build_trusted, trusted_class
+from ldm.files.similar import similar
 from ldm.files.tensors import write_tensors
 from ldm.interop.foreign import CONFIG_KEY
 from ldm.interop.pickled import holds_stand_in, read_pickled
@@ -36,6 +37,12 @@ AUTOENCODER_FILE = "autoencoder.safetensors"
 """The file name of a finished autoencoder."""
 CLASSIFIER_FILE = "classifier.safetensors"
 """The file name of a finished classifier."""
+KINDS: dict[str, type] = {
+    MODEL_FILE: LatentDiffusion,
+    AUTOENCODER_FILE: Autoencoder,
+    CLASSIFIER_FILE: CaptionClassifier,
+}
+"""File name of a finished model -> its kind."""
 WEIGHTS_PREFIX = "model."
 """The beginning of the names of the model's weights in a .ckpt file."""
 
@@ -116,7 +123,7 @@ def load_autoencoder(
         ValueError: If the file holds no autoencoder, or one that has no latent statistics yet but must.
         FileNotFoundError: If there is no finished model.
     """
-    file = find(path, (AUTOENCODER_FILE, MODEL_FILE))
+    file = find(path, (AUTOENCODER_FILE, MODEL_FILE), usable=(LatentDiffusion,) if finished else None)
     config, weights = read(file)
     model = _rebuild(config, weights, file, packages)
     if isinstance(model, LatentDiffusion | CaptionClassifier):
@@ -183,12 +190,14 @@ def with_decoder(own: Autoencoder, path: str | Path, *, packages: Sequence[str] 
     return other.to(own.shift.device).eval().requires_grad_(False)
 
 
-def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
+def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,), *, usable: Sequence[type] | None = None) -> Path:
     """Find a checkpoint file.
 
     Args:
         path: The file itself, a folder of diffusers, or a folder (a run, a sweep) to search.
         names: File names of finished models; the first name is preferred that is found in the folder.
+        usable: Kinds of models of which a checkpoint of an unfinished training serves, too; the error names one. None: those of
+            the names.
 
     Returns:
         The file; in a folder, the newest one with that name.
@@ -201,20 +210,38 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,)) -> Path:
     if path.is_file() or is_foreign(path):
         return path
     if not path.is_dir():
-        raise FileNotFoundError(f"no checkpoint at {path}; give a run folder or a .safetensors or .ckpt file")
+        close = similar(path, _checkpoints_beside(path))
+        hint = f"there is {', '.join(close)}" if close else "give a run folder or a .safetensors or .ckpt file"
+        raise FileNotFoundError(f"no checkpoint at {path}; {hint}")
     for name in names:
         found = sorted(path.rglob(name), key=lambda file: file.stat().st_mtime)
         if found:
             return found[-1]
     others = [name for name in (AUTOENCODER_FILE, CLASSIFIER_FILE) if any(path.rglob(name))]
-    ended = {Path(name).stem for name in others}  # stages, whose checkpoints are those of other models
-    unfinished = sorted(file for file in path.rglob("*.ckpt") if ended.isdisjoint(file.relative_to(path).parts))
+    kinds = tuple([KINDS[name] for name in names if name in KINDS] if usable is None else usable)
+    unfinished = sorted(path.rglob("*.ckpt"), reverse=True)
     hint = ""
-    if unfinished:
-        hint = f"; the run has not ended, but {unfinished[-1]} can be given as it is"
+    if fitting := next((file for file in unfinished if _is_of(file, kinds)), None):
+        hint = f"; the run has not ended, but {fitting} can be given as it is"
     elif others:
         hint = f"; what is finished there is {' and '.join(others)}, another kind of model"
+    elif unfinished:
+        hint = "; the run has not ended, and its checkpoints are not of the kind that is needed here"
     raise FileNotFoundError(f"no finished checkpoint ({' or '.join(names)}) below {path}{hint}")
+
+
+def kind_of(file: Path, packages: Sequence[str] = ("ldm",)) -> type:
+    """Return the class of the model that a checkpoint file holds; its weights are not read.
+
+    Args:
+        file: A .safetensors or .ckpt file.
+        packages: Packages whose classes the file may name.
+
+    Raises:
+        ValueError: If the file is damaged, cannot be loaded safely, or is no checkpoint of this project.
+    """
+    config = _config_of(file) or _read_foreign(file)[0]
+    return trusted_class({key: value for key, value in config.items() if key == "_target_"}, packages)
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -229,41 +256,64 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ValueError: If the file is damaged, cannot be loaded safely, or is of no known layout.
     """
-    if file.is_dir():
+    config = _config_of(file)
+    if config is None:
         return _read_foreign(file)
     if file.suffix == ".safetensors":
-        return _read_safetensors(file)
-    content = read_pickled(file)
-    if CONFIG_KEY not in content:
-        return _read_foreign(file)
-    if holds_stand_in(content[CONFIG_KEY]):
-        raise ValueError(f"{file} is not a checkpoint that can be loaded safely: its config is no plain data")
+        with safe_open(file, framework="pt") as content:
+            return config, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     weights = {
         name.removeprefix(WEIGHTS_PREFIX): tensor
-        for name, tensor in whole_state(file, content).items()
+        for name, tensor in whole_state(file, read_pickled(file)).items()
         if name.startswith(WEIGHTS_PREFIX)
     }
-    return content[CONFIG_KEY], weights
+    return config, weights
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read config and weights of a .safetensors file."""
+def _config_of(file: Path) -> dict[str, Any] | None:
+    """Return the config in a checkpoint; None where it is none of this project."""
+    config: dict[str, Any]
+    if file.is_dir():
+        return None
+    if file.suffix != ".safetensors":
+        content = read_pickled(file)
+        if CONFIG_KEY not in content:
+            return None
+        config = content[CONFIG_KEY]
+        if holds_stand_in(config):
+            raise ValueError(f"{file} is not a checkpoint that can be loaded safely: its config is no plain data")
+        return config
     try:
-        with safe_open(file, framework="pt") as content:
-            metadata = content.metadata() or {}
-            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}; copy it again") from error
     if CONFIG_KEY not in metadata:
-        return _read_foreign(file)
-    return json.loads(metadata[CONFIG_KEY]), weights
+        return None
+    config = json.loads(metadata[CONFIG_KEY])
+    return config
 
 
 def _read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read config and weights of a checkpoint in another layout, and say what was left out of it."""
+    """Read config and weights of a checkpoint in another layout."""
     found = read_foreign(path)
     log.info("%s has the layout of %s", path, found.layout)
     return found.config, found.weights
+
+
+def _is_of(file: Path, kinds: tuple[type, ...]) -> bool:
+    """Return whether a file is a checkpoint of some kinds of models; False where it cannot be read."""
+    try:
+        return issubclass(kind_of(file), kinds)
+    except (ValueError, AttributeError):
+        return False
+
+
+def _checkpoints_beside(path: Path) -> list[Path]:
+    """Return what could be meant in the place of a path where there is nothing: files like it, or runs beside it."""
+    if path.suffix in (".ckpt", ".safetensors"):
+        return list(path.parent.glob(f"*{path.suffix}"))
+    return [file.parent for file in path.parent.glob("*/config.yaml")]
 
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:

@@ -110,20 +110,44 @@ def test_trusted_packages_can_be_named():
     assert build_trusted(node, ("ldm", "torch")).out_features == 3
 
 
+def unfinished(folder, stage, step, kind):
+    """Write a checkpoint of a stage that says what kind of model it holds."""
+    file = folder / stage / "checkpoints" / f"step-{step}.ckpt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({CONFIG_KEY: {"_target_": kind}}, file)
+
+
 def test_what_else_lies_in_a_folder_without_a_model_is_said(tmp_path):
-    for folder in ("autoencoder", "diffusion"):
-        (tmp_path / folder / "checkpoints").mkdir(parents=True)
-    (tmp_path / "autoencoder" / "checkpoints" / "step-2.ckpt").touch()
-    with pytest.raises(FileNotFoundError, match=r"the run has not ended, but .*step-2\.ckpt can be given"):
+    unfinished(tmp_path, "autoencoder", 2, "ldm.autoencoder.convolutional.ConvAutoencoder")
+    with pytest.raises(FileNotFoundError, match="its checkpoints are not of the kind that is needed here$"):
         find(tmp_path)
+    with pytest.raises(FileNotFoundError, match="its checkpoints are not of the kind that is needed here$"):
+        load_autoencoder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"the run has not ended, but .*step-2\.ckpt can be given as it is"):
+        load_autoencoder(tmp_path, finished=False)
     (tmp_path / AUTOENCODER_FILE).touch()
     with pytest.raises(
         FileNotFoundError, match="what is finished there is autoencoder.safetensors, another kind of model"
     ):
         find(tmp_path)
-    (tmp_path / "diffusion" / "checkpoints" / "step-1.ckpt").touch()
+    unfinished(tmp_path, "diffusion", 1, "ldm.model.LatentDiffusion")
     with pytest.raises(FileNotFoundError, match=r"the run has not ended, but .*step-1\.ckpt can be given"):
         find(tmp_path)
+
+
+def test_what_is_no_checkpoint_is_said_in_plain_words_and_what_is_meant_is_guessed(tmp_path):
+    (tmp_path / "README.md").write_text("# A project")
+    with pytest.raises(
+        ValueError, match=r"README.md is not a checkpoint .*it is a file of another kind; give a run"
+    ) as error:
+        load(tmp_path / "README.md")
+    assert "mmap" not in str(error.value)
+    (tmp_path / "txt2img").mkdir()
+    (tmp_path / "txt2img" / "config.yaml").touch()
+    (tmp_path / "step-00000020.ckpt").touch()
+    for typed, meant in (("txt2im", "txt2img"), ("step-0000020.ckpt", "step-00000020.ckpt")):
+        with pytest.raises(FileNotFoundError, match=f"no checkpoint at .*{typed}; there is .*{meant}$"):
+            load(tmp_path / typed)
 
 
 @pytest.mark.e2e

@@ -71,6 +71,7 @@ ELSEWHERE = (
     *("experiment", "hparams_search", "stage", "callbacks", "optimizer", "scheduler", "debug", "mode"),
     *("encoder", "search"),  # of ldm.data.neighbors
     *("conditions", "protocol"),  # of ldm.evaluate
+    "format",  # of ldm.interop.export
     "hardware",  # of ldm.plan
 )
 CHOICES = {

@@ -26,12 +26,23 @@ class OpenConditions(ABC):
         period: After so many images the conditions begin again.
         wanted: Number of images, where a command says none.
         fingerprint: A name for what they are.
+        plural: Their name, where it has to be said that they begin again; "" where that is meant.
     """
 
     size: Size
     period: int
     wanted: int = 5000
     fingerprint: str
+    plural: str = ""
+
+    def doubts(self, count: int) -> list[str]:
+        """Say that a number of images is larger than that of the conditions; nothing where it is not, or may be."""
+        if not self.plural or count <= self.period:
+            return []
+        return [
+            f"{count} images are made for {self.period} {self.plural}, so each of these comes up to {-(-count // self.period)} "
+            "times: the images are less diverse than as many of different ones"
+        ]
 
     @abstractmethod
     def fields(self, numbers: Sequence[int]) -> Fields:
@@ -79,6 +90,8 @@ class SampleConditions(Conditions):
 
 
 class _OpenSamples(OpenConditions):
+    plural = "validation samples"
+
     def __init__(self, samples: ShardDataset, fingerprint: str, size: Size, image: bool) -> None:
         self.samples = samples
         self.fingerprint = fingerprint
@@ -153,6 +166,8 @@ class CaptionConditions(Conditions):
 
 
 class _OpenCaptions(OpenConditions):
+    plural = "captions"
+
     def __init__(self, rows: Sequence[CaptionRow], size: Size) -> None:
         self.rows = rows
         self.size = size
@@ -204,3 +219,12 @@ def _digest(texts: Iterable[str]) -> str:
     for text in texts:
         digest.update(f"{len(text)}:{text}".encode())
     return digest.hexdigest()[:16]
+
+
+def in_words(fields: Fields) -> str:
+    """Return what the first of some images is made for, as a line for people; "" where that cannot be written."""
+    for name in ("caption", "label"):
+        if name in fields:
+            value = fields[name][0]
+            return " ".join(str(value).split()) if name == "caption" else f"class {int(value)}"
+    return ""

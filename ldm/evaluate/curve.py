@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ldm.evaluate.own import CURVE, PICTURE, PROGRAM
+from ldm.files.marks import KEY
 from ldm.files.whole import write_whole
-
-CURVE, PICTURE = "curve.csv", "curve.png"
 
 STEP = re.compile(r"step-(\d+)")
 """The number of a checkpoint's step in its name."""
+
+LEAST_RANGE = 0.1
+"""Of scores between 0 and 1 the axis shows at least this part of the largest."""
 
 
 def step_of(ckpt: str) -> int | None:
@@ -35,7 +40,7 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     steps = [step_of(result["of"]) for result in results]
     told = None not in steps
     rows = sorted(zip(steps if told else range(len(results)), results, strict=True), key=lambda row: int(row[0] or 0))
-    names = list(results[0]["scores"])
+    names = list(dict.fromkeys(name for result in results for name in result["scores"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step" if told else "place", "checkpoint", "images", *names])
@@ -44,8 +49,23 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     write_whole(folder / CURVE, text.getvalue())
     figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        axes.plot([place for place, _ in rows], [result["scores"].get(name) for _, result in rows], marker="o")
+        values = [result["scores"].get(name) for _, result in rows]
+        axes.plot([place for place, _ in rows], values, marker="o", clip_on=False)
         axes.set_title(name)
         axes.set_xlabel("step" if told else "place of the checkpoint")
         axes.grid(alpha=0.3)
-    figure.savefig(folder / PICTURE, dpi=110)
+        _limit(axes, [value for value in values if value is not None])
+    draft = folder / f".{PICTURE}.{os.getpid()}"
+    figure.savefig(draft, dpi=110, format="png", metadata={KEY: PROGRAM})
+    draft.replace(folder / PICTURE)
+
+
+def _limit(axes: Axes, values: Sequence[float]) -> None:
+    """Let an axis of shares not end beyond 0 and 1, nor show differences that are nearly none as large ones."""
+    if not values or min(values) < 0 or max(values) > 1 or max(values) == 0:
+        return
+    low, high = axes.get_ylim()
+    missing = max(0.0, LEAST_RANGE * max(values) - (high - low)) / 2
+    low, high = low - missing, high + missing
+    over = max(0.0, high - 1)
+    axes.set_ylim(max(0.0, low - over if missing else low), high - over)

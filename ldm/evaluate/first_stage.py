@@ -17,28 +17,39 @@ from tqdm.auto import tqdm
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.regularizer import Penalty
 from ldm.batch import as_size
-from ldm.checkpoint import load_autoencoder
-from ldm.config import build, resolved
-from ldm.evaluate.defaults import offline_metric
+from ldm.checkpoint import AUTOENCODER_FILE, load_autoencoder
+from ldm.config import resolved
+from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages
+from ldm.evaluate.own import PROGRAM, RECONSTRUCTIONS, output_folder
 from ldm.evaluate.protocol import Protocol
-from ldm.evaluate.results import ScoresFolder, write_results
+from ldm.evaluate.results import write_results
+from ldm.evaluate.several import checkpoints_of, measure_several
+from ldm.evaluate.source import run_config
+from ldm.files.marks import save_marked
+from ldm.files.output_folder import OutputFolder
+from ldm.files.picture import grid
 from ldm.metric.base import Metric
 from ldm.metric.reconstruction import ReconstructionDistance
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 from ldm.pretrained.lpips import LPIPS
+from ldm.pretrained.vision import weights_hash
 
 log = logging.getLogger(__name__)
 
 OPTIONS: dict[str, Rule] = {
     "batch_size": COUNT,
-    "data.size": Optional(SIZE, "256"),
+    "data.size": Optional(SIZE, "as in the run, or 256"),
+    "num_images": Optional(COUNT, "all"),
     "data.val_images": Optional(COUNT, "all"),
 }
 """The values that the command's options can have."""
 
 USUAL_SIZE = 256
-"""Height and width of images where a command says none."""
+"""Height and width of images where neither a command nor a run says it."""
+
+SHOWN, COLUMNS = 32, 4
+"""Images in the picture, at most, each with its reconstruction; so many pairs are in a row."""
 
 
 class ReconstructionScores:
@@ -69,8 +80,8 @@ class ReconstructionScores:
         self.distance.start(count)
 
     @torch.no_grad()
-    def update(self, image: Tensor) -> None:
-        """Reconstruct images, `(B, 3, H, W)` in [-1, 1], and add what they give."""
+    def update(self, image: Tensor) -> Tensor:
+        """Reconstruct images, `(B, 3, H, W)` in [-1, 1], and add what they give; return the reconstructions."""
         encoding = self.autoencoder.encode(image)
         made = self.autoencoder.decode(encoding.mean, encoding).float().clamp(-1, 1)
         self.psnr.update(made, image)
@@ -84,6 +95,7 @@ class ReconstructionScores:
             self.means[name] = self.means.get(name, 0.0) + float(value) * len(image)
         self.sums = penalty.sums.double() if self.sums is None else self.sums + penalty.sums
         self.images += len(image)
+        return made
 
     def compute(self) -> dict[str, float | None]:
         """Return name -> score over all images; None where it is infinite, as the PSNR of images that come back exactly.
@@ -119,31 +131,51 @@ class ReconstructionProtocol(Protocol):
         """See `Protocol.run`."""
         options = resolved(config)
         check_all(options, OPTIONS)
-        if config.ckpt is None:
-            raise ValueError("a first stage is measured by ckpt=RUN, a run folder or a file of an autoencoder")
-        folder = ScoresFolder(config.out)
+        if (config.ckpt is None) == (config.ckpts is None):
+            raise ValueError(
+                "a first stage is measured by ckpt=RUN, a run folder or a file of an autoencoder, or several by "
+                "ckpts='runs/x/**/step-*.ckpt'; give one of them"
+            )
+        if config.ckpt is not None:
+            return [self._of_one(config, config.ckpt, Path(config.out))]
+        files = checkpoints_of(config.ckpts, Autoencoder, (AUTOENCODER_FILE,), options["packages"])
+        return measure_several(
+            files,
+            Path(config.out),
+            lambda folder: _output(folder).check(),
+            lambda file, folder: self._of_one(config, file, folder),
+        )
+
+    def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
+        """Measure one first stage, and write its scores into a folder."""
+        options = resolved(config)
+        folder = _output(out)
         folder.check()
-        images = _images(options)
+        images = _images(options, ckpt)
         wanted = config.num_images or config.data.val_images
         count = min(len(images), wanted or len(images))
-        metrics = self._metrics(config, count)
-        autoencoder, _ = load_autoencoder(config.ckpt, packages=options["packages"], finished=False)
+        autoencoder, _ = load_autoencoder(ckpt, packages=options["packages"], finished=False)
         autoencoder.check_size(images.size_of(0))
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        metrics = self._metrics(config, count)
         perceptual = None if self.vgg16 is None else LPIPS(vgg16=self.vgg16)
         scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual, count=count)
-        doubts = scores.distance.doubts(count)
-        for doubt in doubts:
-            log.warning(doubt)
+        shown: list[Tensor] = []
         with tqdm(total=count, desc="reconstructing", unit="image") as bar:
-            for batch in images.batches(config.batch_size, wanted):
+            for first, batch in enumerate(images.batches(config.batch_size, wanted)):
                 if len(batch):
-                    scores.update(batch.to(device))
-                bar.update(len(batch))
+                    made = scores.update(batch.to(device))
+                    shown += [one for pair in zip(batch, made.cpu(), strict=True) for one in pair][
+                        : 2 * SHOWN - len(shown)
+                    ]
+                bar.update(min(config.batch_size, count - first * config.batch_size))
         if not scores.images:
             raise ValueError(f"none of the {count} images can be read; look at them")
+        doubts = scores.distance.doubts(scores.images)
+        for doubt in doubts:
+            log.warning(doubt)
         results = {
-            "of": str(config.ckpt),
+            "of": str(ckpt),
             "protocol": self.name,
             "count": scores.images,
             "broken": count - scores.images,
@@ -151,29 +183,42 @@ class ReconstructionProtocol(Protocol):
             "reference": config.images or str(options["data"]["val"]),
             "published": self.published,
             "source": self.source,
+            "departures": [],
             "doubts": doubts,
+            "request": {
+                "model": weights_hash(repr(autoencoder), autoencoder.state_dict()),
+                "images": images.fingerprint,
+            },
             "scores": scores.compute(),
         }
         with folder.lock():
-            return [write_results(folder.path, results)]
+            save_marked(
+                grid(torch.stack(shown), columns=2 * min(COLUMNS, len(shown) // 2)), out / RECONSTRUCTIONS, PROGRAM
+            )
+            return write_results(folder.path, results)
 
     def _metrics(self, config: DictConfig, count: int) -> list[Metric]:
-        metrics: list[Metric] = list(build(config.get("metric") or offline_metric()).values())
-        for metric in metrics:
-            if count < metric.least_images or metric.inputs:
-                raise ValueError(
-                    f"{metric.names[0]} needs {', '.join(metric.inputs) or f'at least {metric.least_images} images'}, but there "
-                    f"are {count} images alone; choose another metric"
-                )
-        return metrics
+        chosen = ChosenMetrics(config, None, ())
+        if chosen.inputs:
+            raise ValueError(
+                f"a metric reads {' and '.join(sorted(chosen.inputs))}, but there are images alone; choose another metric"
+            )
+        metrics = chosen.build()
+        check_count(metrics, count)
+        return list(metrics.values())
 
 
-def _images(options: Mapping[str, Any]) -> RealImages:
-    """Return the images that the options name."""
+def _output(path: Path) -> OutputFolder:
+    return output_folder(path, (RECONSTRUCTIONS,))
+
+
+def _images(options: Mapping[str, Any], ckpt: str) -> RealImages:
+    """Return the images that the options name, of the size that they name, or else that of the run."""
     data = options["data"]
     if (options["images"] is None) == (data["val"] is None):
         raise ValueError("give the images to measure on, one of images=FOLDER and data.val=SHARDS")
-    size = as_size(data["size"] or USUAL_SIZE)
+    run = run_config(ckpt)
+    size = as_size(data["size"] or (run and run["data"].get("size")) or USUAL_SIZE)
     if options["images"] is not None:
         return FolderImages(options["images"], size)
     return ShardImages(data["val"], size, Path(data["cache"]))

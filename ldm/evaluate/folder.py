@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ldm.config import differences
+from ldm.evaluate.own import GRID, IMAGES, PARTS, REQUEST, output_folder, read_request
 from ldm.evaluate.processes import Place
 from ldm.files.output_folder import OutputFolder
 from ldm.files.picture import to_picture, to_tensor
@@ -23,29 +24,27 @@ from ldm.files.whole import write_whole
 PART = 64
 """Images of a part, the unit in which work is shared among processes and measured; the last one may be smaller."""
 
-REQUEST, RESULTS, TABLE, GRID = "evaluation.json", "results.json", "results.md", "grid.png"
-"""What each image is made of; the scores; the same to read; some of the images."""
-
-IMAGES, PARTS = "images", "parts"
-"""Folders of the images, and of what was measured of them."""
-
-OURS = frozenset({REQUEST, RESULTS, TABLE, GRID, IMAGES, PARTS})
-
 
 def parts_of(count: int) -> list[range]:
     """Return the numbers of the images of each part."""
     return [range(first, min(first + PART, count)) for first in range(0, count, PART)]
 
 
+def images_folder(path: str | Path) -> OutputFolder:
+    """Return the folder of an evaluation of images as one that can be checked before it is known what they are."""
+    return output_folder(path, (REQUEST, GRID, IMAGES, PARTS))
+
+
 class EvaluationFolder:
     """A folder of generated images that all processes of an evaluation see, and of what was measured of each part of them.
 
     What is there is kept: an evaluation that was interrupted goes on, and one of more images begins with those that are there.
-    Image i depends on what is written in the request, and on i, so a folder of another request is refused.
+    Image i depends on what is written in the request, and on i, so a folder of images of another request is refused. Of images
+    that are not generated nothing is kept but what was measured, which is measured anew of each part that has changed.
 
     Args:
         path: The folder; it need not exist.
-        request: Plain values on which images depend.
+        request: Plain values on which images depend; `images` alone where they are not generated.
     """
 
     def __init__(self, path: str | Path, request: Mapping[str, Any]) -> None:
@@ -54,23 +53,27 @@ class EvaluationFolder:
 
     def check(self) -> None:
         """Write nothing, and raise ValueError where the folder holds anything else, or images of another request."""
-        self._output().check()
-        earlier = self._earlier()
-        lines = [] if earlier is None else list(differences(earlier, self.request))
-        if lines:
+        images_folder(self.path).check()
+        earlier = read_request(self.path)
+        if earlier is None or {"images"} == earlier.keys() == self.request.keys():
+            return
+        if earlier.keys() != self.request.keys():
+            kinds = ("images that a model has made", "measurements of a folder of images")
+            there, asked = kinds if "model" in earlier else kinds[::-1]
+            raise ValueError(f"out={self.path} holds {there}, and what is asked for are {asked}; choose another folder")
+        if lines := list(differences(earlier, self.request)):
             raise ValueError(
                 f"out={self.path} holds images of another request:\n  "
                 + "\n  ".join(lines)
-                + "\nchoose another folder, or ask "
-                "for the same images"
+                + "\nchoose another folder, or ask for the same images"
             )
 
     @contextmanager
     def open(self, place: Place) -> Iterator[None]:
         """Check, and keep the folder for this evaluation while the block runs; its other processes are let in."""
-        with self._output().lock() if place.rank == 0 else nullcontext():
+        with images_folder(self.path).lock() if place.rank == 0 else nullcontext():
             self.check()
-            if not (self.path / REQUEST).exists():
+            if read_request(self.path) != self.request:
                 write_whole(self.path / REQUEST, json.dumps(self.request, indent=2))
             yield
 
@@ -95,37 +98,29 @@ class EvaluationFolder:
         """Return whether all of some images are there."""
         return all(self.image(number).is_file() for number in numbers)
 
-    def read_part(self, store: str, part: Sequence[int]) -> dict[str, Tensor] | None:
-        """Return what was measured of a part; None where it is missing, damaged, or of fewer images.
+    def read_part(self, store: str, part: Sequence[int], content: str) -> dict[str, Tensor] | None:
+        """Return what was measured of a part; None where it is missing, damaged, or of other images.
 
         Args:
             store: A name for what is measured, and how.
             part: Numbers of its images.
+            content: A name for what the images are, beside the request and their numbers.
         """
-        file = self._part(store, part)
         try:
-            with safe_open(file, framework="pt") as content:
-                if (content.metadata() or {}).get("images") != str(len(part)):
+            with safe_open(self._part(store, part), framework="pt") as found:
+                if (found.metadata() or {}) != _told(part, content):
                     return None
-                return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+                return {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return None
 
-    def write_part(self, store: str, part: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-        """Write what was measured of a part."""
-        write_tensors(self._part(store, part), tensors, {"images": str(len(part))})
-
-    def _earlier(self) -> Any:
-        try:
-            return json.loads((self.path / REQUEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise ValueError(f"{self.path / REQUEST} is damaged; choose another folder") from error
+    def write_part(self, store: str, part: Sequence[int], content: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write what was measured of a part; see `read_part`."""
+        write_tensors(self._part(store, part), tensors, _told(part, content))
 
     def _part(self, store: str, part: Sequence[int]) -> Path:
         return self.path / PARTS / store / f"{part[0] // PART:06d}.safetensors"
 
-    def _output(self) -> OutputFolder:
-        known = (self.path / REQUEST).is_file()
-        return OutputFolder(self.path, option="out", is_own=lambda name: known and name in OURS)
+
+def _told(part: Sequence[int], content: str) -> dict[str, str]:
+    return {"images": str(len(part)), "content": content}

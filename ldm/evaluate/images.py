@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,11 +22,30 @@ from ldm.data.order.batch_sampler import spread
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied, name_shards
 from ldm.data.transforms import ImageTransform
-from ldm.generation.pictures import find_images, read_image
+from ldm.files.picture import to_tensor
+from ldm.generation.pictures import find_images, open_picture, read_image, read_size
+
+log = logging.getLogger(__name__)
+
+
+EDGE = 2**16
+"""Bytes at each end of a file by which it is known; of a picture they hold the size and the checksum of its pixels."""
+
+
+class Readable(NamedTuple):
+    """Images, without those that are broken.
+
+    Attributes:
+        images: `(N, 3, H, W)` in [-1, 1].
+        numbers: The number of each.
+    """
+
+    images: Tensor
+    numbers: Sequence[int]
 
 
 class RealImages(ABC):
-    """Images of one size, in a fixed order."""
+    """Images in a fixed order."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -39,21 +61,18 @@ class RealImages(ABC):
         """Return height and width of an image."""
 
     @abstractmethod
-    def read(self, numbers: Sequence[int]) -> Tensor:
-        """Return some images.
+    def read(self, numbers: Sequence[int]) -> Readable:
+        """Return some images, but for broken ones.
 
         Args:
             numbers: Places in the order, from 0; of images of one size.
-
-        Returns:
-            The images `(N, 3, H, W)` in [-1, 1], fewer where some are broken.
         """
 
     def batches(self, batch_size: int, most: int | None = None) -> Iterator[Tensor]:
-        """Yield all images, or `most` of them, evenly spread, `(B, 3, H, W)` in [-1, 1]."""
+        """Yield all images, or `most` of them, evenly spread, `(B, 3, H, W)` in [-1, 1]; broken ones are left out."""
         numbers = list(spread(len(self), most or len(self)))
         for first in range(0, len(numbers), batch_size):
-            yield self.read(numbers[first : first + batch_size])
+            yield self.read(numbers[first : first + batch_size]).images
 
 
 class FolderImages(RealImages):
@@ -61,13 +80,13 @@ class FolderImages(RealImages):
 
     Args:
         path: The file or folder.
-        size: The size to which they are resized and cut at the centre.
+        size: The size to which they are resized and cut at the centre; None: each stays as it is.
 
     Raises:
         FileNotFoundError: Where there is no image.
     """
 
-    def __init__(self, path: str, size: Size) -> None:
+    def __init__(self, path: str, size: Size | None) -> None:
         self.files = find_images(path)
         self.size = size
 
@@ -76,18 +95,40 @@ class FolderImages(RealImages):
 
     @property
     def fingerprint(self) -> str:
-        """See `RealImages.fingerprint`: files are known by name, size and time."""
-        stats = [(Path(file).name, os.stat(file)) for file in self.files]
-        told = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        return f"folder {hashlib.sha256(repr(told).encode()).hexdigest()[:16]} {tuple(self.size)}"
+        """See `RealImages.fingerprint`; it does not depend on where the files are, nor on when they were written."""
+        return f"folder {self.content_of(range(len(self)))}"
+
+    def content_of(self, numbers: Sequence[int]) -> str:
+        """Return a name for some of the images as `read` gives them."""
+        told = [(Path(self.files[number]).name, *self._known_by[number]) for number in numbers]
+        size = "as they are" if self.size is None else tuple(self.size)
+        return f"{hashlib.sha256(repr(told).encode()).hexdigest()[:16]} {size}"
 
     def size_of(self, number: int) -> Size:
-        """See `RealImages.size_of`."""
-        return self.size
+        """See `RealImages.size_of`; [0,0] of what is no image."""
+        return self._sizes[number] if self.size is None else self.size
 
-    def read(self, numbers: Sequence[int]) -> Tensor:
-        """See `RealImages.read`; raises ValueError where a file cannot be read."""
-        return torch.stack([read_image(self.files[number], self.size) for number in numbers])
+    def read(self, numbers: Sequence[int]) -> Readable:
+        """See `RealImages.read`."""
+        images, found = [torch.empty(0, 3, *self.size_of(numbers[0]))], []
+        for number in numbers:
+            try:
+                file = self.files[number]
+                image = to_tensor(open_picture(file)) if self.size is None else read_image(file, self.size)
+            except ValueError as error:
+                log.warning("left out: %s", error)
+                continue
+            images.append(image[None])
+            found.append(number)
+        return Readable(torch.cat(images), found)
+
+    @cached_property
+    def _sizes(self) -> list[Size]:
+        return [_size_in(file) for file in self.files]
+
+    @cached_property
+    def _known_by(self) -> list[tuple[int, str]]:
+        return [_known_by(file) for file in self.files]
 
 
 class ShardImages(RealImages):
@@ -122,12 +163,15 @@ class ShardImages(RealImages):
         """See `RealImages.size_of`."""
         return self.size
 
-    def read(self, numbers: Sequence[int]) -> Tensor:
+    def read(self, numbers: Sequence[int]) -> Readable:
         """See `RealImages.read`."""
         batch, _ = self.samples.exactly(numbers)
         if not batch.key:
-            return torch.empty(0, 3, *self.size)
-        return tensor_field(finish(batch).fields, "image")
+            return Readable(torch.empty(0, 3, *self.size), [])
+        broken = {(sample.shard, sample.key) for sample in batch.skipped}
+        names = {number: (sample.shard, sample.key) for number in numbers for sample in [self.samples.index[number]]}
+        found = [number for number in numbers if names[number] not in broken]
+        return Readable(tensor_field(finish(batch).fields, "image"), found)
 
 
 class DatasetImages(RealImages):
@@ -179,6 +223,26 @@ class DatasetImages(RealImages):
         """See `RealImages.size_of`."""
         return self.samples.size_of(number) or self.size
 
-    def read(self, numbers: Sequence[int]) -> Tensor:
+    def read(self, numbers: Sequence[int]) -> Readable:
         """See `RealImages.read`."""
-        return tensor_field(self.samples.whole_fields(numbers, image=True), "image")
+        return Readable(tensor_field(self.samples.whole_fields(numbers, image=True), "image"), numbers)
+
+
+def _size_in(file: str) -> Size:
+    try:
+        return read_size(file)
+    except ValueError:
+        return Size(0, 0)
+
+
+def _known_by(file: str) -> tuple[int, str]:
+    """Return the length of a file, and a digest of its ends."""
+    try:
+        with open(file, "rb") as content:
+            length = os.fstat(content.fileno()).st_size
+            digest = hashlib.sha256(content.read(EDGE))
+            content.seek(max(length - EDGE, EDGE))
+            digest.update(content.read(EDGE))
+    except OSError:
+        return 0, "unreadable"
+    return length, digest.hexdigest()

@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from ldm.batch import Fields, Size, of_one_size
 from ldm.evaluate.conditions import OpenConditions
 from ldm.evaluate.folder import EvaluationFolder
-from ldm.evaluate.images import FolderImages
+from ldm.evaluate.images import FolderImages, Readable
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
@@ -21,16 +20,24 @@ class MeasuredImages(ABC):
     """Images that are measured, by their numbers."""
 
     @abstractmethod
+    def is_made(self, part: Sequence[int]) -> bool:
+        """Return whether all images of a part are there."""
+
+    @abstractmethod
     def make(self, part: Sequence[int]) -> None:
         """See to it that the images of a part are there."""
+
+    @abstractmethod
+    def content_of(self, part: Sequence[int]) -> str:
+        """Return a name for what the images of a part are, beside what the request says."""
 
     @abstractmethod
     def size_of(self, number: int) -> Size:
         """Return height and width of an image."""
 
     @abstractmethod
-    def read(self, numbers: Sequence[int]) -> Tensor:
-        """Return images of one size, `(B, 3, H, W)` in [-1, 1]."""
+    def read(self, numbers: Sequence[int]) -> Readable:
+        """Return images of one size, but for broken ones."""
 
     @abstractmethod
     def fields(self, numbers: Sequence[int]) -> Fields:
@@ -47,14 +54,22 @@ class FoundImages(MeasuredImages):
     def __init__(self, images: FolderImages) -> None:
         self.images = images
 
+    def is_made(self, part: Sequence[int]) -> bool:
+        """Return True: they are there."""
+        return True
+
     def make(self, part: Sequence[int]) -> None:
         """Do nothing: they are there."""
+
+    def content_of(self, part: Sequence[int]) -> str:
+        """See `MeasuredImages.content_of`."""
+        return self.images.content_of(part)
 
     def size_of(self, number: int) -> Size:
         """See `MeasuredImages.size_of`."""
         return self.images.size_of(number)
 
-    def read(self, numbers: Sequence[int]) -> Tensor:
+    def read(self, numbers: Sequence[int]) -> Readable:
         """See `MeasuredImages.read`."""
         return self.images.read(numbers)
 
@@ -95,6 +110,14 @@ class SampledImages(MeasuredImages):
         self.seed = seed
         self.batch_size = batch_size
 
+    def is_made(self, part: Sequence[int]) -> bool:
+        """See `MeasuredImages.is_made`."""
+        return self.folder.has_images(part)
+
+    def content_of(self, part: Sequence[int]) -> str:
+        """Return "", since the request says all."""
+        return ""
+
     def make(self, part: Sequence[int]) -> None:
         """Make batches anew of which an image is missing, whole, since rounding depends on the batch."""
         for numbers in of_one_size(part, self.size_of, self.batch_size):
@@ -115,9 +138,9 @@ class SampledImages(MeasuredImages):
         """See `MeasuredImages.size_of`."""
         return self.conditions.size_of(number)
 
-    def read(self, numbers: Sequence[int]) -> Tensor:
+    def read(self, numbers: Sequence[int]) -> Readable:
         """See `MeasuredImages.read`."""
-        return torch.stack([self.folder.read_image(number) for number in numbers])
+        return Readable(torch.stack([self.folder.read_image(number) for number in numbers]), numbers)
 
     def fields(self, numbers: Sequence[int]) -> Fields:
         """See `MeasuredImages.fields`."""

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ldm.config import build
-from ldm.evaluate.curve import PICTURE
+from ldm.evaluate.own import PICTURE
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.results import lines_of

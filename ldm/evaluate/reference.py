@@ -92,8 +92,8 @@ class ImageReference(ReferenceSource):
     def reference(self, extractor: Extractor, kept: int, *, device: torch.device, place: Place) -> Reference | None:
         """See `ReferenceSource.reference`."""
         file = reference_file(self.cache, self.images.fingerprint, extractor.signature, kept)
-        if (found := cached_reference(file, extractor.signature)) is not None:
-            return found
+        if (kept_before := cached_reference(file, extractor.signature)) is not None:
+            return kept_before
         total = len(self.images)
         chosen = evenly_spaced(total, kept)
         chunks = [range(first, min(first + CHUNK, total)) for first in range(0, total, CHUNK)]
@@ -108,21 +108,23 @@ class ImageReference(ReferenceSource):
             for chunk, part in own:
                 builder = ReferenceBuilder(extractor, chosen)
                 for numbers in of_one_size(chunk, self.images.size_of, self.batch_size):
-                    builder.update(self.images.read(numbers).to(device), numbers)
+                    found = self.images.read(numbers)
+                    if found.numbers:
+                        builder.update(found.images.to(device), found.numbers)
                     bar.update(len(numbers))
                 write_tensors(part, _state(builder))
         if place.rank:
             return None
         wait_for(lambda part: _read(part) is not None, files)
-        found = _merged([state for part in files if (state := _read(part)) is not None], kept=bool(kept))
-        found.write(file, extractor.signature)
+        merged = _merged([state for part in files if (state := _read(part)) is not None], kept=bool(kept))
+        merged.write(file, extractor.signature)
         for part in files:
             part.unlink(missing_ok=True)
-        return found
+        return merged
 
 
 def reference_source(
-    reference: str | None, data: DataModule | None, size: Size, *, cache: Path, batch_size: int
+    reference: str | None, data: DataModule | None, size: Size | None, *, cache: Path, batch_size: int
 ) -> ReferenceSource:
     """Return what an option names.
 
@@ -130,13 +132,14 @@ def reference_source(
         reference: A file of statistics, a folder of images, shards, "train" for the training images of the data module; None:
             its validation images.
         data: The data module; None: there is none.
-        size: Height and width to which images of folders and shards are resized and cut at the centre.
+        size: Height and width to which images of folders and shards are resized and cut at the centre; None: those of a folder
+            stay as they are.
         cache: Folder for what is known of real images.
         batch_size: Images at once.
 
     Raises:
         FileNotFoundError: If there is nothing of that name.
-        ValueError: If no data are known.
+        ValueError: If no data are known, or no size for images of shards.
     """
     if reference in (None, "train"):
         if data is None:
@@ -151,6 +154,11 @@ def reference_source(
         return StatisticsFile(reference, batch_size=batch_size)
     if Path(reference).exists() and not reference.endswith(".tar"):
         return ImageReference(reference, FolderImages(reference, size), cache=cache, batch_size=batch_size)
+    if size is None:
+        raise ValueError(
+            f"the images are of several sizes, and those of reference={reference} are resized to one; give size=, to which all "
+            "are resized and cut"
+        )
     return ImageReference(reference, ShardImages(reference, size, cache), cache=cache, batch_size=batch_size)
 
 

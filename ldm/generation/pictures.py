@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.batch import Size
-from ldm.data.decode import Broken, Header, decode_image, open_image
+from ldm.data.decode import Broken, Header, decode_image, open_image, read_header
 from ldm.data.shards.names import IMAGE_ENDINGS
 from ldm.data.transforms import Frame, ImageTransform
 from ldm.files.picture import from_levels
@@ -90,6 +90,21 @@ def open_picture(path: str, *, background: str = "white") -> Image.Image:
 def open_mask(path: str) -> Image.Image:
     """Return a mask as gray levels; what is transparent is black."""
     return open_picture(path, background="black").convert("L")
+
+
+def read_size(path: str) -> Size:
+    """Return height and width of a picture file as it is seen, upright, of which no more than the header is decoded.
+
+    Raises:
+        ValueError: Where it cannot be read as an image.
+    """
+    try:
+        width, height = read_header(Path(path).read_bytes())
+    except Broken as broken:
+        raise _unreadable(path, broken) from broken
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    return Size(height, width)
 
 
 def read_map_header(path: str) -> Header:

@@ -48,15 +48,17 @@ def read_pickled(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the file is damaged, or holds no dictionary.
     """
+    zipped = zipfile.is_zipfile(file)
     try:
-        zipped = zipfile.is_zipfile(file)
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file) if zipped else list(_globals(file))
         stand_ins: Any = [(Inert, name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
-        raise ValueError(f"{file} is not a checkpoint that can be loaded safely: {reason}; copy it again") from error
+        reason = (str(error) or type(error).__name__).partition("\n")[0] if zipped else "it is a file of another kind"
+        raise ValueError(
+            f"{file} is not a checkpoint that can be loaded safely: {reason}; give a run folder or a .safetensors or .ckpt file"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds {type(content).__name__}, not weights by name")
     return content

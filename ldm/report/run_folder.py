@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from ldm.callback.curves import Curve, Panels, read_metrics
 from ldm.files.scores import read_scores
+from ldm.files.similar import similar
 from ldm.report.record import Record, read_record
 
 CONFIG_FILE = "config.yaml"
@@ -152,8 +152,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG_FILE
     if not folder.exists():
-        there = sorted(str(path.parent) for path in folder.parent.glob(f"*/{CONFIG_FILE}"))
-        close = difflib.get_close_matches(str(folder), there, n=1) or there[:3]
+        close = similar(folder, (path.parent for path in folder.parent.glob(f"*/{CONFIG_FILE}")))
         hint = f"; there is {', '.join(close)}" if close else "; a run's folder is what train.py has printed at its end"
         raise ValueError(f"there is no run {folder}{hint}")
     if not folder.is_dir():

@@ -144,4 +144,4 @@ def test_a_label_is_not_drawn(tmp_path, bare):
 def test_what_is_measured_are_images(tmp_path, bare):
     images = ShardImages(bare, Size(8, 8), tmp_path / "cache")
     assert len(images) == 12
-    assert images.read([3, 5]).shape == (2, 3, 8, 8)
+    assert images.read([3, 5]).images.shape == (2, 3, 8, 8)

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import save_file
 
 from ldm.autoencoder.identity import CopyAutoencoder
 from ldm.checkpoint import save
@@ -99,6 +101,63 @@ def test_psnr_and_a_perceptual_distance_are_means_over_images():
     found = scores.compute()
     assert found["lpips"] == pytest.approx(0.2, rel=1e-5)
     assert found["psnr"] == pytest.approx(20, abs=1e-3), "10 log10 of 2 squared by 0.2 squared"
+
+
+def test_the_size_is_that_of_the_run_and_a_picture_shows_pairs(tmp_path, folder):
+    run = tmp_path / "run"
+    run.mkdir()
+    ckpt = saved(run, {**NETWORK, "regularizer": KL})
+    (run / "config.yaml").write_text("data: {size: 16}")
+    out = f"out={tmp_path / 'scores'}"
+    found = evaluate(
+        compose("evaluate", ["protocol=reconstruction", f"ckpt={ckpt}", f"images={folder}", "device=cpu", out])
+    )[0]
+    assert found["size"] == [16, 16]
+    assert "7 images of 16 x 16 pixels" in (tmp_path / "scores" / "results.md").read_text()
+    with Image.open(tmp_path / "scores" / "reconstructions.png") as picture:
+        assert picture.size[0] > picture.size[1] > 16, "four pairs in a row"
+
+
+def test_broken_images_of_a_folder_are_left_out_and_counted(tmp_path, folder):
+    ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[: len(whole) // 2])
+    found = measured(ckpt, tmp_path, f"images={folder}")
+    assert (found["count"], found["broken"]) == (6, 1)
+
+
+def test_checkpoints_of_first_stages_give_a_curve(tmp_path, folder, caplog):
+    for step in (10, 20):
+        saved(tmp_path, {**NETWORK, "regularizer": KL}).rename(tmp_path / f"step-{step}.safetensors")
+    save_file({"x": torch.ones(1)}, tmp_path / "step-30.safetensors")
+    options = [
+        "protocol=reconstruction",
+        f"ckpts='{tmp_path}/step-*'",
+        f"images={folder}",
+        "data.size=16",
+        "device=cpu",
+    ]
+    results = evaluate(compose("evaluate", [*options, f"out={tmp_path / 'curve'}"]))
+    assert [result["count"] for result in results] == [7, 7]
+    assert "left out: 1 that cannot be read" in caplog.text
+    lines = (tmp_path / "curve" / "curve.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "10", "20"]
+    for name in ("curve.csv", "curve.png"):
+        ours = (tmp_path / "curve" / name).read_bytes()
+        (tmp_path / "curve" / name).write_bytes(b"mine")
+        with pytest.raises(ValueError, match=rf"holds what was not written by this program \({name}\)"):
+            evaluate(compose("evaluate", [*options, f"out={tmp_path / 'curve'}"]))
+        (tmp_path / "curve" / name).write_bytes(ours)
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.md", "reconstructions.png"])
+def test_files_of_others_are_never_replaced(tmp_path, folder, name):
+    ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
+    measured(ckpt, tmp_path, f"images={folder}")
+    (tmp_path / "scores" / name).write_bytes(b"{}")
+    with pytest.raises(ValueError, match=rf"holds what was not written by this program \({name}\)"):
+        measured(ckpt, tmp_path, f"images={folder}")
+    assert (tmp_path / "scores" / name).read_bytes() == b"{}"
 
 
 @pytest.mark.e2e

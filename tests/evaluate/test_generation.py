@@ -16,6 +16,11 @@ from tests.conftest import ROOT
 FEW = PART + 6
 """Images of two parts, the second of which is not full."""
 
+OFFLINE = (
+    "{_target_:ldm.metric.frechet.Frechet,extractor:{_target_:ldm.pretrained.efficientnet.EfficientNetLite0,size:64}}"
+)
+"""A metric that needs no download, as an option."""
+
 PROTOCOLS = sorted(file.stem for file in (ROOT / "configs" / "protocol").glob("*.yaml"))
 
 
@@ -78,7 +83,7 @@ def test_images_of_a_folder_and_metrics_that_come_later_use_what_is_there(tiny_r
     whole = scored("whole", "num_images=20")[0]["scores"]
     time = (tmp_path / "whole" / "images" / "000000.png").stat().st_mtime_ns
     more = scored("whole", "num_images=20", "metric=[offline,precision_recall_offline]")[0]["scores"]
-    assert more.keys() == {"frechet_efficientnet", "precision_efficientnet", "recall_efficientnet"}
+    assert list(more) == [*whole, "precision_efficientnet", "recall_efficientnet"], "earlier scores stay"
     assert more["frechet_efficientnet"] == pytest.approx(whole["frechet_efficientnet"], rel=1e-6), (
         "real images are read anew"
     )
@@ -93,16 +98,89 @@ def test_images_of_a_folder_and_metrics_that_come_later_use_what_is_there(tiny_r
 
 
 @pytest.mark.e2e
-def test_checkpoints_of_a_run_give_a_curve(tiny_run, scored, tmp_path):
-    results = scored(
-        "curve", f"ckpts='{tiny_run}/diffusion/**/step-*.ckpt'", "num_images=4", "metric=offline", ckpt=False
-    )
+def test_checkpoints_of_a_run_of_two_stages_give_a_curve_of_those_that_make_images(tiny_run, scored, tmp_path, caplog):
+    options = ["num_images=4", "metric=offline"]
+    results = scored("curve", f"ckpts='{tiny_run}/**/step-*.ckpt'", *options, ckpt=False)
+    assert "checkpoints of LatentDiffusion are measured; left out: 3 of ConvAutoencoder" in caplog.text
     lines = (tmp_path / "curve" / "curve.csv").read_text().splitlines()
     assert lines[0] == "step,checkpoint,images,frechet_efficientnet"
     assert len(lines) == 1 + len(results) > 2
     steps = [int(line.split(",")[0]) for line in lines[1:]]
     assert steps == sorted(set(steps))
     assert (tmp_path / "curve" / "curve.png").is_file()
+    newest = sorted(tiny_run.glob("diffusion/**/step-*.ckpt"))[-1]
+    scored("curve", f"ckpts='{newest}'", *options, ckpt=False)
+    assert len((tmp_path / "curve" / "curve.csv").read_text().splitlines()) == 2, "folders of others are our own, too"
+    (tmp_path / "curve" / newest.stem / "grid.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"holds what was not written by this program \(grid.png\)"):
+        scored("curve", f"ckpts='{tiny_run}/diffusion/**/step-*.ckpt'", *options, ckpt=False)
+    with pytest.raises(
+        ValueError, match="none of the 3 files .* is a checkpoint of LatentDiffusion.*; there are 3 of Conv"
+    ):
+        scored("new", f"ckpts='{tiny_run}/autoencoder/**/step-*.ckpt'", *options, ckpt=False)
+
+
+@pytest.mark.e2e
+def test_what_was_done_is_said(scored, tmp_path, caplog):
+    caplog.set_level("INFO")
+    samples = len(scored("all", "metric=offline")[0]["scores"]) and 24
+    found = scored("more", f"num_images={samples + 1}", "metric=offline", "sampler=ddim", "sampler.steps=2")[0]
+    assert found["doubts"][0].startswith(
+        f"{samples + 1} images are made for {samples} validation samples, so each of these comes up"
+    )
+    assert found["size"] == [32, 32]
+    page = (tmp_path / "more" / "results.md").read_text()
+    for line in (
+        "25 images of 32 x 32 pixels",
+        "| sampler | DDIM |",
+        "| sampler.steps | 2 |",
+        "| sampler.eta | 0.0 |",
+        "| seed | 1000000 |",
+    ):
+        assert line in page
+    assert "| guidance | " in page
+    assert page.count("\n25. a ") == 1, "the caption of the last image of the picture"
+    assert "all images are there" not in caplog.text
+    scored("more", f"num_images={samples + 1}", "metric=offline", "sampler=ddim", "sampler.steps=2")
+    assert "all images are there" in caplog.text
+
+
+@pytest.mark.e2e
+def test_beside_published_scores_stands_where_the_protocol_was_not_followed(scored, tmp_path, capsys):
+    options = ["protocol=coco256_guided", "num_images=4", "sampler.steps=2", "~metric.fid", "~metric.inception_score"]
+    found = scored("other", *options, "+metric={frechet_efficientnet:${fe}}".replace("${fe}", OFFLINE))[0]
+    assert found["departures"] == ["num_images: 30000 -> 4", "sampler.steps: 250 -> 2"]
+    page = (tmp_path / "other" / "results.md").read_text()
+    assert "The protocol was not followed:\n\n- num_images: 30000 -> 4\n- sampler.steps: 250 -> 2" in page
+    assert "not as in the protocol: sampler.steps: 250 -> 2" in capsys.readouterr().out
+
+
+@pytest.mark.e2e
+def test_a_break_says_that_the_same_command_goes_on(scored, monkeypatch, caplog):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ldm.evaluate.measured_images.SampledImages.make", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scored("broken", "num_images=4")
+    assert "the same command goes on from there" in caplog.text
+
+
+@pytest.mark.e2e
+def test_models_paths_and_conditions_are_checked_before_weights_of_metrics(tiny_run, scored, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("the weights of a metric were loaded")
+
+    monkeypatch.setattr("ldm.pretrained.efficientnet.EfficientNetLite0.__init__", load)
+    for options, message in (
+        ([f"ckpt={tiny_run / 'autoencoder.safetensors'}"], "holds ConvAutoencoder, not a latent diffusion model"),
+        ([f"ckpt={tmp_path / 'nowhere'}"], "no checkpoint at"),
+        ([f"ckpt={tiny_run}", "conditions=classes"], "conditions=classes does not say caption"),
+        ([f"ckpt={tiny_run}", "reference=nowhere.npz"], "no file reference=nowhere.npz"),
+        (["images=nowhere"], "no image at nowhere"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            scored("new", *options, "metric=offline", ckpt=False)
 
 
 @pytest.mark.e2e

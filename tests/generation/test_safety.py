@@ -191,7 +191,7 @@ def test_what_guidance_reads_may_not_lie_where_images_go(tmp_path):
     ("made", "message"),
     [
         ([], "no finished checkpoint (model.safetensors) below"),
-        (["diffusion/checkpoints/step-00000020.ckpt"], "the run has not ended, but"),
+        (["diffusion/checkpoints/step-00000020.ckpt"], "the run has not ended, and its checkpoints are not"),
         (["model.safetensors"], "is not a readable safetensors file"),
     ],
 )

@@ -86,7 +86,7 @@ class ExportedModel:
 
     @property
     def linear(self) -> bool:
-        """Whether the projections around transformer blocks are written as linear layers, as in Stable Diffusion 2."""
+        """True where the projections around transformer blocks are written as linear layers, as in Stable Diffusion 2."""
         return bool(self.backbone.get("head_channels") == 64)
 
     @property

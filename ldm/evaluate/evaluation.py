@@ -1,0 +1,298 @@
+"""One evaluation of images: those that a model makes, or those of a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ldm import checkpoint
+from ldm.batch import Size, as_size, of_one_size
+from ldm.config import build, resolved
+from ldm.data.base import DataModule
+from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
+from ldm.evaluate.conditions import Conditions, OpenConditions, in_words
+from ldm.evaluate.departures import departures
+from ldm.evaluate.folder import EvaluationFolder, images_folder, parts_of
+from ldm.evaluate.images import FolderImages
+from ldm.evaluate.measured_images import FoundImages, MeasuredImages, SampledImages
+from ldm.evaluate.own import GRID, PROGRAM
+from ldm.evaluate.processes import Place
+from ldm.evaluate.protocol import Protocol
+from ldm.evaluate.reference import ReferenceSource, reference_source
+from ldm.evaluate.results import NOTHING, write_results
+from ldm.evaluate.source import data_module
+from ldm.files.marks import save_marked
+from ldm.files.picture import grid, stack_padded
+from ldm.files.waiting import wait_for
+from ldm.guidance.base import Guidance
+from ldm.metric.statistics import Reference
+from ldm.metric.suite import MetricSuite
+from ldm.model import LatentDiffusion
+from ldm.pretrained.vision import weights_hash
+from ldm.sampler.base import Sampler
+
+log = logging.getLogger(__name__)
+
+SHOWN = 64
+"""Images in the picture, at most."""
+
+READ = "read"
+"""The tensor of a part with the numbers of its images that could be read."""
+
+
+class ImageEvaluation:
+    """One evaluation: of a model, or of a folder.
+
+    Args:
+        protocol: The protocol.
+        config: The options.
+        run: The config of the run that the model belongs to; None: it is not known.
+    """
+
+    def __init__(self, protocol: Protocol, config: DictConfig, *, run: dict[str, Any] | None) -> None:
+        self.protocol = protocol
+        self.config = config
+        self.run = run
+        self.packages: list[str] = list(config.packages)
+        self.place = Place.here()
+        self.device = _device(config.device, self.place)
+        self.chosen = ChosenMetrics(config, run, self.packages)
+        self.batch_size: int = config.batch_size
+        self._data: DataModule | None = None
+
+    def data(self) -> DataModule:
+        """Return the data module, made at the first call."""
+        if self._data is None:
+            self._data = data_module(resolved(self.config.data), self.run, self.packages)
+        return self._data
+
+    def of_model(self, ckpt: str, out: Path) -> dict[str, Any]:
+        """Generate and measure the images of a checkpoint."""
+        config = self.config
+        images_folder(out).check()
+        model = checkpoint.load(ckpt, device=self.device, packages=self.packages)
+        if config.decoder is not None:
+            model.autoencoder = checkpoint.with_decoder(model.autoencoder, config.decoder, packages=self.packages)
+        sampler: Sampler | None = None if config.get("sampler") is None else build(config.sampler)
+        guidance: Guidance | None = None if config.get("guidance") is None else build(config.guidance)
+        size = model.size if config.size is None else as_size(config.size)
+        model.check_size(size)
+        conditions: Conditions = build(config.conditions)
+        opened = conditions.open(model, self.data, size=size, inputs=self.chosen.inputs)
+        source = self._source(size)
+        folder = EvaluationFolder(out, self._request(ckpt, model, opened, size))
+        folder.check()
+        images = SampledImages(
+            model,
+            opened,
+            folder,
+            sampler=sampler,
+            guidance=guidance,
+            seed=config.seed,
+            batch_size=self.batch_size,
+        )
+        count = config.num_images or opened.wanted
+        return self._measure(folder, range(count), images, source, of=str(ckpt), doubts=opened.doubts(count))
+
+    def of_folder(self, images: str, out: Path) -> dict[str, Any]:
+        """Measure the images of a folder."""
+        images_folder(out).check()
+        if self.chosen.inputs:
+            needy = " and ".join(sorted(self.chosen.inputs))
+            raise ValueError(
+                f"a metric reads {needy}, for which images were made; a folder does not tell it, so choose other metrics"
+            )
+        given = self.config.size or self.config.data.size
+        found = FolderImages(images, None if given is None else as_size(given))
+        count = min(len(found), self.config.num_images or len(found))
+        sizes = {found.size_of(number) for number in range(count)} - {Size(0, 0)}
+        doubts = []
+        if len(sizes) > 1:
+            doubts = [
+                f"the images are of {len(sizes)} sizes, from {min(sizes)} to {max(sizes)}, and each is measured as it is; with "
+                "size= all are resized and cut to one"
+            ]
+        source = self._source(sizes.pop() if len(sizes) == 1 else None)
+        folder = EvaluationFolder(out, {"images": found.fingerprint})
+        return self._measure(folder, range(count), FoundImages(found), source, of=images, doubts=doubts)
+
+    def _measure(
+        self,
+        folder: EvaluationFolder,
+        numbers: range,
+        images: MeasuredImages,
+        source: ReferenceSource | None,
+        *,
+        of: str,
+        doubts: Sequence[str],
+    ) -> dict[str, Any]:
+        """Measure this process's share; return the results, on processes after the first without scores."""
+        folder.check()
+        metrics = self.chosen.build()
+        check_count(metrics, len(numbers))
+        suites = self.chosen.suites(metrics)
+        parts = parts_of(len(numbers))
+        sizes = {images.size_of(number) for number in numbers} - {Size(0, 0)}
+        results: dict[str, Any] = {
+            "of": of,
+            "protocol": self.protocol.name,
+            "count": len(numbers),
+            "broken": 0,
+            "size": list(sizes.pop()) if len(sizes) == 1 else None,
+            "reference": NOTHING if source is None else source.name,
+            "published": self.protocol.published,
+            "source": self.protocol.source,
+            "departures": [],
+            "doubts": [],
+            "request": folder.request,
+            "scores": {},
+        }
+        with folder.open(self.place):
+            self._measure_parts(folder, self.place.share(parts), images, suites)
+            references = self._references(source, suites)
+            if self.place.rank:
+                return results
+            read = _collect(folder, parts, images, suites)
+            if not read:
+                raise ValueError(f"none of the {len(numbers)} images can be read; look at them")
+            results["count"], results["broken"] = len(read), len(numbers) - len(read)
+            results["doubts"] = [
+                *doubts,
+                *(doubt for one in metrics.values() if (doubt := one.doubt(len(read))) is not None),
+            ]
+            if self.protocol.published:
+                sampled = isinstance(images, SampledImages)
+                options = resolved(self.config)
+                results["departures"] = departures(self.protocol.name, options, count=len(read), sampled=sampled)
+            for doubt in results["doubts"]:
+                log.warning(doubt)
+            found = {name: suite.compute(references) for name, suite in suites.items()}
+            order = [name for metric in metrics.values() for name in metric.names]
+            scores = {name: value for scores in found.values() for name, value in scores.items()}
+            results["scores"] = {name: scores[name] for name in order}
+            shown = read[:SHOWN]
+            pictures = [images.read([number]).images[0] for number in shown]
+            save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
+            return write_results(folder.path, results, _conditions(images, shown))
+
+    def _measure_parts(
+        self,
+        folder: EvaluationFolder,
+        own: Sequence[range],
+        images: MeasuredImages,
+        suites: Mapping[str, MetricSuite],
+    ) -> None:
+        """Make what is missing of some parts, and measure what was not measured yet."""
+        missing: dict[range, dict[str, MetricSuite]] = {}
+        for part in own:
+            content = images.content_of(part)
+            lacking = {name: one for name, one in suites.items() if folder.read_part(name, part, content) is None}
+            if lacking or not images.is_made(part):
+                missing[part] = lacking
+        if own and not missing:
+            log.info("all images are there, and measured")
+            return
+        total = sum(map(len, own))
+        there = total - sum(map(len, missing))
+        with tqdm(total=total, initial=there, desc="images", unit="image", disable=self.place.rank > 0) as bar:
+            for part, lacking in missing.items():
+                images.make(part)
+                self._measure_part(folder, part, images, lacking)
+                bar.update(len(part))
+
+    def _measure_part(
+        self, folder: EvaluationFolder, part: range, images: MeasuredImages, missing: Mapping[str, MetricSuite]
+    ) -> None:
+        for suite in missing.values():
+            suite.to(self.device)
+            suite.reset()
+        read: list[int] = []
+        for numbers in of_one_size(part, images.size_of, self.batch_size) if missing else ():
+            found = images.read(numbers)
+            if not found.numbers:
+                continue
+            read += found.numbers
+            batch = found.images.to(self.device)
+            fields = images.fields(found.numbers) if any(suite.inputs for suite in missing.values()) else {}
+            for suite in missing.values():
+                suite.update(batch, fields, found.numbers)
+        for name, suite in missing.items():
+            folder.write_part(name, part, images.content_of(part), {**suite.state(), READ: torch.tensor(sorted(read))})
+
+    def _references(self, source: ReferenceSource | None, suites: Mapping[str, MetricSuite]) -> dict[str, Reference]:
+        """Return what is known of real images, by the signature of the network, on the first process."""
+        references: dict[str, Reference] = {}
+        for suite in suites.values():
+            for signature, kept in suite.real_features.items():
+                assert source is not None
+                extractor = suite.extractors[signature].to(self.device)
+                found = source.reference(extractor, kept, device=self.device, place=self.place)
+                if found is not None:
+                    references[signature] = found
+        return references
+
+    def _source(self, size: Size | None) -> ReferenceSource | None:
+        """Return the real images that metrics compare with; None where none does."""
+        if not self.chosen.needs_reference:
+            return None
+        reference = self.config.reference
+        needs_data = reference in (None, "train") and (self.run is not None or self.config.data.val is not None)
+        return reference_source(
+            reference,
+            self.data() if needs_data else None,
+            size,
+            cache=Path(self.config.cache),
+            batch_size=self.batch_size,
+        )
+
+    def _request(self, ckpt: str, model: LatentDiffusion, opened: OpenConditions, size: Size) -> dict[str, Any]:
+        """Return the plain values on which images depend."""
+        own, _ = checkpoint.read(checkpoint.find(ckpt))
+        sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
+        return {
+            "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
+            "sampler": own["sampler"] if sampler is None else resolved(sampler),
+            "guidance": own["guidance"] if guidance is None else resolved(guidance),
+            "conditions": opened.fingerprint,
+            "seed": self.config.seed,
+            "size": list(size),
+        }
+
+
+def _collect(
+    folder: EvaluationFolder, parts: Sequence[range], images: MeasuredImages, suites: Mapping[str, MetricSuite]
+) -> list[int]:
+    """Give suites what all processes have measured; return the numbers of the images that could be read."""
+    read: list[int] = []
+    for name, suite in suites.items():
+
+        def state(part: range, name: str = name) -> dict[str, Tensor] | None:
+            return folder.read_part(name, part, images.content_of(part))
+
+        wait_for(lambda part, state=state: state(part) is not None, parts)  # type: ignore[misc]
+        suite.reset()
+        read = []
+        for part in parts:
+            found = state(part) or {}
+            suite.merge(found)
+            read += found[READ].tolist()
+    return read
+
+
+def _conditions(images: MeasuredImages, numbers: Sequence[int]) -> list[str]:
+    """Return what images were made for, as lines; empty where it cannot be said in words."""
+    found = [in_words(images.fields([number])) for number in numbers]
+    return found if any(found) else []
+
+
+def _device(name: str | None, place: Place) -> torch.device:
+    """Return the device that is named, or this process's GPU, or the CPU."""
+    return torch.device(name or (f"cuda:{place.local}" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,95 @@
+"""Measuring several checkpoints that a pattern names, each into a folder of its own, and their curve."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm import checkpoint
+from ldm.evaluate.curve import write_curve
+from ldm.evaluate.own import CURVE, PICTURE, is_evaluated, is_own
+from ldm.evaluate.processes import Place
+from ldm.files.output_folder import OutputFolder
+
+log = logging.getLogger(__name__)
+
+UNREADABLE = "that cannot be read as a checkpoint of this project"
+
+
+def checkpoints_of(pattern: str, kind: type, names: Sequence[str], packages: Sequence[str]) -> list[str]:
+    """Return the checkpoints of one kind of model that a pattern names, and say how many others are left out.
+
+    Args:
+        pattern: The pattern, like 'runs/x/**/step-*.ckpt'; folders that it names are searched.
+        kind: The class of the models.
+        names: File names of finished models of that kind.
+        packages: Packages whose classes the checkpoints may name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    files = sorted(glob.glob(pattern, recursive=True))
+    if not files:
+        raise ValueError(f"no checkpoint is named by ckpts={pattern}; a pattern is like 'runs/x/**/step-*.ckpt'")
+    chosen, others = [], Counter[str]()
+    for file in files:
+        try:
+            found = checkpoint.kind_of(checkpoint.find(file, names), packages)
+        except (ValueError, OSError):
+            others[UNREADABLE] += 1
+            continue
+        if issubclass(found, kind):
+            chosen.append(file)
+        else:
+            others[f"of {found.__name__}"] += 1
+    left_out = " and ".join(f"{count} {what}" for what, count in others.items())
+    if not chosen:
+        raise ValueError(
+            f"none of the {len(files)} files that ckpts={pattern} names is a checkpoint of {kind.__name__}, which this protocol "
+            f"measures; there are {left_out}"
+        )
+    if left_out:
+        log.warning(
+            "ckpts=%s: %d checkpoints of %s are measured; left out: %s", pattern, len(chosen), kind.__name__, left_out
+        )
+    return chosen
+
+
+def measure_several(
+    files: Sequence[str],
+    out: Path,
+    check: Callable[[Path], None],
+    measure: Callable[[str, Path], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Measure checkpoints, each into a folder of its own, and write their scores over their steps.
+
+    Args:
+        files: The checkpoints.
+        out: The folder for those folders.
+        check: Raises ValueError where such a folder holds what must not be replaced; called of all before anything is measured.
+        measure: Measures a checkpoint into such a folder.
+    """
+    common = os.path.commonpath([str(Path(file).parent) for file in files])
+    folders = [out / str(Path(file).relative_to(common).with_suffix("")).replace(os.sep, "-") for file in files]
+    own = {folder.name for folder in folders}
+
+    def replaceable(name: str) -> bool:
+        if name in (CURVE, PICTURE):
+            return is_own(out / name)
+        return (out / name).is_dir() and (name in own or is_evaluated(out / name))
+
+    OutputFolder(out, option="out", is_own=replaceable).check()
+    for folder in folders:
+        check(folder)
+    results = []
+    for file, folder in zip(files, folders, strict=True):
+        log.info("%s", file)
+        results.append(measure(file, folder))
+    if Place.here().rank == 0:
+        write_curve(out, results)
+    return results
