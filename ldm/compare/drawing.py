@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldm.callback.curves import Curve
+from ldm.callback.end_values import Curve
 from ldm.compare.agreement import Expectation, expectations
 from ldm.compare.expected import ExpectedCurve, curve_of, is_kept
 from ldm.compare.table import names_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm.callback.curves import Curve
+from ldm.callback.end_values import Curve
 from ldm.files.whole import write_whole
 from ldm.report.run_folder import RunFiles
 

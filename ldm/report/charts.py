@@ -11,7 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldm.callback.curves import Curve, draw_panel
+from ldm.callback.end_values import NO_ENDS, Curve, EndValues
+from ldm.callback.panel import draw_panel
 
 WIDTH, HEIGHT = 4.2, 2.3
 """Width of a chart, and the height of its axes, in inches of 72 units."""
@@ -29,16 +30,17 @@ INK = "#000000"
 """The colour that the library draws text and axes in, in whose place comes that of the page."""
 
 
-def chart_of_panel(title: str, curves: Mapping[str, Curve], *, key: str) -> Markup:
+def chart_of_panel(title: str, curves: Mapping[str, Curve], *, key: str, ends: EndValues = NO_ENDS) -> Markup:
     """Return one panel of curves as an `<svg>` element.
 
     Args:
         title: Title of the panel.
         curves: Name -> (step, value).
         key: A word that no other chart of the page has.
+        ends: Which values are those of the end, and are not joined to the others.
     """
     few = {name: thinned(points) for name, points in curves.items()}
-    return chart(lambda axes: draw_panel(axes, title, few), description(title, curves), key=key)
+    return chart(lambda axes: draw_panel(axes, title, few, ends), description(title, curves), key=key)
 
 
 def chart(draw: Callable[[Axes], None], text: str, *, key: str) -> Markup:

@@ -96,7 +96,7 @@ def is_our_page(file: Path) -> bool:
 def _stages(run: RunFiles) -> Iterator[StagePart]:
     for place, stage in enumerate(run.stages):
         charts = {
-            title: chart_of_panel(title, curves, key=f"s{place}c{number}")
+            title: chart_of_panel(title, curves, key=f"s{place}c{number}", ends=stage.ends)
             for number, (title, curves) in enumerate(curves_of_panels(stage.curves, stage.panels))
         }
         yield StagePart(stage, charts, {name: inline_pictures(files) for name, files in stage.pictures.items()})
