@@ -90,6 +90,15 @@ class RunFiles:
         return not self.waiting and all(stage.results for stage in self.stages)
 
     @property
+    def next_command(self) -> str:
+        """The command to type next: the same again until the run is finished; "" where that is not recorded."""
+        if self.record is None:
+            return ""
+        if self.is_finished or not self.record.invocations:
+            return self.record.next_command
+        return self.record.invocations[-1].command
+
+    @property
     def experiment(self) -> str:
         """Name of the experiment that was chosen; the run's name where that is not recorded."""
         return self.name if self.record is None else self.record.experiment

@@ -188,7 +188,7 @@ def test_options_are_told_once_by_their_shortest_names():
     found = different_options([one, two])
     assert found.pop("lr") == ["1", "3"]
     assert found.pop("stage.x.steps") == ["2", "5"]
-    assert found == {"deep.rate.width": ["4", "(none)"], "deep.rate": ["(none)", "None"]}
+    assert found == {"deep.rate.width": ["4", "absent"], "deep.rate": ["absent", "null"]}
     assert different_options([one, one]) == {}
 
 
