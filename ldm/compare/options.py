@@ -38,15 +38,21 @@ def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
         one: A plain config, or what `training_options` has made of one.
         other: Another.
     """
-    return list(
-        _told_once({name: texts for name, texts in _differing([one, other]).items() if _decides_training(name)})
-    )
+    differ = _differing([one, other])
+    seeds = differ.get(SEED)  # parts repeat it, like data.seed
+    decide = {
+        name: texts
+        for name, texts in differ.items()
+        if _decides_training(name) and not (name.endswith(f".{SEED}") and texts == seeds)
+    }
+    return list(_told_once(decide))
 
 
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return full name -> value of the options of a plain config that decide how it is trained, the seed left out."""
+    """Return full name -> value of the options of a plain config that decide how it is trained, and its seed."""
     found = leaves(without_secrets(dict(config)))
-    return {name: value for name, value in found if _decides_training(name) and not _matches(name, UNTOLD)}
+    kept = {name: value for name, value in found if _decides_training(name) and not _matches(name, UNTOLD)}
+    return {SEED: config.get(SEED), **kept}
 
 
 def leaves(node: Any, name: str = "") -> list[tuple[str, Any]]:

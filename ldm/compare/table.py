@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ldm.compare.agreement import expectations
@@ -57,7 +57,7 @@ def score_tables(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> li
             rows.append([name, *cells])
         steps = ["" if one is None else f"{one.step:,}{'' if one.results else ' (not finished)'}" for one in of_runs]
         rows.append(["last step logged", *steps, *([""] if expected is not None else [])])
-        head = [stage, *names_of(runs), *(["expected ± spread of seeds"] if expected is not None else [])]
+        head = [stage, *names_of(runs), *(["expected ± spread"] if expected is not None else [])]
         tables.append(Rows(f"Scores of {stage}", head, rows))
     return tables
 
@@ -72,6 +72,31 @@ def option_table(runs: Sequence[RunFiles]) -> Rows | None:
         for name, texts in found.items()
     ]
     return Rows("Options that differ", ["option", *names_of(runs)], rows)
+
+
+def with_numbers(table: Rows, names: Sequence[str]) -> Rows:
+    """Return a table in whose head runs are called [1], [2] and so on, in the order of their names."""
+    numbers = {name: f"[{place}]" for place, name in enumerate(names, start=1)}
+    first, *others = table.head
+    return Rows(table.title, [first, *(numbers.get(name, name) for name in others)], table.rows)
+
+
+def parts_that_fit(table: Rows, fits: Callable[[Rows], bool]) -> list[Rows]:
+    """Return a table in parts of as many columns as fit, one at least, each behind the names of the rows."""
+    parts, first, columns = [], 1, len(table.head)
+    while first < columns:
+        last = columns
+        while last > first + 1 and not fits(_columns(table, first, last)):
+            last -= 1
+        parts.append(_columns(table, first, last))
+        first = last
+    return parts
+
+
+def _columns(table: Rows, first: int, last: int) -> Rows:
+    return Rows(
+        table.title, [table.head[0], *table.head[first:last]], [[row[0], *row[first:last]] for row in table.rows]
+    )
 
 
 def markdown(table: Rows) -> str:

@@ -43,13 +43,14 @@ def chart_of_panel(title: str, curves: Mapping[str, Curve], *, key: str, ends: E
     return chart(lambda axes: draw_panel(axes, title, few, ends), description(title, curves), key=key)
 
 
-def chart(draw: Callable[[Axes], None], text: str, *, key: str) -> Markup:
+def chart(draw: Callable[[Axes], None], text: str, *, key: str, legend: bool = True) -> Markup:
     """Return a chart as an `<svg>` element.
 
     Args:
         draw: Draws into the axes that it is given.
         text: What the chart shows, for those who do not see it.
         key: A word that no other chart of the page has; inside of the page the names of its parts begin with it.
+        legend: Whether the names of the curves stand below the axes.
     """
     with rc_context(
         {
@@ -65,12 +66,15 @@ def chart(draw: Callable[[Axes], None], text: str, *, key: str) -> Markup:
         figure = Figure()
         axes = figure.add_subplot()
         draw(axes)
-        handles, labels = axes.get_legend_handles_labels()
+        handles, labels = axes.get_legend_handles_labels() if legend else ([], [])
         columns = 1 if max(map(len, labels), default=0) > LONG else 2
         below = BELOW + LEGEND * -(-len(labels) // columns)
         figure.set_size_inches(WIDTH, HEIGHT + below)
         figure.subplots_adjust(LEFT / WIDTH, below / (HEIGHT + below), 0.955, 0.97)
-        figure.legend(handles, labels, loc="lower left", ncols=columns, fontsize=8.5, borderpad=0, borderaxespad=0.2)
+        if labels:
+            figure.legend(
+                handles, labels, loc="lower left", ncols=columns, fontsize=8.5, borderpad=0, borderaxespad=0.2
+            )
         written = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=nothing)
