@@ -20,7 +20,7 @@ from ldm.callback.panel import END_MARKER, MARKED, set_log_scale
 from ldm.compare.agreement import Expectation, expectations
 from ldm.compare.expected import ExpectedCurve, curve_of, is_kept
 from ldm.compare.own import METADATA
-from ldm.compare.table import names_of
+from ldm.compare.table import are_long, names_of, numbered_names
 from ldm.report.charts import chart, description, thinned
 from ldm.report.run_folder import RunFiles
 
@@ -197,8 +197,9 @@ def charts(panels: Sequence[MetricPanel]) -> dict[str, dict[str, Markup]]:
 
 def _panels(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> Iterator[MetricPanel]:
     names = names_of(runs)
+    labels = numbered_names(names) if are_long(names) else names
     styles = {
-        name: LegendEntry(name, "run", COLORS[place % len(COLORS)], LINES[place // len(COLORS) % len(LINES)])
+        name: LegendEntry(labels[place], "run", COLORS[place % len(COLORS)], LINES[place // len(COLORS) % len(LINES)])
         for place, name in enumerate(names)
     }
     curves: dict[tuple[str, str], dict[str, Curve]] = {}

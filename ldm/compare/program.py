@@ -16,7 +16,17 @@ from ldm.compare.drawing import charts, draw_all, legend_of, panels_of
 from ldm.compare.expected import HEAD, write_expected
 from ldm.compare.options import trained_alike
 from ldm.compare.own import FILES, MARK, MARKDOWN, PAGE, PICTURE, is_own
-from ldm.compare.table import Rows, markdown, names_of, option_table, parts_that_fit, score_tables, with_numbers
+from ldm.compare.table import (
+    Rows,
+    are_long,
+    markdown,
+    names_of,
+    numbered_names,
+    option_table,
+    parts_that_fit,
+    score_tables,
+    with_numbers,
+)
 from ldm.compare.verdict import RULE, Verdict, decide_all, find_expected
 from ldm.files.output_folder import OutputFolder
 from ldm.files.whole import write_whole
@@ -43,18 +53,22 @@ def main(config: DictConfig) -> None:
     tables = score_tables(runs, expected)
     if (options := option_table(runs)) is not None:
         tables.append(options)
+    names = names_of(runs)
+    listed = numbered_names(names) if are_long(names) else []
+    written = [with_numbers(rows, names) for rows in tables] if listed else tables
     panels = panels_of(runs, expected)
     sentences = [*remarks, *(verdict.text for verdict in verdicts)]
     with out.lock():
         draw_all(panels, out.path / PICTURE)
-        write_whole(out.path / MARKDOWN, _markdown(sentences, tables, judged=bool(verdicts)))
+        write_whole(out.path / MARKDOWN, _markdown(sentences, listed, written, judged=bool(verdicts)))
         about = () if expected is None else expected.about
         page = render(
             "compare.html",
             runs=runs,
             remarks=remarks,
             verdicts=verdicts,
-            tables=tables,
+            tables=written,
+            listed=listed,
             charts=charts(panels),
             legend=legend_of(panels),
             rule=RULE,
@@ -63,7 +77,7 @@ def main(config: DictConfig) -> None:
         write_whole(out.path / PAGE, page)
     if curve is not None:
         write_expected(curve, runs[0].experiment, runs)
-    _print(tables, names_of(runs), sentences, verdicts)
+    _print(tables, names, sentences, verdicts)
     print(f"tables, curves and page: {', '.join(str(out.path / name) for name in FILES)}")
     if curve is not None:
         print(f"expected curve: {curve}")
@@ -97,11 +111,13 @@ def _check_curve(file: Path, runs: Sequence[RunFiles]) -> None:
                 )
 
 
-def _markdown(sentences: Sequence[str], tables: Sequence[Rows], *, judged: bool) -> str:
+def _markdown(sentences: Sequence[str], listed: Sequence[str], tables: Sequence[Rows], *, judged: bool) -> str:
     """Return the comparison in Markdown."""
     parts = [f"{MARK}\n# Comparison of runs", *(f"- {sentence}" for sentence in sentences)]
     if judged:
         parts.append(RULE)
+    if listed:
+        parts += ["## Runs", "\n".join(f"- {name}" for name in listed)]
     for table in tables:
         parts += [f"## {table.title}", markdown(table)]
     return "\n\n".join([*parts, f"![curves]({PICTURE})"]) + "\n"
@@ -111,7 +127,7 @@ def _print(tables: Sequence[Rows], names: Sequence[str], sentences: Sequence[str
     console = Console()
     fit = partial(_fits, console)
     if not all(map(fit, tables)):
-        print("\n".join(["Runs", *(f"[{place}] {name}" for place, name in enumerate(names, start=1))]))
+        print("\n".join(["Runs", *numbered_names(names)]))
         tables = [part for rows in tables for part in parts_that_fit(with_numbers(rows, names), fit)]
     for rows in tables:
         console.print(_table(rows), markup=False)

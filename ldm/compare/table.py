@@ -15,6 +15,10 @@ SHORT = 60
 """Letters of an option's value that a table shows."""
 
 
+LONG = 100
+"""Letters that the names of runs may have in the head of a table."""
+
+
 class Rows(NamedTuple):
     """A table.
 
@@ -72,6 +76,16 @@ def option_table(runs: Sequence[RunFiles]) -> Rows | None:
         for name, texts in found.items()
     ]
     return Rows("Options that differ", ["option", *names_of(runs)], rows)
+
+
+def numbered_names(names: Sequence[str]) -> list[str]:
+    """Return names behind their numbers, "[1] a"."""
+    return [f"[{place}] {name}" for place, name in enumerate(names, start=1)]
+
+
+def are_long(names: Sequence[str]) -> bool:
+    """Return whether names are too long, all together, for the head of a table."""
+    return sum(map(len, names)) > LONG
 
 
 def with_numbers(table: Rows, names: Sequence[str]) -> Rows:
