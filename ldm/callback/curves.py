@@ -5,22 +5,29 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pytorch_lightning as pl
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 from pytorch_lightning.trainer.states import TrainerFn
+
+from ldm.callback.end_values import Curve, EndValues, read_config, read_end_values
+from ldm.callback.panel import LOSSES, ORDERED, draw_panel
 
 Panels = Mapping[str, Sequence[str]]
 """Title of a panel -> how the names of its curves end."""
 
 PICTURE = "curves.png"
 
-COLUMNS = 5
-"""Panels in a row; each stage begins a new one."""
+COLUMNS = (5, 4, 6)
+"""Numbers of panels in a row; that is taken with which no panel is alone in its row and the fewest places are empty."""
+
+ROOM = 0.45
+"""What an axis is lengthened by, as a share, for a legend of many curves above them."""
+
+FEW = 4
+"""Curves up to which the legend lies where there is room among them."""
 
 PANEL = (3.9, 3.0)
 """Width and height of a panel in inches, its margins included."""
@@ -28,16 +35,19 @@ PANEL = (3.9, 3.0)
 MARGINS = (0.75, 0.5, 0.1, 0.3)
 """What is left free beside the axes of each panel, in inches: left, below, right, above."""
 
-LOSSES = ("loss", "loss by noise level", "gradient norm")
-"""Titles of panels with a logarithmic scale."""
 
-FROM_ZERO = ("images per second", "share of time that waits for data")
-"""Titles of panels whose scale begins at 0."""
+class StagePanel(NamedTuple):
+    """A panel of curves of one stage.
 
-ORDERED = "loss by noise level"
-"""The title of the panel whose curves are in an order, which colours show."""
+    Attributes:
+        stage: Name of the stage.
+        title: Title of the panel.
+        curves: Name of a metric -> its values.
+    """
 
-Curve = list[tuple[int, float]]
+    stage: str
+    title: str
+    curves: dict[str, Curve]
 
 
 class Curves(pl.Callback):
@@ -70,8 +80,10 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
     Returns:
         The picture, `curves.png`, which is replaced whole.
     """
-    rows = [row for stage, panels in stages.items() for row in _rows_of_panels(run, stage, panels)]
-    width, height = PANEL[0] * COLUMNS, PANEL[1] * max(1, len(rows))
+    found = {name: list(_panels(run, name, panels)) for name, panels in stages.items()}
+    columns = _columns([len(panels) for panels in found.values()])
+    rows = [panels[first : first + columns] for panels in found.values() for first in range(0, len(panels), columns)]
+    width, height = PANEL[0] * columns, PANEL[1] * max(1, len(rows))
     figure = Figure(figsize=(width, height))
     left, bottom, right, top = MARGINS
     figure.subplots_adjust(  # a layout that matplotlib looks for takes longer than all the drawing
@@ -82,58 +94,17 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
         wspace=(left + right) / (PANEL[0] - left - right),
         hspace=(bottom + top) / (PANEL[1] - bottom - top),
     )
+    stage_options = read_config(run)
+    ends = {name: read_end_values(run / name, stage_options.get(name)) for name in stages}
     for row, panels in enumerate(rows):
-        for column, (stage, title, curves) in enumerate(panels, start=1):
-            axes = figure.add_subplot(len(rows), COLUMNS, row * COLUMNS + column)
-            draw_panel(axes, title, curves)
-            axes.set_title(f"{stage}: {title}", y=1.0)
-            axes.legend(fontsize=6, ncols=2, framealpha=0.5) if len(curves) > 4 else axes.legend(fontsize=7)
+        for column, panel in enumerate(panels, start=1):
+            axes = figure.add_subplot(len(rows), columns, row * columns + column)
+            _draw(axes, panel, ends[panel.stage])
     path = run / PICTURE
     draft = path.with_name(f".{PICTURE}")
     figure.savefig(draft, dpi=100, format="png")
     draft.replace(path)
     return path
-
-
-def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
-    """Draw the curves of one panel over the steps.
-
-    Args:
-        axes: Where to draw.
-        title: Title of the panel, by which its scale is chosen; it is not drawn.
-        curves: Name -> (step, value), at least one.
-    """
-    shades = colormaps["viridis"](np.linspace(0.2, 0.9, len(curves)))
-    for place, (name, points) in enumerate(curves.items()):
-        mean = title == ORDERED and name.endswith("loss")
-        axes.plot(
-            *zip(*points, strict=True),
-            marker="." if len(points) < 40 else "",
-            label=name,
-            linewidth=2 if mean else 1,
-            color="black" if mean else shades[place] if title == ORDERED else None,
-        )
-    style_panel(axes, title)
-
-
-class _PlainLogFormatter(LogFormatter):
-    """Writes the numbers of a logarithmic axis as 0.02 and not as a power, at those ticks that the library chooses."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """Return the text at a value; "" where there is none."""
-        return f"{x:.4g}" if super().__call__(x, pos) else ""
-
-
-def style_panel(axes: Axes, title: str) -> None:
-    """Give a panel its grid, the name of its horizontal axis and the scale that its title asks for."""
-    axes.set_xlabel("step")
-    axes.grid(alpha=0.3)
-    if title in LOSSES:
-        axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_formatter(_PlainLogFormatter())
-        axes.yaxis.set_minor_formatter(_PlainLogFormatter())
-    elif title in FROM_ZERO:
-        axes.set_ylim(bottom=0)
 
 
 def curves_of_panels(measured: Mapping[str, Curve], panels: Panels) -> Iterator[tuple[str, dict[str, Curve]]]:
@@ -151,11 +122,33 @@ def curves_of_panels(measured: Mapping[str, Curve], panels: Panels) -> Iterator[
             yield title, dict(sorted(curves.items())) if title == ORDERED else curves
 
 
-def _rows_of_panels(run: Path, stage: str, panels: Panels) -> Iterator[list[tuple[str, str, dict[str, Curve]]]]:
-    """Yield rows of stage, title and curves of the panels that have any, as many in a row as fit."""
-    found = [(stage, *panel) for panel in curves_of_panels(read_metrics(run / stage / "logs"), panels)]
-    for first in range(0, len(found), COLUMNS):
-        yield found[first : first + COLUMNS]
+def _panels(run: Path, stage: str, panels: Panels) -> Iterator[StagePanel]:
+    """Yield the panels of a stage that have curves."""
+    for title, curves in curves_of_panels(read_metrics(run / stage / "logs"), panels):
+        yield StagePanel(stage, title, curves)
+
+
+def _columns(counts: Sequence[int]) -> int:
+    """Return how many panels a row is to have, by the numbers of panels of the stages; each stage begins a row."""
+
+    def emptiness(columns: int) -> tuple[int, int]:
+        alone = sum(count > 1 and count % columns == 1 for count in counts)
+        return alone, columns * sum(-(-count // columns) for count in counts)
+
+    return min(COLUMNS, key=emptiness)
+
+
+def _draw(axes: Axes, panel: StagePanel, ends: EndValues) -> None:
+    """Draw a panel with its title and its legend."""
+    draw_panel(axes, panel.title, panel.curves, ends)
+    axes.set_title(f"{panel.stage}: {panel.title}", y=1.0, fontsize=9)
+    if len(panel.curves) <= FEW:
+        axes.legend(fontsize=7)
+        return
+    low, high = axes.get_ylim()
+    above = high * (high / low) ** ROOM if axes.get_yscale() == "log" else high + ROOM * (high - low)
+    axes.set_ylim(low, above)
+    axes.legend(fontsize=6, ncols=3, loc="upper center", framealpha=0.5)
 
 
 def read_metrics(folder: Path) -> dict[str, Curve]:

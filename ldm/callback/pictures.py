@@ -10,10 +10,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from ldm.batch import Batch, tensor_field
+from ldm.callback.steps import steps_made
 from ldm.files.picture import grid
 
 
@@ -29,7 +29,7 @@ def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None 
     Returns:
         The file.
     """
-    step = trainer.max_steps if trainer.state.fn == TrainerFn.VALIDATING else trainer.global_step
+    step = steps_made(trainer)
     path = Path(trainer.default_root_dir) / "pictures" / f"{name}-{step:08d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = grid(images, columns=columns)

@@ -1,8 +1,14 @@
-"""Telling the batches that end an optimiser step from those inside gradient accumulation."""
+"""Counting optimiser steps, of which each may have several batches."""
 
 from __future__ import annotations
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
+
+
+def steps_made(trainer: pl.Trainer) -> int:
+    """Return the number of optimiser steps behind the model that a trainer has; outside of training it has made its last."""
+    return trainer.max_steps if trainer.state.fn == TrainerFn.VALIDATING else trainer.global_step
 
 
 class StepCounter:

@@ -17,7 +17,7 @@ GIB = 2**30
 
 
 class Throughput(pl.Callback):
-    """Logs how fast a stage trains, as often as other metrics: every `trainer.log_every_n_steps` optimiser steps.
+    """Logs how fast a stage trains, as often as other metrics: every so many optimiser steps.
 
     - `throughput/images_per_second`: images that were trained on, over all processes and accumulated batches, by their time;
     - `throughput/data_wait`: share of that time that waited for batches, in [0, 1]; of several processes the largest;
@@ -28,9 +28,13 @@ class Throughput(pl.Callback):
     first step of a process, in which workers start and kernels are chosen. Checkpoints are part of training and count. The
     device is waited for when something is logged, and not at other steps, unlike in Lightning's ThroughputMonitor, which waits
     for it after each batch and does not know about waiting for data.
+
+    Args:
+        every_n_steps: Optimiser steps between two measurements; 0: nothing is logged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
         self._steps = StepCounter()
         self._first_step = 0
         self._running: tuple[float, float] | None = None
@@ -58,7 +62,7 @@ class Throughput(pl.Callback):
         """Count the images; log where that is due."""
         if self._running is not None:
             self._images += len(batch.key) * trainer.world_size
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = self.every_n_steps
         if self._steps.advances(trainer) and every and self._steps.made % every == 0 and self._images:
             self._stop(trainer)
             self._log(trainer)
@@ -98,7 +102,7 @@ class Throughput(pl.Callback):
             values["memory_gib"] = memory
         for logger in trainer.loggers:
             metrics = {f"throughput/{name}": value for name, value in values.items()}
-            logger.log_metrics(metrics, step=trainer.global_step - 1)  # as Lightning numbers steps
+            logger.log_metrics(metrics, step=trainer.global_step)
 
 
 def _waited(trainer: pl.Trainer) -> float:

@@ -18,7 +18,7 @@ from ldm.cli.help import help_text
 from ldm.cli.mistakes import check_options, compose_choices, first_missing
 from ldm.cli.short_names import is_short, rewrite
 from ldm.config import CONFIGS, options_of, register_resolvers
-from ldm.options.arguments import quote_texts, quoted
+from ldm.options.arguments import keep_typed, quote_texts, quoted
 from ldm.options.sweep import in_sweep
 
 MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError)
@@ -55,6 +55,7 @@ def program(
         SystemExit: The user has made a mistake, or has interrupted the program; what to do is printed.
     """
     register_resolvers()
+    keep_typed(sys.argv[1:])
     try:
         line = read_command_line(name, sys.argv[1:], under, words, paths=paths)
         if line.asks_help and line.is_ours:

@@ -1,24 +1,37 @@
-"""Charts of a comparison: a panel for each metric, a curve for each run, a band for what is expected."""
+"""Charts of a comparison: a panel for each metric, a curve for each run, a band for what agrees with what is expected."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from ldm.callback.curves import Curve
+from ldm.callback.end_values import NO_ENDS, Curve, EndValues
+from ldm.callback.panel import END_MARKER, MARKED, set_log_scale
 from ldm.compare.agreement import Expectation, expectations
 from ldm.compare.expected import ExpectedCurve, curve_of, is_kept
-from ldm.compare.table import names_of
+from ldm.compare.own import METADATA
+from ldm.compare.table import are_long, names_of, numbered_names
 from ldm.report.charts import chart, description, thinned
 from ldm.report.run_folder import RunFiles
 
 COLUMNS = 4
 """Panels in a row of the picture."""
+
+WIDTH, HEIGHT = 4.2, 3.1
+"""Width and height of a panel in inches."""
+
+LETTER = 0.075
+"""Width of a letter of the legend in inches, about."""
 
 POSITIVE = ("loss", "norm")
 """Words in the names of metrics that have a logarithmic scale, if all their values are positive."""
@@ -26,8 +39,36 @@ POSITIVE = ("loss", "norm")
 SEVERAL = 10
 """A metric with a logarithmic scale falls by this factor at least."""
 
-MARKED = 40
-"""Points below which each is marked."""
+GREY = "#808080"
+"""The colour of what is expected, which no run has."""
+
+COLORS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf"),
+    *("#393b79", "#637939", "#b0207c"),
+)
+"""The colours of runs, in their order; of more runs, each begins them anew with another line."""
+
+Line = Literal["solid", "dotted", "dashed"]
+"""A kind of line, by the name that matplotlib and pages have for it."""
+
+LINES: tuple[Line, ...] = ("solid", "dotted", "dashed")
+"""The lines of runs, each for as many as there are colours."""
+
+
+class LegendEntry(NamedTuple):
+    """One line of the legend.
+
+    Attributes:
+        label: What it says.
+        kind: "run", "expected", "band" or "end".
+        color: Its colour.
+        line: The kind of its line.
+    """
+
+    label: str
+    kind: str
+    color: str = GREY
+    line: Line = "solid"
 
 
 @dataclass(frozen=True)
@@ -40,6 +81,8 @@ class MetricPanel:
         curves: Name of a run -> its values, by steps.
         mean: The expected mean; empty where nothing is expected.
         band: Step -> what is expected there; empty where the spread of seeds is not known.
+        styles: Name of a run -> how it is drawn, in this panel as in all.
+        ends: Name of a run -> which of its values are those of its end.
     """
 
     stage: str
@@ -47,27 +90,50 @@ class MetricPanel:
     curves: Mapping[str, Curve]
     mean: Curve
     band: Mapping[int, Expectation]
+    styles: Mapping[str, LegendEntry]
+    ends: Mapping[str, EndValues]
+
+    @property
+    def end(self) -> EndValues:
+        """The values of the end, of the first run in which they are told apart."""
+        return next((ends for ends in self.ends.values() if ends.label), NO_ENDS)
+
+    @property
+    def has_ends(self) -> bool:
+        """True where values are not joined to the others."""
+        return any(self.ends[name].split(self.metric, points)[1] for name, points in self.curves.items())
 
     def draw(self, axes: Axes) -> None:
-        """Draw the panel."""
-        if self.mean:
-            axes.plot(
-                *zip(*thinned(self.mean), strict=True), color="#808080", linestyle="--", linewidth=1.2, label="expected"
-            )
-        if self.band:
-            low = [one.mean - one.width for one in self.band.values()]
-            high = [one.mean + one.width for one in self.band.values()]
-            axes.fill_between(
-                list(self.band), low, high, color="#808080", alpha=0.25, linewidth=0, label="spread of seeds"
-            )
+        """Draw the panel, without a legend."""
+        values = [value for points in self.curves.values() for _, value in points]
+        logarithmic = any(word in self.metric for word in POSITIVE) and min(values) > 0
+        logarithmic = logarithmic and max(values) > SEVERAL * min(values)
+        self._draw_expected(axes, floor=min(values) / 2 if logarithmic else None)
         for name, points in self.curves.items():
-            marker = "." if len(points) < MARKED else ""
-            axes.plot(*zip(*thinned(points), strict=True), marker=marker, linewidth=1.2, label=name)
+            line, last = self.ends[name].split(self.metric, points)
+            style, marker = self.styles[name], "." if len(line) < MARKED else ""
+            axes.plot(*_xy(thinned(line)), color=style.color, linestyle=style.line, linewidth=1.2, marker=marker)
+            axes.plot(*_xy(last), color=style.color, linestyle="", marker=END_MARKER, markersize=4.5)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-        values = [value for points in self.curves.values() for _, value in points]
-        if any(word in self.metric for word in POSITIVE) and min(values) > 0 and max(values) > SEVERAL * min(values):
-            axes.set_yscale("log", nonpositive="mask")
+        if logarithmic:
+            set_log_scale(axes)
+
+    def _draw_expected(self, axes: Axes, *, floor: float | None) -> None:
+        """Draw what is expected; `floor`: the least value that the axis can show, None for any."""
+        line, last = self.end.split(self.metric, self.mean)
+        axes.plot(*_xy(thinned(line)), color=GREY, linestyle="dashed", linewidth=1.2)
+        band = [step for step, _ in line if step in self.band]
+        ranges = {step: (one.mean - one.width, one.mean + one.width) for step, one in self.band.items()}
+        if floor is not None:
+            ranges = {step: (max(low, floor), max(high, floor)) for step, (low, high) in ranges.items()}
+        if band:
+            low, high = zip(*(ranges[step] for step in band), strict=True)
+            axes.fill_between(band, low, high, color=GREY, alpha=0.25, linewidth=0)
+        for step, mean in last:
+            axes.plot([step], [mean], color=GREY, linestyle="", marker=END_MARKER, markersize=4.5)
+            if step in ranges:
+                axes.plot([step, step], ranges[step], color=GREY, alpha=0.4, linewidth=5, solid_capstyle="butt")
 
 
 def panels_of(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> list[MetricPanel]:
@@ -82,36 +148,83 @@ def panels_of(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> list[
     return sorted(found, key=lambda panel: (stages.index(panel.stage), panel.metric.startswith("train/"), panel.metric))
 
 
+def legend_of(panels: Sequence[MetricPanel]) -> list[LegendEntry]:
+    """Return the one legend of all panels."""
+    found = [entry for panel in panels[:1] for entry in panel.styles.values()]
+    if any(panel.mean for panel in panels):
+        found.append(LegendEntry("expected", "expected", line="dashed"))
+    if any(panel.band for panel in panels):
+        found.append(LegendEntry("agrees within", "band"))
+    labels = dict.fromkeys(panel.end.label for panel in panels if panel.has_ends)
+    return [*found, *(LegendEntry(label, "end", "black") for label in labels)]
+
+
 def draw_all(panels: Sequence[MetricPanel], file: Path) -> None:
     """Draw all panels as one PNG file, which is replaced whole."""
-    rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(4.2 * COLUMNS, 3.1 * rows), layout="constrained")
+    legend = legend_of(panels)
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    width = WIDTH * columns
+    in_a_row = max(1, int(width / (LETTER * max(len(entry.label) for entry in legend) + 0.6)))
+    above = 0.3 + 0.2 * -(-len(legend) // in_a_row)
+    figure = Figure(figsize=(width, HEIGHT * rows + above), layout="constrained")
     for number, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, COLUMNS, number)
+        axes = figure.add_subplot(rows, columns, number)
         panel.draw(axes)
         axes.set_title(f"{panel.stage}: {panel.metric}", parse_math=False, fontsize=9)
-        axes.legend(fontsize=7)
-    draft = file.with_name(f".{file.name}")
-    figure.savefig(draft, dpi=100, format="png")
+    drawn = figure.legend(
+        [_handle(entry) for entry in legend],
+        [entry.label for entry in legend],
+        loc="outside upper left",
+        ncols=in_a_row,
+        fontsize=9,
+    )
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    figure.savefig(draft, dpi=100, format="png", metadata=METADATA)
     draft.replace(file)
 
 
 def charts(panels: Sequence[MetricPanel]) -> dict[str, dict[str, Markup]]:
-    """Return stage -> metric -> chart for a page."""
+    """Return stage -> metric -> chart for a page, which has one legend for all."""
     found: dict[str, dict[str, Markup]] = {}
     for number, panel in enumerate(panels):
         told = description(panel.metric, panel.curves)
-        found.setdefault(panel.stage, {})[panel.metric] = chart(panel.draw, told, key=f"p{number}")
+        found.setdefault(panel.stage, {})[panel.metric] = chart(panel.draw, told, key=f"p{number}", legend=False)
     return found
 
 
 def _panels(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> Iterator[MetricPanel]:
+    names = names_of(runs)
+    labels = numbered_names(names) if are_long(names) else names
+    styles = {
+        name: LegendEntry(labels[place], "run", COLORS[place % len(COLORS)], LINES[place // len(COLORS) % len(LINES)])
+        for place, name in enumerate(names)
+    }
     curves: dict[tuple[str, str], dict[str, Curve]] = {}
-    for name, run in zip(names_of(runs), runs, strict=True):
+    ends: dict[str, dict[str, EndValues]] = {}
+    for name, run in zip(names, runs, strict=True):
         for stage in run.stages:
+            ends.setdefault(stage.name, {})[name] = stage.ends
             for metric, points in stage.curves.items():
                 curves.setdefault((stage.name, metric), {})[name] = points
     for (stage_name, metric), of_runs in curves.items():
         if is_kept(metric):
             values = {} if expected is None else expected.values.get((stage_name, metric), {})
-            yield MetricPanel(stage_name, metric, of_runs, curve_of(values), expectations(values))
+            yield MetricPanel(
+                stage_name, metric, of_runs, curve_of(values), expectations(values), styles, ends[stage_name]
+            )
+
+
+def _xy(points: Curve) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _handle(entry: LegendEntry) -> Artist:
+    """Return what stands before a line of the legend."""
+    if entry.kind == "band":
+        return Patch(color=GREY, alpha=0.25, linewidth=0)
+    if entry.kind == "end":
+        return Line2D([], [], color=entry.color, linestyle="", marker=END_MARKER, markersize=4.5)
+    return Line2D([], [], color=entry.color, linestyle=entry.line)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ldm.callback.curves import Curve
+from ldm.callback.end_values import Curve
+from ldm.compare.options import training_options
 from ldm.files.whole import write_whole
 from ldm.report.run_folder import RunFiles
 
@@ -17,6 +20,9 @@ FOLDER = Path(__file__).parent / "curves"
 
 HEAD = "# expected curve of "
 """How the first line of a file begins, before the name of the experiment."""
+
+OPTIONS = "# options: "
+"""How the line of a file begins that holds, in JSON, the options that decide training."""
 
 PLACE = ("stage", "metric", "step")
 """The first columns; those of the seeds follow, `seed 0` say."""
@@ -37,12 +43,14 @@ class ExpectedCurve:
         seeds: Number of runs, at least 1.
         values: (stage, metric) -> step -> values, one a run that has the step.
         about: Sentences on where it comes from; the comments of a file.
+        options: Full name -> value of the options that its runs were trained by, as far as a file says them.
     """
 
     title: str
     seeds: int
     values: Mapping[tuple[str, str], Values]
     about: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def of_runs(title: str, runs: Sequence[RunFiles]) -> ExpectedCurve:
@@ -73,6 +81,7 @@ def write_expected(file: Path, experiment: str, runs: Sequence[RunFiles]) -> Non
     """
     seeds = [str(run.config.get("seed")) for run in runs]
     lines = [f"{HEAD}{experiment}", *(f"# {text}" for text in _about(runs))]
+    lines.append(f"{OPTIONS}{json.dumps(training_options(runs[0].config), default=str)}")
     lines.append(",".join([*PLACE, *(f"seed {seed}" for seed in seeds)]))
     found: dict[tuple[str, str, int], dict[int, float]] = {}
     for place, run in enumerate(runs):
@@ -109,7 +118,11 @@ def read_expected(file: Path) -> ExpectedCurve:
         raise ValueError(f"there is no file expected={file}; {_advice()}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"expected={file} cannot be read as text ({error}); {_advice()}") from None
-    comments = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
+    comments = [
+        line.lstrip("# ").rstrip()
+        for line in text.splitlines()
+        if line.startswith("#") and not line.startswith(OPTIONS)
+    ]
     rows = list(csv.reader(line for line in text.splitlines() if line.strip() and not line.startswith("#")))
     if not rows or tuple(rows[0][: len(PLACE)]) != PLACE or len(rows[0]) == len(PLACE):
         raise ValueError(
@@ -130,7 +143,23 @@ def read_expected(file: Path) -> ExpectedCurve:
             raise ValueError(f"expected={file}: row {number}, {','.join(row)}: {error}") from None
     name = f"{HEAD}".lstrip("# ")
     title = comments[0].removeprefix(name) if comments and comments[0].startswith(name) else file.stem
-    return ExpectedCurve(title, seeds, values, comments[1:])
+    return ExpectedCurve(title, seeds, values, comments[1:], _options(file, text))
+
+
+def _options(file: Path, text: str) -> dict[str, Any]:
+    """Return the options that a file says; none where it says none.
+
+    Raises:
+        ValueError: If they cannot be read.
+    """
+    line = next((line for line in text.splitlines() if line.startswith(OPTIONS)), f"{OPTIONS}{{}}")
+    try:
+        found = json.loads(line.removeprefix(OPTIONS))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as error:
+        raise ValueError(f"expected={file}: its line of options cannot be read ({error}); delete the line") from None
+    return found
 
 
 def shipped(experiment: str) -> Path | None:

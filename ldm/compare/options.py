@@ -12,8 +12,11 @@ from ldm.training.claim import FREE, NOT_FREE
 UNTOLD = ("name", "paths.*", "search*", "logger*", "tags*", "optimized_metric", "validate_only", "*.folder", "*.cache")
 """Options, as patterns, that say nothing about what was trained or on what."""
 
-MISSING = "(none)"
+MISSING = "absent"
 """The text for an option that a run does not have."""
+
+SEED = "seed"
+"""The option in which the runs of an expected curve differ."""
 
 
 def different_options(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -25,26 +28,31 @@ def different_options(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[st
     Args:
         configs: Plain configs, at least one.
     """
-    flat = [dict(leaves(without_secrets(dict(config)))) for config in configs]
-    names = dict.fromkeys(name for one in flat for name in one)
-    found = {name: [str(one.get(name, MISSING)) for one in flat] for name in names if not _matches(name, UNTOLD)}
-    differ = {name: values for name, values in found.items() if len(set(values)) > 1}
-    kept: dict[tuple[str, ...], str] = {}
-    for name, values in differ.items():
-        key = (name.rpartition(".")[2], *values)
-        if key not in kept or name.count(".") < kept[key].count("."):
-            kept[key] = name
-    return {name: differ[name] for name in sorted(kept.values(), key=lambda name: (name.count("."), name))}
+    return _told_once(_differing(configs))
 
 
 def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return the options by which two runs are trained differently; the seed is none of them.
 
     Args:
-        one: A plain config.
-        other: A plain config.
+        one: A plain config, or what `training_options` has made of one.
+        other: Another.
     """
-    return [name for name in different_options([one, other]) if name != "seed" and not _is_free(name)]
+    differ = _differing([one, other])
+    seeds = differ.get(SEED)  # parts repeat it, like data.seed
+    decide = {
+        name: texts
+        for name, texts in differ.items()
+        if _decides_training(name) and not (name.endswith(f".{SEED}") and texts == seeds)
+    }
+    return list(_told_once(decide))
+
+
+def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return full name -> value of the options of a plain config that decide how it is trained, and its seed."""
+    found = leaves(without_secrets(dict(config)))
+    kept = {name: value for name, value in found if _decides_training(name) and not _matches(name, UNTOLD)}
+    return {SEED: config.get(SEED), **kept}
 
 
 def leaves(node: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -54,8 +62,31 @@ def leaves(node: Any, name: str = "") -> list[tuple[str, Any]]:
     return [leaf for key, value in node.items() for leaf in leaves(value, f"{name}.{key}" if name else str(key))]
 
 
-def _is_free(name: str) -> bool:
-    return _matches(name, FREE) and not _matches(name, NOT_FREE)
+def _differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    flat = [{name: _text(value) for name, value in leaves(without_secrets(dict(config)))} for config in configs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    found = {name: [one.get(name, MISSING) for one in flat] for name in names if not _matches(name, UNTOLD)}
+    return {name: texts for name, texts in found.items() if len(set(texts)) > 1}
+
+
+def _told_once(differ: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    kept: dict[tuple[str, ...], str] = {}
+    for name, texts in differ.items():
+        key = (name.rpartition(".")[2], *texts)
+        if key not in kept or name.count(".") < kept[key].count("."):
+            kept[key] = name
+    return {name: differ[name] for name in sorted(kept.values(), key=lambda name: (name.count("."), name))}
+
+
+def _text(value: Any) -> str:
+    """Return a value as a config says it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _decides_training(name: str) -> bool:
+    return name != SEED and (not _matches(name, FREE) or _matches(name, NOT_FREE))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

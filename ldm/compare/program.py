@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from ldm.compare.drawing import charts, draw_all, panels_of
+from ldm.compare.drawing import charts, draw_all, legend_of, panels_of
 from ldm.compare.expected import HEAD, write_expected
 from ldm.compare.options import trained_alike
-from ldm.compare.table import Rows, markdown, option_table, score_tables
+from ldm.compare.own import FILES, MARK, MARKDOWN, PAGE, PICTURE, is_own
+from ldm.compare.table import (
+    Rows,
+    are_long,
+    markdown,
+    names_of,
+    numbered_names,
+    option_table,
+    parts_that_fit,
+    score_tables,
+    with_numbers,
+)
 from ldm.compare.verdict import RULE, Verdict, decide_all, find_expected
 from ldm.files.output_folder import OutputFolder
 from ldm.files.whole import write_whole
 from ldm.report.page import render
 from ldm.report.program import folders
 from ldm.report.run_folder import RunFiles, read_run
-
-FILES = ("compare.md", "compare.html", "compare.png")
-"""The files that a comparison writes."""
 
 
 def main(config: DictConfig) -> None:
@@ -32,36 +43,41 @@ def main(config: DictConfig) -> None:
             was written then.
     """
     runs = [read_run(name) for name in folders(config.runs, "python -m ldm.compare runs/a runs/b")]
-    expected, made_of, remarks = find_expected(runs, None if config.expected is None else Path(config.expected))
-    out, curve = OutputFolder(config.out, option="out", is_own=FILES.__contains__), None
+    out, curve = OutputFolder(config.out, option="out", is_own=partial(is_own, Path(config.out))), None
     out.check()
     if config.curve is not None:
         curve = Path(config.curve)
         _check_curve(curve, runs)
+    expected, made_of, remarks = find_expected(runs, None if config.expected is None else Path(config.expected))
     verdicts = [] if expected is None else decide_all(runs, expected, made_of)
     tables = score_tables(runs, expected)
     if (options := option_table(runs)) is not None:
         tables.append(options)
+    names = names_of(runs)
+    listed = numbered_names(names) if are_long(names) else []
+    written = [with_numbers(rows, names) for rows in tables] if listed else tables
     panels = panels_of(runs, expected)
     sentences = [*remarks, *(verdict.text for verdict in verdicts)]
     with out.lock():
-        draw_all(panels, out.path / "compare.png")
-        write_whole(out.path / "compare.md", _markdown(sentences, tables, judged=bool(verdicts)))
+        draw_all(panels, out.path / PICTURE)
+        write_whole(out.path / MARKDOWN, _markdown(sentences, listed, written, judged=bool(verdicts)))
         about = () if expected is None else expected.about
         page = render(
             "compare.html",
             runs=runs,
             remarks=remarks,
             verdicts=verdicts,
-            tables=tables,
+            tables=written,
+            listed=listed,
             charts=charts(panels),
+            legend=legend_of(panels),
             rule=RULE,
             about=about,
         )
-        write_whole(out.path / "compare.html", page)
+        write_whole(out.path / PAGE, page)
     if curve is not None:
         write_expected(curve, runs[0].experiment, runs)
-    _print(tables, sentences, verdicts)
+    _print(tables, names, sentences, verdicts)
     print(f"tables, curves and page: {', '.join(str(out.path / name) for name in FILES)}")
     if curve is not None:
         print(f"expected curve: {curve}")
@@ -95,26 +111,42 @@ def _check_curve(file: Path, runs: Sequence[RunFiles]) -> None:
                 )
 
 
-def _markdown(sentences: Sequence[str], tables: Sequence[Rows], *, judged: bool) -> str:
+def _markdown(sentences: Sequence[str], listed: Sequence[str], tables: Sequence[Rows], *, judged: bool) -> str:
     """Return the comparison in Markdown."""
-    parts = ["# Comparison of runs", *(f"- {sentence}" for sentence in sentences)]
+    parts = [f"{MARK}\n# Comparison of runs", *(f"- {sentence}" for sentence in sentences)]
     if judged:
         parts.append(RULE)
+    if listed:
+        parts += ["## Runs", "\n".join(f"- {name}" for name in listed)]
     for table in tables:
         parts += [f"## {table.title}", markdown(table)]
-    return "\n\n".join([*parts, "![curves](compare.png)"]) + "\n"
+    return "\n\n".join([*parts, f"![curves]({PICTURE})"]) + "\n"
 
 
-def _print(tables: Sequence[Rows], sentences: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+def _print(tables: Sequence[Rows], names: Sequence[str], sentences: Sequence[str], verdicts: Sequence[Verdict]) -> None:
     console = Console()
+    fit = partial(_fits, console)
+    if not all(map(fit, tables)):
+        print("\n".join(["Runs", *numbered_names(names)]))
+        tables = [part for rows in tables for part in parts_that_fit(with_numbers(rows, names), fit)]
     for rows in tables:
-        table = Table(title=rows.title, title_justify="left")
-        for place, name in enumerate(rows.head):
-            table.add_column(name, justify="right" if place else "left", overflow="fold")
-        for row in rows.rows:
-            table.add_row(*row)
-        console.print(table, markup=False)
+        console.print(_table(rows), markup=False)
     for sentence in sentences:
         print(sentence)
     if verdicts:
         print(RULE)
+
+
+def _fits(console: Console, rows: Rows) -> bool:
+    """Return whether a table can be printed without folding cells."""
+    whole = console.options.update(width=10_000)
+    return Measurement.get(console, whole, _table(rows)).maximum <= console.width
+
+
+def _table(rows: Rows) -> Table:
+    table = Table(title=rows.title, title_justify="left")
+    for place, name in enumerate(rows.head):
+        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+    for row in rows.rows:
+        table.add_row(*map(Text, row))
+    return table

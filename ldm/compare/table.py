@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ldm.compare.agreement import expectations
-from ldm.compare.expected import ExpectedCurve
+from ldm.compare.expected import ExpectedCurve, curve_of, finite
 from ldm.compare.options import different_options
 from ldm.report.page import shown
-from ldm.report.run_folder import FACTS, RunFiles
+from ldm.report.run_folder import FACTS, RunFiles, StageFiles
 
 SHORT = 60
 """Letters of an option's value that a table shows."""
+
+
+LONG = 100
+"""Letters that the names of runs may have in the head of a table."""
 
 
 class Rows(NamedTuple):
@@ -39,7 +43,7 @@ def names_of(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def score_tables(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> list[Rows]:
-    """Return a table for each stage: what the runs have scored at their ends, and what is expected there.
+    """Return a table for each stage: what the runs have scored at their ends, and what is expected at the same step.
 
     Args:
         runs: The runs.
@@ -49,15 +53,15 @@ def score_tables(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> li
     for stage in dict.fromkeys(stage.name for run in runs for stage in run.stages):
         of_runs = [next((one for one in run.stages if one.name == stage), None) for run in runs]
         names = dict.fromkeys(name for one in of_runs if one is not None for name in one.results if name not in FACTS)
-        rows = []
+        rows, step = [], _step(of_runs)
         for name in [*names, *FACTS]:
             cells = ["" if one is None else shown(one.results.get(name)) for one in of_runs]
             if expected is not None:
-                cells.append(_expected(expected, stage, name))
+                cells.append(_expected(expected, stage, name, step))
             rows.append([name, *cells])
         steps = ["" if one is None else f"{one.step:,}{'' if one.results else ' (not finished)'}" for one in of_runs]
         rows.append(["last step logged", *steps, *([""] if expected is not None else [])])
-        head = [stage, *names_of(runs), *(["expected ± spread of seeds"] if expected is not None else [])]
+        head = [stage, *names_of(runs), *(["expected ± spread"] if expected is not None else [])]
         tables.append(Rows(f"Scores of {stage}", head, rows))
     return tables
 
@@ -74,6 +78,41 @@ def option_table(runs: Sequence[RunFiles]) -> Rows | None:
     return Rows("Options that differ", ["option", *names_of(runs)], rows)
 
 
+def numbered_names(names: Sequence[str]) -> list[str]:
+    """Return names behind their numbers, "[1] a"."""
+    return [f"[{place}] {name}" for place, name in enumerate(names, start=1)]
+
+
+def are_long(names: Sequence[str]) -> bool:
+    """Return whether names are too long, all together, for the head of a table."""
+    return sum(map(len, names)) > LONG
+
+
+def with_numbers(table: Rows, names: Sequence[str]) -> Rows:
+    """Return a table in whose head runs are called [1], [2] and so on, in the order of their names."""
+    numbers = {name: f"[{place}]" for place, name in enumerate(names, start=1)}
+    first, *others = table.head
+    return Rows(table.title, [first, *(numbers.get(name, name) for name in others)], table.rows)
+
+
+def parts_that_fit(table: Rows, fits: Callable[[Rows], bool]) -> list[Rows]:
+    """Return a table in parts of as many columns as fit, one at least, each behind the names of the rows."""
+    parts, first, columns = [], 1, len(table.head)
+    while first < columns:
+        last = columns
+        while last > first + 1 and not fits(_columns(table, first, last)):
+            last -= 1
+        parts.append(_columns(table, first, last))
+        first = last
+    return parts
+
+
+def _columns(table: Rows, first: int, last: int) -> Rows:
+    return Rows(
+        table.title, [table.head[0], *table.head[first:last]], [[row[0], *row[first:last]] for row in table.rows]
+    )
+
+
 def markdown(table: Rows) -> str:
     """Return a table in Markdown."""
     lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
@@ -85,11 +124,17 @@ def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _expected(expected: ExpectedCurve, stage: str, name: str) -> str:
-    """Return mean and standard deviation at the last step of an expected curve; the mean alone of one seed."""
+def _expected(expected: ExpectedCurve, stage: str, name: str, step: int | None) -> str:
+    """Return mean and standard deviation at a step of an expected curve; the mean alone of one seed, "" where there is none."""
     values = expected.values.get((stage, name), {})
-    last = max(values, default=None)
-    if last is None or not values[last]:
+    if step is None or not finite(values.get(step, ())):
         return ""
-    found = expectations(values).get(last)
-    return shown(values[last][0]) if found is None else f"{shown(found.mean)} ± {shown(found.spread)}"
+    found = expectations(values).get(step)
+    mean = dict(curve_of(values))[step]
+    return shown(mean) if found is None else f"{shown(found.mean)} ± {shown(found.spread)}"
+
+
+def _step(stages: Sequence[StageFiles | None]) -> int | None:
+    """Return the step at which the runs have been measured at their ends; None where these are several."""
+    steps = {int(stage.results["steps"]) for stage in stages if stage is not None and "steps" in stage.results}
+    return steps.pop() if len(steps) == 1 else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ldm.compare.agreement import MetricAgreement, judge
+from ldm.compare.agreement import JUDGED, MetricAgreement, judge
 from ldm.compare.expected import ExpectedCurve, of_runs, read_expected, shipped
 from ldm.compare.options import trained_alike
 from ldm.config import CONFIGS, compose, resolved
@@ -60,13 +60,14 @@ def find_expected(
         ValueError: If the file is no expected curve.
     """
     if given is not None:
-        return read_expected(given), [], []
+        expected = read_expected(given)
+        return expected, [], [text for run in runs if (text := _difference(run, expected))]
     experiments = {run.experiment for run in runs}
     file = shipped(experiments.pop()) if len(experiments) == 1 else None
     seeds = _of_seeds(runs)
     if file is not None:
-        expected = read_expected(file)
-        differences = [_difference(run, expected.title) for run in runs]
+        expected = replace(read_expected(file), options={})  # the experiment of today is what runs are to agree with
+        differences = [_difference(run, expected) for run in runs]
         if not seeds or not all(differences):
             came = f"Expected is the curve of experiment={expected.title}, which comes with this program."
             return expected, [], [came, *filter(None, differences)]
@@ -116,12 +117,7 @@ def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
             run, [], None, f"{name}: not judged, since the expected curve is of one seed, and one has no spread."
         )
     if not metrics:
-        return Verdict(
-            run,
-            [],
-            None,
-            f"{name}: not judged, since at no step of its validations is the spread of the seeds known well enough.",
-        )
+        return Verdict(run, [], None, f"{name}: not judged, since {_reason(run, expected)}.")
     wrong = [one for one in metrics if not one.agrees]
     if not wrong:
         return Verdict(
@@ -151,14 +147,45 @@ def _of_seeds(runs: Sequence[RunFiles]) -> list[RunFiles]:
     return []
 
 
-def _difference(run: RunFiles, experiment: str) -> str:
-    """Return a sentence on the options in which a run differs from its experiment as it is today; "" where there are none."""
-    if not (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
-        return ""
-    names = trained_alike(resolved(compose("train", [f"experiment={experiment}"])), run.config)
+def _reason(run: RunFiles, expected: ExpectedCurve) -> str:
+    """Return why a run cannot be judged."""
+    measured = {
+        (stage.name, metric): {step for step, _ in points}
+        for stage in run.stages
+        for metric, points in stage.curves.items()
+        if metric.startswith(JUDGED)
+    }
+    known = {key: set(values) for key, values in expected.values.items() if key[1].startswith(JUDGED)}
+    both = measured.keys() & known.keys()
+    if not both:
+        return "validation measures nothing that the expected curve has"
+    if not any(measured[key] & known[key] for key in both):
+        mine, theirs = (sorted(set().union(*(steps[key] for key in both))) for steps in (measured, known))
+        return f"it was validated at other steps ({_steps(mine)}) than the expected curve ({_steps(theirs)})"
+    return "at no step of its validations is the spread of the seeds known well enough"
+
+
+def _steps(steps: Sequence[int]) -> str:
+    few = [f"{step:,}" for step in steps]
+    return ", ".join(few if len(few) <= NAMED else [*few[:2], "...", few[-1]])
+
+
+def _difference(run: RunFiles, expected: ExpectedCurve) -> str:
+    """Return a sentence on the options in which a run differs from what is expected; "" where there are none.
+
+    Where the expected curve does not say its options, they are those of the experiment as it is today, if there is one.
+    """
+    experiment, of = expected.title, "was not trained as the runs of the expected curve were"
+    options = expected.options
+    if not options:
+        if not (CONFIGS / "experiment" / f"{experiment}.yaml").is_file():
+            return ""
+        options, of = (
+            resolved(compose("train", [f"experiment={experiment}"])),
+            f"was not trained as experiment={experiment} is",
+        )
+    names = trained_alike(options, run.config)
     if not names:
         return ""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return (
-        f"{run.folder} was not trained as experiment={experiment} is: it differs in {', '.join(names[:NAMED])}{more}."
-    )
+    return f"{run.folder} {of}: it differs in {', '.join(names[:NAMED])}{more}."

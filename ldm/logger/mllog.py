@@ -99,7 +99,7 @@ class MLLog(Logger, Callback):
 
         Args:
             metrics: Name -> value.
-            step: The number of optimiser steps that were made before.
+            step: The number of optimiser steps made.
         """
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         if self._batch and finite:

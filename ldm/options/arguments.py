@@ -46,6 +46,18 @@ SEARCH_PATH = "hydra.searchpath="
 
 MULTIRUN = ("-m", "--multirun")
 
+_typed: list[str] = []
+
+
+def keep_typed(words: Sequence[str]) -> None:
+    """Keep the words of the command line before they are rewritten, for the record of what is done with them."""
+    _typed[:] = words
+
+
+def kept_words() -> list[str]:
+    """Return the words of the command line as they were typed; none where no command has begun this process."""
+    return list(_typed)
+
 
 def command_name(program: str) -> str:
     """Return how a program is begun, "train" or "sample": as the one that is running was, from a checkout or installed."""

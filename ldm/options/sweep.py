@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ldm.options.arguments import SEARCH_PATH, as_typed, job_name, parse_override
+from ldm.options.arguments import SEARCH_PATH, as_typed, job_name, kept_words, parse_override
 
 
 def in_sweep() -> bool:
@@ -23,7 +23,13 @@ def typed_options() -> list[str]:
 
 
 def typed_words() -> list[str]:
-    """Return the options of this job as `typed_options` does, and further folders of configs that were named before them."""
+    """Return the words of the command line as they were typed.
+
+    In a process that was not begun by it, as some launchers of sweeps start them, return the options of this job as
+    `typed_options` does, and further folders of configs that were named before them.
+    """
+    if words := kept_words():
+        return words
     if not HydraConfig.initialized():
         return []
     return [word for word in HydraConfig.get().overrides.hydra if word.startswith(SEARCH_PATH)] + typed_options()

@@ -11,7 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldm.callback.curves import Curve, draw_panel
+from ldm.callback.end_values import NO_ENDS, Curve, EndValues
+from ldm.callback.panel import draw_panel
 
 WIDTH, HEIGHT = 4.2, 2.3
 """Width of a chart, and the height of its axes, in inches of 72 units."""
@@ -29,25 +30,27 @@ INK = "#000000"
 """The colour that the library draws text and axes in, in whose place comes that of the page."""
 
 
-def chart_of_panel(title: str, curves: Mapping[str, Curve], *, key: str) -> Markup:
+def chart_of_panel(title: str, curves: Mapping[str, Curve], *, key: str, ends: EndValues = NO_ENDS) -> Markup:
     """Return one panel of curves as an `<svg>` element.
 
     Args:
         title: Title of the panel.
         curves: Name -> (step, value).
         key: A word that no other chart of the page has.
+        ends: Which values are those of the end, and are not joined to the others.
     """
     few = {name: thinned(points) for name, points in curves.items()}
-    return chart(lambda axes: draw_panel(axes, title, few), description(title, curves), key=key)
+    return chart(lambda axes: draw_panel(axes, title, few, ends), description(title, curves), key=key)
 
 
-def chart(draw: Callable[[Axes], None], text: str, *, key: str) -> Markup:
+def chart(draw: Callable[[Axes], None], text: str, *, key: str, legend: bool = True) -> Markup:
     """Return a chart as an `<svg>` element.
 
     Args:
         draw: Draws into the axes that it is given.
         text: What the chart shows, for those who do not see it.
         key: A word that no other chart of the page has; inside of the page the names of its parts begin with it.
+        legend: Whether the names of the curves stand below the axes.
     """
     with rc_context(
         {
@@ -63,12 +66,15 @@ def chart(draw: Callable[[Axes], None], text: str, *, key: str) -> Markup:
         figure = Figure()
         axes = figure.add_subplot()
         draw(axes)
-        handles, labels = axes.get_legend_handles_labels()
+        handles, labels = axes.get_legend_handles_labels() if legend else ([], [])
         columns = 1 if max(map(len, labels), default=0) > LONG else 2
         below = BELOW + LEGEND * -(-len(labels) // columns)
         figure.set_size_inches(WIDTH, HEIGHT + below)
         figure.subplots_adjust(LEFT / WIDTH, below / (HEIGHT + below), 0.955, 0.97)
-        figure.legend(handles, labels, loc="lower left", ncols=columns, fontsize=8.5, borderpad=0, borderaxespad=0.2)
+        if labels:
+            figure.legend(
+                handles, labels, loc="lower left", ncols=columns, fontsize=8.5, borderpad=0, borderaxespad=0.2
+            )
         written = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=nothing)

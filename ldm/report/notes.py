@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ldm.callback.curves import Curve
+from ldm.callback.end_values import Curve
 from ldm.report.run_folder import RunFiles, StageFiles
 
 WAIT = 0.05

@@ -18,6 +18,7 @@ from ldm.files.whole import write_whole
 from ldm.report.charts import chart_of_panel
 from ldm.report.notes import notes
 from ldm.report.pictures import InlinePicture, inline_pictures
+from ldm.report.record import now
 from ldm.report.run_folder import FACTS, RunFiles, StageFiles
 from ldm.report.secrets import without_secrets
 
@@ -73,7 +74,8 @@ def render(template: str, **parts: Any) -> str:
         lstrip_blocks=True,
     )
     pages.filters["shown"] = shown
-    written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    pages.filters["moment"] = moment
+    written = moment(now())
     return pages.get_template(template).render(written=written, version=__version__, mark=Markup(MARK), **parts)
 
 
@@ -82,6 +84,14 @@ def shown(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if math.isfinite(value) else str(value)
+
+
+def moment(text: str) -> str:
+    """Return a time of ISO 8601 as pages show it: to the minute, in UTC."""
+    try:
+        return datetime.fromisoformat(text).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return text
 
 
 def is_our_page(file: Path) -> bool:
@@ -96,7 +106,7 @@ def is_our_page(file: Path) -> bool:
 def _stages(run: RunFiles) -> Iterator[StagePart]:
     for place, stage in enumerate(run.stages):
         charts = {
-            title: chart_of_panel(title, curves, key=f"s{place}c{number}")
+            title: chart_of_panel(title, curves, key=f"s{place}c{number}", ends=stage.ends)
             for number, (title, curves) in enumerate(curves_of_panels(stage.curves, stage.panels))
         }
         yield StagePart(stage, charts, {name: inline_pictures(files) for name, files in stage.pictures.items()})

@@ -10,6 +10,9 @@ from ldm.config import resolved
 from ldm.report.page import REPORT_FILE, is_our_page, write_report
 from ldm.report.run_folder import read_run
 
+SWEEP_FILES = ("multirun.yaml", "optimization_results.yaml", "study.db")
+"""Files that lie beside the runs in the folder of a sweep, which `runs/sweep/*` names, too."""
+
 
 def main(config: DictConfig) -> None:
     """Do what the command says.
@@ -35,7 +38,7 @@ def main(config: DictConfig) -> None:
 
 
 def folders(runs: object, example: str) -> list[str]:
-    """Return the folders of runs that a command names, each once.
+    """Return the folders of runs that a command names, each once; files that a sweep writes beside its runs are left out.
 
     Args:
         runs: The option `runs`: a list, or one.
@@ -46,6 +49,7 @@ def folders(runs: object, example: str) -> list[str]:
     """
     given = resolved(runs)
     names = [str(given)] if isinstance(given, str | int | float) else [str(name) for name in given or []]
+    names = [name for name in names if not (Path(name).name in SWEEP_FILES and Path(name).is_file())]
     if not names:
         raise ValueError(f"no run is named; type {example}")
     return list(dict.fromkeys(names))

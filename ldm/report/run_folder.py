@@ -10,16 +10,12 @@ from typing import Any
 
 import yaml
 
-from ldm.callback.curves import Curve, Panels, read_metrics
+from ldm.callback.curves import Panels, read_metrics
+from ldm.callback.end_values import NO_ENDS, Curve, EndValues, read_end_values
+from ldm.files.run_names import CONFIG_FILE, RESULTS_FILE
 from ldm.files.scores import read_scores
 from ldm.files.similar import similar
 from ldm.report.record import Record, read_record
-
-CONFIG_FILE = "config.yaml"
-"""The file in a run folder with the settings of the run that it holds."""
-
-RESULTS_FILE = "results.json"
-"""The file with the scores, in a stage's folder once the stage is finished."""
 
 FACTS = ("steps", "seconds", "trained parameters")
 """Results of a stage that are no scores."""
@@ -38,6 +34,7 @@ class StageFiles:
         pictures: Name -> (step, file), in order of steps.
         panels: Title of a panel of curves -> how the names of its curves end.
         steps: Optimiser steps of the whole training; None where the config does not say.
+        ends: Which scores are those of the end, where they are measured on another number of images.
     """
 
     name: str
@@ -46,6 +43,7 @@ class StageFiles:
     pictures: Mapping[str, Sequence[tuple[int, Path]]]
     panels: Panels
     steps: int | None
+    ends: EndValues = NO_ENDS
 
     @property
     def step(self) -> int:
@@ -90,6 +88,15 @@ class RunFiles:
     def is_finished(self) -> bool:
         """True once all stages are trained and measured."""
         return not self.waiting and all(stage.results for stage in self.stages)
+
+    @property
+    def next_command(self) -> str:
+        """The command to type next: the same again until the run is finished; "" where that is not recorded."""
+        if self.record is None:
+            return ""
+        if self.is_finished or not self.record.invocations:
+            return self.record.next_command
+        return self.record.invocations[-1].command
 
     @property
     def experiment(self) -> str:
@@ -141,7 +148,8 @@ def _read_stage(
     trainer = options.get("trainer") if isinstance(options, dict) else None
     steps = trainer.get("max_steps") if isinstance(trainer, dict) else None
     ordered = {name: sorted(files) for name, files in pictures.items()}
-    return StageFiles(folder.name, curves, results, ordered, panels or {name: (name,) for name in curves}, steps)
+    panels = panels or {name: (name,) for name in curves}
+    return StageFiles(folder.name, curves, results, ordered, panels, steps, read_end_values(folder, options))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

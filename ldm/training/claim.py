@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from ldm.config import differences, resolved
 from ldm.files.output_folder import OutputFolder
+from ldm.files.run_names import CONFIG_FILE
 from ldm.files.whole import write_whole
-from ldm.report.run_folder import CONFIG_FILE
 from ldm.task.base import Task
 from ldm.training.stage import Stage
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,10 +17,12 @@ from pytorch_lightning.callbacks import Callback
 from ldm import checkpoint
 from ldm.callback.checkpoints import newest, step_of
 from ldm.callback.pictures import finish_pictures
+from ldm.callback.steps import steps_made
 from ldm.callback.writer import CheckpointWriter
 from ldm.config import build, resolved
 from ldm.data.base import DataModule
 from ldm.files.whole import write_whole
+from ldm.logger.numbered import number_by
 from ldm.optim.divergence import Diverged
 from ldm.processes import agreed_file
 from ldm.task.base import Task
@@ -116,6 +119,8 @@ def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.
         callbacks=[*stage.callbacks.values(), *(one for one in stage.loggers if isinstance(one, Callback))],
         plugins=[CheckpointWriter()],
     )
+    for logger in stage.loggers:
+        number_by(logger, partial(steps_made, trainer))
     return trainer
 
 

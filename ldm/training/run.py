@@ -20,9 +20,9 @@ from ldm.callback.checkpoints import newest
 from ldm.callback.signals import Preempted, Signals
 from ldm.config import build, is_rank_zero, resolved
 from ldm.data.base import DataModule
+from ldm.files.run_names import CONFIG_FILE
 from ldm.options.sweep import typed_options
 from ldm.report.record import heard_warnings
-from ldm.report.run_folder import CONFIG_FILE
 from ldm.task.base import Task
 from ldm.training.claim import Continuation, compare, run_output, take, trained_by
 from ldm.training.fit import fit, measure

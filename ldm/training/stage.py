@@ -22,10 +22,10 @@ from ldm.callback.measuring import Measuring
 from ldm.callback.signals import Signals
 from ldm.config import build, packages_of, resolved
 from ldm.data.base import DataModule
+from ldm.files.run_names import RESULTS_FILE
 from ldm.files.scores import read_scores, to_json_numbers
 from ldm.files.whole import write_whole
 from ldm.optim.scheduler import step_options
-from ldm.report.run_folder import RESULTS_FILE
 from ldm.task.base import Task
 from ldm.training.init_account import WarmStart
 from ldm.training.options import StageOptions

@@ -9,7 +9,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from ldm.callback.curves import COLUMNS, Curves, plot_curves, read_metrics
+from ldm.callback.curves import Curves, _columns, plot_curves, read_metrics
 
 PANELS = {"loss": ("train/loss",), "loss by noise level": ("val/loss", "val/loss_t0.5"), "PSNR in dB": ("val/psnr",)}
 
@@ -72,20 +72,29 @@ def test_what_was_logged_is_drawn_at_each_validation_that_of_the_moment_too(tmp_
 
 
 def test_each_stage_begins_a_row_and_what_was_not_logged_has_no_panel(tmp_path):
-    stages = {"first": {f"panel {number}": (f"/a{number}",) for number in range(COLUMNS + 1)}, "second": PANELS}
+    stages = {"first": {f"panel {number}": (f"/a{number}",) for number in range(11)}, "second": PANELS}
 
     def height():
         with Image.open(plot_curves(tmp_path, stages)) as picture:
             return picture.height
 
     row = height()
-    written(tmp_path / "first" / "logs", [{"step": 1, **{f"x/a{number}": 1.0 for number in range(COLUMNS)}}])
+    written(tmp_path / "first" / "logs", [{"step": 1, **{f"x/a{number}": 1.0 for number in range(5)}}])
     assert height() == row
-    written(tmp_path / "first" / "logs", [{"step": 1, **{f"x/a{number}": 1.0 for number in range(COLUMNS + 1)}}])
+    written(tmp_path / "first" / "logs", [{"step": 1, **{f"x/a{number}": 1.0 for number in range(10)}}])
     assert height() == 2 * row
     written(tmp_path / "second" / "logs", [{"step": 1, "val/loss": 0.5}, {"step": 2, "val/loss": -0.5}])
     assert height() == 3 * row
     assert [path.name for path in tmp_path.glob("*.png")] == ["curves.png"], "and no draft of it"
+
+
+def test_no_panel_is_alone_in_its_row():
+    for counts in [(6,), (6, 7), (5, 6), (11, 6)]:
+        columns = _columns(counts)
+        assert all(count % columns != 1 for count in counts), counts
+    assert _columns([5, 10]) == 5
+    assert _columns([6]) == 6
+    assert _columns([1]) == 4
 
 
 def test_what_a_continuation_measured_again_counts(tmp_path):

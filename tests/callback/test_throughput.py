@@ -109,7 +109,7 @@ def fit(monkeypatch, folder, *, steps, accumulate=1, every=2, validate_every=100
         check_val_every_n_epoch=None,
         log_every_n_steps=every,
         accumulate_grad_batches=accumulate,
-        callbacks=[Throughput(), Checkpoints(folder, every_n_steps=2)],
+        callbacks=[Throughput(every), Checkpoints(folder, every_n_steps=2)],
         plugins=[CheckpointWriter()],
     )
     batches, val = loaded(clock, WAITING), loaded(clock, WAITING)
@@ -120,30 +120,30 @@ def fit(monkeypatch, folder, *, steps, accumulate=1, every=2, validate_every=100
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_images_and_waiting_are_counted_whatever_is_accumulated(monkeypatch, tmp_path, accumulate):
     found = fit(monkeypatch, tmp_path, steps=6, accumulate=accumulate)
-    assert list(found) == [1, 3, 5]
-    for step in (3, 5):
+    assert list(found) == [2, 4, 6], "optimiser steps made"
+    for step in (4, 6):
         assert found[step]["throughput/images_per_second"] == pytest.approx(4 / (COMPUTING + WAITING))
         assert found[step]["throughput/data_wait"] == pytest.approx(WAITING / (COMPUTING + WAITING))
         assert found[step].keys() == {"throughput/images_per_second", "throughput/data_wait"}, "no memory of a CPU"
-    assert found[1]["throughput/images_per_second"] > 4 / (COMPUTING + WAITING), "the first step does not count"
+    assert found[2]["throughput/images_per_second"] > 4 / (COMPUTING + WAITING), "the first step does not count"
 
 
 def test_validation_takes_no_time(monkeypatch, tmp_path):
     """The batch after it counts from the moment when it is there, so that its waiting does not."""
     found = fit(monkeypatch, tmp_path, steps=8, every=4, validate_every=3)
     images, seconds = 4 * 4, 4 * COMPUTING + 3 * WAITING
-    assert found[7]["throughput/images_per_second"] == pytest.approx(images / seconds)
-    assert found[7]["throughput/data_wait"] == pytest.approx(3 * WAITING / seconds)
+    assert found[8]["throughput/images_per_second"] == pytest.approx(images / seconds)
+    assert found[8]["throughput/data_wait"] == pytest.approx(3 * WAITING / seconds)
 
 
 def test_a_run_that_goes_on_counts_from_there(monkeypatch, tmp_path):
     fit(monkeypatch, tmp_path, steps=2)
     found = fit(monkeypatch, tmp_path, steps=6)
-    assert list(found) == [3, 5]
-    assert found[3]["throughput/images_per_second"] == pytest.approx(4 / COMPUTING), (
+    assert list(found) == [4, 6]
+    assert found[4]["throughput/images_per_second"] == pytest.approx(4 / COMPUTING), (
         "without the first step's 1000 seconds"
     )
-    assert found[5]["throughput/images_per_second"] == pytest.approx(4 / (COMPUTING + WAITING))
+    assert found[6]["throughput/images_per_second"] == pytest.approx(4 / (COMPUTING + WAITING))
 
 
 def test_nothing_is_logged_where_nothing_is_to_be(monkeypatch, tmp_path):
@@ -152,7 +152,7 @@ def test_nothing_is_logged_where_nothing_is_to_be(monkeypatch, tmp_path):
 
 def test_processes_count_all_images_and_the_longest_waiting():
     def work(rank):
-        callback, notes = Throughput(), Notes()
+        callback, notes = Throughput(1), Notes()
         trainer = connected()
         trainer.loggers = [notes]
         callback._images, callback._seconds, callback._waited = 80, 10.0, 1.0 + rank
@@ -168,7 +168,7 @@ def test_processes_count_all_images_and_the_longest_waiting():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_memory_of_a_gpu_is_logged():
     held = torch.zeros(2**28, device="cuda")
-    callback, notes = Throughput(), Notes()
+    callback, notes = Throughput(1), Notes()
     trainer = pl.Trainer(accelerator="gpu", devices=1, logger=notes, enable_checkpointing=False)
     callback._images, callback._seconds, callback._waited = 80, 10.0, 1.0
     callback._log(trainer)

@@ -1,18 +1,24 @@
 """`python -m ldm.compare`: tables, verdicts, pictures and expected curves of runs."""
 
 import json
+import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ldm.cli.entry import read_command_line
 from ldm.compare import expected as expected_curves
 from ldm.compare import program
-from ldm.compare.expected import read_expected, shipped
+from ldm.compare.drawing import GREY, legend_of, panels_of
+from ldm.compare.expected import of_runs, read_expected, shipped
 from ldm.compare.options import different_options, trained_alike
 from ldm.config import CONFIGS, compose
+from ldm.report.charts import chart
+from ldm.report.run_folder import read_run
 from tests.report.browser import look
 from tests.report.folders import CONFIG, a_record, write_run
 
@@ -188,7 +194,7 @@ def test_options_are_told_once_by_their_shortest_names():
     found = different_options([one, two])
     assert found.pop("lr") == ["1", "3"]
     assert found.pop("stage.x.steps") == ["2", "5"]
-    assert found == {"deep.rate.width": ["4", "(none)"], "deep.rate": ["(none)", "None"]}
+    assert found == {"deep.rate.width": ["4", "absent"], "deep.rate": ["absent", "null"]}
     assert different_options([one, one]) == {}
 
 
@@ -211,16 +217,144 @@ def test_runs_are_alike_where_only_seed_machine_and_places_differ():
     assert trained_alike(base, {**same, "stage": {"x": {"lr": 2}}}) == ["stage.x.lr"]
 
 
-@pytest.mark.parametrize("file", sorted(expected_curves.FOLDER.glob("*.csv")) or [None], ids=str)
+@pytest.mark.parametrize("file", sorted(expected_curves.FOLDER.glob("*")), ids=lambda file: file.name)
 def test_every_curve_that_is_shipped_is_one_of_an_experiment(file):
-    if file is None:
-        pytest.skip("no curve is shipped")
+    assert file.suffix == ".csv"
     assert (CONFIGS / "experiment" / f"{file.stem}.yaml").is_file()
     found = read_expected(file)
     assert found.title == file.stem
     assert found.about, "it says where it comes from"
+    assert found.seeds >= 3
     assert any(metric.startswith(("val/", "eval/")) for _, metric in found.values)
+    for (stage, metric), values in found.values.items():
+        last = values[max(values)]
+        assert len(last) == found.seeds, (stage, metric)
+        assert all(map(math.isfinite, last)), (stage, metric)
+    ends = {stage: set() for stage, _ in found.values}
+    for (stage, metric), values in found.values.items():
+        ends[stage] |= {max(values)} if metric.startswith(("val/", "eval/")) else set()
+    assert all(len(steps) == 1 for steps in ends.values()), "validation ends where the stage does"
     assert shipped(file.stem) == file
+
+
+def test_files_of_others_with_the_names_of_ours_stay(compare, seeds, tmp_path, drawn, monkeypatch):
+    """Docs have a compare.md, and anybody may; it is told before anything is computed."""
+    out = tmp_path / "out"
+    compare(*seeds)
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "compare.html", "compare.md", "compare.png"]
+    compare(*seeds)
+    monkeypatch.setattr(
+        program, "find_expected", lambda *given: pytest.fail("computed before the folder was looked at")
+    )
+    picture = out / "compare.png"
+    for file, content in [
+        (out / "compare.md", b"# Compare and report runs\n"),
+        (out / "compare.html", b"<!DOCTYPE html><p>mine</p>"),
+        (picture, b"no picture"),
+    ]:
+        ours = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"holds what was not written by this program \({file.name}\)"):
+            compare(*seeds)
+        assert file.read_bytes() == content
+        file.write_bytes(ours)
+    with Image.open(picture) as opened:
+        plain = opened.convert("RGB")
+    plain.save(picture)
+    with pytest.raises(ValueError, match=r"\(compare.png\)"):
+        compare(*seeds)
+    with pytest.raises(ValueError, match="holds what was not written by this program"):
+        compare(*seeds, f"out={Path(__file__).parents[2] / 'docs'}")
+
+
+def test_files_beside_the_runs_of_a_sweep_are_left_out(compare, seeds, tmp_path):
+    for name in ("multirun.yaml", "optimization_results.yaml", "study.db"):
+        (tmp_path / name).write_text("a: 1")
+    assert "seed=3: agrees in all" in compare(*sorted(tmp_path.glob("*")))
+    (tmp_path / "notes.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"notes.txt is a file; give the folder of the run"):
+        compare(*seeds, tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match="no run is named"):
+        compare(tmp_path / "multirun.yaml")
+
+
+def test_a_curve_of_other_options_and_steps_is_told(compare, seeds, tmp_path):
+    file = tmp_path / "curve.csv"
+    compare(*seeds, f"curve={file}")
+    options = read_expected(file).options
+    assert options["stage.diffusion.trainer.max_steps"] == 100
+    assert not {"paths.output_dir", "name"} & options.keys()
+    config = json.loads(json.dumps(CONFIG))
+    config["stage"]["diffusion"]["trainer"]["max_steps"] = 50
+    config["stage"]["autoencoder"]["trainer"]["max_steps"] = 50
+    short = write_run(tmp_path / "short", config=config, seed=9, steps=50)
+    text = compare(short, f"expected={file}")
+    said = "short was not trained as the runs of the expected curve were: it differs in stage.autoencoder.trainer.max_steps"
+    assert said in text
+    row = re.search(
+        r"^\| val/loss \| (.*?) \| (.*?) ± .*\|$", (tmp_path / "out" / "compare.md").read_text(), re.MULTILINE
+    )
+    assert float(row[2]) == pytest.approx(float(row[1]), abs=0.05), "at the step of the run"
+    assert "was not trained as the runs" not in compare(write_run(tmp_path / "same", seed=7), f"expected={file}")
+    compare(short, seeds[0], f"expected={file}")
+    assert " ± " not in re.search(r"^\| val/loss .*$", (tmp_path / "out" / "compare.md").read_text(), re.MULTILINE)[0]
+    metrics = short / "diffusion" / "logs" / "metrics.csv"
+    for logs in (metrics, short / "autoencoder" / "logs" / "metrics.csv"):
+        rows = [line.split(",") for line in logs.read_text().splitlines()]
+        place = rows[0].index("step")
+        rows[1:] = [[*row[:place], str(int(row[place]) - 1), *row[place + 1 :]] for row in rows[1:]]
+        logs.write_text("\n".join(map(",".join, rows)) + "\n")
+    text = compare(short, f"expected={file}")
+    told = "it was validated at other steps (9, 19, ..., 49) than the expected curve (10, 20, ..., 100)."
+    assert f"short: not judged, since {told}" in text
+    metrics.write_text(metrics.read_text().replace("val/", "eval/other_"))
+    (short / "autoencoder" / "logs" / "metrics.csv").unlink()
+    assert "not judged, since validation measures nothing that the expected curve has" in compare(
+        short, f"expected={file}"
+    )
+    file.write_text(re.sub("# options: .*", "# options: [", file.read_text()))
+    with pytest.raises(ValueError, match="its line of options cannot be read"):
+        compare(short, f"expected={file}")
+
+
+def test_many_runs_with_long_names_have_numbers(compare, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = [write_run(tmp_path / f"a-run-with-a-long-name-{seed}", seed=seed) for seed in range(9)]
+    text = compare(*runs)
+    assert "Runs\n[1] a-run-with-a-long-name-0\n[2] a-run" in text
+    tables = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
+    assert max(map(len, tables)) <= 80
+    heads = [line for line in tables if line.startswith("┃ diffusion")]
+    assert re.findall(r"\[\d\]", "".join(heads)) == [f"[{place}]" for place in range(1, 10)]
+    assert "…" not in text
+    written = (tmp_path / "out" / "compare.md").read_text()
+    assert "- [9] a-run-with-a-long-name-8\n" in written
+    assert "| diffusion | [1] | [2] |" in written
+    monkeypatch.setenv("COLUMNS", "150")
+    assert "Runs\n" not in compare(*runs[:2])
+
+
+def test_a_run_has_one_colour_in_all_panels_and_grey_is_what_is_expected(seeds, tmp_path):
+    alone = write_run(tmp_path / "alone", seed=7, stages=("diffusion",))
+    more = [write_run(tmp_path / f"more-{seed}", seed=seed) for seed in range(20, 30)]
+    runs = [read_run(folder) for folder in (seeds[0], alone, *more)]
+    panels = panels_of(runs, of_runs("a", [read_run(folder) for folder in seeds]))
+    legend = legend_of(panels)
+    assert [entry.label for entry in legend][-2:] == ["expected", "agrees within"]
+    of_run = [entry for entry in legend if entry.kind == "run"]
+    assert len({(entry.color, entry.line) for entry in of_run}) == len(runs)
+    assert GREY not in {entry.color for entry in of_run}
+    for panel in panels:
+        axes = Figure().add_subplot()
+        panel.draw(axes)
+        assert axes.get_legend() is None
+        colors = [line.get_color() for line in axes.lines if line.get_color() != GREY and len(line.get_xdata())]
+        assert colors == [entry.color for name, entry in panel.styles.items() if name in panel.curves]
+    log = next(panel for panel in panels if panel.metric == "train/loss")
+    steep = replace(log, curves={name: [(1, 100.0), (2, 6.0)] for name in log.curves})
+    svg = chart(steep.draw, "a", key="k", legend=False)
+    assert "mathdefault" not in svg
+    assert "$" not in svg
 
 
 @pytest.mark.e2e

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm.config import register_resolvers
-from ldm.options import sweep
+from ldm.options import arguments, sweep
 from ldm.options.sweep import folder_name, remaining_trials
 
 
@@ -22,6 +22,13 @@ def test_a_job_is_called_by_what_is_swept(monkeypatch):
     assert folder_name([*common, "lr=1e-3", "m.dropout=0.1"]) == "lr=1e-3,m.dropout=0.1"
     monkeypatch.setattr("sys.argv", ["somebody's launcher", "--port", "3"])
     assert folder_name([*common, "seed=1"]) != folder_name([*common, "seed=2"])
+
+
+def test_words_are_kept_as_they_were_typed(monkeypatch):
+    monkeypatch.setattr(arguments, "_typed", [])
+    assert sweep.typed_words() == []
+    arguments.keep_typed(["-m", "steps=200", "prompt=a cat, red"])
+    assert sweep.typed_words() == ["-m", "steps=200", "prompt=a cat, red"]
 
 
 def test_remaining_trials_counts_finished_ones(tmp_path):

@@ -4,6 +4,7 @@ import html
 import json
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from ldm.config import compose
 from ldm.report import pictures, program
 from ldm.report.charts import MOST_POINTS, chart_of_panel, thinned
 from ldm.report.notes import notes
-from ldm.report.page import render, shown, write_report
+from ldm.report.page import moment, render, shown, write_report
 from ldm.report.pictures import LONGEST_SIDE, MOST_PICTURES, inline_pictures
 from ldm.report.run_folder import read_run
 from tests.report.browser import look
@@ -68,6 +69,20 @@ def test_texts_of_users_are_escaped_wherever_they_come_from(tmp_path):
         assert dangerous not in text
     assert text.count("&lt;script&gt;") >= 4, "it is shown as it was typed"
     assert "val/&lt;b&gt;psnr" in text
+
+
+def test_a_page_says_when_which_stage_and_what_to_type_next(tmp_path):
+    text = html.unescape(page_of(write_run(tmp_path / "a", record=a_record())).read_text())
+    assert text.count("2024-02-03 04:05 UTC") == 2
+    assert "+00:00" not in text
+    assert "Scores of the stage diffusion at its end" in text
+    assert "the same command goes on" not in text
+    begun = write_run(tmp_path / "b", finished=False, steps=50, record=replace(a_record(), next_command=""))
+    text = html.unescape(page_of(begun).read_text())
+    assert "next: the same command goes on" in text
+    assert text.count("python train.py experiment=hearts") == 2
+    assert moment("2024-02-03T06:05:06+02:00") == "2024-02-03 04:05 UTC"
+    assert moment("long ago") == "long ago"
 
 
 def test_secrets_are_not_shown(tmp_path):

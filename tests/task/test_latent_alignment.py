@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hydra.errors import InstantiationException
 from safetensors.torch import load_file
 
+from ldm.callback.curves import read_metrics
 from ldm.config import build
 from ldm.pretrained.efficientnet import EfficientNetFeatureMap, EfficientNetLite0
 from ldm.pretrained.vision import FeatureMapEncoder, VisionEncoder
@@ -218,3 +219,8 @@ def test_a_run_with_it_can_be_continued_on_two_processes_and_leaves_a_plain_mode
     forked_ranks(*TINY[:3], *TINY[4:], *options, *two, "name=aligned-two")
     found = json.loads((home / "runs" / "aligned-two" / "autoencoder" / "results.json").read_text())
     assert found["val/psnr"] > 5
+    for run in (whole, home / "runs" / "aligned-two"):
+        curves = read_metrics(run / "autoencoder" / "logs")
+        for name in ("train/total", "train/gradient_norm", "throughput/data_wait"):
+            assert [step for step, _ in curves[name]] == [5, 10, 15, 20], "optimiser steps, whatever is accumulated"
+        assert [step for step, _ in curves["val/psnr"]] == [10, 20]

@@ -156,7 +156,8 @@ class AutoencoderStage(Stage[AutoencoderTask]):
 
     def trainer_options(self, *, several: bool) -> dict[str, Any]:
         """Return options for two optimizers that are stepped by hand: each backward pass reaches one of the two networks."""
-        options: dict[str, Any] = {"accumulate_grad_batches": 1}
+        every = self.run.config.trainer.log_every_n_steps * self.accumulate  # Lightning takes each batch for a step
+        options: dict[str, Any] = {"accumulate_grad_batches": 1, "log_every_n_steps": every}
         if several and self.run.config.trainer.strategy in ("auto", "ddp"):
             options["strategy"] = "ddp_find_unused_parameters_true"
         return options

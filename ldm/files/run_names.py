@@ -1,0 +1,10 @@
+"""Names of files in the folder of a run, which several programs read."""
+
+CONFIG_FILE = "config.yaml"
+"""The file in a run folder with the settings of the run that it holds."""
+
+RESULTS_FILE = "results.json"
+"""The file with the scores, in a stage's folder once the stage is finished."""
+
+EARLIER_RESULTS = "results-*.json"
+"""Files with the scores that a stage had before it was measured or trained further."""
