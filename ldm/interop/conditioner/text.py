@@ -224,6 +224,9 @@ def _architecture(shapes: Mapping[str, Any], tokens: str, places: str) -> dict[s
         "max_position_embeddings": _shape(shapes, places)[0],
         "num_attention_heads": max(1, width // HEAD_WIDTH),
         "hidden_act": "quick_gelu" if width == 768 else "gelu",
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
     }
 
 
