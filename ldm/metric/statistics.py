@@ -86,7 +86,7 @@ def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
     symmetric = (covariance + covariance.T) / 2
     try:
         values, vectors = torch.linalg.eigh(symmetric)
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # torch.linalg.LinAlgError
         vectors, values, _ = torch.linalg.svd(symmetric)
     return values, vectors
 
