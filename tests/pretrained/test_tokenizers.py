@@ -1,5 +1,7 @@
 """Tokenizers from files of several kinds, and the folders in which transformers finds them again."""
 
+import json
+
 import pytest
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -116,6 +118,7 @@ def test_transformers_reads_the_folder_of_a_tokenizer_and_gives_the_same_tokens(
     expected = [encoding.ids for encoding in tokenizer.encode_batch(TEXTS)]
     folder = tokenizer_folder(tokenizer.to_str(), max_tokens=77)
     assert folder.class_name == class_name
+    assert {json.loads(folder.files["tokenizer.json"])[key] for key in ("padding", "truncation")} == {None}
     for name, text in folder.files.items():
         (tmp_path / name).write_text(text)
     for theirs in (AutoTokenizer, getattr(transformers, class_name)):
