@@ -101,6 +101,21 @@ def test_exporting_what_was_read_gives_the_same_bytes(tmp_path, kind, dtype):
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(("rows", "drop_rate"), [(1000, 0.0), (1001, 0.1)])
+def test_the_classes_of_imagenet_are_as_many_as_they_were(tmp_path, rows, drop_rate):
+    """The paper's first model of ImageNet has no row that says nothing."""
+    file, tensors, request = written(tmp_path, "label")
+    tensors["cond_stage_model.embedding.weight"] = torch.randn(rows, 24)
+    made.save(file, tensors)
+    request = ReadRequest(experiment="cin256" if drop_rate == 0.0 else "cin256_v2", scale=request.scale)
+    found = read_foreign(file, request)
+    assert found.config["conditioner"]["num_classes"] == 1000
+    assert found.config["conditioner"]["drop_rate"] == drop_rate
+    export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(again["cond_stage_model.embedding.weight"], tensors["cond_stage_model.embedding.weight"])
+
+
 def test_an_openclip_keeps_its_numbers(tmp_path):
     _, tensors, request = written(tmp_path, "open_clip")
     found = read_foreign(tmp_path / "model.ckpt", request)
