@@ -21,6 +21,9 @@ TEXT: Mapping[str, tuple[str, Callable[..., Part]]] = {
 }
 """Kind of a text encoder -> the beginning of its names behind that of the conditioner, and the function that reads it."""
 
+DROP_RATE = 0.1
+"""Share of the training images whose class is not told, in models that have a class for that; without it, none is asked for."""
+
 
 def read_compvis_conditioner(
     kind: str, tensors: Mapping[str, Tensor], *, prefix: str, node: Mapping[str, Any], tokenizer: str | None
@@ -100,7 +103,7 @@ def read_label(table: Tensor, node: Mapping[str, Any], name: str) -> Part:
         table = torch.cat([table, table.new_zeros(1, width)])
         own |= {"drop_rate": 0.0}
     else:
-        own |= {"num_classes": rows - 1}
+        own |= {"num_classes": rows - 1, "drop_rate": node["drop_rate"] or DROP_RATE}
     return _with_state(own, {"embed.weight": table}, {name}, {})
 
 

@@ -18,7 +18,8 @@ def read(kind, tensors, experiment):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "rows", "classes"), [("cin256_v2", 1001, 1000), ("cin256", 1000, 1000), ("cin256_v2", 11, 10)]
+    ("experiment", "rows", "classes"),
+    [("cin256_v2", 1001, 1000), ("cin256", 1000, 1000), ("cin256_v2", 11, 10), ("cin256", 1001, 1000)],
 )
 def test_each_class_has_its_row_and_the_last_one_is_none_unless_all_are_classes(experiment, rows, classes):
     table = torch.randn(rows, 512)
