@@ -46,6 +46,7 @@ BOOKKEEPING: Mapping[str, str] = {
     "|".join(SCHEDULE): "the noise schedule, which is computed of its betas",
     "scale_factor": "the scale of latents, which the autoencoder has here",
     r"model_ema\.(decay|num_updates)": "the state of averaging",
+    r"cond_stage_model\.(logit_scale|text_projection)": "a part of CLIP that takes no part in making images",
     r"(depth_model|noise_augmentor|embedder)\..*": "another network, which is named by an option here",
 }
 """Patterns of names that are left out on purpose -> why."""
@@ -87,9 +88,14 @@ def with_averages(tensors: Mapping[str, Tensor], *, averaged: bool = True) -> tu
     )
 
 
-def bookkeeping(names: Mapping[str, Any]) -> dict[str, str]:
+def bookkeeping(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the names that are left out on purpose, with the reason."""
-    return {name: why for name in names if (why := _bookkeeping(name)) is not None}
+    found = {name: why for name in tensors if (why := _bookkeeping(name)) is not None}
+    for name in tensors:
+        first = FIRST_STAGE + name.removeprefix(CONDITIONER)
+        if name.startswith(CONDITIONER) and first in tensors and tensors[first].shape == tensors[name].shape:
+            found[name] = "the first stage again, which also encodes the condition"
+    return found
 
 
 def _bookkeeping(name: str) -> str | None:

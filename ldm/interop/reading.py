@@ -81,7 +81,7 @@ def _read_compvis(weights: Weights, request: ReadRequest) -> ForeignModel:
     autoencoder = vae_file.read(autoencoder_names, scale=told.scale)
     own = {name.removeprefix(compvis.UNET): tensor for name, tensor in tensors.items() if name.startswith(compvis.UNET)}
     shapes = {name: tensor.shape for name, tensor in own.items()}
-    kind = compvis.conditioner_kind(tensors)
+    kind = compvis.conditioner_kind({name: tensor for name, tensor in tensors.items() if name not in dropped})
     options = _beside_latents(compvis_unet.options(shapes), autoencoder)
     node, experiment = model_node(kind, options, told, experiment=request.experiment)
     backbone = {key: value for key, value in node["denoiser"]["backbone"].items() if key != "_target_"}

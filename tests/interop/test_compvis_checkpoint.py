@@ -151,3 +151,21 @@ def test_what_nothing_says_is_asked_for(tmp_path):
         read_foreign(
             file, ReadRequest(tokenizer=str(tmp_path / "nowhere"), prediction=prediction_node("noise"), scale=1.0)
         )
+
+
+def test_parts_that_are_there_twice_or_for_nothing_are_left_out(tmp_path):
+    """A first stage that also encodes the condition is stored twice; merged files keep what is left of CLIP."""
+    file, tensors, request = written(tmp_path, "none")
+    start = "first_stage_model."
+    again = {
+        f"cond_stage_model.{name.removeprefix(start)}": value
+        for name, value in tensors.items()
+        if name.startswith(start)
+    }
+    made.save(file, {**tensors, **again})
+    found = read_foreign(file, request)
+    assert again.keys() <= found.dropped.keys()
+    file, tensors, request = written(tmp_path, "clip")
+    rest = {"cond_stage_model.logit_scale": torch.ones(()), "cond_stage_model.text_projection": torch.ones(64, 64)}
+    made.save(file, {**tensors, **rest})
+    assert rest.keys() <= read_foreign(file, request).dropped.keys()
