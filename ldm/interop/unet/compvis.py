@@ -114,7 +114,7 @@ def options(shapes: Mapping[str, Size]) -> dict[str, Any]:
     if not is_unet(shapes):
         raise ValueError("no U-Net in the layout of CompVis: input_blocks.0.0.weight or out.2.weight is missing")
     model_channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
-    entries = _count(shapes, "output_blocks")
+    entries = len(_blocks(shapes, "output_blocks"))
     upsamplers = {
         name.split(".")[1]
         for name in shapes
@@ -123,9 +123,10 @@ def options(shapes: Mapping[str, Size]) -> dict[str, Any]:
     levels = 1 + len(upsamplers)
     if entries % levels or entries // levels < 2:
         raise ValueError(f"{entries} output_blocks cannot be those of {levels} levels")
-    if (inputs := _count(shapes, "input_blocks")) != entries:
+    if levels == 1 and (empty := sorted(set(range(entries)) - _blocks(shapes, "input_blocks"))):
         raise ValueError(
-            f"{inputs} input_blocks and {entries} output_blocks: ours has as many of each (conv_resample=False is none of ours)"
+            f"input_blocks {empty} have no tensors, and no output_blocks change the resolution: some are missing, or the U-Net "
+            "resamples without convolutions (conv_resample=False), which ours does not"
         )
     per_level = entries // levels
     firsts = [f"input_blocks.{1 + level * per_level}" for level in range(levels)]
@@ -159,17 +160,16 @@ def _depth(shapes: Mapping[str, Size]) -> int:
     for name in shapes:
         if match := re.match(r"(.*)\.transformer_blocks\.(\d+)\.", name):
             blocks.setdefault(match[1], set()).add(match[2])
-    counts = {len(found) for found in blocks.values()}
-    if len(counts) > 1:
-        raise ValueError(
-            f"places of attention have {sorted(counts)} transformer blocks, as in Stable Diffusion XL; ours has the same number "
-            "everywhere"
-        )
-    return counts.pop() if counts else 1
+    places = {len(found): place for place, found in blocks.items()}
+    if len(places) > 1:
+        told = " and ".join(f"{place} has {count} transformer blocks" for count, place in sorted(places.items()))
+        raise ValueError(f"{told}, as in Stable Diffusion XL; ours has the same number everywhere")
+    return next(iter(places), 1)
 
 
-def _count(shapes: Mapping[str, Size], blocks: str) -> int:
-    return len({name.split(".")[1] for name in shapes if name.startswith(f"{blocks}.")})
+def _blocks(shapes: Mapping[str, Size], kind: str) -> set[int]:
+    """Return the numbers of the blocks of a path that have tensors."""
+    return {int(match[1]) for name in shapes if (match := re.match(rf"{kind}\.(\d+)\.", name))}
 
 
 def _length(shapes: Mapping[str, Size], name: str) -> int:

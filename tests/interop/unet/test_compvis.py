@@ -199,8 +199,18 @@ def test_missing_and_misshaped_tensors_are_named():
     [
         ({"label_emb.weight": (1000, 128)}, "embeds classes itself"),
         ({"input_blocks.0.0.weight": None}, "input_blocks.0.0.weight or out.2.weight is missing"),
-        ({"input_blocks.4.0.op.weight": (3,)}, "5 input_blocks and 4 output_blocks"),
-        ({"middle_block.1.transformer_blocks.1.norm1.weight": (64,)}, r"have \[1, 2\] transformer blocks"),
+        (
+            {
+                f"{name}.{kind}": None
+                for name in ("input_blocks.2.0.op", "output_blocks.1.2.conv")
+                for kind in ("weight", "bias")
+            },
+            r"input_blocks \[2\] have no tensors, .*conv_resample=False",
+        ),
+        (
+            {"middle_block.1.transformer_blocks.1.norm1.weight": (64,)},
+            r"\.1 has 1 transformer blocks and middle_block.1 has 2 transformer blocks, as in Stable Diffusion XL",
+        ),
         ({"output_blocks.7.0.in_layers.0.weight": (3,)}, "5 output_blocks cannot be those of 2 levels"),
         ({"input_blocks.3.0.out_layers.3.weight": (40, 40, 3, 3)}, r"levels of \[32, 40\] channels are no multiples"),
         ({"input_blocks.1.0.out_layers.3.weight": None}, "input_blocks.1.0.out_layers.3.weight is missing"),
