@@ -6,8 +6,17 @@ from functools import cache
 
 from omegaconf import OmegaConf
 
-from ldm.config import compose
+from ldm.config import CONFIGS, compose
 from ldm.options.arguments import parse_override, quote_texts
+
+SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
+
+
+def given_to(experiment):
+    """Return options without which an experiment does not compose: shards, and a checkpoint to begin with."""
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    shards = SHARDS if re.search("override /data: (shards|moments)|- stable_diffusion_1", text) else []
+    return [*shards, *(["ckpt=none"] if "\nckpt: ???" in text else [])]
 
 
 def composed(name, *overrides):

@@ -1,6 +1,5 @@
 import fnmatch
 import inspect
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +17,7 @@ from ldm.training.rules import RULES, check_values
 from ldm.training.run import train
 from ldm.training.validate import check_batches, check_images, idle_devices
 from tests import configs
+from tests.configs import SHARDS
 from tests.conftest import forked
 from tests.training.stages import stages
 
@@ -26,13 +26,10 @@ EXPERIMENTS = [
     for path in sorted((CONFIGS / "experiment").glob("*.yaml"))
 ]
 """All experiments, two of them among the fast tests."""
-SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
 
 def composed(experiment, *overrides):
-    file = CONFIGS / "experiment" / f"{experiment}.yaml"
-    shards = SHARDS if re.search("override /data: (shards|moments)", file.read_text()) else []
-    return configs.composed("train", f"experiment={experiment}", *shards, *overrides)
+    return configs.composed("train", f"experiment={experiment}", *configs.given_to(experiment), *overrides)
 
 
 def targets(node):

@@ -115,11 +115,18 @@ class HuggingFaceConditioner(TextConditioner):
             tokenizer: Folder or hub name of the tokenizer.
 
         Raises:
-            ValueError: If the hidden states have another width than `width`.
+            ValueError: If the hidden states have another width than `width`, or the tokenizer has more tokens than the encoder.
             FileNotFoundError: If there is no tokenizer.
         """
-        self._adopt(_untrained(AutoConfig.for_model(**architecture)))
-        self._adopt_tokenizer(*padded_tokenizer(tokenizer, self.pad_token))
+        config = AutoConfig.for_model(**architecture)
+        found, pad_id, pad_token = padded_tokenizer(tokenizer, self.pad_token)
+        if found.get_vocab_size() > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer {tokenizer!r} has {found.get_vocab_size()} tokens, but the text encoder knows "
+                f"{config.vocab_size}; give tokenizer=FOLDER with the one that it was trained with"
+            )
+        self._adopt(_untrained(config))
+        self._adopt_tokenizer(found, pad_id, pad_token)
 
     def build_untrained(self) -> bool:
         """Build the encoder with random weights and a tokenizer without words, to count what it computes; nothing is loaded.

@@ -141,6 +141,7 @@ class CaptionedImages(DataModule):
         shards = index_shards(files, self.cache / "index", alone=take_images_alone(self.readers))
         index = DatasetIndex(shards, self.filters, read=self.endings)
         self.bad_samples.check_index(index)
+        say(index.said_of_filters())
         digests = {name: [shard.digest, *shard.sources] for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
         chosen = self._chosen(index)

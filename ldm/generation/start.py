@@ -16,7 +16,7 @@ from ldm.files.text import clean_prompts
 from ldm.guidance.base import NoGuidance
 from ldm.guidance.context import GuidanceContext, Interpolation, read, read_unconditional
 from ldm.model import Beginning, LatentDiffusion, Start
-from ldm.options.rule import COUNT, FRACTION, Whole, check
+from ldm.options.rule import COUNT, FLAG, FRACTION, Whole, check
 from ldm.sampler.base import Sampler, StartPoint
 from ldm.sampler.inpainting import feather_mask, fill_masked, replace_known
 from ldm.sampler.inversion import invert
@@ -34,12 +34,15 @@ class ImageStart(Start):
     Args:
         image: `(N, 3, H, W)` in [-1, 1], one for each image to be made; a single one is for all.
         strength: Fraction of the sampler's steps that are made from it, in [0, 1]; more changes more.
+        compvis: Follow the paper's code, which rounds the number of steps down and adds noise of one level more.
     """
 
-    def __init__(self, image: Tensor, strength: float = 1.0) -> None:
+    def __init__(self, image: Tensor, strength: float = 1.0, *, compvis: bool = False) -> None:
         check("strength", strength, FRACTION)
+        check("compvis", compvis, FLAG)
         self.image = image
         self.strength = strength
+        self.compvis = compvis
 
     @property
     def size(self) -> Size:
@@ -48,15 +51,15 @@ class ImageStart(Start):
 
     def each(self, count: int) -> ImageStart:
         """See `Start.each`."""
-        return ImageStart(_each(self.image, count), self.strength)
+        return ImageStart(_each(self.image, count), self.strength, compvis=self.compvis)
 
     def rows(self, chunk: slice) -> ImageStart:
         """See `Start.rows`."""
-        return ImageStart(self.image[chunk], self.strength)
+        return ImageStart(self.image[chunk], self.strength, compvis=self.compvis)
 
     def begin(self, model: LatentDiffusion, given: GuidanceContext, noise: SeededNoise, sampler: Sampler) -> Beginning:
         """Add noise to the latents of the images; see `Start.begin`."""
-        return Beginning(given, noise, StartPoint(_encode(model, self.image), self.strength))
+        return Beginning(given, noise, StartPoint(_encode(model, self.image), self.strength, compvis=self.compvis))
 
     def finish(self, images: Tensor) -> Tensor:
         """Return the images as they are; see `Start.finish`."""

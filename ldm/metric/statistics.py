@@ -63,7 +63,7 @@ class Statistics:
         """A matrix F `(D, R)` with F F^T = covariance, where R is its rank up to rounding, or the number of images."""
         if self._factor is not None:
             return self._factor
-        values, vectors = torch.linalg.eigh(self.covariance)
+        values, vectors = _spectrum(self.covariance)
         kept = values > values.amax().clamp(min=0) * self.width * torch.finfo(torch.float64).eps
         factor: Tensor = vectors[:, kept] * values[kept].sqrt()
         return factor
@@ -76,6 +76,19 @@ class Statistics:
         centred = (features - mean) / (len(features) - 1) ** 0.5
         few = len(features) <= features.shape[1]
         return cls(len(features), mean, centred.T @ centred, factor=centred.T if few else None)
+
+
+def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues and, as columns, the eigenvectors of a covariance `(D, D)`.
+
+    The usual algorithm may not converge where the rank is far below D; the singular values, which are slower, are then taken.
+    """
+    symmetric = (covariance + covariance.T) / 2
+    try:
+        values, vectors = torch.linalg.eigh(symmetric)
+    except RuntimeError:  # torch.linalg.LinAlgError
+        vectors, values, _ = torch.linalg.svd(symmetric)
+    return values, vectors
 
 
 class Reference:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,16 @@ from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from ldm.pretrained.tokenizer_files import ADVICE, bare_tokenizer
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 """Files of tokenizers, one of which a folder with a text model has."""
+
+SAME: Mapping[str, Sequence[str]] = {
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("openai/clip-vit-large-patch14",),
+    "google-bert/bert-base-uncased": ("bert-base-uncased",),
+}
+"""Name of a model on the hub -> others with the same tokenizer, but for the token that fills captions up."""
 
 
 def load_tokenizer(name: str) -> Any:
@@ -37,22 +45,34 @@ def padded_tokenizer(name: str, pad_token: str | None = None) -> tuple[Tokenizer
     """Return a tokenizer, and number and text of the token that fills captions up; None where it has none.
 
     Args:
-        name: Name of a model on the hub, or a folder with the files of a tokenizer.
+        name: Name of a model on the hub, a folder with the files of a tokenizer, or one of these files.
         pad_token: The token that fills captions up; None: the tokenizer's own.
 
     Raises:
         FileNotFoundError: If there is none.
+        ValueError: If a file of it is damaged, or a part is missing.
     """
-    try:
-        found = load_tokenizer(name)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"no tokenizer {name!r} ({str(error).splitlines()[0]}): it is not in the file of the weights, and neither on this "
-            f"machine nor given by the hub now; give tokenizer=FOLDER with its files, like {', '.join(TOKENIZER_FILES[:3])}"
-        ) from error
-    token = pad_token or found.pad_token
-    backend: Tokenizer = found.backend_tokenizer
-    return backend, None if token is None else backend.token_to_id(token), token
+    found = bare_tokenizer(Path(name))
+    if found is None:
+        loaded = _loaded(name)
+        found = loaded.backend_tokenizer, loaded.pad_token
+    tokenizer, own = found
+    token = pad_token or own
+    return tokenizer, None if token is None else tokenizer.token_to_id(token), token
+
+
+def _loaded(name: str) -> Any:
+    """Return the tokenizer of a model, or where it is not at hand, that of a model whose tokenizer is the same."""
+    problems = []
+    for candidate in (name, *SAME.get(name, ())):
+        try:
+            return load_tokenizer(candidate)
+        except (OSError, ValueError) as error:
+            problems.append((str(error).splitlines() or ["?"])[0])
+    raise FileNotFoundError(
+        f"no tokenizer {name!r} ({problems[0]}): it is not in the file of the weights, and neither on this machine nor given by "
+        f"the hub now; {ADVICE}"
+    )
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:

@@ -28,6 +28,8 @@ class StartPoint(NamedTuple):
             2022, algorithm 1, arXiv:2108.01073).
         num_resample: How many times each step is made, with new noise added in between (RePaint's resampling), so that the
             known and the new part of an image fit together (Lugmayr et al., 2022, algorithm 1, arXiv:2201.09865).
+        compvis: Whether the paper's code is followed: the fraction of the steps is rounded down, and `init` gets the noise of one
+            level more than that of the first step that is made.
         start: x_t, `(B, C, h, w)`, at the noise level of the first step that is made, as `invert` returns it; None: it
             is drawn.
     """
@@ -36,6 +38,7 @@ class StartPoint(NamedTuple):
     strength: float = 1.0
     num_resample: int = 1
     start: Tensor | None = None
+    compvis: bool = False
 
     def check(self) -> None:
         """Raise ValueError if an option is out of its range, or an image to start from is missing."""
@@ -43,6 +46,23 @@ class StartPoint(NamedTuple):
         check("num_resample", self.num_resample, COUNT)
         if self.init is None and self.start is None and self.strength < 1:
             raise ValueError(f"strength={self.strength} needs an image to begin with; give init=FILE")
+
+    def made_of(self, steps: int) -> int:
+        """Return how many of the last steps are made."""
+        return int(steps * self.strength) if self.compvis else made_steps(steps, self.strength)
+
+    def noised_of(self, steps: int) -> int:
+        """Return the number of steps whose first one has the noise level up to which noise is added.
+
+        Raises:
+            ValueError: If there is no step before the first one that is made.
+        """
+        made = self.made_of(steps)
+        if self.compvis and made == steps:
+            raise ValueError(
+                "compvis=true needs a strength below 1, since the paper's code starts one noise level earlier"
+            )
+        return made + 1 if self.compvis else made
 
 
 class Sampler(ABC):
@@ -109,10 +129,9 @@ class Sampler(ABC):
         start_point = start_point or StartPoint()
         start_point.check()
         trajectory = Trajectory(denoise, schedule, noise, shape, device)
-        noise_levels = trajectory.lead(self.timestep_spacing.times(self.steps, schedule))[
-            -1 - made_steps(self.steps, start_point.strength) :
-        ]
-        first = noise_levels[0]
+        every = trajectory.lead(self.timestep_spacing.times(self.steps, schedule))
+        noise_levels = every[-1 - start_point.made_of(self.steps) :]
+        first = every[-1 - start_point.noised_of(self.steps)]
         x = trajectory.draw() if start_point.start is None else start_point.start
         if start_point.init is not None:
             x = first.alpha * start_point.init + first.sigma * x

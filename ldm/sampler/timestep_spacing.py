@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
-from ldm.options.rule import COUNT, POSITIVE, Optional, Real, Whole, check
+from ldm.options.rule import COUNT, FLAG, POSITIVE, Optional, Real, Whole, check
 
 DISCRETE_STEPS = 1000
 """Number of discrete timesteps for a continuous schedule, which has none of its own."""
@@ -21,11 +21,17 @@ LEAST_SIGNAL, START_SIGNAL = 0.005, 0.02
 
 
 class TimestepSpacing(ABC):
-    """A timestep spacing, which chooses the timesteps for a number of steps."""
+    """A timestep spacing, which chooses the timesteps for a number of steps.
+
+    Attributes:
+        end: The discrete timestep at which the last step ends, counted from 1; 0: at clean latents.
+    """
+
+    end: int = 0
 
     @abstractmethod
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the timesteps at which the steps start. The last step ends at 0.
+        """Return the timesteps at which the steps start.
 
         Args:
             steps: Number of steps.
@@ -36,7 +42,7 @@ class TimestepSpacing(ABC):
         """
 
     def times(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the timesteps at which the steps start, and 0 at the end.
+        """Return the timesteps at which the steps start, and behind them the one at which the last step ends: 0, or `end`.
 
         No step starts where hardly any signal is left in x_t, but some: there, the error of a predicted noise is
         divided by next to nothing. If the first timestep is that late, all of them are scaled down. (Of the schedules
@@ -48,14 +54,15 @@ class TimestepSpacing(ABC):
             schedule: The noise schedule.
 
         Returns:
-            The timesteps, `(steps + 1,)`, float64, in falling order, the last one 0.
+            The timesteps, `(steps + 1,)`, float64, in falling order.
 
         Raises:
             ValueError: If there are fewer different timesteps than steps.
         """
         starts = self.starts(steps, schedule)
         starts = starts * (_latest(schedule) / starts[0]).clamp(max=1.0)
-        times = torch.cat([starts, torch.zeros(1, dtype=torch.float64)])
+        last = torch.full((1,), self.end / (schedule.steps or DISCRETE_STEPS), dtype=torch.float64)
+        times = torch.cat([starts, last])
         if not (times.diff() < 0).all():
             raise ValueError(f"{type(self).__name__} has no {steps} different times; use fewer sampler.steps")
         return times
@@ -99,10 +106,14 @@ class LeadingSpacing(TimestepSpacing):
     more than S steps, because it goes on to the end of the T timesteps: 31, 63 and 77 steps for S = 30, 60 and 75. To
     repeat such samples, set `stride` to 1000 // S and use as many steps: for S = 30, sampler.steps=31 timestep_spacing.stride=33.
 
+    That code also ends at the first discrete timestep instead of at clean latents, which leaves a little noise in them, and so
+    does `noisy_end`.
+
     Args:
         offset: Discrete steps by which all timesteps are later, not negative.
         stride: k, at least 1. None: T // steps; like diffusers, this leaves out the last timesteps if the number of
             steps does not divide T.
+        noisy_end: End at the first discrete timestep, t = 1 / T, instead of at t = 0; `offset` is then at least 1.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -111,11 +122,13 @@ class LeadingSpacing(TimestepSpacing):
         Song et al., 2021, appendix D.2 ("linear"), arXiv:2010.02502; Lin et al., 2024, table 2, arXiv:2305.08891.
     """
 
-    def __init__(self, *, offset: int = 1, stride: int | None = None) -> None:
-        check("timestep_spacing.offset", offset, Whole(0))
+    def __init__(self, *, offset: int = 1, stride: int | None = None, noisy_end: bool = False) -> None:
+        check("timestep_spacing.noisy_end", noisy_end, FLAG)
+        check("timestep_spacing.offset", offset, Whole(1 if noisy_end else 0))
         check("timestep_spacing.stride", stride, Optional(COUNT, "as large as the number of steps allows"))
         self.offset = offset
         self.stride = stride
+        self.end = 1 if noisy_end else 0
 
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
         """Return every k-th discrete timestep.

@@ -58,7 +58,7 @@ def photos(tmp_path_factory):
 def test_the_files_of_modes_tell_their_options():
     assert {
         "txt2img": OF_PROMPTS,
-        "img2img": OF_PROMPTS | {"init", "strength", "init_prompt"},
+        "img2img": OF_PROMPTS | {"init", "strength", "compvis", "init_prompt"},
         "inpaint": OF_PROMPTS | {"init", "mask", "border", "num_resample"},
         "interpolate": OF_PROMPTS | {"to_prompt", "to_seed"} | {f"to_{name}" for name in TOLD},
         "reconstruct": {"init"},

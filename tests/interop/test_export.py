@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 from ldm import checkpoint
+from ldm.conditioner.base import tensor_to_text, text_to_tensor
 from ldm.config import build
 from ldm.guidance.base import NoGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
@@ -19,12 +21,14 @@ from ldm.interop.export.diffusers import DiffusersFormat
 from ldm.interop.export.program import export
 from ldm.interop.reading import read_foreign
 from ldm.interop.request import ReadRequest
+from ldm.pretrained.tokens import encode_texts
 from ldm.sampler.ddim import DDIM
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.timestep_spacing import TrailingSpacing
 from tests.conftest import forked
 from tests.interop import checkpoints as made
 from tests.interop import pipelines
+from tests.interop.conditioner.vocabularies import CLIP_SIZE, clip_files
 from tests.interop.test_compvis_checkpoint import written
 
 PROMPTS = ["a red heart", "a blue cat on white"]
@@ -85,14 +89,31 @@ def test_reading_what_was_exported_gives_the_same_tensors(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("kind", ["clip", "label", "none"])
+@pytest.mark.parametrize("kind", ["clip", "label", "bert", "none"])
 def test_exporting_what_was_read_gives_the_same_bytes(tmp_path, kind, dtype):
     _, tensors, request = written(tmp_path, kind, dtype=dtype)
-    kept = {name: tensor for name, tensor in tensors.items() if ".loss." not in name}
+    if kind == "bert":
+        request = ReadRequest(tokenizer=str(bert_base(tmp_path / "bert")))
+    kept = {name: tensor for name, tensor in tensors.items() if ".loss." not in name and ".to_logits." not in name}
     save_file(kept, tmp_path / "model.safetensors")
     found = read_foreign(tmp_path / "model.safetensors", request)
     export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("rows", "drop_rate"), [(1000, 0.0), (1001, 0.1)])
+def test_the_classes_of_imagenet_are_as_many_as_they_were(tmp_path, rows, drop_rate):
+    """The paper's first model of ImageNet has no row that says nothing."""
+    file, tensors, request = written(tmp_path, "label")
+    tensors["cond_stage_model.embedding.weight"] = torch.randn(rows, 24)
+    made.save(file, tensors)
+    request = ReadRequest(experiment="cin256" if drop_rate == 0.0 else "cin256_v2", scale=request.scale)
+    found = read_foreign(file, request)
+    assert found.config["conditioner"]["num_classes"] == 1000
+    assert found.config["conditioner"]["drop_rate"] == drop_rate
+    export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(again["cond_stage_model.embedding.weight"], tensors["cond_stage_model.embedding.weight"])
 
 
 def test_an_openclip_keeps_its_numbers(tmp_path):
@@ -102,6 +123,106 @@ def test_an_openclip_keeps_its_numbers(tmp_path):
     again = load_file(tmp_path / "out" / "model.safetensors")
     assert tensors.keys() - again.keys() == found.dropped.keys() - made.bookkeeping().keys()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in again.items())
+    file = tmp_path / "out" / "model.safetensors"
+    read = read_foreign(file, request)
+    assert read.weights.keys() == found.weights.keys(), "the last layer, which is gone, is not left out again"
+    assert read.config["conditioner"] == found.config["conditioner"]
+    export(read.config, read.weights, CompVisFormat(), str(tmp_path / "again"), name="mine")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == file.read_bytes()
+
+
+def bert_base(folder):
+    """Write a vocabulary whose special tokens have the numbers that they have in bert-base-uncased."""
+    folder.mkdir()
+    words = [
+        "[PAD]",
+        *(f"[unused{number}]" for number in range(99)),
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "red",
+        "heart",
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("clip", None),
+        ("open_clip", {"freeze": True, "layer": "penultimate"}),
+        ("bert", {"n_embed": 64, "n_layer": 2, "vocab_size": 300, "max_seq_len": 77, "use_tokenizer": True}),
+        ("label", {"n_classes": 11, "embed_dim": 24, "key": "class_label"}),
+    ],
+)
+def test_the_yaml_builds_the_conditioner_as_theirs_do(tmp_path, kind, params):
+    file, _, request = written(tmp_path, kind)
+    found = read_foreign(file, ReadRequest(tokenizer=str(bert_base(tmp_path / "b"))) if kind == "bert" else request)
+    export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
+    told = yaml.safe_load((tmp_path / "out" / "model.yaml").read_text())["model"]["params"]["cond_stage_config"]
+    assert told.get("params") == params
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("clip", {"num_attention_heads": 2}, "num_attention_heads=2 and hidden_act=quick_gelu has no place"),
+        ("clip", {"hidden_act": "relu"}, "hidden_act=relu has no place"),
+        ("bert", {"heads": 16, "head_width": 32}, "conditioner.heads=16 and conditioner.head_width=32 has no place"),
+        ("bert", {"mask_padding": True}, "conditioner.mask_padding=true, has no place"),
+    ],
+)
+def test_a_text_encoder_that_would_be_read_as_another_one_is_refused(tmp_path, kind, change, message):
+    file, _, request = written(tmp_path, kind)
+    found = read_foreign(file, ReadRequest(tokenizer=str(bert_base(tmp_path / "b"))) if kind == "bert" else request)
+    if kind == "bert":
+        found.config["conditioner"] |= change
+    else:
+        state = json.loads(tensor_to_text(found.weights["conditioner._extra_state"]))
+        state["encoder"] |= change
+        found.weights["conditioner._extra_state"] = text_to_tensor(json.dumps(state))
+    with pytest.raises(ValueError, match=message):
+        export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
+
+
+def test_a_tokenizer_of_its_own_has_no_place_in_one_file(tmp_path):
+    file, _, request = written(tmp_path, "bert")
+    found = read_foreign(file, request)
+    with pytest.raises(ValueError, match="a tokenizer of its own"):
+        export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
+
+
+def test_clip_and_bert_are_written_as_stock_pipelines_have_them(tmp_path):
+    """With their own classes and files, and read back with the same tensors and tokens."""
+    file, _, _ = written(tmp_path, "bert")
+    found = read_foreign(file, ReadRequest(tokenizer=str(bert_base(tmp_path / "b"))))
+    export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "bert"), name="mine")
+    tokens = BertTokenizer.from_pretrained(tmp_path / "bert" / "tokenizer")
+    assert tokens("a red heart").input_ids == [101, 104, 105, 106, 102]
+    tensors = made.tensors_of(made.whole(made.clip(64, 2, vocabulary=CLIP_SIZE), context_width=64))
+    made.write_yaml(tmp_path / "clip.yaml", heads=2)
+    file = made.save(tmp_path / "clip.ckpt", {**tensors, **made.bookkeeping()})
+    found = read_foreign(file, ReadRequest(tokenizer=str(clip_files(tmp_path / "c"))))
+    out = tmp_path / "clip"
+    export(found.config, found.weights, DiffusersFormat(), str(out), name="mine")
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["tokenizer"] == ["transformers", "CLIPTokenizer"]
+    tokens = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(out / "text_encoder").eval()
+    ids = tokens(PROMPTS, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    model = model_of(found.config, found.weights)
+    with torch.no_grad():
+        expected = encoder(ids).last_hidden_state
+        torch.testing.assert_close(model.conditioner({"caption": PROMPTS}).tokens, expected, atol=1e-5, rtol=0)
+    again = read_foreign(out)
+    assert again.config["conditioner"] == found.config["conditioner"]
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in found.weights.items() if "encoder" in name)
+    texts = [*PROMPTS, "a cat!", "", "a " * 90]
+    kept, new = (model_of(one.config, one.weights).conditioner.tokenizer for one in (found, again))
+    assert [e.ids for e in encode_texts(new, texts)] == [e.ids for e in encode_texts(kept, texts)]
 
 
 def test_the_paper_text_transformer_and_what_no_pipeline_runs(tmp_path):

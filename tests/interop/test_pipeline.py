@@ -6,8 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ldm import checkpoint
+from ldm.config import compose
+from ldm.evaluate.program import evaluate
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.interop.reading import read_foreign
 from ldm.sampler.ddim import DDIM
@@ -124,3 +127,25 @@ def test_images_are_not_all_alike(tmp_path):
     assert torch.allclose(same[0], same[1], atol=1e-5)
     other = model.sample(prompts=PROMPTS, seeds=[3, 3], sampler=DDIM(STEPS), guidance=ClassifierFreeGuidance(3.0))
     assert np.abs((other[0] - other[1]).numpy()).max() > 0.02
+
+
+@pytest.mark.e2e
+def test_a_pipeline_is_measured_as_a_model_of_ours(tmp_path, places):
+    pipelines.stable_diffusion(tmp_path)
+    rows = [f"{number}\t{number}\t{PROMPTS[number % 2]}" for number in range(4)]
+    (tmp_path / "captions.tsv").write_text("\n".join(["id\timage_id\tcaption", *rows]))
+    (tmp_path / "real").mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (40 * number, 100, 200)).save(tmp_path / "real" / f"{number}.png")
+    options = [f"ckpt={tmp_path}/pipeline", f"reference={tmp_path}/real", f"conditions.file={tmp_path}/captions.tsv"]
+    more = [
+        "conditions=captions",
+        "metric=offline",
+        "sampler=ddim",
+        "sampler.steps=2",
+        "device=cpu",
+        f"out={tmp_path}/scores",
+    ]
+    (found,) = evaluate(compose("evaluate", [*options, *more, *places[:1]]))
+    assert found["scores"]["frechet_efficientnet"] > 0
+    assert found["count"] == 4

@@ -292,3 +292,15 @@ def test_scores_have_their_published_names_on_the_published_features_alone(metri
 def test_options_without_sense_are_refused(make, option):
     with pytest.raises(ValueError, match=f"{option} cannot be"):
         make()
+
+
+def test_a_spectrum_that_does_not_converge_is_found_in_another_way(monkeypatch):
+    """LAPACK's usual algorithm gives up now and then on the covariance of few images."""
+
+    def fails(_):
+        raise RuntimeError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    known = Statistics.of(torch.rand(4, 64, dtype=torch.float64))
+    read = Statistics(4, known.mean, known.covariance)
+    torch.testing.assert_close(read.factor @ read.factor.T, known.covariance)

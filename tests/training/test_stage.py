@@ -18,8 +18,9 @@ from ldm.sampler.ddim import DDIM
 from ldm.training.rules import check_values
 from ldm.training.run import train
 from ldm.training.validate import check_groups, leave_out_leftovers
+from tests.configs import SHARDS, given_to
 from tests.conftest import ROOT, forked
-from tests.test_config import EXPERIMENTS, SHARDS
+from tests.test_config import EXPERIMENTS
 from tests.training.stages import built, composed, stages
 
 CONDITIONERS = sorted(path.stem for path in (CONFIGS / "conditioner").glob("*.yaml"))
@@ -29,10 +30,8 @@ TINY = ["experiment=txt2img", "debug=tiny", "trainer=cpu"]
 
 
 def experiment(name, *overrides):
-    file = CONFIGS / "experiment" / f"{name}.yaml"
-    shards = SHARDS if "override /data: shards" in file.read_text() else []
     given = ["autoencoder.ckpt=x"] if name in ("classifier", "finetune_decoder") else []
-    return composed(f"experiment={name}", *shards, *given, *overrides)
+    return composed(f"experiment={name}", *given_to(name), *given, *overrides)
 
 
 @pytest.mark.e2e

@@ -61,6 +61,7 @@ class DatasetIndex:
         self.read = read
         self.filters = list(filters)
         self.limit: int | None = None
+        self._failed: dict[str, tuple[int, int]] = {}
         self._places = SampleOffsetsCache()
         self._kept = self._keep() if filters else None
         if limit is not None:
@@ -123,6 +124,16 @@ class DatasetIndex:
                 found[EXTRA] = before + count, name
         return found
 
+    def said_of_filters(self) -> str | None:
+        """Say how many samples pass the filters, and how many fail each of them; None where there are no filters."""
+        if not self.filters:
+            return None
+        held = sum(shard.samples for shard in self.shards)
+        return f"{len(self) or 'none'} of {held} samples pass data.filters: " + ", ".join(
+            f"{failed} fail {text!r}" + (f" ({without} without the number)" if without else "")
+            for text, (failed, without) in self._failed.items()
+        )
+
     @property
     def fingerprint(self) -> str:
         """A short hash of the samples in this order: of their keys, sizes and numbers, the filters and the limit.
@@ -162,9 +173,9 @@ class DatasetIndex:
         held = sum(shard.samples for shard in self.shards)
         why = "; ".join(sorted({skip.reason for skip in self.skipped})) or "all are empty"
         if held:
-            why = f"none of {held} passes the filters {self.filters}"
+            why = self.said_of_filters() or why
         first = ", ".join(shard.path for shard in self.shards[:3])
-        advice = "give shards that hold images with captions"
+        advice = "ask for less, or give others" if held else "give shards that hold images with captions"
         if not held and any(skip.reason == NO_CAPTION for skip in self.skipped):
             advice += (
                 ", or with labels or whatever is read beside them; images alone are enough for experiment=autoencoder and for "
@@ -193,10 +204,14 @@ class DatasetIndex:
                 raise ValueError(
                     f"the filter {text!r} asks for {name}, but samples have only {', '.join(sorted(known))}"
                 )
-            masks = [
-                mask & COMPARISONS[comparison](column(shard, name), float(value))
-                for shard, mask in zip(self.shards, masks)
-            ]
+            failed = without = 0
+            for shard, mask in zip(self.shards, masks):
+                numbers = column(shard, name)
+                passed = COMPARISONS[comparison](numbers, float(value))
+                failed += int((~passed).sum())
+                without += int((~passed & np.isnan(numbers)).sum())
+                mask &= passed
+            self._failed[text] = failed, without
         return [np.flatnonzero(mask) for mask in masks]
 
 

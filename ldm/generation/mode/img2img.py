@@ -14,7 +14,7 @@ from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, given_fields, numbered
 from ldm.generation.start import ImageStart, InvertedStart
 from ldm.model import LatentDiffusion, Start
-from ldm.options.rule import FRACTION, check
+from ldm.options.rule import FLAG, FRACTION, check
 
 
 class Img2Img(PromptMode):
@@ -24,6 +24,7 @@ class Img2Img(PromptMode):
         prompts: The prompts.
         init: An image file, or a folder of them; each prompt changes each image.
         strength: Fraction of the sampler's steps that are made from it, in [0, 1]; more changes more.
+        compvis: Follow the paper's code, which rounds the number of steps down and adds noise of one level more.
         init_prompt: The text that says what the images show; then their noise is found by inverting DDIM, which keeps more of
             them. None: it is drawn.
         size: Height and width of the images in pixels, one number for squares; None: of each image, its own.
@@ -35,12 +36,15 @@ class Img2Img(PromptMode):
         init: str | None,
         *,
         strength: float = 0.6,
+        compvis: bool = False,
         init_prompt: str | None = None,
         size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(prompts, size)
         check("strength", strength, FRACTION)
+        check("compvis", compvis, FLAG)
         self.strength = strength
+        self.compvis = compvis
         self.init_prompt = None if init_prompt is None else clean_text(init_prompt)
         self.images = InitImages(init, self.size, mode=self.name)
 
@@ -67,9 +71,9 @@ class Img2Img(PromptMode):
         """See `PromptMode.start`."""
         image = self.images.read(requests)
         if self.init_prompt is None:
-            return ImageStart(image, self.strength)
+            return ImageStart(image, self.strength, compvis=self.compvis)
         return InvertedStart(image, self.init_prompt, self.strength)
 
     def settings(self) -> dict[str, Any]:
         """See `Mode.settings`."""
-        return {"strength": self.strength}
+        return {"strength": self.strength, **({"compvis": True} if self.compvis else {})}

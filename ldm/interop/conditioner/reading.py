@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ldm.config import build
 from ldm.interop.conditioner.text import TextSource, read_bert, read_clip, read_open_clip, read_transformer
+from ldm.interop.foreign import check_all_used
 from ldm.interop.part import Part
 from ldm.nn.uninitialized import Uninitialized
 
@@ -18,6 +20,9 @@ TEXT: Mapping[str, tuple[str, Callable[..., Part]]] = {
     "bert": ("transformer.", read_bert),
 }
 """Kind of a text encoder -> the beginning of its names behind that of the conditioner, and the function that reads it."""
+
+DROP_RATE = 0.1
+"""Share of the training images whose class is not told, in models that have a class for that; without it, none is asked for."""
 
 
 def read_compvis_conditioner(
@@ -42,10 +47,7 @@ def read_compvis_conditioner(
         known = {"hidden_act": "quick_gelu"} if kind == "clip" else None  # that of OpenAI's, which this layout names so
         return read(TextSource(tensors, prefix + inner, known, tokenizer, drop_rate))
     if kind == "label":
-        embedding = tensors[f"{prefix}embedding.weight"]
-        classes, width = embedding.shape[0] - 1, embedding.shape[1]
-        own = {**node, "num_classes": classes, "width": width, "vector_width": None}
-        return _with_state(own, {"embed.weight": embedding}, {f"{prefix}embedding.weight"}, {})
+        return read_label(tensors[f"{prefix}embedding.weight"], node, f"{prefix}embedding.weight")
     if kind == "segmentation":
         mapper = tensors[f"{prefix}channel_mapper.weight"]
         own = {**node, "num_classes": mapper.shape[1], "concat_channels": mapper.shape[0]}
@@ -73,11 +75,42 @@ def read_text_encoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any], 
         FileNotFoundError: If there is no tokenizer.
     """
     kind = (config.get("architectures") or ["?"])[0]
+    source = TextSource(tensors, config=config, tokenizer=tokenizer)
     if kind == "LDMBertModel" or config.get("model_type") == "ldmbert":
-        return read_bert(TextSource(tensors, config=config, tokenizer=tokenizer))
-    if str(config.get("model_type", "")).startswith("clip"):
-        return read_clip(TextSource(tensors, config=config, tokenizer=tokenizer))
-    raise ValueError(f"the text encoder is a {kind}, which cannot be read; CLIPTextModel and LDMBertModel can")
+        part = read_bert(source)
+    elif str(config.get("model_type", "")).startswith("clip"):
+        part = read_clip(source)
+    else:
+        raise ValueError(f"the text encoder is a {kind}, which cannot be read; CLIPTextModel and LDMBertModel can")
+    check_all_used(tensors, part.used, part.dropped, layouts=f"{kind} of a pipeline of diffusers")
+    return part
+
+
+def read_label(table: Tensor, node: Mapping[str, Any], name: str) -> Part:
+    """Read the embedding of classes, of which the last one says nothing, unless there are as many as `node` has classes.
+
+    Args:
+        table: A row for each class.
+        node: The config node of a `LabelConditioner` whose conventions hold.
+        name: Their name of the table.
+
+    Returns:
+        A conditioner with a row more than it has classes. Where there is none in the table, it is of zeros, and never used.
+    """
+    rows, width = table.shape
+    own = {**node, "width": width, "vector_width": None}
+    if rows == node["num_classes"]:  # as the paper's first model of ImageNet, which was never told nothing
+        table = torch.cat([table, table.new_zeros(1, width)])
+        own |= {"drop_rate": 0.0}
+    else:
+        own |= {"num_classes": rows - 1, "drop_rate": node["drop_rate"] or DROP_RATE}
+    return _with_state(own, {"embed.weight": table}, {name}, {})
+
+
+def label_table(weights: Mapping[str, Tensor]) -> Tensor:
+    """Return the embedding of classes as `read_label` reads it: without a last row of zeros, which stands for none."""
+    table = weights["embed.weight"]
+    return table if table[-1].any() else table[:-1]
 
 
 def _with_state(

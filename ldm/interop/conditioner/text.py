@@ -29,6 +29,12 @@ UNUSED = "{} takes no part in making images"
 HEAD_WIDTH = 64
 """Channels of each attention head of all published text encoders."""
 
+OPEN_CLIP_WIDTH, OPEN_CLIP_LAYERS = 1024, 24
+"""Width and layers of OpenCLIP ViT-H/14, of which Stable Diffusion 2 uses all layers but the last."""
+
+OPEN_CLIP_PADDING = "!"
+"""The token with which OpenCLIP fills captions up; its number is 0."""
+
 
 @dataclass(frozen=True)
 class TextSource:
@@ -82,7 +88,8 @@ def read_clip(source: TextSource) -> Part:
     }
     quick = architecture["hidden_act"] == "quick_gelu"
     stems = layouts.hugging_face_clip(layers, inner=inner)
-    part = _hugging_face(architecture, source, stems, CLIP if quick else OPEN_CLIP)
+    pad_token = None if quick or source.tokenizer is not None else OPEN_CLIP_PADDING
+    part = _hugging_face(architecture, source, stems, CLIP if quick else OPEN_CLIP, pad_token=pad_token)
     unused = ("text_projection.weight", "logit_scale")
     dropped = {name: _unused(name) for name in own if name in unused}
     dropped |= {name: "a table of places, 0, 1, 2, ..." for name in own if name.endswith("position_ids")}
@@ -92,7 +99,8 @@ def read_clip(source: TextSource) -> Part:
 def read_open_clip(source: TextSource) -> Part:
     """Read CLIP's text model in the layout of OpenCLIP, as single files of Stable Diffusion 2.x have it.
 
-    Its last layer is left out, since the one before it is used (`layer: penultimate` there); the final norm is not.
+    Its last layer is left out, since the one before it is used (`layer: penultimate` there); the final norm is not. Files that
+    were made of folders of diffusers do not have that layer: they have 23 of 24, and no `text_projection`.
 
     Args:
         source: See `read_clip`.
@@ -103,16 +111,16 @@ def read_open_clip(source: TextSource) -> Part:
     """
     shapes = source.shapes
     present = _layers(shapes, r"transformer\.resblocks\.(\d+)\.")
+    kept = present - 1 if _has_last_layer(shapes, present) else present
     architecture = {
         **_architecture(shapes, "token_embedding.weight", "positional_embedding"),
         "intermediate_size": _shape(shapes, "transformer.resblocks.0.mlp.c_fc.weight")[0],
-        "num_hidden_layers": present - 1,
+        "num_hidden_layers": kept,
         "hidden_act": "gelu",
         **_said(source.config or {}),
     }
-    stems = layouts.open_clip(present - 1)
-    part = _hugging_face(architecture, source, stems, OPEN_CLIP, pad_token="!")
-    last = f"transformer.resblocks.{present - 1}."
+    part = _hugging_face(architecture, source, layouts.open_clip(kept), OPEN_CLIP, pad_token=OPEN_CLIP_PADDING)
+    last = f"transformer.resblocks.{kept}."
     dropped = {name: "the last layer, behind the one whose output is used" for name in shapes if name.startswith(last)}
     dropped |= {name: _unused(name) for name in shapes if name in ("text_projection", "logit_scale")}
     dropped |= {name: "a mask that is computed" for name in shapes if name == "attn_mask"}
@@ -193,26 +201,33 @@ def _hugging_face(
     architecture: dict[str, Any], source: TextSource, stems: Iterable[Stem], usual: str, *, pad_token: str | None = None
 ) -> Part:
     """Return a `HuggingFaceConditioner` with this architecture, whose weights are found by stems, and a tokenizer."""
-    tokenizer = source.tokenizer or usual
+    penultimate = usual == OPEN_CLIP and architecture["num_hidden_layers"] == OPEN_CLIP_LAYERS - 1
     node = {
         "_target_": "ldm.conditioner.huggingface.HuggingFaceConditioner",
-        "name": tokenizer,
+        "name": usual,
         "width": architecture["hidden_size"],
         "max_tokens": architecture["max_position_embeddings"],
         "mask_padding": False,
-        "layer": -1,
+        "layer": -2 if penultimate else -1,  # of the model of this name, not of what is left of it here
         "pad_token": pad_token,
         "drop_rate": source.drop_rate,
     }
     conditioner = HuggingFaceConditioner(**{key: value for key, value in node.items() if key != "_target_"})
     with Uninitialized():
-        conditioner.adopt({"model_type": "clip_text_model", **architecture}, tokenizer)
+        conditioner.adopt({"model_type": "clip_text_model", **architecture}, source.tokenizer or usual)
     assert conditioner.encoder is not None
     reading = Translation(conditioner.encoder, stems, layout="CLIP's text model").read(
         source.tensors, prefix=source.prefix
     )
     weights = {f"encoder.{name}": tensor for name, tensor in reading.weights.items()}
     return Part(node, {**weights, "_extra_state": conditioner.get_extra_state()}, reading.used)
+
+
+def _has_last_layer(shapes: Mapping[str, Size], present: int) -> bool:
+    """Return whether a text tower of OpenCLIP still has the last layer, which is not used."""
+    if _shape(shapes, "token_embedding.weight")[1] == OPEN_CLIP_WIDTH and present >= OPEN_CLIP_LAYERS - 1:
+        return present >= OPEN_CLIP_LAYERS
+    return "text_projection" in shapes
 
 
 def _architecture(shapes: Mapping[str, Any], tokens: str, places: str) -> dict[str, Any]:
@@ -224,6 +239,9 @@ def _architecture(shapes: Mapping[str, Any], tokens: str, places: str) -> dict[s
         "max_position_embeddings": _shape(shapes, places)[0],
         "num_attention_heads": max(1, width // HEAD_WIDTH),
         "hidden_act": "quick_gelu" if width == 768 else "gelu",
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
     }
 
 

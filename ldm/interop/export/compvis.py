@@ -14,13 +14,18 @@ from ldm.files.whole import write_whole
 from ldm.interop.autoencoder import compvis as first_stage
 from ldm.interop.autoencoder.folding import fold
 from ldm.interop.compvis import CONDITIONER, FIRST_STAGE, UNET
+from ldm.interop.conditioner.reading import label_table
+from ldm.interop.conditioner.text import HEAD_WIDTH
 from ldm.interop.export.base import ExportFormat, without_statistics
 from ldm.interop.export.model import CUSTOMARY_SCALE, PREDICTIONS, ExportedAutoencoder, ExportedModel
-from ldm.interop.export.text import PretrainedText, transformer_tensors
+from ldm.interop.export.text import PretrainedText, is_bert_tokenizer, tokenizer_text, transformer_tensors
 from ldm.interop.unet import compvis as unet_layout
 
 MODEL, AUTOENCODER = "model", "autoencoder"
 """Names of the files, before their endings."""
+
+HEADS, ACTIVATIONS = 8, ("quick_gelu", "gelu")
+"""Heads of the trained transformer, and activations of CLIP's text models, that this layout knows."""
 
 
 class CompVisFormat(ExportFormat):
@@ -78,19 +83,34 @@ def _conditioner(model: ExportedModel) -> tuple[dict[str, Tensor], str, str]:
                 f"{str(node.get('mask_padding', True)).lower()} has no place in this layout, which knows CLIP's, padding "
                 "attended to; use format=diffusers"
             )
+        said = text.architecture
+        if said["num_attention_heads"] * HEAD_WIDTH != said["hidden_size"] or said["hidden_act"] not in ACTIVATIONS:
+            raise ValueError(
+                f"a text encoder with num_attention_heads={said['num_attention_heads']} and hidden_act={said['hidden_act']} has "
+                f"no place in this layout, which takes heads of {HEAD_WIDTH} channels and {' or '.join(ACTIVATIONS)} for "
+                "granted; use format=diffusers"
+            )
         if text.is_open_clip:
             return _prefixed("model.", text.open_clip()), f"{modules}FrozenOpenCLIPEmbedder", "txt"
         return _prefixed("transformer.text_model.", text.tensors), f"{modules}FrozenCLIPEmbedder", "txt"
-    if kind == "TransformerConditioner":
+    if kind == "TransformerConditioner" and (
+        not is_bert_tokenizer(tokenizer_text(model)) or node.get("mask_padding", True)
+    ):
         raise ValueError(
-            "a text transformer with a tokenizer of its own has no place in this layout, which takes BERT's for granted; use "
-            "format=diffusers"
+            "a text transformer with a tokenizer of its own, or with conditioner.mask_padding=true, has no place in this layout, "
+            "which takes BERT's tokenizer and attention to all tokens for granted; use format=diffusers"
         )
-    if kind == "LayoutConditioner":
+    if kind in ("TransformerConditioner", "LayoutConditioner"):
+        if (node["heads"], node["head_width"]) != (HEADS, HEAD_WIDTH):
+            raise ValueError(
+                f"a transformer with conditioner.heads={node['heads']} and conditioner.head_width={node['head_width']} has no "
+                f"place in this layout, which takes {HEADS} of {HEAD_WIDTH} channels for granted; use format=diffusers"
+            )
         tensors = transformer_tensors(node, state, ldm_bert=False)
-        return _prefixed("transformer.", tensors), f"{modules}BERTEmbedder", "coordinates_bbox"
+        key = "caption" if kind == "TransformerConditioner" else "coordinates_bbox"
+        return _prefixed("transformer.", tensors), f"{modules}BERTEmbedder", key
     if kind == "LabelConditioner" and node.get("width") is not None:
-        return {"embedding.weight": state["embed.weight"]}, f"{modules}ClassEmbedder", "class_label"
+        return {"embedding.weight": label_table(state)}, f"{modules}ClassEmbedder", "class_label"
     if kind == "SegmentationConditioner" and node.get("unlabelled") is None:
         weight = state["project.weight"][:, :, None, None]
         return {"channel_mapper.weight": weight}, f"{modules}SpatialRescaler", "segmentation"
@@ -154,10 +174,33 @@ def _yaml(model: ExportedModel, autoencoder: ExportedAutoencoder, target: str, k
                 "use_ema": False,
                 "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
                 "first_stage_config": {"target": f"ldm.models.autoencoder.{kind}", "params": first_stage_params},
-                "cond_stage_config": target if target.startswith("__") else {"target": target},
+                "cond_stage_config": _cond_stage(model, autoencoder, target),
             },
         }
     }
+
+
+def _cond_stage(model: ExportedModel, autoencoder: ExportedAutoencoder, target: str) -> Any:
+    """Return the part of the yaml that builds the conditioner."""
+    node = model.conditioner
+    params: dict[str, Any] = {}
+    match target.rpartition(".")[2]:
+        case "BERTEmbedder":
+            table, places = model.told["network.embed.weight"], model.told["network.position"]
+            params = {"n_embed": table.shape[1], "n_layer": node["depth"], "vocab_size": table.shape[0]}
+            text = model.conditioned_by == "TransformerConditioner"
+            params |= {"max_seq_len": places.shape[0], "use_tokenizer": text}
+        case "ClassEmbedder":
+            rows, width = label_table(model.told).shape
+            params = {"n_classes": rows, "embed_dim": width, "key": "class_label"}
+        case "SpatialRescaler":
+            channels = {"in_channels": node["num_classes"], "out_channels": node["concat_channels"]}
+            params = {"n_stages": autoencoder.factor.bit_length() - 1, **channels}
+        case "FrozenOpenCLIPEmbedder":
+            params = {"freeze": True, "layer": "penultimate"}
+    if target.startswith("__"):
+        return target
+    return {"target": target, "params": params} if params else {"target": target}
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,10 +15,11 @@ from ldm.interop.autoencoder import diffusers as first_stage
 from ldm.interop.export.base import ExportFormat, without_statistics
 from ldm.interop.export.card import model_card
 from ldm.interop.export.model import PREDICTIONS, ExportedAutoencoder, ExportedModel
-from ldm.interop.export.text import PretrainedText, transformer_tensors, write_tokenizer
+from ldm.interop.export.text import PretrainedText, tokenizer_text, transformer_tensors
 from ldm.interop.pipeline import CONFIG, MODEL_INDEX, SCHEDULER_CONFIG
 from ldm.interop.unet import diffusers as unet_layout
 from ldm.interop.unet.diffusers_config import VERSION, unet_config
+from ldm.pretrained.tokenizer_folder import TokenizerFolder, tokenizer_folder
 
 METADATA = {"format": "pt"}
 """The texts in a .safetensors file without which older programs do not read it."""
@@ -60,13 +61,13 @@ def _pipeline(model: ExportedModel, unet: str) -> tuple[str | None, dict[str, An
     quantised = model.autoencoder.is_quantised
     common: dict[str, Any] = {"unet": ["diffusers", unet], "scheduler": ["diffusers", "DDIMScheduler"]}
     first = ["diffusers", "VQModel" if quantised else "AutoencoderKL"]
-    tokenizer = {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
     node = model.conditioner
     beside = bool(model.backbone.get("concat_channels")) or bool(model.backbone.get("pool_tokens"))
     attends_to_all = not node.get("mask_padding", True)
     if model.conditioned_by == "HuggingFaceConditioner":
         clip = PretrainedText.of(model.told).is_clip
-        parts = {**common, "vae": first, **tokenizer, "text_encoder": ["transformers", "CLIPTextModel"]}
+        tokenizer = ["transformers", _tokenizer(model).class_name]
+        parts = {**common, "vae": first, "tokenizer": tokenizer, "text_encoder": ["transformers", "CLIPTextModel"]}
         none: dict[str, Any] = {
             "safety_checker": [None, None],
             "feature_extractor": [None, None],
@@ -76,7 +77,8 @@ def _pipeline(model: ExportedModel, unet: str) -> tuple[str | None, dict[str, An
         fits = clip and attends_to_all and not quantised and not beside
         return ("StableDiffusionPipeline", parts | none) if fits else (None, parts)
     if model.conditioned_by == "TransformerConditioner":
-        parts = {**common, "vqvae": first, **tokenizer, "bert": ["latent_diffusion", "LDMBertModel"]}
+        tokenizer = ["transformers", _tokenizer(model).class_name]
+        parts = {**common, "vqvae": first, "tokenizer": tokenizer, "bert": ["latent_diffusion", "LDMBertModel"]}
         usual = node.get("max_tokens") == LDM_TEXT_TOKENS and model.autoencoder.factor == LDM_TEXT_FACTOR
         return ("LDMTextToImagePipeline", parts) if usual and attends_to_all and not beside else (None, parts)
     parts = {**common, "vqvae": first}
@@ -129,7 +131,7 @@ def _write_text(model: ExportedModel, folder: Path) -> None:
         config = {**text.architecture, "architectures": [kind]}
         tensors = {prefix + name: tensor for name, tensor in text.tensors.items()}
         _write_transformers(folder / "text_encoder", config, tensors)
-        write_tokenizer(text.tokenizer, folder / "tokenizer", max_tokens=node["max_tokens"])
+        _write_tokenizer(model, folder / "tokenizer")
     elif model.conditioned_by == "TransformerConditioner":
         tensors = transformer_tensors(node, state, ldm_bert=True)
         vocabulary, width = tensors["model.embed_tokens.weight"].shape
@@ -147,8 +149,7 @@ def _write_text(model: ExportedModel, folder: Path) -> None:
             "dropout": 0.0,
         }
         _write_transformers(folder / "bert", config, tensors)
-        tokenizer = _tokenizer_of(state)
-        write_tokenizer(tokenizer, folder / "tokenizer", max_tokens=node["max_tokens"])
+        _write_tokenizer(model, folder / "tokenizer")
     elif state:
         kept = {name: tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
         if kept:
@@ -156,8 +157,13 @@ def _write_text(model: ExportedModel, folder: Path) -> None:
         write_whole(folder / "conditioner" / CONFIG, json.dumps(dict(node), indent=2))
 
 
-def _tokenizer_of(state: Mapping[str, Tensor]) -> str:
-    return bytes(state["_extra_state"].tolist()).decode()
+def _tokenizer(model: ExportedModel) -> TokenizerFolder:
+    return tokenizer_folder(tokenizer_text(model), max_tokens=model.conditioner["max_tokens"])
+
+
+def _write_tokenizer(model: ExportedModel, folder: Path) -> None:
+    for name, text in _tokenizer(model).files.items():
+        write_whole(folder / name, text)
 
 
 def _write_transformers(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ldm.conditioner.base import tensor_to_text
-from ldm.files.whole import write_whole
 from ldm.interop.conditioner import names as layouts
+from ldm.interop.export.model import ExportedModel
 from ldm.interop.translation import Translation
+from ldm.pretrained.tokenizer_folder import tokenizer_folder
 
 PREFIX = "encoder."
 """The beginning of the names of a frozen text encoder in its conditioner."""
+
+BERT_WORDS: Mapping[str, int] = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
+"""Words of bert-base-uncased and their numbers, by which it is known."""
 
 
 @dataclass(frozen=True)
@@ -82,28 +85,15 @@ def transformer_tensors(node: Mapping[str, Any], state: Mapping[str, Tensor], *,
     return Translation(tensors, stems, layout="diffusers" if ldm_bert else "CompVis").write(tensors)
 
 
-def write_tokenizer(tokenizer: str, folder: Path, *, max_tokens: int) -> None:
-    """Write a tokenizer as transformers reads it.
+def tokenizer_text(model: ExportedModel) -> str:
+    """Return the tokenizer of a model that reads captions, as JSON."""
+    if model.conditioned_by == "HuggingFaceConditioner":
+        return PretrainedText.of(model.told).tokenizer
+    return tensor_to_text(model.told["_extra_state"])
 
-    Args:
-        tokenizer: The tokenizer as JSON, with the token that fills captions up.
-        folder: The folder.
-        max_tokens: Length to which captions are padded or cut.
-    """
-    content = json.loads(tokenizer)
-    special = [token["content"] for token in content.get("added_tokens", []) if token.get("special")]
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": content["padding"]["pad_token"],
-        "model_max_length": max_tokens,
-        "extra_special_tokens": [],
-    }
-    unknown = content["model"].get("unk_token")
-    if unknown is not None:
-        config["unk_token"] = unknown
-    for role, marks in (("bos_token", ("start", "[CLS]")), ("eos_token", ("end", "[SEP]"))):
-        found = [token for token in special if any(mark in token for mark in marks)]
-        if found:
-            config[role] = found[0]
-    write_whole(folder / "tokenizer.json", tokenizer)
-    write_whole(folder / "tokenizer_config.json", json.dumps(config, indent=2))
+
+def is_bert_tokenizer(tokenizer: str) -> bool:
+    """Return whether a tokenizer, as JSON, is that of bert-base-uncased, which CompVis' programs take for granted."""
+    words = json.loads(tokenizer)["model"].get("vocab", {})
+    known = all(word in words and words[word] == number for word, number in BERT_WORDS.items())
+    return known and tokenizer_folder(tokenizer, max_tokens=1).class_name == "BertTokenizer"

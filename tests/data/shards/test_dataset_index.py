@@ -11,7 +11,7 @@ import torch
 from ldm.data.latents import pack_latent
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import write_shards
-from tests.data.small_shards import keys, level, numbered, opened, sample, write_tar
+from tests.data.small_shards import captioned, keys, level, numbered, opened, sample, write_tar
 
 PNG = level(7)
 
@@ -70,11 +70,24 @@ def test_filters(tmp_path):
         opened(pattern, tmp_path, ["beauty > 5"])
     with pytest.raises(ValueError, match="not of the form"):
         opened(pattern, tmp_path, ["aesthetic is high"])
-    with pytest.raises(ValueError, match="none of 11 passes the filters"):
+    none = r"none of 11 samples pass data.filters: 11 fail .aesthetic > 100. \(1 without the number\); ask for less"
+    with pytest.raises(ValueError, match=none):
         opened(pattern, tmp_path, ["aesthetic > 100"])
     first, second = (opened(pattern, tmp_path, [f"aesthetic > {least}"]) for least in (0.1, 0.2))
     assert first.fingerprint != second.fingerprint != opened(pattern, tmp_path).fingerprint
     assert np.array_equal(first.column("number"), np.arange(2, 10))
+
+
+def test_what_filters_leave_is_said(tmp_path, caplog):
+    """How many samples pass, how many fail each condition, and how many of those for lack of the number."""
+    pattern = numbered(tmp_path, [5, 5])
+    write_shards([sample("bare", txt=b"no json")], tmp_path, "train-bare", samples_per_shard=5)
+    filters = ["aesthetic > 0.3", "side >= 8", "number != 9"]
+    captioned(tmp_path, train=pattern, val=f"{tmp_path}/train-000*.tar", max_broken=1.0, filters=filters)
+    assert caplog.text.count("pass data.filters") == 1, "validation samples are not filtered"
+    said = "5 of 11 samples pass data.filters: 5 fail 'aesthetic > 0.3' (1 without the number), 0 fail 'side >= 8'"
+    assert f"{said}, 1 fail 'number != 9'" in caplog.text
+    assert opened(pattern, tmp_path).said_of_filters() is None
 
 
 def test_a_fingerprint_knows_the_numbers_that_filters_ask_for(tmp_path):
