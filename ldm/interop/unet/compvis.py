@@ -88,6 +88,9 @@ def translation(options: Mapping[str, Any], *, linear: bool) -> Translation:
     Args:
         options: Options of `UNet`, heads among them.
         linear: See `uses_linear`.
+
+    Raises:
+        ValueError: If the layout has no place for a part of it.
     """
     network = empty_unet(options)
     names = CompVisUNetNames(len(network.down), len(network.down[0].stages), linear=linear)  # type: ignore[arg-type]
@@ -97,7 +100,8 @@ def translation(options: Mapping[str, Any], *, linear: bool) -> Translation:
 def options(shapes: Mapping[str, Size]) -> dict[str, Any]:
     """Return the options of a U-Net that names and shapes of its tensors tell.
 
-    Heads are among them only where projections are linear: each head then has 64 channels, as in Stable Diffusion 2.
+    Heads are among them only where projections are linear, and 64 divides the channels: each head then has 64 channels, as in
+    Stable Diffusion 2.
 
     Args:
         shapes: Name -> shape, without a prefix.
@@ -110,7 +114,7 @@ def options(shapes: Mapping[str, Size]) -> dict[str, Any]:
     if not is_unet(shapes):
         raise ValueError("no U-Net in the layout of CompVis: input_blocks.0.0.weight or out.2.weight is missing")
     model_channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
-    entries = _count(shapes, "output_blocks")
+    entries = len(_blocks(shapes, "output_blocks"))
     upsamplers = {
         name.split(".")[1]
         for name in shapes
@@ -119,35 +123,53 @@ def options(shapes: Mapping[str, Size]) -> dict[str, Any]:
     levels = 1 + len(upsamplers)
     if entries % levels or entries // levels < 2:
         raise ValueError(f"{entries} output_blocks cannot be those of {levels} levels")
+    if levels == 1 and (empty := sorted(set(range(entries)) - _blocks(shapes, "input_blocks"))):
+        raise ValueError(
+            f"input_blocks {empty} have no tensors, and no output_blocks change the resolution: some are missing, or the U-Net "
+            "resamples without convolutions (conv_resample=False), which ours does not"
+        )
     per_level = entries // levels
     firsts = [f"input_blocks.{1 + level * per_level}" for level in range(levels)]
     widths = [_length(shapes, f"{first}.0.out_layers.3.weight") for first in firsts]
     if any(width % model_channels for width in widths):
         raise ValueError(f"levels of {widths} channels are no multiples of the first {model_channels}")
     tokens = next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), None)
-    depth = len(
-        {name.split(".transformer_blocks.")[1].split(".")[0] for name in shapes if ".transformer_blocks." in name}
-    )
     embedded = _length(shapes, "input_blocks.1.0.emb_layers.1.weight")
     vector = shapes.get("label_emb.0.0.weight")
+    levels_with = [level for level, first in enumerate(firsts) if f"{first}.1.norm.weight" in shapes]
+    attending = [widths[level] for level in (*levels_with, -1)]
     return {
         "in_channels": in_channels,
         "out_channels": shapes["out.2.weight"][0],
         "model_channels": model_channels,
         "channel_mult": [width // model_channels for width in widths],
         "blocks": per_level - 1,
-        "attention_levels": [level for level, first in enumerate(firsts) if f"{first}.1.norm.weight" in shapes],
+        "attention_levels": levels_with,
         "context_width": tokens,
         "vector_width": None if vector is None else vector[1],
-        "depth": depth or 1,
+        "depth": _depth(shapes),
         "scale_shift": embedded == 2 * widths[0],
         "residual_resampling": not any(name.endswith(".op.weight") for name in shapes) and levels > 1,
-        **({"head_channels": 64} if uses_linear(shapes) else {}),
+        **({"head_channels": 64} if uses_linear(shapes) and not any(width % 64 for width in attending) else {}),
     }
 
 
-def _count(shapes: Mapping[str, Size], blocks: str) -> int:
-    return len({name.split(".")[1] for name in shapes if name.startswith(f"{blocks}.")})
+def _depth(shapes: Mapping[str, Size]) -> int:
+    """Return the number of transformer blocks at each place of attention. Raises ValueError if they differ."""
+    blocks: dict[str, set[str]] = {}
+    for name in shapes:
+        if match := re.match(r"(.*)\.transformer_blocks\.(\d+)\.", name):
+            blocks.setdefault(match[1], set()).add(match[2])
+    places = {len(found): place for place, found in blocks.items()}
+    if len(places) > 1:
+        told = " and ".join(f"{place} has {count} transformer blocks" for count, place in sorted(places.items()))
+        raise ValueError(f"{told}, as in Stable Diffusion XL; ours has the same number everywhere")
+    return next(iter(places), 1)
+
+
+def _blocks(shapes: Mapping[str, Size], kind: str) -> set[int]:
+    """Return the numbers of the blocks of a path that have tensors."""
+    return {int(match[1]) for name in shapes if (match := re.match(rf"{kind}\.(\d+)\.", name))}
 
 
 def _length(shapes: Mapping[str, Size], name: str) -> int:

@@ -90,6 +90,9 @@ def translation(options: Mapping[str, Any], *, linear: bool) -> Translation:
     Args:
         options: Options of `UNet`.
         linear: Whether the projections around transformer blocks are linear layers (`use_linear_projection`).
+
+    Raises:
+        ValueError: If the layout has no place for a part of it.
     """
     network = empty_unet(options)
     return DiffusersUNetNames(len(network.down), 0, linear=linear).translation(network)

@@ -115,7 +115,15 @@ class UNetNames(ABC):
             yield from self._resample(f"up.{index}.resample", theirs, residual=residual)
 
     def translation(self, network: UNet) -> Translation:
-        """Return the translation of a network, which may be on the meta device."""
+        """Return the translation of a network, which may be on the meta device.
+
+        Raises:
+            ValueError: If the layout has no place for a part of it.
+        """
+        embedded = {"pool_tokens": ("pool", network.pool), "vector_width": ("vector", network.vector)}
+        used = {option: self.top.get(f"{name}.0") for option, (name, part) in embedded.items() if part is not None}
+        if None in used.values() or len(set(used.values())) < len(used):
+            raise ValueError(f"the layout of {self.layout} has no place for backbone.{' and backbone.'.join(used)}")
         return Translation(network, self.stems(network), layout=self.layout)
 
     def _resample(self, ours: str, theirs: str, *, residual: bool) -> Iterator[Stem]:

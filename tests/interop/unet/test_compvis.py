@@ -4,11 +4,16 @@ import math
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from ldm.backbone.unet import UNet
+from ldm.batch import Condition
 from ldm.interop.unet import compvis
+from ldm.interop.unet.diffusers_config import unet_config
 from ldm.interop.unet.names import empty_unet
 from tests.backbone.test_unet import ZOO, settings
+from tests.conftest import scramble
 from tests.interop.unet import published
 
 FULL = {"depth": 1, "scale_shift": False, "residual_resampling": False}
@@ -101,6 +106,15 @@ def test_numbers_come_back_unchanged(options, linear, dtype):
     assert all(torch.equal(written[name], theirs[name]) for name in theirs)
 
 
+def telling(network):
+    """Give a network random weights with which attention tells places apart, and outputs are not small."""
+    scramble(network)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            weight.mul_(8.0 if ".query." in name or ".key." in name or name.startswith("conv_out") else 2.0)
+    return network
+
+
 def legacy_attention(x, weights, heads):
     """Return their attention of maps: queries, keys and values of each head stand behind each other."""
     batch, channels = x.shape[:2]
@@ -131,6 +145,46 @@ def test_attention_in_one_layer_is_ours_in_four():
         torch.testing.assert_close(network.middle[0].attention(x), legacy_attention(x, own, 2), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "linear"),
+    [
+        ({"channel_mult": [1, 2, 4], "attention_levels": [0, 1], "blocks": 2}, False),
+        ({"channel_mult": [1, 2, 4], "attention_levels": [1, 2], "depth": 2}, True),
+        ({"vector_width": 7, "scale_shift": True}, False),
+    ],
+)
+def test_diffusers_reads_their_names_as_the_same_network(options, linear):
+    """The reader of single files that diffusers has makes of our CompVis tensors a network of the same outputs."""
+    options = {**SMALL, **options}
+    ours = telling(UNet(**options)).eval()
+    theirs = compvis.translation(options, linear=linear).write(ours.state_dict())
+    config = unet_config(options, sample_size=8, linear=linear)
+    converted = convert_ldm_unet_checkpoint(
+        {f"model.diffusion_model.{name}": one for name, one in theirs.items()}, config
+    )
+    network = UNet2DConditionModel.from_config(config).eval()
+    network.load_state_dict(converted)
+    x, steps, tokens = torch.randn(2, 4, 8, 8), torch.tensor([3, 712]), torch.randn(2, 5, 24)
+    vector = torch.randn(2, 7) if options.get("vector_width") else None
+    with torch.no_grad():
+        expected = network(x, steps, tokens, vector).sample
+        got = ours(x, (steps + 1) / 1000, Condition(tokens=tokens, vector=vector))
+    assert expected.std() > 0.1
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_has_64_channels_only_where_64_divides_them():
+    full = {**FULL, "vector_width": None, **SMALL, "model_channels": 32, "channel_mult": [1, 3]}
+    shapes = {name: torch.Size(shape) for name, shape in published_of(full, linear=True).items()}
+    assert compvis.uses_linear(shapes)
+    assert "head_channels" not in compvis.options(shapes)
+
+
+def test_an_embedding_of_the_mean_token_is_refused():
+    with pytest.raises(ValueError, match="the layout of CompVis has no place for backbone.pool_tokens"):
+        compvis.translation({**SMALL, "pool_tokens": True}, linear=False)
+
+
 def test_missing_and_misshaped_tensors_are_named():
     translation = compvis.translation(SMALL, linear=False)
     theirs = translation.write({name: torch.randn(shape) for name, shape in translation.shapes.items()})
@@ -145,6 +199,18 @@ def test_missing_and_misshaped_tensors_are_named():
     [
         ({"label_emb.weight": (1000, 128)}, "embeds classes itself"),
         ({"input_blocks.0.0.weight": None}, "input_blocks.0.0.weight or out.2.weight is missing"),
+        (
+            {
+                f"{name}.{kind}": None
+                for name in ("input_blocks.2.0.op", "output_blocks.1.2.conv")
+                for kind in ("weight", "bias")
+            },
+            r"input_blocks \[2\] have no tensors, .*conv_resample=False",
+        ),
+        (
+            {"middle_block.1.transformer_blocks.1.norm1.weight": (64,)},
+            r"\.1 has 1 transformer blocks and middle_block.1 has 2 transformer blocks, as in Stable Diffusion XL",
+        ),
         ({"output_blocks.7.0.in_layers.0.weight": (3,)}, "5 output_blocks cannot be those of 2 levels"),
         ({"input_blocks.3.0.out_layers.3.weight": (40, 40, 3, 3)}, r"levels of \[32, 40\] channels are no multiples"),
         ({"input_blocks.1.0.out_layers.3.weight": None}, "input_blocks.1.0.out_layers.3.weight is missing"),
