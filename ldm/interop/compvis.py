@@ -153,6 +153,10 @@ def told_by(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> 
     kind = params.get("beta_schedule", "linear")
     if kind != "linear":
         raise ValueError(f"the yaml's beta_schedule {kind!r} is not supported; it is linear (scaled_linear here)")
+    if unet.get("use_new_attention_order"):
+        raise ValueError(
+            "the yaml's use_new_attention_order=true is not supported: attention is read in the older order"
+        )
     heads = {
         "head_channels" if key == "num_head_channels" else "heads": int(unet[key])
         for key in ("num_head_channels", "num_heads")

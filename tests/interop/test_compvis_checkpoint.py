@@ -169,3 +169,20 @@ def test_parts_that_are_there_twice_or_for_nothing_are_left_out(tmp_path):
     rest = {"cond_stage_model.logit_scale": torch.ones(()), "cond_stage_model.text_projection": torch.ones(64, 64)}
     made.save(file, {**tensors, **rest})
     assert rest.keys() <= read_foreign(file, request).dropped.keys()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"parameterization": "strange"}, "parameterization 'strange' is none of eps, v, x0"),
+        ({"beta_schedule": "cosine"}, "beta_schedule 'cosine' is not supported"),
+        (
+            {"unet_config": {"params": {"num_heads": 2, "use_new_attention_order": True}}},
+            "use_new_attention_order=true",
+        ),
+    ],
+)
+def test_what_a_yaml_asks_for_and_ours_cannot_is_refused(tmp_path, params, message):
+    file, _, request = written(tmp_path, "none", **params)
+    with pytest.raises(ValueError, match=message):
+        read_foreign(file, request)
