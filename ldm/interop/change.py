@@ -84,16 +84,3 @@ class Fused(Change):
         """Stack queries, keys and values; see `Change.to_theirs`."""
         stacked = torch.stack([part.unflatten(0, (self.heads, -1)) for part in ours], dim=1)
         return self.pointwise.to_theirs([stacked.flatten(0, 2)])
-
-
-class Transposed(Change):
-    """Their matrix is the transpose of ours."""
-
-    def to_ours(self, theirs: Tensor) -> Sequence[Tensor]:
-        """See `Change.to_ours`."""
-        return [theirs.T]
-
-    def to_theirs(self, ours: Sequence[Tensor]) -> Tensor:
-        """See `Change.to_theirs`."""
-        (only,) = ours
-        return only.T

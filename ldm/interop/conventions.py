@@ -114,6 +114,7 @@ def model_node(
             "tensors do not tell what the network of a Stable Diffusion 2 predicts; give prediction=velocity (the one of 768 "
             "pixels) or prediction=noise (base, of 512 pixels), or lay its yaml beside the file, with the same name"
         )
+    _check_beside(kind, backbone, node["conditioner"])
     kept = {key: value for key, value in backbone.items() if key not in HEADS}
     node["denoiser"]["backbone"] = {"_target_": own["_target_"], **kept, **heads}
     if told.schedule is not None:
@@ -125,6 +126,17 @@ def model_node(
     elif told.prediction == prediction_node("velocity") and kind == "open_clip":
         node["size"] = 768
     return node, name
+
+
+def _check_beside(kind: str, backbone: Mapping[str, Any], conditioner: Mapping[str, Any]) -> None:
+    """Raise ValueError where a U-Net takes a map beside the latent that no conditioner of its kind gives."""
+    given = conditioner.get("concat_channels", 0) if kind == "none" else 0
+    beside = backbone.get("concat_channels", 0)
+    if kind != "segmentation" and beside != given:
+        raise ValueError(
+            f"the U-Net takes {beside} channels beside the latent, as Stable Diffusion's inpainting and depth models do, and what "
+            f"conditions it gives {given}; such a model cannot be read"
+        )
 
 
 def _recognised(kind: str, backbone: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
