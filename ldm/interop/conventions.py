@@ -134,8 +134,8 @@ def _check_beside(kind: str, backbone: Mapping[str, Any], conditioner: Mapping[s
     beside = backbone.get("concat_channels", 0)
     if kind != "segmentation" and beside != given:
         raise ValueError(
-            f"the U-Net takes {beside} channels beside the latent, as Stable Diffusion's inpainting and depth models do, and what "
-            f"conditions it gives {given}; such a model cannot be read"
+            f"the U-Net takes {beside} channels beside the latent, as Stable Diffusion's inpainting and depth models do, and "
+            f"its conditioner gives {given}; such a model cannot be read"
         )
 
 
