@@ -240,7 +240,7 @@ def kind_of(file: Path, packages: Sequence[str] = ("ldm",)) -> type:
     Raises:
         ValueError: If the file is damaged, cannot be loaded safely, or is no checkpoint of this project.
     """
-    config = _config_of(file) or _read_foreign(file)[0]
+    config = _content(file).get(CONFIG_KEY) or _read_foreign(file)[0]
     return trusted_class({key: value for key, value in config.items() if key == "_target_"}, packages)
 
 
@@ -256,42 +256,35 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ValueError: If the file is damaged, cannot be loaded safely, or is of no known layout.
     """
-    config = _config_of(file)
-    if config is None:
+    content = _content(file)
+    if CONFIG_KEY not in content:
         return _read_foreign(file)
     if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as content:
-            return config, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        with safe_open(file, framework="pt") as opened:
+            return content[CONFIG_KEY], {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     weights = {
         name.removeprefix(WEIGHTS_PREFIX): tensor
-        for name, tensor in whole_state(file, read_pickled(file)).items()
+        for name, tensor in whole_state(file, content).items()
         if name.startswith(WEIGHTS_PREFIX)
     }
-    return config, weights
+    return content[CONFIG_KEY], weights
 
 
-def _config_of(file: Path) -> dict[str, Any] | None:
-    """Return the config in a checkpoint; None where it is none of this project."""
-    config: dict[str, Any]
+def _content(file: Path) -> dict[str, Any]:
+    """Return the content of a .ckpt file, or the config alone of a .safetensors file; no config where it is not ours."""
     if file.is_dir():
-        return None
+        return {}
     if file.suffix != ".safetensors":
         content = read_pickled(file)
-        if CONFIG_KEY not in content:
-            return None
-        config = content[CONFIG_KEY]
-        if holds_stand_in(config):
+        if holds_stand_in(content.get(CONFIG_KEY)):
             raise ValueError(f"{file} is not a checkpoint that can be loaded safely: its config is no plain data")
-        return config
+        return content
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}; copy it again") from error
-    if CONFIG_KEY not in metadata:
-        return None
-    config = json.loads(metadata[CONFIG_KEY])
-    return config
+    return {CONFIG_KEY: json.loads(metadata[CONFIG_KEY])} if CONFIG_KEY in metadata else {}
 
 
 def _read_foreign(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -19,8 +19,9 @@ from ldm.callback.end_values import NO_ENDS, Curve, EndValues
 from ldm.callback.panel import END_MARKER, MARKED, set_log_scale
 from ldm.compare.agreement import Expectation, expectations
 from ldm.compare.expected import ExpectedCurve, curve_of, is_kept
-from ldm.compare.own import METADATA
+from ldm.compare.own import PROGRAM
 from ldm.compare.table import are_long, names_of, numbered_names
+from ldm.files.marks import KEY
 from ldm.report.charts import chart, description, thinned
 from ldm.report.run_folder import RunFiles
 
@@ -182,7 +183,7 @@ def draw_all(panels: Sequence[MetricPanel], file: Path) -> None:
     for text in drawn.get_texts():
         text.set_parse_math(False)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(draft, dpi=100, format="png", metadata=METADATA)
+    figure.savefig(draft, dpi=100, format="png", metadata={KEY: PROGRAM})
     draft.replace(file)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
+from ldm.files.marks import begins_with, is_marked_picture
 from ldm.report.page import is_our_page
 
 MARKDOWN, PAGE, PICTURE = FILES = ("compare.md", "compare.html", "compare.png")
@@ -14,8 +13,8 @@ MARKDOWN, PAGE, PICTURE = FILES = ("compare.md", "compare.html", "compare.png")
 MARK = "<!-- written by python -m ldm.compare -->"
 """The first line of the Markdown file."""
 
-METADATA = {"Software": "ldm.compare"}
-"""Texts inside of the picture."""
+PROGRAM = "ldm.compare"
+"""The program that the picture names."""
 
 
 def is_own(folder: Path, name: str) -> bool:
@@ -30,17 +29,4 @@ def is_own(folder: Path, name: str) -> bool:
         return False
     if name == PAGE:
         return is_our_page(file)
-    return (name == MARKDOWN and _is_markdown(file)) or (name == PICTURE and _is_picture(file))
-
-
-def _is_markdown(file: Path) -> bool:
-    with file.open(encoding="utf-8", errors="replace") as text:
-        return text.read(len(MARK)) == MARK
-
-
-def _is_picture(file: Path) -> bool:
-    try:
-        with Image.open(file) as picture:
-            return METADATA.items() <= picture.info.items()
-    except (OSError, ValueError):
-        return False
+    return (name == MARKDOWN and begins_with(file, MARK)) or (name == PICTURE and is_marked_picture(file, PROGRAM))

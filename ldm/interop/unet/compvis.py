@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Size
 
-from ldm.interop.change import Pointwise
+from ldm.interop.change import Fused, Pointwise
 from ldm.interop.translation import Stem, Translation, stem
-from ldm.interop.unet.names import StagePlace, UNetNames, empty_unet, fused
+from ldm.interop.unet.names import StagePlace, UNetNames, empty_unet
 from ldm.nn.attention import MapAttention
 
 
@@ -68,7 +68,7 @@ class CompVisUNetNames(UNetNames):
         """See `UNetNames.self_attention`."""
         three = [f"{ours}.attend.{part}" for part in ("query", "key", "value")]
         yield stem(f"{ours}.norm", f"{theirs}.norm")
-        yield Stem(three, f"{theirs}.qkv", fused(attention.attend.heads))
+        yield Stem(three, f"{theirs}.qkv", Fused(heads=attention.attend.heads, axes=1))
         yield stem(f"{ours}.attend.out", f"{theirs}.proj_out", Pointwise(1))
 
 

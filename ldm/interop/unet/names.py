@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from ldm.backbone.unet import UNet, UNetBlock, UNetLevel
-from ldm.interop.change import Change, Fused, Pointwise, Same
+from ldm.interop.change import Change, Pointwise, Same
 from ldm.interop.translation import Stem, Translation, stem
 from ldm.nn.attention import MapAttention, MapTransformer
 
@@ -157,8 +157,3 @@ def empty_unet(options: Mapping[str, Any]) -> UNet:
     """Return a U-Net of these options without any memory for its weights."""
     with torch.device("meta"):
         return UNet(**{name: value for name, value in options.items() if name != "_target_"})
-
-
-def fused(heads: int) -> Fused:
-    """Return how queries, keys and values of CompVis' attention stand in its one layer, a convolution over sequences."""
-    return Fused(heads=heads, axes=1)
