@@ -53,12 +53,10 @@ def read_compvis_conditioner(
         own = {**node, "num_classes": mapper.shape[1], "concat_channels": mapper.shape[0]}
         return _with_state(own, {"project.weight": mapper.flatten(1)}, {f"{prefix}channel_mapper.weight"}, {})
     if kind == "layout":
-        network, used, dropped = read_transformer(TextSource(tensors, f"{prefix}transformer."))
-        options = network["options"]
-        kept = {key: options[key] for key in ("width", "depth", "heads", "head_width", "vocabulary")}
-        own = {**node, **kept, "max_boxes": (options["max_tokens"] - 2) // 3}
-        weights = {f"network.{name}": tensor for name, tensor in network["weights"].items()}
-        return _with_state(own, weights, used, dropped)
+        network = read_transformer(TextSource(tensors, f"{prefix}transformer."))
+        kept = {key: network.node[key] for key in ("width", "depth", "heads", "head_width", "vocabulary")}
+        own = {**node, **kept, "max_boxes": (network.node["max_tokens"] - 2) // 3}
+        return _with_state(own, network.weights, network.used, network.dropped)
     return _with_state(dict(node), {}, set(), {})
 
 

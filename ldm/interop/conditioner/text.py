@@ -137,29 +137,28 @@ def read_bert(source: TextSource) -> Part:
         ValueError: See `read_clip`.
         FileNotFoundError: See `read_clip`.
     """
-    network, used, dropped = read_transformer(source)
-    options = network.pop("options")
+    network = read_transformer(source)
     node = {
         "_target_": "ldm.conditioner.transformer.TransformerConditioner",
-        **options,
+        **network.node,
         "mask_padding": False,
         "drop_rate": source.drop_rate,
     }
     with Uninitialized():
         conditioner = TransformerConditioner(**{key: value for key, value in node.items() if key != "_target_"})
     conditioner.adopt_tokenizer(source.tokenizer or BERT)
-    weights = {f"network.{name}": tensor for name, tensor in network["weights"].items()}
-    return Part(node, {**weights, "_extra_state": conditioner.get_extra_state()}, used, dropped)
+    weights = {**network.weights, "_extra_state": conditioner.get_extra_state()}
+    return Part(node, weights, network.used, network.dropped)
 
 
-def read_transformer(source: TextSource) -> tuple[dict[str, Any], set[str], dict[str, str]]:
-    """Read the network alone of the transformer that is trained with the U-Net.
+def read_transformer(source: TextSource) -> Part:
+    """Read the network alone of the transformer that is trained with the U-Net, as conditioners have it (`network`).
 
     Args:
         source: See `read_bert`.
 
     Returns:
-        Its options and weights, by these names; their names of the tensors that were taken; those left out on purpose -> why.
+        A part whose node has the options of the network, and no `_target_`.
 
     Raises:
         ValueError: See `read_clip`.
@@ -194,7 +193,8 @@ def read_transformer(source: TextSource) -> tuple[dict[str, Any], set[str], dict
     dropped = {
         source.prefix + name: _unused("the language model's head") for name in shapes if name.startswith("to_logits.")
     }
-    return {"options": options, "weights": reading.weights}, reading.used, dropped
+    weights = {f"network.{name}": tensor for name, tensor in reading.weights.items()}
+    return Part(options, weights, reading.used, dropped)
 
 
 def _hugging_face(
