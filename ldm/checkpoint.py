@@ -28,6 +28,7 @@ from ldm.model import LatentDiffusion
 from ldm.nn.uninitialized import Uninitialized
 from ldm.optim.divergence import all_finite
 from ldm.optim.frozen import whole_state
+from ldm.optim.lora import ADAPTER_KEY
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def load(
         FileNotFoundError: If there is no finished model.
     """
     file = find(path)
-    model = _rebuild(*read(file), file, packages)
+    model = _rebuild(*read_merged(file), file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
             f"{path} holds {type(model).__name__}, not a latent diffusion model; "
@@ -124,7 +125,7 @@ def load_autoencoder(
         FileNotFoundError: If there is no finished model.
     """
     file = find(path, (AUTOENCODER_FILE, MODEL_FILE), usable=(LatentDiffusion,) if finished else None)
-    config, weights = read(file)
+    config, weights = read_merged(file)
     model = _rebuild(config, weights, file, packages)
     if isinstance(model, LatentDiffusion | CaptionClassifier):
         model, config = model.autoencoder, config["autoencoder"]
@@ -268,6 +269,17 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if name.startswith(WEIGHTS_PREFIX)
     }
     return content[CONFIG_KEY], weights
+
+
+def read_merged(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read config and weights of a checkpoint as `read` does, with an adapter merged into the weights that it changes.
+
+    Raises:
+        ValueError: As `read` does.
+    """
+    config, weights = read(file)
+    adapter = config.pop(ADAPTER_KEY, None)
+    return config, weights if adapter is None else build_trusted(adapter).merge(weights)
 
 
 def _content(file: Path) -> dict[str, Any]:

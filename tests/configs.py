@@ -14,9 +14,15 @@ SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
 
 def given_to(experiment):
     """Return options without which an experiment does not compose: shards, and a checkpoint to begin with."""
-    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
-    shards = SHARDS if re.search("override /data: (shards|moments)|- stable_diffusion_1", text) else []
+    text = _text_of(experiment)
+    shards = SHARDS if re.search("override /data: (shards|moments)", text) else []
     return [*shards, *(["ckpt=none"] if "\nckpt: ???" in text else [])]
+
+
+def _text_of(experiment):
+    """Return the config of an experiment, behind those that it goes on from."""
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    return "".join(map(_text_of, re.findall(r"^  - ([a-z]\w*)$", text, re.MULTILINE))) + text
 
 
 def composed(name, *overrides):

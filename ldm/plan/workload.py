@@ -194,6 +194,7 @@ class LatentWorkload(Workload):
             self.missing.append("the alignment (alignment=repa): its vision encoder and projection are not counted")
             stage.alignment = None  # type: ignore[attr-defined]
         self.task = stage.make_latent_task(model, config).train()
+        self.task.adapt()
         self._learn_words()
 
     @property

@@ -54,6 +54,14 @@ class Task(pl.LightningModule, ABC):
     def inputs(self) -> tuple[str, ...]:
         """Names of the fields that are needed beside images or latents."""
 
+    @property
+    def keeps_init(self) -> bool:
+        """True where training keeps the weights that the model began with, so that a run that goes on needs them again."""
+        return False
+
+    def adapt(self) -> None:
+        """Change the model, which has what it begins with, where something other than its weights is trained."""
+
     def setup(self, stage: str) -> None:
         """Note which parts are frozen, once they all are."""
         self.frozen = self.frozen or FrozenParts(self)

@@ -12,6 +12,7 @@ from ldm.backbone.base import Backbone
 from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
 from ldm.model import LatentDiffusion
+from ldm.optim.lora import LoRA
 from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import SchedulerFactory
 from ldm.task.alignment import REPA
@@ -29,6 +30,7 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         config: The config that builds `model`; it goes into checkpoints.
         gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
         alignment: Makes a loss beside that of the model for its backbone; None: none.
+        adapter: Adds to the backbone what is trained in place of the model's weights; None: they are trained.
     """
 
     metrics = SCORES
@@ -42,10 +44,12 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         config: dict[str, Any],
         gradient_clip_val: float | None = 1.0,
         alignment: Callable[[Backbone], REPA] | None = None,
+        adapter: LoRA | None = None,
     ) -> None:
         super().__init__(
             model, optimizer=optimizer, scheduler=scheduler, config=config, gradient_clip_val=gradient_clip_val
         )
+        self.adapter = adapter
         self.validation_loss = ValidationLoss()
         self.alignment: REPA | None = None
         if alignment is not None:
@@ -63,6 +67,17 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         """Names of the fields that conditioner, loss and alignment read beside images or latents."""
         aligned = self.alignment.inputs if self.alignment is not None else ()
         return (*self.reader.inputs, *self.model.denoising_loss.inputs, *aligned)
+
+    @property
+    def keeps_init(self) -> bool:
+        """True with an adapter, beside which all is frozen."""
+        return self.adapter is not None
+
+    def adapt(self) -> None:
+        """Add the adapter, and freeze all else."""
+        if self.adapter is not None:
+            self.model.requires_grad_(False)
+            self.adapter.adapt(self.model.denoiser.backbone)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar, with that of the alignment."""

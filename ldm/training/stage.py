@@ -246,8 +246,12 @@ class Stage(ABC, Generic[TaskType]):
         """
         pl.seed_everything(self.run.config.seed, workers=True, verbose=False)  # whatever was built or read before
         self._task = self.make_task()
-        if self.run.config.init is not None and self.begins:
-            self.warm_start = self._take_init(self._task.model)
+        if self.run.config.init is not None:
+            if self.begins:
+                self.warm_start = self._take_init(self._task.model)
+            elif self._task.keeps_init and not self.run.config.validate_only:
+                self._take_init(self._task.model)
+        self._task.adapt()
         given: dict[str, Any] = {"folder": self.checkpoints, "signals": signals, "watch": self.task.watch}
         given |= {"run_folder": self.run.folder, "panels": panels}
         parts = {name: build(part) for name, part in self.callback_configs.items() if part is not None}

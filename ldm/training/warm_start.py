@@ -43,7 +43,7 @@ def read_model(
         FileNotFoundError: If there is none.
     """
     file = checkpoint.find(path, names)
-    config, weights = checkpoint.read(file)
+    config, weights = checkpoint.read_merged(file)
     if issubclass(kind, Autoencoder) and AUTOENCODER in config:
         config, weights = config[AUTOENCODER], dict(_below(f"{AUTOENCODER}.", weights))
     found = trusted_class(config, packages)

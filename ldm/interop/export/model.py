@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ldm.config import build
+from ldm.config import build_trusted
 from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
 from ldm.interop.autoencoder.folding import fold
+from ldm.optim.lora import ADAPTER_KEY, LowRank, low_rank_changes
+
+Value = TypeVar("Value")
+
+BACKBONE = "denoiser.backbone."
+"""The beginning of the names of the U-Net's tensors in a model."""
 
 CUSTOMARY_SCALE = 0.18215
 """The scale that programs take for granted in autoencoders of Stable Diffusion's kind."""
@@ -51,6 +57,19 @@ class ExportedAutoencoder:
 
 
 @dataclass(frozen=True)
+class ExportedAdapter:
+    """A change of a U-Net that was trained in place of its weights, which have it, too.
+
+    Attributes:
+        alpha: The changes are multiplied with alpha / rank.
+        changes: Name of a layer of the U-Net -> its change.
+    """
+
+    alpha: int
+    changes: Mapping[str, LowRank]
+
+
+@dataclass(frozen=True)
 class ExportedModel:
     """A latent diffusion model.
 
@@ -68,6 +87,7 @@ class ExportedModel:
         zero_terminal: Whether nothing is left of the image at the end of the schedule.
         size: Height and width of the images of training.
         guidance: The scale of classifier-free guidance that the model is sampled with by default; None: it has no guidance.
+        adapter: What was trained in place of the U-Net's weights; None: all of them were.
     """
 
     name: str
@@ -83,6 +103,7 @@ class ExportedModel:
     zero_terminal: bool
     size: int
     guidance: float | None
+    adapter: ExportedAdapter | None
 
     @property
     def linear(self) -> bool:
@@ -142,10 +163,10 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         raise ValueError(
             f"{prediction} has no place in the pipelines of this kind, whose schedulers know {', '.join(PREDICTIONS)}"
         )
-    schedule = build(dict(denoiser["schedule"]))
+    schedule = build_trusted(denoiser["schedule"])
     zero_terminal = isinstance(schedule, ZeroTerminalSchedule)
     inner = denoiser["schedule"]["schedule"] if zero_terminal else denoiser["schedule"]
-    discrete = build(dict(inner))
+    discrete = build_trusted(inner)
     if not isinstance(discrete, DiscreteSchedule):
         raise ValueError(
             f"the schedule {class_name(inner)} is none of discrete betas, which other programs' formats hold"
@@ -157,12 +178,17 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(set(sides)) > 1:
         raise ValueError(f"images of {sides} pixels: other programs' formats hold one number for squares")
+    adapter = None
+    if ADAPTER_KEY in node:
+        lora = build_trusted(node[ADAPTER_KEY])
+        adapter = ExportedAdapter(lora.alpha, _inside(low_rank_changes(weights), BACKBONE))
+        weights = lora.merge(weights)
     guidance = node["guidance"] if class_name(node["guidance"]) == "ClassifierFreeGuidance" else {}
     return ExportedModel(
         name=name,
         autoencoder=autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder.")),
         backbone=backbone,
-        unet=_inside(weights, "denoiser.backbone."),
+        unet=_inside(weights, BACKBONE),
         conditioner=node["conditioner"],
         told=_inside(weights, "conditioner."),
         prediction=prediction,
@@ -172,9 +198,10 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         zero_terminal=zero_terminal,
         size=sides[0],
         guidance=guidance.get("scale"),
+        adapter=adapter,
     )
 
 
-def _inside(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+def _inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """Return what has a name that begins with a prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

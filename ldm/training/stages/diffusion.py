@@ -17,6 +17,7 @@ from ldm.config import build, packages_of, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.data.latents import FEATURES_FACT
 from ldm.model import LatentDiffusion
+from ldm.optim.lora import ADAPTER_KEY
 from ldm.options.arguments import command_name
 from ldm.task.base import Task
 from ldm.task.diffusion import DiffusionTask
@@ -33,6 +34,7 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
     Args:
         options: The options that all stages have.
         alignment: Config of a factory that makes a loss of the backbone beside the model's; None: none.
+        adapter: Config of what is trained in place of the model's weights; None: they are trained.
         captions_for_vocabulary: At most so many captions are read to learn a tokenizer.
     """
 
@@ -58,10 +60,12 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         options: StageOptions,
         *,
         alignment: Mapping[str, Any] | None,
+        adapter: Mapping[str, Any] | None,
         captions_for_vocabulary: int,
     ) -> None:
         super().__init__(options, captions_for_vocabulary=captions_for_vocabulary)
         self.alignment = alignment
+        self.adapter = adapter
         self.features_hash: str | None = None
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
@@ -72,9 +76,18 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
                 "one before it: 'stage=[autoencoder,diffusion]'"
             )
 
+        if self.adapter is not None and self.run.config.init is None:
+            raise ValueError(
+                "an adapter (adapter=lora) trains a small change of a finished model, and none is given; give it, "
+                "init=runs/txt2img or a file, or train all weights: adapter=none"
+            )
+
     def make_latent_task(self, model: LatentDiffusion, config: dict[str, Any]) -> DiffusionTask:
-        """Make the task, with the alignment."""
-        task = DiffusionTask(model, config=config, alignment=build(self.alignment), **self.task_options())
+        """Make the task, with the alignment and the adapter."""
+        if self.adapter is not None:
+            config = {**config, ADAPTER_KEY: resolved(self.adapter)}
+        parts = {"alignment": build(self.alignment), "adapter": build(self.adapter)}
+        task = DiffusionTask(model, config=config, **parts, **self.task_options())
         if task.alignment is not None:
             self.features_hash = task.alignment.features_hash
         return task
