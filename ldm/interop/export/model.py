@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.config import build
 from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
 from ldm.interop.autoencoder.folding import fold
+from ldm.interop.conditioner.beside import MapBeside, text_and_map
 
 CUSTOMARY_SCALE = 0.18215
 """The scale that programs take for granted in autoencoders of Stable Diffusion's kind."""
@@ -58,9 +59,10 @@ class ExportedModel:
         name: What the user called it.
         autoencoder: Its autoencoder.
         backbone: The config node of the U-Net.
-        unet: The state dict of the U-Net.
-        conditioner: The config node of the conditioner.
+        unet: The state dict of the U-Net; what it takes `beside` is in the order of other programs.
+        conditioner: The config node of the conditioner; that of the text alone, where there is a map beside it.
         told: The state dict of the conditioner.
+        beside: What it takes beside the noisy latent and the text; None: nothing, or something that other programs do not know.
         prediction: Name of the prediction's class.
         betas: The betas of the noise schedule.
         start: The first beta of a schedule that is linear in their square roots; None: it is another schedule.
@@ -76,6 +78,7 @@ class ExportedModel:
     unet: Mapping[str, Tensor]
     conditioner: Mapping[str, Any]
     told: Mapping[str, Tensor]
+    beside: MapBeside | None
     prediction: str
     betas: list[float]
     start: float | None
@@ -157,14 +160,26 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(set(sides)) > 1:
         raise ValueError(f"images of {sides} pixels: other programs' formats hold one number for squares")
+    autoencoder = autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder."))
+    unet, conditioner, prefix, beside = (
+        _inside(weights, "denoiser.backbone."),
+        node["conditioner"],
+        "conditioner.",
+        None,
+    )
+    if (found := text_and_map(conditioner)) is not None:
+        part, beside = found
+        unet = beside.to_theirs(unet, autoencoder.options["latent_channels"])
+        conditioner, prefix = conditioner["parts"][part], f"conditioner.parts.{part}."
     guidance = node["guidance"] if class_name(node["guidance"]) == "ClassifierFreeGuidance" else {}
     return ExportedModel(
         name=name,
-        autoencoder=autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder.")),
+        autoencoder=autoencoder,
         backbone=backbone,
-        unet=_inside(weights, "denoiser.backbone."),
-        conditioner=node["conditioner"],
-        told=_inside(weights, "conditioner."),
+        unet=unet,
+        conditioner=conditioner,
+        told=_inside(weights, prefix),
+        beside=beside,
         prediction=prediction,
         betas=betas.tolist(),
         start=float(inner.get("start", 0.0015)) if linear else None,
