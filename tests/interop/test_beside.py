@@ -1,0 +1,302 @@
+"""Stable Diffusion's models for inpainting and depth: what stands beside the latent has its place, in all layouts, both ways."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ldm import checkpoint
+from ldm.guidance.classifier_free import ClassifierFreeGuidance
+from ldm.interop.conventions import Told, model_node
+from ldm.interop.export.compvis import CompVisFormat
+from ldm.interop.export.diffusers import DiffusersFormat
+from ldm.interop.export.program import export
+from ldm.interop.reading import read_foreign
+from ldm.interop.request import ReadRequest
+from ldm.interop.unet import compvis as compvis_unet
+from ldm.interop.unet.diffusers_config import unet_config
+from ldm.interop.unet.names import empty_unet
+from ldm.sampler.ddim import DDIM
+from ldm.sampler.noise import SeededNoise
+from ldm.sampler.timestep_spacing import LeadingSpacing, TrailingSpacing
+from tests.conftest import forked
+from tests.interop import checkpoints as made
+from tests.interop import pipelines
+from tests.interop.test_export import model_of
+from tests.interop.unet.test_compvis import options_of, published_of
+
+PROMPTS = ["a red heart", "a blue cat on white"]
+SEEDS = [3, 4]
+STEPS = 5
+SPACING = {"leading": LeadingSpacing(offset=1), "trailing": TrailingSpacing()}
+SD1, SD2 = {}, {"linear": True, "act": "gelu"}
+
+INPAINTING, DEPTH = StableDiffusionInpaintPipeline, StableDiffusionDepth2ImgPipeline
+
+
+def scene():
+    """Return images in [-1, 1], masks with a hole that no latent's edge cuts evenly, and depth maps of any range."""
+    generator = torch.Generator().manual_seed(7)
+    image = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[0, :, 3:9, 5:12] = 1.0
+    mask[1, :, 8:, :7] = 1.0
+    return {"image": image, "mask": mask, "depth": torch.rand(2, 1, 16, 16, generator=generator) * 3 + 40}
+
+
+def ours(model, *, spacing="leading", **change):
+    """Sample a model of ours that is told a scene; those fields that it does not read change nothing."""
+    sampler = DDIM(STEPS, timestep_spacing=SPACING[spacing])
+    fields = {"caption": PROMPTS, **scene(), **change}
+    return model.sample(fields, seeds=SEEDS, sampler=sampler, guidance=ClassifierFreeGuidance(3.0))
+
+
+def theirs(pipe, **change):
+    """Sample a stock pipeline from the same noise, told the same scene."""
+    pipe.set_progress_bar_config(disable=True)
+    told, noise = {**scene(), **change}, SeededNoise(SEEDS).draw((4, 8, 8))
+    image, options = told["image"] / 2 + 0.5, {"strength": 1.0, "num_inference_steps": STEPS, "guidance_scale": 3.0}
+    if isinstance(pipe, StableDiffusionInpaintPipeline):
+        mask = told["mask"]
+        found = pipe(
+            PROMPTS, image=image, mask_image=mask, latents=noise, height=16, width=16, output_type="np", **options
+        )
+    else:  # which takes no noise
+        pipe.prepare_latents = lambda *_: noise
+        found = pipe(PROMPTS, image=image, depth_map=told["depth"][:, 0], output_type="np", **options)
+    return torch.from_numpy(found.images).permute(0, 3, 1, 2) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(INPAINTING, SD1), (INPAINTING, SD2), (DEPTH, SD2), (DEPTH, SD1)],
+    ids=["inpainting-1", "inpainting-2", "depth-2", "depth-1"],
+)
+def test_stock_pipelines_make_the_same_images_before_and_after(tmp_path, kind, options):
+    """Of a folder that is read, and of the one that is exported of it, with a latent of our own shift and scale."""
+    pipe = pipelines.stable_diffusion(tmp_path, kind=kind, **options)
+    model = checkpoint.load(tmp_path / "pipeline")
+    images, expected = ours(model), theirs(pipe)
+    assert expected.std() > 0.05
+    torch.testing.assert_close(images, expected, atol=1e-3, rtol=0)
+    found = read_foreign(tmp_path / "pipeline")
+    found.weights["autoencoder.shift"] = torch.tensor([0.1, -0.2, 0.3, 0.0])
+    found.weights["autoencoder.scale"] = torch.tensor([0.3, 0.5, 0.25, 0.4])
+    export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "out"), name="mine")
+    absent = {"depth_estimator": None, "feature_extractor": None} if kind is DEPTH else {}
+    again = DiffusionPipeline.from_pretrained(tmp_path / "out", **absent)
+    assert type(again) is kind
+    expected = theirs(again)
+    assert expected.std() > 0.05
+    torch.testing.assert_close(
+        ours(model_of(found.config, found.weights), spacing="trailing"), expected, atol=1e-3, rtol=0
+    )
+
+
+CHANNELS = {"inpainting": 9, "depth": 5}
+ORDER = {"inpainting": [0, 1, 2, 3, 5, 6, 7, 8, 4], "depth": [0, 1, 2, 3, 4]}
+"""The channels of the input of our U-Net, by their places in that of theirs: the mask is theirs' fifth, and our last."""
+
+FIRST = ("model.diffusion_model.input_blocks.0.0.weight", "denoiser.backbone.conv_in.weight")
+"""Names of the weights that read the input: theirs, and ours."""
+
+
+def written(folder, name, *, open_clip=False, dtype=torch.float32, more=None, **params):
+    """Write a file in the layout of Stable Diffusion 1 or 2, with its yaml; return it, its tensors, and how it is read."""
+    kind = made.open_clip if open_clip else made.clip
+    options = {"context_width": 64, "linear": open_clip, "model_channels": 64 if open_clip else 32}
+    shapes = made.whole(kind(64, 2, vocabulary=64), in_channels=CHANNELS.get(name, name), **options)
+    last = ("resblocks.1.", "text_projection", "logit_scale") if open_clip else ()
+    tensors = {
+        key: tensor
+        for key, tensor in made.tensors_of(shapes, dtype).items()
+        if ".loss." not in key and not any(part in key for part in last)
+    }
+    save_file({**tensors, **(more or {})}, folder / "model.safetensors")
+    made.write_yaml(folder / "model.yaml", **({"head_channels": 64} if open_clip else {"heads": 2}), **params)
+    made.tokenizer(folder / "tokenizer")
+    return folder / "model.safetensors", tensors
+
+
+@pytest.mark.parametrize("open_clip", [False, True], ids=["1", "2"])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_the_channels_of_the_input_change_their_places_and_nothing_else_does(tmp_path, name, open_clip):
+    """Also by way of diffusers, and there and back."""
+    file, tensors = written(tmp_path, name, open_clip=open_clip)
+    found = read_foreign(file)
+    theirs, ours = FIRST
+    assert torch.equal(found.weights[ours], tensors[theirs][:, ORDER[name]])
+    export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "diffusers"), name="mine")
+    unet = load_file(tmp_path / "diffusers" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(unet["conv_in.weight"], tensors[theirs])
+    export(found.config, found.weights, CompVisFormat(), str(tmp_path / "compvis"), name="mine")
+    made.tokenizer(tmp_path / "compvis" / "tokenizer")
+    for place in ("diffusers", "compvis/model.safetensors"):
+        again = read_foreign(tmp_path / place)
+        assert again.config["conditioner"]["parts"].keys() == {"text", name}
+        assert again.weights.keys() == found.weights.keys()
+        for key, tensor in found.weights.items():
+            assert key.endswith("_extra_state") or torch.equal(again.weights[key], tensor), key
+        torch.testing.assert_close(ours_of(again), ours_of(found), atol=1e-4 if place == "diffusers" else 0.0, rtol=0)
+
+
+def ours_of(found):
+    return ours(model_of(found.config, found.weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("open_clip", [False, True], ids=["1", "2"])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_exporting_what_was_read_gives_the_same_bytes(tmp_path, name, open_clip, dtype):
+    file, _ = written(tmp_path, name, open_clip=open_clip, dtype=dtype)
+    found = read_foreign(file)
+    export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "keys", "more"),
+    [
+        ("inpainting", "LatentInpaintDiffusion", ["mask", "masked_image"], set()),
+        ("depth", "LatentDepth2ImageDiffusion", ["midas_in"], {"depth_stage_config"}),
+    ],
+)
+def test_the_yaml_builds_the_model_as_theirs_do(tmp_path, name, target, keys, more):
+    file, _ = written(tmp_path, name)
+    found = read_foreign(file)
+    export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
+    told = yaml.safe_load((tmp_path / "out" / "model.yaml").read_text())["model"]
+    params = told["params"]
+    assert told["target"] == f"ldm.models.diffusion.ddpm.{target}"
+    assert (params["conditioning_key"], params["concat_keys"], params["cond_stage_key"]) == ("hybrid", keys, "txt")
+    assert params["finetune_keys"] is None
+    assert params["unet_config"]["params"]["in_channels"] == CHANNELS[name]
+    plain = read_foreign(written(tmp_path, 4)[0])
+    export(plain.config, plain.weights, CompVisFormat(), str(tmp_path / "plain"), name="mine")
+    without = yaml.safe_load((tmp_path / "plain" / "model.yaml").read_text())["model"]["params"]
+    assert params.keys() - without.keys() == {"concat_keys", "finetune_keys"} | more
+
+
+def test_the_network_that_estimates_depth_is_left_out_by_name(tmp_path):
+    more = {"depth_model.model.pretrained.model.cls_token": torch.zeros(1, 1, 8)}
+    file, _ = written(tmp_path, "depth", more=more)
+    reasons = read_foreign(file).dropped
+    assert reasons == dict.fromkeys(more, "the network that estimates depth; depth maps are given here")
+    pipelines.stable_diffusion(tmp_path, kind=DEPTH)
+    assert read_foreign(tmp_path / "pipeline").dropped == {
+        "depth_estimator/": "the network that estimates depth; depth maps are given here",
+        "feature_extractor/": "another network, which does not make the image",
+    }
+
+
+def test_the_papers_own_order_stays(tmp_path):
+    """Its model for inpainting is told no text, and has the mask behind the latent of the masked image, as ours have."""
+    shapes = made.whole({}, in_channels=8)
+    tensors = made.tensors_of(shapes)
+    file = made.save(tmp_path / "model.ckpt", tensors)
+    found = read_foreign(file, ReadRequest(experiment="inpainting_big", heads=2, scale=1.0))
+    assert found.config["conditioner"]["_target_"].endswith("InpaintingConditioner")
+    assert torch.equal(found.weights[FIRST[1]], tensors[FIRST[0]])
+
+
+def test_an_order_that_is_not_known_is_refused(tmp_path):
+    file, _ = written(tmp_path, "inpainting", concat_keys=["masked_image", "mask"])
+    with pytest.raises(ValueError, match=r"concat_keys \['masked_image', 'mask'\] are not supported; .* in this order"):
+        read_foreign(file)
+
+
+def test_a_stable_diffusion_2_with_a_map_predicts_noise_where_nothing_says_it(tmp_path):
+    """The published ones do; of one without a map, velocity is as likely, so that it is asked for."""
+    for name in CHANNELS:
+        file, _ = written(tmp_path, name, open_clip=True)
+        file.with_suffix(".yaml").unlink()
+        found = read_foreign(file, ReadRequest(scale=1.0))
+        assert found.config["denoiser"]["prediction"]["_target_"].endswith("NoisePrediction")
+        assert found.config["size"] == 512
+    file, _ = written(tmp_path, 4, open_clip=True)
+    file.with_suffix(".yaml").unlink()
+    with pytest.raises(ValueError, match="give prediction=velocity"):
+        read_foreign(file, ReadRequest(scale=1.0))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "channels", "count"),
+    [
+        ("stable_diffusion_1", 9, 859_535_364),
+        ("stable_diffusion_2", 9, 865_925_124),
+        ("stable_diffusion_2", 5, 865_913_604),
+    ],
+)
+def test_the_networks_of_full_size(experiment, channels, count):
+    """Ours, theirs in diffusers, and the published tensors have the same numbers; the conventions are found by their shapes."""
+    linear = experiment.endswith("2")
+    options = {**options_of(experiment), "in_channels": channels}
+    shapes = {name: torch.Size(shape) for name, shape in published_of(options, linear=linear).items()}
+    assert len(shapes) == 686
+    assert sum(shape.numel() for shape in shapes.values()) == count
+    assert sum(weight.numel() for weight in empty_unet(options).parameters()) == count
+    with torch.device("meta"):
+        other = UNet2DConditionModel.from_config(unet_config(options, sample_size=64, linear=linear))
+    assert sum(weight.numel() for weight in other.parameters()) == count
+    told = {**compvis_unet.options(shapes), "in_channels": 4, "concat_channels": channels - 4}
+    node, name = model_node("open_clip" if linear else "clip", told, Told())
+    assert name == experiment
+    backbone = node["denoiser"]["backbone"]
+    assert (backbone["concat_channels"], backbone.get("heads"), backbone.get("head_channels")) == (
+        channels - 4, None if linear else 8, 64 if linear else None,
+    )  # fmt: skip
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_program_fills_a_hole_as_the_caption_says(tmp_path):
+    pipelines.stable_diffusion(tmp_path, kind=INPAINTING)
+    told = scene()
+    picture, hole = tmp_path / "photo.png", tmp_path / "mask.png"
+    pixels = ((told["image"][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(picture)
+    Image.fromarray((told["mask"][0, 0] * 255).byte().numpy()).save(hole)
+    found = {}
+    for prompt in PROMPTS:
+        out = tmp_path / prompt.replace(" ", "_")
+        options = [
+            "mode=inpaint",
+            f"init={picture}",
+            f"mask={hole}",
+            "border=0",
+            "n=1",
+            "sampler.steps=2",
+            f"out={out}",
+        ]
+        forked("sample.py", f"ckpt={tmp_path}/pipeline", f"prompt={prompt}", *options)
+        found[prompt] = torch.from_numpy(np.asarray(Image.open(out / "00000.png")).copy()).permute(2, 0, 1)
+    masked = told["mask"][0].bool().expand(3, -1, -1)
+    before = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    for image in found.values():
+        assert torch.equal(image[~masked], before[~masked])
+        assert not torch.equal(image[masked], before[masked])
+    first, second = found.values()
+    assert not torch.equal(first[masked], second[masked])
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_program_is_told_depth_and_a_caption(tmp_path):
+    file, _ = written(tmp_path, "depth", open_clip=True)
+    images = []
+    for number, depth in enumerate((scene()["depth"][0, 0] - 40, scene()["depth"][1, 0] - 40)):
+        Image.fromarray((depth * 85).byte().numpy()).save(tmp_path / f"{number}.png")
+        options = [f"depth={tmp_path}/{number}.png", "n=1", "sampler.steps=2", f"out={tmp_path}/out{number}"]
+        forked("sample.py", f"ckpt={file}", f"prompt={PROMPTS[0]}", *options)
+        images.append(np.asarray(Image.open(tmp_path / f"out{number}" / "00000.png")))
+    assert not np.array_equal(*images)
+    text = forked("sample.py", f"ckpt={file}", f"prompt={PROMPTS[0]}", "n=1", f"out={tmp_path}/none", ok=False)
+    assert "depth" in text
