@@ -45,6 +45,14 @@ def telling(network, *, by=2.0):
     return network.eval()
 
 
+def without_spread(vae):
+    """Make an autoencoder encode the same each time: its pipelines draw from the posterior, of which ours take the mean."""
+    with torch.no_grad():
+        vae.quant_conv.weight[4:] = 0.0
+        vae.quant_conv.bias[4:] = -100.0
+    return vae
+
+
 def depth_estimator():
     """Return a small network that estimates depth; nothing here asks it."""
     neck = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "backbone_out_indices": [0, 1, 2, 3]}
@@ -65,10 +73,7 @@ def autoencoder():
 
 
 def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_gelu", kind=StableDiffusionPipeline):
-    """Write a pipeline of Stable Diffusion in small, and return it.
-
-    Its autoencoder encodes without any spread, so that what is encoded does not depend on what is drawn.
-    """
+    """Write a pipeline of Stable Diffusion in small, and return it."""
     torch.manual_seed(0)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoints.tokenizer(folder / "made"), model_max_length=20)
     text = CLIPTextConfig(
@@ -94,15 +99,12 @@ def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_g
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    vae = telling(autoencoder(), by=1.5)
-    with torch.no_grad():
-        vae.quant_conv.bias[4:] = -100.0
     if kind is StableDiffusionDepth2ImgPipeline:
         more = {"depth_estimator": depth_estimator(), "feature_extractor": DPTImageProcessor(size=32)}
     else:
         more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = kind(
-        vae=vae,
+        vae=without_spread(telling(autoencoder(), by=1.5)),
         text_encoder=telling(CLIPTextModel(text), by=8.0),
         tokenizer=tokenizer,
         unet=telling(unet, by=1.0),

@@ -1,5 +1,7 @@
 """Stable Diffusion's models for inpainting and depth: what stands beside the latent has its place, in all layouts, both ways."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ from tests.conftest import forked
 from tests.interop import checkpoints as made
 from tests.interop import pipelines
 from tests.interop.test_export import model_of
+from tests.interop.test_finetune import source
 from tests.interop.unet.test_compvis import options_of, published_of
 
 PROMPTS = ["a red heart", "a blue cat on white"]
@@ -300,3 +303,37 @@ def test_the_program_is_told_depth_and_a_caption(tmp_path):
     assert not np.array_equal(*images)
     text = forked("sample.py", f"ckpt={file}", f"prompt={PROMPTS[0]}", "n=1", f"out={tmp_path}/none", ok=False)
     assert "depth" in text
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_stable_diffusion_becomes_one_that_is_told_a_map(tmp_path, name):
+    """Zeros stand in the added channels before training; what was trained is run by the stock pipeline of diffusers."""
+    file, tensors = source(tmp_path)
+    options = [
+        *("experiment=stable_diffusion_1", f"conditioner=text_and_{name}", "conditioner@conditioner.parts.text=clip_l"),
+        *(f"init={file}", f"autoencoder.ckpt={file}", "name=told", "data=icon_scenes", "data.cache_latents=false"),
+        *("data.size=16", "metric=offline", "trainer=cpu", f"conditioner.parts.text.name={tmp_path}/clip"),
+        *("conditioner.parts.text.width=64", "data.source.count=4", "data.workers=0", "data.val_images=4"),
+        *("backbone.model_channels=32", "backbone.channel_mult=[1,2]", "backbone.blocks=1", "backbone.heads=2"),
+        *("backbone.attention_levels=[0,1]", "autoencoder.network.channels=32", "autoencoder.network.blocks=1"),
+        *("autoencoder.network.channel_mult=[1,2]", "stage.diffusion.batch_size=4", "trainer.max_steps=3"),
+        *("stage.diffusion.validate_every_n_steps=3", "stage.diffusion.callbacks.evaluation=null", "optimizer.lr=1e-3"),
+        *("sampler.steps=2", "scheduler.warmup_steps=1", "callbacks.ema.decay=0"),
+        *(f"paths.runs_dir={tmp_path}/runs", f"paths.data_dir={tmp_path}/data"),
+    ]
+    forked("train.py", *options)
+    account = json.loads((tmp_path / "runs" / "told" / "diffusion" / "init.json").read_text())
+    assert account["extended"] == {FIRST[1]: [[32, 4, 3, 3], [32, CHANNELS[name], 3, 3]]}
+    assert not account["new"]
+    assert not account["left_out"]
+    forked("-m", "ldm.interop.export", f"ckpt={tmp_path}/runs/told", f"out={tmp_path}/out")
+    absent = {"depth_estimator": None, "feature_extractor": None} if name == "depth" else {}
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "out", **absent)
+    weight = pipe.unet.conv_in.weight.detach()
+    assert not torch.equal(weight[:, :4], tensors[FIRST[0]])
+    assert (weight[:, 4:].flatten(2) != 0).any(2).any(0).all(), "each added channel was trained"
+    pipelines.without_spread(pipe.vae)
+    model = checkpoint.load(tmp_path / "runs" / "told")
+    torch.testing.assert_close(ours(model, spacing="trailing"), theirs(pipe), atol=1e-3, rtol=0)
