@@ -54,7 +54,7 @@ def assembled(
     """
     if beside is not None:
         latent = autoencoder.node["latent_channels"]
-        conditioner, backbone = beside.beside(conditioner, latent), beside.to_ours(backbone, latent)
+        conditioner, backbone = beside.with_text(conditioner, latent), beside.to_ours(backbone, latent)
     weights = {
         **{f"autoencoder.{name}": tensor for name, tensor in autoencoder.weights.items()},
         **{f"conditioner.{name}": tensor for name, tensor in conditioner.weights.items()},

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ldm import checkpoint
+from ldm.generation.start import ImageStart
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.interop.conventions import Told, model_node
 from ldm.interop.export.compvis import CompVisFormat
@@ -55,17 +56,17 @@ def scene():
     return {"image": image, "mask": mask, "depth": torch.rand(2, 1, 16, 16, generator=generator) * 3 + 40}
 
 
-def ours(model, *, spacing="leading", **change):
+def ours(model, *, spacing="leading", start=None):
     """Sample a model of ours that is told a scene; those fields that it does not read change nothing."""
     sampler = DDIM(STEPS, timestep_spacing=SPACING[spacing])
-    fields = {"caption": PROMPTS, **scene(), **change}
-    return model.sample(fields, seeds=SEEDS, sampler=sampler, guidance=ClassifierFreeGuidance(3.0))
+    guidance, fields = ClassifierFreeGuidance(3.0), {"caption": PROMPTS, **scene()}
+    return model.sample(fields, seeds=SEEDS, sampler=sampler, guidance=guidance, start=start)
 
 
-def theirs(pipe, **change):
+def theirs(pipe):
     """Sample a stock pipeline from the same noise, told the same scene."""
     pipe.set_progress_bar_config(disable=True)
-    told, noise = {**scene(), **change}, SeededNoise(SEEDS).draw((4, 8, 8))
+    told, noise = scene(), SeededNoise(SEEDS).draw((4, 8, 8))
     image, options = told["image"] / 2 + 0.5, {"strength": 1.0, "num_inference_steps": STEPS, "guidance_scale": 3.0}
     if isinstance(pipe, StableDiffusionInpaintPipeline):
         mask = told["mask"]
@@ -104,6 +105,24 @@ def test_stock_pipelines_make_the_same_images_before_and_after(tmp_path, kind, o
     )
 
 
+def test_the_stock_pipeline_changes_an_image_as_ours_does(tmp_path):
+    """Its usual use of depth: what is begun with shows the same scene as the depth map."""
+    pipe = pipelines.stable_diffusion(tmp_path, kind=DEPTH, **SD2)
+    model = checkpoint.load(tmp_path / "pipeline")
+
+    def noisy(image, step, *_):
+        latents = pipe.vae.encode(image).latent_dist.mode() * pipe.vae.config.scaling_factor
+        return pipe.scheduler.add_noise(latents, SeededNoise(SEEDS).draw((4, 8, 8)), step)
+
+    pipe.prepare_latents = noisy
+    image, depth = scene()["image"], scene()["depth"][:, 0]
+    options = {"strength": 0.6, "num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "np"}
+    expected = torch.from_numpy(pipe(PROMPTS, image=image / 2 + 0.5, depth_map=depth, **options).images)
+    images = ours(model, start=ImageStart(image, strength=0.6))
+    torch.testing.assert_close(images, expected.permute(0, 3, 1, 2) * 2 - 1, atol=1e-3, rtol=0)
+    assert (images - ours(model)).abs().max() > 0.1
+
+
 CHANNELS = {"inpainting": 9, "depth": 5}
 ORDER = {"inpainting": [0, 1, 2, 3, 5, 6, 7, 8, 4], "depth": [0, 1, 2, 3, 4]}
 """The channels of the input of our U-Net, by their places in that of theirs: the mask is theirs' fifth, and our last."""
@@ -137,6 +156,7 @@ def test_the_channels_of_the_input_change_their_places_and_nothing_else_does(tmp
     found = read_foreign(file)
     theirs, ours = FIRST
     assert torch.equal(found.weights[ours], tensors[theirs][:, ORDER[name]])
+    assert found.config["conditioner"]["parts"]["text"]["drop_rate"] == 0.1
     export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "diffusers"), name="mine")
     unet = load_file(tmp_path / "diffusers" / "unet" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(unet["conv_in.weight"], tensors[theirs])
@@ -208,6 +228,13 @@ def test_the_papers_own_order_stays(tmp_path):
     found = read_foreign(file, ReadRequest(experiment="inpainting_big", heads=2, scale=1.0))
     assert found.config["conditioner"]["_target_"].endswith("InpaintingConditioner")
     assert torch.equal(found.weights[FIRST[1]], tensors[FIRST[0]])
+
+
+def test_another_experiment_may_give_the_conventions(tmp_path):
+    file, _ = written(tmp_path, "depth", open_clip=True)
+    plain, told = read_foreign(file), read_foreign(file, ReadRequest(experiment="depth2img"))
+    assert (plain.conventions, told.conventions) == ("stable_diffusion_2", "depth2img")
+    assert plain.config["conditioner"] == told.config["conditioner"]
 
 
 def test_an_order_that_is_not_known_is_refused(tmp_path):
@@ -312,8 +339,8 @@ def test_a_stable_diffusion_becomes_one_that_is_told_a_map(tmp_path, name):
     """Zeros stand in the added channels before training; what was trained is run by the stock pipeline of diffusers."""
     file, tensors = source(tmp_path)
     options = [
-        *("experiment=stable_diffusion_1", f"conditioner=text_and_{name}", "conditioner@conditioner.parts.text=clip_l"),
-        *(f"init={file}", f"autoencoder.ckpt={file}", "name=told", "data=icon_scenes", "data.cache_latents=false"),
+        *("experiment=finetune", f"conditioner=text_and_{name}", "conditioner@conditioner.parts.text=clip_l"),
+        *(f"ckpt={file}", "name=told", "data=icon_scenes", "data.cache_latents=false"),
         *("data.size=16", "metric=offline", "trainer=cpu", f"conditioner.parts.text.name={tmp_path}/clip"),
         *("conditioner.parts.text.width=64", "data.source.count=4", "data.workers=0", "data.val_images=4"),
         *("backbone.model_channels=32", "backbone.channel_mult=[1,2]", "backbone.blocks=1", "backbone.heads=2"),

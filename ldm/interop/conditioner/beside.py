@@ -15,7 +15,7 @@ from ldm.interop.part import Part
 COMPOSITE = "ldm.conditioner.composite.Composite"
 """The class of a conditioner that is told text and a map."""
 
-TEXT = "text"
+TEXT_PART = "text"
 """Name of the text's conditioner among the parts of such a conditioner."""
 
 TEXTS = ("clip", "open_clip", "bert")
@@ -24,20 +24,23 @@ TEXTS = ("clip", "open_clip", "bert")
 TEXT_CLASSES = ("HuggingFaceConditioner", "TransformerConditioner")
 """Names of the conditioners that read text."""
 
+ABSENT = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components of Stable Diffusion's pipelines that no model here has."""
+
 FIRST_LAYER = "conv_in.weight"
 """The tensor of a U-Net that reads the channels of its input, in the order in which they stand."""
 
 
 @dataclass(frozen=True)
 class MapBeside:
-    """What a U-Net takes beside the noisy latent, and what other programs need to give it.
+    """A map that a U-Net takes beside the noisy latent, and how other programs give it.
 
     Attributes:
         name: Name of its conditioner among the parts of a conditioner that is told text and a map.
         target: The class of that conditioner.
         with_latent: Whether the latent of an image belongs to it, beside its one map.
         pipeline: Name of the pipeline of diffusers.
-        without: Components of that pipeline that take no part in making images.
+        absent: Components of that pipeline that no model here has.
         compvis: Name of the class of CompVis' programs.
         keys: What they call its parts, in the order of their channels.
         params: What else their yaml says of it.
@@ -47,7 +50,7 @@ class MapBeside:
     target: str
     with_latent: bool
     pipeline: str
-    without: tuple[str, ...]
+    absent: tuple[str, ...]
     compvis: str
     keys: list[str]
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class MapBeside:
         """Return the number of its channels, where latents have `latent` of them."""
         return 1 + (latent if self.with_latent else 0)
 
-    def beside(self, text: Part, latent: int) -> Part:
+    def with_text(self, text: Part, latent: int) -> Part:
         """Return the conditioner that is told a text and this map.
 
         Args:
@@ -67,11 +70,11 @@ class MapBeside:
         own = {"_target_": self.target, "concat_channels": channels, "drop_rate": 0.0}
         node = {
             "_target_": COMPOSITE,
-            "parts": {TEXT: text.node, self.name: own},
+            "parts": {TEXT_PART: text.node, self.name: own},
             "width": text.node["width"],
             "concat_channels": channels,
         }
-        states = {TEXT: text.weights, self.name: build(own).state_dict()}
+        states = {TEXT_PART: text.weights, self.name: build(own).state_dict()}
         weights = {f"parts.{part}.{name}": value for part, state in states.items() for name, value in state.items()}
         return Part(node, weights, text.used, text.dropped)
 
@@ -99,7 +102,7 @@ INPAINTING = MapBeside(
     target="ldm.conditioner.inpainting.InpaintingConditioner",
     with_latent=True,
     pipeline="StableDiffusionInpaintPipeline",
-    without=("safety_checker", "feature_extractor", "image_encoder"),
+    absent=ABSENT,
     compvis="LatentInpaintDiffusion",
     keys=["mask", "masked_image"],
 )
@@ -110,7 +113,7 @@ DEPTH = MapBeside(
     target="ldm.conditioner.depth.DepthConditioner",
     with_latent=False,
     pipeline="StableDiffusionDepth2ImgPipeline",
-    without=("depth_estimator", "feature_extractor"),
+    absent=("depth_estimator", "feature_extractor"),
     compvis="LatentDepth2ImageDiffusion",
     keys=["midas_in"],
     params={

@@ -8,16 +8,16 @@ from ldm.interop.conditioner.beside import DEPTH, INPAINTING
 from ldm.interop.export.model import PREDICTIONS, ExportedModel
 
 CALLS: Mapping[str, str] = {
-    "LDMPipeline": "pipe(batch_size=4)",
-    INPAINTING.pipeline: 'pipe("a caption", image=image, mask_image=mask, num_inference_steps=50)',
-    DEPTH.pipeline: 'pipe("a caption", image=image, depth_map=depth, strength=1.0, num_inference_steps=50)',
+    "LDMPipeline": "pipe(batch_size=4).images",
+    INPAINTING.pipeline: 'pipe("a caption", image=image, mask_image=mask).images  # white in the mask is made anew',
+    DEPTH.pipeline: 'pipe("a caption", image=image, depth_map=depth).images  # depth: (1, height, width), more is nearer',
 }
-"""Name of a pipeline -> how it is called; all others are called with a caption."""
+"""Name of a pipeline -> how it is called; all others are called with a caption alone."""
 
 
 def loading(pipeline: str, folder: str) -> str:
     """Return the line of Python that loads a pipeline of diffusers from a folder."""
-    absent = "".join(f", {name}=None" for name in DEPTH.without) if pipeline == DEPTH.pipeline else ""
+    absent = "".join(f", {name}=None" for name in DEPTH.absent) if pipeline == DEPTH.pipeline else ""
     return f'pipe = DiffusionPipeline.from_pretrained("{folder}"{absent})'
 
 
@@ -56,8 +56,8 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
             "",
             loading(pipeline, "FOLDER"),
         ]
-        call = CALLS.get(pipeline, 'pipe("a caption", num_inference_steps=50)')
-        return "\n".join([*lines, f"images = {call}.images", "```", ""])
+        call = CALLS.get(pipeline, 'pipe("a caption", num_inference_steps=50).images')
+        return "\n".join([*lines, f"images = {call}", "```", ""])
     lines += [
         "No pipeline of diffusers runs this model as it is. Its parts are its components:",
         "",

@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.files.tensors import write_tensors
 from ldm.files.whole import write_whole
 from ldm.interop.autoencoder import diffusers as first_stage
-from ldm.interop.conditioner.beside import INPAINTING
+from ldm.interop.conditioner.beside import ABSENT
 from ldm.interop.export.base import ExportFormat, without_statistics
 from ldm.interop.export.card import loading, model_card
 from ldm.interop.export.model import PREDICTIONS, ExportedAutoencoder, ExportedModel
@@ -70,8 +70,8 @@ def _pipeline(model: ExportedModel, unet: str) -> tuple[str | None, dict[str, An
         clip = PretrainedText.of(model.told).is_clip
         tokenizer = ["transformers", _tokenizer(model).class_name]
         parts = {**common, "vae": first, "tokenizer": tokenizer, "text_encoder": ["transformers", "CLIPTextModel"]}
-        name = beside.pipeline if beside is not None else "StableDiffusionPipeline"
-        none: dict[str, Any] = {component: [None, None] for component in (beside or INPAINTING).without}
+        name, absent = (beside.pipeline, beside.absent) if beside is not None else ("StableDiffusionPipeline", ABSENT)
+        none: dict[str, Any] = {component: [None, None] for component in absent}
         if "safety_checker" in none:
             none["requires_safety_checker"] = False
         fits = clip and attends_to_all and not quantised and not more

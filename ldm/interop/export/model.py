@@ -161,12 +161,8 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     if len(set(sides)) > 1:
         raise ValueError(f"images of {sides} pixels: other programs' formats hold one number for squares")
     autoencoder = autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder."))
-    unet, conditioner, prefix, beside = (
-        _inside(weights, "denoiser.backbone."),
-        node["conditioner"],
-        "conditioner.",
-        None,
-    )
+    unet = _inside(weights, "denoiser.backbone.")
+    conditioner, prefix, beside = node["conditioner"], "conditioner.", None
     if (found := text_and_map(conditioner)) is not None:
         part, beside = found
         unet = beside.to_theirs(unet, autoencoder.options["latent_channels"])
