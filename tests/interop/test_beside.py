@@ -208,6 +208,22 @@ def test_the_yaml_builds_the_model_as_theirs_do(tmp_path, name, target, keys, mo
     assert params.keys() - without.keys() == {"concat_keys", "finetune_keys"} | more
 
 
+def test_the_card_says_how_it_is_run(tmp_path):
+    """By a pipeline, or, where none does since padding is masked, by its parts, whose channels it names in their order."""
+    found = read_foreign(written(tmp_path, "inpainting")[0])
+    export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "stock"), name="mine")
+    card = (tmp_path / "stock" / "README.md").read_text()
+    assert "image=image, mask_image=mask" in card
+    assert "| told by | HuggingFaceConditioner and inpainting |" in card
+    found.config["conditioner"]["parts"]["text"]["mask_padding"] = True
+    export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "parts"), name="mine")
+    assert not (tmp_path / "parts" / "model_index.json").exists()
+    card = (tmp_path / "parts" / "README.md").read_text()
+    assert "further channels behind those of the latents, in this order: mask, masked_image." in card
+    with pytest.raises(ValueError, match="mask_padding=true has no place in this layout"):
+        export(found.config, found.weights, CompVisFormat(), str(tmp_path / "one"), name="mine")
+
+
 def test_the_network_that_estimates_depth_is_left_out_by_name(tmp_path):
     more = {"depth_model.model.pretrained.model.cls_token": torch.zeros(1, 1, 8)}
     file, _ = written(tmp_path, "depth", more=more)
@@ -228,6 +244,13 @@ def test_the_papers_own_order_stays(tmp_path):
     found = read_foreign(file, ReadRequest(experiment="inpainting_big", heads=2, scale=1.0))
     assert found.config["conditioner"]["_target_"].endswith("InpaintingConditioner")
     assert torch.equal(found.weights[FIRST[1]], tensors[FIRST[0]])
+
+
+def test_averages_in_a_ckpt_change_their_places_too(tmp_path):
+    file, tensors = written(tmp_path, "inpainting")
+    whole = {**tensors, **made.averages(tensors), **made.bookkeeping()}
+    found = read_foreign(made.save(file.with_suffix(".ckpt"), whole))
+    assert torch.equal(found.weights[FIRST[1]], (tensors[FIRST[0]] + 0.25)[:, ORDER["inpainting"]])
 
 
 def test_another_experiment_may_give_the_conventions(tmp_path):
