@@ -1,8 +1,5 @@
 """Stable Diffusion's models for inpainting and depth: what stands beside the latent has its place, in all layouts, both ways."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,12 +9,10 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     UNet2DConditionModel,
 )
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ldm import checkpoint
 from ldm.generation.start import ImageStart
-from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.interop.conventions import Told, model_node
 from ldm.interop.export.compvis import CompVisFormat
 from ldm.interop.export.diffusers import DiffusersFormat
@@ -27,56 +22,19 @@ from ldm.interop.request import ReadRequest
 from ldm.interop.unet import compvis as compvis_unet
 from ldm.interop.unet.diffusers_config import unet_config
 from ldm.interop.unet.names import empty_unet
-from ldm.sampler.ddim import DDIM
 from ldm.sampler.noise import SeededNoise
-from ldm.sampler.timestep_spacing import LeadingSpacing, TrailingSpacing
-from tests.conftest import forked
 from tests.interop import checkpoints as made
 from tests.interop import pipelines
+from tests.interop.scenes import CHANNELS, FIRST, PROMPTS, SEEDS, STEPS, ours, scene, theirs, written
 from tests.interop.test_export import model_of
-from tests.interop.test_finetune import source
 from tests.interop.unet.test_compvis import options_of, published_of
 
-PROMPTS = ["a red heart", "a blue cat on white"]
-SEEDS = [3, 4]
-STEPS = 5
-SPACING = {"leading": LeadingSpacing(offset=1), "trailing": TrailingSpacing()}
 SD1, SD2 = {}, {"linear": True, "act": "gelu"}
 
 INPAINTING, DEPTH = StableDiffusionInpaintPipeline, StableDiffusionDepth2ImgPipeline
 
-
-def scene():
-    """Return images in [-1, 1], masks with a hole that no latent's edge cuts evenly, and depth maps of any range."""
-    generator = torch.Generator().manual_seed(7)
-    image = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1
-    mask = torch.zeros(2, 1, 16, 16)
-    mask[0, :, 3:9, 5:12] = 1.0
-    mask[1, :, 8:, :7] = 1.0
-    return {"image": image, "mask": mask, "depth": torch.rand(2, 1, 16, 16, generator=generator) * 3 + 40}
-
-
-def ours(model, *, spacing="leading", start=None):
-    """Sample a model of ours that is told a scene; those fields that it does not read change nothing."""
-    sampler = DDIM(STEPS, timestep_spacing=SPACING[spacing])
-    guidance, fields = ClassifierFreeGuidance(3.0), {"caption": PROMPTS, **scene()}
-    return model.sample(fields, seeds=SEEDS, sampler=sampler, guidance=guidance, start=start)
-
-
-def theirs(pipe):
-    """Sample a stock pipeline from the same noise, told the same scene."""
-    pipe.set_progress_bar_config(disable=True)
-    told, noise = scene(), SeededNoise(SEEDS).draw((4, 8, 8))
-    image, options = told["image"] / 2 + 0.5, {"strength": 1.0, "num_inference_steps": STEPS, "guidance_scale": 3.0}
-    if isinstance(pipe, StableDiffusionInpaintPipeline):
-        mask = told["mask"]
-        found = pipe(
-            PROMPTS, image=image, mask_image=mask, latents=noise, height=16, width=16, output_type="np", **options
-        )
-    else:  # which takes no noise
-        pipe.prepare_latents = lambda *_: noise
-        found = pipe(PROMPTS, image=image, depth_map=told["depth"][:, 0], output_type="np", **options)
-    return torch.from_numpy(found.images).permute(0, 3, 1, 2) * 2 - 1
+ORDER = {"inpainting": [0, 1, 2, 3, 5, 6, 7, 8, 4], "depth": [0, 1, 2, 3, 4]}
+"""The channels of the input of our U-Net, by their places in that of theirs: the mask is theirs' fifth, and our last."""
 
 
 @pytest.mark.parametrize(
@@ -121,31 +79,6 @@ def test_the_stock_pipeline_changes_an_image_as_ours_does(tmp_path):
     images = ours(model, start=ImageStart(image, strength=0.6))
     torch.testing.assert_close(images, expected.permute(0, 3, 1, 2) * 2 - 1, atol=1e-3, rtol=0)
     assert (images - ours(model)).abs().max() > 0.1
-
-
-CHANNELS = {"inpainting": 9, "depth": 5}
-ORDER = {"inpainting": [0, 1, 2, 3, 5, 6, 7, 8, 4], "depth": [0, 1, 2, 3, 4]}
-"""The channels of the input of our U-Net, by their places in that of theirs: the mask is theirs' fifth, and our last."""
-
-FIRST = ("model.diffusion_model.input_blocks.0.0.weight", "denoiser.backbone.conv_in.weight")
-"""Names of the weights that read the input: theirs, and ours."""
-
-
-def written(folder, name, *, open_clip=False, dtype=torch.float32, more=None, **params):
-    """Write a file in the layout of Stable Diffusion 1 or 2, with its yaml; return it, its tensors, and how it is read."""
-    kind = made.open_clip if open_clip else made.clip
-    options = {"context_width": 64, "linear": open_clip, "model_channels": 64 if open_clip else 32}
-    shapes = made.whole(kind(64, 2, vocabulary=64), in_channels=CHANNELS.get(name, name), **options)
-    last = ("resblocks.1.", "text_projection", "logit_scale") if open_clip else ()
-    tensors = {
-        key: tensor
-        for key, tensor in made.tensors_of(shapes, dtype).items()
-        if ".loss." not in key and not any(part in key for part in last)
-    }
-    save_file({**tensors, **(more or {})}, folder / "model.safetensors")
-    made.write_yaml(folder / "model.yaml", **({"head_channels": 64} if open_clip else {"heads": 2}), **params)
-    made.tokenizer(folder / "tokenizer")
-    return folder / "model.safetensors", tensors
 
 
 @pytest.mark.parametrize("open_clip", [False, True], ids=["1", "2"])
@@ -306,84 +239,3 @@ def test_the_networks_of_full_size(experiment, channels, count):
     assert (backbone["concat_channels"], backbone.get("heads"), backbone.get("head_channels")) == (
         channels - 4, None if linear else 8, 64 if linear else None,
     )  # fmt: skip
-
-
-@pytest.mark.e2e
-@pytest.mark.slow
-def test_the_program_fills_a_hole_as_the_caption_says(tmp_path):
-    pipelines.stable_diffusion(tmp_path, kind=INPAINTING)
-    told = scene()
-    picture, hole = tmp_path / "photo.png", tmp_path / "mask.png"
-    pixels = ((told["image"][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(picture)
-    Image.fromarray((told["mask"][0, 0] * 255).byte().numpy()).save(hole)
-    found = {}
-    for prompt in PROMPTS:
-        out = tmp_path / prompt.replace(" ", "_")
-        options = [
-            "mode=inpaint",
-            f"init={picture}",
-            f"mask={hole}",
-            "border=0",
-            "n=1",
-            "sampler.steps=2",
-            f"out={out}",
-        ]
-        forked("sample.py", f"ckpt={tmp_path}/pipeline", f"prompt={prompt}", *options)
-        found[prompt] = torch.from_numpy(np.asarray(Image.open(out / "00000.png")).copy()).permute(2, 0, 1)
-    masked = told["mask"][0].bool().expand(3, -1, -1)
-    before = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    for image in found.values():
-        assert torch.equal(image[~masked], before[~masked])
-        assert not torch.equal(image[masked], before[masked])
-    first, second = found.values()
-    assert not torch.equal(first[masked], second[masked])
-
-
-@pytest.mark.e2e
-@pytest.mark.slow
-def test_the_program_is_told_depth_and_a_caption(tmp_path):
-    file, _ = written(tmp_path, "depth", open_clip=True)
-    images = []
-    for number, depth in enumerate((scene()["depth"][0, 0] - 40, scene()["depth"][1, 0] - 40)):
-        Image.fromarray((depth * 85).byte().numpy()).save(tmp_path / f"{number}.png")
-        options = [f"depth={tmp_path}/{number}.png", "n=1", "sampler.steps=2", f"out={tmp_path}/out{number}"]
-        forked("sample.py", f"ckpt={file}", f"prompt={PROMPTS[0]}", *options)
-        images.append(np.asarray(Image.open(tmp_path / f"out{number}" / "00000.png")))
-    assert not np.array_equal(*images)
-    text = forked("sample.py", f"ckpt={file}", f"prompt={PROMPTS[0]}", "n=1", f"out={tmp_path}/none", ok=False)
-    assert "depth" in text
-
-
-@pytest.mark.e2e
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CHANNELS)
-def test_a_stable_diffusion_becomes_one_that_is_told_a_map(tmp_path, name):
-    """Zeros stand in the added channels before training; what was trained is run by the stock pipeline of diffusers."""
-    file, tensors = source(tmp_path)
-    options = [
-        *("experiment=finetune", f"conditioner=text_and_{name}", "conditioner@conditioner.parts.text=clip_l"),
-        *(f"ckpt={file}", "name=told", "data=icon_scenes", "data.cache_latents=false"),
-        *("data.size=16", "metric=offline", "trainer=cpu", f"conditioner.parts.text.name={tmp_path}/clip"),
-        *("conditioner.parts.text.width=64", "data.source.count=4", "data.workers=0", "data.val_images=4"),
-        *("backbone.model_channels=32", "backbone.channel_mult=[1,2]", "backbone.blocks=1", "backbone.heads=2"),
-        *("backbone.attention_levels=[0,1]", "autoencoder.network.channels=32", "autoencoder.network.blocks=1"),
-        *("autoencoder.network.channel_mult=[1,2]", "stage.diffusion.batch_size=4", "trainer.max_steps=3"),
-        *("stage.diffusion.validate_every_n_steps=3", "stage.diffusion.callbacks.evaluation=null", "optimizer.lr=1e-3"),
-        *("sampler.steps=2", "scheduler.warmup_steps=1", "callbacks.ema.decay=0"),
-        *(f"paths.runs_dir={tmp_path}/runs", f"paths.data_dir={tmp_path}/data"),
-    ]
-    forked("train.py", *options)
-    account = json.loads((tmp_path / "runs" / "told" / "diffusion" / "init.json").read_text())
-    assert account["extended"] == {FIRST[1]: [[32, 4, 3, 3], [32, CHANNELS[name], 3, 3]]}
-    assert not account["new"]
-    assert not account["left_out"]
-    forked("-m", "ldm.interop.export", f"ckpt={tmp_path}/runs/told", f"out={tmp_path}/out")
-    absent = {"depth_estimator": None, "feature_extractor": None} if name == "depth" else {}
-    pipe = DiffusionPipeline.from_pretrained(tmp_path / "out", **absent)
-    weight = pipe.unet.conv_in.weight.detach()
-    assert not torch.equal(weight[:, :4], tensors[FIRST[0]])
-    assert (weight[:, 4:].flatten(2) != 0).any(2).any(0).all(), "each added channel was trained"
-    pipelines.without_spread(pipe.vae)
-    model = checkpoint.load(tmp_path / "runs" / "told")
-    torch.testing.assert_close(ours(model, spacing="trailing"), theirs(pipe), atol=1e-3, rtol=0)
