@@ -1,4 +1,4 @@
-"""Programs with models that are told text and a mask or a depth map: sampling, and training that begins with a Stable Diffusion."""
+"""Programs with models that are told text and a mask or a depth map: they sample, and are made of a Stable Diffusion."""
 
 import json
 
@@ -48,7 +48,6 @@ def test_the_program_fills_a_hole_as_the_caption_says(tmp_path):
 
 
 @pytest.mark.e2e
-@pytest.mark.slow
 def test_the_program_is_told_depth_and_a_caption(tmp_path):
     file, _ = written(tmp_path, "depth", open_clip=True)
     images = []
