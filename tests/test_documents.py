@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import nbclient
 import nbformat
 import pytest
+from diffusers import StableDiffusionDepth2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
@@ -25,6 +26,13 @@ from tests.interop import checkpoints, pipelines
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMMAND = re.compile(r"python (?P<command>(?:train\.py|sample\.py|-m ldm\.)[^\n#`]*?)\s*(?:[#`].*)?$", re.MULTILINE)
+PUBLISHED = {
+    "stable-diffusion-v1-5": StableDiffusionPipeline,
+    "sd-v1-5-inpainting.ckpt": StableDiffusionInpaintPipeline,
+    "stable-diffusion-2-depth": StableDiffusionDepth2ImgPipeline,
+}
+"""Names of checkpoints on the pages -> the pipelines that stand for them here."""
+
 INTERNAL = {"hydra", "local"}
 """Folders of configs/ from which nobody chooses on the command line."""
 
@@ -184,7 +192,7 @@ def test_sampling_commands_run(line, tiny_run, tmp_path):
         **dict.fromkeys(("=runs/txt2img", "=runs/first"), f"={tiny_run}"),
         "=runs/finetune_decoder": f"={tiny_run / 'autoencoder.safetensors'}",
     }
-    places |= {f"={name}": f"={tmp_path / name}" for name in ("prompts.txt", "samples", "mask.png")}
+    places |= {f"={name}": f"={tmp_path / name}" for name in ("prompts.txt", "samples", "mask.png", "depth.png")}
     if "ckpt=v1-5" in line:
         conditioner = checkpoints.clip(64, 2, vocabulary=64)
         shapes = checkpoints.whole(conditioner, context_width=64)
@@ -192,9 +200,10 @@ def test_sampling_commands_run(line, tiny_run, tmp_path):
         checkpoints.write_yaml(tmp_path / "v1-5-pruned-emaonly.yaml")
         checkpoints.tokenizer(tmp_path / "tokenizer")
         places["=v1-5-pruned"] = f"={tmp_path}/v1-5-pruned"
-    if "ckpt=stable-diffusion" in line:
-        pipelines.stable_diffusion(tmp_path)
-        places["=stable-diffusion-v1-5"] = f"={tmp_path / 'pipeline'}"
+    if name := next((name for name in PUBLISHED if f"={name} " in line), None):
+        pipelines.stable_diffusion(tmp_path, kind=PUBLISHED[name])
+        mask.save(tmp_path / "depth.png")
+        places[f"={name}"] = f"={tmp_path / 'pipeline'}"
     options = [option for option in shlex.split(line)[1:] if not option.startswith("out=")]
     for name, place in places.items():
         options = [option.replace(name, place) for option in options]

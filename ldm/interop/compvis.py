@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.interop.conditioner.beside import MAPS
 from ldm.interop.conventions import Told, prediction_node, schedule_node
 
 UNET = "model.diffusion_model."
@@ -47,7 +48,8 @@ BOOKKEEPING: Mapping[str, str] = {
     "scale_factor": "the scale of latents, which the autoencoder has here",
     r"model_ema\.(decay|num_updates)": "the state of averaging",
     r"cond_stage_model\.(logit_scale|text_projection)": "a part of CLIP that takes no part in making images",
-    r"(depth_model|noise_augmentor|embedder)\..*": "another network, which is named by an option here",
+    r"depth_model\..*": "the network that estimates depth; depth maps are given here",
+    r"(noise_augmentor|embedder)\..*": "another network, which is named by an option here",
 }
 """Patterns of names that are left out on purpose -> why."""
 
@@ -156,6 +158,11 @@ def told_by(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> 
     if unet.get("use_new_attention_order"):
         raise ValueError(
             "the yaml's use_new_attention_order=true is not supported: attention is read in the older order"
+        )
+    if (order := params.get("concat_keys")) is not None and list(order) not in [one.keys for one in MAPS]:
+        raise ValueError(
+            f"the yaml's concat_keys {order} are not supported; what stands beside the latent is, in this order, "
+            f"{' or '.join(str(one.keys) for one in MAPS)}"
         )
     heads = {
         "head_channels" if key == "num_head_channels" else "heads": int(unet[key])

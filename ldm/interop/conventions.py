@@ -10,7 +10,7 @@ from ldm.config import CONFIGS, compose, resolved
 
 EXPERIMENTS: Mapping[str, Sequence[str]] = {
     "clip": ("stable_diffusion_1",),
-    "open_clip": ("stable_diffusion_2", "depth2img"),
+    "open_clip": ("stable_diffusion_2",),
     "bert": ("txt2img_1p4b", "text2img256"),
     "layout": ("layout2img_openimages",),
     "label": ("cin256_v2", "cin256"),
@@ -23,7 +23,6 @@ HEADS = ("heads", "head_channels")
 """Options of the U-Net that shapes do not tell."""
 
 OPTIONS = (
-    "concat_channels",
     "model_channels",
     "channel_mult",
     "blocks",
@@ -33,10 +32,9 @@ OPTIONS = (
     "scale_shift",
     "residual_resampling",
 )
-"""Options of the U-Net by which an experiment is known again."""
+"""Options of the U-Net by which an experiment is known again, with or without maps beside the latent."""
 
 DEFAULTS: Mapping[str, Any] = {
-    "concat_channels": 0,
     "context_width": None,
     "depth": 1,
     "scale_shift": False,
@@ -109,12 +107,11 @@ def model_node(
             f"{ {key: backbone.get(key, DEFAULTS.get(key)) for key in OPTIONS} }; lay the model's yaml beside the file, with the "
             "same name, or give heads=N or head_channels=N"
         )
-    if kind == "open_clip" and told.prediction is None and experiment is None:
+    if told.prediction is None and experiment is None and kind == "open_clip" and not backbone.get("concat_channels"):
         raise ValueError(
             "tensors do not tell what the network of a Stable Diffusion 2 predicts; give prediction=velocity (the one of 768 "
             "pixels) or prediction=noise (base, of 512 pixels), or lay its yaml beside the file, with the same name"
         )
-    _check_beside(kind, backbone, node["conditioner"])
     kept = {key: value for key, value in backbone.items() if key not in HEADS}
     node["denoiser"]["backbone"] = {"_target_": own["_target_"], **kept, **heads}
     if told.schedule is not None:
@@ -126,17 +123,6 @@ def model_node(
     elif told.prediction == prediction_node("velocity") and kind == "open_clip":
         node["size"] = 768
     return node, name
-
-
-def _check_beside(kind: str, backbone: Mapping[str, Any], conditioner: Mapping[str, Any]) -> None:
-    """Raise ValueError where a U-Net takes a map beside the latent that no conditioner of its kind gives."""
-    given = conditioner.get("concat_channels", 0) if kind == "none" else 0
-    beside = backbone.get("concat_channels", 0)
-    if kind != "segmentation" and beside != given:
-        raise ValueError(
-            f"the U-Net takes {beside} channels beside the latent, as Stable Diffusion's inpainting and depth models do, and "
-            f"its conditioner gives {given}; such a model cannot be read"
-        )
 
 
 def _recognised(kind: str, backbone: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ldm.interop.conditioner.beside import MapBeside
 from ldm.interop.part import Part
 from ldm.interop.translation import listed
 
@@ -35,7 +36,12 @@ class ForeignModel:
 
 
 def assembled(
-    node: dict[str, Any], *, autoencoder: Part, conditioner: Part, backbone: Mapping[str, Tensor]
+    node: dict[str, Any],
+    *,
+    autoencoder: Part,
+    conditioner: Part,
+    backbone: Mapping[str, Tensor],
+    beside: MapBeside | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return config node and state dict of a latent diffusion model that is made of these parts.
 
@@ -44,7 +50,11 @@ def assembled(
         autoencoder: The autoencoder.
         conditioner: The conditioner.
         backbone: The state dict of the U-Net.
+        beside: What it takes beside the noisy latent, in the order of other programs, where the conditioner reads text alone.
     """
+    if beside is not None:
+        latent = autoencoder.node["latent_channels"]
+        conditioner, backbone = beside.with_text(conditioner, latent), beside.to_ours(backbone, latent)
     weights = {
         **{f"autoencoder.{name}": tensor for name, tensor in autoencoder.weights.items()},
         **{f"conditioner.{name}": tensor for name, tensor in conditioner.weights.items()},

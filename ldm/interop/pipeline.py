@@ -25,8 +25,13 @@ AUTOENCODERS = ("vae", "vqvae")
 TEXT_ENCODERS = ("text_encoder", "bert")
 """Names of the folder of the text encoder."""
 
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components that are left out on purpose: they do not make the image."""
+UNUSED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("safety_checker", "feature_extractor", "image_encoder"), "another network, which does not make the image"
+    ),
+    "depth_estimator": "the network that estimates depth; depth maps are given here",
+}
+"""Components that are left out on purpose -> why."""
 
 PREDICTIONS: Mapping[str, str] = {
     "epsilon": "noise",
@@ -93,7 +98,7 @@ def components_of(folder: Path) -> dict[str, Path]:
     index = read_json(folder / MODEL_INDEX)
     named = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
     known = {"unet", "scheduler", "tokenizer", *AUTOENCODERS, *TEXT_ENCODERS}
-    if strange := sorted(named.keys() - known - set(UNUSED)):
+    if strange := sorted(named.keys() - known - UNUSED.keys()):
         raise ValueError(
             f"{folder / MODEL_INDEX} ({index.get('_class_name')}) has components that no model here has: {', '.join(strange)}"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm.interop import compvis, pipeline
 from ldm.interop.autoencoder import vae_file
 from ldm.interop.autoencoder.vae_file import is_autoencoder
+from ldm.interop.conditioner.beside import map_beside
 from ldm.interop.conditioner.reading import read_compvis_conditioner, read_text_encoder
 from ldm.interop.conventions import HEADS, Told, model_node
 from ldm.interop.foreign import CONFIG_KEY, ForeignModel, assembled, check_all_used
@@ -84,18 +85,21 @@ def _read_compvis(weights: Weights, request: ReadRequest) -> ForeignModel:
     kind = compvis.conditioner_kind({name: tensor for name, tensor in tensors.items() if name not in dropped})
     options = _beside_latents(compvis_unet.options(shapes), autoencoder)
     node, experiment = model_node(kind, options, told, experiment=request.experiment)
+    beside = map_beside(kind, node)
     backbone = {key: value for key, value in node["denoiser"]["backbone"].items() if key != "_target_"}
     translation = compvis_unet.translation(backbone, linear=compvis_unet.uses_linear(shapes))
     reading = translation.read(tensors, prefix=compvis.UNET)
-    beside = weights.file.parent / TOKENIZER
-    tokenizer = request.tokenizer or (str(beside) if beside.is_dir() else None)
+    folder = weights.file.parent / TOKENIZER
+    tokenizer = request.tokenizer or (str(folder) if folder.is_dir() else None)
     conditioner = read_compvis_conditioner(
         kind, tensors, prefix=compvis.CONDITIONER, node=node["conditioner"], tokenizer=tokenizer
     )
     dropped |= {**autoencoder.dropped, **conditioner.dropped}
     used = reading.used | autoencoder.used | conditioner.used
     check_all_used(tensors, used, dropped, layouts=LAYOUTS)
-    whole, state = assembled(node, autoencoder=autoencoder, conditioner=conditioner, backbone=reading.weights)
+    whole, state = assembled(
+        node, autoencoder=autoencoder, conditioner=conditioner, backbone=reading.weights, beside=beside
+    )
     return ForeignModel(whole, state, "CompVis", experiment, dropped)
 
 
@@ -125,15 +129,15 @@ def _read_pipeline(folder: Path, request: ReadRequest) -> ForeignModel:
         )
     )
     node, experiment = model_node(kind, options, told, experiment=request.experiment)
+    beside = map_beside(kind, node)
     reading = _read_unet(unet, options)
     if encoder is None:
         conditioner = Part(node["conditioner"], {}, set())
     else:
         conditioner = read_text_encoder(encoder.weights.tensors, encoder.config, tokenizer=tokenizer)
-    dropped = {f"{name}/": "another network, which does not make the image" for name in pipeline.UNUSED}
-    dropped = {name: why for name, why in dropped.items() if (folder / name).is_dir()}
+    dropped = {f"{name}/": why for name, why in pipeline.UNUSED.items() if (folder / name).is_dir()}
     dropped |= {**autoencoder.dropped, **conditioner.dropped}
-    whole, state = assembled(node, autoencoder=autoencoder, conditioner=conditioner, backbone=reading)
+    whole, state = assembled(node, autoencoder=autoencoder, conditioner=conditioner, backbone=reading, beside=beside)
     return ForeignModel(whole, state, f"diffusers ({folder.name})", experiment, dropped)
 
 

@@ -5,14 +5,26 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     LDMPipeline,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet2DModel,
     VQModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from tests.interop import checkpoints
+
+IN_CHANNELS = {StableDiffusionPipeline: 4, StableDiffusionInpaintPipeline: 9, StableDiffusionDepth2ImgPipeline: 5}
+"""Channels of the U-Net's input."""
 
 SCHEDULER = {
     "beta_start": 0.00085,
@@ -33,6 +45,21 @@ def telling(network, *, by=2.0):
     return network.eval()
 
 
+def without_spread(vae):
+    """Make an autoencoder encode the same each time: its pipelines draw from the posterior, of which ours take the mean."""
+    with torch.no_grad():
+        vae.quant_conv.weight[4:] = 0.0
+        vae.quant_conv.bias[4:] = -100.0
+    return vae
+
+
+def depth_estimator():
+    """Return a small network that estimates depth; nothing here asks it."""
+    neck = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "backbone_out_indices": [0, 1, 2, 3]}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 1}
+    return DPTForDepthEstimation(DPTConfig(**sizes, **neck, image_size=32, patch_size=16))
+
+
 def autoencoder():
     return AutoencoderKL(
         block_out_channels=(32, 64),
@@ -45,7 +72,7 @@ def autoencoder():
     )
 
 
-def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_gelu"):
+def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_gelu", kind=StableDiffusionPipeline):
     """Write a pipeline of Stable Diffusion in small, and return it."""
     torch.manual_seed(0)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoints.tokenizer(folder / "made"), model_max_length=20)
@@ -63,6 +90,7 @@ def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_g
     )
     unet = UNet2DConditionModel(
         sample_size=8,
+        in_channels=IN_CHANNELS[kind],
         block_out_channels=(32, 64),
         layers_per_block=1,
         cross_attention_dim=64,
@@ -71,15 +99,17 @@ def stable_diffusion(folder, *, prediction="epsilon", linear=False, act="quick_g
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    pipe = StableDiffusionPipeline(
-        vae=telling(autoencoder(), by=1.5),
+    if kind is StableDiffusionDepth2ImgPipeline:
+        more = {"depth_estimator": depth_estimator(), "feature_extractor": DPTImageProcessor(size=32)}
+    else:
+        more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = kind(
+        vae=without_spread(telling(autoencoder(), by=1.5)),
         text_encoder=telling(CLIPTextModel(text), by=8.0),
         tokenizer=tokenizer,
         unet=telling(unet, by=1.0),
         scheduler=DDIMScheduler(**SCHEDULER, prediction_type=prediction),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **more,
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.save_pretrained(folder / "pipeline")

@@ -191,6 +191,8 @@ def test_what_a_yaml_asks_for_and_ours_cannot_is_refused(tmp_path, params, messa
 def test_a_map_beside_the_latent_that_nothing_gives_is_refused(tmp_path):
     file, _, request = written(tmp_path, "clip")
     conditioner, options, _ = KINDS["clip"]
-    made.save(file, made.tensors_of(made.whole(conditioner, **options, in_channels=9)))
-    with pytest.raises(ValueError, match="takes 5 channels beside the latent, .* inpainting and depth models"):
+    made.save(file, made.tensors_of(made.whole(conditioner, **options, in_channels=8)))
+    with pytest.raises(
+        ValueError, match=r"takes 4 channels beside the latent, .* gives 0 or 5 \(inpainting\) or 1 \(depth\)"
+    ):
         read_foreign(file, request)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.config import build
+from ldm.interop.conditioner.beside import TEXT_PART
 from ldm.interop.conditioner.text import TextSource, read_bert, read_clip, read_open_clip, read_transformer
 from ldm.interop.foreign import check_all_used
 from ldm.interop.part import Part
@@ -41,8 +42,9 @@ def read_compvis_conditioner(
         ValueError: If tensors are missing or misshaped, or the conditioner is of a kind that cannot be read.
         FileNotFoundError: If there is no tokenizer.
     """
-    drop_rate = float(node.get("drop_rate", 0.0))
     if kind in TEXT:
+        own = node.get("parts", {}).get(TEXT_PART, node)  # beside a map, as in experiment=depth2img
+        drop_rate = float(own.get("drop_rate", 0.0))
         inner, read = TEXT[kind]
         known = {"hidden_act": "quick_gelu"} if kind == "clip" else None  # that of OpenAI's, which this layout names so
         return read(TextSource(tensors, prefix + inner, known, tokenizer, drop_rate))

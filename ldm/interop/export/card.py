@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ldm.interop.conditioner.beside import DEPTH, INPAINTING
 from ldm.interop.export.model import PREDICTIONS, ExportedModel
+
+CALLS: Mapping[str, str] = {
+    "LDMPipeline": "pipe(batch_size=4).images",
+    INPAINTING.pipeline: 'pipe("a caption", image=image, mask_image=mask).images  # white in the mask is made anew',
+    DEPTH.pipeline: 'pipe("a caption", image=image, depth_map=depth).images  # depth: (1, height, width), more is nearer',
+}
+"""Name of a pipeline -> how it is called; all others are called with a caption alone."""
+
+
+def loading(pipeline: str, folder: str) -> str:
+    """Return the line of Python that loads a pipeline of diffusers from a folder."""
+    absent = "".join(f", {name}=None" for name in DEPTH.absent) if pipeline == DEPTH.pipeline else ""
+    return f'pipe = DiffusionPipeline.from_pretrained("{folder}"{absent})'
 
 
 def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> str:
@@ -14,9 +30,10 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
         autoencoder: Name of the folder of its autoencoder.
     """
     masked = model.conditioner.get("mask_padding", False)
+    told = [model.conditioned_by, *([model.beside.name] if model.beside else [])]
     facts = [
         f"| images of training | {model.size} x {model.size} pixels |",
-        f"| told by | {model.conditioned_by} |",
+        f"| told by | {' and '.join(told)} |",
         f"| predicts | {PREDICTIONS[model.prediction][0]} |",
         f"| latents | {model.autoencoder.options['latent_channels']} channels, {model.autoencoder.factor} times smaller |",
     ]
@@ -37,10 +54,10 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
             "```python",
             "from diffusers import DiffusionPipeline",
             "",
-            'pipe = DiffusionPipeline.from_pretrained("FOLDER")',
+            loading(pipeline, "FOLDER"),
         ]
-        call = "pipe(batch_size=4)" if pipeline == "LDMPipeline" else 'pipe("a caption", num_inference_steps=50)'
-        return "\n".join([*lines, f"images = {call}.images", "```", ""])
+        call = CALLS.get(pipeline, 'pipe("a caption", num_inference_steps=50).images')
+        return "\n".join([*lines, f"images = {call}", "```", ""])
     lines += [
         "No pipeline of diffusers runs this model as it is. Its parts are its components:",
         "",
@@ -73,6 +90,9 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
             "`encoder_hidden_states` of shape (B, 1, width), or a vector, `class_labels`. The last row says nothing.",
             "",
         ]
-    if model.backbone.get("concat_channels"):
+    if model.beside is not None:
+        names = ", ".join(model.beside.keys)
+        lines += [f"The U-Net takes further channels behind those of the latents, in this order: {names}.", ""]
+    elif model.backbone.get("concat_channels"):
         lines += ["The U-Net takes further channels behind those of the latents; `conditioner/` says which.", ""]
     return "\n".join(lines)

@@ -139,6 +139,10 @@ def _yaml(model: ExportedModel, autoencoder: ExportedAutoencoder, target: str, k
         "resblock_updown": bool(backbone.get("residual_resampling")),
         **(heads or {"num_heads": backbone.get("heads", 8)}),
     }
+    model_class, reached, extra = "LatentDiffusion", "concat" if backbone.get("concat_channels") else "crossattn", {}
+    if model.beside is not None:
+        model_class, reached = model.beside.compvis, "hybrid"
+        extra = {"concat_keys": model.beside.keys, "finetune_keys": None, **model.beside.params}
     widths = first.get("channel_mult", (1, 2, 4, 4))
     first_stage_params = {
         "embed_dim": first["latent_channels"],
@@ -160,7 +164,7 @@ def _yaml(model: ExportedModel, autoencoder: ExportedAutoencoder, target: str, k
         first_stage_params["n_embed"] = first["regularizer"]["codes"]
     return {
         "model": {
-            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+            "target": f"ldm.models.diffusion.ddpm.{model_class}",
             "params": {
                 "linear_start": model.start,
                 "linear_end": model.end,
@@ -170,7 +174,8 @@ def _yaml(model: ExportedModel, autoencoder: ExportedAutoencoder, target: str, k
                 "channels": first["latent_channels"],
                 "scale_factor": autoencoder.scale,
                 "cond_stage_key": key,
-                "conditioning_key": "concat" if backbone.get("concat_channels") else "crossattn",
+                "conditioning_key": reached,
+                **extra,
                 "use_ema": False,
                 "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
                 "first_stage_config": {"target": f"ldm.models.autoencoder.{kind}", "params": first_stage_params},

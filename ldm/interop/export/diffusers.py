@@ -12,8 +12,9 @@ from torch import Tensor
 from ldm.files.tensors import write_tensors
 from ldm.files.whole import write_whole
 from ldm.interop.autoencoder import diffusers as first_stage
+from ldm.interop.conditioner.beside import ABSENT
 from ldm.interop.export.base import ExportFormat, without_statistics
-from ldm.interop.export.card import model_card
+from ldm.interop.export.card import loading, model_card
 from ldm.interop.export.model import PREDICTIONS, ExportedAutoencoder, ExportedModel
 from ldm.interop.export.text import PretrainedText, tokenizer_text, transformer_tensors
 from ldm.interop.pipeline import CONFIG, MODEL_INDEX, SCHEDULER_CONFIG
@@ -47,7 +48,7 @@ class DiffusersFormat(ExportFormat):
         write_whole(folder / "README.md", model_card(model, pipeline, autoencoder))
         if pipeline is None:
             return f"no pipeline of diffusers runs such a model as it is; {folder / 'README.md'} says how its parts are used"
-        return f'from diffusers import DiffusionPipeline; pipe = DiffusionPipeline.from_pretrained("{folder}")'
+        return f"from diffusers import DiffusionPipeline; {loading(pipeline, str(folder))}"
 
     def write_autoencoder(self, autoencoder: ExportedAutoencoder, folder: Path, *, name: str) -> str:
         """See `ExportFormat.write_autoencoder`."""
@@ -62,25 +63,25 @@ def _pipeline(model: ExportedModel, unet: str) -> tuple[str | None, dict[str, An
     common: dict[str, Any] = {"unet": ["diffusers", unet], "scheduler": ["diffusers", "DDIMScheduler"]}
     first = ["diffusers", "VQModel" if quantised else "AutoencoderKL"]
     node = model.conditioner
-    beside = bool(model.backbone.get("concat_channels")) or bool(model.backbone.get("pool_tokens"))
+    beside = model.beside
+    more = bool(model.backbone.get("pool_tokens")) or (beside is None and bool(model.backbone.get("concat_channels")))
     attends_to_all = not node.get("mask_padding", True)
     if model.conditioned_by == "HuggingFaceConditioner":
         clip = PretrainedText.of(model.told).is_clip
         tokenizer = ["transformers", _tokenizer(model).class_name]
         parts = {**common, "vae": first, "tokenizer": tokenizer, "text_encoder": ["transformers", "CLIPTextModel"]}
-        none: dict[str, Any] = {
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
-        }
-        fits = clip and attends_to_all and not quantised and not beside
-        return ("StableDiffusionPipeline", parts | none) if fits else (None, parts)
+        name, absent = (beside.pipeline, beside.absent) if beside is not None else ("StableDiffusionPipeline", ABSENT)
+        none: dict[str, Any] = {component: [None, None] for component in absent}
+        if "safety_checker" in none:
+            none["requires_safety_checker"] = False
+        fits = clip and attends_to_all and not quantised and not more
+        return (name, parts | none) if fits else (None, parts)
     if model.conditioned_by == "TransformerConditioner":
         tokenizer = ["transformers", _tokenizer(model).class_name]
         parts = {**common, "vqvae": first, "tokenizer": tokenizer, "bert": ["latent_diffusion", "LDMBertModel"]}
         usual = node.get("max_tokens") == LDM_TEXT_TOKENS and model.autoencoder.factor == LDM_TEXT_FACTOR
-        return ("LDMTextToImagePipeline", parts) if usual and attends_to_all and not beside else (None, parts)
+        fits = usual and attends_to_all and not more and beside is None
+        return ("LDMTextToImagePipeline", parts) if fits else (None, parts)
     parts = {**common, "vqvae": first}
     return ("LDMPipeline", parts) if model.conditioned_by == "Unconditional" else (None, parts)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.config import build_trusted
 from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
 from ldm.interop.autoencoder.folding import fold
+from ldm.interop.conditioner.beside import MapBeside, text_and_map
 from ldm.optim.lora import ADAPTER_KEY, LowRank, low_rank_changes
 
 Value = TypeVar("Value")
@@ -77,9 +78,10 @@ class ExportedModel:
         name: What the user called it.
         autoencoder: Its autoencoder.
         backbone: The config node of the U-Net.
-        unet: The state dict of the U-Net.
-        conditioner: The config node of the conditioner.
+        unet: The state dict of the U-Net; what it takes `beside` is in the order of other programs.
+        conditioner: The config node of the conditioner; that of the text alone, where there is a map beside it.
         told: The state dict of the conditioner.
+        beside: What it takes beside the noisy latent and the text; None: nothing, or something that other programs do not know.
         prediction: Name of the prediction's class.
         betas: The betas of the noise schedule.
         start: The first beta of a schedule that is linear in their square roots; None: it is another schedule.
@@ -96,6 +98,7 @@ class ExportedModel:
     unet: Mapping[str, Tensor]
     conditioner: Mapping[str, Any]
     told: Mapping[str, Tensor]
+    beside: MapBeside | None
     prediction: str
     betas: list[float]
     start: float | None
@@ -183,14 +186,22 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         lora = build_trusted(node[ADAPTER_KEY])
         adapter = ExportedAdapter(lora.alpha, _inside(low_rank_changes(weights), BACKBONE))
         weights = lora.merge(weights)
+    autoencoder = autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder."))
+    unet = _inside(weights, BACKBONE)
+    conditioner, prefix, beside = node["conditioner"], "conditioner.", None
+    if (found := text_and_map(conditioner)) is not None:
+        part, beside = found
+        unet = beside.to_theirs(unet, autoencoder.options["latent_channels"])
+        conditioner, prefix = conditioner["parts"][part], f"conditioner.parts.{part}."
     guidance = node["guidance"] if class_name(node["guidance"]) == "ClassifierFreeGuidance" else {}
     return ExportedModel(
         name=name,
-        autoencoder=autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder.")),
+        autoencoder=autoencoder,
         backbone=backbone,
-        unet=_inside(weights, BACKBONE),
-        conditioner=node["conditioner"],
-        told=_inside(weights, "conditioner."),
+        unet=unet,
+        conditioner=conditioner,
+        told=_inside(weights, prefix),
+        beside=beside,
         prediction=prediction,
         betas=betas.tolist(),
         start=float(inner.get("start", 0.0015)) if linear else None,
