@@ -96,14 +96,22 @@ def load(
         ValueError: If the file holds another kind of model, or cannot be loaded safely.
         FileNotFoundError: If there is no finished model.
     """
+    return load_with_config(path, device=device, packages=packages)[0]
+
+
+def load_with_config(
+    path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
+) -> tuple[LatentDiffusion, dict[str, Any]]:
+    """Load a latent diffusion model as `load` does, and the config that builds it."""
     file = find(path)
-    model = _rebuild(*read(file), file, packages)
+    config, weights = read(file)
+    model = _rebuild(config, weights, file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
             f"{path} holds {type(model).__name__}, not a latent diffusion model; "
             "train one on top of it: python train.py experiment=txt2img autoencoder.ckpt=" + str(path)
         )
-    return model.to(device).eval()
+    return model.to(device).eval(), config
 
 
 def load_autoencoder(
@@ -240,8 +248,13 @@ def kind_of(file: Path, packages: Sequence[str] = ("ldm",)) -> type:
     Raises:
         ValueError: If the file is damaged, cannot be loaded safely, or is no checkpoint of this project.
     """
-    config = _content(file).get(CONFIG_KEY) or _read_foreign(file)[0]
-    return trusted_class({key: value for key, value in config.items() if key == "_target_"}, packages)
+    return trusted_class({key: value for key, value in config_of(file).items() if key == "_target_"}, packages)
+
+
+def config_of(file: Path) -> dict[str, Any]:
+    """Return the config of the model that a checkpoint file holds; raise ValueError as `kind_of` does."""
+    found: dict[str, Any] = _content(file).get(CONFIG_KEY) or read_foreign(file).config
+    return found
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
