@@ -149,3 +149,16 @@ def test_a_pipeline_is_measured_as_a_model_of_ours(tmp_path, places):
     (found,) = evaluate(compose("evaluate", [*options, *more, *places[:1]]))
     assert found["scores"]["frechet_efficientnet"] > 0
     assert found["count"] == 4
+
+
+def test_components_without_the_file_that_joins_them_are_named(tmp_path):
+    pipelines.stable_diffusion(tmp_path)
+    folder = tmp_path / "pipeline"
+    (folder / "model_index.json").unlink()
+    with pytest.raises(ValueError, match=r"components \(text_encoder, unet, vae\), but no model_index.json") as told:
+        read_foreign(folder)
+    assert str(told.value).endswith(f"give one component: {folder / 'unet'}")
+    assert read_foreign(folder / "unet").config["_target_"].endswith("UNet"), "what is advised works"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"neither model_index.json nor config.json.*give one that is"):
+        read_foreign(tmp_path / "empty")
