@@ -228,7 +228,7 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,), *, usable: Sequ
     others = [name for name in (AUTOENCODER_FILE, CLASSIFIER_FILE) if any(path.rglob(name))]
     kinds = tuple([KINDS[name] for name in names if name in KINDS] if usable is None else usable)
     unfinished = sorted(path.rglob("*.ckpt"), reverse=True)
-    hint = ""
+    hint = "; give a run folder or a .safetensors or .ckpt file"
     if fitting := next((file for file in unfinished if _is_of(file, kinds)), None):
         hint = f"; the run has not ended, but {fitting} can be given as it is"
     elif others:
