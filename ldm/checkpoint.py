@@ -97,14 +97,22 @@ def load(
         ValueError: If the file holds another kind of model, or cannot be loaded safely.
         FileNotFoundError: If there is no finished model.
     """
+    return load_with_config(path, device=device, packages=packages)[0]
+
+
+def load_with_config(
+    path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
+) -> tuple[LatentDiffusion, dict[str, Any]]:
+    """Load a latent diffusion model as `load` does, and the config that builds it."""
     file = find(path)
-    model = _rebuild(*read_merged(file), file, packages)
+    config, weights = read_merged(file)
+    model = _rebuild(config, weights, file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
             f"{path} holds {type(model).__name__}, not a latent diffusion model; "
             "train one on top of it: python train.py experiment=txt2img autoencoder.ckpt=" + str(path)
         )
-    return model.to(device).eval()
+    return model.to(device).eval(), config
 
 
 def load_autoencoder(
@@ -163,34 +171,6 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
     return model.eval().requires_grad_(False)
 
 
-def with_decoder(own: Autoencoder, path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> Autoencoder:
-    """Load an autoencoder whose decoder takes the place of a model's own decoder.
-
-    The latent statistics are those of the model's own autoencoder.
-
-    Args:
-        own: The autoencoder of the model.
-        path: The checkpoint of the other autoencoder, which must have the same encoder, and so the same latent space.
-        packages: Packages whose classes the file may name.
-
-    Returns:
-        The other autoencoder, on the device of `own`, in evaluation mode, without gradients of its weights.
-
-    Raises:
-        ValueError: If the encoders differ.
-    """
-    other, _ = load_autoencoder(path, packages=packages)
-    if other.encoder_hash != own.encoder_hash:
-        raise ValueError(
-            f"the decoder in {path} belongs to the encoder {other.encoder_hash}, but the model was trained with "
-            f"{own.encoder_hash}; give one that was fine-tuned with that encoder: python train.py "
-            "experiment=finetune_decoder autoencoder.ckpt=..."
-        )
-    other.shift.copy_(own.shift)
-    other.scale.copy_(own.scale)
-    return other.to(own.shift.device).eval().requires_grad_(False)
-
-
 def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,), *, usable: Sequence[type] | None = None) -> Path:
     """Find a checkpoint file.
 
@@ -221,7 +201,7 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,), *, usable: Sequ
     others = [name for name in (AUTOENCODER_FILE, CLASSIFIER_FILE) if any(path.rglob(name))]
     kinds = tuple([KINDS[name] for name in names if name in KINDS] if usable is None else usable)
     unfinished = sorted(path.rglob("*.ckpt"), reverse=True)
-    hint = ""
+    hint = "; give a run folder or a .safetensors or .ckpt file"
     if fitting := next((file for file in unfinished if _is_of(file, kinds)), None):
         hint = f"; the run has not ended, but {fitting} can be given as it is"
     elif others:
@@ -241,8 +221,13 @@ def kind_of(file: Path, packages: Sequence[str] = ("ldm",)) -> type:
     Raises:
         ValueError: If the file is damaged, cannot be loaded safely, or is no checkpoint of this project.
     """
-    config = _content(file).get(CONFIG_KEY) or _read_foreign(file)[0]
-    return trusted_class({key: value for key, value in config.items() if key == "_target_"}, packages)
+    return trusted_class({key: value for key, value in config_of(file).items() if key == "_target_"}, packages)
+
+
+def config_of(file: Path) -> dict[str, Any]:
+    """Return the config of the model that a checkpoint file holds; raise ValueError as `kind_of` does."""
+    found: dict[str, Any] = _content(file).get(CONFIG_KEY) or read_foreign(file).config
+    return found
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -118,6 +118,8 @@ def unfinished(folder, stage, step, kind):
 
 
 def test_what_else_lies_in_a_folder_without_a_model_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"below .*; give a run folder or a .safetensors or .ckpt file$"):
+        find(tmp_path)
     unfinished(tmp_path, "autoencoder", 2, "ldm.autoencoder.convolutional.ConvAutoencoder")
     with pytest.raises(FileNotFoundError, match="its checkpoints are not of the kind that is needed here$"):
         find(tmp_path)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.cli.command_line import CommandLine, UsageError
+from ldm.cli.short_names import NODES, OPTIONS
 from ldm.config import choices_of, compose, options_of
 from ldm.options.arguments import (
     FILE_OPTIONS,
@@ -165,7 +166,9 @@ def _check_value(override: Override, base: DictConfig) -> None:
         return
     if option not in known:
         leaves = [name for name, value in known.items() if not isinstance(value, dict)]
-        hint = _suggestion(option, leaves, "{}?") or "see all options with --help"
+        chosen = [name for name in groups.values() if not name.startswith("hydra/")]
+        short = [*OPTIONS, *NODES] if "stage" in base else []
+        hint = _suggestion(option, [*short, *leaves, *chosen], "{}?") or "see all options with --help"
         raise UsageError(f"there is no option {option}; {hint}")
     if isinstance(known[option], dict) and (words := [one for one in _values(override) if _is_word(one)]):
         value = override.get_value_string()
@@ -238,7 +241,9 @@ def _shown(option: str, value: str) -> str:
 
 
 def _suggestion(word: str, known: Collection[str], text: str) -> str:
-    close = difflib.get_close_matches(word, [name for name in known if "._" not in name], n=3)
+    """Return a text about those names that are like a word, or that end in it; "" where none is."""
+    known = [name for name in known if "._" not in name]
+    close = [name for name in known if name.endswith(f".{word}")][:3] or difflib.get_close_matches(word, known, n=3)
     return text.format(f"did you mean {' or '.join(close)}") if close else ""
 
 

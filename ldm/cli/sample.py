@@ -34,4 +34,4 @@ def run(config: DictConfig) -> None:
 
     requests, out = sample(config)
     if is_rank_zero():
-        print(f"{len(requests)} images in {out}: look at {out / 'grid.png'}")
+        print(f"{len(requests)} image{'s' if len(requests) > 1 else ''} in {out}: look at {out / 'grid.png'}")

@@ -43,7 +43,7 @@ def names_of(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def score_tables(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> list[Rows]:
-    """Return a table for each stage: what the runs have scored at their ends, and what is expected at the same step.
+    """Return a table for each stage: what the runs have scored at their ends, and what is expected there, if all end at one step.
 
     Args:
         runs: The runs.
@@ -53,15 +53,15 @@ def score_tables(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> li
     for stage in dict.fromkeys(stage.name for run in runs for stage in run.stages):
         of_runs = [next((one for one in run.stages if one.name == stage), None) for run in runs]
         names = dict.fromkeys(name for one in of_runs if one is not None for name in one.results if name not in FACTS)
-        rows, step = [], _step(of_runs)
+        rows, step = [], None if expected is None else _step(of_runs)
         for name in [*names, *FACTS]:
             cells = ["" if one is None else shown(one.results.get(name)) for one in of_runs]
-            if expected is not None:
+            if expected is not None and step is not None:
                 cells.append(_expected(expected, stage, name, step))
             rows.append([name, *cells])
         steps = ["" if one is None else f"{one.step:,}{'' if one.results else ' (not finished)'}" for one in of_runs]
-        rows.append(["last step logged", *steps, *([""] if expected is not None else [])])
-        head = [stage, *names_of(runs), *(["expected ± spread"] if expected is not None else [])]
+        rows.append(["last step logged", *steps, *([] if step is None else [""])])
+        head = [stage, *names_of(runs), *([] if step is None else ["expected ± spread"])]
         tables.append(Rows(f"Scores of {stage}", head, rows))
     return tables
 
@@ -124,10 +124,10 @@ def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _expected(expected: ExpectedCurve, stage: str, name: str, step: int | None) -> str:
+def _expected(expected: ExpectedCurve, stage: str, name: str, step: int) -> str:
     """Return mean and standard deviation at a step of an expected curve; the mean alone of one seed, "" where there is none."""
     values = expected.values.get((stage, name), {})
-    if step is None or not finite(values.get(step, ())):
+    if not finite(values.get(step, ())):
         return ""
     found = expectations(values).get(step)
     mean = dict(curve_of(values))[step]

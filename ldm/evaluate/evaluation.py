@@ -32,6 +32,7 @@ from ldm.evaluate.source import data_module
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid, stack_padded
 from ldm.files.waiting import wait_for
+from ldm.generation.decoder import with_decoder
 from ldm.guidance.base import Guidance
 from ldm.metric.statistics import Reference
 from ldm.metric.suite import MetricSuite
@@ -78,9 +79,9 @@ class ImageEvaluation:
         """Generate and measure the images of a checkpoint."""
         config = self.config
         images_folder(out).check()
-        model = checkpoint.load(ckpt, device=self.device, packages=self.packages)
+        model, own = checkpoint.load_with_config(ckpt, device=self.device, packages=self.packages)
         if config.decoder is not None:
-            model.autoencoder = checkpoint.with_decoder(model.autoencoder, config.decoder, packages=self.packages)
+            model.autoencoder = with_decoder(model.autoencoder, config.decoder, packages=self.packages)
         sampler: Sampler | None = None if config.get("sampler") is None else build(config.sampler)
         guidance: Guidance | None = None if config.get("guidance") is None else build(config.guidance)
         size = model.size if config.size is None else as_size(config.size)
@@ -88,7 +89,7 @@ class ImageEvaluation:
         conditions: Conditions = build(config.conditions)
         opened = conditions.open(model, self.data, size=size, inputs=self.chosen.inputs)
         source = self._source(size)
-        folder = EvaluationFolder(out, self._request(ckpt, model, opened, size))
+        folder = EvaluationFolder(out, self._request(own, model, opened, size))
         folder.check()
         images = SampledImages(
             model,
@@ -253,9 +254,10 @@ class ImageEvaluation:
             batch_size=self.batch_size,
         )
 
-    def _request(self, ckpt: str, model: LatentDiffusion, opened: OpenConditions, size: Size) -> dict[str, Any]:
-        """Return the plain values on which images depend."""
-        own, _ = checkpoint.read(checkpoint.find(ckpt))
+    def _request(
+        self, own: Mapping[str, Any], model: LatentDiffusion, opened: OpenConditions, size: Size
+    ) -> dict[str, Any]:
+        """Return the plain values on which images depend, of a model and its own config."""
         sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
         return {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),

@@ -122,4 +122,6 @@ def read_map_header(path: str) -> Header:
 
 
 def _unreadable(path: str, reason: object) -> ValueError:
+    if not Path(path).exists():
+        return ValueError(f"there is no image at {path}; give a file")
     return ValueError(f"{path} cannot be read as an image: {reason}; give another")

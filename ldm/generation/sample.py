@@ -14,6 +14,7 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.tiles import TILE, Tiles
 from ldm.config import build, build_literally, resolved
+from ldm.generation.decoder import with_decoder
 from ldm.generation.folder import SampleFolder
 from ldm.generation.inputs import INPUTS
 from ldm.generation.mode.base import Mode, ModeParts, PromptMode
@@ -48,7 +49,7 @@ class ConfigParts(ModeParts):
         packages = self.config.packages
         model = checkpoint.load(self.config.ckpt, device=self.device, packages=packages)
         if self.config.decoder is not None:
-            model.autoencoder = checkpoint.with_decoder(model.autoencoder, self.config.decoder, packages=packages)
+            model.autoencoder = with_decoder(model.autoencoder, self.config.decoder, packages=packages)
         return model
 
     def autoencoder(self) -> Autoencoder:
@@ -56,7 +57,7 @@ class ConfigParts(ModeParts):
         packages = self.config.packages
         autoencoder, _ = checkpoint.load_autoencoder(self.config.ckpt, packages=packages)
         if self.config.decoder is not None:
-            autoencoder = checkpoint.with_decoder(autoencoder, self.config.decoder, packages=packages)
+            autoencoder = with_decoder(autoencoder, self.config.decoder, packages=packages)
         return autoencoder.to(self.device).eval()
 
     def sampler(self) -> Sampler:

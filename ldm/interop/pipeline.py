@@ -82,7 +82,16 @@ def read_component(folder: Path) -> Component:
         ValueError: If it has no config or no weights, or they cannot be read.
     """
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} has no {CONFIG}; copy the whole folder of the pipeline")
+        if inside := sorted(place.name for place in folder.iterdir() if is_component(place)):
+            raise ValueError(
+                f"{folder} has components ({', '.join(inside)}), but no {MODEL_INDEX}, which says how they belong together; copy "
+                f"that file, too, to read the whole pipeline, or give one component: "
+                f"{folder / ('unet' if 'unet' in inside else inside[0])}"
+            )
+        raise ValueError(
+            f"{folder} has neither {MODEL_INDEX} nor {CONFIG}, so it is no folder of diffusers; give one that is, or a file of "
+            "weights"
+        )
     file = component_file(folder)
     if file is None:
         raise ValueError(f"{folder} has no weights, like diffusion_pytorch_model.safetensors; copy the whole folder")

@@ -188,7 +188,8 @@ def why_no_option(arguments: Sequence[str], place: int) -> str:
     )
     name, equals, value = arguments[first].partition("=")
     if not equals or name.startswith("-"):
-        return f"{word!r} is not of the form option=value; --help shows all options"
+        whose = f", so say which option it is for: OPTION={word}" if os.path.exists(word) else ""
+        return f"{word!r} is not of the form option=value{whose}; --help shows all options"
     text = " ".join([_unquoted(value), *arguments[first + 1 : last]])
     return f'{word!r} is no option; where it belongs to {name}, put the whole in quotes: {name}="{text}"'
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from ldm.callback.randomness import StepSeed
 from ldm.plan.count import Allocations
 from ldm.plan.workload import Workload, make_workload
 from ldm.training.options import RunContext
-from ldm.training.run import make_stages, suit_hardware
+from ldm.training.run import make_stages, quiet_lightning, suit_hardware
 
 
 class Measured(NamedTuple):
@@ -111,7 +110,7 @@ def _train(workload: Workload, images: int, device: torch.device, *, steps: int)
     clock = Clock(device)
     average = [EMA(0.999)] if stage.callback_configs.get("ema") is not None else []
     options = {"accumulate_grad_batches": stage.accumulate, **stage.trainer_options(several=False)}
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    quiet_lightning()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice about data that are none
         trainer = pl.Trainer(

@@ -215,7 +215,13 @@ def _time(workload: Workload, speed: Speed, machine: Machine, micro: int, *, ima
     seconds = speed.step(micro * stage.accumulate)
     hours = stage.steps * seconds / 3600
     yield Figure("a step", seconds, "s", speed.basis, speed.note)
-    yield Figure("images a second", stage.batch_size / seconds, "", speed.basis, f"on {machine.gpus} devices")
+    yield Figure(
+        "images a second",
+        stage.batch_size / seconds,
+        "",
+        speed.basis,
+        f"on {machine.gpus} device{'s' if machine.gpus > 1 else ''}",
+    )
     yield Figure("steps", stage.steps, "steps", COUNTED, f"of {stage.batch_size:,} images")
     if images is not None:
         yield Figure("epochs", stage.steps * stage.batch_size / images, "", COUNTED, f"of {images:,.0f} images")

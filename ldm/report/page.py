@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,9 +18,9 @@ from ldm.callback.curves import curves_of_panels
 from ldm.files.whole import write_whole
 from ldm.report.charts import chart_of_panel
 from ldm.report.notes import notes
-from ldm.report.pictures import InlinePicture, inline_pictures
+from ldm.report.pictures import MEANINGS, InlinePicture, inline_pictures
 from ldm.report.record import now
-from ldm.report.run_folder import FACTS, RunFiles, StageFiles
+from ldm.report.run_folder import RunFiles, StageFiles
 from ldm.report.secrets import without_secrets
 
 REPORT_FILE = "report.html"
@@ -55,7 +56,7 @@ def write_report(run: RunFiles, file: Path) -> None:
     """
     stages = list(_stages(run))
     config = yaml.safe_dump(without_secrets(run.config), allow_unicode=True, sort_keys=False, width=110)
-    page = render("report.html", run=run, stages=stages, notes=notes(run), config=config, facts=FACTS)
+    page = render("report.html", run=run, stages=stages, notes=notes(run), config=config, meanings=MEANINGS)
     write_whole(file, page)
 
 
@@ -75,6 +76,7 @@ def render(template: str, **parts: Any) -> str:
     )
     pages.filters["shown"] = shown
     pages.filters["moment"] = moment
+    pages.filters["named"] = named
     written = moment(now())
     return pages.get_template(template).render(written=written, version=__version__, mark=Markup(MARK), **parts)
 
@@ -84,6 +86,12 @@ def shown(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if math.isfinite(value) else str(value)
+
+
+def named(name: str) -> Markup:
+    """Return the name of a score as pages show it: with its unit where it has one, and broken between its words."""
+    unit = " (dB)" if name.endswith("psnr") else ""
+    return Markup("").join(part + Markup("<wbr>") if part in "/_" else part for part in re.split("([/_])", name)) + unit
 
 
 def moment(text: str) -> str:

@@ -23,6 +23,15 @@ QUALITY = 82
 """Quality of the WebP files in a page, in [0, 100]."""
 
 
+MEANINGS = {
+    "reconstructions": "Above validation images, below what the autoencoder makes of them.",
+    "samples": "Some of the images that are measured, evenly spread. They are of the same captions or other conditions of the "
+    "validation data at each step, except at the end, where more are measured.",
+    "prompts": "The fixed prompts of this run, in the order of their file.",
+}
+"""Name of pictures -> what they show, for a reader who has not made the run."""
+
+
 class InlinePicture(NamedTuple):
     """A picture in a page.
 

@@ -59,7 +59,8 @@ def fit(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> None:
         return
     trainer = make_trainer(stage, data, first)
     with _ended_clearly(stage, first):
-        log.info("%s %s: %s", "continuing" if last else "training", stage.name, stage.folder)
+        doing = "continuing" if last else "training"
+        log.info("%s %s on %s: %s", doing, stage.name, devices_of(trainer), stage.folder)
         with _timed(stage.folder, trainer, last):
             trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
         scores = stage.finish(trainer, data)
@@ -122,6 +123,12 @@ def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.
     for logger in stage.loggers:
         number_by(logger, partial(steps_made, trainer))
     return trainer
+
+
+def devices_of(trainer: pl.Trainer) -> str:
+    """Say on how many devices of which kind a trainer works, and how it computes there: `2 x cuda, bf16-mixed`."""
+    number = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    return f"{number}{trainer.strategy.root_device.type}, {trainer.precision}"
 
 
 def keep_metrics(folder: Path) -> None:

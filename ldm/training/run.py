@@ -132,6 +132,7 @@ def _train_stages(
     """Build everything first, so that whatever is wrong is said before any training; then train."""
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
+    quiet_lightning()
     config, settings = run.config, _settings(run.config)
     suit_hardware(config.trainer.accelerator, str(config.trainer.precision))
     first = first_trainer(config)
@@ -209,3 +210,9 @@ def suit_hardware(accelerator: str, precision: str) -> None:
     torch.set_float32_matmul_precision("high")
     if accelerator == "cpu" and precision.startswith("bf16"):
         torch.backends.cuda.enable_flash_sdp(False)  # despite its name, it is the switch of the CPU's kernel, too
+
+
+def quiet_lightning() -> None:
+    """Let Lightning say nothing but warnings: its advertisements, and what this program says in its own words, are left out."""
+    for name in ("pytorch_lightning", "lightning_fabric"):  # which set their level themselves when they are imported
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -127,7 +127,7 @@ def test_prompts_are_swept(tiny_run, tmp_path):
     text = forked(
         "sample.py", "-m", f"ckpt={tiny_run},{tiny_run / 'model.safetensors'}", prompts, "n=1", "sampler.steps=2", out
     )
-    assert text.count("1 images in") == 4
+    assert text.count("1 image in") == 4
     found = {line for file in (tmp_path / "out").glob("*/samples.jsonl") for line in file.read_text().splitlines()}
     assert len(found) == 4
     assert sum('"a red, {big} cat"' in line for line in found) == 2

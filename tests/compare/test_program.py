@@ -296,7 +296,10 @@ def test_a_curve_of_other_options_and_steps_is_told(compare, seeds, tmp_path):
     )
     assert float(row[2]) == pytest.approx(float(row[1]), abs=0.05), "at the step of the run"
     assert "was not trained as the runs" not in compare(write_run(tmp_path / "same", seed=7), f"expected={file}")
+    both = (tmp_path / "out" / "compare.md").read_text()
+    assert "expected ± spread" in both
     compare(short, seeds[0], f"expected={file}")
+    assert "expected ± spread" not in (tmp_path / "out" / "compare.md").read_text(), "a column without a value"
     assert " ± " not in re.search(r"^\| val/loss .*$", (tmp_path / "out" / "compare.md").read_text(), re.MULTILINE)[0]
     metrics = short / "diffusion" / "logs" / "metrics.csv"
     for logs in (metrics, short / "autoencoder" / "logs" / "metrics.csv"):

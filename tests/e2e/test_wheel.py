@@ -98,7 +98,7 @@ def test_a_model_is_trained_drawn_from_and_loaded_in_an_empty_folder(installed, 
     )
     assert "Scores of diffusion" in run(installed, tmp_path, "-m", "ldm.compare", "runs/tiny")
     options = ["ckpt=runs/tiny", "prompt=a red heart", "n=1", "sampler.steps=2"]
-    assert "1 images in samples" in run(installed, tmp_path, installed / "bin" / "ldm-sample", *options)
+    assert "1 image in samples" in run(installed, tmp_path, installed / "bin" / "ldm-sample", *options)
     assert (tmp_path / "samples" / "00000.png").is_file()
     program = "from ldm import LatentDiffusion, load; print(isinstance(load('runs/tiny'), LatentDiffusion))"
     assert run(installed, tmp_path, "-c", program) == "True\n"

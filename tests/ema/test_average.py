@@ -118,7 +118,7 @@ def test_a_finished_model_with_averages_of_other_lengths(run, tmp_path):
     assert not torch.equal(between[name], model[name])
     assert load(run / "ema-0.075.safetensors").sample(prompts=["a red heart"]).isfinite().all()
     prompt = ["prompt=a red heart", "n=1", f"out={tmp_path}", "sampler.steps=3", "device=cpu"]
-    assert "1 images" in forked("sample.py", f"ckpt={run}/ema-0.075.safetensors", *prompt)
+    assert "1 image" in forked("sample.py", f"ckpt={run}/ema-0.075.safetensors", *prompt)
 
 
 @pytest.mark.e2e

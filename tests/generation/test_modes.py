@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from ldm.checkpoint import load
 from ldm.config import CONFIGS, build_literally, compose, resolved
 from ldm.files.picture import to_levels
 from ldm.generation.images import InitImages
-from ldm.generation.mode.base import Mode, PromptGenerator
+from ldm.generation.mode.base import Mode, PromptGenerator, far_from_training
 from ldm.generation.mode.inpaint import Inpaint
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.options import misplaced, mode_options
@@ -263,3 +264,25 @@ def test_a_weak_model_that_cuts_prompts_is_told_of(tiny_run, caplog):
         assert said.startswith(
             f"of the model that guides: the prompt {prompt!r} is longer than the model takes; cut away is '"
         )
+
+
+@pytest.mark.parametrize(
+    ("size", "inputs", "far"),
+    [
+        ((32, 32), ("caption",), False),
+        ((32, 63), ("caption",), False),
+        ((32, 64), ("caption",), True),
+        ((17, 32), ("caption",), False),
+        ((16, 32), ("caption",), True),
+        ((128, 128), ("label",), True),
+        ((128, 128), ("caption", "segmentation"), False),
+        ((128, 128), ("masked_latent",), False),
+    ],
+)
+def test_a_size_far_from_that_of_training_is_warned_of(size, inputs, far):
+    model = SimpleNamespace(size=Size(32, 32), conditioner=SimpleNamespace(inputs=inputs))
+    warning = far_from_training([Size(32, 32), Size(*size)], model)
+    assert (warning is not None) == far
+    if warning is not None:
+        assert f"images of {size[0]} x {size[1]} pixels" in warning
+        assert "trained on 32 x 32" in warning

@@ -280,11 +280,11 @@ def test_boxes_stay_where_they_were_on_the_picture(small):
         ("noisy", ["mode=super_resolution", "low_resolution=SMALL", "noise_level=0.6", "prompt=a"],
          "noise_level=0.6 is more than this model has seen in training; give at most 0.5"),
         ("unconditional", ["mode=super_resolution", "low_resolution=SMALL"],
-         "low_resolution would change nothing: this model is told nothing; leave it out"),
+         "this model has none; give a model that was trained with conditioner=low_resolution"),
         ("low_resolution", ["prompt='a cat'"], "low_resolution is missing; give low_resolution="),
         ("low_resolution", ["mode=super_resolution", "low_resolution=SMALL", "label=3"], "label would change nothing"),
         ("inpainting", ["mode=super_resolution", "low_resolution=SMALL"],
-         "this model is told image, mask, and for 00000.png image and mask is missing"),
+         "this model has none; give a model that was trained with conditioner=low_resolution"),
         ("inpainting", ["mode=inpaint", "init=INIT", "mask=MASK", "num_resample=2"], "num_resample=2 would change nothing"),
         ("low_resolution", ["mode=inpaint", "init=INIT", "mask=MASK"], "low_resolution is missing"),
         ("inpainting", ["mode=inpaint", "init=INIT"], "mode=inpaint needs mask=FILE"),
@@ -383,6 +383,6 @@ def test_the_program_enlarges_and_completes(runs, small, photo, tmp_path):
         "sample.py", f"ckpt={runs['inpainting']}", f"out={tmp_path / 'y'}", *common, "mode=inpaint",
         f"init={photo / 'init.png'}", f"mask={photo / 'mask.png'}",
     )  # fmt: skip
-    assert "1 images" in text
+    assert "1 image in" in text
     text = forked("sample.py", "ckpt=x", "mode=super_resolution", ok=False)
     assert "mode=super_resolution needs low_resolution=FILE" in text

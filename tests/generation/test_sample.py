@@ -251,6 +251,24 @@ def read_masked(file, mask, size):
 
 
 @pytest.mark.e2e
+def test_a_size_far_from_that_of_training_is_made_and_warned_of(tiny_run, tmp_path):
+    warning = "images of 64 x 64 pixels are asked of a model that was trained on 32 x 32"
+    text = sample(tiny_run, tmp_path / "x", PROMPT, "n=1", "size=64")
+    assert text.count(warning) == 1
+    assert "1 image in" in text
+    assert "are asked of a model" not in sample(tiny_run, tmp_path / "x", PROMPT, "n=2", "size=[32,48]")
+
+
+@pytest.mark.e2e
+def test_what_is_wrong_is_said_before_what_is_missing(tiny_run, photo, tmp_path):
+    options = ["mode=super_resolution", f"low_resolution={photo / 'init.png'}"]
+    text = sample(tiny_run, tmp_path / "x", *options, ok=False)
+    assert "this model has none; give a model that was trained with conditioner=low_resolution" in text
+    options = [PROMPT, "mode=inpaint", f"init={photo / 'init.png'}", "mask=/nowhere.png"]
+    assert "there is no image at /nowhere.png; give a file" in sample(tiny_run, tmp_path / "x", *options, ok=False)
+
+
+@pytest.mark.e2e
 def test_inpainting_does_not_know_what_was_there(tiny_run, photo):
     model, image = load(tiny_run), to_tensor(Image.open(photo / "init.png"))[None]
     mask = read_masked(str(photo / "init.png"), str(photo / "mask.png"), Size(32, 32))[1]

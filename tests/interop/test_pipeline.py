@@ -1,6 +1,7 @@
 """Pipelines of diffusers become models of ours, which make the same images of the same noise and captions."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_images_are_not_all_alike(tmp_path):
 
 
 @pytest.mark.e2e
-def test_a_pipeline_is_measured_as_a_model_of_ours(tmp_path, places):
+def test_a_pipeline_is_measured_as_a_model_of_ours(tmp_path, places, caplog):
     pipelines.stable_diffusion(tmp_path)
     rows = [f"{number}\t{number}\t{PROMPTS[number % 2]}" for number in range(4)]
     (tmp_path / "captions.tsv").write_text("\n".join(["id\timage_id\tcaption", *rows]))
@@ -146,6 +147,21 @@ def test_a_pipeline_is_measured_as_a_model_of_ours(tmp_path, places):
         "device=cpu",
         f"out={tmp_path}/scores",
     ]
-    (found,) = evaluate(compose("evaluate", [*options, *more, *places[:1]]))
+    with caplog.at_level(logging.INFO):
+        (found,) = evaluate(compose("evaluate", [*options, *more, *places[:1]]))
+    assert caplog.text.count("has the layout of") == 1, "it is read once"
     assert found["scores"]["frechet_efficientnet"] > 0
     assert found["count"] == 4
+
+
+def test_components_without_the_file_that_joins_them_are_named(tmp_path):
+    pipelines.stable_diffusion(tmp_path)
+    folder = tmp_path / "pipeline"
+    (folder / "model_index.json").unlink()
+    with pytest.raises(ValueError, match=r"components \(text_encoder, unet, vae\), but no model_index.json") as told:
+        read_foreign(folder)
+    assert str(told.value).endswith(f"give one component: {folder / 'unet'}")
+    assert read_foreign(folder / "unet").config["_target_"].endswith("UNet"), "what is advised works"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"neither model_index.json nor config.json.*give one that is"):
+        read_foreign(tmp_path / "empty")

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm.options.arguments import parse_override
+from ldm.plan.figure import shown
 from ldm.plan.program import OWN, main, next_command, plan
 from tests import configs
 from tests.conftest import forked
@@ -157,3 +158,19 @@ def test_the_program_predicts_and_measures_on_this_machine(tmp_path):
         assert stage["measured on this machine"]["a step"]["value"] > 0
         assert stage["time"]["a step"]["note"].startswith("the sum of")
         assert "not measured" not in stage["time"]["a step"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (7.677e-05, "s", "76.77 µs"),
+        (0.25, "s", "250.00 ms"),
+        (1.5, "s", "1.50 s"),
+        (2e-6, "days", "< 0.01 days"),
+        (0.01, "h", "0.01 h"),
+        (12.34, "days", "12.34 days"),
+        (2**21, "bytes", "2.00 MiB"),
+    ],
+)
+def test_figures_are_shown_in_units_that_can_be_read(value, unit, text):
+    assert shown(value, unit) == text

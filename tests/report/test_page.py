@@ -1,6 +1,7 @@
 """The report of a run: what is on the page, what is not, and how a browser shows it."""
 
 import html
+import itertools
 import json
 import logging
 import re
@@ -14,9 +15,10 @@ from ldm.config import compose
 from ldm.report import pictures, program
 from ldm.report.charts import MOST_POINTS, chart_of_panel, thinned
 from ldm.report.notes import notes
-from ldm.report.page import moment, render, shown, write_report
-from ldm.report.pictures import LONGEST_SIDE, MOST_PICTURES, inline_pictures
+from ldm.report.page import moment, named, render, shown, write_report
+from ldm.report.pictures import LONGEST_SIDE, MEANINGS, MOST_PICTURES, inline_pictures
 from ldm.report.run_folder import read_run
+from tests.conftest import ROOT
 from tests.report.browser import look
 from tests.report.folders import CONFIG, a_record, write_run
 
@@ -51,6 +53,25 @@ def test_everything_is_on_the_page(tmp_path):
     assert text.count("<svg") == 3, "a chart for each panel that has curves"
     assert text.count("<img") == 6, "three pictures of each stage"
     assert "<script" not in text
+
+
+def test_a_reader_who_has_not_made_the_run_is_told_what_pictures_and_scores_are(tmp_path):
+    folder = write_run(tmp_path / "a", record=a_record())
+    (folder / "autoencoder" / "pictures" / "samples-00000010.png").rename(
+        folder / "autoencoder" / "pictures" / "of_my_own-00000010.png"
+    )
+    text = page_of(folder).read_text()
+    assert text.count(MEANINGS["samples"]) == 2, "once for each stage"
+    assert text.count(">val/<wbr>psnr (dB)<") == 1
+    assert text.count(">val/<wbr>loss<") == 2, "card and table"
+    assert named("val/<b>_x") == "val/<wbr>&lt;b&gt;_<wbr>x"
+
+
+def test_every_picture_of_a_run_has_a_meaning():
+    drawn = [
+        re.findall(r'\bshow\(trainer, "(\w+)"', file.read_text()) for file in (ROOT / "ldm" / "callback").glob("*.py")
+    ]
+    assert sorted(itertools.chain(*drawn)) == sorted(MEANINGS)
 
 
 def test_texts_of_users_are_escaped_wherever_they_come_from(tmp_path):
@@ -147,7 +168,7 @@ def test_what_a_reader_should_know(tmp_path):
     told = "\n".join(notes(read_run(begun)))
     (psnr,) = read_run(begun).stages[0].latest.values()
     assert re.search(
-        rf"autoencoder, not finished: the last values.*>val/psnr<.*>{shown(psnr)}<",
+        rf"autoencoder, not finished: the last values.*>val/<wbr>psnr \(dB\)<.*>{shown(psnr)}<",
         page_of(begun).read_text(),
         re.DOTALL,
     )

@@ -13,8 +13,9 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from ldm.callback.curves import read_metrics
-from ldm.checkpoint import load, load_autoencoder, read, with_decoder
+from ldm.checkpoint import load, load_autoencoder, read
 from ldm.ema.snapshot import read_snapshots
+from ldm.generation.decoder import with_decoder
 from ldm.guidance.base import NoGuidance
 from ldm.pretrained.vision import VisionEncoder
 from ldm.report.record import read_record
@@ -427,7 +428,10 @@ def test_fine_tuning_the_decoder_leaves_the_latents_as_they_are(home, places, ti
         "name=tuned",
     ]
     text = forked("train.py", "experiment=finetune_decoder", f"autoencoder.ckpt={tiny_run}", *options, *places)
-    assert f"decoder={home / 'runs' / 'tuned'}" in text
+    assert f"next: python sample.py ckpt={tiny_run} decoder={home / 'runs' / 'tuned'} prompt=" in text
+    for noise in ("Tip:", "TPU", "GPU available", "`Trainer.fit` stopped"):
+        assert noise not in text, "what a library says about itself is no business of the user"
+    assert "training autoencoder on cpu, " in text
     before, _ = load_autoencoder(tiny_run)
     after, _ = load_autoencoder(home / "runs" / "tuned")
     assert after.encoder_hash == before.encoder_hash

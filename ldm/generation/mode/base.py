@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, final
@@ -28,6 +28,12 @@ from ldm.sampler.base import Sampler
 log = logging.getLogger(__name__)
 
 MOST_WARNINGS = 10
+
+FAR = 2
+"""A height or width this many times that of training, or the same part of it, is one at which few models draw well."""
+
+MAPS = frozenset({"segmentation", "depth", "low_resolution", "mask"})
+"""Fields that say at each pixel what is there: a model that reads one works at sizes far from that of its training."""
 
 
 class ModeParts(ABC):
@@ -194,19 +200,20 @@ class PromptGenerator(Generator):
 
     def prepare(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """See `Generator.prepare`."""
+        # First, as it fails where the model does not have the mode.
+        sizes = [self.mode.size_of(request, self.model) for request in requests]
         for request in requests:
             check_told(request, underlying_fields(self.model.conditioner.inputs), self.mode.gives)
         requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
         check_numbers(requests, self.model.conditioner)
         if is_rank_zero():
-            for warning in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
-                log.warning(warning)
-        sized = [replace(request, size=self.mode.size_of(request, self.model)) for request in requests]
-        for size in {request.size for request in sized}:
-            assert size is not None
-            if not self.mode.any_size:
-                self.model.check_size(size)
-        return sized
+            for cut in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
+                log.warning(cut)
+        for size in () if self.mode.any_size else set(sizes):
+            self.model.check_size(size)
+        if is_rank_zero() and (warning := far_from_training(sizes, self.model)) is not None:
+            log.warning(warning)
+        return [replace(request, size=size) for request, size in zip(requests, sizes, strict=True)]
 
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
         """See `Generator.__call__`."""
@@ -229,6 +236,27 @@ class PromptGenerator(Generator):
         for reader in self.guidance.readers:
             assert isinstance(reader, Conditioner)
             yield from (f"of the model that guides: {warning}" for warning in cut_prompts(reader, texts))
+
+
+def far_from_training(sizes: Iterable[Size], model: LatentDiffusion) -> str | None:
+    """Return a warning where images are much larger or smaller than those that a model has seen; None where none is.
+
+    Args:
+        sizes: The sizes of the images.
+        model: The model.
+    """
+    if MAPS & {*underlying_fields(model.conditioner.inputs)}:
+        return None
+    ratios = {size: max(max(a / b, b / a) for a, b in zip(size, model.size, strict=True)) for size in sizes}
+    size = max(ratios, key=ratios.__getitem__)
+    if ratios[size] < FAR:
+        return None
+    return (
+        f"images of {size.height} x {size.width} pixels are asked of a model that was trained on {model.size.height} x "
+        f"{model.size.width}, and so far from that size it may draw parts again and again, or nothing that can be recognised; "
+        "to have this size, train on from this model, with init=CKPT "
+        f"data.size=[{size.height},{size.width}]"
+    )
 
 
 def optional_size(size: int | Sequence[int] | None, meaning: str) -> Size | None:

@@ -204,7 +204,8 @@ def _low_resolution(conditioner: Conditioner) -> LowResolutionConditioner:
     found = [part for part in conditioner.modules() if isinstance(part, LowResolutionConditioner)]
     if len({part.factor for part in found}) != 1:
         raise ValueError(
-            f"mode=super_resolution enlarges by the factor of a LowResolutionConditioner, and this model has "
-            f"{len(found) or 'none'} of one factor; give a model that was trained with conditioner=low_resolution"
+            "mode=super_resolution enlarges by the factor of a LowResolutionConditioner, and this model has "
+            f"{'several of different factors' if found else 'none'}; give a model that was trained with "
+            "conditioner=low_resolution"
         )
     return found[0]

@@ -19,6 +19,7 @@ from ldm.options.arguments import command_name
 from ldm.options.sweep import typed_options
 from ldm.task.autoencoder import AutoencoderTask
 from ldm.task.base import Task
+from ldm.training.next_command import model_in, sample_command
 from ldm.training.options import StageOptions
 from ldm.training.stage import Stage
 
@@ -175,10 +176,13 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         moments.store(model)
 
     def next_command(self) -> str:
-        """Return the command that trains a diffusion model on this autoencoder, or samples with a fine-tuned decoder."""
+        """Return the command that trains a diffusion model on this autoencoder.
+
+        Where the decoder of a diffusion model was fine-tuned, return the one that samples from that model with it.
+        """
         config, folder = self.run.config, shlex.quote(str(self.run.folder))
-        if self.freeze_encoder:
-            return f'{command_name("sample")} ckpt=RUN decoder={folder} prompt="..."'
+        if self.freeze_encoder and (model := model_in(config.autoencoder.ckpt)) is not None:
+            return sample_command(self.run, config.autoencoder.ckpt, model, f"decoder={folder}")
         own = {f"data.{name}": config.data[name] for name in ("train", "val", "size") if "train" in config.data}
         experiment = "txt2img"
         if own:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ldm import checkpoint
@@ -13,8 +12,8 @@ from ldm.data.base import DataModule
 from ldm.options.arguments import command_name
 from ldm.task.base import Task
 from ldm.task.classifier import ClassifierTask
+from ldm.training.next_command import model_in, sample_command
 from ldm.training.stage import Stage
-from ldm.training.stages.diffusion import example_options
 from ldm.training.stages.latent import LatentStage
 
 
@@ -45,11 +44,9 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
         """Do nothing: no caption is too long for a set of words."""
 
     def next_command(self) -> str:
-        """Return the command that samples with this classifier as guidance."""
+        """Return the command that samples with this classifier as guidance, from the model whose autoencoder it was given."""
         assert self.run.given_autoencoder is not None
-        given = Path(self.run.given_autoencoder)
-        model = shlex.quote(str(given)) if (given / checkpoint.MODEL_FILE).is_file() else "RUN"
-        path = f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
-        return (
-            f"{command_name('sample')} ckpt={model} guidance=classifier {path} {example_options(self.run, ['caption'])}"
-        )
+        guided = "guidance=classifier", f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
+        if (model := model_in(self.run.given_autoencoder)) is None:
+            return " ".join([command_name("sample"), "ckpt=RUN", *guided, 'prompt="..." n=4 seed=0'])
+        return sample_command(self.run, self.run.given_autoencoder, model, *guided)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
-
 from ldm import checkpoint
 from ldm.autoencoder.derived import underlying_fields
-from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_captions, text_parts
-from ldm.config import build, packages_of, resolved
+from ldm.config import build, resolved
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.data.latents import FEATURES_FACT
 from ldm.model import LatentDiffusion
 from ldm.optim.lora import ADAPTER_KEY
-from ldm.options.arguments import command_name
 from ldm.task.base import Task
 from ldm.task.diffusion import DiffusionTask
-from ldm.training.options import RunContext, StageOptions
+from ldm.training.next_command import sample_command
+from ldm.training.options import StageOptions
 from ldm.training.stage import Stage
 from ldm.training.stages.latent import LatentStage, has_autoencoder
 
@@ -132,35 +128,5 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
             log.warning(warning)
 
     def next_command(self) -> str:
-        """Return the command that samples, which names the packages of the model's parts where they are not all of ldm."""
-        packages = packages_of(resolved(self.run.config.model))
-        named = "" if packages == ["ldm"] else f"'packages=[{','.join(packages)}]' "
-        with torch.device("meta"):
-            told: Conditioner = build(self.run.config.conditioner)
-        options = example_options(self.run, told.inputs)
-        return f"{command_name('sample')} ckpt={shlex.quote(str(self.run.folder))} {named}{options}"
-
-
-EXAMPLES = {
-    "label": "label=0",
-    "boxes": "layout=FILE",
-    "segmentation": "segmentation=FILE",
-    "depth": "depth=FILE",
-    "image": "image=FILE",
-    "neighbors": "neighbors=FILE",
-    "low_resolution": "mode=super_resolution low_resolution=FILE",
-    "masked_latent": "mode=inpaint init=FILE mask=FILE",
-}
-"""Field that a model is told -> the options of sample.py that tell it."""
-
-
-def example_options(run: RunContext, inputs: Sequence[str]) -> str:
-    """Return options of sample.py that draw an image of the kind that a run was trained on.
-
-    Args:
-        run: The run.
-        inputs: Names of the fields that the model is told.
-    """
-    text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
-    options = {"caption": f'prompt="{text}"', **EXAMPLES}
-    return " ".join([option for name, option in options.items() if name in inputs] + ["n=4 seed=0"])
+        """Return the command that samples."""
+        return sample_command(self.run, self.run.folder, resolved(self.run.config.model))

@@ -1,0 +1,68 @@
+"""The command of sample.py that a user would type after a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm import checkpoint
+from ldm.conditioner.base import Conditioner
+from ldm.config import build_trusted, packages_of, resolved
+from ldm.model import LatentDiffusion
+from ldm.options.arguments import command_name
+from ldm.training.options import RunContext
+
+EXAMPLES = {
+    "label": "label=0",
+    "boxes": "layout=FILE",
+    "segmentation": "segmentation=FILE",
+    "depth": "depth=FILE",
+    "image": "image=FILE",
+    "neighbors": "neighbors=FILE",
+    "low_resolution": "mode=super_resolution low_resolution=FILE",
+    "masked_latent": "mode=inpaint init=FILE mask=FILE",
+}
+"""Field that a model is told -> the options of sample.py that tell it."""
+
+
+def model_in(given: str) -> dict[str, Any] | None:
+    """Return the config of the diffusion model in a run or file that was given as an autoencoder.
+
+    Args:
+        given: The value of `autoencoder.ckpt`.
+
+    Returns:
+        The config; None where the autoencoder is alone.
+    """
+    try:
+        file = checkpoint.find(given)
+    except FileNotFoundError:
+        return None
+    config = checkpoint.config_of(file)
+    return config if config["_target_"].rpartition(".")[2] == LatentDiffusion.__name__ else None
+
+
+def sample_command(run: RunContext, ckpt: str | Path, model: Mapping[str, Any], *options: str) -> str:
+    """Return the command that draws images of the kind that a run was trained on.
+
+    It names the packages of the model's parts where they are not all of ldm.
+
+    Args:
+        run: The run.
+        ckpt: The run or the file of the model.
+        model: The config of the model, which says what it is told.
+        options: Further options of sample.py, as they are typed.
+    """
+    packages = packages_of(model)
+    with torch.device("meta"):
+        told: Conditioner = build_trusted(model["conditioner"], packages_of(resolved(run.config)))
+    text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
+    examples = {"caption": f'prompt="{text}"', **EXAMPLES}
+    words = [command_name("sample"), f"ckpt={shlex.quote(str(ckpt))}"]
+    words += [] if packages == ["ldm"] else [f"'packages=[{','.join(packages)}]'"]
+    words += [*options, *(option for name, option in examples.items() if name in told.inputs), "n=4 seed=0"]
+    return " ".join(words)
