@@ -39,12 +39,13 @@ noise_level    how much noise is added to `low_resolution`, `(B,)` in [0, 1], nu
                `ldm.conditioner.low_resolution`
 seed           the seed of the image, `(B,)` int64, which a model gives itself
 
-Three fields are not read from samples: a model derives them, by its autoencoder, where its conditioner asks for them. See
+Some fields are not read from samples: a model derives them, by its autoencoder, where its conditioner asks for them. See
 `ldm.autoencoder.derived`.
 
 image_size     height and width of the image, `(B, 2)` int64, the same for all images
 latent_size    height and width of the latent, `(B, 2)` int64, the same for all images
-masked_latent  the latent of the image without its masked part, `(B, C, H/f, W/f)`, derived from `image` and `mask`
+masked_latent  the latent of the image with its masked part gray, `(B, C, H/f, W/f)`, derived from `image` and `mask`;
+               `black_masked_latent` is the same where it is black
 """
 
 

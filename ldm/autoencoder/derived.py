@@ -11,7 +11,10 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Fields, batch_size, tensor_field
 from ldm.pretrained.precision import full_precision
 
-DERIVED: dict[str, tuple[str, ...]] = {"latent_size": (), "image_size": (), "masked_latent": ("image", "mask")}
+HOLES = {"masked_latent": 0.0, "black_masked_latent": -1.0}
+"""Name of the latent of a masked image -> the value of the pixels in its masked part, in [-1, 1]."""
+
+DERIVED: dict[str, tuple[str, ...]] = {"latent_size": (), "image_size": (), **dict.fromkeys(HOLES, ("image", "mask"))}
 """Name of a derived field -> names of the fields that it is made of."""
 
 
@@ -46,14 +49,15 @@ def with_derived_fields(
         found["latent_size"] = torch.tensor([list(size)]).expand(batch_size(fields), -1)
     if "image_size" in wanted:
         found["image_size"] = torch.tensor([image_size]).expand(batch_size(fields), -1)
-    if "masked_latent" in wanted:
-        found["masked_latent"] = _masked_latent(fields, autoencoder, image_size)
+    for name in wanted:
+        if name in HOLES:
+            found[name] = _masked_latent(fields, autoencoder, image_size, hole=HOLES[name])
     return {**fields, **found}
 
 
 @torch.no_grad()
-def _masked_latent(fields: Fields, autoencoder: Autoencoder, size: Sequence[int]) -> Tensor:
-    """Return the latents `(B, C, h, w)` of images whose masked part is gray."""
+def _masked_latent(fields: Fields, autoencoder: Autoencoder, size: Sequence[int], *, hole: float) -> Tensor:
+    """Return the latents `(B, C, h, w)` of images whose masked part has one value."""
     if "image" not in fields:
         raise ValueError(
             f"this model sees the image without its masked part, but the fields that are there are: {', '.join(fields)}; give "
@@ -68,4 +72,4 @@ def _masked_latent(fields: Fields, autoencoder: Autoencoder, size: Sequence[int]
                 "to be made; resize it, or give that size"
             )
     with full_precision(image.device):  # as the latents that are trained on
-        return autoencoder.to_latent(autoencoder.encode(image * (1.0 - mask)).mean)
+        return autoencoder.to_latent(autoencoder.encode(image * (1.0 - mask) + hole * mask).mean)

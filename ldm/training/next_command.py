@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ldm import checkpoint
+from ldm.autoencoder.derived import HOLES
 from ldm.conditioner.base import Conditioner
 from ldm.config import build_trusted, packages_of, resolved
 from ldm.model import LatentDiffusion
@@ -24,7 +25,7 @@ EXAMPLES = {
     "image": "image=FILE",
     "neighbors": "neighbors=FILE",
     "low_resolution": "mode=super_resolution low_resolution=FILE",
-    "masked_latent": "mode=inpaint init=FILE mask=FILE",
+    **dict.fromkeys(HOLES, "mode=inpaint init=FILE mask=FILE"),
 }
 """Field that a model is told -> the options of sample.py that tell it."""
 

@@ -70,6 +70,7 @@ def fields_of(count: int, seed: int = 0):
         "low_resolution": uniform(3, 16, 24),
         "mask": (uniform(1, 32, 48) > 0).float(),
         "masked_latent": uniform(3, 8, 12),
+        "black_masked_latent": uniform(3, 8, 12),
         "depth": uniform(1, 32, 48),
         "image_embedding": uniform(8),
         "neighbors": uniform(5, 16),

@@ -51,20 +51,21 @@ def test_samples_must_have_what_a_derived_field_is_made_of():
     assert underlying_fields(("latent_size", "image_size")) == ()
 
 
-def test_the_masked_latent_is_that_of_the_image_whose_hole_is_gray(inpainter):
+@pytest.mark.parametrize(("name", "hole"), [("masked_latent", 0.0), ("black_masked_latent", -1.0)])
+def test_the_masked_latent_is_that_of_the_image_whose_hole_is_gray_or_black(inpainter, name, hole):
     fields, autoencoder = fields_of(3), inpainter.autoencoder
     autoencoder.shift += 0.5
     given = {name: fields[name] for name in ("image", "mask")}
-    found = with_derived_fields(given, ("masked_latent", "latent_size", "image_size"), autoencoder, size=(8, 12))
+    found = with_derived_fields(given, (name, "latent_size", "image_size"), autoencoder, size=(8, 12))
     with torch.no_grad():
-        seen = torch.where(fields["mask"] > 0, 0.0, fields["image"])
+        seen = torch.where(fields["mask"] > 0, hole, fields["image"])
         expected = autoencoder.to_latent(autoencoder.encode(seen).mean)
     autoencoder.shift -= 0.5
-    torch.testing.assert_close(found["masked_latent"], expected)
+    torch.testing.assert_close(found[name], expected)
     assert found["latent_size"].tolist() == [[8, 12]] * 3
     assert found["image_size"].tolist() == [[32, 48]] * 3
-    kept = with_derived_fields({**given, "masked_latent": "own"}, ("masked_latent",), autoencoder, size=(8, 12))
-    assert kept["masked_latent"] == "own"
+    kept = with_derived_fields({**given, name: "own"}, (name,), autoencoder, size=(8, 12))
+    assert kept[name] == "own"
     assert with_derived_fields(given, ("caption",), autoencoder, size=(8, 12)) == given, "nobody asks"
 
 

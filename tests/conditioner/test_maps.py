@@ -184,6 +184,14 @@ def test_a_mask_is_put_behind_the_masked_latent():
         InpaintingConditioner(concat_channels=5)(fields)
 
 
+def test_the_papers_own_model_has_a_black_hole_and_a_mask_of_both_signs():
+    conditioner, fields = InpaintingConditioner(concat_channels=4, black_hole=True), fields_of(2)
+    found = conditioner(fields).concat
+    assert conditioner.inputs == ("black_masked_latent", "mask", "latent_size")
+    assert torch.equal(found[:, :3], fields["black_masked_latent"])
+    assert torch.equal(found[:, 3:], 2.0 * fields["mask"][..., ::4, ::4] - 1.0)
+
+
 def test_a_depth_map_is_resized_and_goes_from_minus_1_to_1_as_in_stable_diffusion():
     fields = fields_of(3)
     fields["depth"] = 0.1 * fields["depth"] + torch.tensor([0.2, -0.5, 0.0])[:, None, None, None]

@@ -176,7 +176,15 @@ def test_the_papers_own_order_stays(tmp_path):
     file = made.save(tmp_path / "model.ckpt", tensors)
     found = read_foreign(file, ReadRequest(experiment="inpainting_big", heads=2, scale=1.0))
     assert found.config["conditioner"]["_target_"].endswith("InpaintingConditioner")
+    assert found.config["conditioner"]["black_hole"], "as in the authors' script"
     assert torch.equal(found.weights[FIRST[1]], tensors[FIRST[0]])
+
+
+def test_a_black_hole_is_of_no_pipeline_of_text():
+    node = {"parts": {"text": {"_target_": f"a.{TEXT_CLASSES[0]}"}, "inpainting": {"_target_": INPAINTING.target}}}
+    assert text_and_map(node) == ("text", INPAINTING)
+    node["parts"]["inpainting"]["black_hole"] = True
+    assert text_and_map(node) is None
 
 
 def test_averages_in_a_ckpt_change_their_places_too(tmp_path):

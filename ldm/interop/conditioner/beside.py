@@ -161,5 +161,10 @@ def text_and_map(node: Mapping[str, Any]) -> tuple[str, MapBeside] | None:
     parts = node.get("parts", {})
     named = dict(parts) if isinstance(parts, Mapping) else {str(place): part for place, part in enumerate(parts)}
     texts = [name for name, part in named.items() if part["_target_"].rpartition(".")[2] in TEXT_CLASSES]
-    maps = [one for one in MAPS for part in named.values() if part["_target_"] == one.target]
+    maps = [
+        one
+        for one in MAPS
+        for part in named.values()
+        if part["_target_"] == one.target and not part.get("black_hole")  # which is of the paper's own model alone
+    ]
     return (texts[0], maps[0]) if len(texts) == len(maps) == 1 and len(named) == 2 else None
