@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ldm import checkpoint
 from ldm.generation.start import ImageStart
+from ldm.interop.conditioner import beside
 from ldm.interop.conventions import Told, model_node
 from ldm.interop.export.compvis import CompVisFormat
 from ldm.interop.export.diffusers import DiffusersFormat
@@ -181,10 +182,15 @@ def test_the_papers_own_order_stays(tmp_path):
 
 
 def test_a_black_hole_is_of_no_pipeline_of_text():
-    node = {"parts": {"text": {"_target_": f"a.{TEXT_CLASSES[0]}"}, "inpainting": {"_target_": INPAINTING.target}}}
-    assert text_and_map(node) == ("text", INPAINTING)
+    node = {
+        "parts": {
+            "text": {"_target_": f"a.{beside.TEXT_CLASSES[0]}"},
+            "inpainting": {"_target_": beside.INPAINTING.target},
+        }
+    }
+    assert beside.text_and_map(node) == ("text", beside.INPAINTING)
     node["parts"]["inpainting"]["black_hole"] = True
-    assert text_and_map(node) is None
+    assert beside.text_and_map(node) is None
 
 
 def test_averages_in_a_ckpt_change_their_places_too(tmp_path):
