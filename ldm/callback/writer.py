@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
+from ldm.files.disk import why_unwritten
 from ldm.files.tensors import sync_folder
 from ldm.optim.frozen import store
 
@@ -48,7 +48,8 @@ class CheckpointWriter(CheckpointIO):
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 draft.unlink()
-            raise OSError(_explained(path, error)) from error
+            told = why_unwritten(path, error, what="the checkpoint")
+            raise OSError(f"{told}, and the same command goes on from the last checkpoint there is") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -80,17 +81,3 @@ class CheckpointWriter(CheckpointIO):
 def draft_of(path: Path) -> Path:
     """Return the hidden file in which a checkpoint is written before it gets its name."""
     return path.with_name(f".{path.name}.part")
-
-
-def _explained(path: Path, error: BaseException) -> str:
-    """Say why a file could not be written: the system's reason, which torch may have hidden behind one of its own."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
-    reason = (cause.strerror if isinstance(cause, OSError) else None) or str(error).splitlines()[0]
-    folder = next(place for place in path.absolute().parents if place.exists())
-    free = shutil.disk_usage(folder).free / 1e9
-    return (
-        f"the checkpoint {path} cannot be written: {reason} (the disk of {folder} has {free:.3g} GB left); make room or "
-        "free the folder for writing, and the same command goes on from the last checkpoint there is"
-    )

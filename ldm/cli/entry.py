@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from ldm.cli.help import help_text
 from ldm.cli.mistakes import check_options, compose_choices, first_missing
 from ldm.cli.short_names import is_short, rewrite
 from ldm.config import CONFIGS, options_of, register_resolvers
+from ldm.files.disk import full_disk
 from ldm.options.arguments import keep_typed, quote_texts, quoted
 from ldm.options.sweep import in_sweep
 
@@ -54,6 +56,7 @@ def program(
     Raises:
         SystemExit: The user has made a mistake, or has interrupted the program; what to do is printed.
     """
+    warnings.filterwarnings("ignore", "(?s)This DataLoader will create")  # torch, about the default on a small machine
     register_resolvers()
     keep_typed(sys.argv[1:])
     try:
@@ -148,9 +151,16 @@ def _with_messages(
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise cause from None
+            told = f"error: {full_disk(cause, _paths(config)) or cause}"
             if in_sweep():
-                raise CompactHydraException(f"error: {cause}") from None
-            print(f"error: {cause}", file=sys.stderr)
+                raise CompactHydraException(told) from None
+            print(told, file=sys.stderr)
             raise SystemExit(1) from None
 
     return wrapped
+
+
+def _paths(config: DictConfig) -> dict[str, str]:
+    """Return those options of a config that are, or can be, paths of files or folders: name -> path."""
+    values = {name: value for name, value in options_of(config).items() if isinstance(value, str) and "${" not in value}
+    return {name: value for name, value in values.items() if name == "out" or os.sep in value or os.path.exists(value)}

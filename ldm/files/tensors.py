@@ -8,8 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ldm.files.disk import why_unwritten
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 """The types in which weights can be written, by name; the second takes half the space."""
@@ -22,6 +25,9 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         file: Path of the file; its folder is made where it is missing.
         tensors: Tensors by name, on any device; they may share memory.
         metadata: Texts by name, stored beside the tensors.
+
+    Raises:
+        OSError: If the disk is full, or the folder cannot be written; what lay under the path before is still there.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
@@ -32,6 +38,8 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             os.fsync(written.fileno())
         draft.replace(file)
         sync_folder(file.parent)
+    except SafetensorError as error:
+        raise OSError(why_unwritten(file, error)) from error
     finally:
         draft.unlink(missing_ok=True)
 

@@ -211,8 +211,8 @@ class PromptGenerator(Generator):
                 log.warning(cut)
         for size in () if self.mode.any_size else set(sizes):
             self.model.check_size(size)
-        if is_rank_zero() and (warning := far_from_training(sizes, self.model)) is not None:
-            log.warning(warning)
+        if is_rank_zero() and (doubt := far_from_training(sizes, self.model)) is not None:
+            log.warning(doubt)
         return [replace(request, size=size) for request, size in zip(requests, sizes, strict=True)]
 
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
