@@ -74,7 +74,8 @@ class MetricAgreement:
         metric: Name of the metric.
         steps: Number of common steps, at least 1.
         inside: Number of those at which the run lies within the spread.
-        last: The last common step.
+        at_end: Whether the last one is among these.
+        step: The last common step; where the run lies within at that but not at all, the one at which it is farthest outside.
         value: The run's value there.
         expected: What is expected there.
     """
@@ -83,14 +84,15 @@ class MetricAgreement:
     metric: str
     steps: int
     inside: int
-    last: int
+    at_end: bool
+    step: int
     value: float
     expected: Expectation
 
     @property
     def agrees(self) -> bool:
         """True where the run lies within the spread at the last step and at most others."""
-        return self.expected.holds(self.value) and self.steps - self.inside <= max(1, OUTSIDE * self.steps)
+        return self.at_end and self.steps - self.inside <= max(1, OUTSIDE * self.steps)
 
 
 def expectations(values: Values) -> dict[int, Expectation]:
@@ -136,9 +138,12 @@ def _judge_metric(stage: str, metric: str, points: Mapping[int, float], values: 
     common = [step for step in expected if step in points]
     if not common:
         return None
-    inside = sum(expected[step].holds(points[step]) for step in common)
-    last = common[-1]
-    return MetricAgreement(stage, metric, len(common), inside, last, points[last], expected[last])
+    outside = [step for step in common if not expected[step].holds(points[step])]
+    step = last = common[-1]
+    if outside and last not in outside:
+        step = max(outside, key=lambda one: abs(points[one] - expected[one].mean) / expected[one].width)
+    inside = len(common) - len(outside)
+    return MetricAgreement(stage, metric, len(common), inside, last not in outside, step, points[step], expected[step])
 
 
 def _mean(values: Sequence[float]) -> float:

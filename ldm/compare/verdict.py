@@ -133,7 +133,7 @@ def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
 def _told(one: MetricAgreement) -> str:
     """Return in words where a run lies in a metric in which it disagrees."""
     return (
-        f"{one.metric} of {one.stage} is {shown(one.value)} at step {one.last:,}, where {shown(one.expected.mean)} is expected "
+        f"{one.metric} of {one.stage} is {shown(one.value)} at step {one.step:,}, where {shown(one.expected.mean)} is expected "
         f"and {shown(one.expected.width)} away is the most, and lies within at {one.inside} of {one.steps} steps"
     )
 

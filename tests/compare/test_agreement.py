@@ -86,7 +86,7 @@ def test_too_few_values_decide_nothing():
 def test_only_what_validation_measures_is_judged():
     values = {step: [1.0, 1.1, 0.9] for step in range(6)}
     (found,) = judge(run_of([(step, 1.0) for step in range(6)]), curve_of(values))
-    assert (found.metric, found.steps, found.inside, found.last) == ("val/loss", 6, 6, 5)
+    assert (found.metric, found.steps, found.inside, found.at_end, found.step) == ("val/loss", 6, 6, True, 5)
     assert found.agrees
     (found,) = judge(run_of([(step, 1.0) for step in range(5)] + [(5, 9.0)]), curve_of(values))
     assert found.inside == 5
@@ -95,3 +95,13 @@ def test_only_what_validation_measures_is_judged():
     assert found.agrees, "once may be chance"
     (found,) = judge(run_of([(0, 9.0), (1, 9.0)] + [(step, 1.0) for step in range(2, 6)]), curve_of(values))
     assert not found.agrees, "and so does the way"
+
+
+def test_the_step_at_which_a_run_is_farthest_outside_is_named():
+    """Of those before the end; where the end itself lies outside, that is named."""
+    values = {step: [1.0, 1.1, 0.9] for step in range(30)}
+    early = {3: 5.0, 7: 9.0, 9: 6.0, 11: 4.0}
+    (found,) = judge(run_of([(step, early.get(step, 1.0)) for step in range(30)]), curve_of(values))
+    assert (found.agrees, found.inside, found.at_end, found.step, found.value) == (False, 26, True, 7, 9.0)
+    (found,) = judge(run_of([(step, 3.0 if step == 29 else 1.0) for step in range(30)]), curve_of(values))
+    assert (found.agrees, found.inside, found.at_end, found.step, found.value) == (False, 29, False, 29, 3.0)
