@@ -2,15 +2,17 @@
 
 The rule. At step k, n runs that differ in nothing but their seeds have measured m(k) on average. Their variance is estimated
 from five measured steps around it, each with its own mean, together (pooled): s(k)^2. It needs four degrees of freedom, of
-which a step has n - 1; where there are fewer, nothing is decided. The spread is at least half a percent of |m(k)|, since seeds
-may all reach a perfect score. A further run lies within the spread at step k if
+which a step has n - 1; where there are fewer, nothing is decided. A further run lies within the spread at step k if
 
-    |y(k) - m(k)| <= 4 s(k) sqrt(1 + 1/n),
+    |y(k) - m(k)| <= f(n) s(k) sqrt(1 + 1/n),
 
-where the root counts that m(k) is itself only an average of n. It agrees in a metric if it lies within at the last common step
-and at all others but a tenth, or but one where they are few: early in training, seeds now and then differ more than a normal law
-says. It agrees as a whole if it agrees in every metric that validation measures (val/..., eval/...). Of one seed there is no
-spread, and nothing is decided.
+where the root counts that m(k) is itself only an average of n. f(n) is 4; of five seeds and fewer it is the limit within which
+Student's t with n - 1 degrees of freedom lies with a probability of 99 %, since the steps of one run are alike, and pooling them
+tells less of the spread than their number says. f(n) s(k) is at least 2 % of |m(k)|, since seeds may all reach a perfect score.
+
+A run agrees in a metric if it lies within at the last common step and at all others but a tenth, or but one where they are few:
+early in training, seeds now and then differ more than a normal law says. It agrees as a whole if it agrees in every metric that
+validation measures (val/..., eval/...). Of one seed there is no spread, and nothing is decided.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from ldm.compare.expected import ExpectedCurve, Values, finite
 from ldm.report.run_folder import RunFiles
 
 FACTOR = 4.0
-"""Standard deviations from the mean up to which a run lies within the spread."""
+"""Standard deviations from the mean up to which a run lies within the spread of many seeds."""
+
+FACTOR_OF_FEW = {2: 63.66, 3: 9.92, 4: 5.84, 5: 4.60}
+"""The same of few seeds: Student's t, 99 % between both limits, with a degree of freedom less than there are seeds."""
 
 POOLED = 5
 """Measured steps from which the spread at one of them is estimated: as many before as after it, where there are."""
@@ -31,8 +36,8 @@ POOLED = 5
 FREEDOM = 4
 """The least number of degrees of freedom of which a spread is estimated."""
 
-LEAST = 0.005
-"""The least spread, as a share of the mean."""
+LEAST = 0.02
+"""The share of the mean by which a run may always differ from it, before that is widened for the number of seeds."""
 
 OUTSIDE = 0.1
 """The share of the common steps at which a run may lie outside of the spread; at one it always may."""
@@ -58,7 +63,8 @@ class Expectation:
     @property
     def width(self) -> float:
         """The largest distance from the mean within the spread."""
-        return FACTOR * self.spread * math.sqrt(1 + 1 / self.seeds)
+        of_spread = FACTOR_OF_FEW.get(self.seeds, FACTOR) * self.spread
+        return max(of_spread, LEAST * abs(self.mean)) * math.sqrt(1 + 1 / self.seeds)
 
     def holds(self, value: float) -> bool:
         """Return whether a value lies within the spread; one that is not finite does not."""
@@ -112,8 +118,7 @@ def expectations(values: Values) -> dict[int, Expectation]:
             continue
         squares = sum((value - _mean(of_step)) ** 2 for of_step in near for value in of_step)
         mean = _mean(kept[step])
-        spread = max(math.sqrt(squares / freedom), LEAST * abs(mean))
-        found[step] = Expectation(mean, spread, len(kept[step]))
+        found[step] = Expectation(mean, math.sqrt(squares / freedom), len(kept[step]))
     return found
 
 

@@ -15,7 +15,8 @@ from ldm.report.run_folder import RunFiles
 
 RULE = (
     "The rule: at each step the spread is the standard deviation over the seeds, pooled over five validations; a run lies "
-    "within it up to four standard deviations from the mean, widened for the number of seeds. It agrees in a metric if it lies "
+    "within it up to four standard deviations from the mean, and more of five seeds and fewer (Student's t: 10 of three). It "
+    "agrees in a metric if it lies "
     "within at the last common step and at all others but a tenth, or but one where they are few, and as a whole if it agrees "
     "in every metric that validation measures (val/..., eval/...)."
 )
