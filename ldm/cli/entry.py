@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import warnings
@@ -18,7 +19,7 @@ from ldm.cli.command_line import CommandLine, UsageError, read_words
 from ldm.cli.help import help_text
 from ldm.cli.mistakes import check_options, compose_choices, first_missing
 from ldm.cli.short_names import is_short, rewrite
-from ldm.config import CONFIGS, options_of, register_resolvers
+from ldm.config import CONFIGS, is_rank_zero, options_of, register_resolvers
 from ldm.files.disk import full_disk
 from ldm.options.arguments import keep_typed, quote_texts, quoted
 from ldm.options.sweep import in_sweep
@@ -144,6 +145,8 @@ def _with_messages(
 
     @functools.wraps(run)
     def wrapped(config: DictConfig) -> Any:
+        if not is_rank_zero():
+            logging.getLogger().setLevel(logging.WARNING)  # the first process says it for all
         try:
             _check_missing(config, missing, unneeded)
             return run(config)

@@ -120,7 +120,9 @@ def test_a_run_killed_after_its_last_step_still_ends_with_averaged_weights_and_s
 
 @pytest.fixture(scope="module")
 def ddp_run(home, places):
-    command(*TINY[:-1], "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=two", *places)
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=two"]
+    text = command(*TINY[:-1], *two, *places)
+    assert text.count("training diffusion on 2 x cpu") == 1, "the first process says it for both"
     return home / "runs" / "two"
 
 
