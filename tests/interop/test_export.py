@@ -340,3 +340,16 @@ def test_the_program_exports_a_trained_run_whose_parts_make_the_same_images(tiny
     text = forked("-m", "ldm.interop.export", f"ckpt={tiny_run}", f"out={tmp_path / 'b'}", "format=compvis", ok=False)
     assert "has no place in this layout" in text
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("place", ["schedule", "adapter"])
+def test_what_a_file_asks_to_construct_is_looked_at_first(tmp_path, place):
+    pipelines.stable_diffusion(tmp_path)
+    found = read_foreign(tmp_path / "pipeline")
+    evil = {"_target_": "os.mkdir", "path": str(tmp_path / "evil")}
+    node = found.config if place == "adapter" else found.config["denoiser"]
+    node[place] = evil
+    with pytest.raises(ValueError, match="asks to construct 'os.mkdir'"):
+        export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "out"), name="mine")
+    assert not (tmp_path / "evil").exists()
+    assert not (tmp_path / "out").exists()
