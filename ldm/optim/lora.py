@@ -86,9 +86,7 @@ class LoRA:
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"adapter=lora needs {error.name}; install it: pip install 'ldm[lora]'"
-            ) from error
+            raise ModuleNotFoundError(f'adapter=lora needs {error.name}; type pip install -e ".[lora]"') from error
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers, bias="none"
         )
