@@ -1,8 +1,10 @@
 """Agreement of a run with an expected curve, within the spread of seeds.
 
 The rule. At step k, n runs that differ in nothing but their seeds have measured m(k) on average. Their variance is estimated
-from five measured steps around it, each with its own mean, together (pooled): s(k)^2. It needs four degrees of freedom, of
-which a step has n - 1; where there are fewer, nothing is decided. A further run lies within the spread at step k if
+from five measured steps around it, each with its own mean, together (pooled): s(k)^2. Of what falls and stays positive, like a
+loss, the variance is that of the values divided by the mean of their step, since its spread falls with it. It needs four degrees
+of freedom, of which a step has n - 1; where there are fewer, nothing is decided. A further run lies within the spread at step k
+if
 
     |y(k) - m(k)| <= f(n) s(k) sqrt(1 + 1/n),
 
@@ -109,6 +111,7 @@ def expectations(values: Values) -> dict[int, Expectation]:
     """
     kept = {step: those for step, of_step in sorted(values.items()) if (those := finite(of_step))}
     steps = list(kept)
+    falls = _falls(list(kept.values()))
     found: dict[int, Expectation] = {}
     for place, step in enumerate(steps):
         first = max(0, min(place - POOLED // 2, len(steps) - POOLED))
@@ -116,10 +119,22 @@ def expectations(values: Values) -> dict[int, Expectation]:
         freedom = sum(len(of_step) - 1 for of_step in near)
         if freedom < FREEDOM:
             continue
-        squares = sum((value - _mean(of_step)) ** 2 for of_step in near for value in of_step)
+        units = [_mean(of_step) if falls else 1.0 for of_step in near]
+        squares = sum(
+            ((value - _mean(of_step)) / unit) ** 2
+            for of_step, unit in zip(near, units, strict=True)
+            for value in of_step
+        )
         mean = _mean(kept[step])
-        found[step] = Expectation(mean, math.sqrt(squares / freedom), len(kept[step]))
+        spread = math.sqrt(squares / freedom) * (mean if falls else 1.0)
+        found[step] = Expectation(mean, spread, len(kept[step]))
     return found
+
+
+def _falls(curve: Sequence[Sequence[float]]) -> bool:
+    """Return whether values are positive at all steps and lower at the last than at the first, as those of losses."""
+    positive = all(value > 0 for of_step in curve for value in of_step)
+    return positive and len(curve) > 1 and _mean(curve[-1]) < _mean(curve[0])
 
 
 def judge(run: RunFiles, expected: ExpectedCurve) -> list[MetricAgreement]:

@@ -118,3 +118,15 @@ def test_few_seeds_permit_what_students_t_does(seeds):
     factor = FACTOR_OF_FEW.get(seeds, FACTOR)
     width = factor * known.std(1) * math.sqrt(1 + 1 / seeds)
     assert float(((further - known.mean(1)).abs() <= width).double().mean()) == pytest.approx(0.99, abs=0.003)
+
+
+def test_the_spread_of_a_loss_falls_with_it_and_that_of_a_score_is_pooled_as_it_is():
+    falling = {step: [8.0 / 2**step * share for share in (0.9, 1.0, 1.1)] for step in range(5)}
+    found = expectations(falling)
+    assert [found[step].spread / found[step].mean for step in range(5)] == pytest.approx([0.1] * 5)
+    assert found[4].holds(0.5)
+    assert not found[4].holds(0.5 + found[4].width + 0.01)
+    rising = {step: [step + share for share in (0.9, 1.0, 1.1)] for step in range(5)}
+    assert [one.spread for one in expectations(rising).values()] == pytest.approx([0.1] * 5)
+    below_zero = {step: [-step + share for share in (0.9, 1.0, 1.1)] for step in range(5)}
+    assert [one.spread for one in expectations(below_zero).values()] == pytest.approx([0.1] * 5)
