@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,12 +10,15 @@ from torch import Tensor
 from ldm.metric.base import FeatureMetric
 from ldm.metric.statistics import Reference, Statistics
 
+PAPERS: Mapping[str, str] = {"inception": "fid", "inception_spatial": "sfid"}
+"""Name of an extractor -> what papers call the distance of its features."""
+
 
 class Frechet(FeatureMetric):
     """The distance between Gaussians fitted to the features of real and of generated images; 0 is best.
 
-    It is called `fid` for Inception only, otherwise `frechet_` with the extractor's name behind it: `frechet_dinov2` is the
-    FD-DINOv2 of Stein et al.
+    It is called `fid` for Inception and `sfid` for its features of places, otherwise `frechet_` with the extractor's name behind
+    it: `frechet_dinov2` is the FD-DINOv2 of Stein et al.
 
     Args:
         extractor: Network that gives the features.
@@ -27,7 +30,7 @@ class Frechet(FeatureMetric):
     @property
     def names(self) -> Sequence[str]:
         """Return the name of the distance."""
-        return ["fid" if self.extractor.name == "inception" else f"frechet_{self.extractor.name}"]
+        return [PAPERS.get(self.extractor.name, f"frechet_{self.extractor.name}")]
 
     @property
     def least_images(self) -> int:

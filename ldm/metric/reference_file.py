@@ -20,8 +20,8 @@ from ldm.metric.statistics import Reference, ReferenceBuilder, Statistics, evenl
 from ldm.pretrained.extractor import Extractor
 
 LAYOUTS = (
-    "known are .safetensors of this project; .npz with mu and sigma (pytorch-fid, clean-fid, ADM), with feats (clean-fid's for "
-    "KID) or with images as arr_0 (ADM); .pt with mu and sigma (torch-fidelity's cache)"
+    "known are .safetensors of this project; .npz with mu and sigma (pytorch-fid, clean-fid, ADM; mu_s and sigma_s for sFID), "
+    "with feats (clean-fid's for KID) or with images as arr_0 (ADM); .pt with mu and sigma (torch-fidelity's cache)"
 )
 
 
@@ -81,7 +81,8 @@ def read_reference(
     elif file.suffix == ".npz":
         found = _read_npz(file, extractor, real_features, batch_size, device)
     elif file.suffix == ".pt":
-        found = Reference(_checked(file, _read_pt(file)))
+        content = _read_pt(file)
+        found = Reference(_checked(file, content["mu"], content["sigma"]))
     else:
         raise ValueError(f"{file} is of an unknown layout; {LAYOUTS}")
     if found.statistics.width != extractor.num_features:
@@ -92,34 +93,44 @@ def read_reference(
     return found
 
 
-def write_statistics(file: str | Path, statistics: Statistics) -> None:
+def write_statistics(file: str | Path, statistics: Statistics, *, spatial: Statistics | None = None) -> None:
     """Write mean and covariance for other programs; the file appears whole or not at all.
 
     Args:
-        file: A file that is not there: .npz for pytorch-fid and clean-fid, .pt for torch-fidelity's cache.
+        file: A file that is not there: .npz for pytorch-fid, clean-fid and ADM, .pt for torch-fidelity's cache.
         statistics: Mean and covariance.
+        spatial: Those of the features of sFID, of `SpatialInception`, without which ADM's evaluation does not read the file.
 
     Raises:
         FileExistsError: Where something is there.
-        ValueError: Where the ending is another.
+        ValueError: Where the ending is another, or cannot have what is spatial.
     """
     file = Path(file)
+    if spatial is not None and file.suffix != ".npz":
+        raise ValueError(f"{file} cannot have the statistics of sFID, which ADM's .npz alone has; give that ending")
     if file.suffix not in (".npz", ".pt"):
         raise ValueError(f"{file} shall be written, but only .npz and .pt are known; give one of these endings")
     if file.exists():
         raise FileExistsError(f"{file} is there, and nothing was changed; give another name")
-    arrays = {"mu": statistics.mean.cpu().numpy(), "sigma": statistics.covariance.cpu().numpy()}
+    mean, covariance = _arrays(statistics)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with draft.open("wb") as content:
-            if file.suffix == ".npz":
-                np.savez(content, mu=arrays["mu"], sigma=arrays["sigma"])
+            if spatial is not None:
+                places, arrangement = _arrays(spatial)
+                np.savez(content, mu=mean, sigma=covariance, mu_s=places, sigma_s=arrangement)
+            elif file.suffix == ".npz":
+                np.savez(content, mu=mean, sigma=covariance)
             else:
-                torch.save(arrays, content)
+                torch.save({"mu": mean, "sigma": covariance}, content)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _arrays(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+    return statistics.mean.cpu().numpy(), statistics.covariance.cpu().numpy()
 
 
 def npz_images(file: Path, batch_size: int) -> Iterator[Tensor]:
@@ -156,13 +167,14 @@ def _read_npz(
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             names = set(arrays.files)
-            known = {name: arrays[name] for name in ("mu", "sigma", "feats") if name in names}
+            known = {name: arrays[name] for name in (*extractor.statistics_names, "feats") if name in names}
     except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{file} is no .npz of numbers ({str(error).splitlines()[0]}); {LAYOUTS}") from error
     features = None
     if "feats" in known:
         features = _features(file, known["feats"])
-    statistics = _checked(file, known) if {"mu", "sigma"} <= names else None
+    found = [known[name] for name in extractor.statistics_names if name in known]
+    statistics = _checked(file, *found) if len(found) == 2 else None
     if "arr_0" in names and (statistics is None or (real_features and features is None)):
         looked = _look(file, extractor, real_features, batch_size, device)
         statistics, features = statistics or looked.statistics, looked.features
@@ -204,9 +216,9 @@ def _read_pt(file: Path) -> dict[str, Any]:
     return found
 
 
-def _checked(file: Path, arrays: dict[str, Any]) -> Statistics:
+def _checked(file: Path, mu: Any, sigma: Any) -> Statistics:
     """Return statistics of arrays mu and sigma."""
-    mean, covariance = np.asarray(arrays["mu"]), np.asarray(arrays["sigma"])
+    mean, covariance = np.asarray(mu), np.asarray(sigma)
     if (
         mean.ndim != 1
         or covariance.shape != (len(mean), len(mean))

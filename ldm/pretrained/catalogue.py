@@ -20,12 +20,12 @@ VGG16_WEIGHTS = WeightFile(
 
 INCEPTION_WEIGHTS = WeightFile(
     name="inception",
-    title="Inception v3 of torch-fidelity, for FID, KID, Inception score, precision and recall",
+    title="Inception v3 of torch-fidelity, for FID, sFID, KID, Inception score, precision and recall",
     megabytes=96,
     licence="Apache-2.0",
     uses=tuple(
         Use(program, f"metric={name}", f"metric.{name}.extractor.weights")
-        for name in ("fid", "kid", "inception_score", "precision_recall")
+        for name in ("fid", "sfid", "kid", "inception_score", "precision_recall")
         for program in ("train", "evaluate")
     ),
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",

@@ -14,11 +14,13 @@ class Extractor(nn.Module, ABC):
         name: Name of the network, like "efficientnet", of which names of scores are made: "frechet_efficientnet".
         signature: A name for network, weights and preprocessing together: extractors with the same one give the same features.
         num_features: Length of the vector.
+        statistics_names: Names of the mean and of the covariance of its features in .npz files of others.
     """
 
     name: str
     signature: str
     num_features: int
+    statistics_names: tuple[str, str] = ("mu", "sigma")
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:

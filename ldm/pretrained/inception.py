@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm.files.picture import to_levels
 from ldm.pretrained.catalogue import INCEPTION_WEIGHTS
-from ldm.pretrained.extractor import ClassifyingExtractor
+from ldm.pretrained.extractor import ClassifyingExtractor, Extractor
 from ldm.pretrained.inception_network import InceptionV3
 from ldm.pretrained.precision import full_precision
 from ldm.pretrained.resizing import InceptionResize, TensorFlowBilinear
@@ -63,6 +63,38 @@ class Inception(ClassifyingExtractor):
     def train(self, mode: bool = True) -> Inception:
         """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
+
+
+class SpatialInception(Extractor):
+    """The features of sFID: of 17 x 17 places of the same network, so that the arrangement in an image counts.
+
+    Args:
+        weights: See `Inception`.
+        resize: See `Inception`.
+
+    Raises:
+        FileNotFoundError: See `Inception`.
+        ValueError: See `Inception`.
+
+    References:
+        Nash et al., 2021, section 5, arXiv:2103.03841; the first seven channels, as in ADM's evaluation (Dhariwal & Nichol,
+        2021, arXiv:2105.05233).
+    """
+
+    name = "inception_spatial"
+    num_features = 17 * 17 * 7
+    statistics_names = ("mu_s", "sigma_s")
+
+    def __init__(self, *, weights: str | Path | None = None, resize: InceptionResize | None = None) -> None:
+        super().__init__()
+        self.inception = Inception(weights=weights, resize=resize)
+        self.signature = f"{self.inception.signature}-spatial"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features `(B, 2023)` of images `(B, 3, H, W)` in [-1, 1]: of each place, row by row, seven numbers."""
+        with full_precision(images.device):
+            maps = self.inception.network.maps(self.inception.resize(to_levels(images.float())))
+            return maps[:, :7].permute(0, 2, 3, 1).flatten(1)
 
 
 def _cached() -> Path:

@@ -149,12 +149,28 @@ class InceptionV3(nn.Module):
         Returns:
             `(B, 2048)`.
         """
+        x = self.Mixed_6e(self.Mixed_6d(self._to_mixed_6c(images)))
+        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Return features of places: the first branch of the block that TensorFlow's graph calls mixed_6.
+
+        Args:
+            images: `(B, 3, 299, 299)`, about in [-1, 1].
+
+        Returns:
+            `(B, 192, 17, 17)`.
+        """
+        found: Tensor = self.Mixed_6d.get_submodule("branch1x1")(self._to_mixed_6c(images))
+        return found
+
+    def _to_mixed_6c(self, images: Tensor) -> Tensor:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, 2))))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+        found: Tensor = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
+        return found
 
 
 def _mean_pool() -> nn.Module:

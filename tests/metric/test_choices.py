@@ -14,7 +14,7 @@ from tests.pretrained.test_vision_features import dinov2  # noqa: F401  # a fixt
 SMALL = {"subset_size": 4, "subsets": 2, "splits": 2, "neighbors": 1}
 INCEPTION = ["fid", "kid", "precision_recall", "inception_score"]
 OFFLINE = ["offline", "kid_offline", "precision_recall_offline", "inception_score_offline", "cmmd_offline"]
-OTHERS = ["fd_dinov2", "cmmd", "clip_score"]
+OTHERS = ["sfid", "fd_dinov2", "cmmd", "clip_score"]
 IMAGES = torch.rand(2, 6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -68,6 +68,8 @@ def test_inception_is_shared_and_its_scores_have_the_published_names(tmp_path):
     assert len(suite.extractors) == 1
     names = ["fid", "kid", "kid_std", "precision", "recall", "inception_score", "inception_score_std"]
     assert list(scores(suite)) == names
+    places = chosen(["fid", "sfid"], weights=str(tmp_path / "weights.pth"))
+    assert list(scores(places)) == ["fid", "sfid"]
 
 
 def test_dinov2_and_clip(dinov2, tmp_path):  # noqa: F811

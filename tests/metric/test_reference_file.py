@@ -87,6 +87,24 @@ def test_adms_file_has_statistics_and_its_images_give_features(tmp_path, save):
     assert np.array_equal(torch.cat([to_levels(part) for part in npz_images(file, 4)]).permute(0, 2, 3, 1), levels)
 
 
+def test_statistics_for_adm_have_those_of_sfid_which_come_back(tmp_path):
+    class Places(Pixels):
+        num_features = 4
+        statistics_names = ("mu_s", "sigma_s")
+
+    file, spatial = tmp_path / "adm.npz", Statistics.of(torch.randn(9, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"ADM's .npz alone"):
+        write_statistics(tmp_path / "a.pt", STATISTICS, spatial=spatial)
+    write_statistics(file, STATISTICS, spatial=spatial)
+    with np.load(file) as theirs:
+        assert set(theirs.files) == {"mu", "sigma", "mu_s", "sigma_s"}
+    same(read(file).statistics, STATISTICS)
+    same(read_reference(file, Places()).statistics, spatial)
+    write_statistics(tmp_path / "plain.npz", STATISTICS)
+    with pytest.raises(ValueError, match="but no statistics; known are"):
+        read_reference(tmp_path / "plain.npz", Places())
+
+
 def test_images_alone_give_their_own_statistics(tmp_path):
     levels = images()
     np.savez(tmp_path / "a.npz", levels)

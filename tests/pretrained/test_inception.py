@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ldm.files.picture import from_levels
+from ldm.metric.frechet import Frechet
 from ldm.pretrained.efficientnet import EfficientNetLite0
-from ldm.pretrained.inception import Inception
+from ldm.pretrained.inception import Inception, SpatialInception
 from ldm.pretrained.inception_network import InceptionV3
 from ldm.pretrained.resizing import SIDE, CleanBicubic, PyTorchBilinear, TensorFlowBilinear
 from tests.metric import torch_fidelity_numbers as oracle
@@ -40,6 +41,21 @@ def test_features_and_logits_are_torch_fidelitys(weights):
     torch.testing.assert_close(logits[:, ::16], torch.tensor(NUMBERS["logits"]), rtol=1e-4, atol=1e-4)
     assert not extractor.train().network.training
     assert not any(weight.requires_grad for weight in extractor.parameters())
+
+
+def test_features_of_sfid_are_the_first_channels_of_a_branch_of_mixed_6(weights):
+    """Of TensorFlow's mixed_6, whose module here is called Mixed_6d, row by row as TensorFlow stores maps."""
+    extractor, plain = SpatialInception(weights=weights), Inception(weights=weights)
+    seen = []
+    plain.network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    images = from_levels(IMAGES[0])
+    plain(images)
+    found = extractor(images)
+    assert found.shape == (len(images), extractor.num_features)
+    assert torch.equal(found.view(-1, 17, 17, 7), seen[0].permute(0, 2, 3, 1)[..., :7])
+    assert extractor.signature != plain.signature
+    assert Frechet(extractor).names == ["sfid"]
+    assert Frechet(plain).names == ["fid"]
 
 
 def test_resizing_as_tensorflow_is_torch_fidelitys():

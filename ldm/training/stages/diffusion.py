@@ -48,7 +48,7 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         "loss": ("train/loss",),
         "loss by noise level": tuple(f"val/{name}" for name in DiffusionTask.metrics),
         "accuracy": ("_accuracy",),
-        "Fréchet distance": ("/frechet_efficientnet", "/fid"),
+        "Fréchet distance": ("/frechet_efficientnet", "/fid", "/sfid"),
     }
 
     def __init__(
