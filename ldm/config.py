@@ -6,7 +6,7 @@ import importlib
 import inspect
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,11 @@ def trusted_class(node: Any, packages: Sequence[str] = ("ldm",)) -> type:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ValueError("this checkpoint does not say what kind of model it holds; give one that this program wrote")
     return class_of(node)
+
+
+def class_name(node: Mapping[str, Any]) -> str:
+    """Return the name of the class that a config node names by `_target_`, without its module; nothing is imported."""
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def class_of(node: Any) -> type:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.interop.conditioner.beside import MAPS
+from ldm.interop.conditioner.beside import DEPTH_NETWORK, MAPS
 from ldm.interop.conventions import Told, prediction_node, schedule_node
 
 UNET = "model.diffusion_model."
@@ -48,7 +48,7 @@ BOOKKEEPING: Mapping[str, str] = {
     "scale_factor": "the scale of latents, which the autoencoder has here",
     r"model_ema\.(decay|num_updates)": "the state of averaging",
     r"cond_stage_model\.(logit_scale|text_projection)": "a part of CLIP that takes no part in making images",
-    r"depth_model\..*": "the network that estimates depth; depth maps are given here",
+    r"depth_model\..*": DEPTH_NETWORK,
     r"(noise_augmentor|embedder)\..*": "another network, which is named by an option here",
 }
 """Patterns of names that are left out on purpose -> why."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm.interop.conditioner.beside import ABSENT, DEPTH_NETWORK
 from ldm.interop.conventions import Told, prediction_node, schedule_node
 from ldm.interop.source import Weights, component_file, read_json, read_weights
 
@@ -26,10 +27,8 @@ TEXT_ENCODERS = ("text_encoder", "bert")
 """Names of the folder of the text encoder."""
 
 UNUSED: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("safety_checker", "feature_extractor", "image_encoder"), "another network, which does not make the image"
-    ),
-    "depth_estimator": "the network that estimates depth; depth maps are given here",
+    **dict.fromkeys(ABSENT, "another network, which does not make the image"),
+    "depth_estimator": DEPTH_NETWORK,
 }
 """Components that are left out on purpose -> why."""
 

@@ -12,7 +12,7 @@ import torch
 from ldm import checkpoint
 from ldm.autoencoder.derived import HOLES
 from ldm.conditioner.base import Conditioner
-from ldm.config import build_trusted, packages_of, resolved
+from ldm.config import build_trusted, class_name, packages_of, resolved
 from ldm.model import LatentDiffusion
 from ldm.options.arguments import command_name
 from ldm.training.options import RunContext
@@ -44,7 +44,7 @@ def model_in(given: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     config = checkpoint.config_of(file)
-    return config if config["_target_"].rpartition(".")[2] == LatentDiffusion.__name__ else None
+    return config if class_name(config) == LatentDiffusion.__name__ else None
 
 
 def sample_command(run: RunContext, ckpt: str | Path, model: Mapping[str, Any], *options: str) -> str:

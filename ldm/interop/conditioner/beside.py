@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.config import build
+from ldm.config import build, class_name
 from ldm.interop.part import Part
 
 COMPOSITE = "ldm.conditioner.composite.Composite"
@@ -26,6 +26,9 @@ TEXT_CLASSES = ("HuggingFaceConditioner", "TransformerConditioner")
 
 ABSENT = ("safety_checker", "feature_extractor", "image_encoder")
 """Components of Stable Diffusion's pipelines that no model here has."""
+
+DEPTH_NETWORK = "the network that estimates depth; depth maps are given here"
+"""The reason why that network is left out."""
 
 FIRST_LAYER = "conv_in.weight"
 """The tensor of a U-Net that reads the channels of its input, in the order in which they stand."""
@@ -160,7 +163,7 @@ def text_and_map(node: Mapping[str, Any]) -> tuple[str, MapBeside] | None:
     """
     parts = node.get("parts", {})
     named = dict(parts) if isinstance(parts, Mapping) else {str(place): part for place, part in enumerate(parts)}
-    texts = [name for name, part in named.items() if part["_target_"].rpartition(".")[2] in TEXT_CLASSES]
+    texts = [name for name, part in named.items() if class_name(part) in TEXT_CLASSES]
     maps = [
         one
         for one in MAPS

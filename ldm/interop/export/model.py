@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ldm.config import build_trusted
+from ldm.config import build_trusted, class_name
 from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
 from ldm.interop.autoencoder.folding import fold
 from ldm.interop.conditioner.beside import MapBeside, text_and_map
@@ -117,11 +117,6 @@ class ExportedModel:
     def conditioned_by(self) -> str:
         """Name of the conditioner's class."""
         return class_name(self.conditioner)
-
-
-def class_name(node: Mapping[str, Any]) -> str:
-    """Return the name of the class of a config node, without its module."""
-    return str(node["_target_"]).rpartition(".")[2]
 
 
 def autoencoder_of(node: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ExportedAutoencoder:

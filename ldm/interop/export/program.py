@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ldm.config import class_name
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
 from ldm.interop.export.base import ExportFormat
-from ldm.interop.export.model import autoencoder_of, class_name, model_of
+from ldm.interop.export.model import autoencoder_of, model_of
 from ldm.options.rule import OneOf, Optional, check
 
 

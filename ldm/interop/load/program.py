@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm.config import resolved
+from ldm.config import class_name, resolved
 from ldm.files.tensors import write_tensors
 from ldm.interop.foreign import CONFIG_KEY, ForeignModel
 from ldm.interop.reading import read_foreign
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
 
 def _said(source: Path, out: Path, found: ForeignModel) -> list[str]:
     """Return what is said of a model: its layout, what was left out, and the command to type next."""
-    kind = found.config["_target_"].rpartition(".")[2]
+    kind = class_name(found.config)
     numbers = sum(tensor.numel() for tensor in found.weights.values() if tensor.is_floating_point())
     lines = [
         f"{source}: {kind} in the layout of {found.layout}, {len(found.weights)} tensors, {numbers / 1e6:,.1f} M numbers"

@@ -71,7 +71,6 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
                 f"the stage {self.name} needs a finished autoencoder; give one, autoencoder.ckpt=runs/autoencoder, or train "
                 "one before it: 'stage=[autoencoder,diffusion]'"
             )
-
         if self.adapter is not None and self.run.config.init is None:
             raise ValueError(
                 "an adapter (adapter=lora) trains a small change of a finished model, and none is given; give it, "
