@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import SingleConditioner, without
 from ldm.conditioner.maps import latent_size
-from ldm.options.rule import Whole, check
+from ldm.options.rule import FLAG, Whole, check
 
 
 class InpaintingConditioner(SingleConditioner):
@@ -32,6 +32,7 @@ class InpaintingConditioner(SingleConditioner):
     def __init__(self, *, concat_channels: int, black_hole: bool = False, drop_rate: float = 0.0) -> None:
         super().__init__(drop_rate=drop_rate)
         check("conditioner.concat_channels", concat_channels, Whole(2))
+        check("conditioner.black_hole", black_hole, FLAG)
         self.concat_channels = concat_channels
         self.black_hole = black_hole
         self.masked = "black_masked_latent" if black_hole else "masked_latent"

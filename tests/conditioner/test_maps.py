@@ -190,6 +190,8 @@ def test_the_papers_own_model_has_a_black_hole_and_a_mask_of_both_signs():
     assert conditioner.inputs == ("black_masked_latent", "mask", "latent_size")
     assert torch.equal(found[:, :3], fields["black_masked_latent"])
     assert torch.equal(found[:, 3:], 2.0 * fields["mask"][..., ::4, ::4] - 1.0)
+    with pytest.raises(ValueError, match="conditioner.black_hole=3"):
+        InpaintingConditioner(concat_channels=4, black_hole=3)
 
 
 def test_a_depth_map_is_resized_and_goes_from_minus_1_to_1_as_in_stable_diffusion():

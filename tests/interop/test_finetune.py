@@ -80,6 +80,10 @@ def test_a_lora_is_trained_goes_on_after_a_stop_and_is_exported_alone(tmp_path):
     assert all(tensor.any() for name, tensor in whole.items()), "B begins at zero, and nothing of it was trained"
     results = json.loads((tmp_path / "runs" / "whole" / "diffusion" / "results.json").read_text())
     assert results["trained parameters"] == sum(tensor.numel() for tensor in whole.values() if tensor.ndim)
+    measured = forked("train.py", *options, "trainer.max_steps=3", "name=whole", "validate_only=true")
+    assert "measuring" in measured
+    again = json.loads((tmp_path / "runs" / "whole" / "diffusion" / "results.json").read_text())
+    assert again["val/loss"] == results["val/loss"]
     (checkpoint,) = (tmp_path / "runs" / "whole" / "diffusion" / "checkpoints").glob("step-*.ckpt")
     frozen, model = (next((tmp_path / "runs" / "whole").rglob(name)) for name in ("frozen-*", "model.safetensors"))
     assert checkpoint.stat().st_size < model.stat().st_size / 4, "a checkpoint holds what is trained alone"
