@@ -105,11 +105,11 @@ class MetricPanel:
         return any(self.ends[name].split(self.metric, points)[1] for name, points in self.curves.items())
 
     def draw(self, axes: Axes) -> None:
-        """Draw the panel, without a legend."""
+        """Draw the panel, without a legend; a wide band runs off its edges, so that the curves fill a third of it at least."""
         values = [value for points in self.curves.values() for _, value in points]
         logarithmic = any(word in self.metric for word in POSITIVE) and min(values) > 0
         logarithmic = logarithmic and max(values) > SEVERAL * min(values)
-        self._draw_expected(axes, floor=min(values) / 2 if logarithmic else None)
+        self._draw_mean(axes)
         for name, points in self.curves.items():
             line, last = self.ends[name].split(self.metric, points)
             style, marker = self.styles[name], "." if len(line) < MARKED else ""
@@ -119,11 +119,19 @@ class MetricPanel:
         axes.grid(alpha=0.3)
         if logarithmic:
             set_log_scale(axes)
+        low, high = axes.get_ylim()
+        self._draw_band(axes, floor=min(values) / 2 if logarithmic else None)
+        lowest, highest = axes.get_ylim()
+        axes.set_ylim(max(lowest, 2 * low - high), min(highest, 2 * high - low))
 
-    def _draw_expected(self, axes: Axes, *, floor: float | None) -> None:
-        """Draw what is expected; `floor`: the least value that the axis can show, None for any."""
+    def _draw_mean(self, axes: Axes) -> None:
         line, last = self.end.split(self.metric, self.mean)
         axes.plot(*_xy(thinned(line)), color=GREY, linestyle="dashed", linewidth=1.2)
+        axes.plot(*_xy(last), color=GREY, linestyle="", marker=END_MARKER, markersize=4.5)
+
+    def _draw_band(self, axes: Axes, *, floor: float | None) -> None:
+        """Draw what agrees with what is expected; `floor`: the least value that the axis can show, None for any."""
+        line, last = self.end.split(self.metric, self.mean)
         band = [step for step, _ in line if step in self.band]
         ranges = {step: (one.mean - one.width, one.mean + one.width) for step, one in self.band.items()}
         if floor is not None:
@@ -131,10 +139,11 @@ class MetricPanel:
         if band:
             low, high = zip(*(ranges[step] for step in band), strict=True)
             axes.fill_between(band, low, high, color=GREY, alpha=0.25, linewidth=0)
-        for step, mean in last:
-            axes.plot([step], [mean], color=GREY, linestyle="", marker=END_MARKER, markersize=4.5)
+        for step, _ in last:
             if step in ranges:
-                axes.plot([step, step], ranges[step], color=GREY, alpha=0.4, linewidth=5, solid_capstyle="butt")
+                axes.plot(
+                    [step, step], ranges[step], color=GREY, alpha=0.4, linewidth=5, solid_capstyle="butt", zorder=1
+                )
 
 
 def panels_of(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> list[MetricPanel]:

@@ -13,6 +13,7 @@ from PIL import Image
 from ldm.cli.entry import read_command_line
 from ldm.compare import expected as expected_curves
 from ldm.compare import program
+from ldm.compare.agreement import Expectation
 from ldm.compare.drawing import GREY, legend_of, panels_of
 from ldm.compare.expected import of_runs, read_expected, shipped
 from ldm.compare.options import different_options, trained_alike
@@ -358,6 +359,23 @@ def test_a_run_has_one_colour_in_all_panels_and_grey_is_what_is_expected(seeds, 
     svg = chart(steep.draw, "a", key="k", legend=False)
     assert "mathdefault" not in svg
     assert "$" not in svg
+
+
+@pytest.mark.parametrize("metric", ["val/psnr", "train/loss"])
+def test_the_curves_fill_a_third_of_a_panel_however_wide_the_band_is(seeds, metric):
+    runs = [read_run(folder) for folder in seeds]
+    panel = next(panel for panel in panels_of(runs, of_runs("a", runs)) if panel.metric == metric)
+
+    def limits(band):
+        axes = Figure().add_subplot()
+        replace(panel, band=band).draw(axes)
+        return axes.get_ylim()
+
+    low, high = limits({})
+    assert limits({step: Expectation(value, 1e6, 8) for step, value in panel.mean}) == pytest.approx(
+        (2 * low - high, 2 * high - low)
+    )
+    assert limits({step: Expectation(value, (high - low) / 1e6, 10**9) for step, value in panel.mean})[1] < 1.1 * high
 
 
 @pytest.mark.e2e
