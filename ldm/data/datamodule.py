@@ -49,7 +49,8 @@ class CaptionedImages(DataModule):
         size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers, seed,
             buckets and moments.
         train: Shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture, a list
-            of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from.
+            of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from. None: there are none, as
+            where a model is measured.
         val: Shards, named in the same ways.
         crop: See ImageTransform; validation is always cropped at the centre.
         flip: See ImageTransform; validation is never flipped.
@@ -65,7 +66,7 @@ class CaptionedImages(DataModule):
         *,
         size: int | Sequence[int],
         cache: str | Path,
-        train: str | Sequence[str | Mapping[str, Any]] = (),
+        train: str | Sequence[str | Mapping[str, Any]] | None = None,
         val: str | Sequence[str] = (),
         crop: Crop = "center",
         flip: bool = False,
@@ -125,7 +126,7 @@ class CaptionedImages(DataModule):
                 "data.crop=center data.flip=false data.buckets=null data.cache_latents=false"
             )
         self._val_names = name_shards(val) if source is None else []
-        self._train_names = [name_shards(group) for group in groups] if source is None else []
+        self._train_names = [name_shards(group) for group in groups] if source is None and train is not None else []
         self._train_set: ShardDataset | None = None
         self._order: SampleOrder | None = None
 
@@ -136,6 +137,8 @@ class CaptionedImages(DataModule):
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
         """Open the training shards; `val` is what is in the validation shards, by their names."""
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
+        if not groups:
+            raise ValueError("no training images are named; give data.train='shards/train-*.tar'")
         names = [name for group in groups for name in group]
         files = copied(names, self.cache / "shards")
         shards = index_shards(files, self.cache / "index", alone=take_images_alone(self.readers))
@@ -303,7 +306,7 @@ class CaptionedImages(DataModule):
 
 
 def _mixed(
-    train: str | Sequence[str | Mapping[str, Any]],
+    train: str | Sequence[str | Mapping[str, Any]] | None,
 ) -> tuple[list[str | Sequence[str]], list[float]]:
     """Return the shards of each data set of a mixture, and the weights; without weights it is one data set."""
     parts = [train] if isinstance(train, str) else list(train or [])

@@ -180,7 +180,7 @@ class StreamedImages(DataModule):
         *,
         size: int | Sequence[int],
         cache: str | Path,
-        train: str | Sequence[str],
+        train: str | Sequence[str] | None,
         val: str | Sequence[str],
         crop: Crop = "center",
         flip: bool = False,
@@ -207,7 +207,8 @@ class StreamedImages(DataModule):
             workers=workers,
             seed=seed,
         )
-        self.val_shards, self.shards = name_shards(val), name_shards(train)
+        self.val_shards = name_shards(val)
+        self.shards = [] if train is None else name_shards(train)
         self.transform = ImageTransform(size, crop=crop, flip=flip)
         self.buffer = buffer
 

@@ -7,8 +7,11 @@ from typing import Any
 
 from ldm.config import choices_of, compose, differences, resolved
 
-PARTS = ("num_images", "conditions", "sampler", "guidance", "timestep_spacing", "metric", "reference")
-"""Options that a protocol says."""
+MEASURED = ("num_images", "data.val_images", "metric", "reference")
+"""Options that a protocol says of what is measured, and what that is compared with."""
+
+MADE = ("conditions", "degradation", "sampler", "guidance", "timestep_spacing")
+"""Options that a protocol says of how images are made."""
 
 FREE = ("decoder", "size")
 """Options that a protocol leaves as they are in the model."""
@@ -29,14 +32,21 @@ def departures(protocol: str, options: Mapping[str, Any], *, count: int, sampled
         return []
     own = resolved(compose("evaluate", [f"protocol={protocol}"]))
     given = {**options, "num_images": count}
-    parts = PARTS if sampled else ("num_images", "metric", "reference")
     lines = [] if sampled else ["how these images were made is not known here"]
-    for part in parts:
-        before, after = own.get(part), given.get(part)
+    for part in (*MEASURED, *MADE) if sampled else MEASURED:
+        before, after = _option(own, part), _option(given, part)
         if part == "metric":
             after = {**before, **{name: after[name] for name in before if name in after}} if after else before
         lines += differences(*_said(before, after), f"{part}.")
     return lines + [f"{part}: {given[part]}" for part in FREE if sampled and given[part] != own[part]]
+
+
+def _option(options: Mapping[str, Any], name: str) -> Any:
+    """Return the option of a dotted name; None where there is none."""
+    found: Any = options
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _said(before: Any, after: Any) -> tuple[Any, Any]:

@@ -69,10 +69,18 @@ class ImageEvaluation:
         self.batch_size: int = config.batch_size
         self._data: DataModule | None = None
 
-    def data(self) -> DataModule:
-        """Return the data module, made at the first call."""
+    def data(self, size: Size | None) -> DataModule:
+        """Return the data module, made at the first call.
+
+        Args:
+            size: Height and width of real images, where neither the command nor the run says them; None: they are not known.
+        """
         if self._data is None:
-            self._data = data_module(resolved(self.config.data), self.run, self.packages)
+            config = self.config
+            computed = {"degradation": config.get("degradation"), "mask": config.get("masks")}
+            options = {**resolved(config.data), **{name: resolved(node) for name, node in computed.items() if node}}
+            training = config.reference == "train"
+            self._data = data_module(options, self.run, self.packages, size=size, training=training)
         return self._data
 
     def of_model(self, ckpt: str, out: Path) -> dict[str, Any]:
@@ -87,8 +95,8 @@ class ImageEvaluation:
         size = model.size if config.size is None else as_size(config.size)
         model.check_size(size)
         conditions: Conditions = build(config.conditions)
-        opened = conditions.open(model, self.data, size=size, inputs=self.chosen.inputs)
-        source = self._source(size)
+        opened = conditions.open(model, lambda: self.data(model.size), size=size, inputs=self.chosen.inputs)
+        source = self._source(size, of_data=model.size)
         folder = EvaluationFolder(out, self._request(own, model, opened, size))
         folder.check()
         images = SampledImages(
@@ -121,7 +129,8 @@ class ImageEvaluation:
                 f"the images are of {len(sizes)} sizes, from {min(sizes)} to {max(sizes)}, and each is measured as it is; with "
                 "size= all are resized and cut to one"
             ]
-        source = self._source(sizes.pop() if len(sizes) == 1 else None)
+        size = sizes.pop() if len(sizes) == 1 else None
+        source = self._source(size, of_data=size)
         folder = EvaluationFolder(out, {"images": found.fingerprint})
         return self._measure(folder, range(count), FoundImages(found), source, of=images, doubts=doubts)
 
@@ -153,12 +162,13 @@ class ImageEvaluation:
             "source": self.protocol.source,
             "departures": [],
             "doubts": [],
+            "collapsed": [],
             "request": folder.request,
             "scores": {},
         }
+        references = self._references(source, suites)
         with folder.open(self.place):
             self._measure_parts(folder, self.place.share(parts), images, suites)
-            references = self._references(source, suites)
             if self.place.rank:
                 return results
             read = _collect(folder, parts, images, suites)
@@ -176,6 +186,7 @@ class ImageEvaluation:
             for doubt in results["doubts"]:
                 log.warning(doubt)
             found = {name: suite.compute(references) for name, suite in suites.items()}
+            results["collapsed"] = [reason for suite in suites.values() for reason in suite.collapsed]
             order = [name for metric in metrics.values() for name in metric.names]
             scores = {name: value for scores in found.values() for name, value in scores.items()}
             results["scores"] = {name: scores[name] for name in order}
@@ -238,17 +249,24 @@ class ImageEvaluation:
                 found = source.reference(extractor, kept, device=self.device, place=self.place)
                 if found is not None:
                     references[signature] = found
+            if not self.place.rank:
+                suite.check_references(references)
         return references
 
-    def _source(self, size: Size | None) -> ReferenceSource | None:
-        """Return the real images that metrics compare with; None where none does."""
+    def _source(self, size: Size | None, *, of_data: Size | None) -> ReferenceSource | None:
+        """Return the real images that metrics compare with; None where none does.
+
+        Args:
+            size: Height and width of the images that are measured; None: they have several.
+            of_data: See `data`.
+        """
         if not self.chosen.needs_reference:
             return None
         reference = self.config.reference
         needs_data = reference in (None, "train") and (self.run is not None or self.config.data.val is not None)
         return reference_source(
             reference,
-            self.data() if needs_data else None,
+            self.data(of_data) if needs_data else None,
             size,
             cache=Path(self.config.cache),
             batch_size=self.batch_size,

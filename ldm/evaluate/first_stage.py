@@ -18,10 +18,11 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.regularizer import Penalty
 from ldm.batch import as_size
 from ldm.checkpoint import AUTOENCODER_FILE, load_autoencoder
-from ldm.config import resolved
+from ldm.config import build, resolved
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages
 from ldm.evaluate.own import PROGRAM, RECONSTRUCTIONS, output_folder
+from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.results import write_results
 from ldm.evaluate.several import checkpoints_of, measure_several
@@ -32,7 +33,6 @@ from ldm.files.picture import grid
 from ldm.metric.base import Metric
 from ldm.metric.reconstruction import ReconstructionDistance
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
-from ldm.pretrained.lpips import LPIPS
 from ldm.pretrained.vision import weights_hash
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ OPTIONS: dict[str, Rule] = {
     "data.val_images": Optional(COUNT, "all"),
 }
 """The values that the command's options can have."""
+
+FOREIGN = ("size", "reference", "decoder", "sampler", "guidance", "degradation", "masks")
+"""Options of images that are generated."""
 
 USUAL_SIZE = 256
 """Height and width of images where neither a command nor a run says it."""
@@ -118,14 +121,7 @@ class ReconstructionProtocol(Protocol):
 
     Args:
         name: See `Protocol`; so are published and source.
-        vgg16: Weights of VGG16, for LPIPS; None: it is not measured.
     """
-
-    def __init__(
-        self, name: str, *, published: Mapping[str, float] | None = None, source: str = "", vgg16: str | None = None
-    ) -> None:
-        super().__init__(name, published=published, source=source)
-        self.vgg16 = vgg16
 
     def run(self, config: DictConfig) -> list[dict[str, Any]]:
         """See `Protocol.run`."""
@@ -136,6 +132,12 @@ class ReconstructionProtocol(Protocol):
                 "a first stage is measured by ckpt=RUN, a run folder or a file of an autoencoder, or several by "
                 "ckpts='runs/x/**/step-*.ckpt'; give one of them"
             )
+        for name in FOREIGN:
+            if config.get(name) is not None:
+                raise ValueError(f"{name}= has no meaning for a first stage, which reconstructs images; leave it out")
+        if Place.here().rank:
+            log.info("a first stage is measured by the first process alone")
+            return []
         if config.ckpt is not None:
             return [self._of_one(config, config.ckpt, Path(config.out))]
         files = checkpoints_of(config.ckpts, Autoencoder, (AUTOENCODER_FILE,), options["packages"])
@@ -158,7 +160,7 @@ class ReconstructionProtocol(Protocol):
         autoencoder.check_size(images.size_of(0))
         device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         metrics = self._metrics(config, count)
-        perceptual = None if self.vgg16 is None else LPIPS(vgg16=self.vgg16)
+        perceptual: nn.Module | None = build(config.perceptual)
         scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual, count=count)
         shown: list[Tensor] = []
         with tqdm(total=count, desc="reconstructing", unit="image") as bar:
@@ -185,6 +187,7 @@ class ReconstructionProtocol(Protocol):
             "source": self.source,
             "departures": [],
             "doubts": doubts,
+            "collapsed": scores.distance.suite.collapsed,
             "request": {
                 "model": weights_hash(repr(autoencoder), autoencoder.state_dict()),
                 "images": images.fingerprint,

@@ -46,6 +46,10 @@ class GenerationProtocol(Protocol):
         if len(named) != 1:
             got = " and ".join(named) or "none"
             raise ValueError(f"give one of ckpt=RUN, ckpts='runs/x/**/step-*.ckpt' and images=FOLDER; got {got}")
+        if config.perceptual is not None:
+            raise ValueError(
+                "perceptual= measures reconstructions alone; choose protocol=reconstruction, or leave it out"
+            )
         # Rounding of TF32 depends on the batch.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         out = Path(config.out)

@@ -142,6 +142,11 @@ def reference_source(
         ValueError: If no data are known, or no size for images of shards.
     """
     if reference in (None, "train"):
+        if data is None and reference == "train":
+            raise ValueError(
+                "reference=train names the training images of a run, and none is known here; name the shards, or a folder of "
+                "images: reference='shards/train-*.tar'"
+            )
         if data is None:
             raise ValueError(
                 "what are the images compared with? give reference=FILE.npz, a folder of images or shards, or the data of the "

@@ -72,8 +72,8 @@ def table(results: Mapping[str, Any], shown: Sequence[str] = ()) -> str:
         lines += ["", f"Published: {results['source']}."]
     if departures := results.get("departures"):
         lines += ["", "The protocol was not followed:", "", *(f"- {departure}" for departure in departures)]
-    if results["doubts"]:
-        lines += ["", "To doubt:", "", *(f"- {doubt}." for doubt in results["doubts"])]
+    if doubts := [*results["collapsed"], *results["doubts"]]:
+        lines += ["", "To doubt:", "", *(f"- {doubt}." for doubt in doubts)]
     lines += ["", _row(["option", "value"]), _row(["---", "---"])]
     lines += [_row([name, str(value)]) for name, value in _leaves(results.get("request", {}))]
     if shown:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from ldm.batch import Size
 from ldm.config import CONFIGS, build_trusted
 from ldm.data.base import DataModule
 
@@ -33,35 +34,53 @@ def run_config(ckpt: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def data_module(options: dict[str, Any], run: dict[str, Any] | None, packages: Sequence[str]) -> DataModule:
+def data_module(
+    options: Mapping[str, Any],
+    run: Mapping[str, Any] | None,
+    packages: Sequence[str],
+    *,
+    size: Size | None,
+    training: bool,
+) -> DataModule:
     """Return the data module of an evaluation; nothing is read yet.
 
     Args:
-        options: What a command says of its data: val, train, size, val_images, cache; those that are None are as in the run.
+        options: What a command says of its data; those that are None are as in the run.
         run: The config of the run; None: it is not known.
         packages: Packages whose classes the run's config may name.
+        size: Height and width of real images, where neither a command nor a run says them.
+        training: Whether training images are read, too.
 
     Raises:
-        ValueError: If no data are named, and the run is not known.
+        ValueError: If no data are named, and the run is not known, or no size is.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    names = {"val", "train"} & given.keys()
-    if run is None or names:
-        node = _shards(options["cache"]) if run is None else dict(run["data"])
-        if "val" not in names:
-            raise ValueError(
-                "what the images are made for, and compared with, are samples of data.val: give data.val='shards/val-*.tar'"
-            )
-        node = {"train": [], **node, "source": None}
-    else:
-        node = dict(run["data"])
+    if run is None and "val" not in given:
+        raise ValueError(
+            "what the images are made for, and compared with, are samples of data.val: give data.val='shards/val-*.tar'"
+        )
+    if run is None and size is None and "size" not in given:
+        raise ValueError("the images are of several sizes, and real ones are resized to one; give data.size=")
+    node = _shards(size) if run is None else {**run["data"]}
+    if {"val", "train"} & given.keys():
+        node["source"] = None
+    if not training:
+        node["train"] = None
     node |= {"workers": 0, "cache_latents": False, **given}
     module: DataModule = build_trusted(node, packages)
     return module
 
 
-def _shards(cache: str) -> dict[str, Any]:
+def _shards(size: Size | None) -> dict[str, Any]:
     """Return the options of shards of which nothing else is known."""
     node: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / "shards.yaml"))
-    fixed = {"train": [], "cache": cache, "seed": 0, "crop": "center", "flip": False, "degradation": None, "mask": None}
-    return {**node, **fixed}
+    fixed = {
+        "train": None,
+        "seed": 0,
+        "crop": "center",
+        "flip": False,
+        "degradation": None,
+        "mask": None,
+        "val_images": None,
+    }
+    return {**node, **fixed, "size": size and list(size)}

@@ -36,6 +36,7 @@ class MetricSuite:
 
     Attributes:
         extractors: Signature -> network, of all feature metrics.
+        collapsed: Why scores of the last `compute` are nan, a sentence for each metric.
     """
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
@@ -43,6 +44,7 @@ class MetricSuite:
         self.extractors: dict[str, Extractor] = {}
         for metric in self.feature_metrics:
             metric.extractor = self.extractors.setdefault(metric.extractor.signature, metric.extractor)
+        self.collapsed: list[str] = []
         self._device = torch.device("cpu")
         self.reset()
 
@@ -123,6 +125,13 @@ class MetricSuite:
         for name, values in self.values.items():
             values.add(state[VALUES + name])
 
+    def check_references(self, references: Mapping[str, Reference]) -> None:
+        """Raise ValueError where what is known of real images cannot serve one of the metrics; `references`: see `score`."""
+        for metric in self.feature_metrics:
+            if metric.needs_reference:
+                found = references.get(metric.extractor.signature)
+                (metric.features_of if metric.real_features else metric.check_reference)(found)
+
     def score(self, metric: Metric, references: Mapping[str, Reference]) -> dict[str, float]:
         """Return the numbers of one of the metrics over all images since the last reset.
 
@@ -146,10 +155,12 @@ class MetricSuite:
         others measure is not lost.
         """
         scores: dict[str, float] = {}
+        self.collapsed = []
         for metric in self.metrics:
             try:
                 scores |= self.score(metric, references)
             except CollapsedFeaturesError as collapse:
                 log.warning("%s; the score is nan", collapse)
+                self.collapsed.append(str(collapse))
                 scores |= dict.fromkeys(metric.names, math.nan)
         return scores

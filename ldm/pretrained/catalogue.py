@@ -14,7 +14,10 @@ VGG16_WEIGHTS = WeightFile(
     title="VGG16 of torchvision, for LPIPS",
     megabytes=553,
     licence="BSD-3-Clause",
-    uses=(Use("train", "perceptual=lpips", "perceptual.vgg16"),),
+    uses=(
+        Use("train", "perceptual=lpips", "perceptual.vgg16"),
+        Use("evaluate", "perceptual=lpips", "perceptual.vgg16"),
+    ),
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
 )
 
@@ -42,6 +45,7 @@ MODELS = (
             Use("train", "conditioner=huggingface", "conditioner.name"),
             Use("train", "conditioner=image", "conditioner.name"),
             Use("train", "metric=clip_score", "metric.clip_score.name"),
+            Use("evaluate", "metric=clip_score", "metric.clip_score.name"),
             Use("neighbors", "encoder=clip", "encoder.name"),
         ),
         repository="openai/clip-vit-large-patch14",
@@ -73,7 +77,10 @@ MODELS = (
         title="OpenCLIP ViT-H/14, text and images",
         megabytes=3944,
         licence="MIT",
-        uses=(Use("train", "conditioner=openclip_h", "conditioner.name"),),
+        uses=(
+            Use("train", "conditioner=openclip_h", "conditioner.name"),
+            Use("evaluate", "protocol=mlperf_sd", "metric.clip_score.name"),
+        ),
         repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         readers=("tokenizer_config.json", "preprocessor_config.json"),
     ),

@@ -103,7 +103,8 @@ def _cached() -> Path:
     except OSError as error:
         raise FileNotFoundError(
             f"the Inception weights are not in torch's cache and could not be downloaded ({error}); bring them here with "
-            "`python -m ldm.fetch inception`, give a local file, metric.fid.extractor.weights=FILE, or choose metric=offline"
+            "`python -m ldm.fetch inception`, give a local file to the metric, as in metric.fid.extractor.weights=FILE, "
+            "or choose metric=offline"
         ) from error
 
 

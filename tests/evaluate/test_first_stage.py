@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
@@ -12,6 +13,7 @@ from ldm.autoencoder.identity import CopyAutoencoder
 from ldm.checkpoint import save
 from ldm.config import build, compose
 from ldm.evaluate.first_stage import ReconstructionScores
+from ldm.evaluate.processes import Place
 from ldm.evaluate.program import evaluate
 from ldm.files.picture import to_picture
 from tests.conftest import forked, scramble
@@ -194,10 +196,20 @@ MISTAKES = [
     (["images={folder}", "data.size=15"], "image size 15 is not a multiple of 2"),
     (["images={folder}", "batch_size=0"], "batch_size=0 cannot be"),
     (["images={folder}", "num_images=1"], "frechet_efficientnet needs at least 2 images, but there are 1"),
-    (["images={folder}", "protocol.vgg16=nowhere.pth"], "no weights at nowhere.pth"),
+    (["images={folder}", "perceptual=lpips", "perceptual.vgg16=nowhere.pth"], "no weights at nowhere.pth"),
+    (["images={folder}", "size=64"], "size= has no meaning for a first stage"),
+    (["images={folder}", "reference={folder}"], "reference= has no meaning for a first stage"),
     (["images={folder}", "out={folder}/0.png"], "cannot be a folder"),
     (["images={folder}", "out={folder}"], "holds what was not written by this program"),
 ]
+
+
+def test_processes_after_the_first_leave_all_to_it(tmp_path, folder, monkeypatch):
+    ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
+    monkeypatch.setattr(Place, "here", staticmethod(lambda: Place(1, 2)))
+    options = [f"ckpt={ckpt}", f"images={folder}", "data.size=16", f"out={tmp_path / 'scores'}"]
+    assert list(evaluate(compose("evaluate", ["protocol=reconstruction", *options]))) == []
+    assert not (tmp_path / "scores").exists()
 
 
 @pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])
@@ -206,6 +218,6 @@ def test_mistakes_end_before_anything_is_written(tmp_path, folder, options, mess
     before = sorted(tmp_path.rglob("*"))
     out = [] if any(option.startswith("out=") for option in options) else [f"out={tmp_path / 'scores'}"]
     given = [option.replace("{folder}", str(folder)) for option in options]
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, FileNotFoundError, InstantiationException), match=message):
         evaluate(compose("evaluate", ["protocol=reconstruction", f"ckpt={ckpt}", "data.size=16", *out, *given]))
     assert sorted(tmp_path.rglob("*")) == before

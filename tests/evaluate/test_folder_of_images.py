@@ -101,6 +101,20 @@ def test_images_of_several_sizes_are_measured_as_they_are_and_a_doubt_says_so(tm
     assert not (tmp_path / "new").exists()
 
 
+def test_images_that_are_all_the_same_have_no_distance_and_the_command_says_why(tmp_path, photos, measured):
+    same = tmp_path / "same"
+    same.mkdir()
+    for number in range(5):
+        shutil.copy(photos / "00.png", same / f"{number}.png")
+    with pytest.raises(
+        ValueError, match=r"the features of all 5 generated images are the same.*all other scores are in "
+    ):
+        measured(images=same)
+    written = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert written["scores"] == {"frechet_efficientnet": None}
+    assert "- frechet_efficientnet means nothing here" in (tmp_path / "scores" / "results.md").read_text()
+
+
 def test_none_that_can_be_read_is_an_error(tmp_path, measured):
     (tmp_path / "none").mkdir()
     for number in range(3):

@@ -4,13 +4,18 @@ import json
 import shutil
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from ldm.config import build, compose
+from ldm.config import build, compose, resolved
+from ldm.evaluate.departures import departures
 from ldm.evaluate.folder import PART
+from ldm.evaluate.parts import fit_parts
 from ldm.evaluate.processes import Place
 from ldm.evaluate.program import evaluate
 from ldm.evaluate.protocol import Protocol
+from ldm.metric.reference_file import write_statistics
+from ldm.metric.statistics import Statistics
 from tests.conftest import ROOT
 
 FEW = PART + 6
@@ -95,6 +100,36 @@ def test_images_of_a_folder_and_metrics_that_come_later_use_what_is_there(tiny_r
     assert found["scores"]["frechet_efficientnet"] == pytest.approx(whole["frechet_efficientnet"], rel=1e-6)
     assert "| frechet_efficientnet |" in (tmp_path / "folder" / "results.md").read_text()
     assert not (tmp_path / "folder" / "images").exists()
+
+
+@pytest.mark.e2e
+def test_data_that_a_command_names_are_those_of_a_run_of_a_file_and_of_a_folder(tiny_run, scored, tmp_path):
+    data = OmegaConf.load(tiny_run / "config.yaml").data
+    named = [f"data.val='{build(data.source).write()}/val-*.tar'", "num_images=4", "metric=offline"]
+    alone = shutil.copy(tiny_run / "model.safetensors", tmp_path / "alone.safetensors")
+    own = scored("own", "num_images=4", "metric=offline")[0]
+    of_run = scored("of-run", *named)[0]
+    of_file = scored("of-file", f"ckpt={alone}", *named, ckpt=False)[0]
+    of_folder = scored("of-folder", f"images={tmp_path / 'own' / 'images'}", *named, ckpt=False)[0]
+    assert of_run["scores"] == of_file["scores"] == of_folder["scores"] == own["scores"]
+    assert of_run["request"]["conditions"] == own["request"]["conditions"]
+    smaller = scored("smaller", f"ckpt={alone}", *named, "data.size=16", ckpt=False)[0]
+    assert smaller["scores"] != own["scores"], "real images are of the size that is asked for"
+    with pytest.raises(ValueError, match="reference=train names the training images of a run, and none is known here"):
+        scored("new", f"images={tmp_path / 'own' / 'images'}", "metric=offline", "reference=train", ckpt=False)
+
+
+@pytest.mark.e2e
+def test_a_reference_that_cannot_serve_is_refused_before_images_are_made(scored, tmp_path):
+    write_statistics(tmp_path / "narrow.npz", Statistics(9, torch.zeros(3).double(), torch.eye(3).double()))
+    write_statistics(tmp_path / "alone.npz", Statistics(9, torch.rand(1280).double(), torch.eye(1280).double()))
+    for file, metric, message in (
+        ("narrow.npz", "offline", "holds statistics of 3 features"),
+        ("alone.npz", "precision_recall_offline", "needs features of single real images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scored("new", "num_images=4", f"metric={metric}", f"reference={tmp_path / file}")
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.e2e
@@ -220,6 +255,48 @@ def test_every_protocol_can_be_chosen_and_built(name):
     measured["clip_score"] = {"clip_score"}
     names = {score for metric in config.get("metric") or () for score in measured[metric]}
     assert set(protocol.published) <= names
+
+
+OTHERS = [(name, part) for name in PROTOCOLS for part in ("metric=offline", "sampler=dpmpp_2m", "guidance=none")]
+
+
+@pytest.mark.parametrize(("name", "part"), OTHERS, ids=map("-".join, OTHERS))
+def test_a_part_of_a_protocol_can_be_exchanged(name, part):
+    needed = ["conditions.file=captions.tsv"] if name == "mlperf_sd" else []
+    config = compose("evaluate", [f"protocol={name}", "out=x", "ckpt=x", *needed, part])
+    fit_parts(config)
+    for key in ("sampler", "guidance"):
+        if config.get(key) is not None:
+            build(config[key])
+    assert all("_target_" in metric for metric in (config.get("metric") or {}).values())
+    if config.protocol.get("published") and not part.startswith("metric"):
+        found = departures(name, resolved(config), count=config.num_images, sampled=True)
+        same = part == "guidance=none" and "guided" not in name and name != "mlperf_sd"
+        assert [line.partition(":")[0] for line in found] == ([] if same else [part.partition("=")[0]])
+
+
+def test_only_what_another_part_does_not_have_is_left_out():
+    config = compose("evaluate", ["protocol=mlperf_sd", "out=x", "ckpt=x", "sampler=dpmpp_2m", "metric=fid"])
+    assert fit_parts(config) == ["sampler.eta", "metric.clip_score"]
+    assert config.sampler.steps == 50
+    assert config.metric.fid.extractor.resize._target_.endswith("PyTorchBilinear")
+    assert fit_parts(config) == []
+
+
+@pytest.mark.parametrize("name", ["coco256", "coco256_guided", "layout_openimages", "super_resolution"])
+def test_as_many_images_are_compared_as_are_made(name):
+    config = compose("evaluate", [f"protocol={name}", "out=x", "ckpt=x"])
+    assert config.data.val_images == config.num_images
+    config.data.val_images = 10
+    expected = [f"data.val_images: {config.num_images} -> 10"]
+    assert departures(name, resolved(config), count=config.num_images, sampled=True) == expected
+
+
+def test_how_samples_are_degraded_is_said_by_a_protocol_and_a_departure_where_it_was_another_way(tmp_path):
+    config = compose("evaluate", ["protocol=super_resolution", "out=x", "ckpt=x", "degradation=bsr_light"])
+    (line,) = departures("super_resolution", resolved(config), count=50000, sampled=True)
+    assert line.startswith("degradation: Bicubic(")
+    assert " -> BSRLight(" in line
 
 
 def test_a_place_is_read_from_the_environment(monkeypatch):
