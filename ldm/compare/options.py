@@ -15,6 +15,9 @@ UNTOLD = ("name", "paths.*", "search*", "logger*", "tags*", "optimized_metric", 
 MISSING = "absent"
 """The text for an option that a run does not have."""
 
+DATA = ("data._target_", "data.source*", "data.size")
+"""Options that say of what the data are."""
+
 SEED = "seed"
 """The option in which the runs of an expected curve differ."""
 
@@ -48,6 +51,11 @@ def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
         and set(texts) != {MISSING, "null"}  # as of runs before the option was there
     }
     return list(_told_once(decide))
+
+
+def of_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two runs, each a plain config or its `training_options`, are trained on data of the same source and size."""
+    return not any(_matches(name, DATA) for name in _differing([one, other]))
 
 
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ldm.compare.agreement import JUDGED, MetricAgreement, judge
 from ldm.compare.expected import ExpectedCurve, of_runs, read_expected, shipped
-from ldm.compare.options import trained_alike
+from ldm.compare.options import of_same_data, trained_alike
 from ldm.config import CONFIGS, compose, resolved
 from ldm.report.page import shown
 from ldm.report.run_folder import RunFiles
@@ -52,7 +52,7 @@ def find_expected(
         runs: The runs.
         given: The file that the user has named; None: that of the experiment which comes with this program, if any of the runs
             was trained as the experiment is, or else the first runs among these that differ in nothing but their seeds, or else
-            that of the experiment.
+            that of the experiment, where any of the runs has its data.
 
     Returns:
         The expected curve, or None; the runs that it was made of, which are not judged; sentences on it.
@@ -65,9 +65,10 @@ def find_expected(
         return expected, [], [text for run in runs if (text := _difference(run, expected))]
     experiments = {run.experiment for run in runs}
     file = shipped(experiments.pop()) if len(experiments) == 1 else None
+    curve = None if file is None else read_expected(file)
     seeds = _of_seeds(runs)
-    if file is not None:
-        expected = replace(read_expected(file), options={})  # the experiment of today is what runs are to agree with
+    if curve is not None and any(of_same_data(curve.options, run.config) for run in runs):
+        expected = replace(curve, options={})  # the experiment of today is what runs are to agree with
         differences = [_difference(run, expected) for run in runs]
         if not seeds or not all(differences):
             came = f"Expected is the curve of experiment={expected.title}, which comes with this program."
@@ -80,8 +81,8 @@ def find_expected(
         None,
         [],
         [
-            "There is no expected curve of this experiment, and no two runs differ in their seeds alone: whether differences are "
-            "larger than those between seeds cannot be told. Name a file, expected=FILE, or runs of several seeds."
+            "There is no expected curve of this experiment on these data, and no two runs differ in their seeds alone: whether "
+            "differences are larger than those between seeds cannot be told. Name a file, expected=FILE, or runs of several seeds."
         ],
     )
 

@@ -110,6 +110,9 @@ def test_a_curve_that_is_shipped_is_found_by_the_experiment(compare, seeds, tmp_
     text = compare(write_run(tmp_path / "new", seed=9, record=a_record()))
     assert "Expected is the curve of experiment=hearts, which comes with this program." in text
     assert "new: agrees in all 3 metrics" in text
+    config = {**CONFIG, "data": {**CONFIG.get("data", {}), "source": {"_target_": "mine.Photos"}}}
+    text = compare(write_run(tmp_path / "photos", seed=9, config=config, record=a_record()))
+    assert "There is no expected curve of this experiment on these data" in text
 
 
 def test_seeds_of_other_options_are_expected_rather_than_the_curve_of_the_experiment(compare, tmp_path, monkeypatch):

@@ -29,3 +29,4 @@ def test_a_curve_has_enough_seeds_to_judge_by_what_validation_measures(file):
     assert expected.seeds >= 3
     assert {stage for stage, _ in judged} == {"autoencoder", "diffusion"}
     assert all(len(expectations(values)) == len(values) for values in judged.values())
+    assert {len(of_step) for values in expected.values.values() for of_step in values.values()} == {expected.seeds}
