@@ -29,6 +29,7 @@ from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.reference import ReferenceSource, reference_source
 from ldm.evaluate.results import NOTHING, write_results
 from ldm.evaluate.source import data_module
+from ldm.evaluate.written_statistics import check_statistics, write_measured
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid, stack_padded
 from ldm.files.waiting import wait_for
@@ -149,6 +150,7 @@ class ImageEvaluation:
         metrics = self.chosen.build()
         check_count(metrics, len(numbers))
         suites = self.chosen.suites(metrics)
+        check_statistics(self.config.statistics, suites.values())
         parts = parts_of(len(numbers))
         sizes = {images.size_of(number) for number in numbers} - {Size(0, 0)}
         results: dict[str, Any] = {
@@ -186,6 +188,8 @@ class ImageEvaluation:
             for doubt in results["doubts"]:
                 log.warning(doubt)
             found = {name: suite.compute(references) for name, suite in suites.items()}
+            if self.config.statistics is not None:
+                write_measured(self.config.statistics, suites.values())
             results["collapsed"] = [reason for suite in suites.values() for reason in suite.collapsed]
             order = [name for metric in metrics.values() for name in metric.names]
             scores = {name: value for scores in found.values() for name, value in scores.items()}

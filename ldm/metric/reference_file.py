@@ -106,12 +106,7 @@ def write_statistics(file: str | Path, statistics: Statistics, *, spatial: Stati
         ValueError: Where the ending is another, or cannot have what is spatial.
     """
     file = Path(file)
-    if spatial is not None and file.suffix != ".npz":
-        raise ValueError(f"{file} cannot have the statistics of sFID, which ADM's .npz alone has; give that ending")
-    if file.suffix not in (".npz", ".pt"):
-        raise ValueError(f"{file} shall be written, but only .npz and .pt are known; give one of these endings")
-    if file.exists():
-        raise FileExistsError(f"{file} is there, and nothing was changed; give another name")
+    check_statistics_file(file, spatial=spatial is not None)
     mean, covariance = _arrays(statistics)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
@@ -127,6 +122,16 @@ def write_statistics(file: str | Path, statistics: Statistics, *, spatial: Stati
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def check_statistics_file(file: Path, *, spatial: bool) -> None:
+    """Raise what `write_statistics` does where it cannot write a file; `spatial`: whether statistics of sFID are written, too."""
+    if spatial and file.suffix != ".npz":
+        raise ValueError(f"{file} cannot have the statistics of sFID, which ADM's .npz alone has; give that ending")
+    if file.suffix not in (".npz", ".pt"):
+        raise ValueError(f"{file} shall be written, but only .npz and .pt are known; give one of these endings")
+    if file.exists():
+        raise FileExistsError(f"{file} is there, and nothing was changed; give another name")
 
 
 def _arrays(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:

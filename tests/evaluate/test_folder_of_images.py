@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 
 from ldm.config import compose
 from ldm.evaluate.program import evaluate
@@ -113,6 +114,31 @@ def test_images_that_are_all_the_same_have_no_distance_and_the_command_says_why(
     written = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert written["scores"] == {"frechet_efficientnet": None}
     assert "- frechet_efficientnet means nothing here" in (tmp_path / "scores" / "results.md").read_text()
+
+
+def test_statistics_that_were_written_are_those_of_the_images(tmp_path, photos, measured):
+    real = shutil.copytree(photos, tmp_path / "half")
+    for file in sorted(real.iterdir())[:35]:
+        file.unlink()
+    file = tmp_path / "real.npz"
+    measured(f"statistics={file}", images=real, reference=photos, out="statistics")
+    of_images = measured(reference=real)["scores"]
+    of_file = measured(reference=file, out="of-file")["scores"]
+    assert of_file == pytest.approx(of_images, rel=1e-6)
+    before = file.read_bytes()
+    for options, message in (
+        ([f"statistics={file}"], "is there, and nothing was changed"),
+        (["statistics=real.txt"], "only .npz and .pt are known"),
+        (["statistics=new.npz", "metric=inception_score"], "Inception weights are not in torch's cache"),
+        (
+            ["statistics=new.npz", f"+metric={{b:{OFFLINE.replace('64', '32')}}}"],
+            "of the features of one network",
+        ),
+    ):
+        with pytest.raises((ValueError, OSError, InstantiationException), match=message):
+            measured(*options, out="new")
+        assert not (tmp_path / "new").exists()
+    assert file.read_bytes() == before
 
 
 def test_none_that_can_be_read_is_an_error(tmp_path, measured):
