@@ -159,6 +159,10 @@ def reference_source(
         return StatisticsFile(reference, batch_size=batch_size)
     if Path(reference).exists() and not reference.endswith(".tar"):
         return ImageReference(reference, FolderImages(reference, size), cache=cache, batch_size=batch_size)
+    if not Path(reference).exists() and not any(mark in reference for mark in ".*{:"):
+        raise FileNotFoundError(
+            f"there is nothing at reference={reference}; give statistics (.npz, .pt), a folder of images, shards, or train"
+        )
     if size is None:
         raise ValueError(
             f"the images are of several sizes, and those of reference={reference} are resized to one; give size=, to which all "

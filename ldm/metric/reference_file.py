@@ -174,7 +174,9 @@ def _read_npz(
             names = set(arrays.files)
             known = {name: arrays[name] for name in (*extractor.statistics_names, "feats") if name in names}
     except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{file} is no .npz of numbers ({str(error).splitlines()[0]}); {LAYOUTS}") from error
+        pickled = "pickle" in str(error)  # numpy's own advice is to run what is in the file
+        reason = "it is broken, or holds objects" if pickled else str(error).splitlines()[0]
+        raise ValueError(f"{file} is no .npz of numbers ({reason}); {LAYOUTS}") from error
     features = None
     if "feats" in known:
         features = _features(file, known["feats"])

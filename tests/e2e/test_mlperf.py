@@ -183,7 +183,7 @@ def test_the_protocol_adds_its_scores_to_the_log(run, log, tmp_path):
     assert "scores of 4 images, where it says 6" in text
     assert log.read_text() == before
     for _ in range(2):
-        text = forked("-m", "ldm.evaluate", *command)
+        text = forked("-m", "ldm.evaluate", *command, "num_images=6")
         assert f"{log}: " in text
         added = [line for line in lines(log) if line["key"].startswith(("eval_a", "eval_st", "run_stop"))]
         assert [line["key"] for line in added].count("eval_accuracy") == 4

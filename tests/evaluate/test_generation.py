@@ -233,6 +233,7 @@ def test_another_request_and_mistakes_are_refused_before_anything_is_written(tin
         (["num_images=1"], "frechet_efficientnet needs at least 2 images, but there are 1"),
         (["conditions=classes"], "conditions=classes does not say caption"),
         (["reference=nowhere.npz"], "no file reference=nowhere.npz"),
+        (["reference=nowhere"], "there is nothing at reference=nowhere; give statistics"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             scored("new", *options)
