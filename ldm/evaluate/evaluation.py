@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm import checkpoint
+from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Size, as_size, of_one_size
-from ldm.config import build, resolved
+from ldm.config import build, build_trusted, resolved
 from ldm.data.base import DataModule
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
 from ldm.evaluate.conditions import Conditions, OpenConditions, in_words
@@ -28,7 +29,7 @@ from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.reference import ReferenceSource, reference_source
 from ldm.evaluate.results import NOTHING, write_results
-from ldm.evaluate.source import data_module
+from ldm.evaluate.source import data_options
 from ldm.evaluate.written_statistics import check_statistics, write_measured
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid, stack_padded
@@ -50,6 +51,10 @@ READ = "read"
 """The tensor of a part with the numbers of its images that could be read."""
 
 
+COMPUTED = {"low_resolution": "degradation", "mask": "mask"}
+"""Fields of samples that are computed -> the option of the data that says how."""
+
+
 class ImageEvaluation:
     """One evaluation: of a model, or of a folder.
 
@@ -69,6 +74,7 @@ class ImageEvaluation:
         self.chosen = ChosenMetrics(config, run, self.packages)
         self.batch_size: int = config.batch_size
         self._data: DataModule | None = None
+        self._data_options: dict[str, Any] = {}
 
     def data(self, size: Size | None) -> DataModule:
         """Return the data module, made at the first call.
@@ -81,7 +87,8 @@ class ImageEvaluation:
             computed = {"degradation": config.get("degradation"), "mask": config.get("masks")}
             options = {**resolved(config.data), **{name: resolved(node) for name, node in computed.items() if node}}
             training = config.reference == "train"
-            self._data = data_module(options, self.run, self.packages, size=size, training=training)
+            self._data_options = data_options(options, self.run, size=size, training=training)
+            self._data = build_trusted(self._data_options, self.packages)
         return self._data
 
     def of_model(self, ckpt: str, out: Path) -> dict[str, Any]:
@@ -281,11 +288,14 @@ class ImageEvaluation:
     ) -> dict[str, Any]:
         """Return the plain values on which images depend, of a model and its own config."""
         sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
+        read = {*underlying_fields(model.conditioner.inputs), *self.chosen.inputs}
+        computed = {option: self._data_options.get(option) for field, option in COMPUTED.items() if field in read}
         return {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "sampler": own["sampler"] if sampler is None else resolved(sampler),
             "guidance": own["guidance"] if guidance is None else resolved(guidance),
             "conditions": opened.fingerprint,
+            **computed,
             "seed": self.config.seed,
             "size": list(size),
         }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from ldm.batch import Size
-from ldm.config import CONFIGS, build_trusted
-from ldm.data.base import DataModule
+from ldm.config import CONFIGS
 
 CONFIG_FILE = "config.yaml"
 """The config of a run, in its folder."""
@@ -34,20 +33,18 @@ def run_config(ckpt: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def data_module(
+def data_options(
     options: Mapping[str, Any],
     run: Mapping[str, Any] | None,
-    packages: Sequence[str],
     *,
     size: Size | None,
     training: bool,
-) -> DataModule:
-    """Return the data module of an evaluation; nothing is read yet.
+) -> dict[str, Any]:
+    """Return the plain config of the data module of an evaluation; nothing is read.
 
     Args:
         options: What a command says of its data; those that are None are as in the run.
         run: The config of the run; None: it is not known.
-        packages: Packages whose classes the run's config may name.
         size: Height and width of real images, where neither a command nor a run says them.
         training: Whether training images are read, too.
 
@@ -66,9 +63,7 @@ def data_module(
         node["source"] = None
     if not training:
         node["train"] = None
-    node |= {"workers": 0, "cache_latents": False, **given}
-    module: DataModule = build_trusted(node, packages)
-    return module
+    return {**node, "workers": 0, "cache_latents": False, **given}
 
 
 def _shards(size: Size | None) -> dict[str, Any]:
