@@ -245,9 +245,14 @@ class DataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: Where they are missing in more samples than may be broken.
         """
-        numbers = spread(len(self.val_set), limit)
-        for broken, seen in (self.broken(limit), (self.val_set.broken(numbers), len(numbers))):
-            say(said_of_missing(broken, seen, self.readers, most=self.bad_samples.max_broken))
+        broken, seen = self.broken(limit)
+        say(said_of_missing(broken, seen, self.readers, most=self.bad_samples.max_broken))
+        self.check_samples(self.val_set, limit)
+
+    def check_samples(self, samples: ShardDataset, limit: int = SAMPLES_LOOKED_AT) -> None:
+        """Look for the fields of at most `limit` of some samples; see `check_fields`."""
+        numbers = spread(len(samples), limit)
+        say(said_of_missing(samples.broken(numbers), len(numbers), self.readers, most=self.bad_samples.max_broken))
 
     def warn_of_shared(self, train: list[str], val: Mapping[str, ShardSummary], digests: dict[str, list[str]]) -> None:
         """Say which validation shards are trained on, too.

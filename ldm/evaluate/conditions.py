@@ -84,6 +84,7 @@ class SampleConditions(Conditions):
         wanted = {*underlying_fields(model.conditioner.inputs), *inputs}
         module.need(wanted)
         samples = module.open_validation()
+        module.check_samples(samples)
         return _OpenSamples(
             samples, f"samples {sorted(wanted)} {module.fingerprint_of(samples)}", size, "image" in wanted
         )

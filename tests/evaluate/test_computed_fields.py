@@ -29,8 +29,9 @@ def test_images_are_of_the_way_in_which_samples_are_seen(choice, tmp_path):
         given = [f"ckpt={run}", f"data.val={tmp_path / 'val.tar'}", "metric=offline", "device=cpu", *places, *options]
         return evaluate(compose("evaluate", given))[0]
 
-    with pytest.raises(ValueError, match="type degradation=bicubic|no mask"):
+    with pytest.raises(ValueError, match="type degradation=bicubic|masks="):
         measured()
+    assert not (tmp_path / "scores").exists()
     found = measured(*way)
     assert found["count"] == 6
     before = (tmp_path / "scores" / "images" / "000000.png").read_bytes()

@@ -114,7 +114,7 @@ class MaskReader(MapReader):
 
     name = "mask"
     endings = ("mask.png",)
-    advice = "add .mask.png files"
+    advice = "add .mask.png files, or have masks drawn: masks=mixed"
     resample = Image.Resampling.NEAREST
 
     def values(self, picture: Image.Image) -> np.ndarray:
