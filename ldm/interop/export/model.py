@@ -13,7 +13,7 @@ from ldm.config import build_trusted, class_name
 from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
 from ldm.interop.autoencoder.folding import fold
 from ldm.interop.conditioner.beside import MapBeside, text_and_map
-from ldm.optim.lora import ADAPTER_KEY, LowRank, low_rank_changes
+from ldm.optim.lora import ADAPTER_KEY
 
 Value = TypeVar("Value")
 
@@ -58,19 +58,6 @@ class ExportedAutoencoder:
 
 
 @dataclass(frozen=True)
-class ExportedAdapter:
-    """A change of a U-Net that was trained in place of its weights, which have it, too.
-
-    Attributes:
-        alpha: The changes are multiplied with alpha / rank.
-        changes: Name of a layer of the U-Net -> its change.
-    """
-
-    alpha: int
-    changes: Mapping[str, LowRank]
-
-
-@dataclass(frozen=True)
 class ExportedModel:
     """A latent diffusion model.
 
@@ -89,7 +76,6 @@ class ExportedModel:
         zero_terminal: Whether nothing is left of the image at the end of the schedule.
         size: Height and width of the images of training.
         guidance: The scale of classifier-free guidance that the model is sampled with by default; None: it has no guidance.
-        adapter: What was trained in place of the U-Net's weights; None: all of them were.
     """
 
     name: str
@@ -106,17 +92,40 @@ class ExportedModel:
     zero_terminal: bool
     size: int
     guidance: float | None
-    adapter: ExportedAdapter | None
 
     @property
     def linear(self) -> bool:
-        """True where the projections around transformer blocks are written as linear layers, as in Stable Diffusion 2."""
-        return bool(self.backbone.get("head_channels") == 64)
+        """See `has_linear_projections`."""
+        return has_linear_projections(self.backbone)
 
     @property
     def conditioned_by(self) -> str:
         """Name of the conditioner's class."""
         return class_name(self.conditioner)
+
+
+def unet_node(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config node of a model's U-Net.
+
+    Args:
+        node: The config node of the model.
+
+    Raises:
+        ValueError: If the model has another backbone.
+    """
+    backbone: Mapping[str, Any] = node["denoiser"]["backbone"]
+    if class_name(backbone) != "UNet":
+        raise ValueError(f"a {class_name(backbone)} has no counterpart in other programs; a UNet has")
+    return backbone
+
+
+def has_linear_projections(backbone: Mapping[str, Any]) -> bool:
+    """Return whether the projections around transformer blocks are written as linear layers, as in Stable Diffusion 2.
+
+    Args:
+        backbone: The config node of the U-Net.
+    """
+    return bool(backbone.get("head_channels") == 64)
 
 
 def autoencoder_of(node: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ExportedAutoencoder:
@@ -150,10 +159,7 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     Raises:
         ValueError: If it has something that no other program's format holds; the error names it.
     """
-    denoiser = node["denoiser"]
-    backbone = denoiser["backbone"]
-    if class_name(backbone) != "UNet":
-        raise ValueError(f"a {class_name(backbone)} has no counterpart in other programs; a UNet has")
+    backbone, denoiser = unet_node(node), node["denoiser"]
     if denoiser.get("learned_variance"):
         raise ValueError("model.denoiser.learned_variance=true has no place in other programs' formats")
     prediction = class_name(denoiser["prediction"])
@@ -176,13 +182,10 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(set(sides)) > 1:
         raise ValueError(f"images of {sides} pixels: other programs' formats hold one number for squares")
-    adapter = None
     if ADAPTER_KEY in node:
-        lora = build_trusted(node[ADAPTER_KEY])
-        adapter = ExportedAdapter(lora.alpha, _inside(low_rank_changes(weights), BACKBONE))
-        weights = lora.merge(weights)
-    autoencoder = autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder."))
-    unet = _inside(weights, BACKBONE)
+        weights = build_trusted(node[ADAPTER_KEY]).merge(weights)
+    autoencoder = autoencoder_of(node["autoencoder"], inside(weights, "autoencoder."))
+    unet = inside(weights, BACKBONE)
     conditioner, prefix, beside = node["conditioner"], "conditioner.", None
     if (found := text_and_map(conditioner)) is not None:
         part, beside = found
@@ -195,7 +198,7 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         backbone=backbone,
         unet=unet,
         conditioner=conditioner,
-        told=_inside(weights, prefix),
+        told=inside(weights, prefix),
         beside=beside,
         prediction=prediction,
         betas=betas.tolist(),
@@ -204,10 +207,9 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         zero_terminal=zero_terminal,
         size=sides[0],
         guidance=guidance.get("scale"),
-        adapter=adapter,
     )
 
 
-def _inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+def inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     """Return what has a name that begins with a prefix, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

@@ -14,7 +14,7 @@ from ldm.config import class_name
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
 from ldm.interop.export.base import ExportFormat
-from ldm.interop.export.model import autoencoder_of, model_of
+from ldm.interop.export.model import autoencoder_of
 from ldm.options.rule import OneOf, Optional, check
 
 
@@ -52,7 +52,7 @@ def export(
     try:
         kind = class_name(node)
         if kind == "LatentDiffusion":
-            said = form.write_model(model_of(node, weights, name), draft)
+            said = form.write_model(node, weights, draft, name=name)
         elif "statistics_count" in weights:
             said = form.write_autoencoder(autoencoder_of(node, weights), draft, name=name)
         else:
