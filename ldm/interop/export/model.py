@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,6 +30,15 @@ PREDICTIONS: Mapping[str, tuple[str, str]] = {
     "CleanPrediction": ("sample", "x0"),
 }
 """Our predictions -> their names in diffusers and in CompVis' yaml."""
+
+
+SCHEDULES = ("ScaledLinearSchedule", "LinearSchedule", "CosineSchedule")
+"""Our schedules of discrete betas, for messages."""
+
+RETRAIN = (
+    "train the model with one of these to export it as a whole; its LoRA alone is written in any case (format=lora)"
+)
+"""The way out for a model that other programs cannot run."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +171,15 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     """
     backbone, denoiser = unet_node(node), node["denoiser"]
     if denoiser.get("learned_variance"):
-        raise ValueError("model.denoiser.learned_variance=true has no place in other programs' formats")
+        raise ValueError(
+            "model.denoiser.learned_variance=true has no place in other programs' formats; train with "
+            "model.denoiser.learned_variance=false, or export the LoRA alone, if there is one (format=lora)"
+        )
     prediction = class_name(denoiser["prediction"])
     if prediction not in PREDICTIONS:
         raise ValueError(
-            f"{prediction} has no place in the pipelines of this kind, whose schedulers know {', '.join(PREDICTIONS)}"
+            f"{_chosen('prediction', prediction)} has no place in this format, whose programs know "
+            f"{_chosen('prediction', *PREDICTIONS)}; {RETRAIN}"
         )
     schedule = build_trusted(denoiser["schedule"])
     zero_terminal = isinstance(schedule, ZeroTerminalSchedule)
@@ -173,7 +187,8 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     discrete = build_trusted(inner)
     if not isinstance(discrete, DiscreteSchedule):
         raise ValueError(
-            f"the schedule {class_name(inner)} is none of discrete betas, which other programs' formats hold"
+            f"{_chosen('schedule', class_name(inner))} has no place in this format, whose programs know discrete betas, here "
+            f"{_chosen('schedule', *SCHEDULES)}, also inside of schedule=zero_terminal; {RETRAIN}"
         )
     linear = class_name(inner) == "ScaledLinearSchedule"
     products = discrete.table.sigmoid()
@@ -208,6 +223,12 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         size=sides[0],
         guidance=guidance.get("scale"),
     )
+
+
+def _chosen(option: str, *kinds: str) -> str:
+    """Return how an option chooses each of some classes, like `prediction=flow` for FlowPrediction."""
+    stems = [kind.removesuffix(option.capitalize()) for kind in kinds]
+    return ", ".join(f"{option}={re.sub('(?<=[a-z])(?=[A-Z])', '_', stem).lower()}" for stem in stems)
 
 
 def inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
