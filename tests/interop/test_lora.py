@@ -71,9 +71,10 @@ def test_a_checkpoint_with_a_lora_is_sampled_and_exported_as_a_whole(tmp_path):
     torch.testing.assert_close(ours(model_of(whole.config, whole.weights)), images, atol=1e-3, rtol=0)
 
 
-def test_the_file_says_rank_and_alpha_and_holds_the_matrices_alone(tmp_path):
+def test_the_file_says_rank_and_alpha_and_holds_the_matrices_alone(tmp_path, capsys):
     config, model = adapted(tmp_path)
     export(config, model.state_dict(), LoRAFormat(), str(tmp_path / "out"), name="mine", dtype="float16")
+    assert f"{tmp_path / 'out'}: 1 file, " in capsys.readouterr().out
     tensors, told = content(tmp_path / "out" / "lora.safetensors")
     names = tensors.keys()
     assert told == {"ss_network_module": "networks.lora", "ss_network_dim": "4", "ss_network_alpha": "2"}

@@ -64,5 +64,5 @@ def export(
         shutil.rmtree(draft, ignore_errors=True)
     files = sorted(path for path in folder.path.rglob("*") if path.is_file() and not path.name.startswith("."))
     megabytes = sum(file.stat().st_size for file in files) / 2**20
-    print(f"{folder.path}: {len(files)} files, {megabytes:,.1f} MB")
+    print(f"{folder.path}: {len(files)} {'file' if len(files) == 1 else 'files'}, {megabytes:,.1f} MB")
     print(said.replace(str(draft), str(folder.path)))
