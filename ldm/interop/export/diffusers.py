@@ -48,7 +48,10 @@ class DiffusersFormat(ExportFormat):
             write_whole(folder / MODEL_INDEX, json.dumps(index, indent=2))
         write_whole(folder / "README.md", model_card(model, pipeline, autoencoder))
         if pipeline is None:
-            return f"no pipeline of diffusers runs such a model as it is; {folder / 'README.md'} says how its parts are used"
+            return (
+                f"no pipeline of diffusers runs such a model as it is; {folder / 'README.md'} says how its parts are used. Keep "
+                f"{name}: sample.py reads whole pipelines, and not such a folder"
+            )
         return f"from diffusers import DiffusionPipeline; {loading(pipeline, str(folder))}"
 
     def write_autoencoder(self, autoencoder: ExportedAutoencoder, folder: Path, *, name: str) -> str:
