@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.interop.conditioner.beside import ABSENT, DEPTH_NETWORK
-from ldm.interop.conventions import Told, prediction_node, schedule_node
+from ldm.interop.conventions import Told, prediction_node, schedule_node, schedule_of_betas
 from ldm.interop.source import Weights, component_file, read_json, read_weights
 
 MODEL_INDEX = "model_index.json"
@@ -143,19 +143,20 @@ def told_by_scheduler(folder: Path | None) -> Told:
     if folder is None:
         return Told()
     config = read_json(folder / SCHEDULER_CONFIG)
-    if config.get("trained_betas") is not None:
-        raise ValueError(f"{folder / SCHEDULER_CONFIG} gives trained_betas, which no schedule here has")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ValueError(
             f"{folder / SCHEDULER_CONFIG}: prediction_type={prediction!r} is none of {', '.join(PREDICTIONS)}"
         )
-    schedule = schedule_node(
-        config.get("beta_schedule", "linear"),
-        config.get("beta_start", 1e-4),
-        config.get("beta_end", 0.02),
-        config.get("num_train_timesteps", 1000),
-    )
+    if config.get("trained_betas") is not None:
+        schedule = schedule_of_betas(config["trained_betas"])
+    else:
+        schedule = schedule_node(
+            config.get("beta_schedule", "linear"),
+            config.get("beta_start", 1e-4),
+            config.get("beta_end", 0.02),
+            config.get("num_train_timesteps", 1000),
+        )
     if config.get("rescale_betas_zero_snr"):
         schedule = {"_target_": "ldm.diffusion.schedule.ZeroTerminalSchedule", "schedule": schedule}
     return Told(schedule=schedule, prediction=prediction_node(PREDICTIONS[prediction]))

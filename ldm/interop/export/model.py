@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from ldm.config import build_trusted, class_name
 from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
 from ldm.interop.autoencoder.folding import fold
 from ldm.interop.conditioner.beside import MapBeside, text_and_map
+from ldm.interop.conventions import betas_of
 from ldm.optim.lora import ADAPTER_KEY
 
 Value = TypeVar("Value")
@@ -191,8 +191,6 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
             f"{_chosen('schedule', *SCHEDULES)}, also inside of schedule=zero_terminal; {RETRAIN}"
         )
     linear = class_name(inner) == "ScaledLinearSchedule"
-    products = discrete.table.sigmoid()
-    betas = 1 - products / torch.cat([products.new_ones(1), products[:-1]])
     size = node["size"]
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(set(sides)) > 1:
@@ -216,7 +214,7 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         told=inside(weights, prefix),
         beside=beside,
         prediction=prediction,
-        betas=betas.tolist(),
+        betas=betas_of(discrete).tolist(),
         start=float(inner.get("start", 0.0015)) if linear else None,
         end=float(inner.get("end", 0.0195)) if linear else None,
         zero_terminal=zero_terminal,
