@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldm.config import CONFIGS, compose, resolved
+import torch
+from torch import Tensor
+
+from ldm.config import CONFIGS, build, compose, resolved
+from ldm.diffusion.schedule import DiscreteSchedule
 
 EXPERIMENTS: Mapping[str, Sequence[str]] = {
     "clip": ("stable_diffusion_1",),
@@ -182,3 +186,30 @@ def schedule_node(kind: str, start: float, end: float, steps: int) -> dict[str, 
     if kind not in known:
         raise ValueError(f"the noise schedule {kind!r} is none of {', '.join(known)}")
     return {"_target_": f"ldm.diffusion.schedule.{known[kind]}", "start": start, "end": end, "steps": steps}
+
+
+def betas_of(schedule: DiscreteSchedule) -> Tensor:
+    """Return the betas of a schedule, `(T,)`, float64."""
+    products = schedule.table.sigmoid()
+    return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+
+
+def schedule_of_betas(betas: Sequence[float]) -> dict[str, Any]:
+    """Return the node of the schedule that has these betas.
+
+    Args:
+        betas: All of them, as `trained_betas` of diffusers' schedulers.
+
+    Raises:
+        ValueError: If no schedule has them.
+    """
+    given = torch.tensor(betas, dtype=torch.float64)
+    start, end, steps = round(betas[0], 7), round(betas[-1], 7), len(betas)
+    cosine = {"_target_": "ldm.diffusion.schedule.CosineSchedule", "steps": steps}
+    for node in (*(schedule_node(kind, start, end, steps) for kind in ("scaled_linear", "linear")), cosine):
+        if torch.allclose(betas_of(build(node)), given, atol=1e-6, rtol=1e-4):
+            return node
+    raise ValueError(
+        f"the {steps} betas from {start:g} to {end:g} are those of no schedule here; known are scaled_linear, linear, and cosine "
+        "with its own offset"
+    )

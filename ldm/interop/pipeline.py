@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.interop.conditioner.beside import ABSENT, DEPTH_NETWORK
-from ldm.interop.conventions import Told, prediction_node, schedule_node
+from ldm.interop.conventions import Told, prediction_node, schedule_node, schedule_of_betas
 from ldm.interop.source import Weights, component_file, read_json, read_weights
 
 MODEL_INDEX = "model_index.json"
@@ -71,6 +71,15 @@ def is_component(path: Path) -> bool:
     return (path / CONFIG).is_file() and component_file(path) is not None
 
 
+def components_in(path: Path) -> list[str]:
+    """Return the names of the components in a folder, which need not be a whole pipeline."""
+    return (
+        sorted(place.name for place in path.iterdir() if place.is_dir() and is_component(place))
+        if path.is_dir()
+        else []
+    )
+
+
 def read_component(folder: Path) -> Component:
     """Read a network.
 
@@ -81,11 +90,12 @@ def read_component(folder: Path) -> Component:
         ValueError: If it has no config or no weights, or they cannot be read.
     """
     if not (folder / CONFIG).is_file():
-        if inside := sorted(place.name for place in folder.iterdir() if is_component(place)):
+        if inside := components_in(folder):
             raise ValueError(
-                f"{folder} has components ({', '.join(inside)}), but no {MODEL_INDEX}, which says how they belong together; copy "
-                f"that file, too, to read the whole pipeline, or give one component: "
-                f"{folder / ('unet' if 'unet' in inside else inside[0])}"
+                f"{folder} has components ({', '.join(inside)}), but no {MODEL_INDEX}, which says how they belong together. If "
+                "it was copied, copy that file, too. If python -m ldm.interop.export wrote the folder, no pipeline of diffusers "
+                "runs the model, and it is not read as a whole: give the run or the file that was exported, which has all of it. "
+                f"One component alone can be read: {folder / ('unet' if 'unet' in inside else inside[0])}"
             )
         raise ValueError(
             f"{folder} has neither {MODEL_INDEX} nor {CONFIG}, so it is no folder of diffusers; give one that is, or a file of "
@@ -133,19 +143,20 @@ def told_by_scheduler(folder: Path | None) -> Told:
     if folder is None:
         return Told()
     config = read_json(folder / SCHEDULER_CONFIG)
-    if config.get("trained_betas") is not None:
-        raise ValueError(f"{folder / SCHEDULER_CONFIG} gives trained_betas, which no schedule here has")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ValueError(
             f"{folder / SCHEDULER_CONFIG}: prediction_type={prediction!r} is none of {', '.join(PREDICTIONS)}"
         )
-    schedule = schedule_node(
-        config.get("beta_schedule", "linear"),
-        config.get("beta_start", 1e-4),
-        config.get("beta_end", 0.02),
-        config.get("num_train_timesteps", 1000),
-    )
+    if config.get("trained_betas") is not None:
+        schedule = schedule_of_betas(config["trained_betas"])
+    else:
+        schedule = schedule_node(
+            config.get("beta_schedule", "linear"),
+            config.get("beta_start", 1e-4),
+            config.get("beta_end", 0.02),
+            config.get("num_train_timesteps", 1000),
+        )
     if config.get("rescale_betas_zero_snr"):
         schedule = {"_target_": "ldm.diffusion.schedule.ZeroTerminalSchedule", "schedule": schedule}
     return Told(schedule=schedule, prediction=prediction_node(PREDICTIONS[prediction]))

@@ -31,8 +31,8 @@ TOKENIZER = "tokenizer"
 
 
 def is_foreign(path: Path) -> bool:
-    """Return whether a folder is one of diffusers or transformers; files are looked at when they are read."""
-    return pipeline.is_pipeline(path) or pipeline.is_component(path)
+    """Return whether a folder is one of diffusers or transformers, or has a U-Net of theirs; files are looked at when read."""
+    return pipeline.is_pipeline(path) or pipeline.is_component(path) or "unet" in pipeline.components_in(path)
 
 
 def read_foreign(path: Path, request: ReadRequest | None = None) -> ForeignModel:

@@ -148,7 +148,7 @@ def test_the_card_says_how_it_is_run(tmp_path):
     export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "stock"), name="mine")
     card = (tmp_path / "stock" / "README.md").read_text()
     assert "image=image, mask_image=mask" in card
-    assert "| told by | HuggingFaceConditioner and inpainting |" in card
+    assert "| told by | a caption (frozen text encoder) and a masked image with its mask |" in card
     found.config["conditioner"]["parts"]["text"]["mask_padding"] = True
     export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "parts"), name="mine")
     assert not (tmp_path / "parts" / "model_index.json").exists()

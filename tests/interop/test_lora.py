@@ -33,6 +33,12 @@ def adapted(folder, **options):
     return {**found.config, ADAPTER_KEY: NODE}, model
 
 
+def content(file):
+    """Return tensors and metadata of a .safetensors."""
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+
+
 @pytest.mark.parametrize("options", [{}, {"prediction": "v_prediction", "linear": True}])
 def test_their_pipeline_makes_the_same_images(tmp_path, options):
     config, model = adapted(tmp_path, **options)
@@ -65,18 +71,43 @@ def test_a_checkpoint_with_a_lora_is_sampled_and_exported_as_a_whole(tmp_path):
     torch.testing.assert_close(ours(model_of(whole.config, whole.weights)), images, atol=1e-3, rtol=0)
 
 
-def test_the_file_says_rank_and_alpha_and_holds_the_matrices_alone(tmp_path):
+def test_the_file_says_rank_and_alpha_and_holds_the_matrices_alone(tmp_path, capsys):
     config, model = adapted(tmp_path)
     export(config, model.state_dict(), LoRAFormat(), str(tmp_path / "out"), name="mine", dtype="float16")
-    with safe_open(tmp_path / "out" / "lora.safetensors", framework="pt") as file:
-        told, names = file.metadata(), set(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
+    assert f"{tmp_path / 'out'}: 1 file, " in capsys.readouterr().out
+    tensors, told = content(tmp_path / "out" / "lora.safetensors")
+    names = tensors.keys()
     assert told == {"ss_network_module": "networks.lora", "ss_network_dim": "4", "ss_network_alpha": "2"}
     first = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     assert {f"{first}.lora_down.weight", f"{first}.lora_up.weight", f"{first}.alpha"} <= names
     assert all(name.endswith((".lora_down.weight", ".lora_up.weight", ".alpha")) for name in names)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     assert len(names) == 3 * 8 * 4  # 8 layers in each of 4 transformer blocks
+
+
+def test_it_is_written_whatever_the_model_predicts_and_whichever_its_schedule_and_autoencoder_are(tmp_path):
+    """The same file, since none of them is in it."""
+    config, model = adapted(tmp_path)
+    flow = {
+        "prediction": {"_target_": "ldm.diffusion.prediction.FlowPrediction"},
+        "schedule": {"_target_": "ldm.diffusion.schedule.RectifiedFlowSchedule"},
+        "learned_variance": True,
+    }
+    other = {
+        **config,
+        "size": [64, 32],
+        "denoiser": {**config["denoiser"], **flow},
+        "autoencoder": {"_target_": "ldm.autoencoder.identity.CopyAutoencoder"},
+    }
+    weights = model.state_dict()
+    export(config, weights, LoRAFormat(), str(tmp_path / "noise"), name="mine")
+    export(other, weights, LoRAFormat(), str(tmp_path / "flow"), name="mine")
+    (tensors, told), (others, told_of_others) = (
+        content(tmp_path / form / "lora.safetensors") for form in ("noise", "flow")
+    )
+    assert told == told_of_others
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
 
 
 def test_what_has_no_lora_is_refused(tmp_path):

@@ -39,7 +39,10 @@ def fold(weights: Mapping[str, Tensor], options: Mapping[str, Any], *, keep: flo
     if quantised and not torch.equal(scale, scale[:1].expand_as(scale)):
         raise ValueError(
             f"the scales of the channels, {[round(value, 5) for value in scale.tolist()]}, cannot be folded into an autoencoder "
-            "with a codebook: other codes would be the nearest; a format that holds one scale needs the same in all channels"
+            "with a codebook: other codes would be the nearest, whatever the weights; a format that holds one scale needs the "
+            "same in all channels. Use the model here (sample.py), or train one with an autoencoder without a codebook, whose "
+            "scales are folded exactly (autoencoder=kl_f4, say), or with a published one with a codebook, whose channels share "
+            "a scale (autoencoder.ckpt=FILE); a LoRA alone is written in any case (format=lora)"
         )
     kept = torch.full_like(weights["scale"], keep)
     factor = scale / kept.double()

@@ -5,22 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from ldm.interop.export.model import ExportedAutoencoder, ExportedModel
+from ldm.interop.export.model import ExportedAutoencoder
 
 
 class ExportFormat(ABC):
     """A format. Its methods check everything before they write."""
 
     @abstractmethod
-    def write_model(self, model: ExportedModel, folder: Path) -> str:
+    def write_model(self, node: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path, *, name: str) -> str:
         """Write a latent diffusion model.
 
         Args:
-            model: The model.
+            node: Its config node.
+            weights: Its state dict.
             folder: An empty folder.
+            name: What the user called it.
 
         Returns:
             How the result is used, as text for the terminal.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from ldm.interop.conditioner.beside import DEPTH, INPAINTING
+from ldm.config import class_name
+from ldm.interop.conditioner.beside import DEPTH, INPAINTING, TEXT_CLASSES
 from ldm.interop.export.model import PREDICTIONS, ExportedModel
 
 CALLS: Mapping[str, str] = {
@@ -13,6 +15,22 @@ CALLS: Mapping[str, str] = {
     DEPTH.pipeline: 'pipe("a caption", image=image, depth_map=depth).images  # depth: (1, height, width), more is nearer',
 }
 """Name of a pipeline -> how it is called; all others are called with a caption alone."""
+
+TOLD: Mapping[str, str] = {
+    "TransformerConditioner": "a caption (trained transformer)",
+    "HuggingFaceConditioner": "a caption (frozen text encoder)",
+    "LabelConditioner": "a class",
+    "LayoutConditioner": "boxes with their classes",
+    "SegmentationConditioner": "a label map",
+    "InpaintingConditioner": "a masked image with its mask",
+    "DepthConditioner": "a depth map",
+    "LowResolutionConditioner": "a smaller image",
+    "ImageConditioner": "another image",
+    "NeighborsConditioner": "similar images",
+    "SizeConditioner": "sizes and places of crops",
+    "Unconditional": "nothing",
+}
+"""Name of a conditioner's class -> what it tells the model."""
 
 
 def loading(pipeline: str, folder: str) -> str:
@@ -30,7 +48,7 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
         autoencoder: Name of the folder of its autoencoder.
     """
     masked = model.conditioner.get("mask_padding", False)
-    told = [model.conditioned_by, *([model.beside.name] if model.beside else [])]
+    told = [_told(model.conditioner), *([_told({"_target_": model.beside.target})] if model.beside else [])]
     facts = [
         f"| images of training | {model.size} x {model.size} pixels |",
         f"| told by | {' and '.join(told)} |",
@@ -82,17 +100,29 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
             "U-Net as `encoder_attention_mask`.",
             "",
         ]
-    if model.backbone.get("pool_tokens"):
-        lines += ["The mean of a caption's own tokens is the U-Net's `class_labels`, `(B, width)`.", ""]
+    pooled = bool(model.backbone.get("pool_tokens"))
     if model.conditioned_by == "LabelConditioner":
+        vector = ", and the vector, `class_labels` of shape `(B, width)`" if pooled else ""
         lines += [
             "`conditioner/conditioner.safetensors` has the embedding of each class (`embed.weight`): its row is the only token, "
-            "`encoder_hidden_states` of shape (B, 1, width), or a vector, `class_labels`. The last row says nothing.",
+            f"`encoder_hidden_states` of shape `(B, 1, width)`{vector}. The last row says nothing.",
             "",
         ]
+    elif pooled:
+        whose = "a caption's own tokens" if model.conditioned_by in TEXT_CLASSES else "the tokens"
+        lines += [f"The mean of {whose} is the U-Net's `class_labels`, `(B, width)`.", ""]
     if model.beside is not None:
         names = ", ".join(model.beside.keys)
         lines += [f"The U-Net takes further channels behind those of the latents, in this order: {names}.", ""]
     elif model.backbone.get("concat_channels"):
         lines += ["The U-Net takes further channels behind those of the latents; `conditioner/` says which.", ""]
     return "\n".join(lines)
+
+
+def _told(conditioner: Mapping[str, Any]) -> str:
+    """Return what a conditioner tells the model, in words, from its config node."""
+    kind = class_name(conditioner)
+    if kind != "Composite":
+        return TOLD.get(kind, kind)
+    parts = conditioner["parts"]
+    return " and ".join(_told(part) for part in (parts.values() if isinstance(parts, Mapping) else parts))

@@ -17,7 +17,7 @@ from ldm.interop.compvis import CONDITIONER, FIRST_STAGE, UNET
 from ldm.interop.conditioner.reading import label_table
 from ldm.interop.conditioner.text import HEAD_WIDTH
 from ldm.interop.export.base import ExportFormat, without_statistics
-from ldm.interop.export.model import CUSTOMARY_SCALE, PREDICTIONS, ExportedAutoencoder, ExportedModel
+from ldm.interop.export.model import CUSTOMARY_SCALE, PREDICTIONS, ExportedAutoencoder, ExportedModel, model_of
 from ldm.interop.export.text import PretrainedText, is_bert_tokenizer, tokenizer_text, transformer_tensors
 from ldm.interop.unet import compvis as unet_layout
 
@@ -31,8 +31,9 @@ HEADS, ACTIVATIONS = 8, ("quick_gelu", "gelu")
 class CompVisFormat(ExportFormat):
     """One .safetensors in the layout of CompVis and Stable Diffusion, and a yaml of the same name with the conventions."""
 
-    def write_model(self, model: ExportedModel, folder: Path) -> str:
+    def write_model(self, node: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path, *, name: str) -> str:
         """See `ExportFormat.write_model`."""
+        model = model_of(node, weights, name)
         if model.start is None or model.zero_terminal:
             raise ValueError(
                 "this layout knows schedule=scaled_linear alone (its yaml calls it linear); use format=diffusers"

@@ -15,7 +15,7 @@ from ldm.interop.autoencoder import diffusers as first_stage
 from ldm.interop.conditioner.beside import ABSENT
 from ldm.interop.export.base import ExportFormat, without_statistics
 from ldm.interop.export.card import loading, model_card
-from ldm.interop.export.model import PREDICTIONS, ExportedAutoencoder, ExportedModel
+from ldm.interop.export.model import PREDICTIONS, ExportedAutoencoder, ExportedModel, model_of
 from ldm.interop.export.text import PretrainedText, tokenizer_text, transformer_tensors
 from ldm.interop.pipeline import CONFIG, MODEL_INDEX, SCHEDULER_CONFIG
 from ldm.interop.unet import diffusers as unet_layout
@@ -32,8 +32,9 @@ LDM_TEXT_TOKENS, LDM_TEXT_FACTOR = 77, 8
 class DiffusersFormat(ExportFormat):
     """A folder with a component for each part, and a `model_index.json` where one of diffusers' own pipelines runs them."""
 
-    def write_model(self, model: ExportedModel, folder: Path) -> str:
+    def write_model(self, node: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path, *, name: str) -> str:
         """See `ExportFormat.write_model`."""
+        model = model_of(node, weights, name)
         unet = unet_config(model.backbone, sample_size=model.size // model.autoencoder.factor, linear=model.linear)
         pipeline, parts = _pipeline(model, unet["_class_name"])
         autoencoder = next(name for name in parts if name in ("vae", "vqvae"))
@@ -47,7 +48,10 @@ class DiffusersFormat(ExportFormat):
             write_whole(folder / MODEL_INDEX, json.dumps(index, indent=2))
         write_whole(folder / "README.md", model_card(model, pipeline, autoencoder))
         if pipeline is None:
-            return f"no pipeline of diffusers runs such a model as it is; {folder / 'README.md'} says how its parts are used"
+            return (
+                f"no pipeline of diffusers runs such a model as it is; {folder / 'README.md'} says how its parts are used. Keep "
+                f"{name}: sample.py reads whole pipelines, and not such a folder"
+            )
         return f"from diffusers import DiffusionPipeline; {loading(pipeline, str(folder))}"
 
     def write_autoencoder(self, autoencoder: ExportedAutoencoder, folder: Path, *, name: str) -> str:

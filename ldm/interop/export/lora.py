@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from ldm.config import build_trusted
 from ldm.files.tensors import write_tensors
 from ldm.interop.export.base import ExportFormat
-from ldm.interop.export.model import ExportedAutoencoder, ExportedModel
+from ldm.interop.export.model import BACKBONE, ExportedAutoencoder, has_linear_projections, inside, unet_node
 from ldm.interop.unet import diffusers as unet_layout
+from ldm.optim.lora import ADAPTER_KEY, low_rank_changes
 
 LORA_FILE = "lora.safetensors"
 """Name of the file."""
@@ -22,33 +26,38 @@ VERSIONS = {768: "sd_v1", 1024: "sd_v2"}
 
 
 class LoRAFormat(ExportFormat):
-    """One .safetensors with the matrices of each adapted layer and their alpha, named as by kohya's training scripts."""
+    """One .safetensors with the matrices of each adapted layer and their alpha, named as by kohya's training scripts.
 
-    def write_model(self, model: ExportedModel, folder: Path) -> str:
+    It holds nothing of the prediction, the schedule or the autoencoder, which may be any.
+    """
+
+    def write_model(self, node: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path, *, name: str) -> str:
         """See `ExportFormat.write_model`."""
-        if model.adapter is None:
+        if ADAPTER_KEY not in node:
             raise ValueError(
-                f"{model.name} was trained without an adapter, so that there is no LoRA to write; train one with "
+                f"{name} was trained without an adapter, so that there is no LoRA to write; train one with "
                 "experiment=finetune_lora, or write the whole model: format=compvis or format=diffusers"
             )
-        if model.backbone.get("context_width") is None:
+        backbone = unet_node(node)
+        if backbone.get("context_width") is None:
             raise ValueError(
                 "this layout has names for layers of transformer blocks, and a U-Net without backbone.context_width has none; "
                 "write the whole model, the change in its weights: format=compvis or format=diffusers"
             )
-        layout = unet_layout.translation(model.backbone, linear=model.linear)
+        alpha: int = build_trusted(node[ADAPTER_KEY]).alpha
+        layout = unet_layout.translation(backbone, linear=has_linear_projections(backbone))
         theirs = {tie.ours[0]: tie.theirs for tie in layout.ties}
         rank = 0
         tensors: dict[str, Tensor] = {}
-        for layer, change in model.adapter.changes.items():
-            name = PREFIX + theirs[f"{layer}.weight"].removesuffix(".weight").replace(".", "_")
-            tensors[f"{name}.lora_down.weight"] = change.down
-            tensors[f"{name}.lora_up.weight"] = change.up
-            tensors[f"{name}.alpha"] = change.down.new_tensor(model.adapter.alpha)
+        for layer, change in inside(low_rank_changes(weights), BACKBONE).items():
+            stem = PREFIX + theirs[f"{layer}.weight"].removesuffix(".weight").replace(".", "_")
+            tensors[f"{stem}.lora_down.weight"] = change.down
+            tensors[f"{stem}.lora_up.weight"] = change.up
+            tensors[f"{stem}.alpha"] = change.down.new_tensor(alpha)
             rank = change.down.shape[0]
         told = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
-        told["ss_network_alpha"] = f"{model.adapter.alpha}"
-        if version := VERSIONS.get(model.backbone["context_width"]):
+        told["ss_network_alpha"] = f"{alpha}"
+        if version := VERSIONS.get(backbone["context_width"]):
             told["ss_base_model_version"] = version
         file = folder / LORA_FILE
         write_tensors(file, tensors, told)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from ldm.config import build_trusted, class_name
 from ldm.diffusion.schedule import DiscreteSchedule, ZeroTerminalSchedule
 from ldm.interop.autoencoder.folding import fold
 from ldm.interop.conditioner.beside import MapBeside, text_and_map
-from ldm.optim.lora import ADAPTER_KEY, LowRank, low_rank_changes
+from ldm.interop.conventions import betas_of
+from ldm.optim.lora import ADAPTER_KEY
 
 Value = TypeVar("Value")
 
@@ -29,6 +30,15 @@ PREDICTIONS: Mapping[str, tuple[str, str]] = {
     "CleanPrediction": ("sample", "x0"),
 }
 """Our predictions -> their names in diffusers and in CompVis' yaml."""
+
+
+SCHEDULES = ("ScaledLinearSchedule", "LinearSchedule", "CosineSchedule")
+"""Our schedules of discrete betas, for messages."""
+
+RETRAIN = (
+    "train the model with one of these to export it as a whole; its LoRA alone is written in any case (format=lora)"
+)
+"""The way out for a model that other programs cannot run."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +68,6 @@ class ExportedAutoencoder:
 
 
 @dataclass(frozen=True)
-class ExportedAdapter:
-    """A change of a U-Net that was trained in place of its weights, which have it, too.
-
-    Attributes:
-        alpha: The changes are multiplied with alpha / rank.
-        changes: Name of a layer of the U-Net -> its change.
-    """
-
-    alpha: int
-    changes: Mapping[str, LowRank]
-
-
-@dataclass(frozen=True)
 class ExportedModel:
     """A latent diffusion model.
 
@@ -89,7 +86,6 @@ class ExportedModel:
         zero_terminal: Whether nothing is left of the image at the end of the schedule.
         size: Height and width of the images of training.
         guidance: The scale of classifier-free guidance that the model is sampled with by default; None: it has no guidance.
-        adapter: What was trained in place of the U-Net's weights; None: all of them were.
     """
 
     name: str
@@ -106,17 +102,40 @@ class ExportedModel:
     zero_terminal: bool
     size: int
     guidance: float | None
-    adapter: ExportedAdapter | None
 
     @property
     def linear(self) -> bool:
-        """True where the projections around transformer blocks are written as linear layers, as in Stable Diffusion 2."""
-        return bool(self.backbone.get("head_channels") == 64)
+        """See `has_linear_projections`."""
+        return has_linear_projections(self.backbone)
 
     @property
     def conditioned_by(self) -> str:
         """Name of the conditioner's class."""
         return class_name(self.conditioner)
+
+
+def unet_node(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config node of a model's U-Net.
+
+    Args:
+        node: The config node of the model.
+
+    Raises:
+        ValueError: If the model has another backbone.
+    """
+    backbone: Mapping[str, Any] = node["denoiser"]["backbone"]
+    if class_name(backbone) != "UNet":
+        raise ValueError(f"a {class_name(backbone)} has no counterpart in other programs; a UNet has")
+    return backbone
+
+
+def has_linear_projections(backbone: Mapping[str, Any]) -> bool:
+    """Return whether the projections around transformer blocks are written as linear layers, as in Stable Diffusion 2.
+
+    Args:
+        backbone: The config node of the U-Net.
+    """
+    return bool(backbone.get("head_channels") == 64)
 
 
 def autoencoder_of(node: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ExportedAutoencoder:
@@ -150,16 +169,17 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     Raises:
         ValueError: If it has something that no other program's format holds; the error names it.
     """
-    denoiser = node["denoiser"]
-    backbone = denoiser["backbone"]
-    if class_name(backbone) != "UNet":
-        raise ValueError(f"a {class_name(backbone)} has no counterpart in other programs; a UNet has")
+    backbone, denoiser = unet_node(node), node["denoiser"]
     if denoiser.get("learned_variance"):
-        raise ValueError("model.denoiser.learned_variance=true has no place in other programs' formats")
+        raise ValueError(
+            "model.denoiser.learned_variance=true has no place in other programs' formats; train with "
+            "model.denoiser.learned_variance=false, or export the LoRA alone, if there is one (format=lora)"
+        )
     prediction = class_name(denoiser["prediction"])
     if prediction not in PREDICTIONS:
         raise ValueError(
-            f"{prediction} has no place in the pipelines of this kind, whose schedulers know {', '.join(PREDICTIONS)}"
+            f"{_chosen('prediction', prediction)} has no place in this format, whose programs know "
+            f"{_chosen('prediction', *PREDICTIONS)}; {RETRAIN}"
         )
     schedule = build_trusted(denoiser["schedule"])
     zero_terminal = isinstance(schedule, ZeroTerminalSchedule)
@@ -167,22 +187,18 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     discrete = build_trusted(inner)
     if not isinstance(discrete, DiscreteSchedule):
         raise ValueError(
-            f"the schedule {class_name(inner)} is none of discrete betas, which other programs' formats hold"
+            f"{_chosen('schedule', class_name(inner))} has no place in this format, whose programs know discrete betas, here "
+            f"{_chosen('schedule', *SCHEDULES)}, also inside of schedule=zero_terminal; {RETRAIN}"
         )
     linear = class_name(inner) == "ScaledLinearSchedule"
-    products = discrete.table.sigmoid()
-    betas = 1 - products / torch.cat([products.new_ones(1), products[:-1]])
     size = node["size"]
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(set(sides)) > 1:
         raise ValueError(f"images of {sides} pixels: other programs' formats hold one number for squares")
-    adapter = None
     if ADAPTER_KEY in node:
-        lora = build_trusted(node[ADAPTER_KEY])
-        adapter = ExportedAdapter(lora.alpha, _inside(low_rank_changes(weights), BACKBONE))
-        weights = lora.merge(weights)
-    autoencoder = autoencoder_of(node["autoencoder"], _inside(weights, "autoencoder."))
-    unet = _inside(weights, BACKBONE)
+        weights = build_trusted(node[ADAPTER_KEY]).merge(weights)
+    autoencoder = autoencoder_of(node["autoencoder"], inside(weights, "autoencoder."))
+    unet = inside(weights, BACKBONE)
     conditioner, prefix, beside = node["conditioner"], "conditioner.", None
     if (found := text_and_map(conditioner)) is not None:
         part, beside = found
@@ -195,19 +211,24 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         backbone=backbone,
         unet=unet,
         conditioner=conditioner,
-        told=_inside(weights, prefix),
+        told=inside(weights, prefix),
         beside=beside,
         prediction=prediction,
-        betas=betas.tolist(),
+        betas=betas_of(discrete).tolist(),
         start=float(inner.get("start", 0.0015)) if linear else None,
         end=float(inner.get("end", 0.0195)) if linear else None,
         zero_terminal=zero_terminal,
         size=sides[0],
         guidance=guidance.get("scale"),
-        adapter=adapter,
     )
 
 
-def _inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+def _chosen(option: str, *kinds: str) -> str:
+    """Return how an option chooses each of some classes, like `prediction=flow` for FlowPrediction."""
+    stems = [kind.removesuffix(option.capitalize()) for kind in kinds]
+    return ", ".join(f"{option}={re.sub('(?<=[a-z])(?=[A-Z])', '_', stem).lower()}" for stem in stems)
+
+
+def inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     """Return what has a name that begins with a prefix, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

@@ -14,7 +14,7 @@ from ldm.config import class_name
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
 from ldm.interop.export.base import ExportFormat
-from ldm.interop.export.model import autoencoder_of, model_of
+from ldm.interop.export.model import autoencoder_of
 from ldm.options.rule import OneOf, Optional, check
 
 
@@ -52,7 +52,7 @@ def export(
     try:
         kind = class_name(node)
         if kind == "LatentDiffusion":
-            said = form.write_model(model_of(node, weights, name), draft)
+            said = form.write_model(node, weights, draft, name=name)
         elif "statistics_count" in weights:
             said = form.write_autoencoder(autoencoder_of(node, weights), draft, name=name)
         else:
@@ -64,5 +64,5 @@ def export(
         shutil.rmtree(draft, ignore_errors=True)
     files = sorted(path for path in folder.path.rglob("*") if path.is_file() and not path.name.startswith("."))
     megabytes = sum(file.stat().st_size for file in files) / 2**20
-    print(f"{folder.path}: {len(files)} files, {megabytes:,.1f} MB")
+    print(f"{folder.path}: {len(files)} {'file' if len(files) == 1 else 'files'}, {megabytes:,.1f} MB")
     print(said.replace(str(draft), str(folder.path)))
