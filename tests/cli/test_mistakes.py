@@ -57,6 +57,13 @@ MISTAKES = [
     ("train", "~nothing", "Could not delete from config"),
     ("train", "data.train=a data.train=b", "data.train is given 2 times; give it once, in quotes"),
     ("train", "samplr=heun", "there is no option samplr; did you mean sampler or "),
+    (
+        "train",
+        "experiment=class_icons data=shards debug=tiny",
+        "experiment=class_icons does not go with data=shards (In 'experiment/class_icons': Could not override "
+        "'metric/truth@metric'. No match in the defaults list.); leave one of them out; for a model with the same conditioner "
+        "type experiment=txt2img data=shards conditioner=label",
+    ),
     ("train", "experment=txt2img", "there is no option experment; did you mean experiment?"),
     ("train", "optimiser=muon", "there is no option optimiser; did you mean optimizer"),
     ("train", "max_steps=3", "there is no option max_steps; did you mean trainer.max_steps or stage."),
