@@ -143,11 +143,13 @@ def _sort(name: str, overrides: Sequence[Override]) -> tuple[list[str], list[Ove
 
 def _check_choice(override: Override, choices: Sequence[str]) -> None:
     """Raise UsageError where a group is given what is none of its choices."""
+    group = override.get_key_element().lstrip("+~")
     for choice in _values(override):
         if isinstance(choice, str) and choice not in choices and not set(choice) & set("$/."):
             hint = _suggestion(choice, choices, "{}? ")
-            group = override.get_key_element().lstrip("+~")
             raise UsageError(f"there is no {group}={choice}; {hint}choose from {', '.join(choices)}")
+        if choice is None and not override.is_delete():
+            raise UsageError(f"there is no {group}=null; leave it out to keep the default, or choose from {', '.join(choices)}")
 
 
 def _check_value(override: Override, base: DictConfig) -> None:
