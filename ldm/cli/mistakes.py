@@ -149,7 +149,9 @@ def _check_choice(override: Override, choices: Sequence[str]) -> None:
             hint = _suggestion(choice, choices, "{}? ")
             raise UsageError(f"there is no {group}={choice}; {hint}choose from {', '.join(choices)}")
         if choice is None and not override.is_delete():
-            raise UsageError(f"there is no {group}=null; leave it out to keep the default, or choose from {', '.join(choices)}")
+            raise UsageError(
+                f"there is no {group}=null; leave it out to keep the default, or choose from {', '.join(choices)}"
+            )
 
 
 def _check_value(override: Override, base: DictConfig) -> None:
@@ -221,7 +223,9 @@ def _clash(error: BaseException, without: Mapping[str, DictConfig]) -> str:
     advice = "leave one of them out"
     if len(others) == 1 and others[0].startswith("data="):
         conditioner = without[others[0]].hydra.runtime.choices["conditioner"]
-        advice += f"; for a model with the same conditioner type experiment=txt2img {others[0]} conditioner={conditioner}"
+        advice += (
+            f"; for a model with the same conditioner type experiment=txt2img {others[0]} conditioner={conditioner}"
+        )
     return f"{experiment} does not go with {' and '.join(others) or 'the other choices'} ({told(error)}); {advice}"
 
 

@@ -67,7 +67,11 @@ MISTAKES = [
     ("train", "logger=null", "there is no logger=null; leave it out to keep the default, or choose from "),
     ("train", "-m sampler=ddim,null", "there is no sampler=null; leave it out"),
     ("sample", "sampler=null", "there is no sampler=null; leave it out to keep the default, or choose from ddim, "),
-    ("evaluate", "metric=null", "there is no metric=null; leave it out to keep the default, or choose from clip_score, "),
+    (
+        "evaluate",
+        "metric=null",
+        "there is no metric=null; leave it out to keep the default, or choose from clip_score, ",
+    ),
     ("train", "experment=txt2img", "there is no option experment; did you mean experiment?"),
     ("train", "optimiser=muon", "there is no option optimiser; did you mean optimizer"),
     ("train", "max_steps=3", "there is no option max_steps; did you mean trainer.max_steps or stage."),

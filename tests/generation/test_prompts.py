@@ -35,7 +35,8 @@ def test_a_prompt_is_the_same_wherever_it_comes_from_and_cleaned_as_captions_are
 
 
 def test_json_lines_give_prompts_and_seeds(tmp_path):
-    rows = ['{"prompt": " a\u2028heart ", "seed": 5, "negative": "cat"}', "", '{"prompt": "b", "file": "x.png", "mode": "img2img"}']
+    recorded = '{"prompt": "b", "file": "x.png", "mode": "img2img"}'
+    rows = ['{"prompt": " a\u2028heart ", "seed": 5, "negative": "cat"}', "", recorded]
     found = read_prompts(None, written(tmp_path, "\n".join(rows), "p.jsonl"))
     assert found == [Prompt("a\u2028heart", 5, "cat"), Prompt("b")]
     made = [(request.prompt, request.seed, request.negative) for request in numbered(found, 2, 100)]
@@ -55,7 +56,11 @@ def test_a_negative_prompt_is_that_of_all_prompts_without_one_of_their_own(tmp_p
     ("name", "data", "message"),
     [
         ("p.jsonl", '{"seed": 1}', r"line 1 of .* is not an object with a text \"prompt\""),
-        ("p.jsonl", '{"promt": "a"}', "line 1 of .* has the unknown key 'promt'; did you mean prompt[?] choose from prompt, "),
+        (
+            "p.jsonl",
+            '{"promt": "a"}',
+            "line 1 of .* has the unknown key 'promt'; did you mean prompt[?] choose from prompt, ",
+        ),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b", "seeds": 5}', "line 2 of .* key 'seeds'; did you mean seed[?]"),
         ("p.jsonl", '{"prompt": "a", "negativ": "x"}', "unknown key 'negativ'; did you mean negative[?]"),
         ("p.jsonl", '{"prompt": "a", "xyz": 1}', "unknown key 'xyz'; choose from prompt, seed, negative, label"),
