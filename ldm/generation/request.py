@@ -152,7 +152,9 @@ def check_numbers(requests: Sequence[SampleRequest], conditioner: Conditioner) -
                 continue
             seen.add((name, repr(source)))
             value = one.read(source, one.size(source) or Size(1, 1), resized=True)
-            conditioner.check(collate_fields([{one.field: value}]), [source if one.reads_files else request.file])
+            fields, keys = collate_fields([{one.field: value}]), [source if one.reads_files else request.file]
+            for values in conditioner.ranges:
+                values.check(fields, keys, advice="give one of these: the model was trained with no others")
 
 
 def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:
