@@ -74,6 +74,7 @@ MISTAKES = [
         "metric=null",
         "there is no metric=null; leave it out to keep the default, or choose from clip_score, ",
     ),
+    ("train", "data.train=a/*.tar", "data=icons has no option data.train; for your own data add data=shards"),
     ("train", "experment=txt2img", "there is no option experment; did you mean experiment?"),
     ("train", "optimiser=muon", "there is no option optimiser; did you mean optimizer"),
     ("train", "max_steps=3", "there is no option max_steps; did you mean trainer.max_steps or stage."),
