@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString
@@ -143,11 +143,15 @@ def _sort(name: str, overrides: Sequence[Override]) -> tuple[list[str], list[Ove
 
 def _check_choice(override: Override, choices: Sequence[str]) -> None:
     """Raise UsageError where a group is given what is none of its choices."""
+    group = override.get_key_element().lstrip("+~")
     for choice in _values(override):
         if isinstance(choice, str) and choice not in choices and not set(choice) & set("$/."):
             hint = _suggestion(choice, choices, "{}? ")
-            group = override.get_key_element().lstrip("+~")
             raise UsageError(f"there is no {group}={choice}; {hint}choose from {', '.join(choices)}")
+        if choice is None and not override.is_delete():
+            raise UsageError(
+                f"there is no {group}=null; leave it out to keep the default, or choose from {', '.join(choices)}"
+            )
 
 
 def _check_value(override: Override, base: DictConfig) -> None:
@@ -168,6 +172,9 @@ def _check_value(override: Override, base: DictConfig) -> None:
         leaves = [name for name, value in known.items() if not isinstance(value, dict)]
         chosen = [name for name in groups.values() if not name.startswith("hydra/")]
         short = [*OPTIONS, *NODES] if "stage" in base else []
+        if option in PATTERN_OPTIONS and "data" in groups:
+            data = base.hydra.runtime.choices["data"]
+            raise UsageError(f"data={data} has no option {option}; for your own data add data=shards")
         hint = _suggestion(option, [*short, *leaves, *chosen], "{}?") or "see all options with --help"
         raise UsageError(f"there is no option {option}; {hint}")
     if isinstance(known[option], dict) and (words := [one for one in _values(override) if _is_word(one)]):
@@ -187,14 +194,42 @@ def _compose_chosen(name: str, chosen: Sequence[str]) -> DictConfig:
     try:
         return compose(name, chosen, hydra_too=True)
     except (HydraException, OmegaConfBaseException) as error:
-        for choice in chosen if not isinstance(error, MissingConfigException) else ():
-            with contextlib.suppress(HydraException, OmegaConfBaseException):
-                config = compose(name, [one for one in chosen if one != choice], hydra_too=True)
-                group = choice.partition("=")[0]
-                same = [one for one in config.hydra.runtime.choices if one.partition("@")[0] == group.partition("@")[0]]
-                hint = _either(same) or f"to choose from it in addition type +{choice}"
-                raise UsageError(f"{choice} chooses nothing here; {hint}") from error
+        without = {} if isinstance(error, MissingConfigException) else _composed_without_one(name, chosen)
+        if str(error).startswith("In 'experiment/"):
+            raise UsageError(_clash(error, without)) from error
+        for choice, config in without.items():
+            group = choice.partition("=")[0]
+            same = [one for one in config.hydra.runtime.choices if one.partition("@")[0] == group.partition("@")[0]]
+            hint = _either(same) or f"to choose from it in addition type +{choice}"
+            raise UsageError(f"{choice} chooses nothing here; {hint}") from error
         raise UsageError(f"{told(error)}; --help shows all options") from error
+
+
+def _composed_without_one(name: str, chosen: Sequence[str]) -> dict[str, DictConfig]:
+    """Return those of some choices that alone are in the way -> the config that the others make, Hydra's own node included."""
+    found = {}
+    for choice in chosen:
+        with contextlib.suppress(HydraException, OmegaConfBaseException):
+            found[choice] = compose(name, [one for one in chosen if one != choice], hydra_too=True)
+    return found
+
+
+def _clash(error: BaseException, without: Mapping[str, DictConfig]) -> str:
+    """Return what to type where an experiment changes what another choice has taken away.
+
+    Args:
+        error: The error of the experiment's file.
+        without: Each choice without which the others go together -> the config that they make.
+    """
+    experiment = next((choice for choice in without if choice.startswith("experiment=")), "the experiment")
+    others = [choice for choice in without if choice != experiment]
+    advice = "leave one of them out"
+    if len(others) == 1 and others[0].startswith("data="):
+        conditioner = without[others[0]].hydra.runtime.choices["conditioner"]
+        advice += (
+            f"; for a model with the same conditioner type experiment=txt2img {others[0]} conditioner={conditioner}"
+        )
+    return f"{experiment} does not go with {' and '.join(others) or 'the other choices'} ({told(error)}); {advice}"
 
 
 def _needs_look(override: Override) -> bool:

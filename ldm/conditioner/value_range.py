@@ -22,7 +22,7 @@ class ValueRange:
         least: The least value.
         most: The greatest value.
         option: The option that sets the range, with its value, like "conditioner.num_classes=7".
-        advice: What to do where a value lies outside.
+        advice: What to do where a value lies outside in training.
         also: A value outside the range that can be told, too; None: there is none.
         entry: The entry of the last axis that holds the value; None: all entries do.
     """
@@ -35,12 +35,13 @@ class ValueRange:
     also: int | None = None
     entry: int | None = None
 
-    def check(self, fields: Fields, keys: Sequence[str] | None = None) -> None:
+    def check(self, fields: Fields, keys: Sequence[str] | None = None, *, advice: str | None = None) -> None:
         """Check the values of B images; where the field is missing there are none.
 
         Args:
             fields: The fields, on the CPU.
             keys: Names of the samples, `(B,)`, for the message; None: they have none.
+            advice: What to do where a value lies outside; None: what the range itself advises.
 
         Raises:
             ValueError: Where one cannot be told.
@@ -60,7 +61,7 @@ class ValueRange:
         also = "" if self.also is None else f", or {self.also}"
         raise ValueError(
             f"the field {self.field}{of} has the value {_shown(values[tuple(place)].item())}, but with {self.option} values are "
-            f"{_shown(self.least)} to {_shown(self.most)}{also}; {self.advice}"
+            f"{_shown(self.least)} to {_shown(self.most)}{also}; {advice or self.advice}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ldm.files.text import clean_text
 
@@ -193,6 +193,9 @@ def _levels(picture: Image.Image) -> np.ndarray:
 
 
 def _line(error: BaseException) -> str:
+    """Return the first line of what an error says; of a file that is no picture, that alone."""
+    if isinstance(error, UnidentifiedImageError):  # whose message shows an object in memory
+        return "it holds no picture of a format that is read"
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -110,8 +111,10 @@ def _read(file: Path) -> str:
 
 
 def _parse(line: str, place: str) -> Prompt:
-    """Return the prompt in a line of a .jsonl file; keys that are not known, like those of samples.jsonl, play no part."""
+    """Return the prompt in a line of a .jsonl file."""
     found = _json(line)
+    if isinstance(found, dict):
+        _check_keys(found, place)
     inputs = _inputs(found, place) if isinstance(found, dict) else {}
     if not isinstance(found, dict) or not isinstance(found.get("prompt"), str if not inputs else str | None):
         raise ValueError(f'{place} is not an object with a text "prompt": {line[:60]}; {WHAT_TO_DO}')
@@ -122,6 +125,21 @@ def _parse(line: str, place: str) -> Prompt:
         raise ValueError(f'{place}: "negative" is a text; got {negative!r}')
     texts = [None if text is None else clean_text(text) for text in (found.get("prompt"), negative)]
     return Prompt(texts[0], seed, texts[1], inputs)
+
+
+def _check_keys(found: Mapping[str, Any], place: str) -> None:
+    """Raise ValueError where a key is not known; in lines of a samples.jsonl the others say how an image was made.
+
+    Such lines are known by `file`, the name of the image.
+    """
+    known = ("prompt", "seed", "negative", *INPUTS)
+    if "file" in found:
+        return
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"{place} has the unknown key {key!r}; {hint}choose from {', '.join(known)}")
 
 
 def _inputs(found: Mapping[str, Any], place: str) -> dict[str, Any]:

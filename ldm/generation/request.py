@@ -15,6 +15,12 @@ from ldm.generation.inputs import INPUTS
 from ldm.generation.prompts import Prompt
 from ldm.options.rule import SEED, check
 
+OF_MODES = {
+    "mask": ("mode=inpaint init=FILE mask=FILE", ("image", "mask")),
+    "low_resolution": ("mode=super_resolution low_resolution=FILE", ("low_resolution",)),
+}
+"""Option that one mode alone has -> what to type where a model needs it, and all that is given by it."""
+
 
 @dataclass(frozen=True)
 class SampleRequest:
@@ -146,7 +152,9 @@ def check_numbers(requests: Sequence[SampleRequest], conditioner: Conditioner) -
                 continue
             seen.add((name, repr(source)))
             value = one.read(source, one.size(source) or Size(1, 1), resized=True)
-            conditioner.check(collate_fields([{one.field: value}]), [source if one.reads_files else request.file])
+            fields, keys = collate_fields([{one.field: value}]), [source if one.reads_files else request.file]
+            for values in conditioner.ranges:
+                values.check(fields, keys, advice="give one of these: the model was trained with no others")
 
 
 def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:
@@ -166,9 +174,11 @@ def check_told(request: SampleRequest, reads: Collection[str], given: Collection
     options = {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
     missing = [options.get(name, name) for name in reads if name not in {*said, *given, "geometry"}]
     if missing:
+        mode, covered = next((OF_MODES[name] for name in OF_MODES if name in missing), ("", ()))
+        typed = [mode] * bool(mode) + [f"{name}=..." for name in missing if name not in covered]
         raise ValueError(
             f"this model is told {', '.join(options.get(name, name) for name in reads)}, and for {request.file} "
-            f"{' and '.join(missing)} is missing; give {' '.join(f'{name}=...' for name in missing)}"
+            f"{' and '.join(missing)} is missing; give {' '.join(typed)}"
         )
     given_there = {INPUTS[name].field: f"to_{name}" for name in request.to_inputs}
     idle = [option for name, option in (*said.items(), *given_there.items()) if name not in reads and name != "caption"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from ldm.checkpoint import AUTOENCODER_FILE
 from ldm.config import differences, resolved
 from ldm.files.output_folder import OutputFolder
 from ldm.files.run_names import CONFIG_FILE
@@ -83,7 +84,8 @@ def compare(run: Path, settings: Mapping[str, Any], stages: Sequence[Stage[Task]
         raise ValueError(
             f"{run} holds a run with other settings, by which the steps already made would have been others:\n  "
             + "\n  ".join(refused[:20])
-            + f"\nkeep it and choose another name, like name={settings['name']}-2, or delete the folder to train anew"
+            + f"\nkeep it and choose another name, like name={settings['name']}-2{_taken_over(run, stages)}, or delete the "
+            "folder to train anew"
         )
     measured = [stage.name for stage in stages if stage.is_finished and any(_measures(name, stage) for name in changed)]
     return Continuation([name for name in measured if name not in lengthened], lengthened)
@@ -138,6 +140,13 @@ def _reason(
     if name in MOVABLE and (old := _value(before, name)) and _value(settings, name):
         return None if not Path(old).exists() else "it is still there, so this is another"
     return None if _is_free(name, stages) else ""
+
+
+def _taken_over(run: Path, stages: Sequence[Stage[Task]]) -> str:
+    """Return how another run takes over the autoencoder that this one has finished; nothing where there is none."""
+    finished = any(stage.is_finished and stage.model_file == AUTOENCODER_FILE for stage in stages)
+    needed = any(AUTOENCODER_FILE in stage.builds_on for stage in stages)
+    return f" (with autoencoder.ckpt={run} it takes over the finished autoencoder)" if finished and needed else ""
 
 
 def _value(settings: Mapping[str, Any], name: str) -> Any:

@@ -1,10 +1,12 @@
 """What a mistyped command line is answered, before anything is done."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from ldm.cli.command_line import ELSEWHERE, HELP, INFO, PLAIN, VALUED, read_words
 from ldm.cli.entry import read_command_line
 from ldm.cli.mistakes import UsageError, check_options, unreadable
+from ldm.config import CONFIGS
 from ldm.options.arguments import MULTIRUN, quote_texts
 
 UNREADABLE = [
@@ -57,6 +59,22 @@ MISTAKES = [
     ("train", "~nothing", "Could not delete from config"),
     ("train", "data.train=a data.train=b", "data.train is given 2 times; give it once, in quotes"),
     ("train", "samplr=heun", "there is no option samplr; did you mean sampler or "),
+    (
+        "train",
+        "experiment=class_icons data=shards debug=tiny",
+        "experiment=class_icons does not go with data=shards (In 'experiment/class_icons': Could not override "
+        "'metric/truth@metric'. No match in the defaults list.); leave one of them out; for a model with the same conditioner "
+        "type experiment=txt2img data=shards conditioner=label",
+    ),
+    ("train", "logger=null", "there is no logger=null; leave it out to keep the default, or choose from "),
+    ("train", "-m sampler=ddim,null", "there is no sampler=null; leave it out"),
+    ("sample", "sampler=null", "there is no sampler=null; leave it out to keep the default, or choose from ddim, "),
+    (
+        "evaluate",
+        "metric=null",
+        "there is no metric=null; leave it out to keep the default, or choose from clip_score, ",
+    ),
+    ("train", "data.train=a/*.tar", "data=icons has no option data.train; for your own data add data=shards"),
     ("train", "experment=txt2img", "there is no option experment; did you mean experiment?"),
     ("train", "optimiser=muon", "there is no option optimiser; did you mean optimizer"),
     ("train", "max_steps=3", "there is no option max_steps; did you mean trainer.max_steps or stage."),
@@ -89,6 +107,7 @@ RIGHT = [
     ),
     ("train", "experiment=txt2img stage=[autoencoder_icons,diffusion_icons] stage.autoencoder.loss.discriminator=null"),
     ("train", "-m experiment=txt2img hparams_search=optuna seed=range(1,3) data.source.val_fraction=interval(0.1,0.2)"),
+    ("pack", "images=a out=b side=32 image_format=png"),
     ("sample", "ckpt=a guidance@guidance.guidance=none guidance=low_resolution"),
 ]
 
@@ -96,6 +115,13 @@ RIGHT = [
 @pytest.mark.parametrize(("name", "words"), RIGHT, ids=[words for _, words in RIGHT])
 def test_what_is_right_is_let_through(name, words):
     check_options(name, read_command_line(name, words.split()))
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_no_option_has_the_name_of_a_group_which_hydra_would_take_it_for(file):
+    groups = {folder.name for folder in CONFIGS.iterdir() if folder.is_dir()}
+    options = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert not [name for name, value in options.items() if name in groups and not isinstance(value, dict)]
 
 
 def test_flags_and_options_may_stand_in_any_order():

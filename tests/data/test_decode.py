@@ -135,6 +135,7 @@ def test_broken_images_are_refused_by_reason(data, reason):
     with pytest.raises(Broken) as caught:
         decode_image(data)
     assert caught.value.reason == reason
+    assert " object at 0x" not in str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp", "avif", "gif", "bmp"])

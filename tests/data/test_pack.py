@@ -337,7 +337,7 @@ def test_images_are_made_smaller_but_never_larger(tmp_path, form, endings):
         (folder / f"small.{ending}").write_bytes(encoded(30, 20, form=form_in))
     (folder / "turned.jpg").write_bytes(encoded(400, 100, form="jpeg", exif=exif))
     path = table(tmp_path / "c.csv", [(file.name, "x") for file in folder.iterdir()])
-    pack(tmp_path / "out", images=folder, captions=path, side=24, format=form)
+    pack(tmp_path / "out", images=folder, captions=path, side=24, image_format=form)
     samples = contents(tmp_path / "out")
     for ending, stored in zip(("jpg", "png"), endings, strict=True):
         sizes = {"wide": (96, 24), "small": (30, 20)} | ({"turned": (24, 96)} if ending == "jpg" else {})
@@ -370,8 +370,11 @@ def test_a_truncated_jpeg_is_found_even_where_it_is_decoded_at_a_smaller_scale(t
         ({"captions": "c.csv"}, r"none of 1 rows can be used \(1 missing file: a.png\)"),
         ({"captions": "c.csv", "side": 0}, "side=0 cannot be; give a whole number, at least 1, or null"),
         ({"captions": "c.csv", "side": "big"}, "side=big cannot be"),
-        ({"captions": "c.csv", "format": "gif", "side": 8}, "format=gif cannot be; give one of jpg, png, null"),
-        ({"captions": "c.csv", "format": "png"}, "format=png cannot be; give a side as well"),
+        (
+            {"captions": "c.csv", "image_format": "gif", "side": 8},
+            "image_format=gif cannot be; give one of jpg, png, null",
+        ),
+        ({"captions": "c.csv", "image_format": "png"}, "image_format=png cannot be; give a side as well"),
         ({"captions": "c.csv", "val_fraction": 1}, "val_fraction=1 cannot be"),
         ({"captions": "c.csv", "workers": 0}, "workers=0 cannot be"),
         ({"captions": "c.csv", "samples_per_shard": 0.5}, "samples_per_shard=0.5 cannot be"),

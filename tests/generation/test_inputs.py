@@ -83,12 +83,14 @@ def test_numbers_that_the_model_cannot_be_told_are_refused_before_any_image_is_m
     first, second = numbered(prompts, 1, 0)
     check_numbers([first], model)
     with pytest.raises(
-        ValueError, match="label of the sample '00001.png' has the value 5, .*num_classes=5 values are 0 to 4"
+        ValueError,
+        match="label of the sample '00001.png' has the value 5, .*num_classes=5 values are 0 to 4; give one of these",
     ):
         check_numbers([first, second], model)
     wrong = replace(first, inputs={"label": 0, "layout": [HEART, {**CAT, "label": 29}]})
     with pytest.raises(
-        ValueError, match="boxes of the sample '00000.png' has the value 29, .*vocabulary=30 values are -1 to 28"
+        ValueError,
+        match="boxes of the sample '00000.png' has the value 29, .*vocabulary=30 values are -1 to 28; give one of these",
     ):
         check_numbers([wrong], model)
 
@@ -104,7 +106,8 @@ def test_numbers_in_files_are_checked_before_any_image_is_made_too_each_file_onc
     check_numbers(requests, model)
     assert read == [right]
     with pytest.raises(
-        ValueError, match=r"segmentation of the sample '.*wrong.png' has the value 5, .*values are 0 to 4"
+        ValueError,
+        match=r"segmentation of the sample '.*wrong.png' has the value 5, .*values are 0 to 4; give one of these",
     ):
         check_numbers([replace(requests[0], to_inputs={"segmentation": wrong})], model)
 
@@ -244,6 +247,10 @@ def test_what_the_model_is_not_told_and_what_is_missing_is_said():
         check_told(SampleRequest("0"), ("label",), ())
     with pytest.raises(ValueError, match="told layout, prompt, and for 0 prompt is missing; give prompt=..."):
         check_told(SampleRequest("0", inputs={"layout": []}), ("boxes", "caption"), ())
+    with pytest.raises(ValueError, match="image and mask is missing; give mode=inpaint init=FILE mask=FILE$"):
+        check_told(SampleRequest("0"), ("image", "mask"), ())
+    with pytest.raises(ValueError, match="is missing; give mode=super_resolution low_resolution=FILE prompt=...$"):
+        check_told(SampleRequest("0"), ("caption", "low_resolution"), ())
     with pytest.raises(ValueError, match="label would change nothing: this model is told prompt; leave it out"):
         check_told(SampleRequest("0", "a", inputs={"label": 3}), ("caption",), ())
 

@@ -35,7 +35,8 @@ def test_a_prompt_is_the_same_wherever_it_comes_from_and_cleaned_as_captions_are
 
 
 def test_json_lines_give_prompts_and_seeds(tmp_path):
-    rows = ['{"prompt": " a\u2028heart ", "seed": 5, "negative": "cat"}', "", '{"prompt": "b", "file": "x.png"}']
+    recorded = '{"prompt": "b", "file": "x.png", "mode": "img2img"}'
+    rows = ['{"prompt": " a\u2028heart ", "seed": 5, "negative": "cat"}', "", recorded]
     found = read_prompts(None, written(tmp_path, "\n".join(rows), "p.jsonl"))
     assert found == [Prompt("a\u2028heart", 5, "cat"), Prompt("b")]
     made = [(request.prompt, request.seed, request.negative) for request in numbered(found, 2, 100)]
@@ -54,7 +55,15 @@ def test_a_negative_prompt_is_that_of_all_prompts_without_one_of_their_own(tmp_p
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("p.jsonl", '{"promt": "a"}', r"line 1 of .* is not an object with a text \"prompt\""),
+        ("p.jsonl", '{"seed": 1}', r"line 1 of .* is not an object with a text \"prompt\""),
+        (
+            "p.jsonl",
+            '{"promt": "a"}',
+            "line 1 of .* has the unknown key 'promt'; did you mean prompt[?] choose from prompt, ",
+        ),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b", "seeds": 5}', "line 2 of .* key 'seeds'; did you mean seed[?]"),
+        ("p.jsonl", '{"prompt": "a", "negativ": "x"}', "unknown key 'negativ'; did you mean negative[?]"),
+        ("p.jsonl", '{"prompt": "a", "xyz": 1}', "unknown key 'xyz'; choose from prompt, seed, negative, label"),
         ("p.jsonl", '{"prompt": "a"}\n\na heart', "line 3 of .* is not an object"),
         ("p.jsonl", '{"prompt": "a", "seed": 1.5}', r"line 1 of .*: \"seed\"=1.5 cannot be; give a whole number"),
         ("p.jsonl", '{"prompt": "a", "seed": true}', r"\"seed\"=true cannot be"),

@@ -281,7 +281,7 @@ def test_boxes_stay_where_they_were_on_the_picture(small):
          "noise_level=0.6 is more than this model has seen in training; give at most 0.5"),
         ("unconditional", ["mode=super_resolution", "low_resolution=SMALL"],
          "this model has none; give a model that was trained with conditioner=low_resolution"),
-        ("low_resolution", ["prompt='a cat'"], "low_resolution is missing; give low_resolution="),
+        ("low_resolution", ["prompt='a cat'"], "low_resolution is missing; give mode=super_resolution low_resolution="),
         ("low_resolution", ["mode=super_resolution", "low_resolution=SMALL", "label=3"], "label would change nothing"),
         ("inpainting", ["mode=super_resolution", "low_resolution=SMALL"],
          "this model has none; give a model that was trained with conditioner=low_resolution"),

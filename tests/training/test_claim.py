@@ -1,6 +1,7 @@
 """What a run may change when it goes on, and that two do not write into one folder."""
 
 import json
+import re
 import shutil
 from functools import cache
 
@@ -80,6 +81,15 @@ def test_what_does_not_change_the_steps_made_is_free(run, overrides, measured):
 def test_what_does_is_refused_with_the_reason(run, override, reason):
     with pytest.raises(ValueError, match=reason):
         again(run, override)
+
+
+def test_a_finished_autoencoder_is_offered_to_the_run_of_another_name(run):
+    offer = f"like name=tiny-2 (with autoencoder.ckpt={run} it takes over the finished autoencoder), or delete"
+    with pytest.raises(ValueError, match=re.escape(offer)):
+        again(run, "conditioner.width=64")
+    (run / "autoencoder" / "results.json").unlink()
+    with pytest.raises(ValueError, match="like name=tiny-2, or delete"):
+        again(run, "conditioner.width=64")
 
 
 def test_an_autoencoder_may_move_but_not_become_another(tmp_path):

@@ -17,10 +17,12 @@ class StepSequence(ABC):
     """An endless sequence of epochs of optimiser steps.
 
     Args:
+        order: The order of the samples.
         size: The number of samples in a step, over all ranks and accumulated batches.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, order: SampleOrder, size: int) -> None:
+        self.order = order
         self.size = size
 
     @abstractmethod
@@ -50,10 +52,6 @@ class ConsecutiveSteps(StepSequence):
         size: The number of samples in a step, over all ranks and accumulated batches.
     """
 
-    def __init__(self, order: SampleOrder, size: int) -> None:
-        super().__init__(size)
-        self.order = order
-
     def __len__(self) -> int:
         return len(self.order) // self.size
 
@@ -75,8 +73,7 @@ class BucketedSteps(StepSequence):
     """
 
     def __init__(self, order: SampleOrder, size: int, buckets: np.ndarray) -> None:
-        super().__init__(size)
-        self.order = order
+        super().__init__(order, size)
         self.buckets = buckets
         self._epoch = lru_cache(2)(self._deal)
 
@@ -127,7 +124,9 @@ class DistributedBatchSampler(Sampler[list[SampleRef]]):
     ) -> None:
         if not len(steps):
             raise ValueError(
-                f"there is too little data for one step of {steps.size} samples; lower the batch size or add data"
+                f"there is too little data for one step of {steps.size} samples: data.train has {len(steps.order)} samples"
+                f"{', and no bucket has enough' if len(steps.order) >= steps.size else ''}; set a smaller "
+                "stage.autoencoder.batch_size or stage.diffusion.batch_size, or add data"
             )
         self.steps = steps
         self.accumulate = accumulate

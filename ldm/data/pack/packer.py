@@ -53,7 +53,7 @@ RULES = {
     "image_column": Optional(_Text(), "by its usual names"),
     "caption_column": Optional(_Text(), "by its usual names"),
     "side": Optional(COUNT, "files stay as they are"),
-    "format": OneOf(("jpg", "png", None)),
+    "image_format": OneOf(("jpg", "png", None)),
     "val_fraction": Real(0.0, 1.0, below=True),
     "val_max": Optional(COUNT, "any number"),
     "samples_per_shard": COUNT,
@@ -75,7 +75,7 @@ class Packer:
             its usual names.
         caption_column: Column of the table that holds captions; None: found by its usual names.
         side: Length in pixels to which the shorter side of an image is reduced; None: files are stored as they are.
-        format: Format of the images that `side` reduces, "jpg" or "png"; None: jpg for a jpg, png for any other.
+        image_format: Format of the images that `side` reduces, "jpg" or "png"; None: jpg for a jpg, png for any other.
         val_fraction: Fraction of the samples for validation, in [0, 1).
         val_max: The greatest number of samples for validation; None: any.
         samples_per_shard: Rows that go into one shard.
@@ -96,19 +96,22 @@ class Packer:
         image_column: str | None = None,
         caption_column: str | None = None,
         side: int | None = None,
-        format: str | None = None,
+        image_format: str | None = None,
         val_fraction: float = 0.01,
         val_max: int | None = 10_000,
         samples_per_shard: int = 1000,
         workers: int | None = None,
         max_broken: float = 0.05,
     ) -> None:
-        given: dict[str, object] = {"out": out, "images": images, "captions": captions, "side": side, "format": format}
+        given: dict[str, object] = {"out": out, "images": images, "captions": captions, "side": side}
+        given["image_format"] = image_format
         given |= {"image_column": image_column, "caption_column": caption_column, "workers": workers}
         given |= {"val_fraction": val_fraction, "val_max": val_max, "samples_per_shard": samples_per_shard}
         check_all({**given, "max_broken": max_broken}, RULES)
-        if format is not None and side is None:
-            raise ValueError(f"format={format} cannot be; give a side as well, or null: files stay as they are")
+        if image_format is not None and side is None:
+            raise ValueError(
+                f"image_format={image_format} cannot be; give a side as well, or null: files stay as they are"
+            )
         if image_column is not None and captions in (None, NO_CAPTIONS):
             raise ValueError(f"image_column={image_column} is of a table; give captions=TABLE as well, or null")
         if caption_column is not None and captions == NO_CAPTIONS:
@@ -131,7 +134,7 @@ class Packer:
         self.folder.check()
         if self.captions is not None:
             find_tables(self.captions)
-        self.job = Job(path, _folder(images, self.captions), side, format)
+        self.job = Job(path, _folder(images, self.captions), side, image_format)
 
     def write(self) -> Summary:
         """Write the shards that are not there yet, and `summary.json`.

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from ldm import checkpoint
 from ldm.conditioner.base import learned_state, set_learned_state
 from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
-from ldm.data.base import DataModule
+from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.data.foreign_moments import ForeignMoments
+from ldm.data.order.batch_sampler import spread
 from ldm.files.tensors import write_tensors
 from ldm.task.base import Task
 from ldm.task.latent import LatentTask, Model
@@ -157,7 +158,30 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
             set_learned_state(reader, load_file(self.learned_file))
         fields = reader.learns_from if is_rank_zero() else ()
         reader.prepare(data.samples(fields, self.captions_for_vocabulary) if fields else None)
-        self.check_captions(data, new=is_rank_zero() and not self.folder.is_dir())
+        new = is_rank_zero() and not self.folder.is_dir()
+        if new:
+            self._check_values(data)
+        self.check_captions(data, new=new)
+
+    def _check_values(self, data: DataModule) -> None:
+        """Check those fields of some samples of each split that have a range: the run ends now, not after an earlier stage.
+
+        Raises:
+            ValueError: If there is a value that the model cannot be told.
+        """
+        reader = self.task.reader
+        ranged = {one.field for one in reader.ranges} & {one.name for one in data.readers}
+        if not ranged:
+            return
+        samples = data.val_set
+        numbers = spread(len(samples), SAMPLES_LOOKED_AT)
+        of_val = (samples.fields_of([number], data.choose(ranged)) for number in numbers)
+        for split, found in (("data.train", data.samples(ranged, SAMPLES_LOOKED_AT)), ("data.val", of_val)):
+            for fields in found:
+                try:
+                    reader.check(fields)
+                except ValueError as error:
+                    raise ValueError(f"in {split}, {error}") from error
 
     def remember(self) -> None:
         """Write what the reader of fields has learned."""

@@ -76,8 +76,12 @@ def test_a_step_is_of_one_bucket_and_comes_when_it_is_full():
 
 
 def test_too_little_data_for_a_step_is_an_error():
-    with pytest.raises(ValueError, match="too little data for one step of 54 samples"):
+    with pytest.raises(
+        ValueError, match="one step of 54 samples: data.train has 53 samples; set .*diffusion.batch_size"
+    ):
         DistributedBatchSampler(plain(54))
+    with pytest.raises(ValueError, match="data.train has 53 samples, and no bucket has enough; set"):
+        DistributedBatchSampler(BucketedSteps(plain(1).order, 40, np.arange(53) % 3))
 
 
 def test_a_pass_sees_every_sample_once():
