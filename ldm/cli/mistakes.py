@@ -172,7 +172,7 @@ def _check_value(override: Override, base: DictConfig) -> None:
         leaves = [name for name, value in known.items() if not isinstance(value, dict)]
         chosen = [name for name in groups.values() if not name.startswith("hydra/")]
         short = [*OPTIONS, *NODES] if "stage" in base else []
-        if option in PATTERN_OPTIONS and "data" in groups:
+        if option in ("data.train", "data.val") and "data" in groups:
             data = base.hydra.runtime.choices["data"]
             raise UsageError(f"data={data} has no option {option}; for your own data add data=shards")
         hint = _suggestion(option, [*short, *leaves, *chosen], "{}?") or "see all options with --help"
