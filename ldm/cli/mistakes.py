@@ -107,9 +107,12 @@ def _check_words(options: Sequence[str]) -> None:
     """Raise UsageError where words are no options, or where a shell has made several of one with braces."""
     given = [option.partition("=")[0] for option in options]
     for option in given:
-        is_text = option in (*PATTERN_OPTIONS, *BRACED_OPTIONS) or option.rpartition(".")[2] in FILE_OPTIONS
-        if (is_text or is_prose(option)) and given.count(option) > 1:
-            raise UsageError(f"{option} is given {given.count(option)} times; give it once, in quotes: {option}='...'")
+        is_file = option in (*PATTERN_OPTIONS, *BRACED_OPTIONS) or option.rpartition(".")[2] in FILE_OPTIONS
+        if (is_file or is_prose(option)) and given.count(option) > 1:
+            braces = (
+                f"; braces that a shell has taken for several words go in quotes: {option}='...'" if is_file else ""
+            )
+            raise UsageError(f"{option} is given {given.count(option)} times; give it once{braces}")
     if (wrong := unreadable(options)) is not None:
         raise UsageError(wrong)
 
