@@ -63,7 +63,7 @@ def program(
     try:
         line = read_command_line(name, sys.argv[1:], under, words, paths=paths)
         if line.asks_help and line.is_ours:
-            print(help_text(name, line, under, alternatives))
+            show(help_text(name, line, under, alternatives))
             return
         if line.is_ours:
             if check is not None:
@@ -81,6 +81,14 @@ def program(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def show(text: str) -> None:
+    """Print a text, of which a reader like `head` may take no more than the beginning."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python can flush it at its end
 
 
 def read_command_line(

@@ -107,9 +107,12 @@ def _check_words(options: Sequence[str]) -> None:
     """Raise UsageError where words are no options, or where a shell has made several of one with braces."""
     given = [option.partition("=")[0] for option in options]
     for option in given:
-        is_text = option in (*PATTERN_OPTIONS, *BRACED_OPTIONS) or option.rpartition(".")[2] in FILE_OPTIONS
-        if (is_text or is_prose(option)) and given.count(option) > 1:
-            raise UsageError(f"{option} is given {given.count(option)} times; give it once, in quotes: {option}='...'")
+        is_file = option in (*PATTERN_OPTIONS, *BRACED_OPTIONS) or option.rpartition(".")[2] in FILE_OPTIONS
+        if (is_file or is_prose(option)) and given.count(option) > 1:
+            braces = (
+                f"; braces that a shell has taken for several words go in quotes: {option}='...'" if is_file else ""
+            )
+            raise UsageError(f"{option} is given {given.count(option)} times; give it once{braces}")
     if (wrong := unreadable(options)) is not None:
         raise UsageError(wrong)
 
@@ -172,7 +175,7 @@ def _check_value(override: Override, base: DictConfig) -> None:
         leaves = [name for name, value in known.items() if not isinstance(value, dict)]
         chosen = [name for name in groups.values() if not name.startswith("hydra/")]
         short = [*OPTIONS, *NODES] if "stage" in base else []
-        if option in PATTERN_OPTIONS and "data" in groups:
+        if option in ("data.train", "data.val") and "data" in groups:
             data = base.hydra.runtime.choices["data"]
             raise UsageError(f"data={data} has no option {option}; for your own data add data=shards")
         hint = _suggestion(option, [*short, *leaves, *chosen], "{}?") or "see all options with --help"

@@ -54,6 +54,7 @@ IGNORED_WARNINGS = (
     ".*does not have many workers",
     ".*lr_scheduler.step.*before.*optimizer.step",  # the discriminator's, which starts later than its schedule
     ".*exists and is not empty",
+    "The number of training batches .* is smaller than the logging interval",  # an epoch means nothing here
 )
 """Warnings that tell a user nothing that he should act upon, as patterns of their beginnings."""
 

@@ -57,7 +57,11 @@ MISTAKES = [
     ("train", "data.source=x", "data.source=x would replace the options data.source.folder, data.source.count, "),
     ("train", "seed=1,2", 'add -m; for a list type seed="[1,2]"; for one text type seed="\'1,2\'"'),
     ("train", "~nothing", "Could not delete from config"),
-    ("train", "data.train=a data.train=b", "data.train is given 2 times; give it once, in quotes"),
+    (
+        "train",
+        "data.train=a data.train=b",
+        "given 2 times; give it once; braces that a shell has taken for several words go in quotes: data.train='...'",
+    ),
     ("train", "samplr=heun", "there is no option samplr; did you mean sampler or "),
     (
         "train",
@@ -82,7 +86,8 @@ MISTAKES = [
     ("encode", "ckpt=a", "there is no option ckpt; did you mean autoencoder.ckpt?"),
     ("sample", "gidance=none", "there is no option gidance; did you mean guidance or "),
     ("sample", "sampler=heum", "there is no sampler=heum; did you mean heun?"),
-    ("sample", "prompt=a prompt=b", "prompt is given 2 times"),
+    ("sample", "prompt=a prompt=b", "prompt is given 2 times; give it once"),
+    ("sample", "init=a init=b", "init is given 2 times; give it once; braces that a shell"),
     ("pack", "imags=a", "there is no option imags; did you mean images"),
     ("encode", "data.sid=3", "there is no option data.sid; did you mean data.size"),
     ("evaluate", "image=a", "there is no option image; did you mean images"),

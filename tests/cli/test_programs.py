@@ -1,8 +1,12 @@
 """All programs answer alike: help, mistakes, the config that options make, sweeps, plug-ins."""
 
+import os
+import sys
+
 import pytest
 
 from ldm.cli.command_line import read_words
+from ldm.cli.entry import show
 from ldm.cli.help import help_text
 from ldm.config import CONFIGS, compose
 from tests.conftest import ROOT, forked
@@ -66,6 +70,15 @@ def test_help_lists_options_with_their_comments_and_choices():
     text = help_text("icons", read_words([]), under="data.source")
     assert "\n  count=64   " in text
     assert "data.source" not in text
+
+
+def test_who_reads_help_may_stop_at_any_line(monkeypatch):
+    end, begin = os.pipe()
+    os.close(end)
+    with open(begin, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        show("a line\n" * 100_000)
+        print("more", flush=True)
 
 
 def test_help_says_how_it_was_begun(monkeypatch):
