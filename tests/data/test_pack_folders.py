@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 
@@ -251,6 +252,20 @@ def test_a_packing_goes_on_where_the_images_have_moved_but_not_with_others(tmp_p
         Image.new("RGB", (3, 3)).save(file)
     with pytest.raises(ValueError, match=r"begun with something else \(images: \w{16} -> \w{16}\)"):
         pack(tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(("given", "split"), [(0.0001, "validation"), (0.9999, "training")])
+def test_a_fraction_that_leaves_a_split_empty_is_said_with_one_that_does_not(tmp_path, given, split):
+    options = {"images": tmp_path / "images", "captions": captioned(tmp_path / "images", 20)}
+    with pytest.raises(ValueError, match=f"leaves none of 20 images for {split}; give val_fraction=") as error:
+        pack(tmp_path / "out", val_fraction=given, **options)
+    assert not list((tmp_path / "out").glob("*.[tj]*")), "neither shards nor the plan were written"
+    advised = float(re.search(r"give val_fraction=([\d.]+),", str(error.value)).group(1))
+    summary = pack(tmp_path / "out", val_fraction=advised, **options)
+    assert all(0 < tally.samples < 20 for tally in summary.splits.values())
+    assert "..." not in summary.next_command()
+    only = table(tmp_path / "one.csv", [("000.png", "no fraction serves")])
+    assert pack(tmp_path / "one", images=tmp_path / "images", captions=only, val_fraction=0.0001).rows == 1
 
 
 def test_the_share_of_validation_has_a_limit(tmp_path):

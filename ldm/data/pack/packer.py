@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ldm.data.pack.captions import find_tables, read_table, table_folder
-from ldm.data.pack.plan import Plan, make_plan
+from ldm.data.pack.plan import Plan, fraction_for_validation, make_plan
 from ldm.data.pack.row import Found
 from ldm.data.pack.shard import Job, fingerprint_images, read_tally, write_json
 from ldm.data.pack.sidecars import read_sidecars
@@ -157,6 +157,7 @@ class Packer:
                     samples_per_shard=self.samples_per_shard,
                 )
                 if plan.shards:
+                    self._check_split(plan)
                     self._claim(plan)
                     self._write_missing(plan)
                     summarize(plan, self.job).save()
@@ -178,6 +179,17 @@ class Packer:
                 captionless=self.captionless,
             )
         return read_table(self.captions, self.job.images, self.image_column, self.caption_column)
+
+    def _check_split(self, plan: Plan) -> None:
+        """Raise ValueError where a fraction of the rows is wanted for validation that is none or all of them."""
+        lacking = {"train", "val"} - {shard.name.partition("-")[0] for shard in plan.shards}
+        fraction = fraction_for_validation(self.job.database)
+        if self.val_fraction and lacking and fraction is not None:
+            used = "validation" if "val" in lacking else "training"
+            raise ValueError(
+                f"val_fraction={self.val_fraction:g} leaves none of {sum(shard.rows for shard in plan.shards):,} images for "
+                f"{used}; give val_fraction={fraction:g}, or val_fraction=0 where validation images are in other shards"
+            )
 
     def _claim(self, plan: Plan) -> None:
         """Write down the options and rows of this packing; raise ValueError where the folder was begun with others."""

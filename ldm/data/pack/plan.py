@@ -20,6 +20,9 @@ from ldm.data.pack.row import Found, OtherFile, Row
 FIRST = 3
 """The number of rows that are named for each reason."""
 
+USUAL_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Fractions for validation that can be advised."""
+
 
 @dataclass
 class Tally:
@@ -145,6 +148,22 @@ def make_plan(
     )
 
 
+def fraction_for_validation(database: Path) -> float | None:
+    """Return the least usual fraction by which some rows, but not all, are for validation; None where none does.
+
+    Args:
+        database: Path of the database that `make_plan` wrote.
+    """
+    with closing(sqlite3.connect(f"{database.as_uri()}?immutable=1", uri=True)) as connection:
+        (rows,) = connection.execute("SELECT COUNT(*) FROM rows").fetchone()
+        for fraction in USUAL_FRACTIONS:
+            query = "SELECT COUNT(*) FROM rows WHERE digest < ?"
+            (validation,) = connection.execute(query, (_border(fraction),)).fetchone()
+            if 0 < validation < rows:
+                return fraction
+    return None
+
+
 def rows_of(shard: Shard, database: Path) -> Iterator[Row]:
     """Yield the rows of a shard in order.
 
@@ -221,7 +240,7 @@ def _cut(
     connection: sqlite3.Connection, val_fraction: float, val_max: int | None, samples_per_shard: int
 ) -> Iterator[Shard]:
     """Yield the training shards, then those of validation."""
-    border = min(int(val_fraction * 2**64), 2**64 - 1).to_bytes(8, "big")
+    border = _border(val_fraction)
     if val_max is not None:
         query = "SELECT digest FROM rows WHERE digest < ? ORDER BY digest LIMIT 1 OFFSET ?"
         (border,) = connection.execute(query, (border, val_max)).fetchone() or (border,)
@@ -231,3 +250,8 @@ def _cut(
         while part := digests.fetchmany(samples_per_shard):
             yield Shard(f"{split}-{number:06d}", part[0][0], part[-1][0], len(part))
             number += 1
+
+
+def _border(fraction: float) -> bytes:
+    """Return the digest below which the given fraction of all digests lies."""
+    return min(int(fraction * 2**64), 2**64 - 1).to_bytes(8, "big")
