@@ -18,8 +18,8 @@ from ldm.checkpoint import load_autoencoder
 from ldm.config import build, packages_of, resolved
 from ldm.data.cached_text import typed_fields
 from ldm.data.datamodule import CaptionedImages
-from ldm.data.experiments import fitting_experiment
 from ldm.data.fields.all_captions import AllCaptionsReader
+from ldm.data.fitting import fitting_experiment
 from ldm.data.rewriting import typed_names
 from ldm.encode.encoder import LatentEncoder, encode, estimate, output_folder, shard_file
 from ldm.encode.estimate import as_size_text

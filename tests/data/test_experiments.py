@@ -7,9 +7,11 @@ import torch
 
 from ldm.autoencoder.derived import underlying_fields
 from ldm.config import build, compose, resolved
-from ldm.data.experiments import FITTING, IMAGES_ALONE, fitting_experiment
+from ldm.data.experiments import FITTING, IMAGES_ALONE
+from ldm.data.fitting import fitting_experiment
 from ldm.data.shards.names import write_shards
 from tests.configs import composed
+from tests.data.packing import encoded, images, pack
 from tests.data.small_shards import captioned, level, sample
 from tests.training.stages import stages
 
@@ -48,6 +50,29 @@ def test_what_most_samples_have_says_the_experiment(tmp_path, several, experimen
     stage.remember()
     (again,) = stages(config, tmp_path / "run").values()
     assert f"experiment={experiment} " in again.next_command(), "also in a process that opens no data"
+
+
+@pytest.mark.parametrize(
+    ("several", "experiment"),
+    [
+        ([{"cls": b"3"}] * 4, "cin256"),
+        ([{"json": b'{"label": 5}', "seg.png": encoded()}] * 4, "cin256"),
+        ([{"json": BOX}] * 4, "layout2img_openimages"),
+        ([{"seg.png": encoded()}] * 4, "semantic_synthesis256"),
+        ([{"depth.png": encoded()}] * 4, IMAGES_ALONE),
+        ([{"txt": b"a cat", "cls": b"3"}] * 4, "txt2img_shards"),
+        ([{"txt": b"a cat", "cls": b"3"}] + [{"cls": b"3"}] * 3, "cin256"),
+        ([{"txt": b"a cat"}] * 2 + [{"cls": b"3"}] * 2, IMAGES_ALONE),
+    ],
+)
+def test_packing_names_the_experiment_that_the_data_name(tmp_path, several, experiment):
+    for number, files in enumerate(several):
+        for ending, data in {"png": encoded(color=(number, 0, 0)), **files}.items():
+            images(tmp_path / "images", 0).joinpath(f"{number}.{ending}").write_bytes(data)
+    command = pack(tmp_path / "out", images=tmp_path / "images").next_command()
+    shards = f"{tmp_path}/out/train-*.tar"
+    assert f" experiment={experiment} " in command
+    assert fitting_experiment(captioned(tmp_path, train=shards, val=shards, fields=[])) == experiment
 
 
 @pytest.mark.parametrize("field", [*FITTING, None])

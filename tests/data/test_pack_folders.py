@@ -358,10 +358,3 @@ def test_what_goes_with_captions_alone_is_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         pack(tmp_path / "out", captions="none", **given)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_of_labels_alone_is_for_a_model_without_captions(tmp_path):
-    folder = images(tmp_path / "images", 3)
-    for number in range(3):
-        (folder / f"{number:03d}.cls").write_text("4")
-    assert "experiment=lsun_churches256" in pack(tmp_path / "out", images=folder).next_command()

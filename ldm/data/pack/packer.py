@@ -187,7 +187,7 @@ class Packer:
         if self.val_fraction and lacking and fraction is not None:
             used = "validation" if "val" in lacking else "training"
             raise ValueError(
-                f"val_fraction={self.val_fraction:g} leaves none of {sum(shard.rows for shard in plan.shards):,} images for "
+                f"val_fraction={self.val_fraction:g} leaves none of {plan.stored:,} images for "
                 f"{used}; give val_fraction={fraction:g}, or val_fraction=0 where validation images are in other shards"
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -99,7 +100,7 @@ class Plan(NamedTuple):
         skipped: Counts of the rows that are in no shard.
         others: Counts, by kind, of files that are no rows.
         merged: Number of rows that gave their captions to another row of the same image.
-        captioned: Whether any sample has a caption.
+        fields: Number of samples that have a field, by its name.
         several: Whether any sample has more than one caption.
     """
 
@@ -108,13 +109,18 @@ class Plan(NamedTuple):
     skipped: Tally
     others: Tally
     merged: int
-    captioned: bool
+    fields: Counter[str]
     several: bool
+
+    @property
+    def stored(self) -> int:
+        """Return the number of rows that are in shards."""
+        return sum(shard.rows for shard in self.shards)
 
     @property
     def rows(self) -> int:
         """Return the number of rows that were read."""
-        return sum(shard.rows for shard in self.shards) + self.skipped.broken + self.merged
+        return self.stored + self.skipped.broken + self.merged
 
 
 def make_plan(
@@ -143,9 +149,7 @@ def make_plan(
                 skipped.skip(where, broken)
         connection.commit()
         shards = list(_cut(connection, val_fraction, val_max, samples_per_shard))
-    return Plan(
-        shards, f"{table.total % 2**256:064x}"[:16], skipped, others, table.merged, table.captioned, table.several
-    )
+    return Plan(shards, f"{table.total % 2**256:064x}"[:16], skipped, others, table.merged, table.fields, table.several)
 
 
 def fraction_for_validation(database: Path) -> float | None:
@@ -192,7 +196,7 @@ class _Table:
     Attributes:
         total: Sum of the rows' digests, as numbers.
         merged: Number of rows that followed another row of their image.
-        captioned: Whether any image has a caption.
+        fields: Number of images that have a field, by its name.
         several: Whether any image may have more than one caption.
     """
 
@@ -200,7 +204,7 @@ class _Table:
         self.connection = connection
         self.total = 0
         self.merged = 0
-        self.captioned = False
+        self.fields = Counter[str]()
         self.several = False
         connection.execute("PRAGMA journal_mode=OFF")
         connection.execute("PRAGMA synchronous=OFF")
@@ -215,13 +219,13 @@ class _Table:
         content = json.dumps([row.source, row.captions, row.record, *([dict(row.parts)] if row.parts else [])])
         done = self.connection.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", (digest, content, row.image))
         number = 0
+        self.fields.update(row.fields if done.rowcount else ())
         if not done.rowcount:
             query = "SELECT content, image FROM rows WHERE digest = ?"
             first, image = self.connection.execute(query, (digest,)).fetchone()
             if json.loads(first)[0] != row.source or image != row.image:
                 return Broken("duplicate key", row.key)
             number = self._add_captions(digest, row.captions)
-        self.captioned = self.captioned or bool(row.captions)
         self.several = self.several or number > 0 or len(row.captions) > 1
         self.merged += number > 0
         parts = [content.encode(), hashlib.sha256(row.image or b"").digest(), str(number or "").encode()]

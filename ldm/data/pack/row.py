@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from ldm.data.decode import Broken, decode_text
+from ldm.data.endings import PARTS
 from ldm.data.pack.files import check_format
 
 Fields = dict[str, Any]
+
+TELLING_NAMES = ("label", "boxes")
+"""Names in a .json that say what an image shows; they are those of the fields that are read from them."""
 
 MAX_DEPTH = 50
 """The greatest depth of lists and objects inside one another in a record."""
@@ -39,6 +43,12 @@ class Row(NamedTuple):
     def key(self) -> str:
         """Return the sample's name in the shards: the source without dots, since a name in a shard ends at its first dot."""
         return self.source.replace(".", "_")
+
+    @property
+    def fields(self) -> set[str]:
+        """Return the names of the fields that are read from the sample, beside its image."""
+        record = {name for name in TELLING_NAMES if self.record.get(name) is not None}
+        return {*record, *(PARTS[ending] for ending in self.parts), *(["caption"] if self.captions else [])}
 
 
 class OtherFile(NamedTuple):

@@ -13,12 +13,9 @@ from ldm.data.endings import PART_NAMES
 from ldm.data.pack.captions import CAPTION_COLUMNS
 from ldm.data.pack.files import check_format, ending_of, looks_like_image, read_file
 from ldm.data.pack.parts import find_parts
-from ldm.data.pack.row import Fields, Found, OtherFile, Row, captions_of, find_inside, plain
+from ldm.data.pack.row import TELLING_NAMES, Fields, Found, OtherFile, Row, captions_of, find_inside, plain
 
 SIDECAR_ENDINGS = (".txt", ".json")
-
-SAID_OTHERWISE = ("label", "boxes")
-"""Names in a .json that say what an image shows, so that it needs no caption."""
 
 
 def read_sidecars(
@@ -94,7 +91,7 @@ def _row(
         try:
             return Row(source, captions_of(fields.pop(found[0], None) if found else None), fields, parts=parts)
         except Broken as broken:
-            if parts or any(name in fields for name in SAID_OTHERWISE):
+            if parts or any(name in fields for name in TELLING_NAMES):
                 return Row(source, [], fields, parts=parts)
             wanted = f"no text in {text}" if text else f"no {stem}.txt"
             raise Broken(broken.reason, wanted + (f", and no caption in {record}" if record else "")) from broken

@@ -9,6 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from ldm.data.experiments import choose_experiment
 from ldm.data.pack.plan import Plan, Tally
 from ldm.data.pack.shard import Job, read_tally, write_json
 from ldm.options.arguments import command_name
@@ -28,7 +29,7 @@ class Summary(NamedTuple):
         skipped: Counts of the rows that are in no shard.
         others: Counts, by kind, of files that are no rows, since they are no images.
         merged: Number of rows that gave their captions to another row of the same image.
-        captioned: Whether there are samples with a caption.
+        experiment: Name of an experiment that is told what most samples have.
         several: Whether there are samples with more than one caption.
         splits: Counts of each split.
         shards: Number of shards of each split.
@@ -39,7 +40,7 @@ class Summary(NamedTuple):
     skipped: Tally
     others: Tally
     merged: int
-    captioned: bool
+    experiment: str
     several: bool
     splits: dict[str, Tally]
     shards: dict[str, int]
@@ -72,17 +73,16 @@ class Summary(NamedTuple):
         return "\n".join([*lines, f"next: {self.next_command()}"])
 
     def next_command(self) -> str:
-        """Return the command that trains on these shards, with all captions where samples have several.
+        """Return the command that trains on these shards a model that is told what most samples have.
 
-        Where no sample has a caption, it is that of a model that reads nothing but images.
+        It reads all captions where samples have several.
         """
         folder = escape_folder(str(self.out))
         patterns = {split: f"{folder}/{split}-*.tar" if count else "..." for split, count in self.shards.items()}
         options = [f"data.{split}={shlex.quote(pattern)}" for split, pattern in patterns.items()]
         if self.several:
             options.append("'data.caption.fields={caption:1}'")
-        experiment = "txt2img_shards" if self.captioned else "lsun_churches256"
-        return " ".join([f"{command_name('train')} experiment={experiment}", *options])
+        return " ".join([f"{command_name('train')} experiment={self.experiment}", *options])
 
     def check(self, max_broken: float) -> None:
         """Check that enough was packed.
@@ -125,7 +125,8 @@ def summarize(plan: Plan, job: Job) -> Summary:
         skipped.add(Tally(skipped=tally.skipped))
         splits[split].add(Tally(tally.samples, tally.size))
         shards[split] += tally.samples > 0
-    return Summary(job.out, plan.rows, skipped, plan.others, plan.merged, plan.captioned, plan.several, splits, shards)
+    experiment = choose_experiment(lambda field: 2 * plan.fields[field] > plan.stored)
+    return Summary(job.out, plan.rows, skipped, plan.others, plan.merged, experiment, plan.several, splits, shards)
 
 
 def escape_folder(folder: str) -> str:

@@ -14,7 +14,8 @@ from ldm.autoencoder.base import Autoencoder, latent_moments
 from ldm.batch import as_size, tensor_field
 from ldm.config import build, is_rank_zero, packages_of, resolved
 from ldm.data.base import DataModule
-from ldm.data.experiments import IMAGES_ALONE, fitting_experiment
+from ldm.data.experiments import IMAGES_ALONE
+from ldm.data.fitting import fitting_experiment
 from ldm.options.arguments import command_name
 from ldm.options.sweep import typed_options
 from ldm.task.autoencoder import AutoencoderTask
