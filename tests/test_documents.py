@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import nbclient
 import nbformat
@@ -17,9 +18,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ldm import __version__
+from ldm.callback.checkpoints import BEST
 from ldm.cli.entry import read_command_line
 from ldm.cli.mistakes import check_options
 from ldm.config import CONFIGS, resolved
+from ldm.ema.average import FOLDER as SNAPSHOTS
+from ldm.training.init_account import INIT_FILE
+from ldm.training.stages.autoencoder import NEXT_FILE
 from tests.conftest import ROOT, forked
 from tests.interop import checkpoints, pipelines
 
@@ -112,6 +117,26 @@ def test_every_group_and_every_choice_is_on_the_page_about_options():
 
 def test_versions_agree():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.e2e
+def test_the_guide_names_every_file_that_a_run_writes(tiny_run):
+    names = re.findall(r"`([^`]+)`", sections(PAGES["guide.md"])["What a run writes"])
+    written = [path for path in tiny_run.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    folders = [f"{name.rstrip('/')}/*" for name in names if name.endswith("/")]
+    for file in written:
+        path = file.relative_to(tiny_run)
+        path = path.relative_to(path.parts[0]) if path.parts[0] in ("autoencoder", "diffusion") else path
+        assert any(path.match(name) for name in [*names, *folders]), f"the guide does not name {path}"
+    elsewhere = {NEXT_FILE, INIT_FILE, f"{Path(SNAPSHOTS).name}/", f"checkpoints/{BEST}", "logs/metrics-1.csv"}
+    assert elsewhere <= set(names)
+
+
+def test_the_default_guidance_is_said_as_it_is():
+    scale = check_options("sample", read_command_line("sample", ["ckpt=x", "prompt=y"])).guidance.scale
+    (said,) = re.findall(r"\| default guidance of txt2img \|[^|]*\| ([^|]*) \|", PAGES["authors-code.md"])
+    assert said == f"{scale:g}"
+    assert f"classifier-free guidance of scale {scale:g}, whatever" in PAGES["sampling.md"]
 
 
 @pytest.mark.e2e
