@@ -136,25 +136,36 @@ def _sort(name: str, overrides: Sequence[Override]) -> tuple[list[str], list[Ove
     typed = [str(override.input_line) for override in overrides]
     choices = choices_of(name, {override.key_or_group for override in overrides}, typed)
     groups = [override for override in overrides if override.key_or_group in choices]
-    for override in groups:
-        _check_choice(override, choices[override.key_or_group])
-    chosen = [_first(override, choices[override.key_or_group]) for override in groups]
     folders = [option for option in typed if option.startswith(SEARCH_PATH)]
+    for override in groups:
+        if (wrong := _wrong_choice(override, choices[override.key_or_group])) is not None:
+            others = [_first(other, choices[other.key_or_group]) for other in groups if other is not override]
+            _check_group(override, name, [*others, *folders])
+            raise UsageError(wrong)
+    chosen = [_first(override, choices[override.key_or_group]) for override in groups]
     values = [override for override in overrides if override not in groups and override.input_line not in folders]
     return [*chosen, *folders], values
 
 
-def _check_choice(override: Override, choices: Sequence[str]) -> None:
-    """Raise UsageError where a group is given what is none of its choices."""
+def _check_group(override: Override, name: str, others: Sequence[str]) -> None:
+    """Raise UsageError where a program, with some other choices, has neither an option nor a group of an override's name."""
+    with contextlib.suppress(HydraException, OmegaConfBaseException):
+        base = compose(name, others, hydra_too=True)
+        groups = {chosen.partition("@")[0] for chosen in base.hydra.runtime.choices}
+        if override.key_or_group not in (*groups, *options_of(base)):
+            _check_value(override, base)
+
+
+def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
+    """Return what to type where a group is given what is none of its choices; None where it is given one of them."""
     group = override.get_key_element().lstrip("+~")
     for choice in _values(override):
         if isinstance(choice, str) and choice not in choices and not set(choice) & set("$/."):
             hint = _suggestion(choice, choices, "{}? ")
-            raise UsageError(f"there is no {group}={choice}; {hint}choose from {', '.join(choices)}")
+            return f"there is no {group}={choice}; {hint}choose from {', '.join(choices)}"
         if choice is None and not override.is_delete():
-            raise UsageError(
-                f"there is no {group}=null; leave it out to keep the default, or choose from {', '.join(choices)}"
-            )
+            return f"there is no {group}=null; leave it out to keep the default, or choose from {', '.join(choices)}"
+    return None
 
 
 def _check_value(override: Override, base: DictConfig) -> None:
@@ -203,7 +214,8 @@ def _compose_chosen(name: str, chosen: Sequence[str]) -> DictConfig:
         for choice, config in without.items():
             group = choice.partition("=")[0]
             same = [one for one in config.hydra.runtime.choices if one.partition("@")[0] == group.partition("@")[0]]
-            hint = _either(same) or f"to choose from it in addition type +{choice}"
+            other = _suggestion(group, options_of(config), "{}?")
+            hint = _either(same) or other or f"to choose from it in addition type +{choice}"
             raise UsageError(f"{choice} chooses nothing here; {hint}") from error
         raise UsageError(f"{told(error)}; --help shows all options") from error
 
@@ -280,7 +292,7 @@ def _shown(option: str, value: str) -> str:
 
 def _suggestion(word: str, known: Collection[str], text: str) -> str:
     """Return a text about those names that are like a word, or that end in it; "" where none is."""
-    known = [name for name in known if "._" not in name]
+    known = [name for name in known if "._" not in name and not name.startswith("hydra.")]
     close = [name for name in known if name.endswith(f".{word}")][:3] or difflib.get_close_matches(word, known, n=3)
     return text.format(f"did you mean {' or '.join(close)}") if close else ""
 

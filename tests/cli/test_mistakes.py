@@ -70,6 +70,11 @@ MISTAKES = [
         "'metric/truth@metric'. No match in the defaults list.); leave one of them out; for a model with the same conditioner "
         "type experiment=txt2img data=shards conditioner=label",
     ),
+    ("pack", "format=webp", "there is no option format; did you mean image_format?"),
+    ("pack", "format=lora", "format=lora chooses nothing here; did you mean image_format?"),
+    ("sample", "backbone=nothing", "there is no option backbone; see all options with --help"),
+    ("evaluate", "data=nothing", "there is no data=nothing; choose from "),
+    ("train", "experiment=class_icons metric/truth@metric=nothing", "no metric/truth@metric=nothing; choose from "),
     ("train", "logger=null", "there is no logger=null; leave it out to keep the default, or choose from "),
     ("train", "-m sampler=ddim,null", "there is no sampler=null; leave it out"),
     ("sample", "sampler=null", "there is no sampler=null; leave it out to keep the default, or choose from ddim, "),
