@@ -177,14 +177,16 @@ def check_told(request: SampleRequest, reads: Collection[str], given: Collection
         mode, covered = next((OF_MODES[name] for name in OF_MODES if name in missing), ("", ()))
         typed = [mode] * bool(mode) + [f"{name}=..." for name in missing if name not in covered]
         raise ValueError(
-            f"this model is told {', '.join(options.get(name, name) for name in reads)}, and for {request.file} "
-            f"{' and '.join(missing)} is missing; give {' '.join(typed)}"
+            f"this model is told {_words([options.get(name, name) for name in reads])}, and for {request.file} "
+            f"{_words(missing)} {'is' if len(missing) == 1 else 'are'} missing; give {' '.join(typed)}"
         )
     given_there = {INPUTS[name].field: f"to_{name}" for name in request.to_inputs}
     idle = [option for name, option in (*said.items(), *given_there.items()) if name not in reads and name != "caption"]
     if idle:
-        read = ", ".join(options.get(name, name) for name in reads) or "nothing"
-        raise ValueError(f"{' and '.join(idle)} would change nothing: this model is told {read}; leave it out")
+        read = _words([options.get(name, name) for name in reads]) or "nothing"
+        raise ValueError(
+            f"{_words(idle)} would change nothing: this model is told {read}; leave {'it' if len(idle) == 1 else 'them'} out"
+        )
 
 
 def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
@@ -192,3 +194,8 @@ def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
     yield from (request.prompt for request in requests if request.prompt is not None)
     for request in requests:
         yield from filter(None, (request.negative, request.init_prompt, request.to_prompt))
+
+
+def _words(names: Sequence[str]) -> str:
+    """Return names as they are said in a sentence: `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

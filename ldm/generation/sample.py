@@ -96,7 +96,9 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
     mode: Mode = build_literally(config.mode)
     told = [name for name, value in config.inputs.items() if value is not None]
     if told and not isinstance(mode, PromptMode):
-        raise ValueError(f"{' and '.join(told)} would change nothing with mode={mode.name}; leave it out")
+        raise ValueError(
+            f"{' and '.join(told)} would change nothing with mode={mode.name}; leave {'it' if len(told) == 1 else 'them'} out"
+        )
     requests = mode.requests(config.n, config.seed)
     folder = SampleFolder(job_folder(config.out))
     folder.check(_inputs(config, requests))

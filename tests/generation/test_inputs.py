@@ -245,11 +245,14 @@ def test_what_the_model_is_not_told_and_what_is_missing_is_said():
     check_told(SampleRequest("0"), ("mask",), {"mask"})
     with pytest.raises(ValueError, match="told label, and for 0 label is missing; give label=..."):
         check_told(SampleRequest("0"), ("label",), ())
-    with pytest.raises(ValueError, match="told layout, prompt, and for 0 prompt is missing; give prompt=..."):
+    with pytest.raises(ValueError, match="told layout and prompt, and for 0 prompt is missing; give prompt=..."):
         check_told(SampleRequest("0", inputs={"layout": []}), ("boxes", "caption"), ())
-    with pytest.raises(ValueError, match="image and mask is missing; give mode=inpaint init=FILE mask=FILE$"):
+    with pytest.raises(
+        ValueError,
+        match="told image and mask, and for 0 image and mask are missing; give mode=inpaint init=FILE mask=FILE$",
+    ):
         check_told(SampleRequest("0"), ("image", "mask"), ())
-    with pytest.raises(ValueError, match="is missing; give mode=super_resolution low_resolution=FILE prompt=...$"):
+    with pytest.raises(ValueError, match="are missing; give mode=super_resolution low_resolution=FILE prompt=...$"):
         check_told(SampleRequest("0"), ("caption", "low_resolution"), ())
     with pytest.raises(ValueError, match="label would change nothing: this model is told prompt; leave it out"):
         check_told(SampleRequest("0", "a", inputs={"label": 3}), ("caption",), ())

@@ -205,7 +205,9 @@ def test_prompts_and_negative_prompts_lead_a_model_that_reads_both(noisy, small,
     _, named = draw(noisy, tmp_path / "lines", "mode=super_resolution", f"prompts={lines}")
     assert np.array_equal(named["00000.png"], second["00000.png"])
     assert np.array_equal(named["00001.png"], first["00001.png"])
-    with pytest.raises(ValueError, match="this model is told prompt, low_resolution.*prompt is missing; give prompt="):
+    with pytest.raises(
+        ValueError, match="this model is told prompt and low_resolution.*prompt is missing; give prompt="
+    ):
         draw(noisy, tmp_path / "x", *options)
 
 
