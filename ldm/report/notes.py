@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ldm.callback.end_values import Curve
+from ldm.report.record import MOST_COMMANDS
 from ldm.report.run_folder import RunFiles, StageFiles
 
 WAIT = 0.05
@@ -38,7 +39,10 @@ def _notes(run: RunFiles) -> Iterator[str]:
         return
     begun = len(run.record.invocations)
     if begun > 1:
-        yield f"The run was begun and then continued {begun - 1} times; the last {begun - 1} commands are below."
+        least = "at least " if begun >= MOST_COMMANDS else ""
+        times = "once" if begun == 2 else f"{begun - 1} times"
+        which = f"the first command and the last {begun - 1}" if least else f"its {begun} commands"
+        yield f"The run was begun and then continued {least}{times}; {which} are below."
     for invocation in run.record.invocations:
         yield from (f"Warning while it ran: {text}" for text in invocation.warnings)
 

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import runpy
 import signal
 import struct
@@ -97,8 +98,17 @@ def test_a_folder_is_not_continued_with_something_else(tmp_path):
     pack(tmp_path / "out", **options)
     with pytest.raises(ValueError, match=r"out was begun with something else \(side: None -> 4\); give what"):
         pack(tmp_path / "out", side=4, **options)
+    changed = {"side": 4, "image_format": "png", "val_fraction": 0.5, "samples_per_shard": 3}
+    with pytest.raises(ValueError, match="begun with something else") as error:
+        pack(tmp_path / "out", **changed, **options)
+    assert re.findall(r"(\w+): \S+ -> ", str(error.value)) == [
+        "side",
+        "image_format",
+        "val_fraction",
+        "samples_per_shard",
+    ]
     path.write_text(path.read_text() + "000.png,again\n")
-    with pytest.raises(ValueError, match=r"captions: 10 rows, \w+ -> 11 rows, \w+"):
+    with pytest.raises(ValueError, match=r"\(captions: 10 rows, \w+ -> 11 rows, \w+\)"):
         pack(tmp_path / "out", **options)
     (tmp_path / "out" / "pack.json").unlink()
     with pytest.raises(

@@ -17,6 +17,7 @@ from ldm.report.charts import MOST_POINTS, chart_of_panel, thinned
 from ldm.report.notes import notes
 from ldm.report.page import moment, named, render, shown, write_report
 from ldm.report.pictures import LONGEST_SIDE, MEANINGS, MOST_PICTURES, inline_pictures
+from ldm.report.record import MOST_COMMANDS
 from ldm.report.run_folder import read_run
 from tests.conftest import ROOT
 from tests.report.browser import look
@@ -190,9 +191,27 @@ def test_what_a_reader_should_know(tmp_path):
     assert (
         f"the validation loss was lowest at step 100 ({float(rows[-1].split(',')[place]):.4g}) and ended at 9" in told
     )
-    again = a_record().begun(a_record().invocations[0])
-    again.write(folder)
-    assert "continued 1 times" in "\n".join(notes(read_run(folder)))
+
+
+@pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        (2, "continued once; its 2 commands are below"),
+        (4, "continued 3 times; its 4 commands are below"),
+        (
+            60,
+            f"continued at least {MOST_COMMANDS - 1} times; the first command and the last {MOST_COMMANDS - 1} are below",
+        ),
+    ],
+)
+def test_a_run_that_was_continued_says_how_often_and_which_commands_are_listed(tmp_path, begun, said):
+    record = a_record()
+    for _ in range(begun - 1):
+        record = record.begun(a_record().invocations[0])
+    folder = write_run(tmp_path / "a", record=record)
+    assert said in "\n".join(notes(read_run(folder)))
+    listed = page_of(folder).read_text().partition('id="commands"')[2].count("python train.py experiment=hearts")
+    assert listed == min(begun, MOST_COMMANDS)
 
 
 def test_the_program_writes_a_report_of_each_run_and_replaces_no_other_file(tmp_path, capsys):

@@ -185,18 +185,20 @@ class Packer:
             "captions": f"{plan.rows} rows, {plan.fingerprint}",
             "images": fingerprint_images(plan.shards[0], self.job),
             "side": self.job.side,
-            "format": self.job.format,
+            "image_format": self.job.format,
             "val_fraction": self.val_fraction,
             "val_max": self.val_max,
             "samples_per_shard": self.samples_per_shard,
         }
         known = _read_plan(self.job.out) or wanted
-        changes = [
-            f"{name}: {known.get(name)} -> {value}" for name, value in wanted.items() if known.get(name) != value
-        ]
+        changes = {
+            name: f"{name}: {known.get(name)} -> {value}" for name, value in wanted.items() if known.get(name) != value
+        }
+        if changes.keys() > {"images"}:
+            del changes["images"]  # the ones that are looked at depend on the rows and on how they are cut
         if changes:
             raise ValueError(
-                f"{self.job.out} was begun with something else ({'; '.join(changes)}); "
+                f"{self.job.out} was begun with something else ({'; '.join(changes.values())}); "
                 "give what it was begun with, choose another out=..., or delete the folder"
             )
         write_json(self.job.out / PLAN_FILE, wanted)
