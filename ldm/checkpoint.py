@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,7 @@ def load_with_config(
     model = _rebuild(config, weights, file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
-            f"{path} holds {type(model).__name__}, not a latent diffusion model; "
-            "train one on top of it: python train.py experiment=txt2img autoencoder.ckpt=" + str(path)
+            f"{path} holds {type(model).__name__}, not a latent diffusion model; {_where_a_model_is(file)}"
         )
     return model.to(device).eval(), config
 
@@ -297,6 +297,17 @@ def _is_of(file: Path, kinds: tuple[type, ...]) -> bool:
         return issubclass(kind_of(file), kinds)
     except (ValueError, AttributeError):
         return False
+
+
+def _where_a_model_is(part: Path) -> str:
+    """Return what to do with the file of an autoencoder or a classifier, where a latent diffusion model is needed."""
+    if part.with_name(MODEL_FILE).is_file():
+        return f"the one that belongs to it lies beside it: ckpt={part.parent}"
+    given = f"autoencoder.ckpt={shlex.quote(str(part))}"
+    return (
+        f"train one on top of it, on images like those that it was trained on: python train.py experiment=txt2img_shards {given} "
+        f"data.train=... data.val=..., or for the embedded icons python train.py experiment=txt2img {given}"
+    )
 
 
 def _checkpoints_beside(path: Path) -> list[Path]:

@@ -164,5 +164,12 @@ def test_errors_say_what_got_do(tmp_path, tiny_run):
     save_file({"x": torch.ones(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="not the config of a model"):
         load(tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="not a latent diffusion model"):
+    alone = tmp_path / "autoencoder.safetensors"
+    alone.write_bytes((tiny_run / "autoencoder.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=f"not a latent diffusion model; .* beside it: ckpt={tiny_run}$"):
         load(tiny_run / "autoencoder.safetensors")
+    own = rf"experiment=txt2img_shards autoencoder.ckpt={alone} data.train=\.\.\. data.val=\.\.\., or for the embedded icons"
+    with pytest.raises(
+        ValueError, match=f"not a latent diffusion model; .*{own} .*experiment=txt2img autoencoder.ckpt={alone}$"
+    ):
+        load(alone)

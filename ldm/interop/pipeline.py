@@ -14,6 +14,9 @@ from ldm.interop.source import Weights, component_file, read_json, read_weights
 MODEL_INDEX = "model_index.json"
 """The file that makes a folder a pipeline."""
 
+OWN_INDEX = "ldm_config.json"
+"""The file that makes a folder of components a model of ours, where no pipeline of diffusers runs it; it holds its config."""
+
 CONFIG = "config.json"
 """The file that makes a folder a component."""
 
@@ -62,8 +65,13 @@ class Component:
 
 
 def is_pipeline(path: Path) -> bool:
-    """Return whether a path is a folder of diffusers with a whole pipeline."""
-    return (path / MODEL_INDEX).is_file()
+    """Return whether a path is a folder of diffusers with a whole pipeline, or with all components of a model of ours."""
+    return (path / MODEL_INDEX).is_file() or is_own(path)
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a path is a folder with all components of a model of ours, which no pipeline of diffusers runs."""
+    return (path / OWN_INDEX).is_file()
 
 
 def is_component(path: Path) -> bool:
@@ -92,9 +100,8 @@ def read_component(folder: Path) -> Component:
     if not (folder / CONFIG).is_file():
         if inside := components_in(folder):
             raise ValueError(
-                f"{folder} has components ({', '.join(inside)}), but no {MODEL_INDEX}, which says how they belong together. If "
-                "it was copied, copy that file, too. If python -m ldm.interop.export wrote the folder, no pipeline of diffusers "
-                "runs the model, and it is not read as a whole: give the run or the file that was exported, which has all of it. "
+                f"{folder} has components ({', '.join(inside)}), but neither {MODEL_INDEX} nor {OWN_INDEX} (of folders that "
+                "python -m ldm.interop.export wrote), which says how they belong together; copy that file, too. "
                 f"One component alone can be read: {folder / ('unet' if 'unet' in inside else inside[0])}"
             )
         raise ValueError(
@@ -123,6 +130,21 @@ def components_of(folder: Path) -> dict[str, Path]:
     found = {name: folder / name for name in named if name in known}
     if missing := [name for name, place in found.items() if not place.is_dir()]:
         raise ValueError(f"{folder} lacks the folders {', '.join(missing)}, which {MODEL_INDEX} names; copy all of it")
+    return found
+
+
+def own_components(folder: Path) -> dict[str, Path]:
+    """Return the components of a model of ours that no pipeline of diffusers runs, by name.
+
+    Raises:
+        ValueError: If the U-Net or the autoencoder is missing.
+    """
+    names = ("unet", "tokenizer", "conditioner", *AUTOENCODERS, *TEXT_ENCODERS)
+    found = {name: folder / name for name in names if (folder / name).is_dir()}
+    if "unet" not in found or one_of(found, AUTOENCODERS) is None:
+        raise ValueError(
+            f"{folder} lacks unet, or {' or '.join(AUTOENCODERS)}, which {OWN_INDEX} belongs to; copy all of it"
+        )
     return found
 
 

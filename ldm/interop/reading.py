@@ -8,19 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
+from ldm.config import build, trusted_class
 from ldm.interop import compvis, pipeline
 from ldm.interop.autoencoder import vae_file
 from ldm.interop.autoencoder.vae_file import is_autoencoder
-from ldm.interop.conditioner.beside import map_beside
-from ldm.interop.conditioner.reading import read_compvis_conditioner, read_text_encoder
+from ldm.interop.conditioner.beside import map_beside, text_and_map
+from ldm.interop.conditioner.reading import read_compvis_conditioner, read_own_conditioner, read_text_encoder
 from ldm.interop.conventions import HEADS, Told, model_node
 from ldm.interop.foreign import CONFIG_KEY, ForeignModel, assembled, check_all_used
 from ldm.interop.part import Part
 from ldm.interop.request import ReadRequest
-from ldm.interop.source import Weights, read_weights, read_yaml, yaml_beside
+from ldm.interop.source import Weights, read_json, read_weights, read_yaml, yaml_beside
 from ldm.interop.unet import compvis as compvis_unet
 from ldm.interop.unet import diffusers as diffusers_unet
 from ldm.interop.unet.diffusers_config import unet_options, uses_linear
+from ldm.nn.uninitialized import Uninitialized
 
 LAYOUTS = "CompVis and Stability (whole models, autoencoders), and of diffusers (pipelines, AutoencoderKL, VQModel, UNet2D...)"
 """The layouts that are known, for messages."""
@@ -49,6 +51,8 @@ def read_foreign(path: Path, request: ReadRequest | None = None) -> ForeignModel
         ValueError: If the layout is unknown, a tensor is missing, left over or misshaped, or something is not known.
     """
     request = request or ReadRequest()
+    if pipeline.is_own(path):
+        return _read_own(path, request)
     if pipeline.is_pipeline(path):
         return _read_pipeline(path, request)
     if path.is_dir():
@@ -139,6 +143,29 @@ def _read_pipeline(folder: Path, request: ReadRequest) -> ForeignModel:
     dropped |= {**autoencoder.dropped, **conditioner.dropped}
     whole, state = assembled(node, autoencoder=autoencoder, conditioner=conditioner, backbone=reading, beside=beside)
     return ForeignModel(whole, state, f"diffusers ({folder.name})", experiment, dropped)
+
+
+def _read_own(folder: Path, request: ReadRequest) -> ForeignModel:
+    """Read a model of ours that was written as components, since no pipeline of diffusers runs it."""
+    if said := request.said:
+        raise ValueError(
+            f"{folder / pipeline.OWN_INDEX} says all that tensors do not tell; leave out {', '.join(said)}"
+        )
+    node = read_json(folder / pipeline.OWN_INDEX)
+    trusted_class(node)
+    components = pipeline.own_components(folder)
+    first = pipeline.read_component(pipeline.one_of(components, pipeline.AUTOENCODERS) or folder)
+    autoencoder = vae_file.read(first.weights.tensors, config=first.config)
+    with Uninitialized():
+        counters = build(node["autoencoder"]).state_dict()  # which are of training alone, and not written
+    own = Part(node["autoencoder"], {**counters, **autoencoder.weights}, autoencoder.used, autoencoder.dropped)
+    options = {key: value for key, value in node["denoiser"]["backbone"].items() if key != "_target_"}
+    reading = _read_unet(pipeline.read_component(components["unet"]), options)
+    if (found := text_and_map(node["conditioner"])) is not None:
+        reading = found[1].to_ours(reading, node["autoencoder"]["latent_channels"])
+    conditioner = read_own_conditioner(node["conditioner"], components, tokenizer=request.tokenizer)
+    whole, state = assembled(node, autoencoder=own, conditioner=conditioner, backbone=reading)
+    return ForeignModel(whole, state, f"diffusers ({folder.name}), in components", None, {})
 
 
 def _text_kind(encoder: pipeline.Component | None, options: Mapping[str, Any]) -> str:

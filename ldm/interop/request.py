@@ -49,6 +49,14 @@ class ReadRequest:
             raise ValueError(f"give heads or head_channels, not both; got {self.heads} and {self.head_channels}")
 
     @property
+    def said(self) -> list[str]:
+        """The names of the options that say what files may not tell, and are given."""
+        options = {"as": self.experiment} | {
+            name: getattr(self, name) for name in ("config", "prediction", "size", "heads", "head_channels", "scale")
+        }
+        return [f"{name}=" for name, value in options.items() if value is not None]
+
+    @property
     def told(self) -> Told:
         """The facts that the user says of the model."""
         heads: Mapping[str, Any] = {

@@ -158,7 +158,8 @@ def test_components_without_the_file_that_joins_them_are_named(tmp_path):
     pipelines.stable_diffusion(tmp_path)
     folder = tmp_path / "pipeline"
     (folder / "model_index.json").unlink()
-    with pytest.raises(ValueError, match=r"components \(text_encoder, unet, vae\), but no model_index.json") as told:
+    message = r"components \(text_encoder, unet, vae\), but neither model_index.json nor ldm_config.json"
+    with pytest.raises(ValueError, match=message) as told:
         read_foreign(folder)
     assert str(told.value).endswith(f"One component alone can be read: {folder / 'unet'}")
     assert read_foreign(folder / "unet").config["_target_"].endswith("UNet"), "what is advised works"

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ldm.config import build
-from ldm.interop.conditioner.beside import TEXT_PART
-from ldm.interop.conditioner.text import TextSource, read_bert, read_clip, read_open_clip, read_transformer
+from ldm.config import build, class_name
+from ldm.interop import pipeline
+from ldm.interop.conditioner.beside import TEXT_CLASSES, TEXT_PART, text_and_map
+from ldm.interop.conditioner.text import (
+    TextSource,
+    read_bert,
+    read_clip,
+    read_open_clip,
+    read_pretrained,
+    read_transformer,
+)
 from ldm.interop.foreign import check_all_used
 from ldm.interop.part import Part
+from ldm.interop.source import read_weights
 from ldm.nn.uninitialized import Uninitialized
 
 TEXT: Mapping[str, tuple[str, Callable[..., Part]]] = {
@@ -21,6 +31,9 @@ TEXT: Mapping[str, tuple[str, Callable[..., Part]]] = {
     "bert": ("transformer.", read_bert),
 }
 """Kind of a text encoder -> the beginning of its names behind that of the conditioner, and the function that reads it."""
+
+CONDITIONER_FILE = "conditioner.safetensors"
+"""Name of the file of a conditioner that other programs do not know, in the folder `conditioner`."""
 
 DROP_RATE = 0.1
 """Share of the training images whose class is not told, in models that have a class for that; without it, none is asked for."""
@@ -84,6 +97,36 @@ def read_text_encoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any], 
         raise ValueError(f"the text encoder is a {kind}, which cannot be read; CLIPTextModel and LDMBertModel can")
     check_all_used(tensors, part.used, part.dropped, layouts=f"{kind} of a pipeline of diffusers")
     return part
+
+
+def read_own_conditioner(node: dict[str, Any], components: Mapping[str, Path], *, tokenizer: str | None) -> Part:
+    """Read the conditioner of a model of ours that was written as components.
+
+    Args:
+        node: Its config node.
+        components: The folders of the components, by name.
+        tokenizer: Folder of the tokenizer; None: that of the components.
+
+    Raises:
+        ValueError: If tensors are missing, left over or misshaped.
+        FileNotFoundError: If there is no tokenizer.
+    """
+    part = None if (found := text_and_map(node)) is None else found[0]
+    own, prefix = (node, "") if part is None else (node["parts"][part], f"parts.{part}.")
+    text = pipeline.one_of(components, pipeline.TEXT_ENCODERS)
+    if class_name(own) not in TEXT_CLASSES:
+        file = components.get("conditioner", Path()) / CONDITIONER_FILE
+        return _with_state(node, read_weights(file).tensors if file.is_file() else {}, set(), {})
+    if text is None:
+        raise ValueError(
+            f"the model reads text, but has none of the folders {', '.join(pipeline.TEXT_ENCODERS)}; copy all of it"
+        )
+    encoder = pipeline.read_component(text)
+    words = tokenizer or str(components.get("tokenizer", text))
+    source = TextSource(encoder.weights.tensors, config=encoder.config, tokenizer=words)
+    read = read_bert(source) if class_name(own) == "TransformerConditioner" else read_pretrained(source, own)
+    check_all_used(source.tensors, read.used, read.dropped, layouts=f"{encoder.kind} of transformers")
+    return _with_state(node, {prefix + name: tensor for name, tensor in read.weights.items()}, read.used, read.dropped)
 
 
 def read_label(table: Tensor, node: Mapping[str, Any], name: str) -> Part:

@@ -14,7 +14,7 @@ from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.conditioner.transformer import TransformerConditioner, TransformerEncoder
 from ldm.interop.conditioner import names as layouts
 from ldm.interop.part import Part
-from ldm.interop.translation import Stem, Translation
+from ldm.interop.translation import Stem, Translation, stem
 from ldm.nn.uninitialized import Uninitialized
 
 CLIP, OPEN_CLIP, BERT = (
@@ -25,6 +25,9 @@ CLIP, OPEN_CLIP, BERT = (
 """Names on the hub of the models whose tokenizers are taken where none is named."""
 
 UNUSED = "{} takes no part in making images"
+
+CLIP_PREFIX = "text_model."
+"""The beginning of the names of CLIP's text model, in files that older versions of transformers wrote."""
 
 HEAD_WIDTH = 64
 """Channels of each attention head of all published text encoders."""
@@ -77,7 +80,7 @@ def read_clip(source: TextSource) -> Part:
         FileNotFoundError: If there is no tokenizer.
     """
     own = source.own
-    inner = "text_model." if any(name.startswith("text_model.") for name in own) else ""
+    inner = CLIP_PREFIX if any(name.startswith(CLIP_PREFIX) for name in own) else ""
     shapes = {name.removeprefix(inner): tensor.shape for name, tensor in own.items()}
     layers = _layers(shapes, r"encoder\.layers\.(\d+)\.")
     architecture = {
@@ -94,6 +97,28 @@ def read_clip(source: TextSource) -> Part:
     dropped = {name: _unused(name) for name in own if name in unused}
     dropped |= {name: "a table of places, 0, 1, 2, ..." for name in own if name.endswith("position_ids")}
     return Part(part.node, part.weights, part.used, {source.prefix + name: why for name, why in dropped.items()})
+
+
+def read_pretrained(source: TextSource, node: Mapping[str, Any]) -> Part:
+    """Read a frozen text encoder of any architecture in the layout of transformers, for a conditioner that is known.
+
+    Args:
+        source: See `read_clip`; with its config.json and a tokenizer.
+        node: The config node of the `HuggingFaceConditioner`.
+
+    Raises:
+        ValueError: See `read_clip`.
+        FileNotFoundError: See `read_clip`.
+    """
+    conditioner = HuggingFaceConditioner(**{key: value for key, value in node.items() if key != "_target_"})
+    with Uninitialized():
+        conditioner.adopt(dict(source.config or {}), source.tokenizer or str(node["name"]))
+    assert conditioner.encoder is not None
+    inner = CLIP_PREFIX if any(name.startswith(CLIP_PREFIX) for name in source.tensors) else ""
+    stems = [stem(name, inner + name) for name in conditioner.encoder.state_dict()]
+    reading = Translation(conditioner.encoder, stems, layout="transformers").read(source.tensors)
+    weights = {f"encoder.{name}": tensor for name, tensor in reading.weights.items()}
+    return Part(dict(node), {**weights, "_extra_state": conditioner.get_extra_state()}, reading.used)
 
 
 def read_open_clip(source: TextSource) -> Part:

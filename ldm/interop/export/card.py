@@ -8,6 +8,7 @@ from typing import Any
 from ldm.config import class_name
 from ldm.interop.conditioner.beside import DEPTH, INPAINTING, TEXT_CLASSES
 from ldm.interop.export.model import PREDICTIONS, ExportedModel
+from ldm.interop.pipeline import OWN_INDEX
 
 CALLS: Mapping[str, str] = {
     "LDMPipeline": "pipe(batch_size=4).images",
@@ -77,7 +78,8 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
         call = CALLS.get(pipeline, 'pipe("a caption", num_inference_steps=50).images')
         return "\n".join([*lines, f"images = {call}", "```", ""])
     lines += [
-        "No pipeline of diffusers runs this model as it is. Its parts are its components:",
+        f"No pipeline of diffusers runs this model as it is. The program that trained it reads the folder by `{OWN_INDEX}`: "
+        "`python sample.py ckpt=FOLDER`. In diffusers, its parts are its components:",
         "",
         "```python",
         "import torch",

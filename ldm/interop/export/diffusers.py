@@ -13,11 +13,12 @@ from ldm.files.tensors import write_tensors
 from ldm.files.whole import write_whole
 from ldm.interop.autoencoder import diffusers as first_stage
 from ldm.interop.conditioner.beside import ABSENT
+from ldm.interop.conditioner.reading import CONDITIONER_FILE
 from ldm.interop.export.base import ExportFormat, without_statistics
 from ldm.interop.export.card import loading, model_card
 from ldm.interop.export.model import PREDICTIONS, ExportedAutoencoder, ExportedModel, model_of
 from ldm.interop.export.text import PretrainedText, tokenizer_text, transformer_tensors
-from ldm.interop.pipeline import CONFIG, MODEL_INDEX, SCHEDULER_CONFIG
+from ldm.interop.pipeline import CONFIG, MODEL_INDEX, OWN_INDEX, SCHEDULER_CONFIG
 from ldm.interop.unet import diffusers as unet_layout
 from ldm.interop.unet.diffusers_config import VERSION, unet_config
 from ldm.pretrained.tokenizer_folder import TokenizerFolder, tokenizer_folder
@@ -43,15 +44,15 @@ class DiffusersFormat(ExportFormat):
         _write_component(folder / "unet", unet, network)
         _write_autoencoder(model.autoencoder, folder / autoencoder, sample_size=model.size)
         write_whole(folder / "scheduler" / SCHEDULER_CONFIG, json.dumps(_scheduler(model), indent=2))
-        if pipeline is not None:
-            index = {"_class_name": pipeline, "_diffusers_version": VERSION, **parts}
-            write_whole(folder / MODEL_INDEX, json.dumps(index, indent=2))
         write_whole(folder / "README.md", model_card(model, pipeline, autoencoder))
         if pipeline is None:
+            write_whole(folder / OWN_INDEX, json.dumps(dict(model.node), indent=2))
             return (
-                f"no pipeline of diffusers runs such a model as it is; {folder / 'README.md'} says how its parts are used. Keep "
-                f"{name}: sample.py reads whole pipelines, and not such a folder"
+                f"no pipeline of diffusers runs such a model as it is; {folder / 'README.md'} says how its parts are used there. "
+                f"Here it is read as a whole: python sample.py ckpt={folder}"
             )
+        index = {"_class_name": pipeline, "_diffusers_version": VERSION, **parts}
+        write_whole(folder / MODEL_INDEX, json.dumps(index, indent=2))
         return f"from diffusers import DiffusionPipeline; {loading(pipeline, str(folder))}"
 
     def write_autoencoder(self, autoencoder: ExportedAutoencoder, folder: Path, *, name: str) -> str:
@@ -156,9 +157,7 @@ def _write_text(model: ExportedModel, folder: Path) -> None:
         _write_transformers(folder / "bert", config, tensors)
         _write_tokenizer(model, folder / "tokenizer")
     elif state:
-        kept = {name: tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
-        if kept:
-            write_tensors(folder / "conditioner" / "conditioner.safetensors", kept, METADATA)
+        write_tensors(folder / "conditioner" / CONDITIONER_FILE, state, METADATA)
         write_whole(folder / "conditioner" / CONFIG, json.dumps(dict(node), indent=2))
 
 

@@ -73,6 +73,7 @@ class ExportedModel:
 
     Attributes:
         name: What the user called it.
+        node: Its config node, without an adapter, which is merged into the weights.
         autoencoder: Its autoencoder.
         backbone: The config node of the U-Net.
         unet: The state dict of the U-Net; what it takes `beside` is in the order of other programs.
@@ -89,6 +90,7 @@ class ExportedModel:
     """
 
     name: str
+    node: Mapping[str, Any]
     autoencoder: ExportedAutoencoder
     backbone: Mapping[str, Any]
     unet: Mapping[str, Tensor]
@@ -207,6 +209,7 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     guidance = node["guidance"] if class_name(node["guidance"]) == "ClassifierFreeGuidance" else {}
     return ExportedModel(
         name=name,
+        node={key: value for key, value in node.items() if key != ADAPTER_KEY},
         autoencoder=autoencoder,
         backbone=backbone,
         unet=unet,
