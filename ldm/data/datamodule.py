@@ -34,7 +34,7 @@ from ldm.data.order.batch_sampler import (
 )
 from ldm.data.order.shuffle import MixtureOrder, SampleOrder, ShuffledOrder
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
-from ldm.data.shards.names import copied, name_shards
+from ldm.data.shards.names import NO_TRAINING, copied, name_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.sources.base import DataSource, written_shards
 from ldm.data.telling import say
@@ -138,7 +138,7 @@ class CaptionedImages(DataModule):
         """Open the training shards; `val` is what is in the validation shards, by their names."""
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
         if not groups:
-            raise ValueError("no training images are named; give data.train='shards/train-*.tar'")
+            raise ValueError(NO_TRAINING)
         names = [name for group in groups for name in group]
         files = copied(names, self.cache / "shards")
         shards = index_shards(files, self.cache / "index", alone=take_images_alone(self.readers))

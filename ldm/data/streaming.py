@@ -26,7 +26,7 @@ from ldm.data.loader import Loader
 from ldm.data.masks.base import MaskGenerator
 from ldm.data.option_rules import OPTIONS
 from ldm.data.shards.grouping import NO_CAPTION, Leftover
-from ldm.data.shards.names import name_shards
+from ldm.data.shards.names import NO_TRAINING, name_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.shards.shard_reader import RawSample, ShardReader
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Transform
@@ -218,6 +218,8 @@ class StreamedImages(DataModule):
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
         """Say which validation shards are trained on, too; nothing is opened."""
+        if not self.shards:
+            raise ValueError(NO_TRAINING)
         self.warn_of_shared(self.shards, val, {})
 
     def training_buckets(self) -> None:

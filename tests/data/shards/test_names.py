@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ldm.data.shards.names import find_shards, name_shards, write_shard, write_shards
+from ldm.data.streaming import StreamedImages
 from tests.data.small_shards import captioned, numbered, sample
 
 
@@ -39,10 +40,17 @@ def test_folders_are_taken_by_their_very_names(tmp_path, monkeypatch, folder):
 @pytest.mark.parametrize("pattern", [None, "", [], ["a.tar", 5], [None]])
 def test_what_names_no_shards_is_refused(tmp_path, pattern):
     for split in ("train", "val"):
-        with pytest.raises(
-            ValueError, match="shards are named by a path|no training images are named; give data.train="
-        ):
+        none_to_train_on = split == "train" and pattern is None
+        said = "no training images are named; give data.train=" if none_to_train_on else "shards are named by a path"
+        with pytest.raises(ValueError, match=said):
             captioned(tmp_path, **{"train": numbered(tmp_path, [1]), "val": numbered(tmp_path, [1]), split: pattern})
+
+
+def test_a_stream_without_training_images_is_for_validation_alone(tmp_path):
+    data = StreamedImages(train=None, val=numbered(tmp_path, [1]), size=8, cache=tmp_path / "cache")
+    assert len(data.open_validation()) == 1
+    with pytest.raises(ValueError, match="no training images are named; give data.train="):
+        data.open()
 
 
 def test_patterns_may_have_patterns_in_their_folders(tmp_path):
