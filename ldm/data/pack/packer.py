@@ -183,8 +183,9 @@ class Packer:
     def _check_split(self, plan: Plan) -> None:
         """Raise ValueError where a fraction of the rows is wanted for validation that is none or all of them."""
         lacking = {"train", "val"} - {shard.name.partition("-")[0] for shard in plan.shards}
-        fraction = fraction_for_validation(self.job.database)
-        if self.val_fraction and lacking and fraction is not None:
+        if not (self.val_fraction and lacking):
+            return
+        if (fraction := fraction_for_validation(self.job.database)) is not None:
             used = "validation" if "val" in lacking else "training"
             raise ValueError(
                 f"val_fraction={self.val_fraction:g} leaves none of {plan.stored:,} images for "
