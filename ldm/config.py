@@ -193,6 +193,14 @@ def options_of(config: DictConfig) -> dict[str, Any]:
     return dict(_options(OmegaConf.to_container(config)))
 
 
+def value_of(options: Mapping[str, Any], name: str) -> Any:
+    """Return the option of a plain config by its full name, with dots; None where there is none."""
+    found: Any = options
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 def differences(before: Any, after: Any, prefix: str = "") -> Iterator[str]:
     """Yield lines "key: before -> after" for all leaves in which two plain configs differ."""
     if isinstance(before, dict) and isinstance(after, dict):

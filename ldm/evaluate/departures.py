@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.config import choices_of, compose, differences, resolved
+from ldm.config import choices_of, compose, differences, resolved, value_of
 
 MEASURED = ("num_images", "data.val_images", "metric", "reference")
 """Options that a protocol says of what is measured, and what that is compared with."""
@@ -34,19 +34,11 @@ def departures(protocol: str, options: Mapping[str, Any], *, count: int, sampled
     given = {**options, "num_images": count}
     lines = [] if sampled else ["how these images were made is not known here"]
     for part in (*MEASURED, *MADE) if sampled else MEASURED:
-        before, after = _option(own, part), _option(given, part)
+        before, after = value_of(own, part), value_of(given, part)
         if part == "metric":
             after = {**before, **{name: after[name] for name in before if name in after}} if after else before
         lines += differences(*_said(before, after), f"{part}.")
     return lines + [f"{part}: {given[part]}" for part in FREE if sampled and given[part] != own[part]]
-
-
-def _option(options: Mapping[str, Any], name: str) -> Any:
-    """Return the option of a dotted name; None where there is none."""
-    found: Any = options
-    for key in name.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
 
 
 def _said(before: Any, after: Any) -> tuple[Any, Any]:

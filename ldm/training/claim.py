@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from ldm.checkpoint import AUTOENCODER_FILE
-from ldm.config import differences, resolved
+from ldm.config import differences, resolved, value_of
 from ldm.files.output_folder import OutputFolder
 from ldm.files.run_names import CONFIG_FILE
 from ldm.files.whole import write_whole
@@ -137,7 +137,7 @@ def _reason(
             return f"{later[0]} was trained on it"
         lengthened[stage.name] = old
         return None
-    if name in MOVABLE and (old := _value(before, name)) and _value(settings, name):
+    if name in MOVABLE and (old := value_of(before, name)) and value_of(settings, name):
         return None if not Path(old).exists() else "it is still there, so this is another"
     return None if _is_free(name, stages) else ""
 
@@ -147,13 +147,6 @@ def _taken_over(run: Path, stages: Sequence[Stage[Task]]) -> str:
     finished = any(stage.is_finished and stage.model_file == AUTOENCODER_FILE for stage in stages)
     needed = any(AUTOENCODER_FILE in stage.builds_on for stage in stages)
     return f" (with autoencoder.ckpt={run} it takes over the finished autoencoder)" if finished and needed else ""
-
-
-def _value(settings: Mapping[str, Any], name: str) -> Any:
-    """Return an option by its full name."""
-    for part in name.split("."):
-        settings = settings[part]
-    return settings
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
