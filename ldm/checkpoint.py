@@ -110,7 +110,7 @@ def load_with_config(
     model = _rebuild(config, weights, file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
-            f"{path} holds {type(model).__name__}, not a latent diffusion model; {_where_a_model_is(file)}"
+            f"{path} holds {type(model).__name__}, not a latent diffusion model; {_where_a_model_is(file, model)}"
         )
     return model.to(device).eval(), config
 
@@ -299,10 +299,12 @@ def _is_of(file: Path, kinds: tuple[type, ...]) -> bool:
         return False
 
 
-def _where_a_model_is(part: Path) -> str:
+def _where_a_model_is(part: Path, model: nn.Module) -> str:
     """Return what to do with the file of an autoencoder or a classifier, where a latent diffusion model is needed."""
     if part.with_name(MODEL_FILE).is_file():
         return f"the one that belongs to it lies beside it: ckpt={part.parent}"
+    if not isinstance(model, Autoencoder):
+        return "give a run, or the file of a finished model"
     given = f"autoencoder.ckpt={shlex.quote(str(part))}"
     return (
         f"train one on top of it, on images like those that it was trained on: python train.py experiment=txt2img_shards {given} "
