@@ -50,7 +50,6 @@ SHOWN = 64
 READ = "read"
 """The tensor of a part with the numbers of its images that could be read."""
 
-
 COMPUTED = {"low_resolution": "degradation", "mask": "mask"}
 """Fields of samples that are computed -> the option of the data that says how."""
 
@@ -74,7 +73,6 @@ class ImageEvaluation:
         self.chosen = ChosenMetrics(config, run, self.packages)
         self.batch_size: int = config.batch_size
         self._data: DataModule | None = None
-        self._data_options: dict[str, Any] = {}
 
     def data(self, size: Size | None) -> DataModule:
         """Return the data module, made at the first call.
@@ -83,13 +81,18 @@ class ImageEvaluation:
             size: Height and width of real images, where neither the command nor the run says them; None: they are not known.
         """
         if self._data is None:
-            config = self.config
-            computed = {"degradation": config.get("degradation"), "mask": config.get("masks")}
-            options = {**resolved(config.data), **{name: resolved(node) for name, node in computed.items() if node}}
-            training = config.reference == "train"
-            self._data_options = data_options(options, self.run, size=size, training=training)
-            self._data = build_trusted(self._data_options, self.packages)
+            self._data = build_trusted(self._data_options(size), self.packages)
         return self._data
+
+    def _data_options(self, size: Size | None) -> dict[str, Any]:
+        """Return the plain config of the data module; `size`: see `data`."""
+        config = self.config
+        options = {
+            **resolved(config.data),
+            "degradation": resolved(config.get("degradation")),
+            "mask": resolved(config.get("masks")),
+        }
+        return data_options(options, self.run, size=size, training=config.reference == "train")
 
     def of_model(self, ckpt: str, out: Path) -> dict[str, Any]:
         """Generate and measure the images of a checkpoint."""
@@ -289,13 +292,14 @@ class ImageEvaluation:
         """Return the plain values on which images depend, of a model and its own config."""
         sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
         read = {*underlying_fields(model.conditioner.inputs), *self.chosen.inputs}
-        computed = {option: self._data_options.get(option) for field, option in COMPUTED.items() if field in read}
+        computed = [option for field, option in COMPUTED.items() if field in read]
+        data = self._data_options(model.size) if computed else {}
         return {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "sampler": own["sampler"] if sampler is None else resolved(sampler),
             "guidance": own["guidance"] if guidance is None else resolved(guidance),
             "conditions": opened.fingerprint,
-            **computed,
+            **{option: data.get(option) for option in computed},
             "seed": self.config.seed,
             "size": list(size),
         }

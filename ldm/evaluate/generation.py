@@ -50,6 +50,8 @@ class GenerationProtocol(Protocol):
             raise ValueError(
                 "perceptual= measures reconstructions alone; choose protocol=reconstruction, or leave it out"
             )
+        if config.statistics is not None and config.ckpts is not None:
+            raise ValueError("statistics= is a file for the images of one model; give ckpt= in place of ckpts=")
         # Rounding of TF32 depends on the batch.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         out = Path(config.out)

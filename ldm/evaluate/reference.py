@@ -159,7 +159,7 @@ def reference_source(
         return StatisticsFile(reference, batch_size=batch_size)
     if Path(reference).exists() and not reference.endswith(".tar"):
         return ImageReference(reference, FolderImages(reference, size), cache=cache, batch_size=batch_size)
-    if not Path(reference).exists() and not any(mark in reference for mark in ".*{:"):
+    if not Path(reference).exists() and not Path(reference).suffix and not any(mark in reference for mark in "*?[{:"):
         raise FileNotFoundError(
             f"there is nothing at reference={reference}; give statistics (.npz, .pt), a folder of images, shards, or train"
         )

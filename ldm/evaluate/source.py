@@ -34,11 +34,7 @@ def run_config(ckpt: str | Path) -> dict[str, Any] | None:
 
 
 def data_options(
-    options: Mapping[str, Any],
-    run: Mapping[str, Any] | None,
-    *,
-    size: Size | None,
-    training: bool,
+    options: Mapping[str, Any], run: Mapping[str, Any] | None, *, size: Size | None, training: bool
 ) -> dict[str, Any]:
     """Return the plain config of the data module of an evaluation; nothing is read.
 
@@ -52,30 +48,25 @@ def data_options(
         ValueError: If no data are named, and the run is not known, or no size is.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if run is None and "val" not in given:
+    node = {**(_shards(size) if run is None else run["data"]), "workers": 0, "cache_latents": False, **given}
+    if {"val", "train"} & given.keys():
+        node["source"] = None
+    if node.get("source") is None and not node.get("val"):
         raise ValueError(
             "what the images are made for, and compared with, are samples of data.val: give data.val='shards/val-*.tar'"
         )
-    if run is None and size is None and "size" not in given:
+    if node["size"] is None:
         raise ValueError("the images are of several sizes, and real ones are resized to one; give data.size=")
-    node = _shards(size) if run is None else {**run["data"]}
-    if {"val", "train"} & given.keys():
-        node["source"] = None
-    if not training:
-        node["train"] = None
-    return {**node, "workers": 0, "cache_latents": False, **given}
+    return node if training else {**node, "train": None}
 
 
 def _shards(size: Size | None) -> dict[str, Any]:
     """Return the options of shards of which nothing else is known."""
     node: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / "shards.yaml"))
     fixed = {
-        "train": None,
+        **dict.fromkeys(("train", "val", "degradation", "mask", "val_images")),
         "seed": 0,
         "crop": "center",
         "flip": False,
-        "degradation": None,
-        "mask": None,
-        "val_images": None,
     }
     return {**node, **fixed, "size": size and list(size)}

@@ -9,16 +9,21 @@ from tests.data.small_shards import encoded, write_tar
 from tests.generation.test_restoration import made
 
 CHOSEN = {
-    "low_resolution": (["degradation=bicubic"], "degradation=bsr_light", "degradation._target_"),
-    "inpainting": (["masks=boxes"], "masks=strokes", "mask."),
+    "low_resolution": (
+        "degradation=bicubic",
+        "degradation=bsr_light",
+        "degradation._target_",
+        "type degradation=bicubic",
+    ),
+    "inpainting": ("masks=boxes", "masks=strokes", "mask.", "or have masks drawn: masks=mixed"),
 }
-"""Name of a conditioner -> how its samples are seen, another way, and the option that then differs."""
+"""Name of a conditioner -> how its samples are seen, another way, the option that then differs, and the advice without one."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOSEN)
 def test_images_are_of_the_way_in_which_samples_are_seen(choice, tmp_path):
-    way, other, option = CHOSEN[choice]
+    way, other, option, advice = CHOSEN[choice]
     run = made(tmp_path, choice)
     colors = [(20 * number, 255 - 20 * number, 99) for number in range(6)]
     samples = [(f"{number}.png", encoded(Image.new("RGB", (32, 32), color))) for number, color in enumerate(colors)]
@@ -29,10 +34,10 @@ def test_images_are_of_the_way_in_which_samples_are_seen(choice, tmp_path):
         given = [f"ckpt={run}", f"data.val={tmp_path / 'val.tar'}", "metric=offline", "device=cpu", *places, *options]
         return evaluate(compose("evaluate", given))[0]
 
-    with pytest.raises(ValueError, match="type degradation=bicubic|masks="):
+    with pytest.raises(ValueError, match=advice):
         measured()
     assert not (tmp_path / "scores").exists()
-    found = measured(*way)
+    found = measured(way)
     assert found["count"] == 6
     before = (tmp_path / "scores" / "images" / "000000.png").read_bytes()
     with pytest.raises(ValueError, match=f"holds images of another request:\n  {option}"):

@@ -153,6 +153,8 @@ def test_checkpoints_of_a_run_of_two_stages_give_a_curve_of_those_that_make_imag
         ValueError, match="none of the 3 files .* is a checkpoint of LatentDiffusion.*; there are 3 of Conv"
     ):
         scored("new", f"ckpts='{tiny_run}/autoencoder/**/step-*.ckpt'", *options, ckpt=False)
+    with pytest.raises(ValueError, match="statistics= is a file for the images of one model; give ckpt="):
+        scored("new", f"ckpts='{newest}'", "statistics=new.npz", *options, ckpt=False)
 
 
 @pytest.mark.e2e
@@ -234,6 +236,8 @@ def test_another_request_and_mistakes_are_refused_before_anything_is_written(tin
         (["conditions=classes"], "conditions=classes does not say caption"),
         (["reference=nowhere.npz"], "no file reference=nowhere.npz"),
         (["reference=nowhere"], "there is nothing at reference=nowhere; give statistics"),
+        (["reference=../nowhere"], "there is nothing at reference=../nowhere; give statistics"),
+        ([f"data.train={tmp_path}"], "are samples of data.val: give data.val="),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             scored("new", *options)
