@@ -13,14 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.derived import underlying_fields
-from ldm.batch import of_one_size, tensor_field, whole_geometry
+from ldm.batch import of_one_size, tensor_field
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.fixed_prompts import FixedPrompts
 from ldm.callback.gathering import gather_reference, measure_together
 from ldm.callback.measuring import Measuring
 from ldm.callback.pictures import show
 from ldm.data.dataset import sequential
-from ldm.data.order.shuffle import evaluation_order
+from ldm.evaluate.conditions import OpenSamples
 from ldm.files.picture import stack_padded
 from ldm.guidance.base import Guidance
 from ldm.metric.base import Metric
@@ -153,15 +153,12 @@ class Evaluation(Measuring):
         All ranks go round as often, since they ask each other each time whether to end; at the end one may have nothing to do.
         """
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        total = len(data.val_set)
-        count = min(wanted or total, total)
-        numbers = range(trainer.global_rank, count, trainer.world_size)
-        ranks = (range(rank, count, trainer.world_size) for rank in range(trainer.world_size))
-        order = evaluation_order(total).tolist()
-        sizes = [data.val_size(order[number]) for number in range(count)]
-        shares = [of_one_size(share, sizes.__getitem__, self.batch_size) for share in ranks]
-        chunks = shares[trainer.global_rank]
         read = {*underlying_fields(model.conditioner.inputs), *self.suite.inputs}
+        conditions = OpenSamples(data.val_set, data.fingerprint, data.size, read)
+        count = min(wanted or conditions.period, conditions.period)
+        ranks = [range(rank, count, trainer.world_size) for rank in range(trainer.world_size)]
+        shares = [of_one_size(share, conditions.size_of, self.batch_size) for share in ranks]
+        numbers, chunks = ranks[trainer.global_rank], shares[trainer.global_rank]
         places = set(range(len(numbers))[:: max(1, len(numbers) // self.grid)][: self.grid])
         shown: dict[int, Tensor] = {}
         with tqdm(
@@ -172,14 +169,13 @@ class Evaluation(Measuring):
                 if turn >= len(chunks):
                     continue
                 chunk = chunks[turn]
-                size = sizes[chunk[0]]
-                fields = data.val_set.whole_fields([order[number] for number in chunk], image="image" in read)
+                fields = conditions.fields(chunk)
                 images = model.sample(
-                    {**fields, "geometry": whole_geometry(size, len(chunk))},
+                    fields,
                     seeds=[self.seed + number for number in chunk],
                     sampler=self.sampler,
                     guidance=self.guidance,
-                    size=size,
+                    size=conditions.size_of(chunk[0]),
                     batch_size=self.batch_size,
                 )
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)

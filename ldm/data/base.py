@@ -182,11 +182,6 @@ class DataModule(pl.LightningDataModule, ABC):
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
         """Open the training shards; `val` is what is in the validation shards, by their names."""
 
-    def val_size(self, number: int) -> Size:
-        """Return the size of a validation image, by its number: that of its bucket, where there are buckets."""
-        buckets = self.val_set.buckets
-        return self.size if buckets is None else buckets.size_of(number)
-
     def check_sizes(self, check: Callable[[Size], None]) -> None:
         """Call a check of an image size, which may raise ValueError, for all sizes that batches may have."""
         check(self.size)

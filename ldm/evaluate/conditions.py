@@ -85,28 +85,37 @@ class SampleConditions(Conditions):
         module.need(wanted)
         samples = module.open_validation()
         module.check_samples(samples)
-        return _OpenSamples(
-            samples, f"samples {sorted(wanted)} {module.fingerprint_of(samples)}", size, "image" in wanted
-        )
+        return OpenSamples(samples, module.fingerprint_of(samples), size, wanted)
 
 
-class _OpenSamples(OpenConditions):
+class OpenSamples(OpenConditions):
+    """Samples in an order that is shuffled once and for all.
+
+    Args:
+        samples: The samples.
+        fingerprint: A name for their images.
+        size: Height and width of images whose samples have no bucket.
+        wanted: Names of the fields that are read; `image` among them means that images are decoded.
+    """
+
     plural = "validation samples"
 
-    def __init__(self, samples: ShardDataset, fingerprint: str, size: Size, image: bool) -> None:
+    def __init__(self, samples: ShardDataset, fingerprint: str, size: Size, wanted: Iterable[str]) -> None:
         self.samples = samples
-        self.fingerprint = fingerprint
+        self.fingerprint = f"samples {sorted(wanted)} {fingerprint}"
         self.size = size
-        self.image = image
+        self.image = "image" in wanted
         self.period = len(samples)
         self.wanted = min(self.period, 5000)
         self._order = evaluation_order(len(samples))
 
     def fields(self, numbers: Sequence[int]) -> Fields:
+        """See `OpenConditions.fields`."""
         fields = self.samples.whole_fields([self._sample(number) for number in numbers], image=self.image)
         return {**fields, "geometry": whole_geometry(self.size_of(numbers[0]), len(numbers))}
 
     def size_of(self, number: int) -> Size:
+        """See `OpenConditions.size_of`."""
         return self.samples.size_of(self._sample(number)) or self.size
 
     def _sample(self, number: int) -> int:

@@ -8,32 +8,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from ldm import checkpoint
 from ldm.autoencoder.derived import underlying_fields
-from ldm.batch import Size, as_size, of_one_size
+from ldm.batch import Size, as_size
 from ldm.config import build, build_trusted, resolved
 from ldm.data.base import DataModule
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
 from ldm.evaluate.conditions import Conditions, OpenConditions, in_words
 from ldm.evaluate.departures import departures
-from ldm.evaluate.folder import EvaluationFolder, images_folder, parts_of
+from ldm.evaluate.folder import EvaluationFolder
+from ldm.evaluate.image_work import ImageWork
 from ldm.evaluate.images import FolderImages
 from ldm.evaluate.measured_images import FoundImages, MeasuredImages, SampledImages
-from ldm.evaluate.own import GRID, PROGRAM
+from ldm.evaluate.own import FOUND, GENERATED, GRID, PROGRAM, check_folder
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.reference import ReferenceSource, reference_source
-from ldm.evaluate.results import NOTHING, write_results
-from ldm.evaluate.source import data_options
+from ldm.evaluate.results import NOTHING, new_results, write_results
+from ldm.evaluate.source import COMPUTED, computed_options, data_options
 from ldm.evaluate.written_statistics import check_statistics, write_measured
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid, stack_padded
-from ldm.files.waiting import wait_for
 from ldm.generation.decoder import with_decoder
 from ldm.guidance.base import Guidance
 from ldm.metric.statistics import Reference
@@ -46,12 +43,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = 64
 """Images in the picture, at most."""
-
-READ = "read"
-"""The tensor of a part with the numbers of its images that could be read."""
-
-COMPUTED = {"low_resolution": "degradation", "mask": "mask"}
-"""Fields of samples that are computed -> the option of the data that says how."""
 
 
 class ImageEvaluation:
@@ -69,7 +60,7 @@ class ImageEvaluation:
         self.run = run
         self.packages: list[str] = list(config.packages)
         self.place = Place.here()
-        self.device = _device(config.device, self.place)
+        self.device = self.place.device(config.device)
         self.chosen = ChosenMetrics(config, run, self.packages)
         self.batch_size: int = config.batch_size
         self._data: DataModule | None = None
@@ -86,18 +77,12 @@ class ImageEvaluation:
 
     def _data_options(self, size: Size | None) -> dict[str, Any]:
         """Return the plain config of the data module; `size`: see `data`."""
-        config = self.config
-        options = {
-            **resolved(config.data),
-            "degradation": resolved(config.get("degradation")),
-            "mask": resolved(config.get("masks")),
-        }
-        return data_options(options, self.run, size=size, training=config.reference == "train")
+        return data_options(self.config, self.run, size=size, training=self.config.reference == "train")
 
     def of_model(self, ckpt: str, out: Path) -> dict[str, Any]:
         """Generate and measure the images of a checkpoint."""
         config = self.config
-        images_folder(out).check()
+        check_folder(out, GENERATED)
         model, own = checkpoint.load_with_config(ckpt, device=self.device, packages=self.packages)
         if config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, config.decoder, packages=self.packages)
@@ -108,7 +93,7 @@ class ImageEvaluation:
         conditions: Conditions = build(config.conditions)
         opened = conditions.open(model, lambda: self.data(model.size), size=size, inputs=self.chosen.inputs)
         source = self._source(size, of_data=model.size)
-        folder = EvaluationFolder(out, self._request(own, model, opened, size))
+        folder = EvaluationFolder(out, GENERATED, self._request(own, model, opened, size))
         folder.check()
         images = SampledImages(
             model,
@@ -124,7 +109,7 @@ class ImageEvaluation:
 
     def of_folder(self, images: str, out: Path) -> dict[str, Any]:
         """Measure the images of a folder."""
-        images_folder(out).check()
+        check_folder(out, FOUND)
         if self.chosen.inputs:
             needy = " and ".join(sorted(self.chosen.inputs))
             raise ValueError(
@@ -142,7 +127,7 @@ class ImageEvaluation:
             ]
         size = sizes.pop() if len(sizes) == 1 else None
         source = self._source(size, of_data=size)
-        folder = EvaluationFolder(out, {"images": found.fingerprint})
+        folder = EvaluationFolder(out, FOUND, {"images": found.fingerprint})
         return self._measure(folder, range(count), FoundImages(found), source, of=images, doubts=doubts)
 
     def _measure(
@@ -161,29 +146,19 @@ class ImageEvaluation:
         check_count(metrics, len(numbers))
         suites = self.chosen.suites(metrics)
         check_statistics(self.config.statistics, suites.values())
-        parts = parts_of(len(numbers))
+        work = ImageWork(
+            folder, self.place, len(numbers), images, suites, device=self.device, batch_size=self.batch_size
+        )
         sizes = {images.size_of(number) for number in numbers} - {Size(0, 0)}
-        results: dict[str, Any] = {
-            "of": of,
-            "protocol": self.protocol.name,
-            "count": len(numbers),
-            "broken": 0,
-            "size": list(sizes.pop()) if len(sizes) == 1 else None,
-            "reference": NOTHING if source is None else source.name,
-            "published": self.protocol.published,
-            "source": self.protocol.source,
-            "departures": [],
-            "doubts": [],
-            "collapsed": [],
-            "request": folder.request,
-            "scores": {},
-        }
+        reference = NOTHING if source is None else source.name
+        results = new_results(self.protocol, of, folder.request, reference=reference, count=len(numbers))
+        results["size"] = list(sizes.pop()) if len(sizes) == 1 else None
         references = self._references(source, suites)
         with folder.open(self.place):
-            self._measure_parts(folder, self.place.share(parts), images, suites)
+            work.do()
             if self.place.rank:
                 return results
-            read = _collect(folder, parts, images, suites)
+            read = work.merge()
             if not read:
                 raise ValueError(f"none of the {len(numbers)} images can be read; look at them")
             results["count"], results["broken"] = len(read), len(numbers) - len(read)
@@ -208,50 +183,6 @@ class ImageEvaluation:
             pictures = [images.read([number]).images[0] for number in shown]
             save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
             return write_results(folder.path, results, _conditions(images, shown))
-
-    def _measure_parts(
-        self,
-        folder: EvaluationFolder,
-        own: Sequence[range],
-        images: MeasuredImages,
-        suites: Mapping[str, MetricSuite],
-    ) -> None:
-        """Make what is missing of some parts, and measure what was not measured yet."""
-        missing: dict[range, dict[str, MetricSuite]] = {}
-        for part in own:
-            content = images.content_of(part)
-            lacking = {name: one for name, one in suites.items() if folder.read_part(name, part, content) is None}
-            if lacking or not images.is_made(part):
-                missing[part] = lacking
-        if own and not missing:
-            log.info("all images are there, and measured")
-            return
-        total = sum(map(len, own))
-        there = total - sum(map(len, missing))
-        with tqdm(total=total, initial=there, desc="images", unit="image", disable=self.place.rank > 0) as bar:
-            for part, lacking in missing.items():
-                images.make(part)
-                self._measure_part(folder, part, images, lacking)
-                bar.update(len(part))
-
-    def _measure_part(
-        self, folder: EvaluationFolder, part: range, images: MeasuredImages, missing: Mapping[str, MetricSuite]
-    ) -> None:
-        for suite in missing.values():
-            suite.to(self.device)
-            suite.reset()
-        read: list[int] = []
-        for numbers in of_one_size(part, images.size_of, self.batch_size) if missing else ():
-            found = images.read(numbers)
-            if not found.numbers:
-                continue
-            read += found.numbers
-            batch = found.images.to(self.device)
-            fields = images.fields(found.numbers) if any(suite.inputs for suite in missing.values()) else {}
-            for suite in missing.values():
-                suite.update(batch, fields, found.numbers)
-        for name, suite in missing.items():
-            folder.write_part(name, part, images.content_of(part), {**suite.state(), READ: torch.tensor(sorted(read))})
 
     def _references(self, source: ReferenceSource | None, suites: Mapping[str, MetricSuite]) -> dict[str, Reference]:
         """Return what is known of real images, by the signature of the network, on the first process."""
@@ -292,45 +223,19 @@ class ImageEvaluation:
         """Return the plain values on which images depend, of a model and its own config."""
         sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
         read = {*underlying_fields(model.conditioner.inputs), *self.chosen.inputs}
-        computed = [option for field, option in COMPUTED.items() if field in read]
-        data = self._data_options(model.size) if computed else {}
+        computed = computed_options(read, self._data_options(model.size)) if read & COMPUTED.keys() else {}
         return {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "sampler": own["sampler"] if sampler is None else resolved(sampler),
             "guidance": own["guidance"] if guidance is None else resolved(guidance),
             "conditions": opened.fingerprint,
-            **{option: data.get(option) for option in computed},
+            **computed,
             "seed": self.config.seed,
             "size": list(size),
         }
-
-
-def _collect(
-    folder: EvaluationFolder, parts: Sequence[range], images: MeasuredImages, suites: Mapping[str, MetricSuite]
-) -> list[int]:
-    """Give suites what all processes have measured; return the numbers of the images that could be read."""
-    read: list[int] = []
-    for name, suite in suites.items():
-
-        def state(part: range, name: str = name) -> dict[str, Tensor] | None:
-            return folder.read_part(name, part, images.content_of(part))
-
-        wait_for(lambda part, state=state: state(part) is not None, parts)  # type: ignore[misc]
-        suite.reset()
-        read = []
-        for part in parts:
-            found = state(part) or {}
-            suite.merge(found)
-            read += found[READ].tolist()
-    return read
 
 
 def _conditions(images: MeasuredImages, numbers: Sequence[int]) -> list[str]:
     """Return what images were made for, as lines; empty where it cannot be said in words."""
     found = [in_words(images.fields([number])) for number in numbers]
     return found if any(found) else []
-
-
-def _device(name: str | None, place: Place) -> torch.device:
-    """Return the device that is named, or this process's GPU, or the CPU."""
-    return torch.device(name or (f"cuda:{place.local}" if torch.cuda.is_available() else "cpu"))

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from PIL.Image import Image
 from torch import Tensor, nn
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
-from tqdm.auto import tqdm
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.autoencoder.regularizer import Penalty
+from ldm.autoencoder.regularizer import Encoding
 from ldm.batch import as_size
 from ldm.checkpoint import AUTOENCODER_FILE, load_autoencoder
 from ldm.config import build, resolved
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
-from ldm.evaluate.images import FolderImages, RealImages, ShardImages
-from ldm.evaluate.own import PROGRAM, RECONSTRUCTIONS, output_folder
+from ldm.evaluate.folder import EvaluationFolder
+from ldm.evaluate.images import FolderImages, RealImages, ShardImages, SpreadImages
+from ldm.evaluate.own import PROGRAM, RECONSTRUCTED, RECONSTRUCTIONS, check_folder
+from ldm.evaluate.pairs import PairScores
+from ldm.evaluate.part_work import Measured, PartWork
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
-from ldm.evaluate.results import write_results
+from ldm.evaluate.results import new_results, write_results
 from ldm.evaluate.several import checkpoints_of, measure_several
 from ldm.evaluate.source import run_config
 from ldm.files.marks import save_marked
-from ldm.files.output_folder import OutputFolder
 from ldm.files.picture import grid
-from ldm.metric.base import Metric
-from ldm.metric.reconstruction import ReconstructionDistance
+from ldm.metric.base import FeatureMetric
+from ldm.metric.statistics import Reference, Statistics, evenly_spaced
+from ldm.metric.suite import MetricSuite
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 from ldm.pretrained.vision import weights_hash
 
@@ -55,65 +58,108 @@ SHOWN, COLUMNS = 32, 4
 """Images in the picture, at most, each with its reconstruction; so many pairs are in a row."""
 
 
-class ReconstructionScores:
-    """Measures how far reconstructions are from their images, and how the regulariser's latents are used.
+class ReconstructionWork(PartWork):
+    """Reconstructs images and measures them.
 
-    The scores of a batch are those of stage 1's validation: reconstructions of mean latents, clipped to [-1, 1], in float32.
+    The scores are those of stage 1's validation: reconstructions of mean latents, clipped to [-1, 1], in float32.
 
     Args:
-        autoencoder: The autoencoder, on the device of the images.
-        metrics: Distances between the distributions of images and of reconstructions.
-        perceptual: A distance between two batches of images, `(B,)`, logged as lpips; None: none.
-        count: Number of images that will be measured.
+        folder: See `PartWork`; so is place.
+        images: The images.
+        autoencoder: The autoencoder, on its device.
+        suites: What measures the distribution of reconstructions, by a name for what it keeps.
+        pairs: What compares images with their reconstructions, by a name for what it keeps; one alone.
+        batch_size: Images at once.
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, metrics: Sequence[Metric], perceptual: nn.Module | None = None, *, count: int
+        self,
+        folder: EvaluationFolder,
+        place: Place,
+        images: RealImages,
+        autoencoder: Autoencoder,
+        *,
+        suites: Mapping[str, MetricSuite],
+        pairs: Mapping[str, PairScores],
+        batch_size: int,
     ) -> None:
-        device = autoencoder.shift.device
+        super().__init__(folder, place, len(images), description="reconstructing")
+        self.images = images
         self.autoencoder = autoencoder
-        self.distance = ReconstructionDistance(metrics)
-        self.perceptual = None if perceptual is None else perceptual.to(device)
-        self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean").to(device)
-        self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0).to(device)
-        self.images = 0
-        self.means: dict[str, float] = {}
-        self.sums: Tensor | None = None
-        self.distance.to(device)
-        self.distance.start(count)
+        self.device = autoencoder.shift.device
+        self.suites = dict(suites)
+        self.real = {f"{name}-of-images": MetricSuite(suite.metrics) for name, suite in suites.items()}
+        self.pairs = dict(pairs)
+        self.batch_size = batch_size
+
+    @property
+    def stores(self) -> Sequence[str]:
+        """See `PartWork.stores`."""
+        return [*self.pairs, *self.suites, *self.real]
+
+    def content_of(self, part: Sequence[int]) -> str:
+        """See `PartWork.content_of`."""
+        return f"{self.folder.request['model']} {self.images.content_of(part)}"
+
+    def measure(self, part: Sequence[int], stores: Sequence[str]) -> Measured:
+        """See `PartWork.measure`."""
+        everything: dict[str, MetricSuite | PairScores] = {**self.pairs, **self.suites, **self.real}
+        measures = {name: everything[name] for name in stores}
+        for one in measures.values():
+            one.to(self.device)
+            one.reset()
+        for first in range(0, len(part), self.batch_size):
+            found = self.images.read(part[first : first + self.batch_size])
+            if not found.numbers:
+                continue
+            images = found.images.to(self.device)
+            made, encoding = self._reconstruct(images)
+            for name, one in measures.items():
+                if isinstance(one, PairScores):
+                    one.update(images, made, encoding, found.numbers)
+                else:
+                    one.update(images if name in self.real else made, {}, found.numbers)
+        return {name: one.state() for name, one in measures.items()}
+
+    def merge(self) -> PairScores:
+        """Give suites and pairs what all processes have measured; return the pairs."""
+        everything: dict[str, MetricSuite | PairScores] = {**self.pairs, **self.suites, **self.real}
+        for name, one in everything.items():
+            one.reset()
+            for found in self.collect(name):
+                one.merge(found)
+        (pairs,) = self.pairs.values()
+        return pairs
+
+    def distances(self) -> dict[str, float]:
+        """Return name -> distance between the distributions of reconstructions and of images, once they are merged.
+
+        A name is that of the metric with an r before it: rFID is `rfid`.
+        """
+        distances: dict[str, float] = {}
+        for suite, real in zip(self.suites.values(), self.real.values(), strict=True):
+            references = {}
+            for signature, kept in suite.real_features.items():
+                features = real.features[signature].ordered().to(self.device)
+                some = features[evenly_spaced(len(features), kept)] if kept else None
+                references[signature] = Reference(Statistics.of(features), some)
+            distances |= {f"r{name}": value for name, value in suite.compute(references).items()}
+        return distances
+
+    def picture(self, numbers: Sequence[int]) -> Image:
+        """Return a picture of some images with their reconstructions to the right of them."""
+        shown: list[Tensor] = []
+        for first in range(0, len(numbers), self.batch_size):
+            images = self.images.read(numbers[first : first + self.batch_size]).images
+            made, _ = self._reconstruct(images.to(self.device))
+            shown += [one for pair in zip(images, made.cpu(), strict=True) for one in pair]
+        return grid(torch.stack(shown), columns=2 * min(COLUMNS, len(numbers)))
 
     @torch.no_grad()
-    def update(self, image: Tensor) -> Tensor:
-        """Reconstruct images, `(B, 3, H, W)` in [-1, 1], and add what they give; return the reconstructions."""
-        encoding = self.autoencoder.encode(image)
-        made = self.autoencoder.decode(encoding.mean, encoding).float().clamp(-1, 1)
-        self.psnr.update(made, image)
-        self.ssim.update(made, image)
-        self.distance.update(image, made, range(self.images, self.images + len(image)))
-        penalty: Penalty = self.autoencoder.regularizer.penalty(encoding, image[0].numel())
-        means = dict(penalty.means)
-        if self.perceptual is not None:
-            means["lpips"] = self.perceptual(image, made).mean()
-        for name, value in means.items():
-            self.means[name] = self.means.get(name, 0.0) + float(value) * len(image)
-        self.sums = penalty.sums.double() if self.sums is None else self.sums + penalty.sums
-        self.images += len(image)
-        return made
-
-    def compute(self) -> dict[str, float | None]:
-        """Return name -> score over all images; None where it is infinite, as the PSNR of images that come back exactly.
-
-        A distance between distributions has an r before its metric's name: rfid; see `ReconstructionDistance`.
-        """
-        ssim = self.ssim.compute()
-        assert isinstance(ssim, Tensor)
-        scores: dict[str, float] = {"psnr": float(self.psnr.compute()), "ssim": float(ssim)}
-        scores |= {name: total / self.images for name, total in self.means.items()}
-        scores |= self.distance.compute()
-        if self.sums is not None:
-            found = self.autoencoder.regularizer.metrics_of(self.sums)
-            scores |= {name: float(value) for name, value in found.items()}
-        return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    def _reconstruct(self, images: Tensor) -> tuple[Tensor, Encoding]:
+        """Return reconstructions of images, both `(B, 3, H, W)` in [-1, 1], and the encoding of these."""
+        encoding = self.autoencoder.encode(images)
+        return self.autoencoder.decode(encoding.mean, encoding).float().clamp(-1, 1), encoding
 
 
 class ReconstructionProtocol(Protocol):
@@ -135,93 +181,85 @@ class ReconstructionProtocol(Protocol):
         for name in FOREIGN:
             if config.get(name) is not None:
                 raise ValueError(f"{name}= has no meaning for a first stage, which reconstructs images; leave it out")
-        if Place.here().rank:
-            log.info("a first stage is measured by the first process alone")
-            return []
+        # Rounding of TF32 depends on the batch.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        out = Path(config.out)
         if config.ckpt is not None:
-            return [self._of_one(config, config.ckpt, Path(config.out))]
+            return [self._of_one(config, config.ckpt, out)]
         files = checkpoints_of(config.ckpts, Autoencoder, (AUTOENCODER_FILE,), options["packages"])
         return measure_several(
             files,
-            Path(config.out),
-            lambda folder: _output(folder).check(),
+            out,
+            lambda folder: check_folder(folder, RECONSTRUCTED),
             lambda file, folder: self._of_one(config, file, folder),
         )
 
     def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
         """Measure one first stage, and write its scores into a folder."""
-        options = resolved(config)
-        folder = _output(out)
-        folder.check()
+        place, options = Place.here(), resolved(config)
+        check_folder(out, RECONSTRUCTED)
         images = _images(options, ckpt)
-        wanted = config.num_images or config.data.val_images
-        count = min(len(images), wanted or len(images))
         autoencoder, _ = load_autoencoder(ckpt, packages=options["packages"], finished=False)
         autoencoder.check_size(images.size_of(0))
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        metrics = self._metrics(config, count)
+        suites = _suites(config, len(images))
         perceptual: nn.Module | None = build(config.perceptual)
-        scores = ReconstructionScores(autoencoder.to(device).eval(), metrics, perceptual, count=count)
-        shown: list[Tensor] = []
-        with tqdm(total=count, desc="reconstructing", unit="image") as bar:
-            for first, batch in enumerate(images.batches(config.batch_size, wanted)):
-                if len(batch):
-                    made = scores.update(batch.to(device))
-                    shown += [one for pair in zip(batch, made.cpu(), strict=True) for one in pair][
-                        : 2 * SHOWN - len(shown)
-                    ]
-                bar.update(min(config.batch_size, count - first * config.batch_size))
-        if not scores.images:
-            raise ValueError(f"none of the {count} images can be read; look at them")
-        doubts = scores.distance.doubts(scores.images)
-        for doubt in doubts:
-            log.warning(doubt)
-        results = {
-            "of": str(ckpt),
-            "protocol": self.name,
-            "count": scores.images,
-            "broken": count - scores.images,
-            "size": list(images.size_of(0)),
-            "reference": config.images or str(options["data"]["val"]),
-            "published": self.published,
-            "source": self.source,
-            "departures": [],
-            "doubts": doubts,
-            "collapsed": scores.distance.suite.collapsed,
-            "request": {
-                "model": weights_hash(repr(autoencoder), autoencoder.state_dict()),
-                "images": images.fingerprint,
-            },
-            "scores": scores.compute(),
-        }
-        with folder.lock():
-            save_marked(
-                grid(torch.stack(shown), columns=2 * min(COLUMNS, len(shown) // 2)), out / RECONSTRUCTIONS, PROGRAM
-            )
-            return write_results(folder.path, results)
-
-    def _metrics(self, config: DictConfig, count: int) -> list[Metric]:
-        chosen = ChosenMetrics(config, None, ())
-        if chosen.inputs:
-            raise ValueError(
-                f"a metric reads {' and '.join(sorted(chosen.inputs))}, but there are images alone; choose another metric"
-            )
-        metrics = chosen.build()
-        check_count(metrics, count)
-        return list(metrics.values())
+        known_by = hashlib.sha256(json.dumps(options["perceptual"], sort_keys=True).encode()).hexdigest()[:8]
+        request = {"model": weights_hash(repr(autoencoder), autoencoder.state_dict()), "images": images.fingerprint}
+        folder = EvaluationFolder(out, RECONSTRUCTED, request)
+        work = ReconstructionWork(
+            folder,
+            place,
+            images,
+            autoencoder.to(place.device(config.device)).eval(),
+            suites=suites,
+            pairs={f"pairs-{known_by}": PairScores(autoencoder.regularizer, perceptual)},
+            batch_size=config.batch_size,
+        )
+        reference = config.images or str(options["data"]["val"])
+        results = new_results(self, str(ckpt), request, reference=reference, count=len(images))
+        results["size"] = list(images.size_of(0))
+        with folder.open(place):
+            work.do()
+            if place.rank:
+                return results
+            pairs = work.merge()
+            count = len(pairs.numbers)
+            if not count:
+                raise ValueError(f"none of the {len(images)} images can be read; look at them")
+            results["count"], results["broken"] = count, len(images) - count
+            results["doubts"] = [f"r{doubt}" for suite in suites.values() for doubt in suite.doubts(count)]
+            for doubt in results["doubts"]:
+                log.warning(doubt)
+            results["scores"] = pairs.compute() | work.distances()
+            results["collapsed"] = [reason for suite in suites.values() for reason in suite.collapsed]
+            save_marked(work.picture(pairs.numbers[:SHOWN]), out / RECONSTRUCTIONS, PROGRAM)
+            return write_results(out, results)
 
 
-def _output(path: Path) -> OutputFolder:
-    return output_folder(path, (RECONSTRUCTIONS,))
+def _suites(config: DictConfig, count: int) -> dict[str, MetricSuite]:
+    """Return what measures with the chosen metrics that compare distributions of images."""
+    chosen = ChosenMetrics(config, None, ())
+    if chosen.inputs:
+        raise ValueError(
+            f"a metric reads {' and '.join(sorted(chosen.inputs))}, but there are images alone; choose another metric"
+        )
+    metrics = chosen.build()
+    check_count(metrics, count)
+    return chosen.suites(
+        {name: one for name, one in metrics.items() if isinstance(one, FeatureMetric) and one.needs_reference}
+    )
 
 
 def _images(options: Mapping[str, Any], ckpt: str) -> RealImages:
-    """Return the images that the options name, of the size that they name, or else that of the run."""
+    """Return the images that the options name, as many as they say, of the size that they name, or else that of the run."""
     data = options["data"]
     if (options["images"] is None) == (data["val"] is None):
         raise ValueError("give the images to measure on, one of images=FOLDER and data.val=SHARDS")
     run = run_config(ckpt)
     size = as_size(data["size"] or (run and run["data"].get("size")) or USUAL_SIZE)
+    found: RealImages
     if options["images"] is not None:
-        return FolderImages(options["images"], size)
-    return ShardImages(data["val"], size, Path(data["cache"]))
+        found = FolderImages(options["images"], size)
+    else:
+        found = ShardImages(data["val"], size, Path(data["cache"]))
+    return SpreadImages(found, min(len(found), options["num_images"] or data["val_images"] or len(found)))

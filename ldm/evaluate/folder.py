@@ -14,9 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ldm.config import differences
-from ldm.evaluate.own import GRID, IMAGES, PARTS, REQUEST, output_folder, read_request
+from ldm.evaluate.own import GENERATED, IMAGES, PARTS, REQUEST, Kind, check_folder, output_folder, read_request
 from ldm.evaluate.processes import Place
-from ldm.files.output_folder import OutputFolder
 from ldm.files.picture import to_picture, to_tensor
 from ldm.files.tensors import write_tensors
 from ldm.files.whole import write_whole
@@ -30,37 +29,30 @@ def parts_of(count: int) -> list[range]:
     return [range(first, min(first + PART, count)) for first in range(0, count, PART)]
 
 
-def images_folder(path: str | Path) -> OutputFolder:
-    """Return the folder of an evaluation of images as one that can be checked before it is known what they are."""
-    return output_folder(path, (REQUEST, GRID, IMAGES, PARTS))
-
-
 class EvaluationFolder:
-    """A folder of generated images that all processes of an evaluation see, and of what was measured of each part of them.
+    """A folder that all processes of an evaluation see: of generated images, and of what was measured of each part of images.
 
     What is there is kept: an evaluation that was interrupted goes on, and one of more images begins with those that are there.
-    Image i depends on what is written in the request, and on i, so a folder of images of another request is refused. Of images
-    that are not generated nothing is kept but what was measured, which is measured anew of each part that has changed.
+    Generated image i depends on what is written in the request, and on i, so a folder of images of another request is refused.
+    Of images that are not generated nothing is kept but what was measured, which is measured anew of each part that has changed.
 
     Args:
         path: The folder; it need not exist.
-        request: Plain values on which images depend; `images` alone where they are not generated.
+        kind: The kind of the evaluation.
+        request: Plain values on which images and scores depend.
     """
 
-    def __init__(self, path: str | Path, request: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, kind: Kind, request: Mapping[str, Any]) -> None:
         self.path = Path(path)
+        self.kind = kind
         self.request = json.loads(json.dumps(request))
 
     def check(self) -> None:
         """Write nothing, and raise ValueError where the folder holds anything else, or images of another request."""
-        images_folder(self.path).check()
+        check_folder(self.path, self.kind)
         earlier = read_request(self.path)
-        if earlier is None or {"images"} == earlier.keys() == self.request.keys():
+        if earlier is None or self.kind is not GENERATED:
             return
-        if earlier.keys() != self.request.keys():
-            kinds = ("images that a model has made", "measurements of a folder of images")
-            there, asked = kinds if "model" in earlier else kinds[::-1]
-            raise ValueError(f"out={self.path} holds {there}, and what is asked for are {asked}; choose another folder")
         if lines := list(differences(earlier, self.request)):
             raise ValueError(
                 f"out={self.path} holds images of another request:\n  "
@@ -71,7 +63,7 @@ class EvaluationFolder:
     @contextmanager
     def open(self, place: Place) -> Iterator[None]:
         """Check, and keep the folder for this evaluation while the block runs; its other processes are let in."""
-        with images_folder(self.path).lock() if place.rank == 0 else nullcontext():
+        with output_folder(self.path, self.kind).lock() if place.rank == 0 else nullcontext():
             self.check()
             if read_request(self.path) != self.request:
                 write_whole(self.path / REQUEST, json.dumps(self.request, indent=2))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from ldm.checkpoint import MODEL_FILE
 from ldm.config import resolved
 from ldm.evaluate.evaluation import ImageEvaluation
-from ldm.evaluate.folder import images_folder
+from ldm.evaluate.own import GENERATED, check_folder
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.several import checkpoints_of, measure_several
 from ldm.evaluate.source import run_config
@@ -86,6 +86,6 @@ class GenerationProtocol(Protocol):
         return measure_several(
             files,
             out,
-            lambda folder: images_folder(folder).check(),
+            lambda folder: check_folder(folder, GENERATED),
             lambda file, folder: self.of_model(config, file, folder),
         )

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -68,11 +68,45 @@ class RealImages(ABC):
             numbers: Places in the order, from 0; of images of one size.
         """
 
-    def batches(self, batch_size: int, most: int | None = None) -> Iterator[Tensor]:
-        """Yield all images, or `most` of them, evenly spread, `(B, 3, H, W)` in [-1, 1]; broken ones are left out."""
-        numbers = list(spread(len(self), most or len(self)))
-        for first in range(0, len(numbers), batch_size):
-            yield self.read(numbers[first : first + batch_size]).images
+    def content_of(self, numbers: Sequence[int]) -> str:
+        """Return a name for some of the images as `read` gives them."""
+        chosen = hashlib.sha256(repr(list(numbers)).encode()).hexdigest()[:16]
+        return f"{chosen} of {self.fingerprint}"
+
+
+class SpreadImages(RealImages):
+    """Some of other images, evenly spread.
+
+    Args:
+        images: The images.
+        count: Number of those that are taken.
+    """
+
+    def __init__(self, images: RealImages, count: int) -> None:
+        self.images = images
+        self.numbers = list(spread(len(images), count))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `RealImages.fingerprint`."""
+        return self.images.fingerprint if len(self) == len(self.images) else self.images.content_of(self.numbers)
+
+    def content_of(self, numbers: Sequence[int]) -> str:
+        """See `RealImages.content_of`."""
+        return self.images.content_of([self.numbers[number] for number in numbers])
+
+    def size_of(self, number: int) -> Size:
+        """See `RealImages.size_of`."""
+        return self.images.size_of(self.numbers[number])
+
+    def read(self, numbers: Sequence[int]) -> Readable:
+        """See `RealImages.read`."""
+        places = {self.numbers[number]: number for number in numbers}
+        found = self.images.read(list(places))
+        return Readable(found.images, [places[number] for number in found.numbers])
 
 
 class FolderImages(RealImages):
@@ -99,7 +133,7 @@ class FolderImages(RealImages):
         return f"folder {self.content_of(range(len(self)))}"
 
     def content_of(self, numbers: Sequence[int]) -> str:
-        """Return a name for some of the images as `read` gives them."""
+        """See `RealImages.content_of`."""
         told = [(Path(self.files[number]).name, *self._known_by[number]) for number in numbers]
         size = "as they are" if self.size is None else tuple(self.size)
         return f"{hashlib.sha256(repr(told).encode()).hexdigest()[:16]} {size}"

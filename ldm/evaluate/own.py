@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldm.files.marks import begins_with, is_marked_picture
 from ldm.files.output_folder import OutputFolder
@@ -31,6 +31,33 @@ CURVE_HEADS = ("step,checkpoint,images", "place,checkpoint,images")
 
 IMAGES, PARTS = "images", "parts"
 """Folders of the images, and of what was measured of them."""
+
+
+class Kind(NamedTuple):
+    """A kind of evaluation.
+
+    Attributes:
+        words: What its folder holds.
+        keys: What its request says, at least.
+        names: Names of the files and folders that it writes, beside those of scores.
+    """
+
+    words: str
+    keys: frozenset[str]
+    names: tuple[str, ...]
+
+
+GENERATED = Kind(
+    "images that a model has made",
+    frozenset({"model", "sampler", "guidance", "conditions", "seed", "size"}),
+    (REQUEST, GRID, IMAGES, PARTS),
+)
+FOUND = Kind("measurements of a folder of images", frozenset({"images"}), (REQUEST, GRID, PARTS))
+RECONSTRUCTED = Kind("measurements of a first stage", frozenset({"model", "images"}), (REQUEST, RECONSTRUCTIONS, PARTS))
+LOSS = Kind("the validation loss of a model", frozenset({"model", "samples"}), (REQUEST, PARTS))
+
+HASH = re.compile(r"[0-9a-f]{16}")
+"""The name of a model in a request."""
 
 EARLIER = re.compile(r"results-\d+(-\d+)?\.json")
 """Names of scores that were kept when others took their place."""
@@ -57,11 +84,18 @@ def read_results(file: Path) -> dict[str, Any] | None:
 def read_request(folder: Path) -> dict[str, Any] | None:
     """Return what an evaluation in a folder is of; None where there is none that this program wrote."""
     found = read_json(folder / REQUEST)
-    if not isinstance(found, dict):
+    return found if isinstance(found, dict) and kind_of(found) is not None else None
+
+
+def kind_of(request: Mapping[str, Any]) -> Kind | None:
+    """Return the kind of the evaluation that a request is of; None where it is of none, and this program did not write it."""
+    if GENERATED.keys <= request.keys():
+        return GENERATED
+    if request.keys() == FOUND.keys:
+        return FOUND if str(request["images"]).startswith("folder ") else None
+    if not HASH.fullmatch(str(request.get("model"))):
         return None
-    of_model = {"model", "sampler", "guidance", "conditions", "seed", "size"} <= found.keys()
-    of_folder = set(found) == {"images"} and str(found["images"]).startswith("folder ")
-    return found if of_model or of_folder else None
+    return next((kind for kind in (RECONSTRUCTED, LOSS) if kind.keys == request.keys()), None)
 
 
 def is_own(file: Path) -> bool:
@@ -79,15 +113,26 @@ def is_evaluated(folder: Path) -> bool:
     return read_request(folder) is not None or read_results(folder / RESULTS) is not None
 
 
-def output_folder(path: str | Path, names: Collection[str]) -> OutputFolder:
-    """Return the folder of an evaluation.
+def check_folder(path: str | Path, kind: Kind) -> None:
+    """Write nothing, and raise ValueError where a folder holds an evaluation of another kind, or anything else.
 
     Args:
         path: The folder; it need not exist.
-        names: Names of files, beside those of scores, that this kind of evaluation writes.
+        kind: What will be written into it.
     """
+    earlier = read_request(Path(path))
+    there = None if earlier is None else kind_of(earlier)
+    if there is not None and there is not kind:
+        raise ValueError(
+            f"out={path} holds {there.words}, and what is asked for are {kind.words}; choose another folder"
+        )
+    output_folder(path, kind).check()
+
+
+def output_folder(path: str | Path, kind: Kind) -> OutputFolder:
+    """Return the folder of an evaluation of some kind; it need not exist."""
     folder = Path(path)
-    usual = {RESULTS, TABLE, *names}
+    usual = {RESULTS, TABLE, *kind.names}
 
     def replaceable(name: str) -> bool:
         return (name in usual or EARLIER.fullmatch(name) is not None) and is_own(folder / name)

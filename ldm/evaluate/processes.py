@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 STARTERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
@@ -41,6 +43,10 @@ class Place(NamedTuple):
                     )
                 return place
         return Place()
+
+    def device(self, name: str | None) -> torch.device:
+        """Return the device that is named, or this process's GPU, or the CPU."""
+        return torch.device(name or (f"cuda:{self.local}" if torch.cuda.is_available() else "cpu"))
 
     def share(self, everything: Sequence[T]) -> Sequence[T]:
         """Return what this process does of a list that all processes share."""

@@ -11,11 +11,41 @@ import torch
 
 from ldm import __version__
 from ldm.evaluate.own import EARLIER, MARK, RESULTS, TABLE, read_results
+from ldm.evaluate.protocol import Protocol
 from ldm.files.scores import to_json_numbers
 from ldm.files.whole import write_whole
 
 NOTHING = "nothing"
 """The reference where no metric compares with real images."""
+
+
+def new_results(
+    protocol: Protocol, of: str, request: Mapping[str, Any], *, reference: str, count: int
+) -> dict[str, Any]:
+    """Return results without scores, as processes after the first have them.
+
+    Args:
+        protocol: How it is measured.
+        of: The model, or the folder of images.
+        request: On what the scores depend.
+        reference: What images are compared with.
+        count: Number of images.
+    """
+    return {
+        "of": of,
+        "protocol": protocol.name,
+        "count": count,
+        "broken": 0,
+        "size": None,
+        "reference": reference,
+        "published": protocol.published,
+        "source": protocol.source,
+        "departures": [],
+        "doubts": [],
+        "collapsed": [],
+        "request": request,
+        "scores": {},
+    }
 
 
 def write_results(folder: Path, results: Mapping[str, Any], shown: Sequence[str] = ()) -> dict[str, Any]:

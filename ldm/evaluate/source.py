@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.batch import Size
-from ldm.config import CONFIGS
+from ldm.config import CONFIGS, resolved
 
 CONFIG_FILE = "config.yaml"
 """The config of a run, in its folder."""
 
 LEVELS = 4
 """So many folders above a checkpoint its run folder may be."""
+
+
+DRAWN = {"degradation": "degradation", "mask": "masks"}
+"""Options of the data that are groups of a command."""
+
+COMPUTED = {"low_resolution": "degradation", "mask": "mask"}
+"""Fields of samples that are computed -> the option of the data that says how."""
 
 
 def run_config(ckpt: str | Path) -> dict[str, Any] | None:
@@ -34,12 +41,12 @@ def run_config(ckpt: str | Path) -> dict[str, Any] | None:
 
 
 def data_options(
-    options: Mapping[str, Any], run: Mapping[str, Any] | None, *, size: Size | None, training: bool
+    config: DictConfig, run: Mapping[str, Any] | None, *, size: Size | None, training: bool
 ) -> dict[str, Any]:
     """Return the plain config of the data module of an evaluation; nothing is read.
 
     Args:
-        options: What a command says of its data; those that are None are as in the run.
+        config: The options of a command; those of the data that are None are those of the run.
         run: The config of the run; None: it is not known.
         size: Height and width of real images, where neither a command nor a run says them.
         training: Whether training images are read, too.
@@ -47,6 +54,7 @@ def data_options(
     Raises:
         ValueError: If no data are named, and the run is not known, or no size is.
     """
+    options = {name: resolved(config.get(group)) for name, group in DRAWN.items()} | resolved(config.data)
     given = {name: value for name, value in options.items() if value is not None}
     node = {**(_shards(size) if run is None else run["data"]), "workers": 0, "cache_latents": False, **given}
     if {"val", "train"} & given.keys():
@@ -58,6 +66,11 @@ def data_options(
     if node["size"] is None:
         raise ValueError("the images are of several sizes, and real ones are resized to one; give data.size=")
     return node if training else {**node, "train": None}
+
+
+def computed_options(fields: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options of the data, by name, that say how some of the fields are computed."""
+    return {COMPUTED[field]: options.get(COMPUTED[field]) for field in COMPUTED if field in set(fields)}
 
 
 def _shards(size: Size | None) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from ldm.autoencoder.equivariance import Equivariance
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.autoencoder.regularizer import Encoding
 from ldm.batch import Batch, tensor_field
+from ldm.metric.totals import Totals
 from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRADIENT, LOSS
 from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import SchedulerFactory, attach
 from ldm.pretrained.precision import full_precision
 from ldm.task.base import Task
 from ldm.task.latent_alignment import VFLoss
-from ldm.task.totals import Totals
 
 
 class Reconstructed(NamedTuple):

@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch
 from ldm.conditioner.base import Conditioner
+from ldm.evaluate.validation_loss import SCORES, ValidationLoss
 from ldm.model import LatentDiffusion
 from ldm.optim.lora import LoRA
 from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import SchedulerFactory
 from ldm.task.alignment import REPA
 from ldm.task.latent import LatentTask
-from ldm.task.validation_loss import SCORES, ValidationLoss
 
 
 class DiffusionTask(LatentTask[LatentDiffusion]):

@@ -38,11 +38,15 @@ def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)
     data = SimpleNamespace(
         size=(2, 2),
-        val_size=lambda number: (2, 2),
+        fingerprint="",
         val_set=type(
             "Set",
             (),
-            {"__len__": lambda _: total, "whole_fields": lambda _, numbers, image: {"caption": [*map(str, numbers)]}},
+            {
+                "__len__": lambda _: total,
+                "size_of": lambda _, number: None,
+                "whole_fields": lambda _, numbers, image: {"caption": [*map(str, numbers)]},
+            },
         )(),
     )
     asked = []
@@ -118,8 +122,8 @@ class Numbered:
     def __len__(self):
         return self.count
 
-    def val_size(self, number):
-        return self.size
+    def size_of(self, number):
+        return None
 
     def whole_fields(self, numbers, *, image):
         return {"caption": [*map(str, numbers)]}

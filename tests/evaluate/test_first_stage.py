@@ -9,10 +9,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
+from ldm.autoencoder.convolutional import ConvAutoencoder
 from ldm.autoencoder.identity import CopyAutoencoder
 from ldm.checkpoint import save
 from ldm.config import build, compose
-from ldm.evaluate.first_stage import ReconstructionScores
+from ldm.evaluate.first_stage import SHOWN
+from ldm.evaluate.folder import PART
+from ldm.evaluate.pairs import PairScores
 from ldm.evaluate.processes import Place
 from ldm.evaluate.program import evaluate
 from ldm.files.picture import to_picture
@@ -50,9 +53,13 @@ def saved(tmp_path, config, *, statistics=0):
     return tmp_path / "autoencoder.safetensors"
 
 
+def evaluated(ckpt, tmp_path, *options):
+    given = ["data.size=16", "device=cpu", f"data.cache={tmp_path / 'cache'}"]
+    return evaluate(compose("evaluate", ["protocol=reconstruction", f"ckpt={ckpt}", *given, *options]))[0]
+
+
 def measured(ckpt, tmp_path, *options):
-    given = ["data.size=16", "device=cpu", f"data.cache={tmp_path / 'cache'}", f"out={tmp_path / 'scores'}"]
-    results = evaluate(compose("evaluate", ["protocol=reconstruction", f"ckpt={ckpt}", *given, *options]))[0]
+    results = evaluated(ckpt, tmp_path, f"out={tmp_path / 'scores'}", *options)
     assert json.loads((tmp_path / "scores" / "results.json").read_text()) == results
     return results
 
@@ -87,22 +94,24 @@ def test_what_comes_back_as_it_is_has_no_distance(tmp_path, folder):
 
 
 def test_psnr_and_a_perceptual_distance_are_means_over_images():
-    class Shifted(CopyAutoencoder):
-        """Images come back darker."""
-
-        def decode_projected(self, projected):
-            return projected - 0.2
-
     class Difference(torch.nn.Module):
         def forward(self, a, b):
             return (a - b).abs().flatten(1).mean(1)
 
-    scores = ReconstructionScores(Shifted(), [], Difference(), count=4)
+    whole, merged = (PairScores(CopyAutoencoder().regularizer, Difference()) for _ in range(2))
+    first = 0
     for count in (1, 3):
-        scores.update(torch.rand(count, 3, 16, 16) * 0.5)
-    found = scores.compute()
+        part = PairScores(whole.regularizer, Difference())
+        images = torch.rand(count, 3, 16, 16) * 0.5
+        for scores in (whole, part):
+            scores.update(images, images - 0.2, CopyAutoencoder().encode(images), range(first, first + count))
+        merged.merge(part.state())
+        first += count
+    found = whole.compute()
     assert found["lpips"] == pytest.approx(0.2, rel=1e-5)
     assert found["psnr"] == pytest.approx(20, abs=1e-3), "10 log10 of 2 squared by 0.2 squared"
+    assert merged.compute() == found
+    assert merged.numbers == [0, 1, 2, 3]
 
 
 def test_the_size_is_that_of_the_run_and_a_picture_shows_pairs(tmp_path, folder):
@@ -147,19 +156,20 @@ def test_checkpoints_of_first_stages_give_a_curve(tmp_path, folder, caplog):
     for name in ("curve.csv", "curve.png"):
         ours = (tmp_path / "curve" / name).read_bytes()
         (tmp_path / "curve" / name).write_bytes(b"mine")
-        with pytest.raises(ValueError, match=rf"holds what was not written by this program \({name}\)"):
+        with pytest.raises(ValueError, match=rf"holds what was not written by this program \({name}"):
             evaluate(compose("evaluate", [*options, f"out={tmp_path / 'curve'}"]))
         (tmp_path / "curve" / name).write_bytes(ours)
 
 
-@pytest.mark.parametrize("name", ["results.json", "results.md", "reconstructions.png"])
+@pytest.mark.parametrize("name", ["results.json", "results.md", "reconstructions.png", "evaluation.json"])
 def test_files_of_others_are_never_replaced(tmp_path, folder, name):
     ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
     measured(ckpt, tmp_path, f"images={folder}")
-    (tmp_path / "scores" / name).write_bytes(b"{}")
-    with pytest.raises(ValueError, match=rf"holds what was not written by this program \({name}\)"):
+    mine = b'{"model": "resnet", "images": 5}'
+    (tmp_path / "scores" / name).write_bytes(mine)
+    with pytest.raises(ValueError, match=rf"holds what was not written by this program \({name}"):
         measured(ckpt, tmp_path, f"images={folder}")
-    assert (tmp_path / "scores" / name).read_bytes() == b"{}"
+    assert (tmp_path / "scores" / name).read_bytes() == mine
 
 
 @pytest.mark.e2e
@@ -204,12 +214,54 @@ MISTAKES = [
 ]
 
 
-def test_processes_after_the_first_leave_all_to_it(tmp_path, folder, monkeypatch):
+def test_scores_are_the_same_whoever_measures_and_however_often_it_was_broken_off(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for number in range(2 * PART + 5):
+        to_picture(torch.rand(3, 16, 16) * 2 - 1).save(tmp_path / "photos" / f"{number:03d}.png")
     ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
-    monkeypatch.setattr(Place, "here", staticmethod(lambda: Place(1, 2)))
-    options = [f"ckpt={ckpt}", f"images={folder}", "data.size=16", f"out={tmp_path / 'scores'}"]
-    assert list(evaluate(compose("evaluate", ["protocol=reconstruction", *options]))) == []
-    assert not (tmp_path / "scores").exists()
+    options = [f"images={tmp_path / 'photos'}", "metric=[offline,precision_recall_offline]"]
+    whole = measured(ckpt, tmp_path, *options)["scores"]
+    assert {"rprecision_efficientnet", "rfrechet_efficientnet", "psnr", "kl"} <= whole.keys()
+
+    encode, calls = ConvAutoencoder.encode, []
+
+    def counted(self, images):
+        if len(calls) == limit:
+            raise KeyboardInterrupt
+        calls.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(ConvAutoencoder, "encode", counted)
+    limit = 2  # batches of 32: the first part
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(ckpt, tmp_path, *options, f"out={tmp_path / 'broken'}")
+    limit = -1
+    calls.clear()
+    found = evaluated(ckpt, tmp_path, *options, f"out={tmp_path / 'broken'}")
+    assert sum(calls) == PART + 5 + SHOWN, "what was measured is not measured again; some are shown"
+    assert found["scores"] == whole
+
+    monkeypatch.setattr(ConvAutoencoder, "encode", encode)
+    for rank in (1, 0):
+        monkeypatch.setattr(Place, "here", staticmethod(lambda rank=rank: Place(rank, 2)))
+        shared = evaluated(ckpt, tmp_path, *options, f"out={tmp_path / 'shared'}")
+        assert bool(shared["scores"]) == (rank == 0)
+    assert shared["scores"] == whole
+
+
+def test_other_images_and_another_model_are_measured_anew(tmp_path, folder):
+    ckpt = saved(tmp_path, {**NETWORK, "regularizer": KL})
+    first = measured(ckpt, tmp_path, f"images={folder}")["scores"]
+    (folder / "3.png").write_bytes((folder / "2.png").read_bytes())
+    second = measured(ckpt, tmp_path, f"images={folder}")["scores"]
+    assert second["psnr"] != first["psnr"]
+    third = measured(saved(tmp_path, {**NETWORK, "regularizer": VQ}), tmp_path, f"images={folder}")["scores"]
+    assert "perplexity" in third
+    assert "kl" not in third
+    with pytest.raises(
+        ValueError, match="holds measurements of a first stage, and what is asked for are measurements of a"
+    ):
+        evaluate(compose("evaluate", [f"images={folder}", f"out={tmp_path / 'scores'}", "metric=offline"]))
 
 
 @pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])

@@ -11,9 +11,9 @@ from torch import Tensor
 from ldm.autoencoder.derived import with_derived_fields
 from ldm.batch import Batch
 from ldm.diffusion.noise_error import LEVELS, noise_error
+from ldm.metric.totals import Totals
 from ldm.model import LatentDiffusion
 from ldm.sampler.noise import SeededNoise
-from ldm.task.totals import Totals
 
 
 class Measurement(NamedTuple):

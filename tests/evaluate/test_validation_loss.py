@@ -9,9 +9,9 @@ import torch
 from ldm.batch import Batch
 from ldm.config import build, resolved
 from ldm.diffusion.noise_error import LEVELS
+from ldm.evaluate.validation_loss import SCORES, ValidationLoss, measurement
 from ldm.optim.scheduler import ConstantWithWarmup
 from ldm.task.diffusion import DiffusionTask
-from ldm.task.validation_loss import SCORES, ValidationLoss, measurement
 from tests.conditioner.small import rows
 from tests.conftest import scramble
 from tests.diffusion.networks import Says

@@ -1,0 +1,191 @@
+"""Measuring the validation loss of models and of checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ldm import checkpoint
+from ldm.autoencoder.derived import underlying_fields
+from ldm.batch import Size, as_size, of_one_size
+from ldm.checkpoint import MODEL_FILE
+from ldm.config import build_trusted, class_of, resolved
+from ldm.data.base import DataModule
+from ldm.data.dataset import ShardDataset, finish
+from ldm.data.order.batch_sampler import spread
+from ldm.evaluate.conditions import SampleConditions
+from ldm.evaluate.folder import EvaluationFolder
+from ldm.evaluate.own import LOSS, check_folder
+from ldm.evaluate.part_work import Measured, PartWork
+from ldm.evaluate.processes import Place
+from ldm.evaluate.protocol import Protocol
+from ldm.evaluate.results import NOTHING, new_results, write_results
+from ldm.evaluate.several import checkpoints_of, measure_several
+from ldm.evaluate.source import computed_options, data_options, run_config
+from ldm.evaluate.validation_loss import ValidationLoss
+from ldm.model import LatentDiffusion
+from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
+from ldm.pretrained.vision import weights_hash
+
+log = logging.getLogger(__name__)
+
+OPTIONS: dict[str, Rule] = {
+    "batch_size": COUNT,
+    "data.size": Optional(SIZE, "as in training"),
+    "num_images": Optional(COUNT, "all"),
+    "data.val_images": Optional(COUNT, "as in training"),
+}
+"""The values that the command's options can have."""
+
+FOREIGN = ("images", "size", "reference", "statistics", "decoder", "sampler", "guidance", "metric", "perceptual")
+"""Options of images that are generated, or reconstructed."""
+
+STORE, SUMS = "loss", "sums"
+"""The store of what is measured, and its tensor: sums of errors by noise level, then the numbers of images."""
+
+
+class LossWork(PartWork):
+    """Measures the validation loss of samples.
+
+    Args:
+        folder: See `PartWork`; so is place.
+        samples: The samples.
+        numbers: The places of those that are measured.
+        size: Height and width of images whose samples have no bucket.
+        model: The model, on its device.
+        batch_size: Images at once.
+    """
+
+    def __init__(
+        self,
+        folder: EvaluationFolder,
+        place: Place,
+        samples: ShardDataset,
+        numbers: Sequence[int],
+        size: Size,
+        model: LatentDiffusion,
+        *,
+        batch_size: int,
+    ) -> None:
+        super().__init__(folder, place, len(numbers), description="validation loss")
+        self.samples = samples
+        self.numbers = numbers
+        self.size = size
+        self.model = model
+        self.batch_size = batch_size
+        self.loss = ValidationLoss()
+
+    @property
+    def stores(self) -> Sequence[str]:
+        """See `PartWork.stores`."""
+        return [STORE]
+
+    def content_of(self, part: Sequence[int]) -> str:
+        """See `PartWork.content_of`."""
+        request = self.folder.request
+        return f"{request['model']} {request['samples']} {[self.numbers[place] for place in part]}"
+
+    def size_of(self, number: int) -> Size:
+        """Return height and width of the image of a sample."""
+        return self.samples.size_of(number) or self.size
+
+    def measure(self, part: Sequence[int], stores: Sequence[str]) -> Measured:
+        """See `PartWork.measure`."""
+        device = self.model.autoencoder.shift.device
+        loss = ValidationLoss().to(device)
+        for numbers in of_one_size([self.numbers[place] for place in part], self.size_of, self.batch_size):
+            found, _ = self.samples.exactly(numbers)
+            for broken in found.skipped:
+                log.warning("left out: %r in %s: %s", broken.key, broken.shard, broken.reason)
+            if found.key:
+                batch = finish(found, device)
+                fields = {
+                    name: value.to(device) if isinstance(value, Tensor) else value
+                    for name, value in batch.fields.items()
+                }
+                loss.measure(self.model, batch._replace(fields=fields))
+        return {STORE: {SUMS: loss.compute().cpu()}}
+
+    def merge(self) -> tuple[dict[str, float], int]:
+        """Return the scores over what all processes have measured, and the number of images."""
+        count = 0
+        self.loss.reset()
+        for found in self.collect(STORE):
+            self.loss.update(found[SUMS])
+            count += int(found[SUMS].view(2, -1)[1].sum())
+        return {name: float(value) for name, value in self.loss.scores().items()} if count else {}, count
+
+
+class LossProtocol(Protocol):
+    """Measures the validation loss of latent diffusion models, as training does; see `ValidationLoss`.
+
+    Args:
+        name: See `Protocol`; so are published and source.
+    """
+
+    def run(self, config: DictConfig) -> list[dict[str, Any]]:
+        """See `Protocol.run`."""
+        check_all(resolved(config), OPTIONS)
+        if (config.ckpt is None) == (config.ckpts is None):
+            raise ValueError(
+                "give one of ckpt=RUN and ckpts='runs/x/**/step-*.ckpt', whose validation loss is measured"
+            )
+        for name in FOREIGN:
+            if config.get(name) is not None:
+                raise ValueError(
+                    f"{name}= has no meaning for the validation loss, for which no image is made; leave it out"
+                )
+        if class_of(config.conditions) is not SampleConditions:
+            raise ValueError("the validation loss is that of validation samples; leave conditions= out")
+        # Rounding of TF32 depends on the batch.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        out = Path(config.out)
+        if config.ckpt is not None:
+            return [self._of_one(config, config.ckpt, out)]
+        files = checkpoints_of(config.ckpts, LatentDiffusion, (MODEL_FILE,), list(config.packages))
+        return measure_several(
+            files,
+            out,
+            lambda folder: check_folder(folder, LOSS),
+            lambda file, folder: self._of_one(config, file, folder),
+        )
+
+    def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
+        """Measure one model, and write its scores into a folder."""
+        place, packages = Place.here(), list(config.packages)
+        check_folder(out, LOSS)
+        model, own = checkpoint.load_with_config(ckpt, device=place.device(config.device), packages=packages)
+        options = data_options(config, run_config(ckpt), size=model.size, training=False)
+        data: DataModule = build_trusted(options, packages)
+        wanted = underlying_fields(model.conditioner.inputs)
+        data.need(wanted)
+        model.check_size(as_size(data.size))
+        samples = data.open_validation()
+        data.check_samples(samples)
+        computed = json.dumps(computed_options(wanted, options), sort_keys=True)
+        request = {
+            "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
+            "samples": f"{sorted(wanted)} {data.fingerprint_of(samples)} {computed}",
+        }
+        numbers = spread(len(samples), config.num_images or len(samples))
+        folder = EvaluationFolder(out, LOSS, request)
+        work = LossWork(folder, place, samples, numbers, data.size, model, batch_size=config.batch_size)
+        results = new_results(self, str(ckpt), request, reference=NOTHING, count=len(numbers))
+        sizes = {work.size_of(number) for number in numbers}
+        results["size"] = list(sizes.pop()) if len(sizes) == 1 else None
+        with folder.open(place):
+            work.do()
+            if place.rank:
+                return results
+            scores, count = work.merge()
+            if not count:
+                raise ValueError(f"none of the {len(numbers)} samples can be read; look at them")
+            results["count"], results["broken"], results["scores"] = count, len(numbers) - count, scores
+            return write_results(out, results)
