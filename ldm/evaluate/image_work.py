@@ -26,7 +26,6 @@ class ImageWork(PartWork):
         suites: What measures them, by a name for what it keeps.
         device: Where networks compute.
         batch_size: Images at once.
-        description: See `PartWork`.
     """
 
     def __init__(
