@@ -169,10 +169,10 @@ class LossProtocol(Protocol):
         model.check_size(as_size(data.size))
         samples = data.open_validation()
         data.check_samples(samples)
-        computed = json.dumps(computed_options(wanted, options), sort_keys=True)
+        computed = computed_options(wanted, options)
         request = {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
-            "samples": f"{sorted(wanted)} {data.fingerprint_of(samples)} {computed}",
+            "samples": f"{sorted(wanted)} {data.fingerprint_of(samples)}" + (f" {computed}" if computed else ""),
         }
         numbers = spread(len(samples), config.num_images or len(samples))
         folder = EvaluationFolder(out, LOSS, request)
