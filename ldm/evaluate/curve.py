@@ -20,6 +20,9 @@ from ldm.files.whole import write_whole
 STEP = re.compile(r"step-(\d+)")
 """The number of a checkpoint's step in its name."""
 
+COLUMNS = 4
+"""Panels in a row of the picture, at most."""
+
 LEAST_RANGE = 0.1
 """Of scores between 0 and 1 the axis shows at least this part of the largest."""
 
@@ -47,8 +50,11 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     for place, result in rows:
         writer.writerow([place, result["of"], result["count"], *(result["scores"].get(name) for name in names)])
     write_whole(folder / CURVE, text.getvalue())
-    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    columns = min(COLUMNS, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * lines), layout="constrained")
+    for panel, name in enumerate(names, 1):
+        axes = figure.add_subplot(lines, columns, panel)
         values = [result["scores"].get(name) for _, result in rows]
         axes.plot([place for place, _ in rows], values, marker="o", clip_on=False)
         axes.set_title(name)
