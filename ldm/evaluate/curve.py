@@ -42,7 +42,8 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """
     steps = [step_of(result["of"]) for result in results]
     told = None not in steps
-    rows = sorted(zip(steps if told else range(len(results)), results, strict=True), key=lambda row: int(row[0] or 0))
+    places = [step or 0 for step in steps] if told else range(len(results))
+    rows = sorted(zip(places, results, strict=True), key=lambda row: row[0])
     names = list(dict.fromkeys(name for result in results for name in result["scores"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
