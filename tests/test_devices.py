@@ -5,9 +5,17 @@ import copy
 import pytest
 import torch
 
-from ldm.batch import Batch
+from ldm.batch import Batch, Size
 from ldm.conditioner.text import TextConditioner
 from ldm.config import CONFIGS, build, resolved
+from ldm.evaluate.first_stage import ReconstructionWork
+from ldm.evaluate.folder import EvaluationFolder
+from ldm.evaluate.images import FolderImages
+from ldm.evaluate.own import RECONSTRUCTED
+from ldm.evaluate.pairs import PairScores
+from ldm.evaluate.processes import Place
+from ldm.evaluate.validation_loss import ValidationLoss
+from ldm.files.picture import to_picture
 from ldm.generation.completion import CompletionStart
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
 from ldm.guidance.autoguidance import Autoguidance
@@ -15,12 +23,15 @@ from ldm.guidance.base import NoGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.loss import LossGuidance
 from ldm.guidance.low_resolution import LowResolutionScore
+from ldm.metric.frechet import Frechet
+from ldm.metric.suite import MetricSuite
 from tests.conditioner.small import fields_of
 from tests.conditioner.test_conditioner import CAPTIONS
 from tests.conditioner.test_first_steps import EXPERIMENTS
 from tests.conditioner.test_first_steps import fields_of as true_fields
 from tests.conditioner.test_laws import ALL_KINDS
 from tests.configs import composed
+from tests.metric.test_metric import Pixels
 from tests.second_device import There, second_device
 
 PROMPTS = ["a red heart", "a blue cat", "a green star"]
@@ -129,3 +140,43 @@ def test_samplers_work_there(model, sampler):
     with second_device() as device:
         there = copy.deepcopy(model).to(device)
         assert there.sample(prompts=PROMPTS, sampler=chosen).isfinite().all()
+
+
+def test_the_validation_loss_is_measured_there(model):
+    batch = Batch(["a", "b", "c"], {"image": SQUARE.expand(3, -1, -1, -1), "caption": PROMPTS})
+    expected = ValidationLoss()
+    expected.measure(model, batch)
+    with second_device() as device:
+        there, loss = copy.deepcopy(model).to(device), ValidationLoss().to(device)
+        loss.measure(there, batch._replace(fields=moved(batch.fields, device)))
+        found = loss.compute().cpu()
+    torch.testing.assert_close(found, expected.compute(), rtol=1e-4, atol=0)
+
+
+def test_reconstructions_are_measured_there(model, tmp_path):
+    for number in range(5):
+        to_picture(torch.rand(3, 32, 32) * 2 - 1).save(tmp_path / f"{number}.png")
+    images = FolderImages(str(tmp_path), Size(32, 32))
+
+    class Difference(torch.nn.Module):
+        def forward(self, a, b):
+            return (a - b).abs().flatten(1).mean(1)
+
+    def scores(autoencoder):
+        folder = EvaluationFolder(tmp_path / "none", RECONSTRUCTED, {"model": "0" * 16, "images": "some"})
+        pairs = PairScores(autoencoder.regularizer, Difference())
+        suites = {"features": MetricSuite([Frechet(Pixels())])}
+        work = ReconstructionWork(
+            folder, Place(), images, autoencoder, suites=suites, pairs={"pairs": pairs}, batch_size=3
+        )
+        return work.measure(range(5), work.stores)
+
+    expected = scores(model.autoencoder)
+    with second_device() as device:
+        found = scores(copy.deepcopy(model.autoencoder).to(device))
+    for store, tensors in found.items():
+        assert tensors.keys() == expected[store].keys()
+        for name in tensors.keys() - {
+            "rows/psnr"
+        }:  # torchmetrics indexes by a list, whose numbers this device does not get
+            torch.testing.assert_close(tensors[name], expected[store][name], rtol=1e-3, atol=1e-3)
