@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torchmetrics.functional.image import psnr
 
 SECOND = torch.device("meta")
 
@@ -113,7 +112,6 @@ def second_device() -> Iterator[torch.device]:
 
     with pytest.MonkeyPatch.context() as patch, _Mode():  # these take another way for this kind of tensors
         patch.setattr(torch, "tensor", tensor)
-        patch.setattr(psnr, "tensor", tensor)
         patch.setattr(torch, "as_tensor", as_tensor)
         patch.setattr(torch, "autocast", Autocast)
         patch.setattr(There, "new_tensor", new_tensor)

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from ldm.autoencoder.regularizer import Encoding, Regularizer
-
-RANGE = 2.0
-"""Difference between the largest and the smallest value of an image in [-1, 1]."""
+from ldm.metric.similarity import peak_signal_noise_ratio, structural_similarity
 
 NUMBERS, ROWS, MEANS, SUMS = "numbers", "rows/", "means/", "sums"
 """How names of tensors of a state begin: numbers of the images; a value of each; its sum over images; the regulariser's sums."""
@@ -56,15 +53,14 @@ class PairScores:
             encoding: The encoding of the images.
             numbers: The number of each.
         """
-        pair = (reconstructions, images)
         rows = {
-            "psnr": peak_signal_noise_ratio(*pair, data_range=RANGE, dim=(1, 2, 3), reduction="none"),
-            "ssim": structural_similarity_index_measure(*pair, data_range=RANGE, reduction="none"),
+            "psnr": peak_signal_noise_ratio(reconstructions, images),
+            "ssim": structural_similarity(reconstructions, images),
         }
         if self.perceptual is not None:
             rows["lpips"] = self.perceptual(images, reconstructions)
         for name, values in rows.items():
-            self._rows.setdefault(name, []).append(torch.as_tensor(values).double().cpu().reshape(len(images)))
+            self._rows.setdefault(name, []).append(values.double().cpu().reshape(len(images)))
         penalty = self.regularizer.penalty(encoding, images[0].numel())
         self._add({MEANS + name: mean.double().cpu() * len(images) for name, mean in penalty.means.items()})
         self._add({SUMS: penalty.sums.double().cpu()})

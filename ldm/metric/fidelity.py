@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm.batch import Fields, tensor_field
 from ldm.metric.per_image import PerImageMetric
+from ldm.pretrained.precision import float64
 
 NEAREST = 1e-6
 """The smallest mean squared error of values in [-1, 1] that counts: 66 dB."""
@@ -25,8 +26,8 @@ class SuperResolutionFidelity(PerImageMetric):
 
     def measure(self, images: Tensor, fields: Fields) -> Mapping[str, Tensor]:
         """Return both ratios; see `PerImageMetric.measure`."""
-        truth = tensor_field(fields, "image").to(images)
-        small = tensor_field(fields, "low_resolution").to(images)
+        images = float64(images)
+        truth, small = (tensor_field(fields, name).to(images) for name in self.inputs)
         bicubic = F.interpolate(small, truth.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
         everywhere = torch.ones_like(truth[:, :1])
         return {"enlarged_psnr": psnr(images, truth, everywhere), "bicubic_psnr": psnr(bicubic, truth, everywhere)}
@@ -42,7 +43,8 @@ class InpaintingFidelity(PerImageMetric):
 
     def measure(self, images: Tensor, fields: Fields) -> Mapping[str, Tensor]:
         """Return both ratios of images of which something was masked; see `PerImageMetric.measure`."""
-        truth, mask = (tensor_field(fields, name).to(images) for name in ("image", "mask"))
+        images = float64(images)
+        truth, mask = (tensor_field(fields, name).to(images) for name in self.inputs)
         some = mask.flatten(1).any(1)
         images, truth, mask = images[some], truth[some], mask[some]
         known = 1 - mask

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics import MeanMetric
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.equivariance import Equivariance
 from ldm.autoencoder.loss import AutoencoderLoss
 from ldm.autoencoder.regularizer import Encoding
 from ldm.batch import Batch, tensor_field
+from ldm.metric.similarity import peak_signal_noise_ratio, structural_similarity
 from ldm.metric.totals import Totals
 from ldm.optim.divergence import DISCRIMINATOR_GRADIENT, DISCRIMINATOR_LOSS, GRADIENT, LOSS
 from ldm.optim.optimization import Trained, clip_gradients
@@ -85,8 +86,8 @@ class AutoencoderTask(Task):
         lpips = () if loss.perceptual is None else ("lpips",)
         self.metrics = ("psnr", "ssim", *lpips, *model.regularizer.metrics)
         self.totals = Totals(model.regularizer.num_sums)
-        self.psnr = PeakSignalNoiseRatio(data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean")
-        self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
+        self.psnr = MeanMetric(nan_strategy="disable")
+        self.ssim = MeanMetric(nan_strategy="disable")
         if loss.perceptual is not None:
             loss.perceptual.requires_grad_(False)
         self.latent_alignment = None if latent_alignment is None else latent_alignment(model.latent_channels)
@@ -199,9 +200,9 @@ class AutoencoderTask(Task):
         image = tensor_field(batch.fields, "image")
         encoding = self.model.encode(image)
         reconstruction = self.model.decode(encoding.mean, encoding).float().clamp(-1, 1)
-        with full_precision(image.device):  # in bf16 the SSIM is off by 0.01 and more
-            self.psnr.update(reconstruction, image.float())
-            self.ssim.update(reconstruction, image.float())
+        with full_precision(image.device):
+            self.psnr.update(peak_signal_noise_ratio(reconstruction, image).float().to(image.device))
+            self.ssim.update(structural_similarity(reconstruction, image).float().to(image.device))
             penalty = self.model.regularizer.penalty(encoding, image[0].numel())
             if self.loss.perceptual is not None:
                 distance = self.loss.perceptual(image, reconstruction).mean()

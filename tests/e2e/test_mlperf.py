@@ -1,19 +1,24 @@
-"""MLPerf's benchmark in small: shards in its layout are trained on, and its compliance checker passes the log."""
+"""MLPerf's benchmark in small: shards in its layout are trained on, checkpoints measured, and its checker reads the log."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
+import mlperf_logging
 import pytest
 import torch
-from mlperf_logging.compliance_checker import mlp_compliance
 from mlperf_logging.rcp_checker.rcp_checker import read_submission_file
 
 from ldm import checkpoint
 from ldm.config import build
 from ldm.logger.mllog_file import LOG_FILE
 from ldm.logger.offline_evaluation import append_evaluation, append_run_stop
+from ldm.metric.reference_file import write_statistics
+from ldm.metric.statistics import Statistics
+from ldm.pretrained.inception import Inception
 from ldm.pretrained.inception_network import InceptionV3
 from tests.conditioner.test_conditioner import CAPTIONS, save_pretrained
 from tests.conftest import forked
@@ -86,47 +91,132 @@ def lines(log):
     return [json.loads(line.removeprefix(":::MLLOG ")) for line in log.read_text().splitlines()]
 
 
-def passes(log, rules):
-    """Return whether the compliance checker passes a log by the rules of a round."""
-    checker = mlp_compliance.make_checker("training", rules, quiet=False, werror=True)
-    return mlp_compliance.main(str(log), f"training_{rules}/common.yaml", checker)[0]
+class Evaluation:
+    """The stage of the run, copied, whose checkpoints `python -m ldm.evaluate` measures by real networks of random weights."""
+
+    def __init__(self, stage, folder):
+        shutil.copytree(stage / "checkpoints", folder / "runs" / "stage" / "checkpoints")
+        self.log = Path(shutil.copy(stage / LOG_FILE, folder / "runs" / "stage"))
+        self.scores = folder / "scores"
+        table, weights, real = folder / "captions.tsv", folder / "inception.pth", folder / "real.npz"
+        rows = [f"{number}\t{number}\t{caption}" for number, caption in enumerate(CAPTIONS[:3] * 2)]
+        table.write_text("\n".join(["id\timage_id\tcaption", *rows]))
+        torch.save(inception_weights(InceptionV3()), weights)
+        images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        write_statistics(real, Statistics.of(Inception(weights=weights)(images)))
+        (folder / "clip").mkdir()
+        self.command = [
+            "protocol=mlperf_sd",
+            f"ckpts='{folder}/runs/**/step-*.ckpt'",
+            f"conditions.file={table}",
+            f"reference={real}",
+            f"metric.fid.extractor.weights={weights}",
+            f"metric.clip_score.name={save_clip(folder / 'clip')}",
+            "size=64",
+            "sampler.steps=2",
+            f"out={self.scores}",
+        ]
+
+    def run(self, num_images):
+        """Measure, and return what was said."""
+        return forked("-m", "ldm.evaluate", *self.command, f"num_images={num_images}")
+
+    def of_step(self, step):
+        """Return FID and CLIP score of a step's checkpoint, as the results say them."""
+        found = json.loads((self.scores / f"step-{step:08d}" / "results.json").read_text())["scores"]
+        return found["fid"], found["clip_score"]
 
 
-def evaluated(log, *scores):
-    for step, (fid, clip) in zip((2, 4), scores, strict=True):
-        append_evaluation(log, step=step, fid=fid, clip=clip, began=0.0, ended=1.0)
-    return append_run_stop(log)
+@pytest.fixture(scope="module")
+def evaluation(run, tmp_path_factory):
+    """Return the evaluation of both checkpoints, whose scores are in the log."""
+    found = Evaluation(run / "diffusion", tmp_path_factory.mktemp("evaluation"))
+    found.run(num_images=6)
+    return found
 
 
-@pytest.fixture
-def log(run, tmp_path):
-    """Return a copy of the log of the run."""
-    copy = tmp_path / LOG_FILE
-    copy.write_bytes((run / "diffusion" / LOG_FILE).read_bytes())
-    return copy
+ROUNDS = ["3.1.0", "4.0.0", "4.1.0", "5.0.0"]
+TARGETS = "(0.0 <= v['value']['FID'] <= {fid}) and ({clip} <= v['value']['CLIP'] <= 1.0)"
+"""What the rules of each round say of the targets."""
+
+OWN_TARGETS = TARGETS.format(fid="90.0", clip="0.15")
 
 
-@pytest.mark.parametrize("rules", ["3.1.0", "4.0.0", "4.1.0", "5.0.0"])
-def test_the_compliance_checker_passes_its_log(log, rules):
-    assert not passes(log, rules), "it is not evaluated yet"
-    assert evaluated(log, (96.5, 0.149), (81.25, 0.1625)) == "success"
-    assert passes(log, rules)
-    failed, samples, batch, benchmark = read_submission_file(str(log), rules, False)
-    assert (failed, batch, benchmark) == (0, 4, "stable_diffusion")
-    assert samples == (4 if rules == "3.1.0" else 16), "the first point that passes: in steps, later in images"
+def with_targets(folder, fid, clip):
+    """Copy the package of the checker into a folder, and change in its rules the two targets and nothing else."""
+    package = shutil.copytree(Path(mlperf_logging.__file__).parent, folder / "mlperf_logging")
+    for rules in ROUNDS:
+        file = package / "compliance_checker" / f"training_{rules}" / "closed_stable_diffusion.yaml"
+        text = file.read_text()
+        assert text.count(OWN_TARGETS) == 1
+        file.write_text(text.replace(OWN_TARGETS, TARGETS.format(fid=fid, clip=clip)))
+    return folder
 
 
-def test_the_checker_fails_a_log_that_misses_the_target(log):
-    assert evaluated(log, (96.5, 0.149), (95.0, 0.1625)) == "aborted"
-    assert not passes(log, "5.0.0")
-    assert read_submission_file(str(log), "5.0.0", False)[0] == 1
+@pytest.fixture(scope="module")
+def reached(evaluation, tmp_path_factory):
+    """Return the folder of a copy of the checker whose targets are the scores of the last checkpoint."""
+    return with_targets(tmp_path_factory.mktemp("reached"), *evaluation.of_step(4))
+
+
+def complaints(log, rules, copy=None):
+    """Return what the compliance checker, started as its users start it, says against a log by the rules of a round.
+
+    `copy` is the folder of a copy of the package; None: the package as it is installed is started.
+    """
+    environment = {**os.environ, **({} if copy is None else {"PYTHONPATH": str(copy)})}
+    command = ["-m", "mlperf_logging.compliance_checker", "--ruleset", rules, "--werror", "--log_output", os.devnull]
+    done = subprocess.run([sys.executable, *command, log], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or done.stderr.endswith("ERROR - FAILED\n"), done.stderr
+    if done.returncode == 0:
+        assert done.stderr.endswith("INFO - SUCCESS\n")
+        return []
+    _, found = done.stderr.removesuffix("\nERROR - FAILED\n").split("WARNING -  ")
+    return found.split(f"\n{'-' * 30}\n")
+
+
+@pytest.mark.parametrize("rules", ROUNDS)
+def test_the_compliance_checker_passes_the_log_of_a_run_and_of_its_evaluation(evaluation, reached, rules):
+    """By its rules with targets that the run reaches. By its own rules it finds one fault: that theirs are not reached."""
+    assert complaints(evaluation.log, rules, reached) == []
+    assert complaints(evaluation.log, rules) == [f"Failed checks for aggregated_eval_accuracy : {OWN_TARGETS}"]
+    not_converged, _, batch, benchmark = read_submission_file(str(evaluation.log), rules, False)
+    assert (not_converged, batch, benchmark) == (1, 4, "stable_diffusion")
+
+
+def test_the_checker_fails_the_log_by_targets_that_are_just_missed(evaluation, tmp_path):
+    fid, clip = min(evaluation.of_step(step)[0] for step in (2, 4)), -1.0
+    assert complaints(evaluation.log, "5.0.0", with_targets(tmp_path / "reached", fid, clip)) == []
+    targets = {"fid": fid - 1e-6 * fid, "clip": clip}
+    found = complaints(evaluation.log, "5.0.0", with_targets(tmp_path / "missed", **targets))
+    assert found == [f"Failed checks for aggregated_eval_accuracy : {TARGETS.format(**targets)}"]
+
+
+def test_the_checker_fails_the_log_of_a_run_that_is_not_evaluated(run):
+    found = complaints(run / "diffusion" / LOG_FILE, "5.0.0")
+    assert any("'run_stop' but found 0" in complaint for complaint in found)
+    assert any("'eval_accuracy' but found 0" in complaint for complaint in found)
 
 
 @pytest.mark.parametrize("key", ["opt_adamw_epsilon", "global_batch_size", "init_stop", "run_start", "train_samples"])
-def test_the_checker_fails_a_log_without_a_line(log, key):
-    evaluated(log, (96.5, 0.149), (81.25, 0.1625))
-    log.write_text("".join(line for line in log.read_text().splitlines(True) if f'"key": "{key}"' not in line))
-    assert not passes(log, "5.0.0")
+def test_the_checker_fails_the_log_without_a_line(evaluation, reached, tmp_path, key):
+    whole = evaluation.log.read_text().splitlines(True)
+    log = tmp_path / LOG_FILE
+    log.write_text("".join(line for line in whole if f'"key": "{key}"' not in line))
+    assert any(f"'{key}' but found 0" in complaint for complaint in complaints(log, "5.0.0", reached))
+
+
+@pytest.mark.parametrize("rules", ROUNDS)
+def test_a_log_whose_scores_reach_the_benchmarks_own_targets_says_success(run, tmp_path, rules):
+    """No tiny model reaches them: here the scores are invented, and all other lines are the run's."""
+    log = Path(shutil.copy(run / "diffusion" / LOG_FILE, tmp_path))
+    for step, fid, clip in ((2, 96.5, 0.149), (4, 81.25, 0.1625)):
+        append_evaluation(log, step=step, fid=fid, clip=clip, began=0.0, ended=1.0)
+    assert append_run_stop(log) == "success"
+    assert complaints(log, rules) == []
+    not_converged, samples, _, _ = read_submission_file(str(log), rules, False)
+    assert not_converged == 0
+    assert samples == (4 if rules == "3.1.0" else 16), "the first point that passes: in steps, later in images"
 
 
 def test_the_log_says_what_was_done(run):
@@ -157,42 +247,20 @@ def test_the_log_says_what_was_done(run):
     assert str(Path.cwd()) not in (run / "diffusion" / LOG_FILE).read_text()
 
 
-def test_the_protocol_adds_its_scores_to_the_log(run, log, tmp_path):
-    copy = tmp_path / "runs" / "stage"
-    shutil.copytree(run / "diffusion" / "checkpoints", copy / "checkpoints")
-    log = log.rename(copy / LOG_FILE)
-    table = tmp_path / "captions.tsv"
-    rows = [f"{number}\t{number}\t{caption}" for number, caption in enumerate(CAPTIONS[:3] * 2)]
-    table.write_text("\n".join(["id\timage_id\tcaption", *rows]))
-    torch.save(inception_weights(InceptionV3()), tmp_path / "inception.pth")
-    np.savez(tmp_path / "real.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    (tmp_path / "clip").mkdir()
-    command = [
-        "protocol=mlperf_sd",
-        f"ckpts='{copy}/**/step-*.ckpt'",
-        f"conditions.file={table}",
-        f"reference={tmp_path}/real.npz",
-        f"metric.fid.extractor.weights={tmp_path}/inception.pth",
-        f"metric.clip_score.name={save_clip(tmp_path / 'clip')}",
-        "size=64",
-        "sampler.steps=2",
-        f"out={tmp_path}/scores",
-    ]
-    before = log.read_text()
-    text = forked("-m", "ldm.evaluate", *command, "num_images=4")
-    assert "scores of 4 images, where it says 6" in text
-    assert log.read_text() == before
-    for _ in range(2):
-        text = forked("-m", "ldm.evaluate", *command, "num_images=6")
-        assert f"{log}: " in text
-        added = [line for line in lines(log) if line["key"].startswith(("eval_a", "eval_st", "run_stop"))]
-        assert [line["key"] for line in added].count("eval_accuracy") == 4
-        assert [line["key"] for line in added].count("run_stop") == 1
-    assert log.read_text().startswith(before)
+def test_the_protocol_adds_its_scores_to_the_log_once(run, evaluation):
+    log = evaluation.log.read_text()
+    trained = (run / "diffusion" / LOG_FILE).read_text()
+    assert log.startswith(trained)
+    added = lines(evaluation.log)[trained.count("\n") :]
+    one = ["eval_start", "eval_accuracy", "eval_accuracy", "eval_stop"]
+    assert [line["key"] for line in added] == [*one, *one, "run_stop"]
+    assert added[-1]["metadata"]["status"] == "aborted", "the benchmark's own targets are not reached"
     for step in (2, 4):
-        scores = json.loads((tmp_path / "scores" / f"step-{step:08d}" / "results.json").read_text())["scores"]
         said = {line["metadata"]["metric"]: line["value"] for line in added if is_score(line, step)}
-        assert said == {"FID": scores["fid"], "CLIP": scores["clip_score"]}
+        assert said == dict(zip(("FID", "CLIP"), evaluation.of_step(step), strict=True))
+    assert "scores of 4 images, where it says 6" in evaluation.run(num_images=4)
+    assert f"{evaluation.log}: aborted" in evaluation.run(num_images=6)
+    assert evaluation.log.read_text() == log
 
 
 def is_score(line, step):

@@ -14,6 +14,7 @@ from ldm.metric.kernel import CMMD, KID, polynomial_mmd
 from ldm.metric.precision_recall import PrecisionRecall
 from ldm.metric.statistics import Reference, Statistics
 from ldm.pretrained.extractor import ClassifyingExtractor
+from ldm.pretrained.inception import SpatialInception
 from tests.metric import torch_fidelity_numbers as oracle
 from tests.second_device import second_device
 
@@ -163,8 +164,31 @@ def close(found, name):
     assert found == pytest.approx(NUMBERS[name], rel=1e-6)
 
 
-def test_the_frechet_distance_is_torch_fidelitys():
-    close(Frechet(Given()).measure(GENERATED, reference(REAL))["fid"], "frechet_inception_distance")
+@pytest.mark.parametrize(
+    ("extractor", "name"), [("inception", "fid"), ("inception_spatial", "sfid"), ("d", "frechet_d")]
+)
+def test_the_frechet_distance_is_torch_fidelitys(extractor, name):
+    close(Frechet(Given(name=extractor)).measure(GENERATED, reference(REAL))[name], "frechet_inception_distance")
+
+
+@pytest.mark.slow
+def test_sfid_of_features_of_its_length_is_the_definition_in_float64():
+    """Nash et al., 2021: FID's distance, here by the square root of a covariance in numpy."""
+    rng = np.random.RandomState(11)
+    width = SpatialInception.num_features
+    made, real = (
+        rng.randn(width + 50, width) * np.linspace(low, high, width) for low, high in ((0.6, 1.2), (1.3, 0.8))
+    )
+    made, real = (made + 0.1).astype(np.float32), real.astype(np.float32)
+    metric = Frechet(Given(width, "inception_spatial"))
+    found = metric.measure(torch.from_numpy(made), reference(torch.from_numpy(real)))
+    a, b = (np.cov(part.astype(float), rowvar=False) for part in (made, real))
+    shift = made.astype(float).mean(0) - real.astype(float).mean(0)
+    values, vectors = np.linalg.eigh(a)
+    root = vectors * np.sqrt(values) @ vectors.T
+    trace = np.sqrt(np.linalg.eigvalsh(root @ b @ root)).sum()
+    expected = shift @ shift + np.trace(a) + np.trace(b) - 2 * trace
+    assert found == {"sfid": pytest.approx(expected, rel=1e-9)}
 
 
 def test_kid_is_torch_fidelitys():

@@ -35,6 +35,11 @@ def images():
     return [torch.from_numpy(rng.randint(0, 256, (2, 3, *size)).astype(np.uint8)) for size in ((20, 33), (310, 305))]
 
 
+def image():
+    """Return an 8-bit image `(1, 3, 299, 299)`, which no way to resize changes."""
+    return torch.from_numpy(np.random.RandomState(10).randint(0, 256, (1, 3, 299, 299)).astype(np.uint8))
+
+
 def inception_weights(network):
     """Return seeded weights for a network with the names and shapes of torch-fidelity's Inception v3."""
     rng = np.random.RandomState(9)
@@ -82,7 +87,13 @@ def computed():
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], "none")
     network.load_state_dict(inception_weights(network))
     pooled, logits = network(images()[0])
-    return {**found, "features": pooled[:, ::32].tolist(), "logits": logits[:, ::16].tolist()}
+    found |= {"features": pooled[:, ::32].tolist(), "logits": logits[:, ::16].tolist()}
+    network.double().feature_extractor_internal_dtype = torch.float64  # its own option "float64" leaves it in float32
+    maps = []
+    network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    pooled, logits = network(image())
+    exact = {"features": pooled[:, ::32], "logits": logits[:, ::16], "maps": maps[0][:, :7, ::8, ::8]}
+    return {**found, "exact": {name: values.tolist() for name, values in exact.items()}}
 
 
 if __name__ == "__main__":

@@ -43,6 +43,18 @@ def test_features_and_logits_are_torch_fidelitys(weights):
     assert not any(weight.requires_grad for weight in extractor.parameters())
 
 
+def test_in_float64_features_logits_and_places_are_torch_fidelitys_to_rounding(weights):
+    """The last of them are TensorFlow's mixed_6, whose module is called Mixed_6d there."""
+    extractor, exact = Inception(weights=weights), NUMBERS["exact"]
+    image = extractor.resize(oracle.image()).double()
+    features = extractor.double().network(image)
+    found = {"features": features[:, ::32], "logits": extractor.class_logits(features)[:, ::16]}
+    found["maps"] = extractor.network.maps(image)[:, :7, ::8, ::8]
+    for name, values in found.items():
+        expected = torch.tensor(exact[name], dtype=torch.float64)
+        torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_features_of_sfid_are_the_first_channels_of_a_branch_of_mixed_6(weights):
     """Of TensorFlow's mixed_6, whose module here is called Mixed_6d, row by row as TensorFlow stores maps."""
     extractor, plain = SpatialInception(weights=weights), Inception(weights=weights)

@@ -1,6 +1,7 @@
 import hashlib
 from importlib.resources import files
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,9 @@ from ldm.pretrained import lpips
 from ldm.pretrained.lpips import LINEAR, LPIPS, read_linear, vgg16_features
 from ldm.training.run import train
 from tests.guidance.models import with_and_without
+
+MEAN, STD = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]], dtype=torch.float64)
+"""What the authors' code subtracts from images in [-1, 1], and divides by."""
 
 
 @pytest.fixture
@@ -37,13 +41,53 @@ def test_it_is_a_distance_whose_gradient_reaches_the_images(vgg16):
     assert all(p.grad is None for p in distance.parameters())
 
 
-def test_it_is_the_distance_of_torchmetrics(vgg16, monkeypatch):
-    """Its own network takes VGG16 from torchvision, which is not needed here: it gets the same layers from us."""
+def defined(distance, a, b):
+    """Zhang et al., 2018, eq. 1, as version 0.1 of their code has it: pair by pair, layer by layer, in numpy and float64."""
+    found = []
+    for pair in zip(a.double(), b.double(), strict=True):
+        total, taps = 0.0, []
+        for image in pair:
+            x = ((image - MEAN[:, None, None]) / STD[:, None, None])[None]
+            taps.append(list(zhang_taps(distance.features, x)))
+        for weight, x, y in zip(read_linear().values(), *taps, strict=True):
+            x, y = (part / (np.sqrt((part**2).sum(0)) + 1e-10) for part in (x, y))
+            total += (weight.double().numpy()[0] * (x - y) ** 2).sum(0).mean()
+        found.append(total)
+    return found
+
+
+def zhang_taps(features, x):
+    """Yield what comes before each pooling, and in the end: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3."""
+    for layer in features.double():
+        if isinstance(layer, torch.nn.MaxPool2d):
+            yield x[0].numpy()
+        x = layer(x)
+    yield x[0].numpy()
+
+
+@torch.no_grad()
+def test_it_is_the_published_definition(vgg16):
+    """In float64, but for the constants, which are kept in float32; and in float32, in which it is measured, to 1e-6."""
     distance = LPIPS(vgg16=vgg16)
+    a, b = torch.rand(2, 3, 3, 40, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    measured = distance(a, b)
+    assert measured.dtype == distance(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+    expected = defined(distance, a, b)
+    assert distance.double()(a, b).tolist() == pytest.approx(expected, rel=1e-8)
+    assert measured.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@torch.no_grad()
+def test_it_is_the_distance_of_torchmetrics(vgg16, monkeypatch):
+    """Its own network takes VGG16 from torchvision, which is not needed here: it gets the same layers from us.
+
+    It adds 1e-8 where the authors' code adds 1e-10 to the length of a vector of features, and within the root.
+    """
+    distance = LPIPS(vgg16=vgg16).double()
     monkeypatch.setattr(torchmetrics_lpips, "_get_tv_model_features", lambda net, pretrained: distance.features)
-    theirs = torchmetrics_lpips._LPIPS(net="vgg")
-    a, b = torch.rand(2, 3, 3, 40, 32) * 2 - 1
-    torch.testing.assert_close(distance(a, b), theirs(a, b).flatten(), rtol=1e-5, atol=0)
+    theirs = torchmetrics_lpips._LPIPS(net="vgg").double()
+    a, b = torch.rand(2, 3, 3, 40, 32, dtype=torch.float64) * 2 - 1
+    torch.testing.assert_close(distance(a, b), theirs(a, b).flatten(), rtol=1e-6, atol=0)
 
 
 def test_the_learned_weights_are_those_that_the_papers_code_downloads():

@@ -28,7 +28,7 @@ def test_dinov2s_feature_is_its_class_token(dinov2):
     mean, std = (torch.tensor(part)[:, None, None] for part in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
         theirs = Dinov2Model.from_pretrained(dinov2).eval()(((images + 1) / 2 - mean) / std)
-    torch.testing.assert_close(extractor(images), theirs.last_hidden_state[:, 0])
+    torch.testing.assert_close(extractor(images), theirs.last_hidden_state[:, 0], rtol=1e-6, atol=1e-6)
     assert (extractor.name, extractor.num_features) == ("dinov2_16", 16)
 
 
@@ -42,7 +42,7 @@ def test_clips_embedding_has_the_length_1(clip):
         theirs = (
             CLIPModel.from_pretrained(clip).eval().get_image_features(((images + 1) / 2 - mean) / std).pooler_output
         )
-    torch.testing.assert_close(extractor(images), theirs / theirs.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(extractor(images), theirs / theirs.norm(dim=1, keepdim=True), rtol=1e-6, atol=1e-6)
     assert (extractor.name, extractor.num_features) == ("clip_16", 8)
 
 
