@@ -17,7 +17,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ldm.pretrained import precision
+
 SECOND = torch.device("meta")
+
+REFUSED: set[torch.dtype] = set()
+"""Types of numbers that it does not have."""
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy, aten.copy_)
@@ -47,6 +52,8 @@ class There(Tensor):
 
 
 class _Mode(TorchDispatchMode):
+    """Computes on the second device."""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _computed(func, args, kwargs or {})
 
@@ -76,6 +83,8 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         found = found.clone() if found is _values(args[0]) else found
 
     def on_device(part: Any) -> Any:
+        if there and isinstance(part, Tensor) and part.dtype in REFUSED:
+            raise TypeError(f"{func} gives {part.dtype}, which the device does not have")
         same = next((one for one in tensors if _values(one) is part), None)
         if same is not None or not isinstance(part, Tensor):
             return part if same is None else same
@@ -91,8 +100,12 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | No
 
 
 @contextmanager
-def second_device() -> Iterator[torch.device]:
-    """Give the second device, which exists while the block runs."""
+def second_device(*, float64: bool = True) -> Iterator[torch.device]:
+    """Give the second device, which exists while the block runs.
+
+    Args:
+        float64: Whether it has float64; Apple's GPUs have none.
+    """
     make, convert, autocast = torch.tensor, torch.as_tensor, torch.autocast
 
     def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
@@ -111,6 +124,9 @@ def second_device() -> Iterator[torch.device]:
             super().__init__("cpu" if device_type == SECOND.type else device_type, **options)
 
     with pytest.MonkeyPatch.context() as patch, _Mode():  # these take another way for this kind of tensors
+        if not float64:
+            patch.setattr(precision, "NO_FLOAT64", {SECOND.type})
+            patch.setattr("tests.second_device.REFUSED", {torch.float64})
         patch.setattr(torch, "tensor", tensor)
         patch.setattr(torch, "as_tensor", as_tensor)
         patch.setattr(torch, "autocast", Autocast)

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 
+from ldm.autoencoder.base import LatentMoments, latent_moments
+from ldm.autoencoder.equivariance import ScaleEquivariance
 from ldm.batch import Batch, Size
 from ldm.conditioner.text import TextConditioner
 from ldm.config import CONFIGS, build, resolved
@@ -180,3 +182,27 @@ def test_reconstructions_are_measured_there(model, tmp_path):
             "rows/psnr"
         }:  # torchmetrics indexes by a list, whose numbers this device does not get
             torch.testing.assert_close(tensors[name], expected[store][name], rtol=1e-3, atol=1e-3)
+
+
+def test_models_train_and_sample_where_there_is_no_float64(model):
+    """As on Apple's GPUs: what needs it is computed on the CPU, and gives the same."""
+    batch = Batch(["a", "b", "c"], {"image": SQUARE.expand(3, -1, -1, -1), "caption": PROMPTS})
+    expected, loss = model.sample(prompts=PROMPTS), ValidationLoss()
+    loss.measure(model, batch)
+    statistics = latent_moments(model.autoencoder, [batch.fields["image"]])
+    with second_device(float64=False) as device:
+        there, there_loss = copy.deepcopy(model).to(device), ValidationLoss().to(device)
+        images = there.sample(prompts=PROMPTS)
+        put = batch._replace(fields=moved(batch.fields, device))
+        there_loss.measure(there, put)
+        there.train().loss(put).mean().backward()
+        found = LatentMoments(there.autoencoder.latent_channels, device)
+        found.update(there.autoencoder.encode(put.fields["image"]).mean)
+        view = ScaleEquivariance(factors=[2]).beside(put.fields["image"], torch.zeros(3, 2, 16, 16, device=device))
+        assert isinstance(view.raw, There)
+        with pytest.raises(TypeError, match="gives torch.float64, which the device does not have"):
+            put.fields["image"].double()
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(there_loss.compute(), loss.compute(), rtol=1e-4, atol=0)
+    assert found.totals.shape == statistics.totals.shape
+    assert found.totals.device.type == "cpu"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.regularizer import Encoding, Regularizer
 from ldm.batch import Batch, as_size, tensor_field
-from ldm.pretrained.precision import full_precision
+from ldm.pretrained.precision import float64, float64_device, full_precision
 
 
 class Autoencoder(nn.Module, ABC):
@@ -195,12 +195,12 @@ class LatentMoments:
 
     def __init__(self, channels: int, device: torch.device | str = "cpu") -> None:
         self.channels = channels
-        self.totals = torch.zeros(2 * channels + 2, dtype=torch.float64, device=device)
+        self.totals = torch.zeros(2 * channels + 2, dtype=torch.float64, device=float64_device(torch.device(device)))
 
     def update(self, raw: Tensor) -> None:
         """Add raw latents, `(B, C, h, w)`."""
-        values = raw.double().transpose(0, 1).flatten(1)
-        counts = torch.tensor([values.shape[1], raw.shape[0]], dtype=torch.float64, device=raw.device)
+        values = float64(raw).transpose(0, 1).flatten(1)
+        counts = torch.tensor([values.shape[1], raw.shape[0]], dtype=torch.float64, device=values.device)
         self.totals += torch.cat([values.sum(1), values.square().sum(1), counts])
 
     def store(self, autoencoder: Autoencoder) -> None:

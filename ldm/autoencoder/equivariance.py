@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.batch import Size
 from ldm.options.rule import COUNT, FRACTION, NOT_NEGATIVE, Real, Whole, check
+from ldm.pretrained.precision import float64
 
 LEAST_SIDE = 32
 """The least height and width in pixels of images that are trained on alone; the discriminator needs as much."""
@@ -184,11 +185,12 @@ def _changed(maps: Tensor, size: Sequence[int], quarters: int) -> Tensor:
     Each axis is multiplied by a matrix, whose gradient is deterministic on GPUs, too; that of torch's interpolation is not.
     """
     if list(maps.shape[-2:]) != list(size):
+        values = float64(maps)  # neither autocast nor TF32 rounds these numbers
         down, across = (
-            _weights(length, wanted).to(maps.device, non_blocking=True)
+            _weights(length, wanted).to(values.device, non_blocking=True)
             for length, wanted in zip(maps.shape[-2:], size, strict=True)
         )
-        maps = (down @ maps.double() @ across.T).to(maps.dtype)  # neither autocast nor TF32 rounds these numbers
+        maps = (down @ values @ across.T).to(maps)
     return maps.rot90(quarters, (-2, -1))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.regularizer import Penalty, Point, Regularizer
 from ldm.options.rule import COUNT, FLAG, NOT_NEGATIVE, Optional, check
+from ldm.pretrained.precision import float64
 
 DISTANCES_AT_ONCE = 2**26
 """Distances between vectors and codes that are in memory at the same time."""
@@ -139,7 +140,8 @@ class VQRegularizer(Regularizer[CodedPoint]):
         Args:
             sums: How often each code was used, `(n,)`.
         """
-        fractions = sums.double() / sums.double().sum()
+        sums = float64(sums)
+        fractions = sums / sums.sum()
         perplexity = torch.special.entr(fractions).sum().exp()
         return {"codebook_usage": (sums > 0).double().mean().float(), "perplexity": perplexity.float()}
 

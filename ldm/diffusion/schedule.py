@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from ldm.pretrained.precision import float64, has_float64
 
 
 class Schedule(nn.Module, ABC):
@@ -33,8 +36,8 @@ class Schedule(nn.Module, ABC):
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha_t and sigma_t, fp32, of the shape of t."""
-        alpha, sigma = self.exact(t)
-        return alpha.float(), sigma.float()
+        alpha, sigma = self.exact(float64(t))
+        return alpha.float().to(t.device), sigma.float().to(t.device)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return log(alpha_t^2 / sigma_t^2), float64, of the shape of t; infinite where alpha_t or sigma_t is zero."""
@@ -89,6 +92,13 @@ class DiscreteSchedule(VariancePreservingSchedule, ABC):
         super().__init__()
         self.steps = len(betas)
         self.register_buffer("table", torch.logit(torch.cumprod(1.0 - betas, dim=0)), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Move the table, but not to a device that has no float64."""
+        if not has_float64(fn(torch.empty(0)).device):
+            return self
+        moved: nn.Module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     def variance(self, t: Tensor) -> Tensor:
         """Return sigma_t^2, interpolated between the discrete steps."""

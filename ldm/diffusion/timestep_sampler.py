@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ldm.diffusion.schedule import Schedule
+from ldm.pretrained.precision import float64_device
 
 SMALLEST = 1e-5
 """The earliest timestep that is trained: before it, there is nothing left to denoise."""
@@ -39,12 +40,13 @@ class TimestepSampler(ABC):
         Returns:
             The timesteps, `(count,)`, fp32, in (0, 1].
         """
-        fractions = torch.rand(count, device=device, dtype=torch.float64)
+        exact = float64_device(device)
+        fractions = torch.rand(count, device=exact, dtype=torch.float64)
         if self.stratified:
             rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-            places = torch.arange(rank, count * world, world, device=device)
+            places = torch.arange(rank, count * world, world, device=exact)
             fractions = (places + fractions) / (count * world)
-        return self.quantile(fractions, schedule).float().clamp(min=SMALLEST)
+        return self.quantile(fractions, schedule).float().clamp(min=SMALLEST).to(device)
 
     @abstractmethod
     def quantile(self, fraction: Tensor, schedule: Schedule) -> Tensor:

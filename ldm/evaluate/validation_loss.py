@@ -13,6 +13,7 @@ from ldm.batch import Batch
 from ldm.diffusion.noise_error import LEVELS, noise_error
 from ldm.metric.totals import Totals
 from ldm.model import LatentDiffusion
+from ldm.pretrained.precision import float64
 from ldm.sampler.noise import SeededNoise
 
 
@@ -60,9 +61,11 @@ class ValidationLoss(Totals):
         levels = torch.tensor([one.level for one in drawn], device=x.device)
         t = torch.tensor(LEVELS, device=x.device)[levels]
         errors = noise_error(model.denoiser, x, z, t, condition=model.conditioner(fields))
-        sums = torch.zeros(2, len(LEVELS), dtype=torch.float64, device=x.device)
-        sums[0].index_add_(0, levels, errors.double())
-        sums[1].index_add_(0, levels, torch.ones_like(errors, dtype=torch.float64))
+        errors = float64(errors)
+        levels = levels.to(errors.device)
+        sums = torch.zeros(2, len(LEVELS), dtype=torch.float64, device=errors.device)
+        sums[0].index_add_(0, levels, errors)
+        sums[1].index_add_(0, levels, torch.ones_like(errors))
         self.update(sums.flatten())
 
     def scores(self) -> dict[str, Tensor]:

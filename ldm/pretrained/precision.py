@@ -1,4 +1,4 @@
-"""Computing in fp32 where the rest of a model computes under autocast."""
+"""Computing in fp32 where the rest of a model computes under autocast, and in float64 where the device has none."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from torch import Tensor
 
 FULL_PRECISION: ContextVar[bool] = ContextVar("full_precision", default=False)
 """True within `full_precision` on the meta device, for who counts there what a device would do."""
+
+
+NO_FLOAT64 = {"mps"}
+"""Types of devices that have no float64: Apple's GPUs."""
 
 
 @contextmanager
@@ -34,5 +38,15 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def float64(values: Tensor) -> Tensor:
-    """Return values in float64: on their device, or on the CPU where it is Apple's, which has no float64."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
+    """Return values in float64: on their device, or on the CPU where that has no float64."""
+    return values.to(float64_device(values.device)).double()
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return a device, or the CPU where that has no float64."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def has_float64(device: torch.device) -> bool:
+    """Return whether a device has float64."""
+    return device.type not in NO_FLOAT64
