@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import re
 import shlex
 import shutil
 import tarfile
@@ -48,9 +49,13 @@ def test_a_run_folder_holds_everything(tiny_run):
     for stage, picture in (("autoencoder", "reconstructions"), ("diffusion", "samples")):
         folder = tiny_run / stage
         assert (folder / "checkpoints" / "step-00000020.ckpt").is_file()
-        assert sorted(path.name for path in (folder / "pictures").iterdir()) == [
-            f"{picture}-{step:08d}.png" for step in (10, 20)
-        ]
+        names = sorted(path.name for path in (folder / "pictures").iterdir())
+        assert [name for name in names if name.endswith(".png")] == [f"{picture}-{step:08d}.png" for step in (10, 20)]
+        beside = [f"samples-{step:08d}.txt" for step in (10, 20)] if picture == "samples" else []
+        assert [name for name in names if not name.endswith(".png")] == beside
+    captions = (tiny_run / "diffusion" / "pictures" / "samples-00000020.txt").read_text().splitlines()
+    assert all(re.fullmatch("an? .* on an? .* background", caption) for caption in captions)
+    assert f"<li>{captions[0]}</li>" in (tiny_run / "report.html").read_text()
     autoencoder, diffusion = (
         json.loads((tiny_run / stage / "results.json").read_text()) for stage in ("autoencoder", "diffusion")
     )
