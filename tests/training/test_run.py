@@ -53,6 +53,9 @@ def test_a_run_folder_holds_everything(tiny_run):
         assert [name for name in names if name.endswith(".png")] == [f"{picture}-{step:08d}.png" for step in (10, 20)]
         beside = [f"samples-{step:08d}.txt" for step in (10, 20)] if picture == "samples" else []
         assert [name for name in names if not name.endswith(".png")] == beside
+        logged = read_metrics(folder / "logs")
+        (rates,) = [values for name, values in logged.items() if name in ("lr-Adam", "lr-AdamW")]
+        assert [step for step, _ in rates] == [step for step, _ in logged["train/gradient_norm"]] == [5, 10, 15, 20]
     captions = (tiny_run / "diffusion" / "pictures" / "samples-00000020.txt").read_text().splitlines()
     assert all(re.fullmatch("an? .* on an? .* background", caption) for caption in captions)
     assert f"<li>{captions[0]}</li>" in (tiny_run / "report.html").read_text()
