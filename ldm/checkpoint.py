@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.classifier.caption_classifier import CaptionClassifier
+from ldm.classifier.caption_classifier import CaptionClassifier, how_to_train
 from ldm.config import build_trusted, trusted_class
 from ldm.files.similar import similar
 from ldm.files.tensors import write_tensors
@@ -166,7 +166,7 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
     if not isinstance(model, CaptionClassifier):
         raise ValueError(
             f"{file} holds {type(model).__name__}, not a classifier; "
-            "train one: python train.py experiment=classifier autoencoder.ckpt=" + str(path)
+            + how_to_train(f"autoencoder.ckpt={shlex.quote(str(path))}")
         )
     return model.eval().requires_grad_(False)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.autoencoder.derived import underlying_fields
-from ldm.batch import of_one_size, tensor_field
+from ldm.batch import in_words, of_one_size, tensor_field
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.fixed_prompts import FixedPrompts
 from ldm.callback.gathering import gather_reference, measure_together
@@ -101,6 +101,7 @@ class Evaluation(Measuring):
         if prompts is not None:
             self.prompts = FixedPrompts(prompts, guidance=prompts_guidance, sampler=sampler, batch_size=batch_size)
         self.scores: dict[str, float] = {}
+        self._captions: dict[int, str] = {}  # of the images in the picture, by their places among this rank's
         self._referred: set[str] = set()
         self._references: dict[str, Reference] = {}
 
@@ -131,13 +132,13 @@ class Evaluation(Measuring):
         for name, value in self.scores.items():
             pl_module.log(f"eval/{name}", value, sync_dist=True)  # equal on all ranks already
         if trainer.is_global_zero:
-            show(trainer, "samples", shown)
+            show(trainer, "samples", shown, captions=[self._captions[place] for place in sorted(self._captions)])
             if final:
                 self._warn(trainer, wanted)
         if self.prompts is not None:
             images = self.prompts.draw(trainer, model)
             if trainer.is_global_zero:
-                show(trainer, "prompts", images)
+                show(trainer, "prompts", images, captions=self.prompts.captions)
 
     def _warn(self, trainer: pl.Trainer, wanted: int | None) -> None:
         """Say of final scores for which there are too few images what that means."""
@@ -161,6 +162,7 @@ class Evaluation(Measuring):
         numbers, chunks = ranks[trainer.global_rank], shares[trainer.global_rank]
         places = set(range(len(numbers))[:: max(1, len(numbers) // self.grid)][: self.grid])
         shown: dict[int, Tensor] = {}
+        self._captions = {}
         with tqdm(
             total=len(numbers), desc="sampling", unit="image", leave=False, disable=trainer.global_rank > 0
         ) as bar:
@@ -181,6 +183,8 @@ class Evaluation(Measuring):
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)
                 placed = zip(map(numbers.index, chunk), images, strict=True)
                 shown |= {place: image.clone() for place, image in placed if place in places}
+                told = zip(map(numbers.index, chunk), in_words(fields, len(chunk)), strict=True)
+                self._captions |= {place: caption for place, caption in told if place in places}
                 bar.update(len(chunk))
         return stack_padded([shown[place] for place in sorted(shown)], data.size)
 

@@ -13,7 +13,7 @@ from ldm.autoencoder.derived import underlying_fields
 from ldm.callback.checkpoints import end_if_asked
 from ldm.generation.mode.base import Generator, ModeParts
 from ldm.generation.mode.txt2img import Txt2Img
-from ldm.generation.prompts import read_prompts
+from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import SampleRequest, check_numbers, check_told, with_class_numbers
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion
@@ -78,6 +78,11 @@ class FixedPrompts:
         self.sampler = sampler
         self.batch_size = batch_size
 
+    @property
+    def captions(self) -> list[str]:
+        """Return what each image is made for, a line for people each."""
+        return [_in_words(prompt) for prompt in self.prompts]
+
     def check(self, model: LatentDiffusion) -> None:
         """Check that a model can be told what the file says, and read the files that it names.
 
@@ -113,3 +118,10 @@ class FixedPrompts:
     def _mode(self, model: LatentDiffusion) -> tuple[Txt2Img, Generator]:
         mode = Txt2Img(self.prompts, size=list(model.size))
         return mode, mode.generator(OwnParts(model, self.sampler, self.guidance))
+
+
+def _in_words(prompt: Prompt) -> str:
+    told = [prompt.text] if prompt.text is not None else []
+    told += [f"{name} {source}" for name, source in prompt.inputs.items()]
+    told += [f"negative: {prompt.negative}"] if prompt.negative else []
+    return " ".join("; ".join(told).split())

@@ -15,9 +15,13 @@ from torch import Tensor
 from ldm.batch import Batch, tensor_field
 from ldm.callback.steps import steps_made
 from ldm.files.picture import grid
+from ldm.files.run_names import CAPTIONS
+from ldm.files.whole import write_whole
 
 
-def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None = None) -> Path:
+def show(
+    trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None = None, captions: Sequence[str] = ()
+) -> Path:
     """Write images as one grid into the stage's folder and to loggers that take pictures.
 
     Args:
@@ -25,6 +29,8 @@ def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None 
         name: What the pictures are called.
         images: `(N, 3, H, W)` in [-1, 1].
         columns: Images in a row; None: about as many as there are rows.
+        captions: A line for each image, row by row, that says what it was made for; they are written beside the picture, into a
+            text file of its name. None, or empty ones alone: nothing is written.
 
     Returns:
         The file.
@@ -34,6 +40,8 @@ def show(trainer: pl.Trainer, name: str, images: Tensor, *, columns: int | None 
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = grid(images, columns=columns)
     sheet.save(path)
+    if any(captions):
+        write_whole(path.with_suffix(CAPTIONS), "".join(f"{caption}\n" for caption in captions))
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key=name, images=[sheet], step=step)

@@ -180,16 +180,27 @@ class CaptionClassifier(nn.Module):
         if not own.same_latents(autoencoder):
             raise ValueError(
                 f"the classifier was trained on latents of the encoder {own.encoder_hash}, but the model has "
-                f"{autoencoder.encoder_hash}, or another shift and scale of them; train one for this model: "
-                "python train.py experiment=classifier autoencoder.ckpt=..."
+                f"{autoencoder.encoder_hash}, or another shift and scale of them; {how_to_train('autoencoder.ckpt=...')}"
             )
         if (t := self.schedule.first_mismatch(schedule)) is not None:
             time = torch.tensor(t, dtype=torch.float64)
             (alpha, sigma), (wanted, noise) = self.schedule.exact(time), schedule.exact(time)
             raise ValueError(
                 f"at t = {t:.1f} the classifier was trained with alpha and sigma {alpha:.4f} and {sigma:.4f}, but the model with "
-                f"{wanted:.4f} and {noise:.4f}; train one with the schedule of this model: "
-                "python train.py experiment=classifier schedule=... autoencoder.ckpt=..."
+                f"{wanted:.4f} and {noise:.4f}; {how_to_train('autoencoder.ckpt=... schedule=...')}"
             )
         self.to(autoencoder.shift.device)
         self._joined = (autoencoder, schedule)
+
+
+def how_to_train(options: str) -> str:
+    """Return what to type for a classifier, on the data of the model that it shall guide.
+
+    Args:
+        options: Options that name this model, as they are typed.
+    """
+    command = f"python train.py experiment=classifier {options}"
+    return (
+        f"train one on the data of the model that it shall guide: {command} data=shards data.train=... data.val=... "
+        f"data.size=... stage=classifier classifier=encoder_unet model.vocabulary=1024, or for the embedded icons {command}"
+    )

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.cli.command_line import CommandLine, UsageError
+from ldm.cli.other_choices import other_choice
 from ldm.cli.short_names import NODES, OPTIONS
 from ldm.config import choices_of, compose, options_of
 from ldm.options.arguments import (
@@ -60,7 +61,7 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
     if failure is not None or any(_needs_look(override) for override in values):
         base = _compose_chosen(name, chosen)
         for override in values:
-            _check_value(override, base)
+            _check_value(override, base, name, chosen)
     if failure is not None:
         raise UsageError(f"{told(failure)}; --help shows all options") from failure
     return config
@@ -153,7 +154,7 @@ def _check_group(override: Override, name: str, others: Sequence[str]) -> None:
         base = compose(name, others, hydra_too=True)
         groups = {chosen.partition("@")[0] for chosen in base.hydra.runtime.choices}
         if override.key_or_group not in (*groups, *options_of(base)):
-            _check_value(override, base)
+            _check_value(override, base, name, others)
 
 
 def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
@@ -168,34 +169,39 @@ def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
     return None
 
 
-def _check_value(override: Override, base: DictConfig) -> None:
+def _check_value(override: Override, base: DictConfig, name: str, chosen: Sequence[str]) -> None:
     """Raise UsageError where an option does not exist, or where a word is given for a node of options.
 
     Args:
         override: An option that is no choice of a group.
         base: The config with all choices made, Hydra's own node included.
+        name: The program's: its config is `configs/<name>.yaml`.
+        chosen: The choices that were typed, and options that name further folders of configs.
     """
     option, known = override.key_or_group, options_of(base)
-    groups = {name.partition("@")[2] or name: name for name in base.hydra.runtime.choices}
+    groups = {one.partition("@")[2] or one: one for one in base.hydra.runtime.choices}
     if override.package is not None:
-        same = [name for name in base.hydra.runtime.choices if name.partition("@")[0] == option]
+        same = [one for one in base.hydra.runtime.choices if one.partition("@")[0] == option]
         raise UsageError(f"there is no group {override.get_key_element()}; {_either(same) or 'see them with --help'}")
     if not _changes(override) or override.is_hydra_override():
         return
     if option not in known:
-        leaves = [name for name, value in known.items() if not isinstance(value, dict)]
-        chosen = [name for name in groups.values() if not name.startswith("hydra/")]
+        leaves = [one for one, value in known.items() if not isinstance(value, dict)]
+        own = [group for group in groups.values() if not group.startswith("hydra/")]
         short = [*OPTIONS, *NODES] if "stage" in base else []
         if option in ("data.train", "data.val") and "data" in groups:
             data = base.hydra.runtime.choices["data"]
             raise UsageError(f"data={data} has no option {option}; for your own data add data=shards")
-        hint = _suggestion(option, [*short, *leaves, *chosen], "{}?") or "see all options with --help"
+        folders = [one for one in chosen if one.startswith(SEARCH_PATH)]
+        if (wrong := other_choice(override, base, name, folders)) is not None:
+            raise UsageError(wrong)
+        hint = _suggestion(option, [*short, *leaves, *own], "{}?") or "see all options with --help"
         raise UsageError(f"there is no option {option}; {hint}")
     if isinstance(known[option], dict) and (words := [one for one in _values(override) if _is_word(one)]):
         value = override.get_value_string()
         if option in groups:
             raise UsageError(f"{option} is a group, whose choice is typed {groups[option]}={value}")
-        inner = [f"{option}.{name}" for name in known[option] if not name.startswith("_")]
+        inner = [f"{option}.{one}" for one in known[option] if not one.startswith("_")]
         raise UsageError(f"{option}={words[0]} would replace the options {', '.join(inner[:4])}; give one of those")
 
 

@@ -125,25 +125,26 @@ def _markdown(sentences: Sequence[str], listed: Sequence[str], tables: Sequence[
 
 def _print(tables: Sequence[Rows], names: Sequence[str], sentences: Sequence[str], verdicts: Sequence[Verdict]) -> None:
     console = Console()
-    fit = partial(_fits, console)
+    fit = partial(fits, console)
     if not all(map(fit, tables)):
         print("\n".join(["Runs", *numbered_names(names)]))
         tables = [part for rows in tables for part in parts_that_fit(with_numbers(rows, names), fit)]
     for rows in tables:
-        console.print(_table(rows), markup=False)
+        console.print(rich_table(rows), markup=False)
     for sentence in sentences:
         print(sentence)
     if verdicts:
         print(RULE)
 
 
-def _fits(console: Console, rows: Rows) -> bool:
+def fits(console: Console, rows: Rows) -> bool:
     """Return whether a table can be printed without folding cells."""
     whole = console.options.update(width=10_000)
-    return Measurement.get(console, whole, _table(rows)).maximum <= console.width
+    return Measurement.get(console, whole, rich_table(rows)).maximum <= console.width
 
 
-def _table(rows: Rows) -> Table:
+def rich_table(rows: Rows) -> Table:
+    """Return a table as rich prints it, numbers to the right."""
     table = Table(title=rows.title, title_justify="left")
     for place, name in enumerate(rows.head):
         table.add_column(Text(name), justify="right" if place else "left", overflow="fold")

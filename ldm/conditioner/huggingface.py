@@ -19,6 +19,7 @@ from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
 from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.tokens import encode_texts, load_tokenizer, overflow, padded_tokenizer
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
@@ -77,15 +78,18 @@ class HuggingFaceConditioner(TextConditioner):
         """Load the pretrained encoder and its tokenizer, unless they are there; no samples are read."""
         if self.encoder is not None:
             return
+        local = local_files_only(self.name)
         try:
-            config = AutoConfig.from_pretrained(self.name)
+            config = AutoConfig.from_pretrained(self.name, local_files_only=local)
             encoder_class = ENCODERS.get(config.model_type, AutoModel)
             if encoder_class is not AutoModel:
-                config = encoder_class.config_class.from_pretrained(self.name)
+                config = encoder_class.config_class.from_pretrained(self.name, local_files_only=local)
             layers: int = config.num_hidden_layers
             config.num_hidden_layers = max(layers + self.layer + 1, 1)  # those behind the wanted one are not built
-            encoder = encoder_class.from_pretrained(self.name, config=config, dtype=torch.float32, use_safetensors=True)
-            tokenizer = load_tokenizer(self.name)
+            encoder = encoder_class.from_pretrained(
+                self.name, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=local
+            )
+            tokenizer = load_tokenizer(self.name, local=local)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no text encoder {self.name!r}: it is neither a folder on this machine with config, safetensors weights and "

@@ -199,8 +199,8 @@ class DataModule(pl.LightningDataModule, ABC):
         """Return how the cached latents that training reads were made; nothing where it reads images."""
 
     @abstractmethod
-    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
-        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[tuple[str, Fields]]:
+        """Yield key and some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
 
     @abstractmethod
     def broken(self, limit: int) -> tuple[list[SkippedSample], int]:

@@ -181,10 +181,9 @@ class CaptionedImages(DataModule):
         """Return how the latents that training reads were made, or were declared to be; nothing where it reads images."""
         return self._encoding(self.train_set.index)
 
-    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
-        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
-        readers = self.choose(fields)
-        return (self.train_set.fields_of([number], readers) for number in spread(len(self.train_set), limit))
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[tuple[str, Fields]]:
+        """See `DataModule.samples`."""
+        return self.train_set.keyed_fields(spread(len(self.train_set), limit), self.choose(fields))
 
     def broken(self, limit: int) -> tuple[list[SkippedSample], int]:
         """Return which of at most `limit` training samples lack a field, and how many were looked at."""

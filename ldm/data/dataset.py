@@ -136,7 +136,14 @@ class ShardDataset(Dataset[Item]):
             readers: Of the fields; None: all that the data set has.
         """
         fields = self.fields if readers is None else SampleFields(self.transform, readers)
-        return collate_fields([self._fields_of(number, fields) for number in numbers])
+        return collate_fields([self._keyed_fields(number, fields)[1] for number in numbers])
+
+    def keyed_fields(self, numbers: Iterable[int], readers: Sequence[FieldReader]) -> Iterator[tuple[str, Fields]]:
+        """Yield key and fields, as `fields_of` gives them, of samples or their substitutes, each by itself (B is 1)."""
+        fields = SampleFields(self.transform, readers)
+        for number in numbers:
+            key, values = self._keyed_fields(number, fields)
+            yield key, collate_fields([values])
 
     def size_of(self, number: int) -> Size | None:
         """Return height and width of the image of a sample, that of its bucket; None: all have that of the transform."""
@@ -183,13 +190,13 @@ class ShardDataset(Dataset[Item]):
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         return skipped
 
-    def _fields_of(self, number: int, fields: SampleFields) -> dict[str, Any]:
+    def _keyed_fields(self, number: int, fields: SampleFields) -> tuple[str, dict[str, Any]]:
         skipped: list[SkippedSample] = []
         size = self._bucket(number)
         for candidate in self._candidates(SampleRef(0, number)):
             sample = self.index[candidate]
             try:
-                return fields.read_without_image(
+                return sample.key, fields.read_without_image(
                     self._files(sample),
                     partial(self._image, sample),
                     computed=partial(self._generator, 0, sample.key),

@@ -109,21 +109,22 @@ class ShardStream(IterableDataset[Item]):
             yield item._replace(skipped=skipped)
             skipped = []
 
-    def without_images(self, limit: int) -> Iterator[Fields | SkippedSample]:
-        """Yield the fields of at most `limit` samples from the front of the shards, each by itself (B is 1).
+    def without_images(self, limit: int) -> Iterator[tuple[str, Fields] | SkippedSample]:
+        """Yield key and fields of at most `limit` samples from the front of the shards, each by itself (B is 1).
 
         In the place of a sample that lacks a field stands where it is.
         """
         return islice(self._without_images(), limit)
 
-    def _without_images(self) -> Iterator[Fields | SkippedSample]:
+    def _without_images(self) -> Iterator[tuple[str, Fields] | SkippedSample]:
         for shard in self.shards:
             lost: list[SkippedSample] = []
             for sample in ShardReader(shard, lost, self.endings, alone=self.alone):
                 yield from _captionless(lost)
                 try:
                     generators = partial(_generator, self.seed, sample.key)
-                    yield collate_fields([self.fields.read_without_image(*_parts(sample), computed=generators)])
+                    values = self.fields.read_without_image(*_parts(sample), computed=generators)
+                    yield sample.key, collate_fields([values])
                 except Broken as broken:
                     yield SkippedSample(sample.shard, sample.key, broken.reason)
             yield from _captionless(lost)
@@ -230,8 +231,8 @@ class StreamedImages(DataModule):
         """Return how the cached latents that training reads were made; nothing where it reads images."""
         return {}
 
-    def samples(self, fields: Iterable[str], limit: int) -> Iterator[Fields]:
-        """Yield some fields of at most `limit` training samples, each by itself (B is 1), without decoding images."""
+    def samples(self, fields: Iterable[str], limit: int) -> Iterator[tuple[str, Fields]]:
+        """See `DataModule.samples`."""
         readers = self.choose(fields)
         found = self._from(0, readers).without_images(limit)
         return (sample for sample in found if not isinstance(sample, SkippedSample))

@@ -229,12 +229,3 @@ def _digest(texts: Iterable[str]) -> str:
     for text in texts:
         digest.update(f"{len(text)}:{text}".encode())
     return digest.hexdigest()[:16]
-
-
-def in_words(fields: Fields) -> str:
-    """Return what the first of some images is made for, as a line for people; "" where that cannot be written."""
-    for name in ("caption", "label"):
-        if name in fields:
-            value = fields[name][0]
-            return " ".join(str(value).split()) if name == "caption" else f"class {int(value)}"
-    return ""

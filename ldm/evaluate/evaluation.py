@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 
 from ldm import checkpoint
 from ldm.autoencoder.derived import underlying_fields
-from ldm.batch import Size, as_size
+from ldm.batch import Size, as_size, in_words
 from ldm.config import build, build_trusted, resolved
 from ldm.data.base import DataModule
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
-from ldm.evaluate.conditions import Conditions, OpenConditions, in_words
+from ldm.evaluate.conditions import Conditions, OpenConditions
 from ldm.evaluate.departures import departures
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.image_work import ImageWork
@@ -237,5 +237,5 @@ class ImageEvaluation:
 
 def _conditions(images: MeasuredImages, numbers: Sequence[int]) -> list[str]:
     """Return what images were made for, as lines; empty where it cannot be said in words."""
-    found = [in_words(images.fields([number])) for number in numbers]
+    found = [in_words(images.fields([number]), 1)[0] for number in numbers]
     return found if any(found) else []

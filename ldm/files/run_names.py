@@ -6,5 +6,8 @@ CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"
 """The file with the scores, in a stage's folder once the stage is finished."""
 
+CAPTIONS = ".txt"
+"""Ending of the file beside a picture that says, a line each, what its images were made for."""
+
 EARLIER_RESULTS = "results-*.json"
 """Files with the scores that a stage had before it was measured or trained further."""

@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ldm.options.arguments import SEARCH_PATH, as_typed, job_name, kept_words, parse_override
+
+
+@dataclass
+class SweptRuns:
+    """The runs of a sweep, as far as this process has made them.
+
+    Attributes:
+        folders: Their folders, in the order in which they were begun.
+        study: The folder of a study that is kept on disk, in which runs of earlier commands lie, too; None: there is none.
+        metric: The score that the sweep optimises; None: none.
+        direction: "minimize" or "maximize" of a sweeper that has one.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    study: Path | None = None
+    metric: str | None = None
+    direction: str | None = None
+
+    def add(self, folder: str, metric: str | None) -> None:
+        """Remember the run of the job that is running now; nothing outside of a sweep."""
+        if not in_sweep():
+            return
+        hydra = HydraConfig.get()
+        self.folders.append(Path(folder))
+        self.metric = metric
+        self.study = Path(hydra.sweep.dir) if hydra.sweeper.get("storage") else None
+        direction = hydra.sweeper.get("direction")
+        self.direction = None if direction is None else getattr(direction, "name", str(direction))
 
 
 def in_sweep() -> bool:

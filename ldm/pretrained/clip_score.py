@@ -14,6 +14,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
 from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.tokens import load_tokenizer, overflow
 from ldm.pretrained.vision import standardized
 
@@ -38,9 +39,12 @@ class CLIPScore:
 
     def __init__(self, name: str, *, strength: float = 100.0, option: str = "guidance.score.name") -> None:
         check("guidance.score.strength", strength, Real())
+        local = local_files_only(name)
         try:
-            self.network = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-            self.tokenizer = load_tokenizer(name)
+            self.network = CLIPModel.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True, local_files_only=local
+            )
+            self.tokenizer = load_tokenizer(name, local=local)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no CLIP model {name!r}: it is neither a folder on this machine with config, safetensors weights and "

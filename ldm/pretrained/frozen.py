@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from ldm.options.rule import COUNT, check
 from ldm.pretrained.architectures import vision_architecture
 from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.precision import full_precision
 from ldm.pretrained.vision import IMAGENET_MEAN, IMAGENET_STD, colour_statistics, standardized
 
@@ -76,15 +77,21 @@ class FrozenNetwork(nn.Module, ABC):
         """
         if self.network is not None:
             return
+        local = local_files_only(self.name)
         try:
-            config = AutoConfig.from_pretrained(self.name)
+            config = AutoConfig.from_pretrained(self.name, local_files_only=local)
             if (
                 part := getattr(config, "vision_config", None)
             ) is not None:  # of a network of images and texts, like CLIP
                 part.projection_dim = config.projection_dim
                 config = part
             network, found = self._class(config.model_type).from_pretrained(
-                self.name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                self.name,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=local,
             )
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
@@ -98,7 +105,7 @@ class FrozenNetwork(nn.Module, ABC):
                 f"{self.name!r} is no {self.kind}: it lacks {len(missing)} weights of one, like {missing[0]}; give another as "
                 f"{self.option}.name"
             )
-        self.statistics = colour_statistics(self.name)
+        self.statistics = colour_statistics(self.name, local=local)
         self._adopt(network)
 
     def build_untrained(self) -> bool:

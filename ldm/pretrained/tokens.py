@@ -10,6 +10,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.tokenizer_files import ADVICE, bare_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
@@ -22,23 +23,25 @@ SAME: Mapping[str, Sequence[str]] = {
 """Name of a model on the hub -> others with the same tokenizer, but for the token that fills captions up."""
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, *, local: bool = False) -> Any:
     """Return the tokenizer of a pretrained model; without its files, transformers would make up some that know no words.
 
     Args:
         name: Name of the model on the hub, or a local folder.
+        local: Look on this machine alone.
 
     Raises:
         OSError: Where there is none.
         ValueError: Where the model has no files of one.
     """
     folder = Path(name)
-    files = (
-        any((folder / file).is_file() for file in TOKENIZER_FILES) if folder.is_dir() else get_tokenizer_config(name)
-    )
+    if folder.is_dir():
+        files = any((folder / file).is_file() for file in TOKENIZER_FILES)
+    else:
+        files = bool(get_tokenizer_config(name, local_files_only=local))
     if not files:
         raise ValueError("it has no files of a tokenizer, like tokenizer.json")
-    return AutoTokenizer.from_pretrained(name, use_fast=True)
+    return AutoTokenizer.from_pretrained(name, use_fast=True, local_files_only=local)
 
 
 def padded_tokenizer(name: str, pad_token: str | None = None) -> tuple[Tokenizer, int | None, str | None]:
@@ -63,10 +66,10 @@ def padded_tokenizer(name: str, pad_token: str | None = None) -> tuple[Tokenizer
 
 def _loaded(name: str) -> Any:
     """Return the tokenizer of a model, or where it is not at hand, that of a model whose tokenizer is the same."""
-    problems = []
+    problems, local = [], local_files_only(name)
     for candidate in (name, *SAME.get(name, ())):
         try:
-            return load_tokenizer(candidate)
+            return load_tokenizer(candidate, local=local)
         except (OSError, ValueError) as error:
             problems.append((str(error).splitlines() or ["?"])[0])
     raise FileNotFoundError(

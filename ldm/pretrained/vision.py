@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
 from ldm.options.rule import COUNT, Optional, check
 from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.hub import local_files_only
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -35,10 +36,15 @@ def standardized(image: Tensor, size: int, mean: Sequence[float], std: Sequence[
     return (0.5 * (image + 1.0) - centre) / spread
 
 
-def colour_statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and deviation of each colour that a model was trained with, or ImageNet's where it does not say."""
+def colour_statistics(name: str, *, local: bool = False) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and deviation of each colour that a model was trained with, or ImageNet's where it does not say.
+
+    Args:
+        name: Name of the model on the hub, or a local folder.
+        local: Look on this machine alone.
+    """
     try:
-        said, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        said, _ = ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)
     except OSError:
         said = {}
     return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
@@ -101,9 +107,12 @@ class VisionEncoder(FeatureMapEncoder):
         super().__init__()
         check("encoder.size", size, COUNT)
         check("encoder.patches", patches, Optional(COUNT, "those of the model"))
+        local = local_files_only(name)
         try:
-            config = AutoConfig.from_pretrained(name)
-            self.network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+            config = AutoConfig.from_pretrained(name, local_files_only=local)
+            self.network = AutoModel.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True, local_files_only=local
+            )
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no vision encoder {name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
@@ -116,7 +125,7 @@ class VisionEncoder(FeatureMapEncoder):
                 f"side {size} is not a multiple of the patches of {name!r}, {patch} pixels; choose another"
             )
         self.size = size
-        self.statistics = colour_statistics(name)
+        self.statistics = colour_statistics(name, local=local)
         own = size // patch
         self.count = own if patches is None else patches
         if own % self.count:

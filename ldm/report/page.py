@@ -18,7 +18,7 @@ from ldm.callback.curves import curves_of_panels
 from ldm.files.whole import write_whole
 from ldm.report.charts import chart_of_panel
 from ldm.report.notes import notes
-from ldm.report.pictures import MEANINGS, InlinePicture, inline_pictures
+from ldm.report.pictures import MEANINGS, CaptionList, InlinePicture, caption_lists, inline_pictures
 from ldm.report.record import now
 from ldm.report.run_folder import RunFiles, StageFiles
 from ldm.report.secrets import without_secrets
@@ -37,11 +37,13 @@ class StagePart(NamedTuple):
         files: What its folder holds.
         charts: Title -> panel of curves.
         pictures: Name -> pictures, in order of steps.
+        captions: Name of pictures -> what their images were made for.
     """
 
     files: StageFiles
     charts: dict[str, Markup]
     pictures: dict[str, list[InlinePicture]]
+    captions: dict[str, list[CaptionList]]
 
 
 def write_report(run: RunFiles, file: Path) -> None:
@@ -117,4 +119,6 @@ def _stages(run: RunFiles) -> Iterator[StagePart]:
             title: chart_of_panel(title, curves, key=f"s{place}c{number}", ends=stage.ends)
             for number, (title, curves) in enumerate(curves_of_panels(stage.curves, stage.panels))
         }
-        yield StagePart(stage, charts, {name: inline_pictures(files) for name, files in stage.pictures.items()})
+        pictures = {name: inline_pictures(files) for name, files in stage.pictures.items()}
+        captions = {name: caption_lists(inline) for name, inline in pictures.items()}
+        yield StagePart(stage, charts, pictures, captions)

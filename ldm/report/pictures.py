@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ldm.files.run_names import CAPTIONS
+from ldm.files.text import lines
+
 log = logging.getLogger(__name__)
 
 MOST_PICTURES = 6
@@ -40,12 +43,26 @@ class InlinePicture(NamedTuple):
         source: A URL that holds the picture itself.
         width: Its width in pixels.
         height: Its height in pixels.
+        captions: What its images were made for, row by row; none where that is not known.
     """
 
     step: int
     source: str
     width: int
     height: int
+    captions: tuple[str, ...] = ()
+
+
+class CaptionList(NamedTuple):
+    """Captions of images, which some pictures have in common.
+
+    Attributes:
+        steps: The steps of these pictures.
+        captions: A line for each image, row by row.
+    """
+
+    steps: list[int]
+    captions: tuple[str, ...]
 
 
 def inline_pictures(files: Sequence[tuple[int, Path]]) -> list[InlinePicture]:
@@ -66,6 +83,15 @@ def inline_pictures(files: Sequence[tuple[int, Path]]) -> list[InlinePicture]:
     return found
 
 
+def caption_lists(pictures: Sequence[InlinePicture]) -> list[CaptionList]:
+    """Return the captions of pictures, those that several have in common once."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for picture in pictures:
+        if picture.captions:
+            found.setdefault(picture.captions, []).append(picture.step)
+    return [CaptionList(steps, captions) for captions, steps in found.items()]
+
+
 def _inline(step: int, file: Path) -> InlinePicture:
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
@@ -73,4 +99,10 @@ def _inline(step: int, file: Path) -> InlinePicture:
     written = io.BytesIO()
     picture.save(written, "WEBP", quality=QUALITY)
     data = base64.b64encode(written.getvalue()).decode()
-    return InlinePicture(step, f"data:image/webp;base64,{data}", *picture.size)
+    return InlinePicture(step, f"data:image/webp;base64,{data}", *picture.size, captions=_captions(file))
+
+
+def _captions(picture: Path) -> tuple[str, ...]:
+    """Return what is written beside a picture about its images; nothing where there is no such file."""
+    file = picture.with_suffix(CAPTIONS)
+    return tuple(lines(file.read_text(encoding="utf-8"))) if file.is_file() else ()

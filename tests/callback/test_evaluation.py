@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from ldm.callback.evaluation import Evaluation
 from ldm.callback.gathering import measure_together
 from ldm.data.dataset import sequential
+from ldm.data.order.shuffle import evaluation_order
 from ldm.metric.base import FeatureMetric
 from ldm.metric.frechet import Frechet
 from ldm.metric.per_image import PerImageMetric
@@ -54,7 +55,12 @@ def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
         global_rank=rank, world_size=world, datamodule=data, checkpoint_callbacks=asked, sanity_checking=False
     )
     model = Model()
-    return evaluation._generate(trainer, model, evaluation.final_images), model.made
+    shown = evaluation._generate(trainer, model, evaluation.final_images)
+    order = evaluation_order(total).tolist()
+    told = {place: str(order[number]) for place, number in enumerate(range(rank, min(final or total, total), world))}
+    assert evaluation._captions == {place: told[place] for place in evaluation._captions}, "each its own"
+    assert len(evaluation._captions) == len(shown)
+    return shown, model.made
 
 
 @pytest.mark.parametrize(("total", "grid"), [(1, 4), (7, 4), (8, 4), (30, 4), (3, 64)])

@@ -1,5 +1,7 @@
 """The same prompts with the same noise at each evaluation, for models of each kind."""
 
+import pathlib
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -58,6 +60,12 @@ def test_images_are_those_of_their_line_with_a_guidance_of_their_own(told_labels
     torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-4)
     assert float((own - guided).abs().max()) > 1e-2
     assert float(own.std()) > 1e-2
+
+
+def test_captions_say_what_each_line_does(tmp_path):
+    lines = ['{"prompt": "a\\ncat", "negative": "grey"}', '{"label": 2}', '{"prompt": "a dog", "label": "heart"}']
+    prompts = FixedPrompts(written(tmp_path, *lines), guidance=None, sampler=None, batch_size=1)
+    assert prompts.captions == ["a cat; negative: grey", "label 2", "a dog; label heart"]
 
 
 def test_two_processes_share_the_work_and_draw_the_same(told_labels, tmp_path):
@@ -128,3 +136,4 @@ def test_a_run_draws_them_at_each_evaluation(tiny_run, places, tmp_path):
     pictures = tmp_path / "x" / "diffusion" / "pictures"
     found = [(pictures / f"{name}-{step:08d}.png").read_bytes() for name in ("prompts", "samples") for step in (10, 20)]
     assert len(set(found)) == 4
+    assert (pictures / "prompts-00000010.txt").read_text() == pathlib.Path(file).read_text()

@@ -1,6 +1,8 @@
 """The classifier of words: Bayes' rule, what a prompt means, what it is trained on, and whom it may guide."""
 
 import json
+import re
+import shlex
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ from torch import nn
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.kl import KLRegularizer
 from ldm.batch import Batch
-from ldm.classifier.caption_classifier import CaptionClassifier
+from ldm.classifier.caption_classifier import CaptionClassifier, how_to_train
 from ldm.classifier.encoder_unet import EncoderUNet
 from ldm.classifier.vocabulary import Vocabulary, learn_words, words_of
+from ldm.cli.entry import read_command_line
+from ldm.cli.mistakes import check_options
 from ldm.conditioner.base import tensor_to_text
 from ldm.diffusion.schedule import CosineSchedule, ScaledLinearSchedule, ShiftedSchedule
 from ldm.diffusion.timestep_sampler import UniformTimesteps
@@ -202,14 +206,19 @@ def test_it_guides_no_model_of_other_latents_or_other_noise(classifier):
     scaled.scale *= 2
     other.weight.data += 0.5
     for autoencoder in (shifted, scaled, other):
-        with pytest.raises(ValueError, match="was trained on latents of the encoder .* train one for this model"):
+        with pytest.raises(
+            ValueError,
+            match="was trained on latents of the encoder .* train one on the data of the model that it shall guide",
+        ):
             classifier.join(autoencoder, ScaledLinearSchedule())
     for schedule in (
         CosineSchedule(),
         ShiftedSchedule(ScaledLinearSchedule(), shift=1.1),
         ScaledLinearSchedule(start=0.00085, end=0.012),
     ):
-        with pytest.raises(ValueError, match=r"at t = 0\..* trained with alpha and sigma .* schedule of this model"):
+        with pytest.raises(
+            ValueError, match=r"at t = 0\..* trained with alpha and sigma .* autoencoder.ckpt=... schedule=... "
+        ):
             classifier.join(Plain(), schedule)
 
 
@@ -224,3 +233,13 @@ def test_recall_of_words_is_the_share_found_among_as_many_likeliest_ones():
     assert float(recall(logits, multi_hot)) == pytest.approx(2 / 3)
     assert float(recall(multi_hot, multi_hot)) == 1
     assert float(recall(logits[2:], multi_hot[2:])) == 0
+
+
+def test_what_is_proposed_composes_on_anybodys_data_as_on_the_icons():
+    text = how_to_train("autoencoder.ckpt='my run'").replace("=...", "=32")
+    own, icons = re.findall(r"python train\.py (experiment=classifier .*?)(?:, or|$)", text)
+    configs = [check_options("train", read_command_line("train", shlex.split(typed))) for typed in (own, icons)]
+    assert [config.autoencoder.ckpt for config in configs] == ["my run"] * 2
+    assert [config.hydra.runtime.choices["data"] for config in configs] == ["shards", "icons"]
+    assert [config.model.vocabulary for config in configs] == [1024, 128]
+    assert configs[0].stage.classifier.trainer.max_steps > configs[1].stage.classifier.trainer.max_steps

@@ -96,6 +96,49 @@ MISTAKES = [
     ("pack", "imags=a", "there is no option imags; did you mean images"),
     ("encode", "data.sid=3", "there is no option data.sid; did you mean data.size"),
     ("evaluate", "image=a", "there is no option image; did you mean images"),
+    (
+        "evaluate",
+        "sampler.steps=5",
+        "sampler.steps is an option of a choice of sampler, and none is chosen (the model's own); "
+        "type sampler=ddim sampler.steps=5 (it is also of ddpm, ",
+    ),
+    (
+        "evaluate",
+        "-m sampler.stps=5,10",
+        "no option sampler.stps; did you mean sampler=ddim sampler.steps=...? none is chosen (the model's own)",
+    ),
+    (
+        "evaluate",
+        "guidance.scale=3",
+        "type guidance=classifier_free guidance.scale=3 (it is also of autoguidance, classifier, clip, low_resolution)",
+    ),
+    (
+        "evaluate",
+        "degradation.factor=3",
+        "none is chosen (as in the run); type degradation=bicubic degradation.factor=3",
+    ),
+    (
+        "evaluate",
+        "masks.color=3",
+        "there is no option masks.color; no choice of masks has it (boxes, mixed, strokes); none is chosen (as in the run)",
+    ),
+    (
+        "train",
+        "experiment=txt2img callbacks.evaluation.prompts_guidance.scale=3",
+        "none is chosen; type guidance@stage.diffusion.callbacks.evaluation.prompts_guidance=classifier_free stage.",
+    ),
+    (
+        "sample",
+        "guidance=none guidance.scale=3",
+        "guidance.scale is an option of a choice of guidance, and guidance=none does not have it; "
+        "type guidance=classifier_free guidance.scale=3",
+    ),
+    ("train", "logger.wandb.project=a", "type logger=[csv,wandb] logger.wandb.project=a"),
+    (
+        "evaluate",
+        "metric=[kid,cmmd] metric.fid.extractor.weights=a",
+        "type metric=[cmmd,kid,fid] metric.fid.extractor.",
+    ),
     ("ema", "lenght=3", "there is no option lenght; did you mean length"),
 ]
 

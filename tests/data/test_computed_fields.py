@@ -129,7 +129,7 @@ def test_a_stream_gives_them_too(tmp_path, shards):
         Bicubic(4)(to_levels(image).permute(1, 2, 0).numpy(), random.Random(0)) for image in batch.fields["image"]
     ]
     assert np.array_equal(to_levels(batch.fields["low_resolution"]).permute(0, 2, 3, 1).numpy(), np.stack(expected))
-    (one,) = data.samples(COMPUTED, 1)
+    ((_, one),) = data.samples(COMPUTED, 1)
     assert one["mask"].shape == (1, 1, 32, 32)
 
 
@@ -321,7 +321,7 @@ def test_tags_are_shuffled_and_left_out_anew_in_each_epoch(tmp_path):
     assert np.mean([len(found) - 1 for found in dropped]) / 5 == pytest.approx(0.75, abs=0.06)
     assert {len(found) for found in captions(data(drop_tags=1.0), 5)} == {1}, "a caption never becomes empty"
     both = data(shuffle_tags=True, drop_tags=0.5)
-    assert [item["caption"][0].split(", ") for item in both.samples(["caption"], 4)] == [tags] * 4
+    assert [item["caption"][0].split(", ") for _, item in both.samples(["caption"], 4)] == [tags] * 4
     assert both.val_set[SampleRef(0, 0)].fields["caption"].split(", ") == tags, "validation sees captions as they are"
     held = captioned(tmp_path, train=pattern, val=pattern, caption=both.caption, seed=1, cache_latents=True)
     held.cache_latents(lambda image: image[:, :2], batch_size=4)

@@ -216,11 +216,10 @@ def test_memory_stays_flat(tmp_path, workers):
 
 def test_is_a_data_module_of_its_own(tmp_path, shards):
     data = CaptionedImages(size=8, cache=tmp_path, **shards)
-    assert [fields["caption"] for fields in data.samples(["caption"], limit=3)] == [
-        ["caption 0"],
-        ["caption 13"],
-        ["caption 26"],
-    ]
+    found = list(data.samples(["caption"], limit=3))
+    assert [fields["caption"] for _, fields in found] == [["caption 0"], ["caption 13"], ["caption 26"]]
+    keys = {caption: key for batch in data.training_pass(4) for key, caption in zip(batch.key, batch.fields["caption"])}
+    assert [key for key, _ in found] == [keys[f"caption {number}"] for number in (0, 13, 26)]
     assert data.fingerprint != CaptionedImages(size=16, cache=tmp_path, **shards).fingerprint
 
 

@@ -16,6 +16,7 @@ from ldm.config import CONFIGS, build_literally, compose, resolved
 from ldm.files.picture import to_levels
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import Mode, PromptGenerator, far_from_training
+from ldm.generation.mode.img2img import Img2Img
 from ldm.generation.mode.inpaint import Inpaint
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.options import misplaced, mode_options
@@ -114,6 +115,17 @@ def test_help_lists_the_options_of_a_mode_and_each_is_explained():
 def test_an_option_of_another_mode_is_told_where_it_belongs(words, option, chosen, owners):
     wanted = f"{option} has no meaning for mode={chosen}; with it, say mode={owners}"
     assert misplaced(words, CONFIGS).startswith(wanted)
+
+
+@pytest.mark.parametrize("options", [{"init_prompt": "a cat"}, {"strength": 0.0}], ids=str)
+def test_images_that_seeds_do_not_change_are_made_once(photos, caplog, options):
+    prompts = [Prompt("a dog"), Prompt("a fish", seed=7)]
+    mode = Img2Img(prompts, str(photos), **options)
+    found = [(request.prompt, request.init, request.seed) for request in mode.requests(4, 3)]
+    assert found == [(request.prompt, request.init, request.seed) for request in mode.requests(1, 3)]
+    assert len(found) == 2 * 3
+    assert "n=4 images of a prompt would all be the same, since with" in caplog.text
+    assert len(Img2Img(prompts, str(photos), strength=0.1).requests(4, 3)) == 4 * 2 * 3
 
 
 def test_options_of_the_chosen_mode_and_of_all_modes_are_left_alone(tmp_path):

@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from ldm.callback.checkpoints import Checkpoints, newest
 from ldm.callback.curves import read_metrics
+from ldm.callback.learning_rates import LearningRates, rates_of
 from ldm.callback.steps import steps_made
 from ldm.callback.writer import CheckpointWriter
 from ldm.logger.numbered import number_by
@@ -29,9 +29,11 @@ class Summing(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         self.manual_backward((self.weight - batch).square().sum())
         if (self.trainer.fit_loop.total_batch_idx + 1) % self.accumulate == 0:
+            self.used = self.optimizers().param_groups[0]["lr"]
             self.optimizers().step()
             self.optimizers().zero_grad()
             self.lr_schedulers().step()
+            self.log("train/used", self.used)
         self.log("train/made", float(self.global_step))
 
     def validation_step(self, batch, batch_idx):
@@ -56,7 +58,7 @@ def trainer_of(folder, steps, accumulate):
         val_check_interval=3 * accumulate,
         check_val_every_n_epoch=None,
         log_every_n_steps=2 * accumulate,
-        callbacks=[Checkpoints(folder / "checkpoints", every_n_steps=1), LearningRateMonitor("step")],
+        callbacks=[Checkpoints(folder / "checkpoints", every_n_steps=1), LearningRates(every_n_steps=2)],
         plugins=[CheckpointWriter()],
     )
     number_by(logger, partial(steps_made, trainer))
@@ -76,7 +78,20 @@ def test_optimiser_steps_are_counted_by_all_that_log_and_on_when_a_run_goes_on(t
     found = read_metrics(tmp_path / "logs")
     assert found["train/made"] == [(2, 2), (4, 4), (6, 6)]
     assert found["val/made"] == [(3, 3), (6, 6)]
-    assert found["lr-SGD"] == [(step, pytest.approx(step / 100)) for step in (1, 3, 5)]
+    assert found["lr-SGD"] == [(step, pytest.approx((step - 1) / 100)) for step in (2, 4, 6)], (
+        "those of the first step are 0"
+    )
+    assert found["lr-SGD"] == [(step, pytest.approx(used)) for step, used in found["train/used"]]
+
+
+def test_rates_of_several_optimizers_and_groups_have_names_of_their_own():
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(4)]
+    optimizers = [
+        torch.optim.SGD(weights[:1], 1.0),
+        torch.optim.SGD([{"params": weights[1:2]}, {"params": weights[2:3], "lr": 3.0}], 2.0),
+        torch.optim.Adam(weights[3:], 4.0),
+    ]
+    assert rates_of(optimizers) == {"lr-SGD": 1.0, "lr-SGD-1/pg1": 2.0, "lr-SGD-1/pg2": 3.0, "lr-Adam": 4.0}
 
 
 def test_a_finished_model_is_measured_at_its_last_step(tmp_path):

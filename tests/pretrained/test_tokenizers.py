@@ -80,7 +80,7 @@ def test_what_is_absent_or_damaged_is_told_with_the_place_of_its_files(tmp_path)
 def test_where_a_tokenizer_is_not_at_hand_the_same_one_of_another_model_is_taken(tmp_path, monkeypatch):
     folder, asked = clip_folder(tmp_path), []
 
-    def load(name):
+    def load(name, *, local):
         asked.append(name)
         if name != "openai/clip-vit-large-patch14":
             raise OSError("no connection")

@@ -68,6 +68,20 @@ def test_a_reader_who_has_not_made_the_run_is_told_what_pictures_and_scores_are(
     assert named("val/<b>_x") == "val/<wbr>&lt;b&gt;_<wbr>x"
 
 
+def test_captions_of_pictures_are_listed_those_in_common_once(tmp_path):
+    folder = write_run(tmp_path / "a", stages=("diffusion",))
+    pictures = folder / "diffusion" / "pictures"
+    for step, captions in ((10, [HOSTILE, "a cat"]), (20, [HOSTILE, "a cat"]), (30, ["class 3", ""])):
+        (pictures / f"samples-{step:08d}.txt").write_text("".join(f"{one}\n" for one in captions), encoding="utf-8")
+    text = page_of(folder).read_text()
+    assert "<img src=x" not in text
+    assert re.findall("Images row by row, [^<]*", text) == [
+        "Images row by row, steps 10, 20",
+        "Images row by row, step 30",
+    ]
+    assert [html.unescape(one) for one in re.findall("<li>(.*)</li>", text)][-4:] == [HOSTILE, "a cat", "class 3", ""]
+
+
 def test_every_picture_of_a_run_has_a_meaning():
     drawn = [
         re.findall(r'\bshow\(trainer, "(\w+)"', file.read_text()) for file in (ROOT / "ldm" / "callback").glob("*.py")

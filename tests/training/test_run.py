@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import re
 import shlex
 import shutil
 import tarfile
@@ -48,9 +49,16 @@ def test_a_run_folder_holds_everything(tiny_run):
     for stage, picture in (("autoencoder", "reconstructions"), ("diffusion", "samples")):
         folder = tiny_run / stage
         assert (folder / "checkpoints" / "step-00000020.ckpt").is_file()
-        assert sorted(path.name for path in (folder / "pictures").iterdir()) == [
-            f"{picture}-{step:08d}.png" for step in (10, 20)
-        ]
+        names = sorted(path.name for path in (folder / "pictures").iterdir())
+        assert [name for name in names if name.endswith(".png")] == [f"{picture}-{step:08d}.png" for step in (10, 20)]
+        beside = [f"samples-{step:08d}.txt" for step in (10, 20)] if picture == "samples" else []
+        assert [name for name in names if not name.endswith(".png")] == beside
+        logged = read_metrics(folder / "logs")
+        (rates,) = [values for name, values in logged.items() if name in ("lr-Adam", "lr-AdamW")]
+        assert [step for step, _ in rates] == [step for step, _ in logged["train/gradient_norm"]] == [5, 10, 15, 20]
+    captions = (tiny_run / "diffusion" / "pictures" / "samples-00000020.txt").read_text().splitlines()
+    assert all(re.fullmatch("an? .* on an? .* background", caption) for caption in captions)
+    assert f"<li>{captions[0]}</li>" in (tiny_run / "report.html").read_text()
     autoencoder, diffusion = (
         json.loads((tiny_run / stage / "results.json").read_text()) for stage in ("autoencoder", "diffusion")
     )
@@ -147,7 +155,10 @@ def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
 def test_sweep_runs_each_choice_in_its_folder(home, tiny_run, places):
     options = ["experiment=txt2img", "debug=tiny", "trainer=cpu", "name=swept", "stage.diffusion.trainer.max_steps=5"]
     sweep = ["train.py", "-m", *options, "seed=1,2", f"autoencoder.ckpt={tiny_run}", *places]
-    forked(*sweep)
+    told = forked(*sweep)
+    assert told.endswith(f"next: python -m ldm.compare {home / 'runs' / 'swept-sweep'}/*\n")
+    rows = [line.split()[1] for line in told.rpartition("Runs of the sweep")[2].splitlines() if " seed=" in line]
+    assert rows == ["seed=1", "seed=2"]
     results = sorted((home / "runs" / "swept-sweep").glob("*/diffusion/results.json"))
     assert [file.parent.parent.name for file in results] == ["seed=1", "seed=2"]
     assert len({file.read_text() for file in results}) == 2
@@ -182,7 +193,8 @@ def test_optuna_study_goes_on(home, tiny_run, places):
     storage = f"sqlite:///{home}/runs/searched-sweep/study.db"
     first = optuna.load_study(study_name="searched", storage=storage).trials
     assert [trial.state.name for trial in first] == ["COMPLETE"] * 2
-    search(3)
+    told = search(3)
+    assert told.rpartition("Runs of the sweep")[2].count("drop_rate=") == 3, "also those of the first command"
     trials = optuna.load_study(study_name="searched", storage=storage).trials
     assert len(trials) == 3
     assert [t.params for t in trials[:2]] == [t.params for t in first]

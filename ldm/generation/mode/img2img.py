@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ldm.batch import Fields, Size
+from ldm.config import is_rank_zero
 from ldm.files.text import clean_text
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptMode
@@ -15,6 +17,8 @@ from ldm.generation.request import SampleRequest, given_fields, numbered
 from ldm.generation.start import ImageStart, InvertedStart
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import FLAG, FRACTION, check
+
+log = logging.getLogger(__name__)
 
 
 class Img2Img(PromptMode):
@@ -54,10 +58,23 @@ class Img2Img(PromptMode):
         return "img2img"
 
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
-        """See `Mode.requests`."""
+        """See `Mode.requests`; one image of each prompt, with a warning, where the seeds would make no difference."""
         self.images.check()
+        if n > 1 and (why := self._all_alike) is not None:
+            if is_rank_zero():
+                log.warning(
+                    "n=%d images of a prompt would all be the same, since %s: one is made of each image", n, why
+                )
+            n = 1
         made = numbered(self.prompts, n, seed, inits=self.images.files)
         return [replace(request, init_prompt=self.init_prompt) for request in made]
+
+    @property
+    def _all_alike(self) -> str | None:
+        """The reason why images do not depend on their seeds; None where they do."""
+        if self.init_prompt is not None:
+            return "with init_prompt their noise is found in the image that they begin with, and not drawn"
+        return "with strength=0 no noise is added to the image that they begin with" if self.strength == 0 else None
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
         """See `PromptMode.size_of`."""

@@ -122,7 +122,8 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
                 )
         if not new or not parts:
             return
-        warning = cut_captions(self.task.model.conditioner, data.samples(("caption",), SAMPLES_LOOKED_AT))
+        samples = (fields for _, fields in data.samples(("caption",), SAMPLES_LOOKED_AT))
+        warning = cut_captions(self.task.model.conditioner, samples)
         if warning is not None:
             log.warning(warning)
 

@@ -157,7 +157,8 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         if self.learned_file.is_file():
             set_learned_state(reader, load_file(self.learned_file))
         fields = reader.learns_from if is_rank_zero() else ()
-        reader.prepare(data.samples(fields, self.captions_for_vocabulary) if fields else None)
+        samples = data.samples(fields, self.captions_for_vocabulary) if fields else ()
+        reader.prepare((values for _, values in samples) if fields else None)
         new = is_rank_zero() and not self.folder.is_dir()
         if new:
             self._check_values(data)
@@ -175,11 +176,11 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
             return
         samples = data.val_set
         numbers = spread(len(samples), SAMPLES_LOOKED_AT)
-        of_val = (samples.fields_of([number], data.choose(ranged)) for number in numbers)
+        of_val = samples.keyed_fields(numbers, data.choose(ranged))
         for split, found in (("data.train", data.samples(ranged, SAMPLES_LOOKED_AT)), ("data.val", of_val)):
-            for fields in found:
+            for key, fields in found:
                 try:
-                    reader.check(fields)
+                    reader.check(fields, [key])
                 except ValueError as error:
                     raise ValueError(f"in {split}, {error}") from error
 

@@ -121,7 +121,7 @@ def test_streamed_batches_of_several_workers(tmp_path):
     assert all(map(fits, batches))
     assert {len(batch.key) for batch in batches} == {4}
     assert len({tuple(batch.key) for batch in batches}) > 15, "workers read different samples"
-    assert [fields["caption"] for fields in data.samples(["caption"], 3)] == [
+    assert [fields["caption"] for _, fields in data.samples(["caption"], 3)] == [
         ["caption 0"],
         ["caption 1"],
         ["caption 2"],

@@ -1,0 +1,117 @@
+"""Options that only other choices of a group have: what to type where one is given without the choice that it belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm.config import CONFIGS, choices_of, compose, options_of
+from ldm.options.arguments import as_typed
+
+SAFE = re.compile(r"[\w@%+=:,./-]+")
+"""What a shell takes as it is."""
+
+
+def other_choice(override: Override, base: DictConfig, name: str, folders: Sequence[str]) -> str | None:
+    """Return what to type where an unknown option belongs to a choice of a group that is not made; None where it does not.
+
+    Where nothing is chosen of its group and no choice has the option, a name like it is proposed, or the choices are named.
+
+    Args:
+        override: The unknown option.
+        base: The config without it, Hydra's own node included.
+        name: The program's: its config is `configs/<name>.yaml`.
+        folders: Options that name further folders of configs.
+    """
+    option = override.key_or_group
+    chosen = {group: choice for group, choice in base.hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    for group in _groups(option, chosen, name, folders):
+        inner = option.removeprefix(f"{_node(group)}.")
+        own = _own_options(group.partition("@")[0], name, folders)
+        having = [choice for choice, options in own.items() if inner in options]
+        if having:
+            choice = _preferred(group, having)
+            others = [one for one in having if one != choice]
+            typed = choice if group in chosen else _beside(choice, group, own, options_of(base))
+            also = f" (it is also of {', '.join(others)})" if others else ""
+            return (
+                f"{option} is an option of a choice of {group}, and {_instead(group, chosen, name)}; "
+                f"type {group}={typed} {_word(as_typed(str(override.input_line)))}{also}"
+            )
+        if own and group in chosen and chosen[group] is None:
+            return f"there is no option {option}; {_nearest(inner, group, own)} {_instead(group, chosen, name)}"
+    return None
+
+
+def _groups(option: str, chosen: Iterable[str], name: str, folders: Sequence[str]) -> list[str]:
+    """Return the groups whose choices could have an option, that with the innermost node first."""
+    first, dot, _ = option.partition(".")
+    if not dot:
+        return []
+    found = sorted(
+        (group for group in chosen if option.startswith(f"{_node(group)}.")), key=lambda group: -len(_node(group))
+    )
+    if not found:  # Hydra does not tell groups of which several are chosen at once
+        found = list(choices_of(name, [first], folders))
+    return found
+
+
+def _node(group: str) -> str:
+    """Return the node that the choice of a group fills: "sampler" of sampler, "a.b" of guidance@a.b."""
+    return group.partition("@")[2] or group.replace("/", ".")
+
+
+def _own_options(group: str, name: str, folders: Sequence[str]) -> dict[str, list[str]]:
+    """Return each choice of a group -> the names that its options have inside the group's node."""
+    node, found = _node(group), {}
+    for choice in choices_of(name, [group], folders).get(group, []):
+        with contextlib.suppress(HydraException, OmegaConfBaseException):  # some cannot be composed by themselves
+            options = options_of(compose(f"{group}/{choice}", folders))
+            found[choice] = [one.removeprefix(f"{node}.") for one in options if "._" not in one and one != node]
+    return found
+
+
+def _preferred(group: str, choices: Sequence[str]) -> str:
+    """Return that of some choices which training takes by default, or else the first."""
+    usual = re.search(rf"^  - {group.partition('@')[0]}: (\w+)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
+    return usual[1] if usual is not None and usual[1] in choices else choices[0]
+
+
+def _beside(choice: str, group: str, own: Mapping[str, Sequence[str]], known: Collection[str]) -> str:
+    """Return how a choice is typed beside those of its group that are made already."""
+    made = [
+        one for one, options in own.items() if options and all(f"{_node(group)}.{inner}" in known for inner in options)
+    ]
+    return f"[{','.join([*made, choice])}]" if made else choice
+
+
+def _instead(group: str, chosen: Mapping[str, str | None], name: str) -> str:
+    """Return what is chosen in place of what has an option; of nothing, what the comment on the group says that it means."""
+    if group not in chosen:
+        return "none that has it is chosen"
+    if chosen[group] is not None:
+        return f"{group}={chosen[group]} does not have it"
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    meaning = re.search(rf"^  - {group}: null .*\bnull: (.*)$", text, re.MULTILINE)
+    return "none is chosen" + ("" if meaning is None else f" ({meaning[1]})")
+
+
+def _nearest(inner: str, group: str, own: Mapping[str, Sequence[str]]) -> str:
+    """Return the option like one that no choice of a group has, with the choice to make for it, or else all choices."""
+    for choice in sorted(own, key=lambda one: one != _preferred(group, list(own))):
+        if close := difflib.get_close_matches(inner, own[choice], n=1):
+            return f"did you mean {group}={choice} {_node(group)}.{close[0]}=...?"
+    return f"no choice of {group} has it ({', '.join(own)});"
+
+
+def _word(option: str) -> str:
+    """Return an option as it can be typed into a shell."""
+    return option if SAFE.fullmatch(option) else shlex.quote(option)
