@@ -9,7 +9,9 @@ import shutil
 import pytest
 from PIL import Image
 
+from ldm.conditioner.class_names import ClassNames
 from ldm.config import compose
+from ldm.data.datamodule import CaptionedImages
 from ldm.data.pack.packer import Packer
 from ldm.data.shards.names import name_shards
 from tests.data.packing import captioned, contents, encoded, images, pack, reasons, table
@@ -358,3 +360,100 @@ def test_what_goes_with_captions_alone_is_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         pack(tmp_path / "out", captions="none", **given)
     assert not (tmp_path / "out").exists()
+
+
+def class_folders(folder, **classes):
+    """Write images into a folder for each class, every second one into a folder of that."""
+    for name, count in classes.items():
+        images(folder / name, count)
+        (folder / name / "more").mkdir()
+        for number in range(0, count, 2):
+            os.rename(folder / name / f"{number:03d}.png", folder / name / "more" / f"{number:03d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("captions", [None, "none"])
+def test_folders_are_classes(tmp_path, captions):
+    folder = class_folders(tmp_path / "photos", dog=3, Cat=2, bear=4)
+    (folder / "dog" / "001.txt").write_text("a dog")
+    (folder / "empty").mkdir()
+    (folder / ".hidden").mkdir()
+    images(folder / ".hidden", 1)
+    out = folder / "shards"
+    summary = pack(out, images=folder, labels="folders", captions=captions)
+    samples = contents(out)
+    names = (out / "classes.txt").read_text().splitlines()
+    assert names == list(summary.classes) == ["Cat", "bear", "dog"], "in the order of torchvision's ImageFolder"
+    records = {key: json.loads(files["json"]) for key, files in samples.items()}
+    assert len(records) == 9
+    assert {key: names[record["label"]] for key, record in records.items()} == {
+        key: key.split("/")[0] for key in records
+    }
+    assert [key for key, files in samples.items() if "txt" in files] == (["dog/001_png"] if captions is None else [])
+    text = summary.table()
+    assert "3 classes, numbered as in " in text
+    assert summary.next_command().endswith(f"conditioner.num_classes=3 conditioner.names={out / 'classes.txt'}")
+
+
+def test_labels_of_folders_are_what_a_model_is_told(tmp_path):
+    folder = class_folders(tmp_path / "photos", a=10, b=10)
+    summary = pack(tmp_path / "out", images=folder, labels="folders", val_fraction=0.3)
+    typed = shlex.split(summary.next_command())
+    config = compose(
+        "train", [*typed[typed.index(next(word for word in typed if "experiment=" in word)) :], "data.size=8"]
+    )
+    data = CaptionedImages(
+        size=8, cache=tmp_path, train=config.data.train, val=config.data.val, fields=["label"], workers=0
+    )
+    found = {key: int(fields["label"]) for key, fields in data.samples(["label"], 100)}
+    assert {key.split("/")[0]: number for key, number in found.items()} == {"a": 0, "b": 1}
+    names = ClassNames(config.conditioner.names, field="label", count=config.conditioner.num_classes, exact=True)
+    names.load()
+    assert [names.number(name) for name in "ab"] == [0, 1]
+
+
+def test_an_image_of_no_class_or_of_two_is_skipped(tmp_path):
+    folder = class_folders(tmp_path / "photos", a=3, b=3)
+    images(folder, 1)
+    (folder / "a" / "001.cls").write_text("1")
+    (folder / "b" / "001.json").write_text('{"label": 0}')
+    summary = pack(tmp_path / "out", images=folder, labels="folders")
+    assert reasons(summary) == {"in no folder of a class": 1, "two labels": 2}
+    assert summary.splits["train"].samples == 4
+
+
+def test_folders_that_are_no_classes_are_refused_before_anything_is_written(tmp_path):
+    alone = class_folders(tmp_path / "alone", cat=2)
+    parts = class_folders(tmp_path / "parts", train=2, Val=2)
+    lines = class_folders(tmp_path / "lines", **{"a\nb": 2, "c": 2})
+    table(tmp_path / "c.csv", [("a.png", "x")])
+    for options, message in (
+        ({"images": images(tmp_path / "flat", 2)}, r"needs a folder for each class .* and it has images in none"),
+        ({"images": alone}, r"has images in one, 'cat'; give the folder that holds those of the classes"),
+        (
+            {"images": parts},
+            r"are Val, train: parts of a data set, and no classes; pack each by itself, like images=.*Val",
+        ),
+        ({"images": lines}, r"'a\\nb' in images=.* can be no name of a class"),
+        ({"images": alone, "captions": tmp_path / "c.csv"}, r"a table names classes in a column called label"),
+        ({"captions": tmp_path / "c.csv"}, r"labels=folders is for images=FOLDER without a table"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pack(tmp_path / "out", labels="folders", **options)
+    with pytest.raises(ValueError, match="labels=names cannot be; give one of folders, null"):
+        pack(tmp_path / "out", labels="names", images=alone)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_packing_goes_on_with_the_same_classes_alone(tmp_path):
+    folder = class_folders(tmp_path / "photos", a=3, b=3)
+    pack(tmp_path / "out", images=folder, labels="folders")
+    before = (tmp_path / "out" / "classes.txt").read_text()
+    with pytest.raises(ValueError, match="begun with something else .*labels: folders -> None"):
+        pack(tmp_path / "out", images=folder, captions="none")
+    os.rename(folder / "b", folder / "0")
+    with pytest.raises(ValueError, match="begun with something else"):
+        pack(tmp_path / "out", images=folder, labels="folders")
+    assert (tmp_path / "out" / "classes.txt").read_text() == before
+    with pytest.raises(ValueError, match=r"no caption.*labels=folders those in a folder for each class"):
+        pack(tmp_path / "plain", images=folder, max_broken=0.1)

@@ -19,6 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ldm.data.pack.captions import find_tables, read_table, table_folder
+from ldm.data.pack.class_folders import CLASSES_FILE, FROM_FOLDERS, find_classes
 from ldm.data.pack.plan import Plan, fraction_for_validation, make_plan
 from ldm.data.pack.row import Found
 from ldm.data.pack.shard import Job, fingerprint_images, read_tally, write_json
@@ -29,7 +30,7 @@ from ldm.files.output_folder import OutputFolder
 from ldm.options.rule import COUNT, FRACTION, OneOf, Optional, Real, Rule, check_all
 
 PLAN_FILE = "pack.json"
-OWN_FILES = re.compile(rf"(train|val)-\d{{6,}}\.tar|{re.escape(PLAN_FILE)}|summary\.json")
+OWN_FILES = re.compile(rf"(train|val)-\d{{6,}}\.tar|{re.escape(PLAN_FILE)}|summary\.json|{re.escape(CLASSES_FILE)}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ RULES = {
     "captions": Optional(_Text(), ".txt files beside the images"),
     "image_column": Optional(_Text(), "by its usual names"),
     "caption_column": Optional(_Text(), "by its usual names"),
+    "labels": OneOf((FROM_FOLDERS, None)),
     "side": Optional(COUNT, "files stay as they are"),
     "image_format": OneOf(("jpg", "png", None)),
     "val_fraction": Real(0.0, 1.0, below=True),
@@ -74,6 +76,8 @@ class Packer:
         image_column: Column of the table that holds paths relative to `images`, or the images themselves; None: found by
             its usual names.
         caption_column: Column of the table that holds captions; None: found by its usual names.
+        labels: "folders": the folders directly in `images` are classes, numbered in the order of their names; None: labels are
+            those beside the images, where there are some.
         side: Length in pixels to which the shorter side of an image is reduced; None: files are stored as they are.
         image_format: Format of the images that `side` reduces, "jpg" or "png"; None: jpg for a jpg, png for any other.
         val_fraction: Fraction of the samples for validation, in [0, 1).
@@ -95,6 +99,7 @@ class Packer:
         captions: str | Path | None = None,
         image_column: str | None = None,
         caption_column: str | None = None,
+        labels: str | None = None,
         side: int | None = None,
         image_format: str | None = None,
         val_fraction: float = 0.01,
@@ -104,7 +109,7 @@ class Packer:
         max_broken: float = 0.05,
     ) -> None:
         given: dict[str, object] = {"out": out, "images": images, "captions": captions, "side": side}
-        given["image_format"] = image_format
+        given |= {"image_format": image_format, "labels": labels}
         given |= {"image_column": image_column, "caption_column": caption_column, "workers": workers}
         given |= {"val_fraction": val_fraction, "val_max": val_max, "samples_per_shard": samples_per_shard}
         check_all({**given, "max_broken": max_broken}, RULES)
@@ -117,6 +122,11 @@ class Packer:
         if caption_column is not None and captions == NO_CAPTIONS:
             raise ValueError(
                 f"caption_column={caption_column} cannot be with captions=none, which reads none; leave one out"
+            )
+        if labels is not None and (images is None or captions not in (None, NO_CAPTIONS)):
+            raise ValueError(
+                f"labels={labels} is for images=FOLDER without a table; a table names classes in a column called label, which "
+                "goes into the .json"
             )
         self.captionless = captions == NO_CAPTIONS
         if self.captionless and images is None:
@@ -135,6 +145,8 @@ class Packer:
         if self.captions is not None:
             find_tables(self.captions)
         self.job = Job(path, _folder(images, self.captions), side, image_format)
+        self.labels = labels
+        self.classes = None if labels is None else find_classes(self.job.images, leave_out=path)
 
     def write(self) -> Summary:
         """Write the shards that are not there yet, and `summary.json`.
@@ -160,10 +172,10 @@ class Packer:
                     self._check_split(plan)
                     self._claim(plan)
                     self._write_missing(plan)
-                    summarize(plan, self.job).save()
+                    summarize(plan, self.job, self.classes or ()).save()
             finally:
                 self.job.database.unlink(missing_ok=True)
-        summary = summarize(plan, self.job)
+        summary = summarize(plan, self.job, self.classes or ())
         summary.check(self.max_broken)
         return summary
 
@@ -177,6 +189,7 @@ class Packer:
                 leave_out=self.job.out,
                 caption_column=self.caption_column,
                 captionless=self.captionless,
+                classes=self.classes,
             )
         return read_table(self.captions, self.job.images, self.image_column, self.caption_column)
 
@@ -197,6 +210,7 @@ class Packer:
         wanted = {
             "captions": f"{plan.rows} rows, {plan.fingerprint}",
             "images": fingerprint_images(plan.shards[0], self.job),
+            "labels": self.labels,
             "side": self.job.side,
             "image_format": self.job.format,
             "val_fraction": self.val_fraction,

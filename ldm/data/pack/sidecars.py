@@ -11,6 +11,7 @@ from pathlib import Path
 from ldm.data.decode import Broken, decode_text
 from ldm.data.endings import PART_NAMES
 from ldm.data.pack.captions import CAPTION_COLUMNS
+from ldm.data.pack.class_folders import with_label
 from ldm.data.pack.files import check_format, ending_of, looks_like_image, read_file
 from ldm.data.pack.parts import find_parts
 from ldm.data.pack.row import TELLING_NAMES, Fields, Found, OtherFile, Row, captions_of, find_inside, plain
@@ -19,7 +20,12 @@ SIDECAR_ENDINGS = (".txt", ".json")
 
 
 def read_sidecars(
-    folder: Path, *, leave_out: Path, caption_column: str | None = None, captionless: bool = False
+    folder: Path,
+    *,
+    leave_out: Path,
+    caption_column: str | None = None,
+    captionless: bool = False,
+    classes: Mapping[str, int] | None = None,
 ) -> Iterator[Found]:
     """Find all files below a folder, but for hidden ones and the sidecars of images.
 
@@ -33,6 +39,7 @@ def read_sidecars(
         leave_out: A folder inside it that is not looked into.
         caption_column: The name under which a .json has the caption; None: found among CAPTION_COLUMNS.
         captionless: True if no image needs a caption, and no sidecar is read.
+        classes: Name -> number of the classes, where the folders directly in `folder` are classes; None: they mean nothing.
 
     Yields:
         The place of a file, relative to the folder, and its row, or why it cannot be used, or an OtherFile where it has no
@@ -60,9 +67,9 @@ def read_sidecars(
                 place = os.path.dirname(where)
                 own = {ending: os.path.join(place, part) for ending, part in parts.get(stem, {}).items()}
                 if captionless:
-                    yield where, _bare_row(where, folder, own)
+                    yield where, _bare_row(where, folder, own, classes)
                 else:
-                    yield where, _row(where, folder, Path(path), stem, text, record, own, caption_column)
+                    yield where, _row(where, folder, Path(path), stem, text, record, own, caption_column, classes)
             elif name not in used:
                 yield where, OtherFile(_kind(name, "that is not read" if captionless else "of no image"))
     yield from broken
@@ -77,12 +84,15 @@ def _row(
     record: str | None,
     parts: Mapping[str, str],
     column: str | None,
+    classes: Mapping[str, int] | None,
 ) -> Row | Broken:
     """Return the row of an image with these sidecars, or why it cannot be used."""
     try:
         source = find_inside(where, folder)
         check_format(source)
         fields = {} if record is None else plain(_object(path, record))
+        if classes is not None:
+            fields = with_label(fields, where, parts, classes)
         caption = "" if text is None else decode_text(_read(path, text))
         if caption:
             return Row(source, [caption], fields, parts=parts)
@@ -99,12 +109,12 @@ def _row(
         return broken
 
 
-def _bare_row(where: str, folder: Path, parts: Mapping[str, str]) -> Row | Broken:
+def _bare_row(where: str, folder: Path, parts: Mapping[str, str], classes: Mapping[str, int] | None) -> Row | Broken:
     """Return the row of an image without sidecars, or why it cannot be used."""
     try:
         source = find_inside(where, folder)
         check_format(source)
-        return Row(source, [], {}, parts=parts)
+        return Row(source, [], {} if classes is None else with_label({}, where, parts, classes), parts=parts)
     except Broken as broken:
         return broken
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm.data.experiments import choose_experiment
+from ldm.data.experiments import FITTING, choose_experiment
+from ldm.data.pack.class_folders import CLASSES_FILE
 from ldm.data.pack.plan import Plan, Tally
 from ldm.data.pack.shard import Job, read_tally, write_json
+from ldm.files.whole import write_whole
 from ldm.options.arguments import command_name
 
 SPLITS = ("train", "val")
+
+SHOWN = 12
+"""Classes that are named, at most."""
 
 NO_CAPTION = "no caption"
 """The reason for which images that lack a caption are skipped."""
@@ -33,6 +38,7 @@ class Summary(NamedTuple):
         several: Whether there are samples with more than one caption.
         splits: Counts of each split.
         shards: Number of shards of each split.
+        classes: Names of the classes, in the order of their numbers, where they are those of folders.
     """
 
     out: Path
@@ -44,9 +50,12 @@ class Summary(NamedTuple):
     several: bool
     splits: dict[str, Tally]
     shards: dict[str, int]
+    classes: Sequence[str] = ()
 
     def save(self) -> None:
-        """Write `summary.json` into the folder."""
+        """Write `summary.json` into the folder, and the names of classes, where there are some."""
+        if self.classes:
+            write_whole(self.out / CLASSES_FILE, "".join(f"{name}\n" for name in self.classes))
         splits = {
             split: {"samples": tally.samples, "shards": self.shards[split], "bytes": tally.size}
             for split, tally in self.splits.items()
@@ -60,6 +69,9 @@ class Summary(NamedTuple):
         for split, tally in self.splits.items():
             shards = f"{self.shards[split]:,} shard{'' if self.shards[split] == 1 else 's'}"
             lines.append(f"{tally.samples:>12,} {split} samples in {shards}, {tally.size / 1e6:,.1f} MB")
+        if self.classes:
+            some = ", ".join(self.classes[:SHOWN]) + (", ..." if len(self.classes) > SHOWN else "")
+            lines.append(f"{len(self.classes):>12,} classes, numbered as in {self.out / CLASSES_FILE}: {some}")
         if self.merged:
             lines.append(f"{self.merged:>12,} merged into the sample of a row before, which has the same image")
         lines += [f"{self.skipped.broken:>12,} skipped", *_lines(self.skipped)]
@@ -82,6 +94,9 @@ class Summary(NamedTuple):
         options = [f"data.{split}={shlex.quote(pattern)}" for split, pattern in patterns.items()]
         if self.several:
             options.append("'data.caption.fields={caption:1}'")
+        if self.classes and self.experiment == FITTING["label"]:
+            names = shlex.quote(str(self.out / CLASSES_FILE))
+            options += [f"conditioner.num_classes={len(self.classes)}", f"conditioner.names={names}"]
         return " ".join([f"{command_name('train')} experiment={self.experiment}", *options])
 
     def check(self, max_broken: float) -> None:
@@ -94,7 +109,9 @@ class Summary(NamedTuple):
             ValueError: Where there is no sample, or more rows were skipped.
         """
         reasons = "; ".join(_reasons(self.skipped))
-        hint = "; captions=none packs images that have none" if NO_CAPTION in self.skipped.skipped else ""
+        hint = ""
+        if NO_CAPTION in self.skipped.skipped:
+            hint = "; captions=none packs images that have none, and labels=folders those in a folder for each class"
         if not any(self.shards.values()):
             others = "; ".join(_reasons(self.others))
             raise ValueError(
@@ -109,12 +126,13 @@ class Summary(NamedTuple):
             )
 
 
-def summarize(plan: Plan, job: Job) -> Summary:
+def summarize(plan: Plan, job: Job, classes: Iterable[str] = ()) -> Summary:
     """Add up the counts of all shards of a plan; all must be finished.
 
     Args:
         plan: The plan.
         job: Settings that all shards share.
+        classes: Names of the classes, in the order of their numbers, where they are those of folders.
     """
     skipped, splits, shards = Tally(), {split: Tally() for split in SPLITS}, dict.fromkeys(SPLITS, 0)
     skipped.add(plan.skipped)
@@ -126,7 +144,9 @@ def summarize(plan: Plan, job: Job) -> Summary:
         splits[split].add(Tally(tally.samples, tally.size))
         shards[split] += tally.samples > 0
     experiment = choose_experiment(lambda field: 2 * plan.fields[field] > plan.stored)
-    return Summary(job.out, plan.rows, skipped, plan.others, plan.merged, experiment, plan.several, splits, shards)
+    return Summary(
+        job.out, plan.rows, skipped, plan.others, plan.merged, experiment, plan.several, splits, shards, tuple(classes)
+    )
 
 
 def escape_folder(folder: str) -> str:
