@@ -13,6 +13,8 @@ from ldm.conditioner.class_names import ClassNames
 from ldm.config import compose
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.pack.packer import Packer
+from ldm.data.pack.plan import make_plan
+from ldm.data.pack.row import Row
 from ldm.data.shards.names import name_shards
 from tests.data.packing import captioned, contents, encoded, images, pack, reasons, table
 
@@ -268,6 +270,16 @@ def test_a_fraction_that_leaves_a_split_empty_is_said_with_one_that_does_not(tmp
     assert "..." not in summary.next_command()
     only = table(tmp_path / "one.csv", [("000.png", "no fraction serves")])
     assert pack(tmp_path / "one", images=tmp_path / "images", captions=only, val_fraction=0.0001).rows == 1
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(1, 0, 0), (2, 0, 1), (20, 1, 8), (240, 16, 48), (3000, 16, 60)])
+def test_without_a_fraction_enough_are_for_validation(tmp_path, count, least, most):
+    rows = ((f"{number}", Row(f"{number}.jpg", ["x"], {})) for number in range(count))
+    options = {"val_max": None, "samples_per_shard": 5000}
+    plan = make_plan(rows, tmp_path / "rows", val_fraction=None, **options)
+    found = {shard.name.partition("-")[0]: shard.rows for shard in plan.shards}
+    assert least <= found.get("val", 0) <= most
+    assert found["train"] + found.get("val", 0) == count
 
 
 def test_the_share_of_validation_has_a_limit(tmp_path):

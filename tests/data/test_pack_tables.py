@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import time
 
 import pytest
 from PIL import Image
@@ -94,11 +93,9 @@ def test_two_files_of_one_key_are_not_merged(tmp_path):
     assert reasons(summary) == {"duplicate key": 1}
 
 
-def test_many_rows_of_five_captions_an_image_are_merged_in_no_time(tmp_path):
+def test_many_rows_of_five_captions_an_image_are_merged(tmp_path):
     rows = ((str(n), Row(f"{n % 4000}.jpg", [f"caption {n}"], {"id": n})) for n in range(20_000))
-    start = time.process_time()
     plan = make_plan(rows, tmp_path / "rows", val_fraction=0.1, val_max=100, samples_per_shard=1000)
-    assert time.process_time() - start < 10
     assert (plan.rows, plan.merged) == (20_000, 16_000)
     assert [shard.rows for shard in plan.shards] == [1000, 1000, 1000, 900, 100]
     for row in rows_of(plan.shards[-1], tmp_path / "rows"):

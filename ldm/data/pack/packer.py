@@ -56,7 +56,7 @@ RULES = {
     "labels": OneOf((FROM_FOLDERS, None)),
     "side": Optional(COUNT, "files stay as they are"),
     "image_format": OneOf(("jpg", "png", None)),
-    "val_fraction": Real(0.0, 1.0, below=True),
+    "val_fraction": Optional(Real(0.0, 1.0, below=True), "0.01, or more of a small data set"),
     "val_max": Optional(COUNT, "any number"),
     "samples_per_shard": COUNT,
     "workers": Optional(COUNT, "as many as there are cores"),
@@ -80,7 +80,8 @@ class Packer:
             those beside the images, where there are some.
         side: Length in pixels to which the shorter side of an image is reduced; None: files are stored as they are.
         image_format: Format of the images that `side` reduces, "jpg" or "png"; None: jpg for a jpg, png for any other.
-        val_fraction: Fraction of the samples for validation, in [0, 1).
+        val_fraction: Fraction of the samples for validation, in [0, 1); None: 0.01, and of a small data set as much as gives 16,
+            but not more than 0.2.
         val_max: The greatest number of samples for validation; None: any.
         samples_per_shard: Rows that go into one shard.
         workers: Number of processes; None: as many as there are cores.
@@ -102,7 +103,7 @@ class Packer:
         labels: str | None = None,
         side: int | None = None,
         image_format: str | None = None,
-        val_fraction: float = 0.01,
+        val_fraction: float | None = None,
         val_max: int | None = 10_000,
         samples_per_shard: int = 1000,
         workers: int | None = None,

@@ -22,7 +22,10 @@ FIRST = 3
 """The number of rows that are named for each reason."""
 
 USUAL_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Fractions for validation that can be advised."""
+"""Fractions for validation that can be taken or advised."""
+
+ENOUGH, MOST = 16, 0.2
+"""Rows for validation that are enough, and the fraction beyond which no more are taken for that."""
 
 
 @dataclass
@@ -124,7 +127,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    rows: Iterable[Found], database: Path, *, val_fraction: float, val_max: int | None, samples_per_shard: int
+    rows: Iterable[Found], database: Path, *, val_fraction: float | None, val_max: int | None, samples_per_shard: int
 ) -> Plan:
     """Write rows into a database and cut them into shards.
 
@@ -133,7 +136,8 @@ def make_plan(
     Args:
         rows: Places and rows, or why they cannot be used, in any order.
         database: Path of the database; a file that is there is deleted.
-        val_fraction: Fraction of the rows, those with the smallest digests, that are for validation, in [0, 1).
+        val_fraction: Fraction of the rows, those with the smallest digests, that are for validation, in [0, 1); None: a
+            hundredth, and more of so few rows that this would not be enough.
         val_max: The greatest number of rows for validation; None: any.
         samples_per_shard: Rows of a shard.
     """
@@ -148,7 +152,8 @@ def make_plan(
             if broken is not None:
                 skipped.skip(where, broken)
         connection.commit()
-        shards = list(_cut(connection, val_fraction, val_max, samples_per_shard))
+        fraction = _usual_fraction(connection) if val_fraction is None else val_fraction
+        shards = list(_cut(connection, fraction, val_max, samples_per_shard))
     return Plan(shards, f"{table.total % 2**256:064x}"[:16], skipped, others, table.merged, table.fields, table.several)
 
 
@@ -159,13 +164,7 @@ def fraction_for_validation(database: Path) -> float | None:
         database: Path of the database that `make_plan` wrote.
     """
     with closing(sqlite3.connect(f"{database.as_uri()}?immutable=1", uri=True)) as connection:
-        (rows,) = connection.execute("SELECT COUNT(*) FROM rows").fetchone()
-        for fraction in USUAL_FRACTIONS:
-            query = "SELECT COUNT(*) FROM rows WHERE digest < ?"
-            (validation,) = connection.execute(query, (_border(fraction),)).fetchone()
-            if 0 < validation < rows:
-                return fraction
-    return None
+        return next(iter(_useful_fractions(connection)), None)
 
 
 def rows_of(shard: Shard, database: Path) -> Iterator[Row]:
@@ -254,6 +253,22 @@ def _cut(
         while part := digests.fetchmany(samples_per_shard):
             yield Shard(f"{split}-{number:06d}", part[0][0], part[-1][0], len(part))
             number += 1
+
+
+def _useful_fractions(connection: sqlite3.Connection) -> dict[float, int]:
+    """Return those of the usual fractions by which some rows, but not all, are for validation, and how many each gives."""
+    (rows,) = connection.execute("SELECT COUNT(*) FROM rows").fetchone()
+    query = "SELECT COUNT(*) FROM rows WHERE digest < ?"
+    counts = {one: connection.execute(query, (_border(one),)).fetchone()[0] for one in USUAL_FRACTIONS}
+    return {fraction: count for fraction, count in counts.items() if 0 < count < rows}
+
+
+def _usual_fraction(connection: sqlite3.Connection) -> float:
+    """Return the least useful fraction that gives enough rows for validation, or else as many as are taken; 0 where none does."""
+    useful = _useful_fractions(connection)
+    small = [fraction for fraction in useful if fraction <= MOST]
+    enough = [fraction for fraction in small if useful[fraction] >= ENOUGH]
+    return next(iter([*enough, *reversed(small), *useful]), 0.0)
 
 
 def _border(fraction: float) -> bytes:
