@@ -169,7 +169,7 @@ def test_reconstructions_are_measured_there(model, tmp_path):
         pairs = PairScores(autoencoder.regularizer, Difference())
         suites = {"features": MetricSuite([Frechet(Pixels())])}
         work = ReconstructionWork(
-            folder, Place(), images, autoencoder, suites=suites, pairs={"pairs": pairs}, batch_size=3
+            folder, Place(), images, autoencoder, suites=suites, pairs=pairs, pairs_store="pairs", batch_size=3
         )
         return work.measure(range(5), work.stores)
 

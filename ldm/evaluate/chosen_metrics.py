@@ -54,8 +54,7 @@ class ChosenMetrics:
             if isinstance(metric, FeatureMetric):
                 groups.setdefault(f"features-{metric.extractor.signature}", []).append(metric)
             else:
-                identity = json.dumps(self._settings[name], sort_keys=True)
-                groups[f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"] = [metric]
+                groups[f"{name}-{known_by(self._settings[name])}"] = [metric]
         return {name: MetricSuite(group) for name, group in groups.items()}
 
     def _class_of(self, node: Any) -> type[Metric]:
@@ -63,6 +62,11 @@ class ChosenMetrics:
         if not issubclass(found, Metric):
             raise ValueError(f"metric names {found.__name__}, which is no metric; choose one of configs/metric")
         return found
+
+
+def known_by(settings: Any) -> str:
+    """Return a short name for what a plain config says."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def check_count(metrics: Mapping[str, Metric], count: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from ldm.autoencoder.regularizer import Encoding
 from ldm.batch import as_size
 from ldm.checkpoint import AUTOENCODER_FILE, load_autoencoder
 from ldm.config import build, resolved
-from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
+from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count, known_by
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages, SpreadImages
 from ldm.evaluate.own import PROGRAM, RECONSTRUCTED, RECONSTRUCTIONS, check_folder
@@ -68,7 +66,8 @@ class ReconstructionWork(PartWork):
         images: The images.
         autoencoder: The autoencoder, on its device.
         suites: What measures the distribution of reconstructions, by a name for what it keeps.
-        pairs: What compares images with their reconstructions, by a name for what it keeps; one alone.
+        pairs: What compares images with their reconstructions.
+        pairs_store: A name for what that keeps.
         batch_size: Images at once.
     """
 
@@ -80,7 +79,8 @@ class ReconstructionWork(PartWork):
         autoencoder: Autoencoder,
         *,
         suites: Mapping[str, MetricSuite],
-        pairs: Mapping[str, PairScores],
+        pairs: PairScores,
+        pairs_store: str,
         batch_size: int,
     ) -> None:
         super().__init__(folder, place, len(images), description="reconstructing")
@@ -89,13 +89,14 @@ class ReconstructionWork(PartWork):
         self.device = autoencoder.shift.device
         self.suites = dict(suites)
         self.real = {f"{name}-of-images": MetricSuite(suite.metrics) for name, suite in suites.items()}
-        self.pairs = dict(pairs)
+        self.pairs = pairs
         self.batch_size = batch_size
+        self._measures: dict[str, MetricSuite | PairScores] = {pairs_store: pairs, **self.suites, **self.real}
 
     @property
     def stores(self) -> Sequence[str]:
         """See `PartWork.stores`."""
-        return [*self.pairs, *self.suites, *self.real]
+        return list(self._measures)
 
     def content_of(self, part: Sequence[int]) -> str:
         """See `PartWork.content_of`."""
@@ -103,8 +104,7 @@ class ReconstructionWork(PartWork):
 
     def measure(self, part: Sequence[int], stores: Sequence[str]) -> Measured:
         """See `PartWork.measure`."""
-        everything: dict[str, MetricSuite | PairScores] = {**self.pairs, **self.suites, **self.real}
-        measures = {name: everything[name] for name in stores}
+        measures = {name: self._measures[name] for name in stores}
         for one in measures.values():
             one.to(self.device)
             one.reset()
@@ -121,15 +121,12 @@ class ReconstructionWork(PartWork):
                     one.update(images if name in self.real else made, {}, found.numbers)
         return {name: one.state() for name, one in measures.items()}
 
-    def merge(self) -> PairScores:
-        """Give suites and pairs what all processes have measured; return the pairs."""
-        everything: dict[str, MetricSuite | PairScores] = {**self.pairs, **self.suites, **self.real}
-        for name, one in everything.items():
+    def merge(self) -> None:
+        """Give suites and pairs what all processes have measured."""
+        for name, one in self._measures.items():
             one.reset()
             for found in self.collect(name):
                 one.merge(found)
-        (pairs,) = self.pairs.values()
-        return pairs
 
     def distances(self) -> dict[str, float]:
         """Return name -> distance between the distributions of reconstructions and of images, once they are merged.
@@ -203,7 +200,7 @@ class ReconstructionProtocol(Protocol):
         autoencoder.check_size(images.size_of(0))
         suites = _suites(config, len(images))
         perceptual: nn.Module | None = build(config.perceptual)
-        known_by = hashlib.sha256(json.dumps(options["perceptual"], sort_keys=True).encode()).hexdigest()[:8]
+        pairs = PairScores(autoencoder.regularizer, perceptual)
         request = {"model": weights_hash(repr(autoencoder), autoencoder.state_dict()), "images": images.fingerprint}
         folder = EvaluationFolder(out, RECONSTRUCTED, request)
         work = ReconstructionWork(
@@ -212,7 +209,8 @@ class ReconstructionProtocol(Protocol):
             images,
             autoencoder.to(place.device(config.device)).eval(),
             suites=suites,
-            pairs={f"pairs-{known_by}": PairScores(autoencoder.regularizer, perceptual)},
+            pairs=pairs,
+            pairs_store=f"pairs-{known_by(options['perceptual'])}",
             batch_size=config.batch_size,
         )
         reference = config.images or str(options["data"]["val"])
@@ -222,7 +220,7 @@ class ReconstructionProtocol(Protocol):
             work.do()
             if place.rank:
                 return results
-            pairs = work.merge()
+            work.merge()
             count = len(pairs.numbers)
             if not count:
                 raise ValueError(f"none of the {len(images)} images can be read; look at them")
