@@ -23,6 +23,8 @@ from ldm.config import build_trusted, trusted_class
 from ldm.files.similar import similar
 from ldm.files.tensors import write_tensors
 from ldm.interop.foreign import CONFIG_KEY
+from ldm.interop.lora.chosen import chosen_loras
+from ldm.interop.lora.merging import merged
 from ldm.interop.pickled import holds_stand_in, read_pickled
 from ldm.interop.reading import is_foreign, read_foreign
 from ldm.model import LatentDiffusion
@@ -82,7 +84,12 @@ def check_finite(model: nn.Module) -> None:
 
 
 def load(
-    path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    packages: Sequence[str] = ("ldm",),
+    lora: str | Path | Sequence[str | Path] | None = None,
+    lora_scale: float | Sequence[float] = 1.0,
 ) -> LatentDiffusion:
     """Load a latent diffusion model for sampling.
 
@@ -90,23 +97,33 @@ def load(
         path: A checkpoint file, or a folder (a run, a sweep) whose newest finished model is taken.
         device: The device of the model.
         packages: Packages whose classes the file may name; add your own if you trained with them.
+        lora: A LoRA file of any program, or several, whose change is merged into the weights.
+        lora_scale: The strength of each LoRA, or of all of them; 1 is as it was trained.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        ValueError: If the file holds another kind of model, or cannot be loaded safely.
-        FileNotFoundError: If there is no finished model.
+        ValueError: If the file holds another kind of model, or cannot be loaded safely, or a LoRA does not belong to it.
+        FileNotFoundError: If there is no finished model, or no such LoRA.
     """
-    return load_with_config(path, device=device, packages=packages)[0]
+    return load_with_config(path, device=device, packages=packages, lora=lora, lora_scale=lora_scale)[0]
 
 
 def load_with_config(
-    path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    packages: Sequence[str] = ("ldm",),
+    lora: str | Path | Sequence[str | Path] | None = None,
+    lora_scale: float | Sequence[float] = 1.0,
 ) -> tuple[LatentDiffusion, dict[str, Any]]:
     """Load a latent diffusion model as `load` does, and the config that builds it."""
-    file = find(path)
+    file, loras = find(path), chosen_loras(lora, lora_scale)
     config, weights = read_merged(file)
+    kind = trusted_class({key: value for key, value in config.items() if key == "_target_"}, packages)
+    if loras and issubclass(kind, LatentDiffusion):
+        weights = merged(config, weights, loras)
     model = _rebuild(config, weights, file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(

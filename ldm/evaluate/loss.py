@@ -161,7 +161,9 @@ class LossProtocol(Protocol):
         """Measure one model, and write its scores into a folder."""
         place, packages = Place.here(), list(config.packages)
         check_folder(out, LOSS)
-        model, own = checkpoint.load_with_config(ckpt, device=place.device(config.device), packages=packages)
+        lora, scale = config.lora, config.lora_scale
+        device = place.device(config.device)
+        model, own = checkpoint.load_with_config(ckpt, device=device, packages=packages, lora=lora, lora_scale=scale)
         options = data_options(config, run_config(ckpt), size=model.size, training=False)
         data: DataModule = build_trusted(options, packages)
         wanted = underlying_fields(model.conditioner.inputs)
