@@ -84,10 +84,8 @@ class ImageEvaluation:
         """Generate and measure the images of a checkpoint."""
         config = self.config
         check_folder(out, GENERATED)
-        lora, scale = config.lora, config.lora_scale
-        model, own = checkpoint.load_with_config(
-            ckpt, device=self.device, packages=self.packages, lora=lora, lora_scale=scale
-        )
+        loras = chosen_loras(config.lora, config.lora_scale)
+        model, own = checkpoint.load_with_config(ckpt, device=self.device, packages=self.packages, loras=loras)
         if config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, config.decoder, packages=self.packages)
         sampler: Sampler | None = None if config.get("sampler") is None else build(config.sampler)

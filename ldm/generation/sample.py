@@ -48,9 +48,9 @@ class ConfigParts(ModeParts):
     def model(self) -> LatentDiffusion:
         """See `ModeParts.model`."""
         packages = self.config.packages
-        lora, scale = self.config.lora, self.config.lora_scale
-        model = checkpoint.load(self.config.ckpt, device=self.device, packages=packages, lora=lora, lora_scale=scale)
-        if lora is not None:
+        loras = chosen_loras(self.config.lora, self.config.lora_scale)
+        model, _ = checkpoint.load_with_config(self.config.ckpt, device=self.device, packages=packages, loras=loras)
+        if loras:
             self.settings |= {name: resolved(self.config)[name] for name in ("lora", "lora_scale")}
         if self.config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, self.config.decoder, packages=packages)

@@ -12,6 +12,7 @@ from torch import nn
 
 from ldm import checkpoint, load
 from ldm.config import compose
+from ldm.evaluate.program import evaluate
 from ldm.generation.sample import sample
 from ldm.interop.export.lora import LoRAFormat
 from ldm.interop.export.program import export
@@ -91,7 +92,7 @@ def test_their_pipeline_makes_the_same_images_with_a_file_of_kohya(tmp_path, opt
     pipe.load_lora_weights(tmp_path, weight_name="style.safetensors")
     after = theirs(pipe)
     assert (after - before).std() > 0.02
-    model = load(tmp_path / "pipeline", lora=tmp_path / "style.safetensors")
+    model = load(tmp_path / "pipeline", loras={tmp_path / "style.safetensors": 1.0})
     torch.testing.assert_close(ours(model), after, atol=1e-3, rtol=0)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
@@ -128,7 +129,9 @@ def test_their_pipeline_makes_the_same_images_with_the_file_that_it_saved(tmp_pa
     StableDiffusionPipeline.save_lora_weights(tmp_path / "saved", **saved)
     after = theirs(pipe)
     assert (after - before).std() > 0.02
-    torch.testing.assert_close(ours(load(tmp_path / "pipeline", lora=tmp_path / "saved")), after, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        ours(load(tmp_path / "pipeline", loras={tmp_path / "saved": 1.0})), after, atol=1e-3, rtol=0
+    )
 
 
 def as_processor(name):
@@ -222,8 +225,10 @@ def test_a_model_that_was_trained_here_takes_a_lora_beside_what_is_merged_alread
     config, model = adapted(tmp_path)
     export(config, model.state_dict(), LoRAFormat(), str(tmp_path / "out"), name="mine")
     checkpoint.save(tmp_path / "model.safetensors", model, config)
-    one = checkpoint.load(tmp_path / "model.safetensors", lora=tmp_path / "out" / "lora.safetensors").state_dict()
-    two = checkpoint.load(tmp_path / "pipeline", lora=[tmp_path / "out"] * 2).state_dict()
+    one = checkpoint.load(
+        tmp_path / "model.safetensors", loras={tmp_path / "out" / "lora.safetensors": 1.0}
+    ).state_dict()
+    two = checkpoint.load(tmp_path / "pipeline", loras={tmp_path / "out": 2.0}).state_dict()
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], atol=1e-6, rtol=1e-6)
 
@@ -326,6 +331,12 @@ def test_a_model_without_the_text_encoder_refuses_its_change(base, tmp_path):
         merged(config, weights, [ChosenLoRA(file, 1.0)])
 
 
+def test_an_autoencoder_takes_no_lora(base, tmp_path):
+    file = loras.write(tmp_path / "a.safetensors", SMALL)
+    with pytest.raises(ValueError, match="changes a latent diffusion model, and this is a ConvAutoencoder"):
+        load(base[0] / "vae", loras={file: 1.0})
+
+
 def test_a_whole_model_is_no_lora(base, tmp_path):
     config, model = adapted(tmp_path)
     checkpoint.save(tmp_path / "model.safetensors", model, config)
@@ -402,3 +413,28 @@ def test_nothing_is_written_where_a_lora_cannot_be_merged(base, tmp_path):
         with pytest.raises(ValueError, match=message):
             drawn(base, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.e2e
+def test_an_evaluation_is_of_the_merged_model_and_says_so(base, tmp_path):
+    folder, pipe, _ = base
+    file = loras.write(tmp_path / "style.safetensors", loras.kohya(loras.changes(pipe)))
+    rows = [f"{number}\t{number}\t{PROMPTS[number % 2]}" for number in range(4)]
+    (tmp_path / "captions.tsv").write_text("\n".join(["id\timage_id\tcaption", *rows]))
+    more = ["conditions=captions", f"conditions.file={tmp_path}/captions.tsv", "sampler=ddim", "sampler.steps=2"]
+    more += ["metric=inception_score_offline", "num_images=20", "device=cpu", f"ckpt={folder}"]
+
+    def measured(out, *options):
+        (found,) = evaluate(compose("evaluate", [*more, f"out={tmp_path / out}", *options]))
+        return found["request"], (tmp_path / out / "images" / "000000.png").read_bytes()
+
+    request, image = measured("plain")
+    changed_request, other = measured("changed", f"lora={file}", "lora_scale=0.5")
+    assert changed_request.pop("lora") == ["style.safetensors * 0.5"]
+    assert changed_request["model"] != request["model"]
+    assert {**changed_request, "model": request["model"]} == request
+    assert other != image
+    with pytest.raises(ValueError, match="holds images of another request"):
+        measured("plain", f"lora={file}")
+    with pytest.raises(ValueError, match="lora= belongs to a model, and images= are measured as they are"):
+        evaluate(compose("evaluate", [f"images={tmp_path}", f"lora={file}", f"out={tmp_path / 'none'}"]))

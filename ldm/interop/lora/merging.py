@@ -18,7 +18,7 @@ from ldm.interop.export.model import BACKBONE
 from ldm.interop.lora.chosen import ChosenLoRA
 from ldm.interop.lora.layers import TOKEN_LAYERS, layers_of
 from ldm.interop.lora.names import SECOND_TEXT, TEXT, UNET
-from ldm.interop.lora.reading import LayerChange, LoRAFile, Place, read_lora
+from ldm.interop.lora.reading import LayerChange, LayerPlace, LoRAFile, read_lora
 from ldm.interop.translation import listed
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def merged(node: Mapping[str, Any], weights: Mapping[str, Tensor], loras: Sequen
 
 
 def _changes(
-    lora: LoRAFile, layers: Mapping[Place, str], weights: Mapping[str, Tensor], scale: float
+    lora: LoRAFile, layers: Mapping[LayerPlace, str], weights: Mapping[str, Tensor], scale: float
 ) -> dict[str, Tensor]:
     """Return name of a weight -> its change.
 
@@ -91,7 +91,7 @@ def _fits(change: LayerChange, weight: Size) -> bool:
 
 
 def _check_base(
-    lora: LoRAFile, layers: Mapping[Place, str], weights: Mapping[str, Tensor], node: Mapping[str, Any]
+    lora: LoRAFile, layers: Mapping[LayerPlace, str], weights: Mapping[str, Tensor], node: Mapping[str, Any]
 ) -> None:
     """Raise ValueError where a LoRA belongs to another kind of model, or changes layers that a model does not have."""
     theirs = _width({place: change.matrices.down for place, change in lora.changes.items()})
@@ -117,7 +117,7 @@ def _check_base(
         )
 
 
-def _width(tensors: Mapping[Place, Tensor]) -> int | None:
+def _width(tensors: Mapping[LayerPlace, Tensor]) -> int | None:
     """Return the channels of the tokens that layers read, whose weights or matrices A these are; None: it cannot be told."""
     for network, end in TOKEN_LAYERS.items():
         for place, tensor in tensors.items():

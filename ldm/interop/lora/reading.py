@@ -26,7 +26,7 @@ BASE_VERSION = "ss_base_model_version"
 """The key of the version of Stable Diffusion that a LoRA was trained on, in the metadata of kohya's files."""
 
 
-class Place(NamedTuple):
+class LayerPlace(NamedTuple):
     """A layer of a network.
 
     Attributes:
@@ -64,7 +64,7 @@ class LoRAFile:
     """
 
     file: Path
-    changes: Mapping[Place, LayerChange]
+    changes: Mapping[LayerPlace, LayerChange]
     version: str | None
 
 
@@ -85,9 +85,9 @@ def read_lora(file: Path) -> LoRAFile:
             f"{file} has {len(strange)} tensors that are no part of a LoRA: {listed(strange)}; give a file with the two matrices "
             "of each layer alone"
         )
-    parts: dict[Place, dict[str, str]] = {}
+    parts: dict[LayerPlace, dict[str, str]] = {}
     for name, found in names.items():
-        known = parts.setdefault(Place(found.network, found.layer), {})
+        known = parts.setdefault(LayerPlace(found.network, found.layer), {})
         if found.part in known:
             raise ValueError(f"{file} says the same of one layer twice: {known[found.part]} and {name}")
         known[found.part] = name
