@@ -4,21 +4,25 @@ import json
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm import checkpoint, load
-from ldm.config import compose
+from ldm.config import compose, resolved
 from ldm.evaluate.program import evaluate
 from ldm.generation.sample import sample
 from ldm.interop.export.lora import LoRAFormat
+from ldm.interop.export.model import BACKBONE
 from ldm.interop.export.program import export
 from ldm.interop.lora.chosen import ChosenLoRA, chosen_loras
+from ldm.interop.lora.layers import layers_of
 from ldm.interop.lora.merging import merged
 from ldm.interop.reading import read_foreign
+from ldm.interop.unet.names import empty_unet
 from ldm.optim.lora import LoRA, LowRank
 from ldm.sampler.noise import SeededNoise
 from tests.interop import loras, pipelines
@@ -60,6 +64,27 @@ def test_what_was_exported_gives_the_weights_of_the_merged_model_bit_by_bit(tmp_
     found = read_foreign(tmp_path / "pipeline")
     assert same(changed(found, tmp_path / "out"), expected)
     assert not same(found.weights, expected)
+
+
+def test_all_layers_of_stable_diffusion_1_have_a_place_in_full_size():
+    """They are those of diffusers' U-Net; the 192 of its transformers, and 72 of the text encoder, are those of kohya's files."""
+    node = resolved(compose("train", ["experiment=stable_diffusion_1"]).model)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+        encoder = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
+    weights = {
+        f"{BACKBONE}{name}": tensor for name, tensor in empty_unet(node["denoiser"]["backbone"]).state_dict().items()
+    }
+    weights |= {f"conditioner.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    found = layers_of(node, weights)
+    wide = (nn.Linear, nn.Conv2d)
+    for place, other in (("unet", unet), ("text_encoder", encoder)):
+        names = {name.replace(".", "_") for name, layer in other.named_modules() if isinstance(layer, wide)}
+        ours = {layer for network, layer in found if network == place and not layer.startswith("embeddings_")}
+        assert names == ours
+    in_transformers = [layer for place, layer in found if place == "unet" and "attentions" in layer]
+    assert len(in_transformers) == 192
+    assert len([layer for place, layer in found if place == "text_encoder" and "encoder_layers" in layer]) == 72
 
 
 def test_a_scale_of_0_changes_nothing_and_scales_add(base, tmp_path):

@@ -43,13 +43,13 @@ def merged(node: Mapping[str, Any], weights: Mapping[str, Tensor], loras: Sequen
     for one in loras:
         lora = read_lora(one.file)
         _check_base(lora, layers, weights, node)
-        changes = _changes(lora, layers, weights, one.scale)
-        first = BACKBONE + FIRST_LAYER
-        if first in changes and (beside := text_and_map(node["conditioner"])) is not None:
-            latent = node["autoencoder"]["latent_channels"]
-            changes[first] = beside[1].to_ours({FIRST_LAYER: changes[first]}, latent)[FIRST_LAYER]
-        for name, change in changes.items():
-            found[name] = found[name].float() + change
+        _check_shapes(lora, layers, weights)
+        for place, change in lora.changes.items():
+            name = layers[place]
+            product = change.matrices.times(one.scale * change.strength).view_as(found[name])
+            if name == BACKBONE + FIRST_LAYER:
+                product = _of_first_layer(product, node)
+            found[name] = found[name].float() + product
         counts = {network: sum(place.network == network for place in lora.changes) for network in (UNET, TEXT)}
         log.info(
             "%s: %d layers of the U-Net and %d of the text encoder are changed, with scale %g",
@@ -58,14 +58,16 @@ def merged(node: Mapping[str, Any], weights: Mapping[str, Tensor], loras: Sequen
     return found
 
 
-def _changes(
-    lora: LoRAFile, layers: Mapping[LayerPlace, str], weights: Mapping[str, Tensor], scale: float
-) -> dict[str, Tensor]:
-    """Return name of a weight -> its change.
+def _of_first_layer(change: Tensor, node: Mapping[str, Any]) -> Tensor:
+    """Return the change of the U-Net's first layer with the input channels in our order, of a model that is told a map, too."""
+    beside = text_and_map(node["conditioner"])
+    if beside is None:
+        return change
+    return beside[1].to_ours({FIRST_LAYER: change}, node["autoencoder"]["latent_channels"])[FIRST_LAYER]
 
-    Raises:
-        ValueError: If the matrices of a layer have other shapes than its weight.
-    """
+
+def _check_shapes(lora: LoRAFile, layers: Mapping[LayerPlace, str], weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where the matrices of a layer have other shapes than its weight."""
     wrong = [
         f"{change.name} {tuple(change.matrices.down.shape)} and its second matrix {tuple(change.matrices.up.shape)} for a weight "
         f"{tuple(weights[layers[place]].shape)}"
@@ -77,10 +79,6 @@ def _changes(
             f"{lora.file} does not fit the layers of this model: {listed(wrong, '; ', most=3)}{_said(lora)}; give a LoRA that "
             "was trained on such a model"
         )
-    return {
-        layers[place]: change.matrices.times(scale * change.strength).view_as(weights[layers[place]])
-        for place, change in lora.changes.items()
-    }
 
 
 def _fits(change: LayerChange, weight: Size) -> bool:
