@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from ldm.config import build_trusted, trusted_class
 from ldm.files.similar import similar
 from ldm.files.tensors import write_tensors
 from ldm.interop.foreign import CONFIG_KEY
+from ldm.interop.lora.chosen import ChosenLoRA, chosen_loras
+from ldm.interop.lora.merging import merged
 from ldm.interop.pickled import holds_stand_in, read_pickled
 from ldm.interop.reading import is_foreign, read_foreign
 from ldm.model import LatentDiffusion
 from ldm.nn.uninitialized import Uninitialized
-from ldm.optim.divergence import all_finite
+from ldm.optim.divergence import check_finite
 from ldm.optim.frozen import whole_state
 from ldm.optim.lora import ADAPTER_KEY
 
@@ -64,25 +66,12 @@ def save(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
     write_tensors(path, model.state_dict(), {CONFIG_KEY: json.dumps(config)})
 
 
-def check_finite(model: nn.Module) -> None:
-    """Raise an error if a model holds numbers that no model should hold.
-
-    Raises:
-        ValueError: If a parameter holds an infinity or NaN, or a buffer holds NaN.
-    """
-    for name, tensor in model.named_parameters():
-        if not all_finite([tensor]):
-            raise ValueError(
-                f"{name} of the trained model holds inf or nan, for the training diverged, so no model is written; train anew "
-                "with a lower learning rate, or go on from an earlier checkpoint: delete the newest and repeat the command"
-            )
-    for name, buffer in model.named_buffers():
-        if bool(buffer.isnan().any()):
-            raise ValueError(f"{name} of the trained model holds nan, so no model is written; look for it in the data")
-
-
 def load(
-    path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    packages: Sequence[str] = ("ldm",),
+    loras: Mapping[str | Path, float] | None = None,
 ) -> LatentDiffusion:
     """Load a latent diffusion model for sampling.
 
@@ -90,24 +79,30 @@ def load(
         path: A checkpoint file, or a folder (a run, a sweep) whose newest finished model is taken.
         device: The device of the model.
         packages: Packages whose classes the file may name; add your own if you trained with them.
+        loras: LoRA file of any program, which is merged into the weights -> its strength; 1 is as it was trained.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        ValueError: If the file holds another kind of model, or cannot be loaded safely.
-        FileNotFoundError: If there is no finished model.
+        ValueError: If the file holds another kind of model, or cannot be loaded safely, or a LoRA does not belong to it.
+        FileNotFoundError: If there is no finished model, or no such LoRA.
     """
-    return load_with_config(path, device=device, packages=packages)[0]
+    chosen = chosen_loras(list(loras), list(loras.values())) if loras else ()
+    return load_with_config(path, device=device, packages=packages, loras=chosen)[0]
 
 
 def load_with_config(
-    path: str | Path, *, device: str | torch.device = "cpu", packages: Sequence[str] = ("ldm",)
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    packages: Sequence[str] = ("ldm",),
+    loras: Sequence[ChosenLoRA] = (),
 ) -> tuple[LatentDiffusion, dict[str, Any]]:
     """Load a latent diffusion model as `load` does, and the config that builds it."""
     file = find(path)
     config, weights = read_merged(file)
-    model = _rebuild(config, weights, file, packages)
+    model = _rebuild(config, merged(config, weights, loras), file, packages)
     if not isinstance(model, LatentDiffusion):
         raise ValueError(
             f"{path} holds {type(model).__name__}, not a latent diffusion model; {_where_a_model_is(file, model)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+import torch
 from diffusers import StableDiffusionDepth2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from omegaconf import OmegaConf
 from PIL import Image
@@ -37,6 +38,9 @@ PUBLISHED = {
     "stable-diffusion-2-depth": StableDiffusionDepth2ImgPipeline,
 }
 """Names of checkpoints on the pages -> the pipelines that stand for them here."""
+
+LORAS = ("style", "light")
+"""Names of LoRA files on the pages, without their ending."""
 
 INTERNAL = {"hydra", "local"}
 """Folders of configs/ from which nobody chooses on the command line."""
@@ -225,6 +229,13 @@ def test_sampling_commands_run(line, tiny_run, tmp_path):
         checkpoints.write_yaml(tmp_path / "v1-5-pruned-emaonly.yaml")
         checkpoints.tokenizer(tmp_path / "tokenizer")
         places["=v1-5-pruned"] = f"={tmp_path}/v1-5-pruned"
+    for name in LORAS:
+        layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+        matrices = {"lora_down": torch.ones(2, 64), "lora_up": torch.ones(32, 2)}
+        save_file(
+            {f"{layer}.{part}.weight": matrix for part, matrix in matrices.items()}, tmp_path / f"{name}.safetensors"
+        )
+        places[f"{name}.safetensors"] = f"{tmp_path / name}.safetensors"
     if name := next((name for name in PUBLISHED if f"={name} " in line), None):
         pipelines.stable_diffusion(tmp_path, kind=PUBLISHED[name])
         mask.save(tmp_path / "depth.png")

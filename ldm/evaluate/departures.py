@@ -13,7 +13,7 @@ MEASURED = ("num_images", "data.val_images", "metric", "reference")
 MADE = ("conditions", "degradation", "sampler", "guidance", "timestep_spacing")
 """Options that a protocol says of how images are made."""
 
-FREE = ("decoder", "size")
+FREE = ("decoder", "lora", "lora_scale", "size")
 """Options that a protocol leaves as they are in the model."""
 
 

@@ -33,6 +33,7 @@ from ldm.files.marks import save_marked
 from ldm.files.picture import grid, stack_padded
 from ldm.generation.decoder import with_decoder
 from ldm.guidance.base import Guidance
+from ldm.interop.lora.chosen import chosen_loras
 from ldm.metric.statistics import Reference
 from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
@@ -83,7 +84,8 @@ class ImageEvaluation:
         """Generate and measure the images of a checkpoint."""
         config = self.config
         check_folder(out, GENERATED)
-        model, own = checkpoint.load_with_config(ckpt, device=self.device, packages=self.packages)
+        loras = chosen_loras(config.lora, config.lora_scale)
+        model, own = checkpoint.load_with_config(ckpt, device=self.device, packages=self.packages, loras=loras)
         if config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, config.decoder, packages=self.packages)
         sampler: Sampler | None = None if config.get("sampler") is None else build(config.sampler)
@@ -222,6 +224,7 @@ class ImageEvaluation:
     ) -> dict[str, Any]:
         """Return the plain values on which images depend, of a model and its own config."""
         sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
+        loras = chosen_loras(self.config.lora, self.config.lora_scale)
         read = {*underlying_fields(model.conditioner.inputs), *self.chosen.inputs}
         computed = computed_options(read, self._data_options(model.size)) if read & COMPUTED.keys() else {}
         return {
@@ -230,6 +233,7 @@ class ImageEvaluation:
             "guidance": own["guidance"] if guidance is None else resolved(guidance),
             "conditions": opened.fingerprint,
             **computed,
+            **({"lora": [f"{one.file.name} * {one.scale:g}" for one in loras]} if loras else {}),
             "seed": self.config.seed,
             "size": list(size),
         }

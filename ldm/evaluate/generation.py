@@ -46,6 +46,9 @@ class GenerationProtocol(Protocol):
         if len(named) != 1:
             got = " and ".join(named) or "none"
             raise ValueError(f"give one of ckpt=RUN, ckpts='runs/x/**/step-*.ckpt' and images=FOLDER; got {got}")
+        for name in ("decoder", "lora") if config.images is not None else ():
+            if config[name] is not None:
+                raise ValueError(f"{name}= belongs to a model, and images= are measured as they are; leave it out")
         if config.perceptual is not None:
             raise ValueError(
                 "perceptual= measures reconstructions alone; choose protocol=reconstruction, or leave it out"

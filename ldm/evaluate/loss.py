@@ -30,6 +30,7 @@ from ldm.evaluate.results import NOTHING, new_results, write_results
 from ldm.evaluate.several import checkpoints_of, measure_several
 from ldm.evaluate.source import computed_options, data_options, run_config
 from ldm.evaluate.validation_loss import ValidationLoss
+from ldm.interop.lora.chosen import chosen_loras
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 from ldm.pretrained.vision import weights_hash
@@ -161,7 +162,8 @@ class LossProtocol(Protocol):
         """Measure one model, and write its scores into a folder."""
         place, packages = Place.here(), list(config.packages)
         check_folder(out, LOSS)
-        model, own = checkpoint.load_with_config(ckpt, device=place.device(config.device), packages=packages)
+        loras, device = chosen_loras(config.lora, config.lora_scale), place.device(config.device)
+        model, own = checkpoint.load_with_config(ckpt, device=device, packages=packages, loras=loras)
         options = data_options(config, run_config(ckpt), size=model.size, training=False)
         data: DataModule = build_trusted(options, packages)
         wanted = underlying_fields(model.conditioner.inputs)

@@ -21,6 +21,7 @@ from ldm.generation.mode.base import Mode, ModeParts, PromptMode
 from ldm.generation.request import SampleRequest
 from ldm.generation.writer import generate
 from ldm.guidance.base import Guidance
+from ldm.interop.lora.chosen import chosen_loras
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SEED, Rule, check
 from ldm.options.sweep import job_folder
@@ -47,7 +48,10 @@ class ConfigParts(ModeParts):
     def model(self) -> LatentDiffusion:
         """See `ModeParts.model`."""
         packages = self.config.packages
-        model = checkpoint.load(self.config.ckpt, device=self.device, packages=packages)
+        loras = chosen_loras(self.config.lora, self.config.lora_scale)
+        model, _ = checkpoint.load_with_config(self.config.ckpt, device=self.device, packages=packages, loras=loras)
+        if loras:
+            self.settings |= {name: resolved(self.config)[name] for name in ("lora", "lora_scale")}
         if self.config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, self.config.decoder, packages=packages)
         return model
@@ -55,6 +59,10 @@ class ConfigParts(ModeParts):
     def autoencoder(self) -> Autoencoder:
         """See `ModeParts.autoencoder`."""
         packages = self.config.packages
+        if self.config.lora is not None:
+            raise ValueError(
+                f"lora={self.config.lora} would change nothing: this mode asks the autoencoder alone; leave it out"
+            )
         autoencoder, _ = checkpoint.load_autoencoder(self.config.ckpt, packages=packages)
         if self.config.decoder is not None:
             autoencoder = with_decoder(autoencoder, self.config.decoder, packages=packages)
@@ -118,6 +126,7 @@ def _check(config: DictConfig) -> None:
     for name in ("ckpt", "out"):
         if not config[name]:
             raise ValueError(f"the option {name} has no value; type {name}=VALUE, or --help for an example")
+    chosen_loras(config.lora, config.lora_scale)
     if isinstance(config.packages, str):
         raise ValueError(f"packages is a list; say packages=[ldm,{config.packages}]")
 
@@ -140,6 +149,9 @@ def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _texts(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, name)
     elif isinstance(node, str):
         yield name, node
 

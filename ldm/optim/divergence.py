@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LOSS, GRADIENT, DISCRIMINATOR_LOSS, DISCRIMINATOR_GRADIENT, WEIGHTS = WATCHED = (
     "the loss",
@@ -98,3 +98,20 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     if not parts:
         return True
     return bool(torch.stack([end.isfinite() for part in parts for end in part.aminmax()]).all())
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise an error if a model holds numbers that no model should hold.
+
+    Raises:
+        ValueError: If a parameter holds an infinity or NaN, or a buffer holds NaN.
+    """
+    for name, tensor in model.named_parameters():
+        if not all_finite([tensor]):
+            raise ValueError(
+                f"{name} of the trained model holds inf or nan, for the training diverged, so no model is written; train anew "
+                "with a lower learning rate, or go on from an earlier checkpoint: delete the newest and repeat the command"
+            )
+    for name, buffer in model.named_buffers():
+        if bool(buffer.isnan().any()):
+            raise ValueError(f"{name} of the trained model holds nan, so no model is written; look for it in the data")

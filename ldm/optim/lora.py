@@ -25,15 +25,23 @@ BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weigh
 
 
 class LowRank(NamedTuple):
-    """The change of a linear layer's weight, `scale` B A.
+    """The change of a layer's weight, `scale` B A.
 
     Attributes:
-        down: The matrix A, `(rank, inputs)`.
-        up: The matrix B, `(outputs, rank)`.
+        down: The matrix A, `(rank, inputs)`; of a convolution a kernel with as many outputs as the rank.
+        up: The matrix B, `(outputs, rank)`; of a convolution a kernel of one place.
     """
 
     down: Tensor
     up: Tensor
+
+    def times(self, scale: float) -> Tensor:
+        """Return `scale` B A in fp32, `(outputs, inputs)`; of a convolution, inputs are those of all places of its kernel.
+
+        References:
+            Hu et al., 2021, equation 3, arXiv:2106.09685.
+        """
+        return scale * self.up.float().flatten(1) @ self.down.float().flatten(1)
 
 
 class LoRA:
@@ -105,7 +113,7 @@ class LoRA:
                 continue
             layer, is_base, suffix = name.partition(BASE)
             if is_base and suffix == ".weight" and (change := changes.get(layer)) is not None:
-                tensor = tensor + (self.scale * change.up.float() @ change.down.float()).to(tensor)
+                tensor = tensor + change.times(self.scale).to(tensor)
             merged[layer + suffix] = tensor
         return merged
 

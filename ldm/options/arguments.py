@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 PROSE_OPTIONS = ("prompt", "negative", "to_prompt", "init_prompt")
 """Last parts of the names of options whose values are texts: Hydra never reads them."""
 
-PATTERN_OPTIONS = ("data.train", "data.val", "database")
-"""Full names of options whose values are patterns of files, or lists of them in [...]."""
+PATTERN_OPTIONS = ("data.train", "data.val", "database", "lora")
+"""Full names of options whose values are files or patterns of them, or lists in [...]."""
 
 FILE_OPTIONS = ("ckpt", "decoder", "out", "images", "captions", "prompts", "init", "mask", "run", "expected", "curve")
 """Last parts of the names of options whose values are files that a user types: a shell may make several of one with braces."""

@@ -25,6 +25,7 @@ from ldm.data.base import DataModule
 from ldm.files.run_names import RESULTS_FILE
 from ldm.files.scores import read_scores, to_json_numbers
 from ldm.files.whole import write_whole
+from ldm.optim.divergence import check_finite
 from ldm.optim.scheduler import step_options
 from ldm.task.base import Task
 from ldm.training.init_account import WarmStart
@@ -303,7 +304,7 @@ class Stage(ABC, Generic[TaskType]):
                 callback.apply()
         self.task.to(trainer.strategy.root_device).eval()
         self.complete(trainer, data)
-        checkpoint.check_finite(self.task.model)  # in all processes, so that none waits
+        check_finite(self.task.model)  # in all processes, so that none waits
         if trainer.is_global_zero:
             checkpoint.save(self.file, self.task.model, self.task.config)
         trainer.strategy.barrier()

@@ -208,6 +208,7 @@ MISTAKES = [
     (["images={folder}", "num_images=1"], "frechet_efficientnet needs at least 2 images, but there are 1"),
     (["images={folder}", "perceptual=lpips", "perceptual.vgg16=nowhere.pth"], "no weights at nowhere.pth"),
     (["images={folder}", "size=64"], "size= has no meaning for a first stage"),
+    (["images={folder}", "lora=x"], "lora= has no meaning for a first stage"),
     (["images={folder}", "reference={folder}"], "reference= has no meaning for a first stage"),
     (["images={folder}", "out={folder}/0.png"], "cannot be a folder"),
     (["images={folder}", "out={folder}"], "holds what was not written by this program"),

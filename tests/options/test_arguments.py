@@ -121,6 +121,7 @@ def test_what_hydra_reads_is_hydras():
     for option in ("ckpt=${oc.env:HOME}/x", "ckpt='a,b'", "data.train=[/a/1.tar,/b.tar]", "name=null"):
         assert quote_texts([option]) == [option]
     assert quote_texts(["data.train=[/a/{0..1}.tar,/b.tar]"]) == ["data.train=['/a/{0..1}.tar',/b.tar]"]
+    assert quote_texts(["lora=[a=b.safetensors,c d.safetensors]"]) == ["lora=['a=b.safetensors',c d.safetensors]"]
     assert quote_texts(["name=2024", "ckpt=1e3"]) == ["name='2024'", "ckpt='1e3'"]
     assert quote_texts(["ckpt=a,b"]) == ["ckpt='a,b'"], "of which there are two only in a sweep"
 

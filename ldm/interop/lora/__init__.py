@@ -1,0 +1,1 @@
+"""LoRA files of any program, merged into the weights of a model."""
