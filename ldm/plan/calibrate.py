@@ -71,20 +71,26 @@ def recorded_calls(
     return allocations.calls
 
 
-def predict_step(workload: Workload, calls: Counter[Call], device: torch.device) -> StepTime:
+def predict_step(
+    workload: Workload, calls: Counter[Call], device: torch.device, timed: dict[Call, float | None]
+) -> StepTime:
     """Measure each operator of a step, and what follows the backward pass, and add their times up.
 
     Args:
         workload: The stage, on the meta device.
         calls: The operators of a batch.
         device: The device to measure on.
+        timed: Seconds of operators that were measured before, None where that failed; what is measured is added.
     """
-    seconds, failed = 0.0, []
-    for call, number in tqdm(calls.items(), desc="timing operators", unit="operator", leave=False):
+    for call in tqdm(
+        [call for call in calls if call not in timed], desc="timing operators", unit="operator", leave=False
+    ):
         try:
-            seconds += number * time_call(call, device)
+            timed[call] = time_call(call, device)
         except (RuntimeError, NotImplementedError, TypeError):
-            failed.append(str(call.operator))
+            timed[call] = None
+    seconds = sum(number * (timed[call] or 0.0) for call, number in calls.items())
+    failed = [str(call.operator) for call in calls if timed[call] is None]
     return StepTime(seconds, time_update(workload, device), len(calls), tuple(sorted(set(failed))))
 
 
@@ -98,7 +104,8 @@ def time_call(call: Call, device: torch.device) -> float:
     specs = [leaf for leaf in call.arguments if isinstance(leaf, TensorSpec)]
     size = sum(_extent(spec) * spec.dtype.itemsize for spec in specs)
     copies = max(1, min(MOST_COPIES, COLD_BYTES // max(size, 1)))
-    given = [_arguments(call, device) for _ in range(copies)]
+    memories = [_memory(leaf, device) for leaf in _as_on(call, device) if isinstance(leaf, TensorSpec)]
+    given = [_arguments(call, device, [memory.clone() for memory in memories]) for _ in range(copies)]
     turns = count()
     kept: deque[Any] = deque(maxlen=copies)
 
@@ -168,8 +175,15 @@ def _copy(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return real
 
 
-def _arguments(call: Call, device: torch.device) -> tuple[Sequence[Any], dict[str, Any]]:
-    leaves = [_made(leaf, device) for leaf in _as_on(call, device)]
+def _arguments(call: Call, device: torch.device, memories: Sequence[Tensor]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return the arguments of a call, whose tensors lie in some memories, one for each."""
+    left = iter(memories)
+    leaves: list[Any] = []
+    for leaf in _as_on(call, device):
+        if isinstance(leaf, TensorSpec):
+            leaves.append(next(left).as_strided(leaf.shape, leaf.stride))
+        else:
+            leaves.append(device if isinstance(leaf, torch.device) else leaf)
     args, kwargs = tree_unflatten(leaves, call.structure)
     return args, kwargs
 
@@ -185,19 +199,12 @@ def _as_on(call: Call, device: torch.device) -> tuple[Any, ...]:
     return gradient, images, mean, deviation, weight, *others
 
 
-def _made(leaf: Any, device: torch.device) -> Any:
-    if isinstance(leaf, TensorSpec):
-        return _tensor(leaf, device)
-    return device if isinstance(leaf, torch.device) else leaf
-
-
-def _tensor(spec: TensorSpec, device: torch.device) -> Tensor:
+def _memory(spec: TensorSpec, device: torch.device) -> Tensor:
+    """Return random values, or zeros where they are whole numbers, as many as the memory of a tensor holds."""
     extent = _extent(spec)
     if spec.dtype.is_floating_point:
-        memory = torch.randn(extent, device=device).mul_(0.1).to(spec.dtype)
-    else:
-        memory = torch.zeros(extent, dtype=spec.dtype, device=device)
-    return memory.as_strided(spec.shape, spec.stride)
+        return torch.randn(extent, device=device).mul_(0.1).to(spec.dtype)
+    return torch.zeros(extent, dtype=spec.dtype, device=device)
 
 
 def _extent(spec: TensorSpec) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ldm.plan.calibrate import predict_step, recorded_calls
+from ldm.plan.count import Call
 from ldm.plan.figure import COUNTED, ESTIMATED, MEASURED, Figure, shown
 from ldm.plan.memory import Resident, StepMemory, as_rows, resident_memory, step_memory
 from ldm.plan.operations import FROZEN, Operations, count_operations
@@ -78,14 +79,18 @@ def plan_stage(workload: Workload, machine: Machine, *, images: float | None) ->
     rows = _memory(workload, resident, machine, micro, stage.accumulate)
     plan.sections[f"memory of a device, {micro} images at once"] = rows
     plan.refusal = refusal(workload, resident, machine, micro=micro, needed=rows[-1].value)
-    speed = _speed(workload, operations, resident, machine, micro)
-    plan.sections["time"] = list(_time(workload, speed, machine, micro, images=images))
+    if plan.refusal is not None and machine.options["calibrate"]:
+        plan.lines.append("not measured: the time of a step, which does not fit in the memory of this machine")
+    speed = None
+    if plan.refusal is None or not machine.options["calibrate"]:
+        speed = _speed(workload, operations, resident, machine, micro)
+        plan.sections["time"] = list(_time(workload, speed, machine, micro, images=images))
     disk = list(disk_rows(workload, resident, images=images))
     if isinstance(workload, LatentWorkload):
         disk += cache_rows(workload, images=images)
         if workload.cached:
             plan.lines.append("cache the latents: training reads cached ones already")
-        elif not stage.run.autoencoder_copies:
+        elif speed is not None and not stage.run.autoencoder_copies:
             share = speed.encoder * micro * stage.accumulate / speed.step(micro * stage.accumulate)
             plan.lines += cache_advice(
                 workload, images=images, share=share, encode_seconds=speed.encoder, gpus=machine.gpus
@@ -113,19 +118,44 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
         f"the stage {stage.name} needs {shown(needed, 'bytes')} on each device with {micro} images at once, and a device has "
         f"{shown(machine.memory, 'bytes')} for it"
     )
-    for accumulate in range(stage.accumulate + 1, each + 1):
-        if each % accumulate:
-            continue
-        smaller = each // accumulate
-        if _needed(workload, resident, machine, smaller, accumulate) <= machine.memory:
-            more = machine.gpus * accumulate // stage.accumulate
-            others = "" if stage.batch_size % (more * stage.accumulate) else f", or gpus={more}"
-            return f"{told}; {smaller} images at once fit: type {option}={accumulate}{others}"
+    choices = [accumulate for accumulate in range(stage.accumulate + 1, each + 1) if each % accumulate == 0]
+
+    def fits(accumulate: int) -> bool:
+        return _needed(workload, resident, machine, each // accumulate, accumulate) <= machine.memory
+
+    fixed = sum(resident)
+    image = (
+        needed - fixed
+    ) / micro  # memory is about linear in the images, so that one of the next choices is the right one
+    guess = [accumulate for accumulate in choices if fixed + image * (each // accumulate) <= machine.memory]
+    accumulate = least_that_fits(choices, fits, first=guess[0] if guess else None)
+    if accumulate is not None:
+        more = machine.gpus * accumulate // stage.accumulate
+        others = "" if stage.batch_size % (more * stage.accumulate) else f", or gpus={more}"
+        return f"{told}; {each // accumulate} images at once fit: type {option}={accumulate}{others}"
     least = _needed(workload, resident, machine, 1, each)
     return (
         f"{told}; one image at once needs {shown(least, 'bytes')}, of which {shown(sum(resident), 'bytes')} are weights, "
         "averages and the optimiser's state: choose hardware with more memory, or a smaller network"
     )
+
+
+def least_that_fits(choices: Sequence[int], fits: Callable[[int], bool], *, first: int | None) -> int | None:
+    """Return the least of some numbers that fits, where all that are greater fit, too; None where none does.
+
+    Args:
+        choices: The numbers, in their order.
+        fits: Whether a number fits.
+        first: The number to begin with; those beside it are tried next. None: the last.
+    """
+    if not choices:
+        return None
+    place = len(choices) - 1 if first is None else choices.index(first)
+    if fits(choices[place]):
+        while place and fits(choices[place - 1]):
+            place -= 1
+        return choices[place]
+    return next((choice for choice in choices[place + 1 :] if fits(choice)), None)
 
 
 def _needed(workload: Workload, resident: Resident, machine: Machine, micro: int, accumulate: int) -> float:
@@ -182,19 +212,27 @@ def _memory(workload: Workload, resident: Resident, machine: Machine, micro: int
 
 def _speed(workload: Workload, operations: Operations, resident: Resident, machine: Machine, micro: int) -> Speed:
     """Return the speed, averaged over steps with and without the discriminator."""
-    with_it = _one_speed(workload, operations, resident, machine, micro, adversarial=True)
+    timed: dict[Call, float | None] = {}  # most operators are in both
+    with_it = _one_speed(workload, operations, resident, machine, micro, timed, adversarial=True)
     first = workload.adversarial_from
     if not first:
         return with_it
     alone = count_operations(workload, adversarial=False)
-    without = _one_speed(workload, alone, resident, machine, micro, adversarial=False)
+    without = _one_speed(workload, alone, resident, machine, micro, timed, adversarial=False)
     share = min(1.0, first / workload.stage.steps)
     mean = share * without.image + (1.0 - share) * with_it.image
     return with_it._replace(image=mean)
 
 
 def _one_speed(
-    workload: Workload, operations: Operations, resident: Resident, machine: Machine, micro: int, *, adversarial: bool
+    workload: Workload,
+    operations: Operations,
+    resident: Resident,
+    machine: Machine,
+    micro: int,
+    timed: dict[Call, float | None],
+    *,
+    adversarial: bool,
 ) -> Speed:
     options = machine.options
     if not options["calibrate"]:
@@ -202,7 +240,7 @@ def _one_speed(
     calls = recorded_calls(
         workload, micro, accelerator=options["accelerator"], autocast=machine.autocast, adversarial=adversarial
     )
-    found = predict_step(workload, calls, machine.device)
+    found = predict_step(workload, calls, machine.device, timed)
     note = f"the sum of {found.distinct} operators and of the update, each measured by itself"
     if found.failed:
         note += f"; not measured: {', '.join(found.failed)}"

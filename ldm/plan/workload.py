@@ -117,16 +117,15 @@ class AutoencoderWorkload(Workload):
             stage.latent_alignment = None
         with torch.device(device):
             self.task = stage.make_autoencoder_task(build(resolved(self.config.autoencoder.network))).train()
+        if (first := self.adversarial_from or 0) >= stage.steps:
+            self.missing.append(f"the discriminator, which would start at step {first:,}, and training ends before")
+            self.task.loss.discriminator = None
 
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
         """See `Workload.parts`."""
-        found = autoencoder_parts(self.task.model)
-        loss = self.task.loss
-        if loss.discriminator is not None:
-            found["discriminator"] = [loss.discriminator]
-        if loss.perceptual is not None:
-            found["LPIPS"] = [loss.perceptual]
-        return found
+        others = {"discriminator": self.task.loss.discriminator, "LPIPS": self.task.loss.perceptual}
+        found = {name: [part] for name, part in others.items() if part is not None}
+        return {**autoencoder_parts(self.task.model), **found}
 
     def trained(self) -> Sequence[nn.Module]:
         """See `Workload.trained`."""

@@ -1,11 +1,13 @@
 """Plans: their laws, what they refuse and what makes it fit, the file, and the program."""
 
 import json
+import re
 
 import pytest
 from omegaconf import OmegaConf
 
 from ldm.options.arguments import parse_override
+from ldm.plan import calibrate, stage_plan
 from ldm.plan.figure import shown
 from ldm.plan.program import OWN, main, next_command, plan
 from tests import configs
@@ -73,6 +75,74 @@ def test_a_stage_that_does_not_fit_is_refused_and_what_is_told_fits():
     assert total_memory(made) <= gib * 2**30
     more = refusal.rpartition("gpus=")[2]
     assert planned(*small, f"gpus={more}")["autoencoder"].refusal is None
+
+
+def test_the_most_images_that_fit_are_advised_and_few_numbers_are_tried(monkeypatch):
+    options = (*TINY, "stage=[autoencoder_icons]", "hardware.reserve=0", "stage.autoencoder.batch_size=240")
+    tried = []
+
+    def step_memory(workload, images, **options):
+        tried.append(images)
+        return counted(workload, images, **options)
+
+    counted = stage_plan.step_memory
+    monkeypatch.setattr(stage_plan, "step_memory", step_memory)
+    whole = total_memory(planned(*options)["autoencoder"])
+    (batch,) = tried
+    tried.clear()
+    refusal = planned(*options, f"hardware.memory={0.05 * whole / 2**30}")["autoencoder"].refusal
+    found = int(re.search(r"; (\d+) images at once fit", refusal)[1])
+    divisors = [number for number in range(1, batch) if batch % number == 0]
+    assert len(divisors) > 15
+    assert len(tried) <= 5, "not one after the other"
+    larger = [number for number in divisors if number > found][:1]
+    for number in [found, *larger]:
+        accumulate = f"stage.autoencoder.trainer.accumulate_grad_batches={batch // number}"
+        fits = planned(*options, f"hardware.memory={0.05 * whole / 2**30}", accumulate)["autoencoder"].refusal is None
+        assert fits == (number == found)
+
+
+@pytest.mark.parametrize("first", [1, 3, 5, None])
+@pytest.mark.parametrize("border", range(7))
+def test_the_least_number_that_fits_is_found_wherever_the_search_begins(border, first):
+    choices = [1, 2, 3, 4, 5]
+    expected = next((choice for choice in choices if choice >= border), None)
+    assert stage_plan.least_that_fits(choices, lambda choice: choice >= border, first=first) == expected
+    assert stage_plan.least_that_fits([], lambda choice: True, first=None) is None
+
+
+def test_a_discriminator_that_never_starts_is_not_counted():
+    """Its first step is one behind the last of the training; the step before is the last at which it takes part."""
+    stage = (*TINY, "stage=[autoencoder_icons]", "stage.autoencoder.trainer.max_steps=40")
+    last, never = (planned(*stage, f"stage.autoencoder.loss.start_step={start}")["autoencoder"] for start in (39, 40))
+    without = planned(*stage, "stage.autoencoder.loss.discriminator=null")["autoencoder"]
+    rows = {
+        name: {row.name: row.value for row in never.sections[name]} for name in ("parameters", "operations of an image")
+    }
+    assert not any("discriminator" in name for names in rows.values() for name in names)
+    assert {**never.sections, "time": []} == {**without.sections, "time": []}
+    assert any("discriminator" in row.name for row in last.sections["parameters"])
+    assert "not counted: the discriminator, which would start at step 40, and training ends before" in never.lines
+    assert never.find("time", "a step") < last.find("time", "a step")
+
+
+def test_what_does_not_fit_on_this_machine_is_not_timed(monkeypatch):
+    monkeypatch.setattr(stage_plan, "predict_step", None)
+    made = planned(*DIFFUSION, "hardware=cpu", "hardware.memory=0.0001", "data.cache_latents=false")["diffusion"]
+    assert made.refusal is not None
+    assert "not measured: the time of a step, which does not fit in the memory of this machine" in made.lines
+
+
+def test_operators_of_steps_with_and_without_the_discriminator_are_timed_once(monkeypatch):
+    timed = []
+    monkeypatch.setattr(calibrate, "time_call", lambda call, device: timed.append(call) or 1.0)
+    monkeypatch.setattr(calibrate, "time_update", lambda workload, device: 0.0)
+    options = (*TINY, "stage=[autoencoder_icons]", "hardware=cpu", "stage.autoencoder.trainer.max_steps=40")
+    both = planned(*options, "stage.autoencoder.loss.start_step=10")["autoencoder"]
+    assert len(timed) == len(set(timed)) > 50
+    ends = [planned(*options, *last)["autoencoder"].find("time", "a step") for last in (
+        ["stage.autoencoder.loss.start_step=0"], ["stage.autoencoder.loss.discriminator=null"])]  # fmt: skip
+    assert both.find("time", "a step") == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
 
 
 def test_a_stage_that_can_never_fit_is_refused():
