@@ -124,9 +124,8 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
         return _needed(workload, resident, machine, each // accumulate, accumulate) <= machine.memory
 
     fixed = sum(resident)
-    image = (
-        needed - fixed
-    ) / micro  # memory is about linear in the images, so that one of the next choices is the right one
+    # Memory is about linear in the images, so that one of the next choices is the right one.
+    image = (needed - fixed) / micro
     guess = [accumulate for accumulate in choices if fixed + image * (each // accumulate) <= machine.memory]
     accumulate = least_that_fits(choices, fits, first=guess[0] if guess else None)
     if accumulate is not None:
