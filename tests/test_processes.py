@@ -132,7 +132,7 @@ def test_captions_are_read_by_the_first_process_alone(tmp_path, monkeypatch, ran
     monkeypatch.setenv("LOCAL_RANK", rank)
     reader = TransformerConditioner(width=8, vocabulary=300, depth=1, heads=1, head_width=8, max_tokens=8)
     read = []
-    captions = [{"caption": [text]} for text in ("a red heart", "a blue cat")]
+    captions = [(text, {"caption": [text]}) for text in ("a red heart", "a blue cat")]
     checks = []
     data = SimpleNamespace(
         encoding={}, samples=lambda fields, limit: read.append((fields, limit)) or captions, add_check=checks.append
