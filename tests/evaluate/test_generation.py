@@ -288,7 +288,10 @@ def test_only_what_another_part_does_not_have_is_left_out():
     assert fit_parts(config) == []
 
 
-@pytest.mark.parametrize("name", ["coco256", "coco256_guided", "layout_openimages", "super_resolution"])
+@pytest.mark.parametrize(
+    "name",
+    ["coco256", "coco256_guided", "layout_openimages", "layout_coco_f8", "super_resolution", "super_resolution_big"],
+)
 def test_as_many_images_are_compared_as_are_made(name):
     config = compose("evaluate", [f"protocol={name}", "out=x", "ckpt=x"])
     assert config.data.val_images == config.num_images
