@@ -110,7 +110,7 @@ class ShardDataset(Dataset[Item]):
         for number in numbers:
             sample = self.index[number]
             try:
-                item, others = self._item(sample, SampleRef(0, number), None), self._files_of(sample)
+                item, others = self._item(sample, SampleRef(0, number), self._bucket(number)), self._files_of(sample)
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
                 continue

@@ -8,10 +8,12 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from ldm.config import build, compose
+from ldm.data.datamodule import CaptionedImages
 from ldm.evaluate.processes import Place
 from ldm.evaluate.program import evaluate
 from ldm.evaluate.validation_loss import SCORES, ValidationLoss
 from tests.conftest import forked
+from tests.data.small_shards import level, write_tar
 
 pytestmark = pytest.mark.e2e
 
@@ -103,3 +105,19 @@ def test_mistakes_end_before_anything_is_written(measured, tmp_path, options, me
     with pytest.raises((ValueError, InstantiationException), match=message):
         measured("new", *options)
     assert not (tmp_path / "new").exists()
+
+
+def test_images_of_buckets_are_measured_at_their_sizes(tmp_path):
+    """A sample of a wide image has the size of its bucket, as in training."""
+    pictures = [level(60 * n, size=(64, 32) if n % 2 else (32, 32)) for n in range(4)]
+    files = [(f"{n}.{ending}", data) for n in range(4) for ending, data in (("png", pictures[n]), ("txt", b"x"))]
+    shard = write_tar(tmp_path / "a.tar", files)
+    data = CaptionedImages(
+        train=shard, val=shard, size=32, cache=tmp_path / "cache", buckets={"multiple": 8, "max_ratio": 2.0}
+    )
+    samples = data.open_validation()
+    sizes = {samples.size_of(number) for number in range(4)}
+    assert len(sizes) == 2
+    for number in range(4):
+        batch, _ = samples.exactly([number])
+        assert tuple(batch.fields["image"].shape[1:3]) == tuple(samples.size_of(number))
