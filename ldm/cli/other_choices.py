@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import re
 import shlex
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hydra.core.override_parser.types import Override
@@ -73,7 +74,9 @@ def _own_options(group: str, name: str, folders: Sequence[str]) -> dict[str, lis
     """Return each choice of a group -> the names that its options have inside the group's node."""
     node, found = _node(group), {}
     for choice in choices_of(name, [group], folders).get(group, []):
-        with contextlib.suppress(HydraException, OmegaConfBaseException):  # some cannot be composed by themselves
+        # Some cannot be composed by themselves, and of others Hydra says what is of no use here.
+        with contextlib.suppress(HydraException, OmegaConfBaseException), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             options = options_of(compose(f"{group}/{choice}", folders))
             found[choice] = [one.removeprefix(f"{node}.") for one in options if "._" not in one and one != node]
     return found

@@ -60,10 +60,10 @@ class PairScores:
         if self.perceptual is not None:
             rows["lpips"] = self.perceptual(images, reconstructions)
         for name, values in rows.items():
-            self._rows.setdefault(name, []).append(values.double().cpu().reshape(len(images)))
+            self._rows.setdefault(name, []).append(values.cpu().double().reshape(len(images)))
         penalty = self.regularizer.penalty(encoding, images[0].numel())
-        self._add({MEANS + name: mean.double().cpu() * len(images) for name, mean in penalty.means.items()})
-        self._add({SUMS: penalty.sums.double().cpu()})
+        self._add({MEANS + name: mean.cpu().double() * len(images) for name, mean in penalty.means.items()})
+        self._add({SUMS: penalty.sums.cpu().double()})
         self.numbers += numbers
 
     def state(self) -> dict[str, Tensor]:

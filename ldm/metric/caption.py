@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm.batch import Fields, list_field
 from ldm.metric.per_image import PerImageMetric
+from ldm.pretrained.precision import float64
 
 
 class Truth(Protocol):
@@ -50,7 +51,7 @@ class CaptionAccuracy(PerImageMetric):
             )
         self.codes = self.codes.to(images.device)
         wanted = torch.tensor([self.place[caption] for caption in captions], device=images.device)
-        right = self.codes[self.templates.nearest(images)] == self.codes[wanted]
+        right = self.codes[self.templates.nearest(images).to(images.device)] == self.codes[wanted]
         return dict(zip(self.names, [right.all(1), *right.unbind(1)], strict=True))
 
 
@@ -73,8 +74,8 @@ class Templates:
         Raises:
             ValueError: Where the sizes differ.
         """
-        self.values = self.values.to(images.device)
-        flat = images.double().flatten(1)
+        flat = float64(images).flatten(1)
+        self.values = self.values.to(flat.device)
         if flat.shape[1] != self.values.shape[1]:
             raise ValueError(f"drawings have {self.values.shape[1]} values, images {flat.shape[1]}; use the same size")
         return (self.values.square().sum(1) - 2 * flat @ self.values.T).argmin(1)

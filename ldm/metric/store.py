@@ -65,7 +65,7 @@ class ValueStore:
 
     def add(self, values: Tensor) -> None:
         """Add the numbers of some images, `(B,)`."""
-        self._values.append(values.detach().flatten().double().cpu())
+        self._values.append(values.detach().flatten().cpu().double())
 
     @property
     def values(self) -> Tensor:

@@ -74,7 +74,9 @@ class Img2Img(PromptMode):
         """The reason why images do not depend on their seeds; None where they do."""
         if self.init_prompt is not None:
             return "with init_prompt their noise is found in the image that they begin with, and not drawn"
-        return "with strength=0 no noise is added to the image that they begin with" if self.strength == 0 else None
+        if self.strength == 0 and not self.compvis:
+            return "with strength=0 no noise is added to the image that they begin with"
+        return None
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
         """See `PromptMode.size_of`."""
