@@ -13,7 +13,7 @@ from ldm.callback.steps import StepCounter
 
 
 class LearningRates(pl.Callback):
-    """Logs the rates that an optimiser step was made with, as `lr-AdamW`, in the row of that step's losses.
+    """Logs the rates that an optimiser step was made with, as `lr-AdamW`, under the number of that step.
 
     (Lightning's LearningRateMonitor logs before the step, and so under the number of the step before.)
 

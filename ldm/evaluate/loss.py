@@ -179,7 +179,8 @@ class LossProtocol(Protocol):
         numbers = spread(len(samples), config.num_images or len(samples))
         folder = EvaluationFolder(out, LOSS, request)
         work = LossWork(folder, place, samples, numbers, data.size, model, batch_size=config.batch_size)
-        results = new_results(self, str(ckpt), request, reference=NOTHING, count=len(numbers))
+        named = str(ckpt) + "".join(f" + {one.file.name} * {one.scale:g}" for one in loras)
+        results = new_results(self, named, request, reference=NOTHING, count=len(numbers))
         sizes = {work.size_of(number) for number in numbers}
         results["size"] = list(sizes.pop()) if len(sizes) == 1 else None
         with folder.open(place):

@@ -41,7 +41,7 @@ def find_classes(folder: Path, *, leave_out: Path) -> dict[str, int]:
     if all(name.lower() in SPLITS for name in found):
         raise ValueError(
             f"the folders in images={folder} are {', '.join(found)}: parts of a data set, and no classes; pack each by itself, "
-            f"like images={folder / found[0]}, into an out= of its own"
+            f"like images={folder / found[0]}, into an out= of its own, with the same folders of classes in each"
         )
     for name in found:
         if not name.isprintable():
