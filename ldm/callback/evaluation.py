@@ -101,7 +101,6 @@ class Evaluation(Measuring):
         if prompts is not None:
             self.prompts = FixedPrompts(prompts, guidance=prompts_guidance, sampler=sampler, batch_size=batch_size)
         self.scores: dict[str, float] = {}
-        self._captions: dict[int, str] = {}  # of the images in the picture, by their places among this rank's
         self._referred: set[str] = set()
         self._references: dict[str, Reference] = {}
 
@@ -127,12 +126,12 @@ class Evaluation(Measuring):
         model = pl_module.model
         assert isinstance(model, LatentDiffusion)
         self.suite.reset()
-        shown = self._generate(trainer, model, wanted)
+        shown, captions = self._generate(trainer, model, wanted)
         self.scores = measure_together(trainer, self.suite, self._references)
         for name, value in self.scores.items():
             pl_module.log(f"eval/{name}", value, sync_dist=True)  # equal on all ranks already
         if trainer.is_global_zero:
-            show(trainer, "samples", shown, captions=[self._captions[place] for place in sorted(self._captions)])
+            show(trainer, "samples", shown, captions=captions)
             if final:
                 self._warn(trainer, wanted)
         if self.prompts is not None:
@@ -146,10 +145,10 @@ class Evaluation(Measuring):
         for doubt in self.suite.doubts(min(wanted or total, total)):
             log.warning(doubt)
 
-    def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> Tensor:
+    def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> tuple[Tensor, list[str]]:
         """Generate this rank's share, in batches of one size, and give it to the metrics.
 
-        Returns some, evenly spread, for the picture.
+        Returns some, evenly spread, for the picture, and what each of them was made for, in words.
 
         All ranks go round as often, since they ask each other each time whether to end; at the end one may have nothing to do.
         """
@@ -161,8 +160,7 @@ class Evaluation(Measuring):
         shares = [of_one_size(share, conditions.size_of, self.batch_size) for share in ranks]
         numbers, chunks = ranks[trainer.global_rank], shares[trainer.global_rank]
         places = set(range(len(numbers))[:: max(1, len(numbers) // self.grid)][: self.grid])
-        shown: dict[int, Tensor] = {}
-        self._captions = {}
+        shown: dict[int, tuple[Tensor, str]] = {}
         with tqdm(
             total=len(numbers), desc="sampling", unit="image", leave=False, disable=trainer.global_rank > 0
         ) as bar:
@@ -181,12 +179,11 @@ class Evaluation(Measuring):
                     batch_size=self.batch_size,
                 )
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)
-                placed = zip(map(numbers.index, chunk), images, strict=True)
-                shown |= {place: image.clone() for place, image in placed if place in places}
-                told = zip(map(numbers.index, chunk), in_words(fields, len(chunk)), strict=True)
-                self._captions |= {place: caption for place, caption in told if place in places}
+                placed = zip(map(numbers.index, chunk), images, in_words(fields, len(chunk)), strict=True)
+                shown |= {place: (image.clone(), told) for place, image, told in placed if place in places}
                 bar.update(len(chunk))
-        return stack_padded([shown[place] for place in sorted(shown)], data.size)
+        found = [shown[place] for place in sorted(shown)]
+        return stack_padded([image for image, _ in found], data.size), [told for _, told in found]
 
     def _reference(self, trainer: pl.Trainer, extractor: Extractor, kept: int) -> Reference | None:
         """Return what is known of real images, on rank 0: from the cache, or computed by all ranks; None on the others."""
