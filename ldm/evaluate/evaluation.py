@@ -63,6 +63,7 @@ class ImageEvaluation:
         self.place = Place.here()
         self.device = self.place.device(config.device)
         self.chosen = ChosenMetrics(config, run, self.packages)
+        self.loras = chosen_loras(config.lora, config.lora_scale)
         self.batch_size: int = config.batch_size
         self._data: DataModule | None = None
 
@@ -84,8 +85,7 @@ class ImageEvaluation:
         """Generate and measure the images of a checkpoint."""
         config = self.config
         check_folder(out, GENERATED)
-        loras = chosen_loras(config.lora, config.lora_scale)
-        model, own = checkpoint.load_with_config(ckpt, device=self.device, packages=self.packages, loras=loras)
+        model, own = checkpoint.load_with_config(ckpt, device=self.device, packages=self.packages, loras=self.loras)
         if config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, config.decoder, packages=self.packages)
         sampler: Sampler | None = None if config.get("sampler") is None else build(config.sampler)
@@ -153,8 +153,7 @@ class ImageEvaluation:
         )
         sizes = {images.size_of(number) for number in numbers} - {Size(0, 0)}
         reference = NOTHING if source is None else source.name
-        results = new_results(self.protocol, of, folder.request, reference=reference, count=len(numbers))
-        results["size"] = list(sizes.pop()) if len(sizes) == 1 else None
+        results = new_results(self.protocol, of, folder.request, reference=reference, count=len(numbers), sizes=sizes)
         references = self._references(source, suites)
         with folder.open(self.place):
             work.do()
@@ -224,7 +223,6 @@ class ImageEvaluation:
     ) -> dict[str, Any]:
         """Return the plain values on which images depend, of a model and its own config."""
         sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
-        loras = chosen_loras(self.config.lora, self.config.lora_scale)
         read = {*underlying_fields(model.conditioner.inputs), *self.chosen.inputs}
         computed = computed_options(read, self._data_options(model.size)) if read & COMPUTED.keys() else {}
         return {
@@ -233,7 +231,7 @@ class ImageEvaluation:
             "guidance": own["guidance"] if guidance is None else resolved(guidance),
             "conditions": opened.fingerprint,
             **computed,
-            **({"lora": [f"{one.file.name} * {one.scale:g}" for one in loras]} if loras else {}),
+            **({"lora": list(map(str, self.loras))} if self.loras else {}),
             "seed": self.config.seed,
             "size": list(size),
         }

@@ -24,9 +24,9 @@ from ldm.evaluate.own import PROGRAM, RECONSTRUCTED, RECONSTRUCTIONS, check_fold
 from ldm.evaluate.pairs import PairScores
 from ldm.evaluate.part_work import Measured, PartWork
 from ldm.evaluate.processes import Place
-from ldm.evaluate.protocol import Protocol
+from ldm.evaluate.protocol import Protocol, refuse_options
 from ldm.evaluate.results import new_results, write_results
-from ldm.evaluate.several import checkpoints_of, measure_several
+from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid
@@ -34,6 +34,7 @@ from ldm.metric.base import FeatureMetric
 from ldm.metric.statistics import Reference, Statistics, evenly_spaced
 from ldm.metric.suite import MetricSuite
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
+from ldm.pretrained.precision import without_tf32
 from ldm.pretrained.vision import weights_hash
 
 log = logging.getLogger(__name__)
@@ -175,20 +176,10 @@ class ReconstructionProtocol(Protocol):
                 "a first stage is measured by ckpt=RUN, a run folder or a file of an autoencoder, or several by "
                 "ckpts='runs/x/**/step-*.ckpt'; give one of them"
             )
-        for name in FOREIGN:
-            if config.get(name) is not None:
-                raise ValueError(f"{name}= has no meaning for a first stage, which reconstructs images; leave it out")
-        # Rounding of TF32 depends on the batch.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        out = Path(config.out)
-        if config.ckpt is not None:
-            return [self._of_one(config, config.ckpt, out)]
-        files = checkpoints_of(config.ckpts, Autoencoder, (AUTOENCODER_FILE,), options["packages"])
-        return measure_several(
-            files,
-            out,
-            lambda folder: check_folder(folder, RECONSTRUCTED),
-            lambda file, folder: self._of_one(config, file, folder),
+        refuse_options(config, FOREIGN, "a first stage, which reconstructs images")
+        without_tf32()
+        return measure_models(
+            config, RECONSTRUCTED, Autoencoder, (AUTOENCODER_FILE,), lambda ckpt, out: self._of_one(config, ckpt, out)
         )
 
     def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
@@ -214,8 +205,8 @@ class ReconstructionProtocol(Protocol):
             batch_size=config.batch_size,
         )
         reference = config.images or str(options["data"]["val"])
-        results = new_results(self, str(ckpt), request, reference=reference, count=len(images))
-        results["size"] = list(images.size_of(0))
+        sizes = [images.size_of(0)]
+        results = new_results(self, str(ckpt), request, reference=reference, count=len(images), sizes=sizes)
         with folder.open(place):
             work.do()
             if place.rank:

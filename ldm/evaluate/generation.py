@@ -6,18 +6,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from ldm.checkpoint import MODEL_FILE
 from ldm.config import resolved
 from ldm.evaluate.evaluation import ImageEvaluation
-from ldm.evaluate.own import GENERATED, check_folder
+from ldm.evaluate.own import GENERATED
 from ldm.evaluate.protocol import Protocol
-from ldm.evaluate.several import checkpoints_of, measure_several
+from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SEED, SIZE, Optional, Rule, check_all
+from ldm.pretrained.precision import without_tf32
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ class GenerationProtocol(Protocol):
             )
         if config.statistics is not None and config.ckpts is not None:
             raise ValueError("statistics= is a file for the images of one model; give ckpt= in place of ckpts=")
-        # Rounding of TF32 depends on the batch.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        without_tf32()
         out = Path(config.out)
         try:
             return self._measure(config, out)
@@ -83,12 +82,6 @@ class GenerationProtocol(Protocol):
     def _measure(self, config: DictConfig, out: Path) -> list[dict[str, Any]]:
         if config.images is not None:
             return [ImageEvaluation(self, config, run=None).of_folder(config.images, out)]
-        if config.ckpt is not None:
-            return [self.of_model(config, config.ckpt, out)]
-        files = checkpoints_of(config.ckpts, LatentDiffusion, (MODEL_FILE,), list(config.packages))
-        return measure_several(
-            files,
-            out,
-            lambda folder: check_folder(folder, GENERATED),
-            lambda file, folder: self.of_model(config, file, folder),
+        return measure_models(
+            config, GENERATED, LatentDiffusion, (MODEL_FILE,), lambda ckpt, folder: self.of_model(config, ckpt, folder)
         )

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -25,14 +24,15 @@ from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.own import LOSS, check_folder
 from ldm.evaluate.part_work import Measured, PartWork
 from ldm.evaluate.processes import Place
-from ldm.evaluate.protocol import Protocol
+from ldm.evaluate.protocol import Protocol, refuse_options
 from ldm.evaluate.results import NOTHING, new_results, write_results
-from ldm.evaluate.several import checkpoints_of, measure_several
+from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import computed_options, data_options, run_config
 from ldm.evaluate.validation_loss import ValidationLoss
 from ldm.interop.lora.chosen import chosen_loras
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
+from ldm.pretrained.precision import without_tf32
 from ldm.pretrained.vision import weights_hash
 
 log = logging.getLogger(__name__)
@@ -138,24 +138,12 @@ class LossProtocol(Protocol):
             raise ValueError(
                 "give one of ckpt=RUN and ckpts='runs/x/**/step-*.ckpt', whose validation loss is measured"
             )
-        for name in FOREIGN:
-            if config.get(name) is not None:
-                raise ValueError(
-                    f"{name}= has no meaning for the validation loss, for which no image is made; leave it out"
-                )
+        refuse_options(config, FOREIGN, "the validation loss, for which no image is made")
         if class_of(config.conditions) is not SampleConditions:
             raise ValueError("the validation loss is that of validation samples; leave conditions= out")
-        # Rounding of TF32 depends on the batch.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        out = Path(config.out)
-        if config.ckpt is not None:
-            return [self._of_one(config, config.ckpt, out)]
-        files = checkpoints_of(config.ckpts, LatentDiffusion, (MODEL_FILE,), list(config.packages))
-        return measure_several(
-            files,
-            out,
-            lambda folder: check_folder(folder, LOSS),
-            lambda file, folder: self._of_one(config, file, folder),
+        without_tf32()
+        return measure_models(
+            config, LOSS, LatentDiffusion, (MODEL_FILE,), lambda ckpt, out: self._of_one(config, ckpt, out)
         )
 
     def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
@@ -175,14 +163,13 @@ class LossProtocol(Protocol):
         request = {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "samples": f"{sorted(wanted)} {data.fingerprint_of(samples)}" + (f" {computed}" if computed else ""),
+            **({"lora": list(map(str, loras))} if loras else {}),
         }
         numbers = spread(len(samples), config.num_images or len(samples))
         folder = EvaluationFolder(out, LOSS, request)
         work = LossWork(folder, place, samples, numbers, data.size, model, batch_size=config.batch_size)
-        named = str(ckpt) + "".join(f" + {one.file.name} * {one.scale:g}" for one in loras)
-        results = new_results(self, named, request, reference=NOTHING, count=len(numbers))
-        sizes = {work.size_of(number) for number in numbers}
-        results["size"] = list(sizes.pop()) if len(sizes) == 1 else None
+        sizes = set(map(work.size_of, numbers))
+        results = new_results(self, str(ckpt), request, reference=NOTHING, count=len(numbers), sizes=sizes)
         with folder.open(place):
             work.do()
             if place.rank:

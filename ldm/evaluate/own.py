@@ -95,7 +95,7 @@ def kind_of(request: Mapping[str, Any]) -> Kind | None:
         return FOUND if str(request["images"]).startswith("folder ") else None
     if not HASH.fullmatch(str(request.get("model"))):
         return None
-    return next((kind for kind in (RECONSTRUCTED, LOSS) if kind.keys == request.keys()), None)
+    return next((kind for kind in (RECONSTRUCTED, LOSS) if kind.keys == request.keys() - {"lora"}), None)
 
 
 def is_own(file: Path) -> bool:

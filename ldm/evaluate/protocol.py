@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
+
+
+def refuse_options(config: DictConfig, names: Iterable[str], measured: str) -> None:
+    """Raise ValueError where an option is given that has no meaning for what a protocol measures.
+
+    Args:
+        config: The options of a command.
+        names: Names of such options.
+        measured: What is measured, in words.
+    """
+    for name in names:
+        if config.get(name) is not None:
+            raise ValueError(f"{name}= has no meaning for {measured}; leave it out")
 
 
 class Protocol(ABC):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ldm import __version__
+from ldm.batch import Size
 from ldm.evaluate.own import EARLIER, MARK, RESULTS, TABLE, read_results
 from ldm.evaluate.protocol import Protocol
 from ldm.files.scores import to_json_numbers
@@ -20,7 +21,7 @@ NOTHING = "nothing"
 
 
 def new_results(
-    protocol: Protocol, of: str, request: Mapping[str, Any], *, reference: str, count: int
+    protocol: Protocol, of: str, request: Mapping[str, Any], *, reference: str, count: int, sizes: Collection[Size]
 ) -> dict[str, Any]:
     """Return results without scores, as processes after the first have them.
 
@@ -30,13 +31,14 @@ def new_results(
         request: On what the scores depend.
         reference: What images are compared with.
         count: Number of images.
+        sizes: Heights and widths that they have.
     """
     return {
         "of": of,
         "protocol": protocol.name,
         "count": count,
         "broken": 0,
-        "size": None,
+        "size": list(next(iter(sizes))) if len(sizes) == 1 else None,
         "reference": reference,
         "published": protocol.published,
         "source": protocol.source,

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from ldm import checkpoint
 from ldm.evaluate.curve import write_curve
-from ldm.evaluate.own import CURVE, PICTURE, is_evaluated, is_own
+from ldm.evaluate.own import CURVE, PICTURE, Kind, check_folder, is_evaluated, is_own
 from ldm.evaluate.processes import Place
 from ldm.files.output_folder import OutputFolder
 
@@ -58,6 +60,29 @@ def checkpoints_of(pattern: str, kind: type, names: Sequence[str], packages: Seq
             "ckpts=%s: %d checkpoints of %s are measured; left out: %s", pattern, len(chosen), kind.__name__, left_out
         )
     return chosen
+
+
+def measure_models(
+    config: DictConfig,
+    kind: Kind,
+    of: type,
+    names: Sequence[str],
+    measure: Callable[[str, Path], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Measure the model that `ckpt` names into the folder `out`, or each of those that `ckpts` names into one inside it.
+
+    Args:
+        config: The options of a command.
+        kind: What is written into the folder of a model.
+        of: The class of the models.
+        names: File names of finished models of that class.
+        measure: Measures a checkpoint into its folder.
+    """
+    out = Path(config.out)
+    if config.ckpt is not None:
+        return [measure(config.ckpt, out)]
+    files = checkpoints_of(config.ckpts, of, names, list(config.packages))
+    return measure_several(files, out, lambda folder: check_folder(folder, kind), measure)
 
 
 def measure_several(

@@ -10,13 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm.batch import Size
 from ldm.config import CONFIGS, resolved
-
-CONFIG_FILE = "config.yaml"
-"""The config of a run, in its folder."""
+from ldm.files.run_names import CONFIG_FILE
 
 LEVELS = 4
 """So many folders above a checkpoint its run folder may be."""
-
 
 DRAWN = {"degradation": "degradation", "mask": "masks"}
 """Options of the data that are groups of a command."""

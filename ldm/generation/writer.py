@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ldm.files.picture import grid, to_picture, to_tensor
 from ldm.generation.folder import GRID, SampleFolder
 from ldm.generation.request import SampleRequest
+from ldm.pretrained.precision import without_tf32
 
 GRID_IMAGES = 100
 
@@ -47,8 +48,7 @@ def generate(
     Raises:
         ValueError: Where the folder is refused, or a setting is no finite number.
     """
-    # Rounding of TF32 depends on the batch.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    without_tf32()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     own_group = world > 1 and not dist.is_initialized()
     if own_group:

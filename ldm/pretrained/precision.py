@@ -37,6 +37,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
         FULL_PRECISION.reset(token)
 
 
+def without_tf32() -> None:
+    """Let GPUs compute fp32 as it is from now on: with TF32, rounding depends on the batch that an image is in."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 def float64(values: Tensor) -> Tensor:
     """Return values in float64: on their device, or on the CPU where that has no float64."""
     return values.to(float64_device(values.device)).double()

@@ -25,6 +25,7 @@ from ldm.interop.reading import read_foreign
 from ldm.interop.unet.names import empty_unet
 from ldm.optim.lora import LoRA, LowRank
 from ldm.sampler.noise import SeededNoise
+from tests.data.small_shards import level, write_tar
 from tests.interop import loras, pipelines
 from tests.interop.test_export import PROMPTS, STEPS, ours
 from tests.interop.test_lora import adapted
@@ -463,3 +464,25 @@ def test_an_evaluation_is_of_the_merged_model_and_says_so(base, tmp_path):
         measured("plain", f"lora={file}")
     with pytest.raises(ValueError, match="lora= belongs to a model, and images= are measured as they are"):
         evaluate(compose("evaluate", [f"images={tmp_path}", f"lora={file}", f"out={tmp_path / 'none'}"]))
+    samples = [
+        (f"{n}.{e}", d) for n in range(3) for e, d in (("png", level(80 * n, size=(32, 32))), ("txt", b"a red heart"))
+    ]
+    val = write_tar(tmp_path / "val.tar", samples)
+    plain, changed = (
+        evaluate(
+            compose(
+                "evaluate",
+                [
+                    "protocol=validation_loss",
+                    f"ckpt={folder}",
+                    f"data.val={val}",
+                    f"data.cache={tmp_path}",
+                    "device=cpu",
+                ]
+                + [f"out={tmp_path / name}", *options],
+            )
+        )[0]
+        for name, options in (("plain-loss", []), ("changed-loss", [f"lora={file}", "lora_scale=0.5"]))
+    )
+    assert changed["request"].pop("lora") == ["style.safetensors * 0.5"]
+    assert changed["scores"] != plain["scores"]

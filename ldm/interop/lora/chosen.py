@@ -26,6 +26,9 @@ class ChosenLoRA(NamedTuple):
     file: Path
     scale: float
 
+    def __str__(self) -> str:
+        return f"{self.file.name} * {self.scale:g}"
+
 
 def chosen_loras(
     lora: str | Path | Sequence[str | Path] | None, scale: float | Sequence[float] = 1.0
