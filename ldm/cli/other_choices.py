@@ -17,9 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm.config import CONFIGS, choices_of, compose, options_of
 from ldm.options.arguments import as_typed
 
-SAFE = re.compile(r"[\w@%+=:,./-]+")
-"""What a shell takes as it is."""
-
 
 def other_choice(override: Override, base: DictConfig, name: str, folders: Sequence[str]) -> str | None:
     """Return what to type where an unknown option belongs to a choice of a group that is not made; None where it does not.
@@ -45,7 +42,7 @@ def other_choice(override: Override, base: DictConfig, name: str, folders: Seque
             also = f" (it is also of {', '.join(others)})" if others else ""
             return (
                 f"{option} is an option of a choice of {group}, and {_instead(group, chosen, name)}; "
-                f"type {group}={typed} {_word(as_typed(str(override.input_line)))}{also}"
+                f"type {group}={typed} {shlex.quote(as_typed(str(override.input_line)))}{also}"
             )
         if own and group in chosen and chosen[group] is None:
             return f"there is no option {option}; {_nearest(inner, group, own)} {_instead(group, chosen, name)}"
@@ -113,8 +110,3 @@ def _nearest(inner: str, group: str, own: Mapping[str, Sequence[str]]) -> str:
         if close := difflib.get_close_matches(inner, own[choice], n=1):
             return f"did you mean {group}={choice} {_node(group)}.{close[0]}=...?"
     return f"no choice of {group} has it ({', '.join(own)});"
-
-
-def _word(option: str) -> str:
-    """Return an option as it can be typed into a shell."""
-    return option if SAFE.fullmatch(option) else shlex.quote(option)
