@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def local_files_only(name: str) -> bool:
     """Return whether a model is to be looked for on this machine alone, since no connection to the hub can be made.
 
     The hub's library, asked for a model that is not in its cache, tries to connect again and again for half a minute and more,
-    before it says the same. A hub that is slow to answer is asked. `HF_HUB_ETAG_TIMEOUT` is how long a connection may take, in
+    before it says the same. A hub that is slow to answer is asked, and one whose certificate is not trusted, of which the library
+    tells. `HF_HUB_ETAG_TIMEOUT` is how long a connection may take, in
     seconds.
 
     Args:
@@ -31,9 +33,18 @@ def _is_reachable() -> bool:
             time.sleep(1)
         try:
             get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            continue
-        except httpx.TransportError:  # of a connection that was made; the hub's library says what is wrong with it
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if _is_of_certificate(error):
+                return True
+        except httpx.TransportError:
             return True
-        return True
+        else:
+            return True
     return False
+
+
+def _is_of_certificate(error: BaseException | None) -> bool:
+    """Return whether a connection was made and not trusted, as behind some proxies."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -1,6 +1,7 @@
 """Models of the hub where the hub is out of reach, or slow."""
 
 import socket
+import ssl
 import time
 
 import pytest
@@ -71,6 +72,8 @@ class Session:
 
 
 REFUSED, SLOW = httpx.ConnectError("refused"), httpx.ReadTimeout("slow")
+UNTRUSTED = httpx.ConnectError("certificate verify failed")
+UNTRUSTED.__cause__ = ssl.SSLCertVerificationError("certificate verify failed")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,7 @@ REFUSED, SLOW = httpx.ConnectError("refused"), httpx.ReadTimeout("slow")
         ([200], False),
         ([503], False),
         ([SLOW], False),
+        ([UNTRUSTED], False),
         ([REFUSED, 200], False),
         ([httpx.ConnectTimeout("no answer")] * ATTEMPTS, True),
         ([REFUSED] * ATTEMPTS, True),
