@@ -69,7 +69,7 @@ class LoRAFile:
 
 
 def read_lora(file: Path) -> LoRAFile:
-    """Read a LoRA file of kohya's scripts, of diffusers or of peft. No code is run.
+    """Read a LoRA file of kohya's scripts or of diffusers, also with peft's names. No code is run.
 
     Args:
         file: The file.
