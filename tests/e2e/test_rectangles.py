@@ -110,7 +110,7 @@ def test_evaluation_makes_each_image_in_the_bucket_of_its_caption(tmp_path, worl
         trainer = SimpleNamespace(
             global_rank=rank, world_size=world, datamodule=data, checkpoint_callbacks=[], sanity_checking=False
         )
-        shown.append(evaluation._generate(trainer, model, 9))
+        shown.append(evaluation._generate(trainer, model, 9)[0])
     assert {(caption, shape) for caption, shape, _ in metric.seen} == {("wide", (24, 40)), ("tall", (40, 24))}
     for caption, _, box in metric.seen:
         assert box == pytest.approx([0.0, 0.0, 0.0, 0.25 if caption == "tall" else 0.2, 1.0]), "of 48 columns 4 are cut"
@@ -154,7 +154,7 @@ def test_evaluation_makes_and_measures_images_of_the_size_of_the_data(tmp_path):
     trainer = SimpleNamespace(
         global_rank=0, world_size=1, datamodule=data, checkpoint_callbacks=[], sanity_checking=False
     )
-    shown = evaluation._generate(trainer, small_model("[16,24]"), 3)
+    shown, _ = evaluation._generate(trainer, small_model("[16,24]"), 3)
     assert shown.shape == (3, 3, 16, 24)
     assert 0.0 <= evaluation.suite.compute({})["caption_accuracy"] <= 1.0
     metric = Measured(metric)
