@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.classifier.caption_classifier import CaptionClassifier, how_to_train
+from ldm.classifier.base import NoisyClassifier
+from ldm.classifier.caption_classifier import CaptionClassifier
+from ldm.classifier.label_classifier import LabelClassifier
 from ldm.config import build_trusted, trusted_class
 from ldm.files.similar import similar
 from ldm.files.tensors import write_tensors
@@ -44,7 +46,7 @@ CLASSIFIER_FILE = "classifier.safetensors"
 KINDS: dict[str, type] = {
     MODEL_FILE: LatentDiffusion,
     AUTOENCODER_FILE: Autoencoder,
-    CLASSIFIER_FILE: CaptionClassifier,
+    CLASSIFIER_FILE: NoisyClassifier,
 }
 """File name of a finished model -> its kind."""
 WEIGHTS_PREFIX = "model."
@@ -130,7 +132,7 @@ def load_autoencoder(
     file = find(path, (AUTOENCODER_FILE, MODEL_FILE), usable=(LatentDiffusion,) if finished else None)
     config, weights = read_merged(file)
     model = _rebuild(config, weights, file, packages)
-    if isinstance(model, LatentDiffusion | CaptionClassifier):
+    if isinstance(model, LatentDiffusion | NoisyClassifier):
         model, config = model.autoencoder, config["autoencoder"]
     if not isinstance(model, Autoencoder):
         raise ValueError(f"{file} holds {type(model).__name__}, not an autoencoder; give the file that stage 1 wrote")
@@ -142,7 +144,7 @@ def load_autoencoder(
     return model, config
 
 
-def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> CaptionClassifier:
+def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> NoisyClassifier:
     """Load a classifier of noisy latents for guidance.
 
     Args:
@@ -158,10 +160,12 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
     """
     file = find(path, (CLASSIFIER_FILE,))
     model = _rebuild(*read(file), file, packages)
-    if not isinstance(model, CaptionClassifier):
+    if not isinstance(model, NoisyClassifier):
+        told = model.conditioner.inputs if isinstance(model, LatentDiffusion) else ()
+        fitting = LabelClassifier if "label" in told else CaptionClassifier
         raise ValueError(
             f"{file} holds {type(model).__name__}, not a classifier; "
-            + how_to_train(f"autoencoder.ckpt={shlex.quote(str(path))}")
+            + fitting.how_to_train(f"autoencoder.ckpt={shlex.quote(str(path))}")
         )
     return model.eval().requires_grad_(False)
 

@@ -15,7 +15,7 @@ from ldm.autoencoder.tiles import Tiles
 from ldm.backbone.base import Backbone
 from ldm.batch import Batch, Size, as_size, clean_fields, tensor_field, whole_geometry
 from ldm.batch import batch_size as count_rows
-from ldm.conditioner.base import Conditioner
+from ldm.conditioner.base import Conditioner, Reader
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.loss import DenoisingLoss
 from ldm.files.text import clean_prompts
@@ -258,7 +258,8 @@ class LatentDiffusion(nn.Module):
             )
         self.check_size(size)
         fields = {"geometry": whole_geometry(size, count), **fields, "seed": torch.tensor(seeds)}
-        self.conditioner.check(fields)
+        for reader in self.readers(guidance):
+            reader.check(fields)
         images: list[Tensor] = []
         for first in range(0, count, batch_size):
             chunk = slice(first, first + batch_size)
@@ -283,6 +284,10 @@ class LatentDiffusion(nn.Module):
             if progress is not None:
                 progress(images[-1].shape[0])
         return torch.cat(images) if images else torch.empty(0, 3, *size)
+
+    def readers(self, guidance: Guidance | None = None) -> tuple[Reader, ...]:
+        """Return what reads fields of the images: the conditioner, and the readers of guidance; None: the model's own."""
+        return (self.conditioner, *(guidance or self.guidance).readers)
 
     def _sample_batch(
         self, begun: Beginning, sampler: Sampler, guidance: Guidance, size: Size, tiles: Tiles | None

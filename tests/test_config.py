@@ -83,15 +83,16 @@ CHOICES = {
 @pytest.mark.parametrize("chosen", configs.one_of_each(CHOICES), ids=lambda chosen: "-".join(chosen.values()))
 def test_every_choice_composes(chosen):
     extra = SHARDS if chosen["data"] in ("shards", "moments") else []
-    experiment = "classifier" if chosen["model"] == "caption_classifier" else "txt2img"
+    of_models = {"caption_classifier": "classifier", "label_classifier": "cin256_classifier"}
+    experiment = of_models.get(chosen["model"], "txt2img")
     options = [f"{group}={choice}" for group, choice in chosen.items() if group != "classifier"]
-    options += [f"classifier={chosen['classifier']}"] * (experiment == "classifier")
+    options += [f"classifier={chosen['classifier']}"] * (experiment != "txt2img")
     config = resolved(compose("train", [f"experiment={experiment}", *options, *extra]))
     assert config.keys() >= chosen.keys() - {"classifier"}
     with torch.device("meta"):
         for part in (config["backbone"], config["conditioner"], config["autoencoder"]["network"]):
             build(part)
-        if experiment == "classifier":
+        if experiment != "txt2img":
             build(config["classifier"])
 
 

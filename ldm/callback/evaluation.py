@@ -12,7 +12,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import in_words, of_one_size, tensor_field
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.fixed_prompts import FixedPrompts
@@ -22,7 +21,7 @@ from ldm.callback.pictures import show
 from ldm.data.dataset import sequential
 from ldm.evaluate.conditions import OpenSamples
 from ldm.files.picture import stack_padded
-from ldm.guidance.base import Guidance
+from ldm.guidance.base import Guidance, fields_of
 from ldm.metric.base import Metric
 from ldm.metric.reference_file import cached_reference, reference_file
 from ldm.metric.statistics import Reference, ReferenceBuilder, evenly_spaced
@@ -105,6 +104,12 @@ class Evaluation(Measuring):
         self._references: dict[str, Reference] = {}
 
     @property
+    def inputs(self) -> set[str]:
+        """Return the names of the fields that metrics and the chosen guidance read."""
+        readers = () if self.guidance is None else self.guidance.readers
+        return super().inputs | {*fields_of(readers)}
+
+    @property
     def logged(self) -> Sequence[str]:
         """Return the names of the scores."""
         return [f"eval/{name}" for metric in self.metrics for name in metric.names]
@@ -153,7 +158,7 @@ class Evaluation(Measuring):
         All ranks go round as often, since they ask each other each time whether to end; at the end one may have nothing to do.
         """
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        read = {*underlying_fields(model.conditioner.inputs), *self.suite.inputs}
+        read = {*fields_of(model.readers(self.guidance)), *self.suite.inputs}
         conditions = OpenSamples(data.val_set, data.fingerprint, data.size, read)
         count = min(wanted or conditions.period, conditions.period)
         ranks = [range(rank, count, trainer.world_size) for rank in range(trainer.world_size)]

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
-from ldm.autoencoder.derived import underlying_fields
 from ldm.callback.checkpoints import end_if_asked
 from ldm.generation.mode.base import Generator, ModeParts
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import SampleRequest, check_numbers, check_told, with_class_numbers
-from ldm.guidance.base import Guidance
+from ldm.guidance.base import Guidance, fields_of
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
 
@@ -92,9 +91,10 @@ class FixedPrompts:
         mode, _ = self._mode(model)
         try:
             requests = [with_class_numbers(request, model.conditioner) for request in mode.requests(1, 0)]
-            check_numbers(requests, model.conditioner)
+            readers = model.readers(self.guidance)
+            check_numbers(requests, readers)
             for request in requests:
-                check_told(request, underlying_fields(model.conditioner.inputs), ())
+                check_told(request, fields_of(readers), ())
                 mode.fields([replace(request, size=model.size)], model)
         except ValueError as error:
             raise ValueError(f"evaluation.prompts={self.file}: {error}") from error

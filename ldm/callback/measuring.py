@@ -20,6 +20,11 @@ class Measuring(pl.Callback, ABC):
     metrics: Sequence[Metric]
 
     @property
+    def inputs(self) -> set[str]:
+        """Names of the fields that are read beside those of the model."""
+        return {name for metric in self.metrics for name in metric.inputs}
+
+    @property
     @abstractmethod
     def logged(self) -> Sequence[str]:
         """Names of all that it logs, as `eval/fid`."""

@@ -13,7 +13,7 @@ from ldm.nn.attention import AttentionPool
 
 
 class EncoderUNet(nn.Module):
-    """The down path and the middle of a U-Net, then attention pooling. The timestep scales and shifts the norms.
+    """The down path and the middle of a U-Net, then attention pooling.
 
     Args:
         in_channels: Channels of x_t.
@@ -22,6 +22,8 @@ class EncoderUNet(nn.Module):
         blocks: Residual blocks per level.
         attention_levels: Indices of the levels with attention; 0 has the resolution of the latent.
         head_channels: Channels of each attention head.
+        scale_shift: The timestep embedding scales and shifts the norms, instead of being added.
+        residual_resampling: Change the resolution inside residual blocks, instead of by a convolution.
         dropout: Dropout rate inside residual blocks, in [0, 1).
         groups: Groups of the group norms; they divide the channels of each level.
 
@@ -42,6 +44,8 @@ class EncoderUNet(nn.Module):
         blocks: int = 2,
         attention_levels: Sequence[int] = (1, 2, 3),
         head_channels: int = 64,
+        scale_shift: bool = True,
+        residual_resampling: bool = True,
         dropout: float = 0.0,
         groups: int = 32,
     ) -> None:
@@ -52,8 +56,8 @@ class EncoderUNet(nn.Module):
             blocks=blocks,
             attention_levels=attention_levels,
             head_channels=head_channels,
-            scale_shift=True,
-            residual_resampling=True,
+            scale_shift=scale_shift,
+            residual_resampling=residual_resampling,
             dropout=dropout,
             groups=groups,
         )

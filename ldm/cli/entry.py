@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from ldm.cli.command_line import CommandLine, UsageError, read_words
 from ldm.cli.help import help_text
@@ -162,7 +162,7 @@ def _with_messages(
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise cause from None
-            told = f"error: {full_disk(cause, _paths(config)) or cause}"
+            told = f"error: {full_disk(cause, _paths(config)) or _without_source(cause) or cause}"
             if in_sweep():
                 raise CompactHydraException(told) from None
             print(told, file=sys.stderr)
@@ -175,3 +175,11 @@ def _paths(config: DictConfig) -> dict[str, str]:
     """Return those options of a config that are, or can be, paths of files or folders: name -> path."""
     values = {name: value for name, value in options_of(config).items() if isinstance(value, str) and "${" not in value}
     return {name: value for name, value in values.items() if name == "out" or os.sep in value or os.path.exists(value)}
+
+
+def _without_source(error: BaseException) -> str | None:
+    """Return what to do where an option takes its value from another that is not there; None for other errors."""
+    if not isinstance(error, InterpolationKeyError):
+        return None
+    (reason, *_), option = str(error).splitlines(), error.full_key
+    return f"the option {option} takes the value of one that these choices do not have ({reason}); type {option}=VALUE"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.batch import Condition, Fields
+from ldm.batch import Condition, Fields, tensor_field
 from ldm.conditioner.base import SingleConditioner, on_device
 from ldm.conditioner.class_names import ClassNames
 from ldm.conditioner.value_range import ValueRange
@@ -53,9 +53,7 @@ class LabelConditioner(SingleConditioner):
                 f"and {vector_width}"
             )
         self.num_classes = num_classes
-        option = f"conditioner.num_classes={num_classes}"
-        advice = "mend it, or set a larger conditioner.num_classes"
-        self.ranges = (ValueRange("label", 0, num_classes - 1, option, advice),)
+        self.ranges = (label_range(num_classes, of="conditioner"),)
         self.width = width
         self.vector_width = vector_width
         self.class_names = ClassNames(names, field="label", count=num_classes, exact=True)
@@ -67,20 +65,32 @@ class LabelConditioner(SingleConditioner):
 
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
         """Return the condition of `label`, `(B,)`: tokens `(B, 1, width)`, or a vector `(B, vector_width)`."""
-        labels = self._labels(fields)
+        labels = labels_of(fields).to(self.place.device)
         embedded: Tensor = self.embed(labels.masked_fill(on_device(dropped, labels.device), self.num_classes))
         return Condition(vector=embedded) if self.width is None else Condition(tokens=embedded[:, None])
 
-    def _labels(self, fields: Fields) -> Tensor:
-        """Return the labels, `(B,)` int64, of a tensor or of a list of numbers.
 
-        Raises:
-            ValueError: Where they are no whole numbers, one for each image.
-        """
-        given = fields.get("label")
-        labels = torch.tensor(given) if isinstance(given, list) else self.tensor(fields, "label")
-        if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ValueError(
-                f"the field label is a whole number for each image, (B,); got {labels.dtype} {tuple(labels.shape)}"
-            )
-        return labels.long().to(self.place.device)
+def label_range(num_classes: int, *, of: str) -> ValueRange:
+    """Return the labels that there are.
+
+    Args:
+        num_classes: Number of classes; labels are 0, 1, ..., num_classes - 1.
+        of: Group of the option `num_classes`.
+    """
+    option = f"{of}.num_classes"
+    return ValueRange("label", 0, num_classes - 1, f"{option}={num_classes}", f"mend it, or set a larger {option}")
+
+
+def labels_of(fields: Fields) -> Tensor:
+    """Return the labels, `(B,)` int64, of a tensor or of a list of numbers.
+
+    Raises:
+        ValueError: Where they are no whole numbers, one for each image.
+    """
+    given = fields.get("label")
+    labels = torch.tensor(given) if isinstance(given, list) else tensor_field(fields, "label")
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"the field label is a whole number for each image, (B,); got {labels.dtype} {tuple(labels.shape)}"
+        )
+    return labels.long()

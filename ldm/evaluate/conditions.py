@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Fields, Size, whole_geometry
+from ldm.conditioner.base import Reader
 from ldm.data.base import DataModule
 from ldm.data.caption_table import CaptionRow, read_caption_table
 from ldm.data.dataset import ShardDataset
 from ldm.data.order.shuffle import evaluation_order
-from ldm.model import LatentDiffusion
+from ldm.guidance.base import fields_of
 from ldm.options.rule import COUNT, Optional, check
 
 
@@ -58,15 +58,15 @@ class Conditions(ABC):
 
     @abstractmethod
     def open(
-        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+        self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """Read what is needed.
 
         Args:
-            model: The model that makes the images.
+            readers: What reads the fields: the conditioner of the model that makes the images, and readers of its guidance.
             data: Gives the data module; it is called where data are read, and raises ValueError where there are none.
             size: Height and width of the images in pixels.
-            inputs: Names of the fields that metrics read, beside those of the model.
+            inputs: Names of the fields that metrics read, beside those of the readers.
 
         Raises:
             ValueError: If the model or a metric must be told what these conditions do not say.
@@ -77,11 +77,11 @@ class SampleConditions(Conditions):
     """Each image is made for a sample of the validation data, in an order that is shuffled once and for all."""
 
     def open(
-        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+        self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """See `Conditions.open`."""
         module = data()
-        wanted = {*underlying_fields(model.conditioner.inputs), *inputs}
+        wanted = {*fields_of(readers), *inputs}
         module.need(wanted)
         samples = module.open_validation()
         module.check_samples(samples)
@@ -134,11 +134,13 @@ class ClassConditions(Conditions):
         self.count = count
 
     def open(
-        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+        self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """See `Conditions.open`."""
-        _check_told(model, {"label"}, inputs, "conditions=classes")
-        known = next((int(one.most) + 1 for one in model.conditioner.ranges if one.field == "label"), None)
+        _check_told(readers, {"label"}, inputs, "conditions=classes")
+        known = min(
+            (int(one.most) + 1 for reader in readers for one in reader.ranges if one.field == "label"), default=None
+        )
         if known is None:
             raise ValueError("conditions=classes needs a model that is told classes; choose conditions=samples")
         if self.count is not None and self.count > known:
@@ -168,10 +170,10 @@ class CaptionConditions(Conditions):
         self.file = file
 
     def open(
-        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+        self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """See `Conditions.open`."""
-        _check_told(model, {"caption"}, inputs, "conditions=captions")
+        _check_told(readers, {"caption"}, inputs, "conditions=captions")
         return _OpenCaptions(read_caption_table(self.file), size)
 
 
@@ -193,10 +195,10 @@ class NoConditions(Conditions):
     """Nothing is said of any image."""
 
     def open(
-        self, model: LatentDiffusion, data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
+        self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """See `Conditions.open`."""
-        _check_told(model, set(), inputs, "conditions=none")
+        _check_told(readers, set(), inputs, "conditions=none")
         return _OpenNothing(size)
 
 
@@ -210,16 +212,16 @@ class _OpenNothing(OpenConditions):
         return {"geometry": whole_geometry(self.size, len(numbers))}
 
 
-def _check_told(model: LatentDiffusion, told: set[str], inputs: Iterable[str], choice: str) -> None:
-    """Check that conditions say all that a model and metrics read.
+def _check_told(readers: Sequence[Reader], told: set[str], inputs: Iterable[str], choice: str) -> None:
+    """Check that conditions say all that a model, its guidance and metrics read.
 
     Raises:
         ValueError: If they do not.
     """
-    needed = {*underlying_fields(model.conditioner.inputs), *inputs}
+    needed = {*fields_of(readers), *inputs}
     if missing := sorted(needed - told - {"geometry"}):
         raise ValueError(
-            f"{choice} does not say {' and '.join(missing)}, which the model or a metric reads; choose "
+            f"{choice} does not say {' and '.join(missing)}, which the model, its guidance or a metric reads; choose "
             "conditions=samples, and give the data: data.val='shards/val-*.tar'"
         )
 

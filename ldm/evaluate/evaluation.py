@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ldm import checkpoint
-from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Size, as_size, in_words
 from ldm.config import build, build_trusted, resolved
 from ldm.data.base import DataModule
@@ -32,7 +31,7 @@ from ldm.evaluate.written_statistics import check_statistics, write_measured
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid, stack_padded
 from ldm.generation.decoder import with_decoder
-from ldm.guidance.base import Guidance
+from ldm.guidance.base import Guidance, fields_of
 from ldm.interop.lora.chosen import chosen_loras
 from ldm.metric.statistics import Reference
 from ldm.metric.suite import MetricSuite
@@ -93,9 +92,10 @@ class ImageEvaluation:
         size = model.size if config.size is None else as_size(config.size)
         model.check_size(size)
         conditions: Conditions = build(config.conditions)
-        opened = conditions.open(model, lambda: self.data(model.size), size=size, inputs=self.chosen.inputs)
+        readers = model.readers(guidance)
+        opened = conditions.open(readers, lambda: self.data(model.size), size=size, inputs=self.chosen.inputs)
         source = self._source(size, of_data=model.size)
-        folder = EvaluationFolder(out, GENERATED, self._request(own, model, opened, size))
+        folder = EvaluationFolder(out, GENERATED, self._request(own, model, guidance, opened, size))
         folder.check()
         images = SampledImages(
             model,
@@ -219,16 +219,21 @@ class ImageEvaluation:
         )
 
     def _request(
-        self, own: Mapping[str, Any], model: LatentDiffusion, opened: OpenConditions, size: Size
+        self,
+        own: Mapping[str, Any],
+        model: LatentDiffusion,
+        guidance: Guidance | None,
+        opened: OpenConditions,
+        size: Size,
     ) -> dict[str, Any]:
         """Return the plain values on which images depend, of a model and its own config."""
-        sampler, guidance = self.config.get("sampler"), self.config.get("guidance")
-        read = {*underlying_fields(model.conditioner.inputs), *self.chosen.inputs}
+        sampler, chosen = self.config.get("sampler"), self.config.get("guidance")
+        read = {*fields_of(model.readers(guidance)), *self.chosen.inputs}
         computed = computed_options(read, self._data_options(model.size)) if read & COMPUTED.keys() else {}
         return {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "sampler": own["sampler"] if sampler is None else resolved(sampler),
-            "guidance": own["guidance"] if guidance is None else resolved(guidance),
+            "guidance": own["guidance"] if chosen is None else resolved(chosen),
             "conditions": opened.fingerprint,
             **computed,
             **({"lora": list(map(str, self.loras))} if self.loras else {}),

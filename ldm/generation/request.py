@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ldm.batch import Fields, Size
-from ldm.conditioner.base import Conditioner
+from ldm.conditioner.base import Conditioner, Reader
 from ldm.conditioner.class_names import class_names
 from ldm.data.fields.sample import collate_fields
 from ldm.generation.folder import image_name
@@ -133,17 +133,18 @@ def with_class_numbers(request: SampleRequest, conditioner: Conditioner) -> Samp
     return replace(request, inputs=own, to_inputs=there)
 
 
-def check_numbers(requests: Sequence[SampleRequest], conditioner: Conditioner) -> None:
+def check_numbers(requests: Sequence[SampleRequest], readers: Sequence[Reader]) -> None:
     """Check that a model can be told the numbers of classes that requests give, outright or in files; each is read once.
 
     Args:
         requests: The requests, whose classes have numbers.
-        conditioner: The conditioner that reads the inputs.
+        readers: What reads the inputs: the model's conditioner, and readers of its guidance.
 
     Raises:
         ValueError: Where there is no class of some number, or a file cannot be read.
     """
-    ranged = {one.field for one in conditioner.ranges}
+    ranges = [one for reader in readers for one in reader.ranges]
+    ranged = {one.field for one in ranges}
     seen = set()
     for request in requests:
         for name, source in (*request.inputs.items(), *request.to_inputs.items()):
@@ -153,7 +154,7 @@ def check_numbers(requests: Sequence[SampleRequest], conditioner: Conditioner) -
             seen.add((name, repr(source)))
             value = one.read(source, one.size(source) or Size(1, 1), resized=True)
             fields, keys = collate_fields([{one.field: value}]), [source if one.reads_files else request.file]
-            for values in conditioner.ranges:
+            for values in ranges:
                 values.check(fields, keys, advice="give one of these: the model was trained with no others")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.batch import Fields
-from ldm.conditioner.base import Conditioner
+from ldm.conditioner.base import Conditioner, Reader
 from ldm.diffusion.denoiser import Denoiser, Estimate
 from ldm.guidance.base import Guidance, NestedGuidance
 from ldm.guidance.context import GuidanceContext, Latents, read
@@ -48,8 +48,8 @@ class Autoguidance(NestedGuidance):
         self._joined: tuple[object, ...] = ()
 
     @property
-    def readers(self) -> Sequence[Conditioner]:
-        """Return the conditioner of the worse model, and those of the guidance of the better one."""
+    def readers(self) -> Sequence[Reader]:
+        """Return the conditioner of the worse model, and the readers of the guidance of the better one."""
         return (self.weak.conditioner, *self.guidance.readers)
 
     def wrap(self, given: GuidanceContext) -> Denoise:

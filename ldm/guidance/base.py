@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from ldm.conditioner.base import Conditioner
+from ldm.autoencoder.derived import underlying_fields
+from ldm.conditioner.base import Reader
 from ldm.guidance.context import GuidanceContext
 from ldm.options.rule import Real, check
 from ldm.sampler.trajectory import Denoise
 
 SCALE = Real(-1e3, 1e3)
 """Range of all guidance scales; 1 to 10 are usual."""
+
+
+def fields_of(readers: Iterable[Reader]) -> tuple[str, ...]:
+    """Return the names of the fields that samples must have for readers: a conditioner, and those of guidance."""
+    return underlying_fields(name for reader in readers for name in reader.inputs)
 
 
 class Guidance(ABC):
@@ -23,8 +29,8 @@ class Guidance(ABC):
         return False
 
     @property
-    def readers(self) -> Sequence[Conditioner]:
-        """Return the conditioners, beside the model's own, that read the prompts."""
+    def readers(self) -> Sequence[Reader]:
+        """Return what reads fields of the images, beside the model's own conditioner."""
         return ()
 
     @abstractmethod
@@ -69,6 +75,6 @@ class NestedGuidance(Guidance, ABC):
         return self.guidance.has_negative
 
     @property
-    def readers(self) -> Sequence[Conditioner]:
-        """Return the conditioners that read the prompts for the guidance on top of which it works."""
+    def readers(self) -> Sequence[Reader]:
+        """Return the readers of the guidance on top of which it works."""
         return self.guidance.readers

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.batch import Fields
+from ldm.conditioner.base import Reader
 from ldm.diffusion.denoiser import Estimate
 from ldm.diffusion.schedule import Schedule
 from ldm.guidance.base import Guidance, NestedGuidance
@@ -18,7 +20,11 @@ from ldm.sampler.trajectory import Denoise
 
 
 class Classifier(Protocol):
-    """A classifier of noisy latents, which knows how well they fit to prompts."""
+    """A classifier of noisy latents, which knows how well they fit to a prompt, or to a class."""
+
+    @property
+    def reader(self) -> Reader:
+        """What reads the fields that it tells."""
 
     def join(self, autoencoder: Latents, schedule: Schedule) -> None:
         """Prepare to guide a model with this autoencoder and this noise schedule, on the model's device.
@@ -27,13 +33,13 @@ class Classifier(Protocol):
             ValueError: If the classifier was trained with other latents or another noise schedule.
         """
 
-    def log_likelihood(self, x_t: Tensor, t: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return log p(prompt | x_t) up to a constant, differentiable.
+    def log_likelihood(self, x_t: Tensor, t: Tensor, fields: Fields) -> Tensor:
+        """Return log p(fields | x_t) up to a constant, differentiable.
 
         Args:
             x_t: Noisy latents, `(B, C, h, w)`.
             t: Timesteps, `(B,)`.
-            prompts: The prompt of each, `(B,)`.
+            fields: What is wanted of the images; the captions are their prompts.
 
         Returns:
             The log-likelihoods, `(B,)`.
@@ -41,9 +47,9 @@ class Classifier(Protocol):
 
 
 class ClassifierGuidance(NestedGuidance):
-    """Classifier guidance: the estimate moves towards what a classifier takes for the prompt.
+    """Classifier guidance: the estimate moves towards what a classifier takes for the prompt, or for the class.
 
-    By Bayes' rule, the guided estimate is clean + scale * sigma_t^2 / alpha_t * grad log p(prompt | x_t).
+    By Bayes' rule, the guided estimate is clean + scale * sigma_t^2 / alpha_t * grad log p(y | x_t), where y is what is wanted.
 
     Args:
         classifier: The classifier of noisy latents, trained with the same noise schedule.
@@ -59,12 +65,19 @@ class ClassifierGuidance(NestedGuidance):
         super().__init__(scale, guidance)
         self.classifier = classifier
 
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """Return what reads the fields that the classifier tells, and the readers of the guidance on top of which it works."""
+        return (self.classifier.reader, *self.guidance.readers)
+
     def wrap(self, given: GuidanceContext) -> Denoise:
         """Return the guided denoiser for one batch; see `Guidance.wrap`.
 
         Raises:
-            ValueError: If the classifier was trained with other latents or another noise schedule.
+            ValueError: If the classifier was trained with other latents or another noise schedule, or knows no such class.
         """
+        for fields in given.ends:
+            self.classifier.reader.check(fields)
         inner = self.guidance.wrap(given)
         self.classifier.join(given.autoencoder, given.denoiser.schedule)
 

@@ -100,19 +100,27 @@ class GuidanceContext(NamedTuple):
         """Return the fields, of which the captions are the prompts."""
         return {**(self.fields or {}), "caption": list(self.prompts)}
 
-    def log_likelihood(self, of: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """Return the log-likelihood of the prompts; between two prompts, interpolate it as the conditions are.
+    @property
+    def ends(self) -> list[Fields]:
+        """Return the known fields, and those at the other end of an interpolation where there is one."""
+        if (there := self.interpolation) is None:
+            return [self.known_fields]
+        return [self.known_fields, {**self.known_fields, **there.fields, "caption": list(there.prompts)}]
+
+    def log_likelihood(self, of: Callable[[Fields], Tensor]) -> Tensor:
+        """Return the log-likelihood of the fields; between two ends, interpolate it as the conditions are.
 
         Args:
-            of: A function that returns the log-likelihood of prompts, `(B,)`.
+            of: A function that returns the log-likelihood of fields, `(B,)`, of which the captions are the prompts.
 
         Returns:
             The log-likelihoods, `(B,)`.
         """
-        here = of(self.prompts)
+        here, *other = map(of, self.ends)
         if self.interpolation is None:
             return here
-        return torch.lerp(here, of(self.interpolation.prompts), here.new_tensor(self.interpolation.fractions))
+        (there,) = other
+        return torch.lerp(here, there, here.new_tensor(self.interpolation.fractions))
 
 
 def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation | None) -> Condition:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.batch import Fields, list_field
 from ldm.diffusion.denoiser import Estimate
 from ldm.guidance.base import Guidance, NestedGuidance
 from ldm.guidance.bayes import bayes
@@ -61,9 +62,12 @@ class LossGuidance(NestedGuidance):
                 x_t = x_t.detach().requires_grad_()
                 estimate = inner(x_t, t)
                 image = given.autoencoder.image(estimate.clean)
-                fit = given.log_likelihood(partial(self.score.log_likelihood, image))
+                fit = given.log_likelihood(partial(self._fit, image))
                 (pull,) = torch.autograd.grad(fit.sum(), x_t)
             clean = estimate.clean.detach() + self.scale * bayes(pull, t, given)
             return Estimate(clean, None if estimate.variance is None else estimate.variance.detach())
 
         return denoise
+
+    def _fit(self, image: Tensor, fields: Fields) -> Tensor:
+        return self.score.log_likelihood(image, list_field(fields, "caption"))

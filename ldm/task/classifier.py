@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ldm.batch import Batch, list_field
-from ldm.classifier.caption_classifier import CaptionClassifier
-from ldm.classifier.vocabulary import Vocabulary
+from ldm.batch import Batch
+from ldm.classifier.base import NoisyClassifier
+from ldm.conditioner.base import Reader
 from ldm.task.latent import LatentTask
 
 TIMES = (0.25, 0.5, 0.75)
-"""Times at which validation measures how well words are told."""
+"""Times at which validation measures how many answers are right."""
 
 
-class ClassifierTask(LatentTask[CaptionClassifier]):
-    """Trains the network by the cross-entropy of the words.
+class ClassifierTask(LatentTask[NoisyClassifier]):
+    """Trains the network by the likelihood of the right answers.
 
-    Validation logs the loss at random times, and at three times t the `recall`. Its options are those of LatentTask.
+    Validation logs the loss at random times, and at three times t the share of right answers: the `recall` of the words of
+    captions, or the `accuracy` of classes.
+
+    Args:
+        model: What is trained, with the autoencoder.
+        **options: Those of LatentTask.
     """
 
-    metrics = ("loss", *(f"recall_{t}" for t in TIMES))
+    def __init__(self, model: NoisyClassifier, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.metrics = ("loss", *(f"{model.measure}_{t}" for t in TIMES))
 
     @property
-    def reader(self) -> Vocabulary:
-        """The words that the classifier knows."""
-        return self.model.vocabulary
+    def reader(self) -> Reader:
+        """What reads the answers."""
+        return self.model.reader
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -37,32 +46,31 @@ class ClassifierTask(LatentTask[CaptionClassifier]):
         return self.training_loss(batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss on the validation images, and how well words are told."""
+        """Log the loss on the validation images, and how many answers are right."""
         loss = self.model.loss(batch).mean()
         self.log("val/loss", loss, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch.key))
-        x, multi_hot = (
-            self.model.autoencoder.latent(batch),
-            self.model.vocabulary.multi_hot(list_field(batch.fields, "caption")),
-        )
-        for time in TIMES:
+        x, targets = self.model.autoencoder.latent(batch), self.model.targets(batch.fields)
+        for time, name in zip(TIMES, self.metrics[1:], strict=True):
             t = torch.full((len(x),), time, device=x.device)
-            found = recall(self.model(self.model.noisy(x, t), t), multi_hot)
-            self.log(f"val/recall_{time}", found, on_epoch=True, sync_dist=True, batch_size=int(multi_hot.sum()))
+            found = recall(self.model(self.model.noisy(x, t), t), targets)
+            self.log(f"val/{name}", found, on_epoch=True, sync_dist=True, batch_size=int(targets.sum()))
 
 
-def recall(logits: Tensor, multi_hot: Tensor) -> Tensor:
-    """Return the fraction of the words of all captions that are among the k likeliest of their image, k being their number.
+def recall(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the share of the right answers of all images that are among the k likeliest of their image, k being their number.
+
+    Where each image has one right answer, its class, this is the top-1 accuracy.
 
     Args:
-        logits: How likely each word is, `(B, words)`, on any scale that keeps the order.
-        multi_hot: Which words the caption has, `(B, words)`, 1 or 0.
+        logits: How likely each answer is, `(B, answers)`, on any scale that keeps the order.
+        targets: Which answers are right, `(B, answers)`, 1 or 0.
 
     Returns:
-        A scalar in [0, 1], also called R-precision, here over all words together.
+        A scalar in [0, 1], also called R-precision, here over all answers together.
 
     References:
         Manning et al., Introduction to Information Retrieval, 2008, section 8.4.
     """
     place = logits.argsort(1, descending=True).argsort(1)
-    found = multi_hot * (place < multi_hot.sum(1, keepdim=True))
-    return found.sum() / multi_hot.sum().clamp(min=1)
+    found = targets * (place < targets.sum(1, keepdim=True))
+    return found.sum() / targets.sum().clamp(min=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ldm.batch import Batch
-from ldm.classifier.caption_classifier import CaptionClassifier
+from ldm.classifier.base import NoisyClassifier
 from ldm.conditioner.base import Reader, learned_state, set_learned_state
 from ldm.model import LatentDiffusion
 from ldm.optim.divergence import GRADIENT, LOSS
@@ -19,7 +19,7 @@ from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import attach
 from ldm.task.base import Task
 
-Model = TypeVar("Model", LatentDiffusion, CaptionClassifier)
+Model = TypeVar("Model", LatentDiffusion, NoisyClassifier)
 
 
 class LatentTask(Task, Generic[Model]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ldm.options.arguments import command_name
 from ldm.training.options import RunContext
 
 EXAMPLES = {
+    "caption": 'prompt="..."',
     "label": "label=0",
     "boxes": "layout=FILE",
     "segmentation": "segmentation=FILE",
@@ -47,7 +48,9 @@ def model_in(given: str) -> dict[str, Any] | None:
     return config if class_name(config) == LatentDiffusion.__name__ else None
 
 
-def sample_command(run: RunContext, ckpt: str | Path, model: Mapping[str, Any], *options: str) -> str:
+def sample_command(
+    run: RunContext, ckpt: str | Path, model: Mapping[str, Any], *options: str, also: Collection[str] = ()
+) -> str:
     """Return the command that draws images of the kind that a run was trained on.
 
     It names the packages of the model's parts where they are not all of ldm.
@@ -57,13 +60,14 @@ def sample_command(run: RunContext, ckpt: str | Path, model: Mapping[str, Any], 
         ckpt: The run or the file of the model.
         model: The config of the model, which says what it is told.
         options: Further options of sample.py, as they are typed.
+        also: Names of the fields that are read beside those of the model, by its guidance.
     """
     packages = packages_of(model)
     with torch.device("meta"):
         told: Conditioner = build_trusted(model["conditioner"], packages_of(resolved(run.config)))
     text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
-    examples = {"caption": f'prompt="{text}"', **EXAMPLES}
+    examples = {**EXAMPLES, "caption": f'prompt="{text}"'}
     words = [command_name("sample"), f"ckpt={shlex.quote(str(ckpt))}"]
     words += [] if packages == ["ldm"] else [f"'packages=[{','.join(packages)}]'"]
-    words += [*options, *(option for name, option in examples.items() if name in told.inputs), "n=4 seed=0"]
+    words += [*options, *(option for name, option in examples.items() if name in {*told.inputs, *also}), "n=4 seed=0"]
     return " ".join(words)

@@ -204,10 +204,9 @@ def check_callbacks(stage: Stage[Task]) -> None:
 
 
 def needed_fields(stages: Sequence[Stage[Task]]) -> set[str]:
-    """Return the names of all fields that tasks and metrics read beside images or latents."""
+    """Return the names of all fields that tasks and evaluations read beside images or latents."""
     tasks = {name for stage in stages for name in stage.task.inputs}
-    evaluations = (evaluation for stage in stages for evaluation in stage.evaluations)
-    return tasks | {name for evaluation in evaluations for metric in evaluation.metrics for name in metric.inputs}
+    return tasks | {name for stage in stages for evaluation in stage.evaluations for name in evaluation.inputs}
 
 
 def check_images(data: DataModule, evaluations: Sequence[Measuring]) -> None:

@@ -82,7 +82,7 @@ def likelihood(classifier, model, prompts, guidance):
     images = model.sample(prompts=prompts, guidance=guidance)
     with torch.no_grad():
         x = model.autoencoder.to_latent(model.autoencoder.encode(images).mean)
-        return float(classifier.log_likelihood(x, torch.full((len(x),), 0.01), prompts).mean())
+        return float(classifier.log_likelihood(x, torch.full((len(x),), 0.01), {"caption": prompts}).mean())
 
 
 def test_images_move_towards_the_prompt_the_more_the_larger_the_scale(classifier_run, tiny_run):

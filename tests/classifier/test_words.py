@@ -7,59 +7,29 @@ import shlex
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from ldm.autoencoder.base import Autoencoder
-from ldm.autoencoder.kl import KLRegularizer
 from ldm.batch import Batch
-from ldm.classifier.caption_classifier import CaptionClassifier, how_to_train
-from ldm.classifier.encoder_unet import EncoderUNet
+from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.classifier.vocabulary import Vocabulary, learn_words, words_of
 from ldm.cli.entry import read_command_line
 from ldm.cli.mistakes import check_options
 from ldm.conditioner.base import tensor_to_text
 from ldm.diffusion.schedule import CosineSchedule, ScaledLinearSchedule, ShiftedSchedule
-from ldm.diffusion.timestep_sampler import UniformTimesteps
 from ldm.task.classifier import recall
+from tests.classifier.small import SCHEDULE, Plain, check_exact, small, train_to_tell
 from tests.conftest import scramble
 
-SCHEDULE = ScaledLinearSchedule()
 CAPTIONS = [f"A {color} {icon}, on paper!" for color in ("red", "red", "blue") for icon in ("cat", "heart")]
 X, T = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.9])
 
 
-class Plain(Autoencoder):
-    """Images of two channels are latents."""
-
-    def __init__(self):
-        super().__init__(KLRegularizer(), latent_channels=2, downsampling_factor=1)
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def encode_moments(self, image):
-        return torch.cat([image * self.weight, torch.full_like(image, -30.0)], dim=1)
-
-    def decode_projected(self, projected):
-        return projected
-
-    def encoding_layers(self):
-        return [nn.ParameterList([self.weight])]
-
-    def last_layer(self):
-        return self.weight
-
-    def last_encoding_layer(self):
-        return self.weight
-
-
-def small(schedule=SCHEDULE, words=8, **options):
-    network = EncoderUNet(2, **{"model_channels": 8, "channel_mult": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,
-                             "attention_levels": [1], **options})  # fmt: skip
-    return CaptionClassifier(Plain(), network, schedule, timestep_sampler=UniformTimesteps(), vocabulary=words, size=8)
+def words(schedule=SCHEDULE, **options):
+    return small(CaptionClassifier, schedule, told={"vocabulary": 8}, **options)
 
 
 @pytest.fixture
 def classifier():
-    made = small()
+    made = words()
     scramble(made.network)
     scramble(made.head)
     made.vocabulary.prepare([{"caption": CAPTIONS}])
@@ -80,7 +50,7 @@ def test_the_vocabulary_has_the_most_frequent_words_that_tell_images_apart():
 
 
 def test_before_training_a_word_is_as_likely_as_it_is_frequent():
-    made = small()
+    made = words()
     made.vocabulary.prepare([{"caption": CAPTIONS}])
     fractions = torch.tensor(list(made.vocabulary.fractions.values()))
     torch.testing.assert_close(made(X, T).sigmoid(), fractions.expand(2, -1))
@@ -88,7 +58,7 @@ def test_before_training_a_word_is_as_likely_as_it_is_frequent():
 
 def test_a_prompt_is_the_product_of_its_words_and_denies_nothing(classifier):
     def log_p(prompt):
-        return classifier.log_likelihood(X, T, [prompt] * 2)
+        return classifier.log_likelihood(X, T, {"caption": [prompt] * 2})
 
     each = F.logsigmoid(classifier(X, T))
     places = {word: place for place, word in enumerate(classifier.vocabulary.fractions)}
@@ -97,7 +67,7 @@ def test_a_prompt_is_the_product_of_its_words_and_denies_nothing(classifier):
     torch.testing.assert_close(log_p("A red heart"), log_p("red") + log_p("heart"))
     for same in ("heart: red!", "red red heart", "a red heart under a unicorn"):
         torch.testing.assert_close(log_p(same), log_p("a red heart"))
-    mixed = classifier.log_likelihood(X, T, ["red cat", "blue"])
+    mixed = classifier.log_likelihood(X, T, {"caption": ["red cat", "blue"]})
     torch.testing.assert_close(mixed, torch.stack([log_p("red cat")[0], log_p("blue")[1]]))
 
 
@@ -106,18 +76,18 @@ def test_a_prompt_without_a_known_word_is_refused(classifier, prompt):
     with pytest.raises(
         ValueError, match=f"knows no word of the prompt '{prompt}'; it knows 4, such as red, cat, heart"
     ):
-        classifier.log_likelihood(X, T, ["a red cat", prompt])
+        classifier.log_likelihood(X, T, {"caption": ["a red cat", prompt]})
 
 
 def test_words_that_do_not_count_are_told_once_a_prompt(classifier, caplog):
     with caplog.at_level("INFO"):
         for _ in range(3):
-            classifier.log_likelihood(X, T, ["a red unicorn", "red heart"])
+            classifier.log_likelihood(X, T, {"caption": ["a red unicorn", "red heart"]})
     (told,) = caplog.messages
     assert "of the prompt 'a red unicorn' count red; not a, unicorn, which were in nearly all or nearly none" in told
     with caplog.at_level("INFO"):
         for letter in "bcdefghijklmnop":
-            classifier.log_likelihood(X, T, [f"red {letter}"] * 2)
+            classifier.log_likelihood(X, T, {"caption": [f"red {letter}"] * 2})
     assert len(caplog.messages) < 11, "of a few prompts"
 
 
@@ -130,13 +100,13 @@ def test_a_vocabulary_of_fewer_than_two_words_is_refused(size):
 def test_life_cycle(classifier):
     x = X.clone().requires_grad_()
     batch = Batch(["a", "b"], {"caption": CAPTIONS[:2], "image": X})
-    (classifier.loss(batch).sum() + classifier.log_likelihood(x, T, CAPTIONS[:2]).sum()).backward()
+    (classifier.loss(batch).sum() + classifier.log_likelihood(x, T, {"caption": CAPTIONS[:2]}).sum()).backward()
     assert x.grad.isfinite().all()
     assert (x.grad.flatten(1).abs().amax(1) > 0).all()
     trained = [p for p in classifier.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in trained)
     assert classifier.autoencoder.weight.grad is None
-    again = small()
+    again = words()
     again.load_state_dict(classifier.state_dict())
     assert torch.equal(again.eval()(X, T), classifier(X, T))
     assert again.vocabulary.fractions == classifier.vocabulary.fractions
@@ -168,35 +138,11 @@ def test_moments_and_images_give_the_same_loss(classifier):
 @pytest.mark.e2e
 def test_trained_on_a_mixture_of_gaussians_it_gives_the_exact_log_odds():
     """Each number of a latent is from N(m, v) where the caption says "up", from N(-m, v) where it says "down"."""
-    mean, variance, steps = 0.25, 0.25, 500
-    made = small(channel_mult=[1], attention_levels=[])
+    made = words(channel_mult=[1], attention_levels=[])
     made.vocabulary.prepare([{"caption": ["up"] * 2 + ["down"] * 2}])
-    optimizer = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=5e-3)
-
-    def draw(count):
-        signs = torch.randint(2, (count,)) * 2 - 1
-        image = mean * signs[:, None, None, None] + variance**0.5 * torch.randn(count, 2, 4, 4)
-        return image, signs
-
-    for step in range(steps):
-        image, signs = draw(128)
-        captions = ["up" if sign > 0 else "down" for sign in signs]
-        for group in optimizer.param_groups:
-            group["lr"] = 5e-3 * (1 - step / steps)
-        optimizer.zero_grad()
-        made.loss(Batch([""] * 128, {"caption": captions, "image": image})).mean().backward()
-        optimizer.step()
+    train_to_tell(made, lambda signs: {"caption": ["up" if sign > 0 else "down" for sign in signs]})
     up = list(made.vocabulary.fractions).index("up")
-    for time in (0.2, 0.5, 0.8):
-        t = torch.full((512,), time)
-        x_t = made.noisy(draw(512)[0], t)
-        alpha, sigma = SCHEDULE.exact(torch.tensor(time))
-        exact = (2 * alpha * mean * x_t / (alpha**2 * variance + sigma**2)).flatten(1).sum(1)
-        with torch.no_grad():
-            told, known = made.eval()(x_t, t)[:, up].sigmoid(), exact.sigmoid()
-        assert (told - known).abs().mean() < 0.06
-        if time < 0.8:  # later, there is next to nothing to be known
-            assert (told - known).abs().mean() < 0.4 * (0.5 - known).abs().mean()
+    check_exact(lambda logits: logits[:, up].sigmoid(), made)
 
 
 def test_it_guides_no_model_of_other_latents_or_other_noise(classifier):
@@ -224,7 +170,7 @@ def test_it_guides_no_model_of_other_latents_or_other_noise(classifier):
 
 def test_sizes_that_the_network_cannot_halve_are_refused():
     with pytest.raises(ValueError, match="image size 8 gives latents of 8.*use a multiple of 16"):
-        small(channel_mult=[1, 1, 1, 1, 1])
+        words(channel_mult=[1, 1, 1, 1, 1])
 
 
 def test_recall_of_words_is_the_share_found_among_as_many_likeliest_ones():
@@ -236,7 +182,7 @@ def test_recall_of_words_is_the_share_found_among_as_many_likeliest_ones():
 
 
 def test_what_is_proposed_composes_on_anybodys_data_as_on_the_icons():
-    text = how_to_train("autoencoder.ckpt='my run'").replace("=...", "=32")
+    text = CaptionClassifier.how_to_train("autoencoder.ckpt='my run'").replace("=...", "=32")
     own, icons = re.findall(r"python train\.py (experiment=classifier .*?)(?:, or|$)", text)
     configs = [check_options("train", read_command_line("train", shlex.split(typed))) for typed in (own, icons)]
     assert [config.autoencoder.ckpt for config in configs] == ["my run"] * 2

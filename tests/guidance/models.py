@@ -140,15 +140,24 @@ class Weak(torch.nn.Module):
         self.conditioner = Told(lambda prompt: token)
 
 
+class SpelledScore:
+    """A score whose prompts are numbers."""
+
+    def log_likelihood(self, image, prompts):
+        wanted = torch.tensor([float(prompt) for prompt in prompts])[:, None, None, None]
+        return -(image - wanted).square().sum((1, 2, 3))
+
+
 class Spelled:
-    """A classifier and a score whose prompts are numbers."""
+    """A classifier whose prompts are numbers."""
+
+    reader = Told(float)
 
     def join(self, autoencoder, schedule):
         pass
 
-    def log_likelihood(self, image, *rest):
-        wanted = torch.tensor([float(prompt) for prompt in rest[-1]])[:, None, None, None]
-        return -(image - wanted).square().sum((1, 2, 3))
+    def log_likelihood(self, x_t, t, fields):
+        return SpelledScore().log_likelihood(x_t, fields["caption"])
 
 
 def spelling_weak():

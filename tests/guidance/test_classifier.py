@@ -9,17 +9,19 @@ from ldm.sampler.ddim import DDIM
 from ldm.sampler.heun import Heun
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.unipc import UniPC
-from tests.guidance.models import SCHEDULE, Mixture, MixtureDenoiser, X, flow_to, given
+from tests.guidance.models import SCHEDULE, Mixture, MixtureDenoiser, Told, X, flow_to, given
 
 
 class MixtureClassifier:
+    reader = Told(float)
+
     def __init__(self, mixture):
         self.mixture = mixture
 
     def join(self, autoencoder, schedule):
         assert schedule is self.mixture.schedule
 
-    def log_likelihood(self, x_t, t, prompts):
+    def log_likelihood(self, x_t, t, fields):
         alpha, sigma = (part[:, None, None, None] for part in self.mixture.schedule.alpha_sigma(t))
         return self.mixture.share(x_t, alpha, sigma).log().flatten(1).sum(1)
 

@@ -5,11 +5,11 @@ from ldm.guidance.autoguidance import Autoguidance
 from ldm.guidance.classifier import ClassifierGuidance
 from ldm.guidance.context import Interpolation
 from ldm.guidance.loss import LossGuidance
-from tests.guidance.models import Spelled, T, X, denoiser, given, spelling_weak
+from tests.guidance.models import Spelled, SpelledScore, T, X, denoiser, given, spelling_weak
 
 
 @pytest.mark.parametrize(
-    "guidance", [Autoguidance(spelling_weak()), ClassifierGuidance(Spelled()), LossGuidance(Spelled())]
+    "guidance", [Autoguidance(spelling_weak()), ClassifierGuidance(Spelled()), LossGuidance(SpelledScore())]
 )
 def test_on_the_way_to_other_prompts_guidance_goes_along(guidance):
     network = denoiser()

@@ -20,7 +20,7 @@ from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest, check_numbers, check_told, texts_of, with_class_numbers
-from ldm.guidance.base import Guidance
+from ldm.guidance.base import Guidance, fields_of
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import SIZE, Optional, check
 from ldm.sampler.base import Sampler
@@ -202,10 +202,11 @@ class PromptGenerator(Generator):
         """See `Generator.prepare`."""
         # First, as it fails where the model does not have the mode.
         sizes = [self.mode.size_of(request, self.model) for request in requests]
+        readers = self.model.readers(self.guidance)
         for request in requests:
-            check_told(request, underlying_fields(self.model.conditioner.inputs), self.mode.gives)
+            check_told(request, fields_of(readers), self.mode.gives)
         requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
-        check_numbers(requests, self.model.conditioner)
+        check_numbers(requests, readers)
         if is_rank_zero():
             for cut in islice(self._cut(list(texts_of(requests))), MOST_WARNINGS):
                 log.warning(cut)
@@ -234,8 +235,8 @@ class PromptGenerator(Generator):
         """Yield what is cut away from texts that are too long, for the model and for models that guide it."""
         yield from cut_prompts(self.model.conditioner, texts)
         for reader in self.guidance.readers:
-            assert isinstance(reader, Conditioner)
-            yield from (f"of the model that guides: {warning}" for warning in cut_prompts(reader, texts))
+            if isinstance(reader, Conditioner):
+                yield from (f"of the model that guides: {warning}" for warning in cut_prompts(reader, texts))
 
 
 def far_from_training(sizes: Iterable[Size], model: LatentDiffusion) -> str | None:

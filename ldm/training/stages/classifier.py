@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ldm import checkpoint
-from ldm.classifier.caption_classifier import CaptionClassifier
+from ldm.classifier.base import NoisyClassifier
 from ldm.data.base import DataModule
 from ldm.options.arguments import command_name
 from ldm.task.base import Task
-from ldm.task.classifier import ClassifierTask
-from ldm.training.next_command import model_in, sample_command
+from ldm.task.classifier import TIMES, ClassifierTask
+from ldm.training.next_command import EXAMPLES, model_in, sample_command
 from ldm.training.stage import Stage
 from ldm.training.stages.latent import LatentStage
 
 
-class ClassifierStage(LatentStage[CaptionClassifier]):
+class ClassifierStage(LatentStage[NoisyClassifier]):
     """Trains a classifier in the latent space of the model that it shall guide. Its options are those of LatentStage."""
 
     model_file = checkpoint.CLASSIFIER_FILE
     measured_by = ("data.val*",)
-    panels: ClassVar = {"loss": ("train/loss", "val/loss"), "recall of words": ClassifierTask.metrics[1:]}
+    panels: ClassVar = {
+        "loss": ("train/loss", "val/loss"),
+        "recall of words": tuple(f"recall_{t}" for t in TIMES),
+        "accuracy of classes": tuple(f"accuracy_{t}" for t in TIMES),
+    }
 
     def check(self, earlier: Sequence[Stage[Task]]) -> None:
         """Check that the autoencoder of the model that is to be guided is given."""
@@ -32,7 +36,7 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
                 "autoencoder.ckpt=runs/txt2img, or train it first: python train.py experiment=txt2img"
             )
 
-    def make_latent_task(self, model: CaptionClassifier, config: dict[str, Any]) -> ClassifierTask:
+    def make_latent_task(self, model: NoisyClassifier, config: dict[str, Any]) -> ClassifierTask:
         """Make the task."""
         return ClassifierTask(model, config=config, **self.task_options())
 
@@ -48,5 +52,6 @@ class ClassifierStage(LatentStage[CaptionClassifier]):
         assert self.run.given_autoencoder is not None
         guided = "guidance=classifier", f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
         if (model := model_in(self.run.given_autoencoder)) is None:
-            return " ".join([command_name("sample"), "ckpt=RUN", *guided, 'prompt="..." n=4 seed=0'])
-        return sample_command(self.run, self.run.given_autoencoder, model, *guided)
+            told = (EXAMPLES[name] for name in self.task.inputs)
+            return " ".join([command_name("sample"), "ckpt=RUN", *guided, *told, "n=4 seed=0"])
+        return sample_command(self.run, self.run.given_autoencoder, model, *guided, also=self.task.inputs)
