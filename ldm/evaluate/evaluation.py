@@ -228,12 +228,14 @@ class ImageEvaluation:
     ) -> dict[str, Any]:
         """Return the plain values on which images depend, of a model and its own config."""
         sampler, chosen = self.config.get("sampler"), self.config.get("guidance")
+        guiding = [weights_hash("", network.state_dict()) for network in (guidance or model.guidance).networks]
         read = {*fields_of(model.readers(guidance)), *self.chosen.inputs}
         computed = computed_options(read, self._data_options(model.size)) if read & COMPUTED.keys() else {}
         return {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "sampler": own["sampler"] if sampler is None else resolved(sampler),
             "guidance": own["guidance"] if chosen is None else resolved(chosen),
+            **({"guided_by": guiding} if guiding else {}),
             "conditions": opened.fingerprint,
             **computed,
             **({"lora": list(map(str, self.loras))} if self.loras else {}),

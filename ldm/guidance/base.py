@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
+from torch import nn
+
 from ldm.autoencoder.derived import underlying_fields
 from ldm.conditioner.base import Reader
 from ldm.guidance.context import GuidanceContext
@@ -31,6 +33,11 @@ class Guidance(ABC):
     @property
     def readers(self) -> Sequence[Reader]:
         """Return what reads fields of the images, beside the model's own conditioner."""
+        return ()
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """Return the networks, beside the model's own, whose weights say what images come out."""
         return ()
 
     @abstractmethod
@@ -78,3 +85,8 @@ class NestedGuidance(Guidance, ABC):
     def readers(self) -> Sequence[Reader]:
         """Return the readers of the guidance on top of which it works."""
         return self.guidance.readers
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """Return those of its own parts that are networks, and the networks of the guidance on top of which it works."""
+        return (*(part for part in vars(self).values() if isinstance(part, nn.Module)), *self.guidance.networks)

@@ -1,11 +1,13 @@
 """A whole run of `experiment=label_classifier`, tiny, and what it guides: a model that is told no classes itself."""
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
 
-from ldm.checkpoint import load, load_autoencoder, load_classifier
+from ldm.checkpoint import load, load_autoencoder, load_classifier, read, save
 from ldm.generation.start import InterpolationStart
 from ldm.guidance.classifier import ClassifierGuidance
 from tests.conftest import forked
@@ -90,19 +92,19 @@ def test_sampling_by_the_command(classifier_run, tiny_run, tmp_path):
 
 
 def test_measuring_what_it_guides(classifier_run, tiny_run, tmp_path):
-    """The classes are read from the validation data, although the model reads captions alone."""
-    options = [
-        f"ckpt={tiny_run}",
-        f"out={tmp_path}/scores",
-        "num_images=4",
-        "sampler=ddim",
-        "sampler.steps=2",
-        "device=cpu",
-    ]
-    options += ["guidance=classifier", f"guidance.classifier.path={classifier_run}", "metric=offline"]
+    """The classes are read from the validation data, although the model reads captions alone; other weights, other images."""
+    path = shutil.copytree(classifier_run, tmp_path / "classifier") / "classifier.safetensors"
+    options = [f"ckpt={tiny_run}", f"out={tmp_path}/scores", "num_images=4", "sampler=ddim", "sampler.steps=2"]
+    options += ["device=cpu", "guidance=classifier", f"guidance.classifier.path={path}", "metric=offline"]
     forked("-m", "ldm.evaluate", *options)
     results = json.loads((tmp_path / "scores" / "results.json").read_text())
-    assert results["request"]["guidance"]["classifier"]["path"] == str(classifier_run)
+    assert len(results["request"]["guided_by"]) == 1
+    config, _ = read(path)
+    classifier = load_classifier(path)
+    classifier.head.bias[0] += 1.0
+    save(path, classifier, config)
+    text = forked("-m", "ldm.evaluate", *options, ok=False)
+    assert re.search("holds images of another request:\n  guided_by: ", text)
 
 
 def test_on_data_of_ones_own_the_number_of_classes_is_asked_for(tiny_run, tmp_path):
