@@ -67,7 +67,7 @@ class NoisyClassifier(nn.Module, ABC):
     @property
     @abstractmethod
     def reader(self) -> Reader:
-        """What reads the answers, and may learn from samples of them before training."""
+        """The part that reads the answers, and may learn from samples of them before training."""
 
     @classmethod
     @abstractmethod

@@ -18,7 +18,7 @@ from ldm.diffusion.timestep_sampler import TimestepSampler
 from ldm.options.rule import Whole, check
 
 
-class LabelReader(Reader):
+class Labels(Reader):
     """The classes of images, of which nothing has to be learned before training.
 
     Args:
@@ -63,15 +63,15 @@ class LabelClassifier(NoisyClassifier):
         num_classes: int,
         size: int | Sequence[int],
     ) -> None:
-        labels = LabelReader(num_classes)
+        labels = Labels(num_classes)
         super().__init__(
             autoencoder, network, schedule, timestep_sampler=timestep_sampler, outputs=num_classes, size=size
         )
         self.labels = labels
 
     @property
-    def reader(self) -> LabelReader:
-        """What reads the classes."""
+    def reader(self) -> Labels:
+        """The part that reads the classes."""
         return self.labels
 
     @classmethod

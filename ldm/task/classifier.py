@@ -33,7 +33,7 @@ class ClassifierTask(LatentTask[NoisyClassifier]):
 
     @property
     def reader(self) -> Reader:
-        """What reads the answers."""
+        """The part that reads the answers."""
         return self.model.reader
 
     @property

@@ -28,6 +28,9 @@ class Model:
         self.conditioner = SimpleNamespace(inputs=("caption",))
         self.made = []
 
+    def readers(self, guidance):
+        return (self.conditioner,)
+
     def sample(self, fields, *, seeds, batch_size, **_):
         assert len(fields["caption"]) == len(fields["geometry"]) == len(seeds) <= batch_size
         assert fields["geometry"].tolist() == [[2, 2, 0, 0, 2, 2]] * len(seeds), "of the asked size, not cropped"

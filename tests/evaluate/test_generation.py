@@ -17,8 +17,12 @@ from ldm.evaluate.protocol import Protocol
 from ldm.metric.reference_file import write_statistics
 from ldm.metric.statistics import Statistics
 from tests.conftest import ROOT
+from tests.guidance.models import Spelled
 
 FEW = PART + 6
+
+NEEDED = {"mlperf_sd": ["conditions.file=captions.tsv"], "cin256_guided": ["guidance.classifier.path=classifier"]}
+"""Protocol -> the options without which it has no meaning."""
 """Images of two parts, the second of which is not full."""
 
 OFFLINE = (
@@ -244,10 +248,16 @@ def test_another_request_and_mistakes_are_refused_before_anything_is_written(tin
         assert not (tmp_path / "new").exists()
 
 
+@pytest.fixture
+def classifier(monkeypatch):
+    """A classifier in the place of the file that `guidance=classifier` loads."""
+    monkeypatch.setattr("ldm.checkpoint.load_classifier", lambda path: Spelled())
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.usefixtures("classifier")
 def test_every_protocol_can_be_chosen_and_built(name):
-    needed = ["conditions.file=captions.tsv"] if name == "mlperf_sd" else []
-    config = compose("evaluate", [f"protocol={name}", "out=x", "ckpt=x", *needed])
+    config = compose("evaluate", [f"protocol={name}", "out=x", "ckpt=x", *NEEDED.get(name, ())])
     protocol = build(config.protocol)
     assert isinstance(protocol, Protocol)
     assert protocol.name == name
@@ -266,8 +276,9 @@ OTHERS = [(name, part) for name in PROTOCOLS for part in ("metric=offline", "sam
 
 
 @pytest.mark.parametrize(("name", "part"), OTHERS, ids=map("-".join, OTHERS))
+@pytest.mark.usefixtures("classifier")
 def test_a_part_of_a_protocol_can_be_exchanged(name, part):
-    needed = ["conditions.file=captions.tsv"] if name == "mlperf_sd" else []
+    needed = () if part.startswith("guidance=") and name == "cin256_guided" else NEEDED.get(name, ())
     config = compose("evaluate", [f"protocol={name}", "out=x", "ckpt=x", *needed, part])
     fit_parts(config)
     for key in ("sampler", "guidance"):
