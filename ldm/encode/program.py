@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ldm.batch import tensor_field
 from ldm.checkpoint import load_autoencoder
 from ldm.config import build, packages_of, resolved
+from ldm.cores import warn_of_busy_cores
 from ldm.data.cached_text import typed_fields
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.fields.all_captions import AllCaptionsReader
@@ -67,6 +68,7 @@ def main(config: DictConfig) -> None:
         conditioner.prepare(())
         conditioner.to(device).eval()
     vision = None if config.alignment is None else build(config.alignment.encoder).to(device)
+    warn_of_busy_cores(torch.device(device))
     encoder = LatentEncoder(
         autoencoder.to(device).eval(),
         flip=config.flip,

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from ldm import checkpoint
 from ldm.batch import Size, as_size, in_words
 from ldm.config import build, build_trusted, resolved
+from ldm.cores import warn_of_busy_cores
 from ldm.data.base import DataModule
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
 from ldm.evaluate.conditions import Conditions, OpenConditions
@@ -61,6 +62,7 @@ class ImageEvaluation:
         self.packages: list[str] = list(config.packages)
         self.place = Place.here()
         self.device = self.place.device(config.device)
+        warn_of_busy_cores(self.device)
         self.chosen = ChosenMetrics(config, run, self.packages)
         self.loras = chosen_loras(config.lora, config.lora_scale)
         self.batch_size: int = config.batch_size

@@ -17,6 +17,7 @@ from ldm.autoencoder.regularizer import Encoding
 from ldm.batch import as_size
 from ldm.checkpoint import AUTOENCODER_FILE, load_autoencoder
 from ldm.config import build, resolved
+from ldm.cores import warn_of_busy_cores
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count, known_by
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages, SpreadImages
@@ -194,11 +195,13 @@ class ReconstructionProtocol(Protocol):
         pairs = PairScores(autoencoder.regularizer, perceptual)
         request = {"model": weights_hash(repr(autoencoder), autoencoder.state_dict()), "images": images.fingerprint}
         folder = EvaluationFolder(out, RECONSTRUCTED, request)
+        device = place.device(config.device)
+        warn_of_busy_cores(device)
         work = ReconstructionWork(
             folder,
             place,
             images,
-            autoencoder.to(place.device(config.device)).eval(),
+            autoencoder.to(device).eval(),
             suites=suites,
             pairs=pairs,
             pairs_store=f"pairs-{known_by(options['perceptual'])}",

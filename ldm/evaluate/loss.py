@@ -16,6 +16,7 @@ from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Size, as_size, of_one_size
 from ldm.checkpoint import MODEL_FILE
 from ldm.config import build_trusted, class_of, resolved
+from ldm.cores import warn_of_busy_cores
 from ldm.data.base import DataModule
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.order.batch_sampler import spread
@@ -151,6 +152,7 @@ class LossProtocol(Protocol):
         place, packages = Place.here(), list(config.packages)
         check_folder(out, LOSS)
         loras, device = chosen_loras(config.lora, config.lora_scale), place.device(config.device)
+        warn_of_busy_cores(device)
         model, own = checkpoint.load_with_config(ckpt, device=device, packages=packages, loras=loras)
         options = data_options(config, run_config(ckpt), size=model.size, training=False)
         data: DataModule = build_trusted(options, packages)

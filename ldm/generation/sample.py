@@ -14,6 +14,7 @@ from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.tiles import TILE, Tiles
 from ldm.config import build, build_literally, resolved
+from ldm.cores import warn_of_busy_cores
 from ldm.generation.decoder import with_decoder
 from ldm.generation.folder import SampleFolder
 from ldm.generation.inputs import INPUTS
@@ -110,11 +111,13 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
     requests = mode.requests(config.n, config.seed)
     folder = SampleFolder(job_folder(config.out))
     folder.check(_inputs(config, requests))
-    parts = ConfigParts(config, _device(config))
+    device = _device(config)
+    parts = ConfigParts(config, device)
     generator = mode.generator(parts)
     requests = generator.prepare(requests)
     settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": mode.name, **parts.settings, **mode.settings()}
     settings = {name: value for name, value in settings.items() if value is not None}
+    warn_of_busy_cores(device)
     generate(generator, requests, folder, settings=settings, batch_size=config.batch_size)
     return requests, folder.path
 

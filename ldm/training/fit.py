@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ldm import checkpoint
 from ldm.callback.checkpoints import newest, step_of
@@ -61,7 +62,7 @@ def fit(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> None:
     with _ended_clearly(stage, first):
         doing = "continuing" if last else "training"
         log.info("%s %s on %s: %s", doing, stage.name, devices_of(trainer), stage.folder)
-        with _timed(stage.folder, trainer, last):
+        with _timed(stage.folder, trainer, last), logging_redirect_tqdm():  # messages above the bar, not behind it
             trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
         scores = stage.finish(trainer, data)
     if first.is_global_zero:
