@@ -18,7 +18,7 @@ from ldm.config import packages_of, resolved
 from ldm.files.whole import check_own_json, write_whole
 from ldm.options.arguments import command_name
 from ldm.options.rule import COUNT, FLAG, FRACTION, NOT_NEGATIVE, POSITIVE, Optional, Rule, check_all
-from ldm.options.sweep import typed_options
+from ldm.options.sweep import chosen_experiment, typed_options
 from ldm.plan.measure import measure_apart
 from ldm.plan.stage_plan import Machine, StagePlan, measured_rows, plan_stage
 from ldm.plan.workload import make_workload
@@ -69,7 +69,7 @@ def plan(config: DictConfig) -> list[StagePlan]:
     settings = resolved(config)
     check_all(settings, OPTIONS)
     check_groups(settings)
-    leave_out_leftovers(config, typed_options())
+    leave_out_leftovers(config, typed_options(), chosen_experiment())
     check_values(resolved(config))
     stages = todo(config)
     check_batches(stages, config.gpus)

@@ -21,7 +21,7 @@ from ldm.callback.signals import Preempted, Signals
 from ldm.config import build, is_rank_zero, resolved
 from ldm.data.base import DataModule
 from ldm.files.run_names import CONFIG_FILE
-from ldm.options.sweep import typed_options
+from ldm.options.sweep import chosen_experiment, typed_options
 from ldm.report.record import heard_warnings
 from ldm.task.base import Task
 from ldm.training.claim import Continuation, compare, run_output, take, trained_by
@@ -72,7 +72,11 @@ def train(config: DictConfig) -> float | None:
         ValueError: If something is wrong with the config, the data or the run folder, before anything is written.
     """
     check_groups(resolved(config))
-    leave_out_leftovers(config, typed_options())
+    left_out = leave_out_leftovers(config, typed_options(), chosen_experiment())
+    if left_out and is_rank_zero():
+        print(
+            f"left out of the experiment, since what was chosen in its place has no such option: {', '.join(left_out)}"
+        )
     settings = _settings(config)
     check_values(settings)
     with heard_warnings() as warnings_heard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,14 +27,19 @@ from ldm.training.options import SHARED
 from ldm.training.stage import Stage
 
 
-def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
+def leave_out_leftovers(config: DictConfig, typed: Sequence[str], experiment: str = "") -> list[str]:
     """Remove options for parts that a run does not have, which files like `debug/tiny.yaml` say in case it has them.
 
-    A callback that was left out stays null.
+    So are those removed that an experiment says for a part which the command line has exchanged. A callback that was left out
+    stays null.
 
     Args:
         config: The composed config, which is changed.
         typed: The options of the command line, for which there is no excuse.
+        experiment: Name of the experiment; "": there is none.
+
+    Returns:
+        The names of the experiment's options that were removed.
 
     Raises:
         ValueError: If such options were typed.
@@ -60,32 +66,39 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str]) -> None:
                 OmegaConf.select(config, parent)[last] = None
             else:
                 OmegaConf.select(config, parent).pop(last)
-    _leave_out_options(config, names)
+    for file in sorted((CONFIGS / "debug").glob("*.yaml")):
+        _leave_out_options(config, names, _said_by(file))
+    file = CONFIGS / "experiment" / f"{experiment}.yaml"
+    return _leave_out_options(config, names, _said_by(file)) if file.is_file() else []
 
 
-def _leave_out_options(config: DictConfig, typed: Sequence[str]) -> None:
-    """Remove options of parts that `debug/*.yaml` say for other classes of the same group, and these classes do not take."""
-    for option, value in _said_by_debug():
+def _leave_out_options(config: DictConfig, typed: Sequence[str], said: Mapping[str, Any]) -> list[str]:
+    """Remove options that a file says for other classes of the same group, and these classes do not take; return their names."""
+    left = []
+    for option, value in said.items():
         place, _, name = option.rpartition(".")
         part = OmegaConf.select(config, place) if place else None
-        if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_") or option in typed:
+        if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_"):
             continue
         if name in SHARED and place.rpartition(".")[0] == "stage":
             continue
-        if resolved(part).get(name) == value and not takes(part["_target_"], name):
+        if name not in part or takes(part["_target_"], name):
+            continue
+        if option in typed:
+            raise ValueError(f"{option} is no option of {part['_target_']}, which was chosen; leave it out")
+        if options_of(part)[name] == value:
+            left.append(option)
             with open_dict(config):
                 part.pop(name)
+    return left
 
 
 @cache
-def _said_by_debug() -> list[tuple[str, Any]]:
-    """Return the options of all files `debug/*.yaml` and their values."""
-    said: list[tuple[str, Any]] = []
-    for file in sorted((CONFIGS / "debug").glob("*.yaml")):
-        options = OmegaConf.load(file)
-        assert isinstance(options, DictConfig)
-        said += options_of(options).items()
-    return said
+def _said_by(file: Path) -> dict[str, Any]:
+    """Return all options of a file of configs and their values."""
+    options = OmegaConf.load(file)
+    assert isinstance(options, DictConfig)
+    return options_of(options)
 
 
 def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:
