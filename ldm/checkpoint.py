@@ -29,6 +29,7 @@ from ldm.interop.lora.chosen import ChosenLoRA, chosen_loras
 from ldm.interop.lora.merging import merged
 from ldm.interop.pickled import holds_stand_in, read_pickled
 from ldm.interop.reading import is_foreign, read_foreign
+from ldm.interop.textual_inversion import LearnedWord, read_words, teach
 from ldm.model import LatentDiffusion
 from ldm.nn.uninitialized import Uninitialized
 from ldm.optim.divergence import check_finite
@@ -74,6 +75,7 @@ def load(
     device: str | torch.device = "cpu",
     packages: Sequence[str] = ("ldm",),
     loras: Mapping[str | Path, float] | None = None,
+    textual_inversions: Sequence[str | Path] = (),
 ) -> LatentDiffusion:
     """Load a latent diffusion model for sampling.
 
@@ -82,6 +84,7 @@ def load(
         device: The device of the model.
         packages: Packages whose classes the file may name; add your own if you trained with them.
         loras: LoRA file of any program, which is merged into the weights -> its strength; 1 is as it was trained.
+        textual_inversions: Files of words that were learned by textual inversion, which prompts can have from now on.
 
     Returns:
         The model in evaluation mode.
@@ -91,7 +94,8 @@ def load(
         FileNotFoundError: If there is no finished model, or no such LoRA.
     """
     chosen = chosen_loras(list(loras), list(loras.values())) if loras else ()
-    return load_with_config(path, device=device, packages=packages, loras=chosen)[0]
+    words = read_words(textual_inversions)
+    return load_with_config(path, device=device, packages=packages, loras=chosen, words=words)[0]
 
 
 def load_with_config(
@@ -100,6 +104,7 @@ def load_with_config(
     device: str | torch.device = "cpu",
     packages: Sequence[str] = ("ldm",),
     loras: Sequence[ChosenLoRA] = (),
+    words: Sequence[LearnedWord] = (),
 ) -> tuple[LatentDiffusion, dict[str, Any]]:
     """Load a latent diffusion model as `load` does, and the config that builds it."""
     file = find(path)
@@ -109,6 +114,7 @@ def load_with_config(
         raise ValueError(
             f"{path} holds {type(model).__name__}, not a latent diffusion model; {_where_a_model_is(file, model)}"
         )
+    teach(model.conditioner, words)
     return model.to(device).eval(), config
 
 

@@ -229,6 +229,8 @@ def test_sampling_commands_run(line, tiny_run, tmp_path):
         checkpoints.write_yaml(tmp_path / "v1-5-pruned-emaonly.yaml")
         checkpoints.tokenizer(tmp_path / "tokenizer")
         places["=v1-5-pruned"] = f"={tmp_path}/v1-5-pruned"
+    save_file({"emb_params": torch.ones(2, 64)}, tmp_path / "toy.safetensors")
+    places["=toy.safetensors"] = f"={tmp_path}/toy.safetensors"
     for name in LORAS:
         layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
         matrices = {"lora_down": torch.ones(2, 64), "lora_up": torch.ones(32, 2)}

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, CLIPTextModel, T5EncoderModel
 
 from ldm.batch import Condition, Fields
 from ldm.conditioner.base import on_device, tensor_to_text, text_to_tensor
+from ldm.conditioner.learned_words import LearnedWords
 from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
@@ -71,6 +72,7 @@ class HuggingFaceConditioner(TextConditioner):
         self.mask_padding = mask_padding
         self.layer = layer
         self.pad_token = pad_token
+        self.words = LearnedWords()
         self.tokenizer: Tokenizer | None = None
         self.encoder: nn.Module | None = None
 
@@ -147,10 +149,26 @@ class HuggingFaceConditioner(TextConditioner):
         self._adopt_tokenizer(tokenizer, 0, WORDLESS)
         return True
 
+    @property
+    def input_width(self) -> int:
+        """Length of the vectors that the encoder takes for tokens."""
+        return int(self._parts()[1].get_input_embeddings().embedding_dim)  # type: ignore[operator]
+
+    def add_word(self, word: str, vectors: Tensor) -> None:
+        """Learn a word; see `TextConditioner.add_word`."""
+        tokenizer, encoder = self._parts()
+        tokens = self.words.add(word, len(vectors))
+        tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+        numbers = [number for token in tokens if (number := tokenizer.token_to_id(token)) is not None]
+        size = max(encoder.config.vocab_size, max(numbers) + 1)  # type: ignore[union-attr,type-var]
+        encoder.resize_token_embeddings(size, mean_resizing=False).requires_grad_(False)  # type: ignore[operator]
+        weight = encoder.get_input_embeddings().weight  # type: ignore[operator]
+        weight.data[numbers] = vectors.to(weight)
+
     def encode_captions(self, captions: Sequence[str]) -> Condition:
         """Return the condition of captions `(B,)`: tokens `(B, L, width)` and perhaps a mask `(B, L)`."""
         tokenizer, encoder = self._parts()
-        encodings = encode_texts(tokenizer, captions)
+        encodings = encode_texts(tokenizer, self.words.spelled(captions))
         device = next(encoder.parameters()).device
         ids = on_device(torch.tensor([encoding.ids for encoding in encodings]), device)
         mask = None
@@ -162,7 +180,7 @@ class HuggingFaceConditioner(TextConditioner):
 
     def overflow(self, captions: Sequence[str]) -> list[str]:
         """Return the end of each caption that is cut away; "" where the whole caption fits."""
-        return overflow(self._parts()[0], captions)
+        return self.words.read(overflow(self._parts()[0], self.words.spelled(captions)))
 
     @property
     def frozen_hash(self) -> str:

@@ -43,6 +43,23 @@ class TextConditioner(SingleConditioner):
     def frozen_hash(self) -> str | None:
         """Name what a frozen encoder gives, so that it can be cached; None for one that is trained."""
 
+    @property
+    def input_width(self) -> int | None:
+        """Length of the vectors that `add_word` takes; None for an encoder that learns no words."""
+        return None
+
+    def add_word(self, word: str, vectors: Tensor) -> None:
+        """Learn a word by the vectors that the encoder takes in its place (textual inversion).
+
+        Args:
+            word: The word, as captions have it, in letters of any case.
+            vectors: One vector or more, `(n, input_width)`.
+
+        References:
+            Gal et al., 2022, arXiv:2208.01618.
+        """
+        raise NotImplementedError
+
     def encode(self, fields: Fields, dropped: Tensor) -> Condition:
         """Return the condition for B images; nothing is said of those that are `dropped`, `(B,)` bool."""
         if "text_tokens" in fields:

@@ -13,16 +13,18 @@ from omegaconf import DictConfig
 from ldm import checkpoint
 from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.tiles import TILE, Tiles
+from ldm.conditioner.learned_words import pattern_of
 from ldm.config import build, build_literally, resolved
 from ldm.cores import warn_of_busy_cores
 from ldm.generation.decoder import with_decoder
 from ldm.generation.folder import SampleFolder
 from ldm.generation.inputs import INPUTS
 from ldm.generation.mode.base import Mode, ModeParts, PromptMode
-from ldm.generation.request import SampleRequest
+from ldm.generation.request import SampleRequest, texts_of
 from ldm.generation.writer import generate
 from ldm.guidance.base import Guidance
 from ldm.interop.lora.chosen import chosen_loras
+from ldm.interop.textual_inversion import read_words
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SEED, Rule, check
 from ldm.options.sweep import job_folder
@@ -50,7 +52,12 @@ class ConfigParts(ModeParts):
         """See `ModeParts.model`."""
         packages = self.config.packages
         loras = chosen_loras(self.config.lora, self.config.lora_scale)
-        model, _ = checkpoint.load_with_config(self.config.ckpt, device=self.device, packages=packages, loras=loras)
+        words = read_words(self.config.textual_inversion)
+        model, _ = checkpoint.load_with_config(
+            self.config.ckpt, device=self.device, packages=packages, loras=loras, words=words
+        )
+        if words:
+            self.settings["textual_inversion"] = resolved(self.config.textual_inversion)
         if loras:
             self.settings |= {name: resolved(self.config)[name] for name in ("lora", "lora_scale")}
         if self.config.decoder is not None:
@@ -60,10 +67,11 @@ class ConfigParts(ModeParts):
     def autoencoder(self) -> Autoencoder:
         """See `ModeParts.autoencoder`."""
         packages = self.config.packages
-        if self.config.lora is not None:
-            raise ValueError(
-                f"lora={self.config.lora} would change nothing: this mode asks the autoencoder alone; leave it out"
-            )
+        for name in ("lora", "textual_inversion"):
+            if self.config[name] is not None:
+                raise ValueError(
+                    f"{name}={self.config[name]} would change nothing: this mode asks the autoencoder alone; leave it out"
+                )
         autoencoder, _ = checkpoint.load_autoencoder(self.config.ckpt, packages=packages)
         if self.config.decoder is not None:
             autoencoder = with_decoder(autoencoder, self.config.decoder, packages=packages)
@@ -109,6 +117,7 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
             f"{' and '.join(told)} would change nothing with mode={mode.name}; leave {'it' if len(told) == 1 else 'them'} out"
         )
     requests = mode.requests(config.n, config.seed)
+    _check_words(config, requests)
     folder = SampleFolder(job_folder(config.out))
     folder.check(_inputs(config, requests))
     device = _device(config)
@@ -132,6 +141,17 @@ def _check(config: DictConfig) -> None:
     chosen_loras(config.lora, config.lora_scale)
     if isinstance(config.packages, str):
         raise ValueError(f"packages is a list; say packages=[ldm,{config.packages}]")
+
+
+def _check_words(config: DictConfig, requests: Sequence[SampleRequest]) -> None:
+    """Raise ValueError where a learned word is in none of the texts."""
+    texts = list(texts_of(requests))
+    for word in read_words(config.textual_inversion):
+        if not any(pattern_of(word.word).search(text) for text in texts):
+            raise ValueError(
+                f"textual_inversion={word.file} would change nothing: its word {word.word!r} is in no prompt; write it into "
+                "prompt= or negative=, or leave the file out"
+            )
 
 
 def _inputs(config: DictConfig, requests: Sequence[SampleRequest]) -> Iterator[tuple[str, str]]:

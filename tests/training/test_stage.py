@@ -140,7 +140,9 @@ def test_what_is_left_over_is_no_option_unless_it_was_typed():
     assert "source" not in config.data
     config = compose("train", [*TINY, "autoencoder.network._target_=ldm.nn.blocks.Downsample"])
     assert "blocks" in config.autoencoder.network
-    with pytest.raises(ValueError, match=r"autoencoder.network.groups is no option of ldm.nn.blocks.Downsample, which was"):
+    with pytest.raises(
+        ValueError, match=r"autoencoder.network.groups is no option of ldm.nn.blocks.Downsample, which was"
+    ):
         leave_out_leftovers(config, ["autoencoder.network.groups=4"])
     leave_out_leftovers(config, [])
     assert "blocks" not in config.autoencoder.network, "debug=tiny says it for the network of KL autoencoders"
