@@ -18,7 +18,7 @@ from ldm.callback.signals import DIVERGED, STOP, Preempted, Signals, leave_signa
 from ldm.callback.steps import StepCounter
 from ldm.callback.writer import draft_of
 from ldm.optim.divergence import NEVER, WEIGHTS, Diverged, Watch, all_finite, code_of, fault_of
-from ldm.processes import check_same
+from ldm.processes.ranks import check_same
 
 log = logging.getLogger(__name__)
 

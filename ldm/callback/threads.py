@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from ldm.cores import OtherPrograms, room, threads_are_chosen
+from ldm.processes.cores import OtherPrograms, room, threads_are_chosen
 
 log = logging.getLogger(__name__)
 

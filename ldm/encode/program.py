@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from ldm.batch import tensor_field
 from ldm.checkpoint import load_autoencoder
 from ldm.config import build, packages_of, resolved
-from ldm.cores import warn_of_busy_cores
 from ldm.data.cached_text import typed_fields
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.fields.all_captions import AllCaptionsReader
@@ -28,6 +27,7 @@ from ldm.encode.precision import FULL, PRECISIONS, LatentComparison, compare_pre
 from ldm.files.tensors import DTYPES
 from ldm.options.arguments import quoted
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
+from ldm.processes.cores import warn_of_busy_cores
 
 NOT_IMAGES = "what is encoded are images with an index: data=shards, data=icons or data=openmoji"
 

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from ldm import checkpoint
 from ldm.batch import Size, as_size, in_words
 from ldm.config import build, build_trusted, resolved
-from ldm.cores import warn_of_busy_cores
 from ldm.data.base import DataModule
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
 from ldm.evaluate.conditions import Conditions, OpenConditions
@@ -38,6 +37,7 @@ from ldm.metric.statistics import Reference
 from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
 from ldm.pretrained.vision import weights_hash
+from ldm.processes.cores import warn_of_busy_cores
 from ldm.sampler.base import Sampler
 
 log = logging.getLogger(__name__)

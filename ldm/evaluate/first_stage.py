@@ -17,7 +17,6 @@ from ldm.autoencoder.regularizer import Encoding
 from ldm.batch import as_size
 from ldm.checkpoint import AUTOENCODER_FILE, load_autoencoder
 from ldm.config import build, resolved
-from ldm.cores import warn_of_busy_cores
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count, known_by
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages, SpreadImages
@@ -37,6 +36,7 @@ from ldm.metric.suite import MetricSuite
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 from ldm.pretrained.precision import without_tf32
 from ldm.pretrained.vision import weights_hash
+from ldm.processes.cores import warn_of_busy_cores
 
 log = logging.getLogger(__name__)
 

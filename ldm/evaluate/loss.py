@@ -16,7 +16,6 @@ from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Size, as_size, of_one_size
 from ldm.checkpoint import MODEL_FILE
 from ldm.config import build_trusted, class_of, resolved
-from ldm.cores import warn_of_busy_cores
 from ldm.data.base import DataModule
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.order.batch_sampler import spread
@@ -35,6 +34,7 @@ from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 from ldm.pretrained.precision import without_tf32
 from ldm.pretrained.vision import weights_hash
+from ldm.processes.cores import warn_of_busy_cores
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.autoencoder.tiles import TILE, Tiles
 from ldm.conditioner.learned_words import pattern_of
 from ldm.config import build, build_literally, resolved
-from ldm.cores import warn_of_busy_cores
 from ldm.generation.decoder import with_decoder
 from ldm.generation.folder import SampleFolder
 from ldm.generation.inputs import INPUTS
@@ -28,6 +27,7 @@ from ldm.interop.textual_inversion import read_words
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SEED, Rule, check
 from ldm.options.sweep import job_folder
+from ldm.processes.cores import warn_of_busy_cores
 from ldm.sampler.base import Sampler
 
 RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT, "tile": TILE}

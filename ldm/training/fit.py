@@ -25,7 +25,7 @@ from ldm.data.base import DataModule
 from ldm.files.whole import write_whole
 from ldm.logger.numbered import number_by
 from ldm.optim.divergence import Diverged
-from ldm.processes import agreed_file
+from ldm.processes.ranks import agreed_file
 from ldm.task.base import Task
 from ldm.training.advice import advice
 from ldm.training.stage import Stage

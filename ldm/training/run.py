@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from ldm import processes
 from ldm.autoencoder.derived import underlying_fields
 from ldm.callback.checkpoints import newest
 from ldm.callback.signals import Preempted, Signals
@@ -22,6 +21,7 @@ from ldm.config import build, is_rank_zero, resolved
 from ldm.data.base import DataModule
 from ldm.files.run_names import CONFIG_FILE
 from ldm.options.sweep import chosen_experiment, typed_options
+from ldm.processes import ranks
 from ldm.report.record import heard_warnings
 from ldm.task.base import Task
 from ldm.training.claim import Continuation, compare, run_output, take, trained_by
@@ -107,7 +107,7 @@ def _train(config: DictConfig, settings: dict[str, Any], heard: Sequence[str]) -
             print(preempted)
             raise SystemExit(128 + signal.SIGTERM) from None
     for stage in stages:
-        processes.appears(stage.results_file)  # to all processes; the first has written it
+        ranks.appears(stage.results_file)  # to all processes; the first has written it
     if is_rank_zero():
         report(run.folder, stages, new=bool(todo))
     return score([stage.read_results() for stage in stages], config.optimized_metric)
@@ -166,10 +166,10 @@ def _train_stages(
         if is_rank_zero():
             newest(stage.checkpoints)  # what it cannot go on from is said here
     with run_output(run.folder).lock() if is_rank_zero() else nullcontext():
-        processes.start(first, str(config.trainer.strategy))
+        ranks.start(first, str(config.trainer.strategy))
         try:
-            processes.check_shared(first, run.folder)
-            processes.check_same(first, "the configuration", trained_by(settings, stages))
+            ranks.check_shared(first, run.folder)
+            ranks.check_same(first, "the configuration", trained_by(settings, stages))
             if is_rank_zero():
                 take(run.folder, settings, _made_anew(todo, again, measured=config.validate_only))
                 begin_record(run.folder, config, stages, processes=first.world_size)
@@ -185,7 +185,7 @@ def _train_stages(
                         _take_from(todo[:place], stage, first)
                         fit(stage, data, first)
         except BaseException:
-            processes.end(first)
+            ranks.end(first)
             raise
         finally:
             if is_rank_zero():
@@ -202,7 +202,7 @@ def _take_from(earlier: Sequence[Stage[Task]], stage: Stage[Task], first: pl.Tra
     """Give a stage the models that it builds on and that earlier stages have just finished."""
     for before in earlier:
         if before.model_file in stage.builds_on:
-            file = processes.agreed_file(first, before.file)
+            file = ranks.agreed_file(first, before.file)
             assert file is not None
             stage.take(file)
 

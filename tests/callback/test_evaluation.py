@@ -16,8 +16,8 @@ from ldm.metric.reference_file import cached_reference
 from ldm.metric.statistics import Reference, Statistics
 from ldm.metric.suite import MetricSuite
 from tests.metric.test_metric import Pixels
+from tests.processes.test_ranks import connected
 from tests.ranks import on_two_ranks
-from tests.test_processes import connected
 
 
 class Model:

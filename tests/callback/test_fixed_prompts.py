@@ -13,8 +13,8 @@ from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.training.run import train
 from ldm.training.validate import check_prompts
 from tests.conftest import forked, scramble
+from tests.processes.test_ranks import connected
 from tests.ranks import on_two_ranks
-from tests.test_processes import connected
 from tests.training.stages import built, composed
 
 TINY = ["debug=tiny", "trainer=cpu"]

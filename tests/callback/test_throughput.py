@@ -14,8 +14,8 @@ from ldm.callback.writer import CheckpointWriter
 from ldm.data import loader
 from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.loader import Loader
+from tests.processes.test_ranks import connected
 from tests.ranks import on_two_ranks
-from tests.test_processes import connected
 
 COMPUTING, WAITING, VALIDATING = 3.0, 1.0, 100.0
 """Seconds for a batch, for its data, and for a validation batch."""

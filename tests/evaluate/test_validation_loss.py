@@ -15,8 +15,8 @@ from ldm.task.diffusion import DiffusionTask
 from tests.conditioner.small import rows
 from tests.conftest import scramble
 from tests.diffusion.networks import Says
+from tests.processes.test_ranks import connected
 from tests.ranks import on_two_ranks
-from tests.test_processes import connected
 from tests.training.stages import composed
 
 COUNT = 40

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
-from ldm import cores
-from ldm.cores import OtherPrograms, room, warn_of_busy_cores
+from ldm.processes import cores
+from ldm.processes.cores import OtherPrograms, room, warn_of_busy_cores
 
 Times = namedtuple("Times", ["user", "nice", "system", "idle", "iowait", "steal", "guest"])
 Own = namedtuple("Own", ["user", "system", "children_user", "children_system"])

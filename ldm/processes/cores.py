@@ -20,13 +20,13 @@ LOOK = 0.3
 
 
 class OtherPrograms:
-    """How many cores other programs use, on average since the last look. Processes that this one has started are no others."""
+    """Counts the cores that other programs use. What this program has started is its own."""
 
     def __init__(self) -> None:
         self._seen = _used()
 
     def cores(self) -> float:
-        """Look: return the number of cores, at least 0, since the last look or since this was made."""
+        """Look: return the number of cores, on average since the last look, or since this was made."""
         now = _used()
         (time_before, all_before, own_before), (time_now, all_now, own_now) = self._seen, now
         self._seen = now

@@ -11,23 +11,23 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ldm import processes
 from ldm.callback.checkpoints import Checkpoints
 from ldm.conditioner.transformer import TransformerConditioner
+from ldm.processes import ranks
 from tests.ranks import on_two_ranks
 from tests.training.stages import composed, stages
 
 
 def connected():
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
-    processes.start(trainer, "ddp")
+    ranks.start(trainer, "ddp")
     return trainer
 
 
 def test_folders_that_are_not_shared_are_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "PATIENCE", 0.5)
     (first, text), (second, other) = on_two_ranks(
-        lambda rank: processes.check_shared(connected(), tmp_path / str(rank) / "runs" / "x")
+        lambda rank: ranks.check_shared(connected(), tmp_path / str(rank) / "runs" / "x")
     )
     assert "ValueError: 1 of 2 processes do not see the run folder of the first" in text
     assert "paths.runs_dir=FOLDER" in text
@@ -37,14 +37,14 @@ def test_folders_that_are_not_shared_are_said_before_anything_is_written(tmp_pat
 
 
 def test_a_shared_folder_is_made_once_and_nothing_stays_in_it(tmp_path):
-    results = on_two_ranks(lambda rank: processes.check_shared(connected(), tmp_path / "runs" / "x"))
+    results = on_two_ranks(lambda rank: ranks.check_shared(connected(), tmp_path / "runs" / "x"))
     assert [code for code, _ in results] == [0, 0], results
     assert not list((tmp_path / "runs" / "x").iterdir())
 
 
 def test_what_differs_between_processes_is_named_by_each(tmp_path):
     (first, text), (_, other) = on_two_ranks(
-        lambda rank: processes.check_same(connected(), "the configuration", {"seed": rank, "steps": 5})
+        lambda rank: ranks.check_same(connected(), "the configuration", {"seed": rank, "steps": 5})
     )
     assert first == 1
     assert "the configuration is not the same in 1 of 2 processes as in the first" in text
@@ -59,8 +59,8 @@ def test_all_go_on_from_the_file_that_the_first_has_chosen(tmp_path):
         trainer = connected()
         if rank == 0:
             file.touch()
-        assert processes.agreed_file(trainer, file if rank == 0 else None) == file
-        assert processes.agreed_file(trainer, None if rank == 0 else file) is None
+        assert ranks.agreed_file(trainer, file if rank == 0 else None) == file
+        assert ranks.agreed_file(trainer, None if rank == 0 else file) is None
 
     results = on_two_ranks(work)
     assert [code for code, _ in results] == [0, 0], results
@@ -68,7 +68,7 @@ def test_all_go_on_from_the_file_that_the_first_has_chosen(tmp_path):
 
 def test_a_chosen_file_that_does_not_come_ends_all(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "PATIENCE", 0.3)
-    (_, text), _ = on_two_ranks(lambda rank: processes.agreed_file(connected(), tmp_path / "gone.ckpt"))
+    (_, text), _ = on_two_ranks(lambda rank: ranks.agreed_file(connected(), tmp_path / "gone.ckpt"))
     assert "ValueError: 2 of 2 processes do not see" in text
 
 
@@ -77,22 +77,22 @@ def test_a_file_may_appear_late(tmp_path):
         time.sleep(0.5)
         (tmp_path / "late").touch()
         os._exit(0)
-    assert processes.appears(tmp_path / "late")
+    assert ranks.appears(tmp_path / "late")
     os.waitpid(child, 0)
 
 
 def test_one_process_agrees_with_itself(tmp_path):
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    processes.start(trainer, "auto")
-    processes.check_shared(trainer, tmp_path / "x")
-    processes.check_same(trainer, "all", {"a": 1})
-    assert processes.agreed_file(trainer, tmp_path) == tmp_path
+    ranks.start(trainer, "auto")
+    ranks.check_shared(trainer, tmp_path / "x")
+    ranks.check_same(trainer, "all", {"a": 1})
+    assert ranks.agreed_file(trainer, tmp_path) == tmp_path
 
 
 def test_processes_that_start_in_the_middle_are_refused():
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match="trainer.strategy=ddp_spawn starts processes in a way"):
-        processes.start(trainer, "ddp_spawn")
+        ranks.start(trainer, "ddp_spawn")
 
 
 def test_processes_that_were_started_are_killed(tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_processes_that_were_started_are_killed(tmp_path, monkeypatch):
         with suppress(BaseException):
             trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
             trainer.strategy.launcher.launch(lambda: None, trainer=trainer)
-            processes.end(trainer)
+            ranks.end(trainer)
             _, status = os.wait()
             code = int(os.waitstatus_to_exitcode(status) != -signal.SIGKILL)
         os._exit(code)
