@@ -25,7 +25,7 @@ def connected():
 
 
 def test_folders_that_are_not_shared_are_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "PATIENCE", 0.5)
+    monkeypatch.setattr(ranks, "PATIENCE", 0.5)
     (first, text), (second, other) = on_two_ranks(
         lambda rank: ranks.check_shared(connected(), tmp_path / str(rank) / "runs" / "x")
     )
@@ -67,7 +67,7 @@ def test_all_go_on_from_the_file_that_the_first_has_chosen(tmp_path):
 
 
 def test_a_chosen_file_that_does_not_come_ends_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "PATIENCE", 0.3)
+    monkeypatch.setattr(ranks, "PATIENCE", 0.3)
     (_, text), _ = on_two_ranks(lambda rank: ranks.agreed_file(connected(), tmp_path / "gone.ckpt"))
     assert "ValueError: 2 of 2 processes do not see" in text
 
