@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from ldm.processes.cores import OtherPrograms, room, threads_are_chosen
+from ldm.processes.cores import OtherPrograms, own_cores, room, threads_are_chosen
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +59,6 @@ class Threads(pl.Callback):
             self._now = self._found
             torch.set_num_threads(self._now)
             log.info(
-                f"step {trainer.global_step}: other programs use {used:.1f} of the {os.cpu_count()} cores; from now on it trains "
-                f"with {self._now} thread{'s' if self._now > 1 else ''}"
+                f"step {trainer.global_step}: other programs use {used:.1f} of the {len(own_cores())} cores; from now on "
+                f"it trains with {self._now} thread{'s' if self._now > 1 else ''}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 import psutil
@@ -13,7 +14,7 @@ import torch
 log = logging.getLogger(__name__)
 
 IDLE = ("idle", "iowait", "steal", "guest", "guest_nice")
-"""Times of a CPU in which no program of this machine computes, and those that others of its times hold already."""
+"""Times of a core in which no program of this machine computes, and those that others of its times hold already."""
 
 LOOK = 0.3
 """Seconds for which a program looks at the machine before it begins long work."""
@@ -36,7 +37,13 @@ class OtherPrograms:
 
 def room(threads: int, others: float) -> int:
     """Return how many of some threads there is a core for, at least one, while other programs use some cores."""
-    return max(1, min(threads, round((os.cpu_count() or 1) - others)))
+    return max(1, min(threads, round(len(own_cores()) - others)))
+
+
+def own_cores() -> list[int]:
+    """Return the numbers of the cores that this program may use: all of the machine, unless it was given some of them."""
+    given = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return sorted(given(0)) if given is not None else list(range(os.cpu_count() or 1))
 
 
 def threads_are_chosen() -> bool:
@@ -61,17 +68,22 @@ def warn_of_busy_cores(device: torch.device) -> None:
     used = others.cores()
     if (fit := room(threads, used)) < threads:
         log.warning(
-            f"other programs use {used:.1f} of the {os.cpu_count()} cores, and {threads} threads, which wait for one another, "
+            f"other programs use {used:.1f} of the {len(own_cores())} cores, and {threads} threads, which wait for one another, "
             f"may need several times as long as {fit}; OMP_NUM_THREADS={fit} before the command takes as many"
         )
 
 
 def _used() -> tuple[float, float, float]:
-    """Return the time, and the seconds for which cores have computed: for all programs, and for this one and its children."""
-    times = psutil.cpu_times()._asdict()
+    """Return the time, and the seconds for which the cores have computed: for all programs, and for this one and its children."""
+    times, cores = psutil.cpu_times(percpu=True), own_cores()
+    busy = sum(_busy(times[core]._asdict()) for core in cores if core < len(times))
     own = psutil.Process()
     mine = sum(own.cpu_times()[:4])  # with those of children that have ended
     for child in own.children(recursive=True):
         with suppress(psutil.Error):
             mine += sum(child.cpu_times()[:4])
-    return time.monotonic(), sum(times.values()) - sum(times.get(name, 0.0) for name in IDLE), mine
+    return time.monotonic(), busy, mine
+
+
+def _busy(times: Mapping[str, float]) -> float:
+    return sum(times.values()) - sum(times.get(name, 0.0) for name in IDLE)

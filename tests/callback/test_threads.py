@@ -14,7 +14,7 @@ def world(monkeypatch):
     """A machine of four cores, its clock, and the threads of torch."""
     state = SimpleNamespace(now=0.0, others=0.0, threads=4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: state.threads)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: setattr(state, "threads", number))
     monkeypatch.setattr(threads.time, "monotonic", lambda: state.now)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ldm.processes import cores
-from ldm.processes.cores import OtherPrograms, room, warn_of_busy_cores
+from ldm.processes.cores import OtherPrograms, own_cores, room, warn_of_busy_cores
 
 Times = namedtuple("Times", ["user", "nice", "system", "idle", "iowait", "steal", "guest"])
 Own = namedtuple("Own", ["user", "system", "children_user", "children_system"])
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Machine:
-    """A machine of four cores; `pass_time` moves its counters."""
+    """A machine of four cores, and a fifth one that this program may not use; `pass_time` moves its counters."""
 
     def __init__(self):
         self.now, self.all, self.own, self.children = 100.0, [50.0] * 7, [5.0] * 4, [[1.0] * 4]
@@ -31,6 +31,10 @@ class Machine:
         self.all[0] += (others + own) * seconds
         self.all[2] += child * seconds
         self.all[3] += (4 - others - own - child) * seconds
+
+    def cores(self, percpu):
+        """The counters as psutil has them: all that is done is done on the first core, the last one is busy all the time."""
+        return [Times(*self.all), *[Times(*[1.0] * 7)] * 3, Times(self.now, *[0.0] * 6)]
 
     def end_child(self):
         """Let the child process end: from now on its parent's counters have its time."""
@@ -51,9 +55,9 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     made = Machine()
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(cores, "psutil", SimpleNamespace(
-        Error=psutil.Error, cpu_times=lambda: Times(*made.all), Process=made.process))  # fmt: skip
+        Error=psutil.Error, cpu_times=made.cores, Process=made.process))  # fmt: skip
     monkeypatch.setattr(cores, "time", SimpleNamespace(monotonic=lambda: made.now, sleep=made.pass_time))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
@@ -74,7 +78,13 @@ def test_others_are_all_but_the_process_and_what_it_has_started(machine):
 def test_this_machine_can_be_looked_at():
     others = OtherPrograms()
     sum(range(10**6))
-    assert 0 <= others.cores() <= 2 * os.cpu_count()
+    assert 0 <= others.cores() <= 2 * len(own_cores())
+    assert 1 <= len(own_cores()) <= os.cpu_count()
+
+
+def test_without_a_choice_of_cores_all_are_ones_own(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert own_cores() == list(range(os.cpu_count()))
 
 
 @pytest.mark.parametrize(("others", "fit"), [(0, 4), (0.3, 4), (0.7, 3), (1, 3), (2.2, 2), (4, 1), (9, 1)])
