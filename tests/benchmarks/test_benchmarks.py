@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ldm.config import build, compose
-from tests.benchmarks import latents, loader, objectives, startup, threads, toolbox
+from tests.benchmarks import latents, loader, objectives, peer, startup, threads, toolbox
 from tests.conftest import ROOT, forked
 
 
@@ -32,6 +32,13 @@ def test_startup(monkeypatch):
     monkeypatch.setattr(startup, "PROGRAMS", ("-c 'import ldm'",))
     assert startup.seconds(["-c", "import ldm, sys; assert not {'torch', 'hydra'} & sys.modules.keys()"]) > 0
     assert startup.first_step("debug=tiny", "trainer=cpu") > 0
+
+
+def test_peer(capsys):
+    peer.compare(peer.SHAPES["tiny"], 2, device="cpu", precision="fp32", mode=None, rounds=1)
+    text = capsys.readouterr().out
+    assert "2 images, 0." in text
+    assert "diffusers" in text
 
 
 @pytest.mark.e2e
