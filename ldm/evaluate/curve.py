@@ -44,6 +44,7 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     told = None not in steps
     places = [step or 0 for step in steps] if told else range(len(results))
     rows = sorted(zip(places, results, strict=True), key=lambda row: row[0])
+    lines = _lines(rows) if told else {"": rows}
     names = list(dict.fromkeys(name for result in results for name in result["scores"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -52,12 +53,16 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
         writer.writerow([place, result["of"], result["count"], *(result["scores"].get(name) for name in names)])
     write_whole(folder / CURVE, text.getvalue())
     columns = min(COLUMNS, len(names))
-    lines = -(-len(names) // columns)
-    figure = Figure(figsize=(4 * columns, 3.2 * lines), layout="constrained")
+    height = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * height), layout="constrained")
     for panel, name in enumerate(names, 1):
-        axes = figure.add_subplot(lines, columns, panel)
+        axes = figure.add_subplot(height, columns, panel)
+        for label, line in lines.items():
+            values = [result["scores"].get(name) for _, result in line]
+            axes.plot([place for place, _ in line], values, marker="o", clip_on=False, label=label)
         values = [result["scores"].get(name) for _, result in rows]
-        axes.plot([place for place, _ in rows], values, marker="o", clip_on=False)
+        if len(lines) > 1:
+            axes.legend(fontsize="small")
         axes.set_title(name)
         axes.set_xlabel("step" if told else "place of the checkpoint")
         axes.grid(alpha=0.3)
@@ -65,6 +70,15 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     draft = folder / f".{PICTURE}.{os.getpid()}"
     figure.savefig(draft, dpi=110, format="png", metadata={KEY: PROGRAM})
     draft.replace(folder / PICTURE)
+
+
+def _lines(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
+    """Return the checkpoints of each folder, in the order of their steps, by that part of its path which tells it from others."""
+    found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for place, result in rows:
+        found.setdefault(str(Path(result["of"]).parent), []).append((place, result))
+    common = os.path.commonpath(list(found))
+    return {os.path.relpath(folder, common): found[folder] for folder in sorted(found)}
 
 
 def _limit(axes: Axes, values: Sequence[float]) -> None:

@@ -98,10 +98,13 @@ def measure_several(
         out: The folder for those folders.
         check: Raises ValueError where such a folder holds what must not be replaced; called of all before anything is measured.
         measure: Measures a checkpoint into such a folder.
+
+    Raises:
+        ValueError: Where two checkpoints would be measured into the same folder.
     """
-    common = os.path.commonpath([str(Path(file).parent) for file in files])
-    folders = [out / str(Path(file).relative_to(common).with_suffix("")).replace(os.sep, "-") for file in files]
-    own = {folder.name for folder in folders}
+    names = _folder_names(files)
+    folders = [out / name for name in names]
+    own = set(names)
 
     def replaceable(name: str) -> bool:
         if name in (CURVE, PICTURE):
@@ -118,3 +121,21 @@ def measure_several(
     if Place.here().rank == 0:
         write_curve(out, results)
     return results
+
+
+def _folder_names(files: Sequence[str]) -> list[str]:
+    """Return the name of the folder of each checkpoint: its path in the folder that all share, without the ending of a file."""
+    common = os.path.commonpath([str(Path(file).parent) for file in files])
+    paths = [Path(file).relative_to(common) for file in files]
+    names = [
+        str(path if Path(file).is_dir() else path.with_suffix("")).replace(os.sep, "-")
+        for file, path in zip(files, paths, strict=True)
+    ]
+    first: dict[str, str] = {}
+    for file, name in zip(files, names, strict=True):
+        if (other := first.setdefault(name, file)) != file:
+            raise ValueError(
+                f"{other} and {file} would both be measured into the folder {name} of out; name them in two commands, each with "
+                "its own out"
+            )
+    return names

@@ -102,9 +102,8 @@ def _cached() -> Path:
         return INCEPTION_WEIGHTS.load()
     except OSError as error:
         raise FileNotFoundError(
-            f"the Inception weights are not in torch's cache and could not be downloaded ({error}); bring them here with "
-            "`python -m ldm.fetch inception`, give a local file to the metric, as in metric.fid.extractor.weights=FILE, "
-            "or choose metric=offline"
+            f"Inception {INCEPTION_WEIGHTS.needed(error)}; bring it there with `python -m ldm.fetch inception`, give a local "
+            "file to the metric, as in metric.fid.extractor.weights=FILE, or choose metric=offline"
         ) from error
 
 

@@ -130,10 +130,7 @@ def cached_vgg16() -> Path:
     try:
         return VGG16_WEIGHTS.load()
     except OSError as error:
-        raise FileNotFoundError(
-            f"LPIPS needs {VGG16_WEIGHTS.target} of torchvision, which is not in torch's cache and could not be downloaded "
-            f"({error}); {WHAT_TO_DO}"
-        ) from error
+        raise FileNotFoundError(f"LPIPS {VGG16_WEIGHTS.needed(error)}; {WHAT_TO_DO}") from error
 
 
 def _read_vgg16(file: str | Path) -> dict[str, Tensor]:

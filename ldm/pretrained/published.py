@@ -133,6 +133,16 @@ class WeightFile(PublishedWeights):
             self._download(found)
         return found
 
+    def needed(self, error: OSError) -> str:
+        """Return the part of an error that says which file is needed where, and where it is published.
+
+        Args:
+            error: Why it could not be downloaded.
+        """
+        return (
+            f"needs {self.target} in torch's cache, {self._cache}, and could not download it from {self.url} ({error})"
+        )
+
     @property
     def _cache(self) -> Path:
         return Path(torch.hub.get_dir()) / "checkpoints"

@@ -129,7 +129,10 @@ def test_statistics_that_were_written_are_those_of_the_images(tmp_path, photos, 
     for options, message in (
         ([f"statistics={file}"], "is there, and nothing was changed"),
         (["statistics=real.txt"], "only .npz and .pt are known"),
-        (["statistics=new.npz", "metric=inception_score"], "Inception weights are not in torch's cache"),
+        (
+            ["statistics=new.npz", "metric=inception_score"],
+            "Inception needs weights-inception-2015-12-05-6726825d.pth in torch's cache",
+        ),
         (
             ["statistics=new.npz", f"+metric={{b:{OFFLINE.replace('64', '32')}}}"],
             "of the features of one network",

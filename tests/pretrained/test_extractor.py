@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -52,8 +54,11 @@ def test_inception_that_cannot_be_downloaded_is_told_with_what_to_do(tmp_path, m
     with pytest.raises(
         FileNotFoundError,
         match=r"\(no connection\).* `python -m ldm.fetch inception`, .*extractor.weights=FILE, or .*offline",
-    ):
+    ) as said:
         Inception()
+    file = "weights-inception-2015-12-05-6726825d.pth"
+    assert f"needs {file} in torch's cache, {tmp_path / 'checkpoints'}, " in str(said.value)
+    assert re.search(f" download it from https://.*/{file} ", str(said.value))
 
 
 def test_files_that_hold_code_or_other_weights_are_refused(tmp_path):
