@@ -53,7 +53,7 @@ class ClassNames(nn.Module):
         if self.file is None or self.names:
             return
         try:
-            text = Path(self.file).read_text(encoding="utf-8")
+            text = Path(self.file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"conditioner.names={self.file} cannot be read as a text file ({error}); give a file with the name of a class a "
