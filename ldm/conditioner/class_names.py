@@ -86,6 +86,17 @@ class ClassNames(nn.Module):
         advice = f"did you mean {' or '.join(near)}?" if near else f"choose from {some}"
         raise ValueError(f"this model knows no class {name!r}; {advice}")
 
+    def in_words(self, number: int) -> str:
+        """Return what people call a class: "heart", "class 3 (crane)" where several have that name, "class 3" where it has none.
+
+        Args:
+            number: Its number.
+        """
+        name = " ".join(self.names[number].split()) if 0 <= number < len(self.names) else ""
+        if not name:
+            return f"class {number}"
+        return name if self.names.count(self.names[number]) == 1 else f"class {number} ({name})"
+
     def agrees(self, state: Tensor) -> bool:
         """Return whether the names in a state dict are the same as these; where one of them has no names, nothing differs."""
         others = tuple(json.loads(tensor_to_text(state)))

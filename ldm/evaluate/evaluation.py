@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ldm import checkpoint
 from ldm.autoencoder.derived import underlying_fields
-from ldm.batch import Size, as_size, in_words
+from ldm.batch import Size, as_size
 from ldm.config import build, build_trusted, resolved
 from ldm.data.base import DataModule
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
@@ -239,5 +239,5 @@ class ImageEvaluation:
 
 def _conditions(images: MeasuredImages, numbers: Sequence[int]) -> list[str]:
     """Return what images were made for, as lines; empty where it cannot be said in words."""
-    found = [in_words(images.fields([number]), 1)[0] for number in numbers]
+    found = [images.in_words(number) for number in numbers]
     return found if any(found) else []

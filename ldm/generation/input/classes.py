@@ -45,6 +45,10 @@ class LabelInput(Input):
         """Return the number; see `Input.with_numbers`."""
         return number(source) if isinstance(source, str) else source
 
+    def in_words(self, source: int | str, class_name: Callable[[int], str]) -> str:
+        """Return the name; see `Input.in_words`."""
+        return source if isinstance(source, str) else class_name(source)
+
     def size(self, source: int | str) -> None:
         """Return None; see `Input.size`."""
         return
@@ -79,6 +83,11 @@ class LayoutInput(Input):
     def with_numbers(self, source: list[Any], number: Callable[[str], int]) -> list[Any]:
         """Return the layout; see `Input.with_numbers`."""
         return [_with_number(entry, number) for entry in source] if isinstance(source, list) else source
+
+    def in_words(self, source: list[Any], class_name: Callable[[int], str]) -> str:
+        """Return the names and boxes; see `Input.in_words`."""
+        told = [(entry.get(NAME, entry.get("label")), entry.get("box")) for entry in source]
+        return f"layout {', '.join(f'{LabelInput().in_words(one, class_name)} {box}' for one, box in told) or '[]'}"
 
     def size(self, source: list[Any]) -> None:
         """Return None; see `Input.size`."""
