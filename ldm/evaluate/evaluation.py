@@ -231,7 +231,7 @@ class ImageEvaluation:
             "guidance": own["guidance"] if guidance is None else resolved(guidance),
             "conditions": opened.fingerprint,
             **computed,
-            **({"lora": list(map(str, self.loras))} if self.loras else {}),
+            **({"lora": [one.identity() for one in self.loras]} if self.loras else {}),
             "seed": self.config.seed,
             "size": list(size),
         }

@@ -163,7 +163,7 @@ class LossProtocol(Protocol):
         request = {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "samples": f"{sorted(wanted)} {data.fingerprint_of(samples)}" + (f" {computed}" if computed else ""),
-            **({"lora": list(map(str, loras))} if loras else {}),
+            **({"lora": [one.identity() for one in loras]} if loras else {}),
         }
         numbers = spread(len(samples), config.num_images or len(samples))
         folder = EvaluationFolder(out, LOSS, request)

@@ -52,6 +52,9 @@ class ConfigParts(ModeParts):
         model, _ = checkpoint.load_with_config(self.config.ckpt, device=self.device, packages=packages, loras=loras)
         if loras:
             self.settings |= {name: resolved(self.config)[name] for name in ("lora", "lora_scale")}
+            self.settings["lora_sha256"] = [
+                one.digest() for one in loras
+            ]  # a file of that name may be another one later
         if self.config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, self.config.decoder, packages=packages)
         return model
