@@ -150,6 +150,11 @@ MISTAKES = [
         "none is chosen (those of the run, or those that need no download); did you mean metric=sfid metric.sfid.",
     ),
     ("sample", "sampler.churn=1", "did you mean sampler=euler sampler.churn.amount=...?"),
+    (
+        "train",
+        "experiment=class_icons data.buffer=2",
+        "data.buffer is an option of data=stream, which does not go with the other choices; leave it out, or those",
+    ),
     ("sample", "logger.csv.name=1", "there is no option logger.csv.name; see all options"),
     ("sample", "mode.negative=a", "there is no option mode.negative; did you mean mode.prompts.negative or negative"),
     ("sample", "mode=1", "there is no mode=1; choose from img2img, "),
