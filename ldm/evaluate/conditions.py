@@ -10,10 +10,12 @@ import torch
 
 from ldm.autoencoder.derived import underlying_fields
 from ldm.batch import Fields, Size, whole_geometry
+from ldm.conditioner.base import Conditioner
 from ldm.data.base import DataModule
 from ldm.data.caption_table import CaptionRow, read_caption_table
 from ldm.data.dataset import ShardDataset
 from ldm.data.order.shuffle import evaluation_order
+from ldm.data.told_values import check_used
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, Optional, check
 
@@ -47,6 +49,10 @@ class OpenConditions(ABC):
     @abstractmethod
     def fields(self, numbers: Sequence[int]) -> Fields:
         """Return the fields of some images of one size, `geometry` among them."""
+
+    def check(self, conditioner: Conditioner, count: int) -> None:
+        """Raise ValueError where the model cannot be told a value of one of the first `count` images, which names its sample."""
+        return
 
     def size_of(self, number: int) -> Size:
         """Return height and width of an image in pixels."""
@@ -113,6 +119,10 @@ class OpenSamples(OpenConditions):
         """See `OpenConditions.fields`."""
         fields = self.samples.whole_fields([self._sample(number) for number in numbers], image=self.image)
         return {**fields, "geometry": whole_geometry(self.size_of(numbers[0]), len(numbers))}
+
+    def check(self, conditioner: Conditioner, count: int) -> None:
+        """See `OpenConditions.check`."""
+        check_used(conditioner, self.samples, [self._sample(number) for number in range(min(count, self.period))])
 
     def size_of(self, number: int) -> Size:
         """See `OpenConditions.size_of`."""

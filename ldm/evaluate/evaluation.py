@@ -97,6 +97,8 @@ class ImageEvaluation:
         source = self._source(size, of_data=model.size)
         folder = EvaluationFolder(out, GENERATED, self._request(own, model, opened, size))
         folder.check()
+        count = config.num_images or opened.wanted
+        opened.check(model.conditioner, count)
         images = SampledImages(
             model,
             opened,
@@ -106,7 +108,6 @@ class ImageEvaluation:
             seed=config.seed,
             batch_size=self.batch_size,
         )
-        count = config.num_images or opened.wanted
         return self._measure(folder, range(count), images, source, of=str(ckpt), doubts=opened.doubts(count))
 
     def of_folder(self, images: str, out: Path) -> dict[str, Any]:

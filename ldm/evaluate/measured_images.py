@@ -9,6 +9,7 @@ import torch
 
 from ldm.batch import Fields, Size, of_one_size
 from ldm.conditioner.in_words import in_words
+from ldm.data.told_values import TRAINED
 from ldm.evaluate.conditions import OpenConditions
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, Readable
@@ -132,8 +133,10 @@ class SampledImages(MeasuredImages):
         for numbers in of_one_size(part, self.size_of, self.batch_size):
             if self.folder.has_images(numbers):
                 continue
+            fields = self.conditions.fields(numbers)
+            self.model.conditioner.check(fields, advice=TRAINED)
             images = self.model.sample(
-                self.conditions.fields(numbers),
+                fields,
                 seeds=[self.seed + number for number in numbers],
                 sampler=self.sampler,
                 guidance=self.guidance,

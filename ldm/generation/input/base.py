@@ -38,6 +38,10 @@ class Input(ABC):
         """
 
     @abstractmethod
+    def place(self, source: Any) -> str | None:
+        """Return the file that a source is, or the place in a file that it is from; None where it was given outright."""
+
+    @abstractmethod
     def in_words(self, source: Any, class_name: Callable[[int], str]) -> str:
         """Return what a source says, in words for people.
 
@@ -71,6 +75,10 @@ class FileInput(Input):
 
     def with_numbers(self, source: str, number: Callable[[str], int]) -> str:
         """Return the file; see `Input.with_numbers`."""
+        return source
+
+    def place(self, source: str) -> str:
+        """Return the file; see `Input.place`."""
         return source
 
     def in_words(self, source: str, class_name: Callable[[int], str]) -> str:
