@@ -229,20 +229,6 @@ def whole_geometry(size: int | Sequence[int], count: int) -> Tensor:
     return torch.tensor([[*size, 0, 0, *size]]).expand(count, -1)
 
 
-def in_words(fields: Fields, count: int) -> list[str]:
-    """Return what images are made for, a line for people each; "" where that cannot be written in words.
-
-    Args:
-        fields: The fields of the images.
-        count: Their number.
-    """
-    for name in ("caption", "label"):
-        if name in fields:
-            values = fields[name]
-            return [" ".join(str(value).split()) if name == "caption" else f"class {int(value)}" for value in values]
-    return [""] * count
-
-
 def of_one_size(numbers: Iterable[int], size_of: Callable[[int], Size], most: int) -> list[list[int]]:
     """Return numbers of images in groups of one size, at most so many in each.
 

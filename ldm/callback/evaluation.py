@@ -12,12 +12,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.batch import in_words, of_one_size, tensor_field
+from ldm.batch import of_one_size, tensor_field
 from ldm.callback.checkpoints import end_if_asked
 from ldm.callback.fixed_prompts import FixedPrompts
 from ldm.callback.gathering import gather_reference, measure_together
 from ldm.callback.measuring import Measuring
 from ldm.callback.pictures import show
+from ldm.conditioner.in_words import in_words
 from ldm.data.dataset import sequential
 from ldm.evaluate.conditions import OpenSamples
 from ldm.files.picture import stack_padded
@@ -142,7 +143,7 @@ class Evaluation(Measuring):
         if self.prompts is not None:
             images = self.prompts.draw(trainer, model)
             if trainer.is_global_zero:
-                show(trainer, "prompts", images, captions=self.prompts.captions)
+                show(trainer, "prompts", images, captions=self.prompts.captions(model.conditioner))
 
     def _warn(self, trainer: pl.Trainer, wanted: int | None) -> None:
         """Say of final scores for which there are too few images what that means."""
@@ -184,11 +185,12 @@ class Evaluation(Measuring):
                     batch_size=self.batch_size,
                 )
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)
-                placed = zip(map(numbers.index, chunk), images, in_words(fields, len(chunk)), strict=True)
-                shown |= {place: (image.clone(), told) for place, image, told in placed if place in places}
+                told = in_words(fields, len(chunk), model.conditioner)
+                placed = zip(map(numbers.index, chunk), images, told, strict=True)
+                shown |= {place: (image.clone(), text) for place, image, text in placed if place in places}
                 bar.update(len(chunk))
         found = [shown[place] for place in sorted(shown)]
-        return stack_padded([image for image, _ in found], data.size), [told for _, told in found]
+        return stack_padded([image for image, _ in found], data.size), [text for _, text in found]
 
     def _reference(self, trainer: pl.Trainer, extractor: Extractor, kept: int) -> Reference | None:
         """Return what is known of real images, on rank 0: from the cache, or computed by all ranks; None on the others."""

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.callback.checkpoints import end_if_asked
+from ldm.conditioner.base import Conditioner
+from ldm.conditioner.class_names import class_names
+from ldm.generation.inputs import INPUTS
 from ldm.generation.mode.base import Generator, ModeParts
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.prompts import Prompt, read_prompts
@@ -77,10 +80,13 @@ class FixedPrompts:
         self.sampler = sampler
         self.batch_size = batch_size
 
-    @property
-    def captions(self) -> list[str]:
-        """Return what each image is made for, a line for people each."""
-        return [_in_words(prompt) for prompt in self.prompts]
+    def captions(self, conditioner: Conditioner) -> list[str]:
+        """Return what each image is made for, a line for people each.
+
+        Args:
+            conditioner: The model's, which knows the names of the classes or not.
+        """
+        return [_in_words(prompt, conditioner) for prompt in self.prompts]
 
     def check(self, model: LatentDiffusion) -> None:
         """Check that a model can be told what the file says, and read the files that it names.
@@ -120,8 +126,9 @@ class FixedPrompts:
         return mode, mode.generator(OwnParts(model, self.sampler, self.guidance))
 
 
-def _in_words(prompt: Prompt) -> str:
+def _in_words(prompt: Prompt, conditioner: Conditioner) -> str:
     told = [prompt.text] if prompt.text is not None else []
-    told += [f"{name} {source}" for name, source in prompt.inputs.items()]
+    for name, source in prompt.inputs.items():
+        told.append(INPUTS[name].in_words(source, class_names(conditioner, INPUTS[name].field).in_words))
     told += [f"negative: {prompt.negative}"] if prompt.negative else []
     return " ".join("; ".join(told).split())

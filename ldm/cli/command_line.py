@@ -39,10 +39,12 @@ class CommandLine:
     Args:
         flags: Flags and their values.
         options: All other words, as they were typed or as they were rewritten since.
+        under: The node that all options belong to; "" for the whole config.
     """
 
     flags: tuple[str, ...]
     options: tuple[str, ...]
+    under: str = ""
 
     @property
     def words(self) -> list[str]:

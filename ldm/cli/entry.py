@@ -18,7 +18,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from ldm.cli.command_line import CommandLine, UsageError, read_words
 from ldm.cli.help import help_text
 from ldm.cli.mistakes import check_options, compose_choices, first_missing
-from ldm.cli.short_names import is_short, rewrite
+from ldm.cli.short_names import is_short, last_stage, rewrite
 from ldm.config import CONFIGS, is_rank_zero, options_of, register_resolvers
 from ldm.files.disk import full_disk
 from ldm.options.arguments import keep_typed, quote_texts, quoted
@@ -97,7 +97,7 @@ def read_command_line(
     """Read the words of a command line as `program` does: sorted, and rewritten to what Hydra understands."""
     line = read_words(typed)
     options = [_full(option, under) for option in _with_list(line.options, words, paths)]
-    line = CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)))
+    line = CommandLine(line.flags, tuple(quote_texts(options, line.is_sweep)), under)
     return _with_full_names(name, line) if line.is_ours and any(map(is_short, line.options)) else line
 
 
@@ -105,10 +105,9 @@ def _with_full_names(name: str, line: CommandLine) -> CommandLine:
     """Return a command line with short names in full; without a change where the program's config has no stages."""
     plain = CommandLine(line.flags, tuple(option for option in line.options if not is_short(option)))
     config = compose_choices(name, plain)
-    stages = [stage for stage, node in config.get("stage", {}).items() if "_target_" in node]
-    if not stages:
+    if (stage := last_stage(config)) is None:
         return line
-    return CommandLine(line.flags, tuple(rewrite(line.options, stages[-1], options_of(config))))
+    return CommandLine(line.flags, tuple(rewrite(line.options, stage, options_of(config))))
 
 
 def _with_list(options: Sequence[str], words: str, paths: bool) -> list[str]:

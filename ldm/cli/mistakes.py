@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.cli.command_line import CommandLine, UsageError
-from ldm.cli.other_choices import other_choice
-from ldm.cli.short_names import NODES, OPTIONS
-from ldm.config import choices_of, compose, options_of
+from ldm.cli.other_choices import leaves_of, other_choice
+from ldm.cli.short_names import INSTEAD, short_names
+from ldm.config import CONFIGS, choices_of, compose, options_of
 from ldm.options.arguments import (
     FILE_OPTIONS,
     PATTERN_OPTIONS,
@@ -56,12 +56,12 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
     failure = None
     try:
         config = compose(name, [*chosen, *map(_first, values)], hydra_too=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a name where a list has numbers
         failure = error
     if failure is not None or any(_needs_look(override) for override in values):
         base = _compose_chosen(name, chosen)
         for override in values:
-            _check_value(override, base, name, chosen)
+            _check_value(override, base, name, chosen, line.under)
     if failure is not None:
         raise UsageError(f"{told(failure)}; --help shows all options") from failure
     return config
@@ -161,6 +161,8 @@ def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
     """Return what to type where a group is given what is none of its choices; None where it is given one of them."""
     group = override.get_key_element().lstrip("+~")
     for choice in _values(override):
+        if choice is not None and not isinstance(choice, str | Glob):
+            return f"there is no {group}={override.get_value_string()}; choose from {', '.join(choices)}"
         if isinstance(choice, str) and choice not in choices and not set(choice) & set("$/."):
             hint = _suggestion(choice, choices, "{}? ")
             return f"there is no {group}={choice}; {hint}choose from {', '.join(choices)}"
@@ -169,7 +171,7 @@ def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
     return None
 
 
-def _check_value(override: Override, base: DictConfig, name: str, chosen: Sequence[str]) -> None:
+def _check_value(override: Override, base: DictConfig, name: str, chosen: Sequence[str], under: str = "") -> None:
     """Raise UsageError where an option does not exist, or where a word is given for a node of options.
 
     Args:
@@ -177,6 +179,7 @@ def _check_value(override: Override, base: DictConfig, name: str, chosen: Sequen
         base: The config with all choices made, Hydra's own node included.
         name: The program's: its config is `configs/<name>.yaml`.
         chosen: The choices that were typed, and options that name further folders of configs.
+        under: The node that all options that can be typed belong to; "" for the whole config.
     """
     option, known = override.key_or_group, options_of(base)
     groups = {one.partition("@")[2] or one: one for one in base.hydra.runtime.choices}
@@ -186,23 +189,40 @@ def _check_value(override: Override, base: DictConfig, name: str, chosen: Sequen
     if not _changes(override) or override.is_hydra_override():
         return
     if option not in known:
-        leaves = [one for one, value in known.items() if not isinstance(value, dict)]
-        own = [group for group in groups.values() if not group.startswith("hydra/")]
-        short = [*OPTIONS, *NODES] if "stage" in base else []
         if option in ("data.train", "data.val") and "data" in groups:
             data = base.hydra.runtime.choices["data"]
             raise UsageError(f"data={data} has no option {option}; for your own data add data=shards")
-        folders = [one for one in chosen if one.startswith(SEARCH_PATH)]
-        if (wrong := other_choice(override, base, name, folders)) is not None:
+        if not under and (wrong := other_choice(override, base, name, chosen)) is not None:
             raise UsageError(wrong)
-        hint = _suggestion(option, [*short, *leaves, *own], "{}?") or "see all options with --help"
+        typeable = [one for one in _typeable(base, name, chosen) if not under or one.startswith(f"{under}.")]
+        hint = _suggestion(option, typeable, "{}?") or "see all options with --help"
         raise UsageError(f"there is no option {option}; {hint}")
-    if isinstance(known[option], dict) and (words := [one for one in _values(override) if _is_word(one)]):
+    words = [one for one in _values(override) if _is_word(one)]
+    if words and option in groups:
         value = override.get_value_string()
-        if option in groups:
-            raise UsageError(f"{option} is a group, whose choice is typed {groups[option]}={value}")
-        inner = [f"{option}.{one}" for one in known[option] if not one.startswith("_")]
+        raise UsageError(f"{option} is a group, whose choice is typed {groups[option]}={value}")
+    if words and isinstance(known[option], dict):
+        inner = [one for one in _typeable(base, name, chosen) if one.startswith(f"{option}.")]
+        inner.sort(key=lambda one: one.count("."))
+        if not inner:
+            raise UsageError(f"{option}={words[0]} would replace a mapping; give one in braces, {option}={{...}}")
         raise UsageError(f"{option}={words[0]} would replace the options {', '.join(inner[:4])}; give one of those")
+
+
+def _typeable(base: DictConfig, name: str, chosen: Sequence[str]) -> list[str]:
+    """Return the names of options, and of groups that have choices, which a user can type with some choices, short ones first.
+
+    Args:
+        base: The config with all choices made, Hydra's own node included.
+        name: The program's: its config is `configs/<name>.yaml`.
+        chosen: The choices that were typed, and options that name further folders of configs.
+    """
+    groups = [one for one in base.hydra.runtime.choices if not one.startswith("hydra/")]
+    plain = {one: one.partition("@")[0] for one in groups}
+    elsewhere = choices_of(name, {one for one in plain.values() if not (CONFIGS / one).is_dir()}, chosen)
+    having = [one for one in groups if (CONFIGS / plain[one]).is_dir() or plain[one] in elsewhere]
+    names = [*short_names(base), *leaves_of(base), *having]
+    return [one for one in names if "._" not in one and not one.startswith(("hydra.", "_")) and one not in INSTEAD]
 
 
 def _compose_chosen(name: str, chosen: Sequence[str]) -> DictConfig:
@@ -220,7 +240,7 @@ def _compose_chosen(name: str, chosen: Sequence[str]) -> DictConfig:
         for choice, config in without.items():
             group = choice.partition("=")[0]
             same = [one for one in config.hydra.runtime.choices if one.partition("@")[0] == group.partition("@")[0]]
-            other = _suggestion(group, options_of(config), "{}?")
+            other = _suggestion(group, _typeable(config, name, chosen), "{}?")
             hint = _either(same) or other or f"to choose from it in addition type +{choice}"
             raise UsageError(f"{choice} chooses nothing here; {hint}") from error
         raise UsageError(f"{told(error)}; --help shows all options") from error
@@ -298,7 +318,6 @@ def _shown(option: str, value: str) -> str:
 
 def _suggestion(word: str, known: Collection[str], text: str) -> str:
     """Return a text about those names that are like a word, or that end in it; "" where none is."""
-    known = [name for name in known if "._" not in name and not name.startswith("hydra.")]
     close = [name for name in known if name.endswith(f".{word}")][:3] or difflib.get_close_matches(word, known, n=3)
     return text.format(f"did you mean {' or '.join(close)}") if close else ""
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from omegaconf import DictConfig
+
 from ldm.cli.command_line import UsageError
+from ldm.config import options_of
 
 OPTIONS: Mapping[str, str] = {
     "trainer.max_steps": "stage.{stage}.trainer.max_steps",
@@ -46,6 +49,20 @@ def is_short(option: str) -> bool:
     """Return whether a word of a command line has a name of one of the tables above."""
     name = _name(option)
     return name in OPTIONS or name in INSTEAD or _node(name) is not None
+
+
+def last_stage(config: DictConfig) -> str | None:
+    """Return the stage of a config that is trained last; None where it trains nothing."""
+    stages = [stage for stage, node in config.get("stage", {}).items() if "_target_" in node]
+    return stages[-1] if stages else None
+
+
+def short_names(config: DictConfig) -> list[str]:
+    """Return the short names that mean something in a config: those of options and groups of the stage that is trained last."""
+    if (stage := last_stage(config)) is None:
+        return []
+    known = options_of(config)
+    return [name for name, full in {**OPTIONS, **NODES}.items() if full.format(stage=stage) in known]
 
 
 def rewrite(options: Sequence[str], stage: str, known: Collection[str] = ()) -> list[str]:

@@ -39,18 +39,20 @@ class Reader(nn.Module, ABC):
         """
 
     @final
-    def check(self, fields: Fields, keys: Sequence[str] | None = None) -> None:
+    def check(self, fields: Fields, keys: Sequence[str] | None = None, *, advice: str | None = None) -> None:
         """Check the values of fields. Call it before they are moved to a GPU, which would have to be waited for.
 
         Args:
             fields: The fields of B images, on the CPU.
-            keys: Names of the samples, `(B,)`, for the message; None: they have none.
+            keys: Names of the samples, `(B,)`, for the message; None: those of the field `key`, if it is there.
+            advice: What to do where a value cannot be told; None: what helps in training.
 
         Raises:
             ValueError: Where there is a value that cannot be told, like the number of a class that there is not.
         """
+        names = fields.get("key") if keys is None else keys
         for one in self.ranges:
-            one.check(fields, keys)
+            one.check(fields, None if names is None else list(map(str, names)), advice=advice)
 
 
 class Conditioner(Reader):

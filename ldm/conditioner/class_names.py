@@ -53,7 +53,7 @@ class ClassNames(nn.Module):
         if self.file is None or self.names:
             return
         try:
-            text = Path(self.file).read_text(encoding="utf-8")
+            text = Path(self.file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"conditioner.names={self.file} cannot be read as a text file ({error}); give a file with the name of a class a "
@@ -85,6 +85,17 @@ class ClassNames(nn.Module):
         some = ", ".join(self.names[:SHOWN]) + (", ..." if len(self.names) > SHOWN else "")
         advice = f"did you mean {' or '.join(near)}?" if near else f"choose from {some}"
         raise ValueError(f"this model knows no class {name!r}; {advice}")
+
+    def in_words(self, number: int) -> str:
+        """Return what people call a class: "heart", "class 3 (crane)" where several have that name, "class 3" where it has none.
+
+        Args:
+            number: Its number.
+        """
+        name = " ".join(self.names[number].split()) if 0 <= number < len(self.names) else ""
+        if not name:
+            return f"class {number}"
+        return name if self.names.count(self.names[number]) == 1 else f"class {number} ({name})"
 
     def agrees(self, state: Tensor) -> bool:
         """Return whether the names in a state dict are the same as these; where one of them has no names, nothing differs."""

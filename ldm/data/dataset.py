@@ -150,15 +150,17 @@ class ShardDataset(Dataset[Item]):
         return self._bucket(number)
 
     def whole_fields(self, numbers: Sequence[int], *, image: bool) -> Fields:
-        """Return the fields of some samples, or of their substitutes.
+        """Return the fields of some samples, or of their substitutes, and their names as the field `key`.
 
         Args:
             numbers: Of the samples, which have one size.
             image: Whether `image` is one of the fields; decoding images takes time.
         """
-        if not image:
-            return self.fields_of(numbers)
-        return finish(collate([self[SampleRef(0, number)] for number in numbers])).fields
+        if image:
+            batch = finish(collate([self[SampleRef(0, number)] for number in numbers]))
+            return {**batch.fields, "key": batch.key}
+        keys, values = zip(*(self._keyed_fields(number, self.fields) for number in numbers), strict=True)
+        return {**collate_fields(values), "key": list(keys)}
 
     def vary(self, draw: SampleRef) -> dict[str, Any]:
         """Return those fields of a sample that are chosen anew in each epoch; empty where there are none, or none any more."""

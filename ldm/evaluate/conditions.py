@@ -14,6 +14,7 @@ from ldm.data.base import DataModule
 from ldm.data.caption_table import CaptionRow, read_caption_table
 from ldm.data.dataset import ShardDataset
 from ldm.data.order.shuffle import evaluation_order
+from ldm.data.told_values import check_used
 from ldm.guidance.base import fields_of
 from ldm.options.rule import COUNT, Optional, check
 
@@ -47,6 +48,10 @@ class OpenConditions(ABC):
     @abstractmethod
     def fields(self, numbers: Sequence[int]) -> Fields:
         """Return the fields of some images of one size, `geometry` among them."""
+
+    def check(self, readers: Sequence[Reader], count: int) -> None:
+        """Raise ValueError where the model cannot be told a value of one of the first `count` images, which names its sample."""
+        return
 
     def size_of(self, number: int) -> Size:
         """Return height and width of an image in pixels."""
@@ -113,6 +118,11 @@ class OpenSamples(OpenConditions):
         """See `OpenConditions.fields`."""
         fields = self.samples.whole_fields([self._sample(number) for number in numbers], image=self.image)
         return {**fields, "geometry": whole_geometry(self.size_of(numbers[0]), len(numbers))}
+
+    def check(self, readers: Sequence[Reader], count: int) -> None:
+        """See `OpenConditions.check`."""
+        for reader in readers:
+            check_used(reader, self.samples, [self._sample(number) for number in range(min(count, self.period))])
 
     def size_of(self, number: int) -> Size:
         """See `OpenConditions.size_of`."""

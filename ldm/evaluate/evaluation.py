@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ldm import checkpoint
-from ldm.batch import Size, as_size, in_words
+from ldm.batch import Size, as_size
 from ldm.config import build, build_trusted, resolved
 from ldm.data.base import DataModule
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
@@ -99,6 +99,8 @@ class ImageEvaluation:
         source = self._source(size, of_data=model.size)
         folder = EvaluationFolder(out, GENERATED, self._request(own, model, guidance, opened, size))
         folder.check()
+        count = config.num_images or opened.wanted
+        opened.check(readers, count)
         images = SampledImages(
             model,
             opened,
@@ -108,7 +110,6 @@ class ImageEvaluation:
             seed=config.seed,
             batch_size=self.batch_size,
         )
-        count = config.num_images or opened.wanted
         return self._measure(folder, range(count), images, source, of=str(ckpt), doubts=opened.doubts(count))
 
     def of_folder(self, images: str, out: Path) -> dict[str, Any]:
@@ -240,7 +241,7 @@ class ImageEvaluation:
             **({"guided_by": guiding} if guiding else {}),
             "conditions": opened.fingerprint,
             **computed,
-            **({"lora": list(map(str, self.loras))} if self.loras else {}),
+            **({"lora": [one.identity() for one in self.loras]} if self.loras else {}),
             "seed": self.config.seed,
             "size": list(size),
         }
@@ -248,5 +249,5 @@ class ImageEvaluation:
 
 def _conditions(images: MeasuredImages, numbers: Sequence[int]) -> list[str]:
     """Return what images were made for, as lines; empty where it cannot be said in words."""
-    found = [in_words(images.fields([number]), 1)[0] for number in numbers]
+    found = [images.in_words(number) for number in numbers]
     return found if any(found) else []

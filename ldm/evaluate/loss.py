@@ -19,6 +19,7 @@ from ldm.config import build_trusted, class_of, resolved
 from ldm.data.base import DataModule
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.order.batch_sampler import spread
+from ldm.data.told_values import TRAINED, check_used
 from ldm.evaluate.conditions import SampleConditions
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.own import LOSS, check_folder
@@ -107,6 +108,7 @@ class LossWork(PartWork):
             for broken in found.skipped:
                 log.warning("left out: %r in %s: %s", broken.key, broken.shard, broken.reason)
             if found.key:
+                self.model.conditioner.check(found.fields, found.key, advice=TRAINED)
                 batch = finish(found, device)
                 fields = {
                     name: value.to(device) if isinstance(value, Tensor) else value
@@ -165,10 +167,12 @@ class LossProtocol(Protocol):
         request = {
             "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
             "samples": f"{sorted(wanted)} {data.fingerprint_of(samples)}" + (f" {computed}" if computed else ""),
-            **({"lora": list(map(str, loras))} if loras else {}),
+            **({"lora": [one.identity() for one in loras]} if loras else {}),
         }
         numbers = spread(len(samples), config.num_images or len(samples))
         folder = EvaluationFolder(out, LOSS, request)
+        folder.check()
+        check_used(model.conditioner, samples, numbers)
         work = LossWork(folder, place, samples, numbers, data.size, model, batch_size=config.batch_size)
         sizes = set(map(work.size_of, numbers))
         results = new_results(self, str(ckpt), request, reference=NOTHING, count=len(numbers), sizes=sizes)

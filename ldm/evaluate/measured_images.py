@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from ldm.batch import Fields, Size, of_one_size
+from ldm.conditioner.in_words import in_words
+from ldm.data.told_values import TRAINED
 from ldm.evaluate.conditions import OpenConditions
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, Readable
@@ -43,6 +45,10 @@ class MeasuredImages(ABC):
     def fields(self, numbers: Sequence[int]) -> Fields:
         """Return what they were made for."""
 
+    @abstractmethod
+    def in_words(self, number: int) -> str:
+        """Return what an image was made for, a line for people; "" where that cannot be written in words."""
+
 
 class FoundImages(MeasuredImages):
     """Images of a folder.
@@ -76,6 +82,10 @@ class FoundImages(MeasuredImages):
     def fields(self, numbers: Sequence[int]) -> Fields:
         """See `MeasuredImages.fields`."""
         return {}
+
+    def in_words(self, number: int) -> str:
+        """Return "", since nobody knows it."""
+        return ""
 
 
 class SampledImages(MeasuredImages):
@@ -123,8 +133,10 @@ class SampledImages(MeasuredImages):
         for numbers in of_one_size(part, self.size_of, self.batch_size):
             if self.folder.has_images(numbers):
                 continue
+            fields = self.conditions.fields(numbers)
+            self.model.conditioner.check(fields, advice=TRAINED)
             images = self.model.sample(
-                self.conditions.fields(numbers),
+                fields,
                 seeds=[self.seed + number for number in numbers],
                 sampler=self.sampler,
                 guidance=self.guidance,
@@ -145,3 +157,7 @@ class SampledImages(MeasuredImages):
     def fields(self, numbers: Sequence[int]) -> Fields:
         """See `MeasuredImages.fields`."""
         return self.conditions.fields(numbers)
+
+    def in_words(self, number: int) -> str:
+        """See `MeasuredImages.in_words`."""
+        return in_words(self.fields([number]), 1, self.model.conditioner)[0]

@@ -59,6 +59,11 @@ class SampleRequest:
         """Return option -> source of all inputs, `to_` before the options of those at the other end."""
         return {**self.inputs, **{f"to_{name}": source for name, source in self.to_inputs.items()}}
 
+    @property
+    def title(self) -> str:
+        """Return the name of its file and, where it begins with an image, that one's, for messages."""
+        return self.file if self.init is None else f"{self.file}, made of {self.init}"
+
     def record(self) -> dict[str, Any]:
         """Return the values that play a part, by their names."""
         alone = {name: value for name, value in vars(self).items() if name not in ("inputs", "to_inputs")}
@@ -153,7 +158,7 @@ def check_numbers(requests: Sequence[SampleRequest], readers: Sequence[Reader]) 
                 continue
             seen.add((name, repr(source)))
             value = one.read(source, one.size(source) or Size(1, 1), resized=True)
-            fields, keys = collate_fields([{one.field: value}]), [source if one.reads_files else request.file]
+            fields, keys = collate_fields([{one.field: value}]), [one.place(source) or request.title]
             for values in ranges:
                 values.check(fields, keys, advice="give one of these: the model was trained with no others")
 

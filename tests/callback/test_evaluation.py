@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from ldm.callback.evaluation import Evaluation
 from ldm.callback.gathering import measure_together
+from ldm.conditioner.label import LabelConditioner
 from ldm.data.dataset import sequential
 from ldm.data.order.shuffle import evaluation_order
 from ldm.metric.base import FeatureMetric
@@ -32,13 +33,14 @@ class Model:
         return (self.conditioner,)
 
     def sample(self, fields, *, seeds, batch_size, **_):
-        assert len(fields["caption"]) == len(fields["geometry"]) == len(seeds) <= batch_size
+        assert len(fields[self.conditioner.inputs[0]]) == len(fields["geometry"]) == len(seeds) <= batch_size
         assert fields["geometry"].tolist() == [[2, 2, 0, 0, 2, 2]] * len(seeds), "of the asked size, not cropped"
         self.made += seeds
         return (torch.tensor(seeds).float() / 127.5 - 1)[:, None, None, None].expand(-1, 3, 2, 2)
 
 
-def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
+def generated(total, model, told, *, final=None, rank=0, world=1, grid=64, batch=4):
+    """Return the images that are shown, and what they were made for; `told`: number of a sample -> its field."""
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)
     data = SimpleNamespace(
         size=(2, 2),
@@ -49,7 +51,7 @@ def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
             {
                 "__len__": lambda _: total,
                 "size_of": lambda _, number: None,
-                "whole_fields": lambda _, numbers, image: {"caption": [*map(str, numbers)]},
+                "whole_fields": lambda _, numbers, image: {model.conditioner.inputs[0]: [*map(told, numbers)]},
             },
         )(),
     )
@@ -57,12 +59,23 @@ def generate(total, *, final=None, rank=0, world=1, grid=64, batch=4):
     trainer = SimpleNamespace(
         global_rank=rank, world_size=world, datamodule=data, checkpoint_callbacks=asked, sanity_checking=False
     )
+    return evaluation._generate(trainer, model, evaluation.final_images)
+
+
+def generate(total, **options):
     model = Model()
-    shown, captions = evaluation._generate(trainer, model, evaluation.final_images)
+    shown, captions = generated(total, model, str, **options)
     order = evaluation_order(total).tolist()
     numbers = ((shown[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
     assert captions == [str(order[number]) for number in numbers], "each its own"
     return shown, model.made
+
+
+def test_what_images_are_made_for_is_said_by_the_names_of_classes():
+    model = Model()
+    model.conditioner = LabelConditioner(3, width=8, names=["heart", "cat", "sea lion"])
+    _, said = generated(7, model, lambda number: number % 3)
+    assert said == [model.conditioner.class_names.names[number % 3] for number in evaluation_order(7).tolist()]
 
 
 @pytest.mark.parametrize(("total", "grid"), [(1, 4), (7, 4), (8, 4), (30, 4), (3, 64)])

@@ -8,10 +8,14 @@ import torch
 from hydra.errors import InstantiationException
 
 from ldm.callback.fixed_prompts import FixedPrompts
+from ldm.conditioner.composite import Composite
+from ldm.conditioner.label import LabelConditioner
+from ldm.conditioner.layout import LayoutConditioner
 from ldm.config import build, resolved
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.training.run import train
 from ldm.training.validate import check_prompts
+from tests.conditioner.small import LAYOUT
 from tests.conftest import forked, scramble
 from tests.processes.test_ranks import connected
 from tests.ranks import on_two_ranks
@@ -63,9 +67,16 @@ def test_images_are_those_of_their_line_with_a_guidance_of_their_own(told_labels
 
 
 def test_captions_say_what_each_line_does(tmp_path):
+    boxes = '[{"label": 1, "box": [0, 0, 0.5, 1]}, {"name": "sea lion", "box": [0.5, 0, 1, 1]}]'
     lines = ['{"prompt": "a\\ncat", "negative": "grey"}', '{"label": 2}', '{"prompt": "a dog", "label": "heart"}']
+    lines += [f'{{"layout": {boxes}}}', '{"layout": []}']
     prompts = FixedPrompts(written(tmp_path, *lines), guidance=None, sampler=None, batch_size=1)
-    assert prompts.captions == ["a cat; negative: grey", "label 2", "a dog; label heart"]
+    names = ["heart", "cat", "sea lion"]
+    told = [LabelConditioner(3, width=8, names=names), LayoutConditioner(**LAYOUT, names=names)]
+    said = prompts.captions(Composite(told))
+    assert said[:3] == ["a cat; negative: grey", "sea lion", "a dog; heart"]
+    assert said[3:] == ["layout cat [0, 0, 0.5, 1], sea lion [0.5, 0, 1, 1]", "layout []"]
+    assert prompts.captions(Composite([LabelConditioner(3, width=8)]))[1] == "class 2"
 
 
 def test_two_processes_share_the_work_and_draw_the_same(told_labels, tmp_path):

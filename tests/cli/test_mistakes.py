@@ -139,6 +139,36 @@ MISTAKES = [
         "metric=[kid,cmmd] metric.fid.extractor.weights=a",
         "type metric=[cmmd,kid,fid] metric.fid.extractor.",
     ),
+    (
+        "evaluate",
+        "metric.fid.foo=1",
+        "there is no option metric.fid.foo; metric=fid has the options metric.fid.extractor.weights; none is",
+    ),
+    (
+        "evaluate",
+        "metric.sfid=1",
+        "none is chosen (those of the run, or those that need no download); did you mean metric=sfid metric.sfid.",
+    ),
+    ("sample", "sampler.churn=1", "did you mean sampler=euler sampler.churn.amount=...?"),
+    (
+        "train",
+        "experiment=class_icons data.buffer=2",
+        "data.buffer is an option of data=stream, which does not go with the other choices; leave it out, or those",
+    ),
+    ("sample", "logger.csv.name=1", "there is no option logger.csv.name; see all options"),
+    ("sample", "mode.negative=a", "there is no option mode.negative; did you mean mode.prompts.negative or negative"),
+    ("sample", "mode=1", "there is no mode=1; choose from img2img, "),
+    ("train", "experiment=txt2img logger=[csv,2]", "there is no logger=[csv,2]; choose from "),
+    ("train", "-m sampler=range(1,3)", "there is no sampler=range(1,3); choose from "),
+    ("train", "experiment=txt2img locl=1", "there is no option locl; see all options"),
+    ("train", "experiment=txt2img trainer.max_epoch=1", "did you mean trainer.max_steps"),
+    ("train", "experiment=txt2img masks.fraction.low=1", "no option masks.fraction.low; did you mean masks.fraction"),
+    ("train", "experiment=txt2img stage.diffusion=a", "would replace the options stage.diffusion.batch_size, "),
+    (
+        "train",
+        "experiment=txt2img stage.diffusion.callbacks.evaluation.prompts_guidance=none",
+        "is a group, whose choice is typed guidance@stage.diffusion.callbacks.evaluation.prompts_guidance=none",
+    ),
     ("ema", "lenght=3", "there is no option lenght; did you mean length"),
 ]
 

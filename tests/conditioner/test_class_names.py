@@ -5,6 +5,7 @@ import torch
 
 from ldm.conditioner.class_names import class_names
 from ldm.conditioner.composite import Composite
+from ldm.conditioner.in_words import in_words
 from ldm.conditioner.label import LabelConditioner
 from ldm.conditioner.layout import LayoutConditioner
 from tests.conditioner.small import LAYOUT
@@ -18,10 +19,14 @@ def conditioner(names=None):
 
 def test_a_name_is_the_number_of_its_place_in_a_list_or_a_file(tmp_path):
     file = tmp_path / "names.txt"
-    file.write_text("\n".join(NAMES) + "\n\n")
-    read = conditioner(str(file))
-    read.prepare(None)
-    for known in (read, conditioner(NAMES)):
+    text = "\n".join(NAMES) + "\n\n"
+    for known, encoding in (
+        (conditioner(NAMES), None),
+        *((conditioner(str(file)), one) for one in ("utf-8", "utf-8-sig")),
+    ):
+        if encoding is not None:  # some editors begin a file with a mark that is no text
+            file.write_text(text, encoding=encoding)
+            known.prepare(None)
         assert [class_names(known, "label").number(name) for name in NAMES[:3]] == [0, 1, 2]
 
 
@@ -80,3 +85,17 @@ def test_each_part_of_a_composite_knows_its_own_names():
     )
     assert class_names(both, "label").number("b") == 1
     assert class_names(both, "boxes").number("b") == 0
+
+
+def test_a_class_is_said_by_its_name_and_by_its_number_where_that_is_not_enough():
+    known = conditioner([*NAMES[:2], "", *NAMES[3:]])
+    fields = {"label": torch.arange(5)}
+    assert in_words(fields, 5, Composite([known])) == ["heart", "cat", "class 2", "class 3 (crane)", "class 4 (crane)"]
+    assert in_words(fields, 5, conditioner()) == [f"class {number}" for number in range(5)]
+    assert in_words({"caption": ["a\n cat"], **fields}, 1, known) == ["a cat"], "where it has a caption, that"
+    assert in_words({"image": torch.zeros(2)}, 2, known) == ["", ""]
+
+
+def test_few_names_of_many_classes_are_no_names_of_others():
+    names = class_names(LayoutConditioner(**LAYOUT, names=["a", "b\nc"]), "boxes")
+    assert [names.in_words(number) for number in range(3)] == ["a", "b c", "class 2"]

@@ -469,3 +469,76 @@ def test_a_packing_goes_on_with_the_same_classes_alone(tmp_path):
     assert (tmp_path / "out" / "classes.txt").read_text() == before
     with pytest.raises(ValueError, match=r"no caption.*labels=folders those in a folder for each class"):
         pack(tmp_path / "plain", images=folder, max_broken=0.1)
+
+
+def labels_of(out):
+    """Return the number of each class that a packing has images of."""
+    return {key.split("/")[0]: json.loads(files["json"])["label"] for key, files in contents(out).items()}
+
+
+def test_a_second_folder_has_the_numbers_of_the_first(tmp_path):
+    train = class_folders(tmp_path / "train", ant=2, bee=2, cow=2)
+    some = class_folders(tmp_path / "some", cow=2, bee=1)
+    (some / "ant").mkdir()
+    one = class_folders(tmp_path / "one", cow=2)
+    first = pack(tmp_path / "first", images=train, labels="folders")
+    file = tmp_path / "first" / "classes.txt"
+    assert f"classes={file} gives other folders the same numbers" in first.table()
+    for name, folder in (("second", some), ("third", one)):
+        summary = pack(tmp_path / name, images=folder, labels="folders", classes=file)
+        found = labels_of(tmp_path / name)
+        assert found.keys() < labels_of(tmp_path / "first").keys()
+        assert found.items() <= labels_of(tmp_path / "first").items()
+        assert (tmp_path / name / "classes.txt").read_bytes() == file.read_bytes()
+        assert "conditioner.num_classes=3" in summary.next_command()
+    assert labels_of(tmp_path / "second") == {"bee": 1, "cow": 2}
+
+
+def test_numbers_are_those_of_the_lines_however_the_file_is_written(tmp_path):
+    folder = class_folders(tmp_path / "photos", val=2, train=2)
+    (tmp_path / "names.txt").write_bytes("\N{BYTE ORDER MARK}train\r\nbus\r\nval\r\n\r\n".encode())
+    summary = pack(tmp_path / "out", images=folder, labels="folders", classes=tmp_path / "names.txt")
+    assert labels_of(tmp_path / "out") == {"train": 0, "val": 2}, "they are classes where the file says so"
+    assert summary.classes == ("train", "bus", "val")
+
+
+def test_a_file_of_classes_that_cannot_serve_is_refused_before_anything_is_written(tmp_path):
+    folder = class_folders(tmp_path / "photos", cat=2, dog=2, **{"sea lion": 1})
+    file = tmp_path / "names.txt"
+    for text, message in (
+        (
+            "cats\ndog\n",
+            r"names.txt does not name 'cat', 'sea lion', in images=.* have images \('cats' is like 'cat'\)",
+        ),
+        ("cat\n\ndog\n", r"line 2 of classes=.* is empty"),
+        ("cat\ndog\ncat\n", r"lines 1 and 3 of classes=.* are both 'cat'"),
+        ("\n \n", r"names no class"),
+        (b"\xff\xfe", r"cannot be read as a text file"),
+        (None, r"cannot be read as a text file .*No such file"),
+    ):
+        file.unlink(missing_ok=True)
+        if text is not None:
+            file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ValueError, match=message):
+            pack(tmp_path / "out", images=folder, labels="folders", classes=file)
+    file.write_text("cat\n")
+    with pytest.raises(ValueError, match=r"classes=.* numbers the folders of labels=folders; give that as well"):
+        pack(tmp_path / "out", images=folder, captions="none", classes=file)
+    with pytest.raises(ValueError, match=r"has images in none"):
+        pack(tmp_path / "out", images=images(tmp_path / "flat", 2), labels="folders", classes=file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_packing_goes_on_with_the_same_file_of_classes_alone(tmp_path):
+    folder = class_folders(tmp_path / "photos", a=3, b=3)
+    file = tmp_path / "names.txt"
+    file.write_text("a\nb\nc\n")
+    pack(tmp_path / "out", images=folder, labels="folders", classes=file)
+    pack(tmp_path / "out", images=folder, labels="folders", classes=file)
+    for text in ("a\nb\nd\n", "a\nb\n"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="begun with something else .*classes: 3 names, .* -> "):
+            pack(tmp_path / "out", images=folder, labels="folders", classes=file)
+    with pytest.raises(ValueError, match="begun with something else .*classes: 3 names, .* -> None"):
+        pack(tmp_path / "out", images=folder, labels="folders")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "a\nb\nc\n"

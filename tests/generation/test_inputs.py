@@ -81,18 +81,37 @@ def test_numbers_that_the_model_cannot_be_told_are_refused_before_any_image_is_m
     model = Composite({"label": LabelConditioner(5, width=16), "layout": LayoutConditioner(**LAYOUT)}, width=16)
     prompts = [Prompt(inputs={"label": label, "layout": [HEART, CAT]}) for label in (4, 5)]
     first, second = numbered(prompts, 1, 0)
-    check_numbers([first], model)
+    check_numbers([first], [model])
     with pytest.raises(
         ValueError,
         match="label of the sample '00001.png' has the value 5, .*num_classes=5 values are 0 to 4; give one of these",
     ):
-        check_numbers([first, second], model)
+        check_numbers([first, second], [model])
     wrong = replace(first, inputs={"label": 0, "layout": [HEART, {**CAT, "label": 29}]})
     with pytest.raises(
         ValueError,
         match="boxes of the sample '00000.png' has the value 29, .*vocabulary=30 values are -1 to 28; give one of these",
     ):
-        check_numbers([wrong], model)
+        check_numbers([wrong], [model])
+
+
+def test_the_image_to_begin_with_and_the_place_of_a_layout_are_named(tmp_path):
+    model = Composite({"label": LabelConditioner(5, width=16), "layout": LayoutConditioner(**LAYOUT)}, width=16)
+    begun = numbered([Prompt(inputs={"label": label}) for label in (1, 5)], 1, 0, inits=["a/x.png", "b/x.png"])
+    with pytest.raises(ValueError, match="label of the sample '00003.png, made of b/x.png' has the value 5"):
+        check_numbers([begun[0], begun[3]], [model])
+    wrong = {"name": "cat", "box": [0, 0, 1, 1]}
+    rows = f"{json.dumps([HEART])}\n\n{json.dumps([HEART, wrong])}\n"
+    place = folder(tmp_path, a_json=[{**CAT, "label": 29}], c_jsonl=rows)
+    names = ["-"] * 29
+    for value, said in ((place, f"{place}/a.json"), (f"{place}/c.jsonl", f"line 3 of {place}/c.jsonl")):
+        requests = numbered([Prompt(inputs=inputs) for inputs in input_rows({"layout": value})], 1, 0)
+        assert all(json.loads(json.dumps(one.inputs)) == one.inputs for one in requests), "they go into a record"
+        known = LayoutConditioner(**LAYOUT, names=[*names[:-1], "cat"])
+        numbers = [with_class_numbers(one, known) for one in requests]
+        known.ranges = (replace(known.ranges[0], most=27),)
+        with pytest.raises(ValueError, match=f"boxes of the sample '{said}' has the value 2[89]"):
+            check_numbers(numbers, [known])
 
 
 def test_numbers_in_files_are_checked_before_any_image_is_made_too_each_file_once(tmp_path, monkeypatch):
@@ -103,13 +122,13 @@ def test_numbers_in_files_are_checked_before_any_image_is_made_too_each_file_onc
     whole = INPUTS["segmentation"].read
     monkeypatch.setattr(INPUTS["segmentation"], "read", lambda *a, **k: read.append(a[0]) or whole(*a, **k))
     requests = numbered([Prompt(inputs={"segmentation": right})], 3, 0)
-    check_numbers(requests, model)
+    check_numbers(requests, [model])
     assert read == [right]
     with pytest.raises(
         ValueError,
         match=r"segmentation of the sample '.*wrong.png' has the value 5, .*values are 0 to 4; give one of these",
     ):
-        check_numbers([replace(requests[0], to_inputs={"segmentation": wrong})], model)
+        check_numbers([replace(requests[0], to_inputs={"segmentation": wrong})], [model])
 
 
 def test_different_numbers_of_inputs_are_refused(tmp_path, label_map):

@@ -1,6 +1,8 @@
 """LoRA files of other programs are merged into the weights that are sampled, as those programs do."""
 
+import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -404,6 +406,20 @@ def test_a_folder_without_a_lora_is_refused(tmp_path):
         chosen_loras(tmp_path)
 
 
+def sha256_of(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def test_files_of_one_name_are_known_by_their_content(tmp_path):
+    files = [tmp_path / name / "lora.safetensors" for name in ("one", "two", "copy")]
+    for file, content in zip(files, (SMALL, SMALL | pair(TEXT, 64), SMALL), strict=True):
+        file.parent.mkdir()
+        loras.write(file, content)
+    one, two, copy = chosen_loras([file.parent for file in files], 0.5)
+    assert one.identity() == copy.identity() == f"lora.safetensors ({sha256_of(files[0])}) * 0.5", "wherever it lies"
+    assert two.identity() == f"lora.safetensors ({sha256_of(files[1])}) * 0.5" != one.identity()
+
+
 def drawn(base, out, *options):
     """Sample as a command does; return the bytes of the image, and its line of the record."""
     more = ["sampler.steps=2", "n=1", "device=cpu", f"out={out}"]
@@ -415,11 +431,12 @@ def drawn(base, out, *options):
 def test_the_record_says_what_was_merged_and_the_same_request_gives_the_same_image(base, tmp_path):
     files = [loras.write(tmp_path / f"{name}.safetensors", loras.kohya(loras.changes(base[1]))) for name in "ab"]
     plain, record = drawn(base, tmp_path / "plain")
-    assert not {"lora", "lora_scale"} & record.keys()
+    assert not {"lora", "lora_scale", "lora_sha256"} & record.keys()
     options = [f"lora=[{files[0]},{files[1]}]", "lora_scale=[0.8,0.5]"]
     image, record = drawn(base, tmp_path / "one", *options)
     assert record["lora"] == [str(file) for file in files]
     assert record["lora_scale"] == [0.8, 0.5]
+    assert record["lora_sha256"] == [sha256_of(file) for file in files]
     assert image != plain
     assert drawn(base, tmp_path / "two", *options)[0] == image
     assert drawn(base, tmp_path / "three", f"lora={files[0]}", "lora_scale=0")[0] == plain
@@ -456,12 +473,20 @@ def test_an_evaluation_is_of_the_merged_model_and_says_so(base, tmp_path):
 
     request, image = measured("plain")
     changed_request, other = measured("changed", f"lora={file}", "lora_scale=0.5")
-    assert changed_request.pop("lora") == ["style.safetensors * 0.5"]
+    assert changed_request.pop("lora") == [f"style.safetensors ({sha256_of(file)}) * 0.5"]
     assert changed_request["model"] != request["model"]
     assert {**changed_request, "model": request["model"]} == request
     assert other != image
     with pytest.raises(ValueError, match="holds images of another request"):
         measured("plain", f"lora={file}")
+    (tmp_path / "other").mkdir()
+    pairs = {place: [2 * matrix for matrix in both] for place, both in loras.changes(pipe).items()}
+    same_name = loras.write(tmp_path / "other" / file.name, loras.kohya(pairs))
+    with pytest.raises(
+        ValueError, match=rf"(?s)another request.*lora: .*{sha256_of(file)}.* -> .*{sha256_of(same_name)}"
+    ):
+        measured("changed", f"lora={same_name}", "lora_scale=0.5")
+    assert measured("changed", f"lora={shutil.copy(file, tmp_path / 'other')}", "lora_scale=0.5")[1] == other
     with pytest.raises(ValueError, match="lora= belongs to a model, and images= are measured as they are"):
         evaluate(compose("evaluate", [f"images={tmp_path}", f"lora={file}", f"out={tmp_path / 'none'}"]))
     samples = [
@@ -484,5 +509,5 @@ def test_an_evaluation_is_of_the_merged_model_and_says_so(base, tmp_path):
         )[0]
         for name, options in (("plain-loss", []), ("changed-loss", [f"lora={file}", "lora_scale=0.5"]))
     )
-    assert changed["request"].pop("lora") == ["style.safetensors * 0.5"]
+    assert changed["request"].pop("lora") == [f"style.safetensors ({sha256_of(file)}) * 0.5"]
     assert changed["scores"] != plain["scores"]

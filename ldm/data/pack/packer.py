@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ldm.data.pack.captions import find_tables, read_table, table_folder
-from ldm.data.pack.class_folders import CLASSES_FILE, FROM_FOLDERS, find_classes
+from ldm.data.pack.class_folders import CLASSES_FILE, FROM_FOLDERS, digest, find_classes
 from ldm.data.pack.plan import Plan, fraction_for_validation, make_plan
 from ldm.data.pack.row import Found
 from ldm.data.pack.shard import Job, fingerprint_images, read_tally, write_json
@@ -54,6 +54,7 @@ RULES = {
     "image_column": Optional(_Text(), "by its usual names"),
     "caption_column": Optional(_Text(), "by its usual names"),
     "labels": OneOf((FROM_FOLDERS, None)),
+    "classes": Optional(_Text(), "in the order of their names"),
     "side": Optional(COUNT, "files stay as they are"),
     "image_format": OneOf(("jpg", "png", None)),
     "val_fraction": Optional(Real(0.0, 1.0, below=True), "0.01, or more of a small data set"),
@@ -78,6 +79,8 @@ class Packer:
         caption_column: Column of the table that holds captions; None: found by its usual names.
         labels: "folders": the folders directly in `images` are classes, numbered in the order of their names; None: labels are
             those beside the images, where there are some.
+        classes: A text file with the names of these folders, one a line, in the order of their numbers, as an earlier packing
+            wrote it; None: they are numbered in the order of their names.
         side: Length in pixels to which the shorter side of an image is reduced; None: files are stored as they are.
         image_format: Format of the images that `side` reduces, "jpg" or "png"; None: jpg for a jpg, png for any other.
         val_fraction: Fraction of the samples for validation, in [0, 1); None: 0.01, and of a small data set as much as gives 16,
@@ -101,6 +104,7 @@ class Packer:
         image_column: str | None = None,
         caption_column: str | None = None,
         labels: str | None = None,
+        classes: str | Path | None = None,
         side: int | None = None,
         image_format: str | None = None,
         val_fraction: float | None = None,
@@ -110,7 +114,7 @@ class Packer:
         max_broken: float = 0.05,
     ) -> None:
         given: dict[str, object] = {"out": out, "images": images, "captions": captions, "side": side}
-        given |= {"image_format": image_format, "labels": labels}
+        given |= {"image_format": image_format, "labels": labels, "classes": classes}
         given |= {"image_column": image_column, "caption_column": caption_column, "workers": workers}
         given |= {"val_fraction": val_fraction, "val_max": val_max, "samples_per_shard": samples_per_shard}
         check_all({**given, "max_broken": max_broken}, RULES)
@@ -128,6 +132,10 @@ class Packer:
             raise ValueError(
                 f"labels={labels} is for images=FOLDER without a table; a table names classes in a column called label, which "
                 "goes into the .json"
+            )
+        if classes is not None and labels is None:
+            raise ValueError(
+                f"classes={classes} numbers the folders of labels={FROM_FOLDERS}; give that as well, or null"
             )
         self.captionless = captions == NO_CAPTIONS
         if self.captionless and images is None:
@@ -147,7 +155,9 @@ class Packer:
             find_tables(self.captions)
         self.job = Job(path, _folder(images, self.captions), side, image_format)
         self.labels = labels
-        self.classes = None if labels is None else find_classes(self.job.images, leave_out=path)
+        file = None if classes is None else Path(classes)
+        self.classes = None if labels is None else find_classes(self.job.images, leave_out=path, file=file)
+        self.told_classes = None if file is None else digest(list(self.classes or ()))
 
     def write(self) -> Summary:
         """Write the shards that are not there yet, and `summary.json`.
@@ -212,6 +222,7 @@ class Packer:
             "captions": f"{plan.rows} rows, {plan.fingerprint}",
             "images": fingerprint_images(plan.shards[0], self.job),
             "labels": self.labels,
+            "classes": self.told_classes,
             "side": self.job.side,
             "image_format": self.job.format,
             "val_fraction": self.val_fraction,

@@ -81,6 +81,7 @@ class Summary(NamedTuple):
             lines.append(
                 "training needs validation images, too, which are not here: give other shards, or pack into another "
                 "out= with a larger val_fraction"
+                + (f"; classes={self.out / CLASSES_FILE} gives other folders the same numbers" if self.classes else "")
             )
         return "\n".join([*lines, f"next: {self.next_command()}"])
 

@@ -38,6 +38,19 @@ class Input(ABC):
         """
 
     @abstractmethod
+    def place(self, source: Any) -> str | None:
+        """Return the file that a source is, or the place in a file that it is from; None where it was given outright."""
+
+    @abstractmethod
+    def in_words(self, source: Any, class_name: Callable[[int], str]) -> str:
+        """Return what a source says, in words for people.
+
+        Args:
+            source: What `sources` gave.
+            class_name: Gives what the class of a number is called.
+        """
+
+    @abstractmethod
     def size(self, source: Any) -> Size | None:
         """Return the size of the images that a source asks for, in pixels; None where it goes with every size."""
 
@@ -63,3 +76,11 @@ class FileInput(Input):
     def with_numbers(self, source: str, number: Callable[[str], int]) -> str:
         """Return the file; see `Input.with_numbers`."""
         return source
+
+    def place(self, source: str) -> str:
+        """Return the file; see `Input.place`."""
+        return source
+
+    def in_words(self, source: str, class_name: Callable[[int], str]) -> str:
+        """Return the field and the file; see `Input.in_words`."""
+        return f"{self.field} {source}"

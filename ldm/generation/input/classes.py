@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,19 @@ NAME = "name"
 """The key of an object in a layout that holds the name of its class, in the place of "label"."""
 
 LAYOUT_FILES = "a .json file with one layout, or a .jsonl file with one a line"
+
+
+class _FiledLayout(list[Any]):
+    """A layout that stands in a file.
+
+    Args:
+        entries: Its objects.
+        place: The file, and the line where it has several.
+    """
+
+    def __init__(self, entries: Iterable[Any], place: str) -> None:
+        super().__init__(entries)
+        self.place = place
 
 
 class LabelInput(Input):
@@ -44,6 +57,14 @@ class LabelInput(Input):
     def with_numbers(self, source: int | str, number: Callable[[str], int]) -> int:
         """Return the number; see `Input.with_numbers`."""
         return number(source) if isinstance(source, str) else source
+
+    def place(self, source: int | str) -> None:
+        """Return None; see `Input.place`."""
+        return
+
+    def in_words(self, source: int | str, class_name: Callable[[int], str]) -> str:
+        """Return the name; see `Input.in_words`."""
+        return source if isinstance(source, str) else class_name(source)
 
     def size(self, source: int | str) -> None:
         """Return None; see `Input.size`."""
@@ -69,7 +90,8 @@ class LayoutInput(Input):
             return [self._checked(value, f"layout={value}")]
         path = Path(str(value))
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        found = [self._checked(layout, place) for file in files for layout, place in _layouts(file)]
+        read = [(layout, place) for file in files for layout, place in _layouts(file)]
+        found: list[list[Any]] = [_FiledLayout(self._checked(layout, place), place) for layout, place in read]
         if not found:
             raise ValueError(
                 f"there is no layout in {value}; give {LAYOUT_FILES}, a folder of .json files, or {LAYOUT}"
@@ -78,7 +100,19 @@ class LayoutInput(Input):
 
     def with_numbers(self, source: list[Any], number: Callable[[str], int]) -> list[Any]:
         """Return the layout; see `Input.with_numbers`."""
-        return [_with_number(entry, number) for entry in source] if isinstance(source, list) else source
+        if not isinstance(source, list):
+            return source
+        entries = [_with_number(entry, number) for entry in source]
+        return entries if (place := self.place(source)) is None else _FiledLayout(entries, place)
+
+    def place(self, source: list[Any]) -> str | None:
+        """Return the file, and the line where it has several; see `Input.place`."""
+        return source.place if isinstance(source, _FiledLayout) else None
+
+    def in_words(self, source: list[Any], class_name: Callable[[int], str]) -> str:
+        """Return the names and boxes; see `Input.in_words`."""
+        told = [(entry.get(NAME, entry.get("label")), entry.get("box")) for entry in source]
+        return f"layout {', '.join(f'{LabelInput().in_words(one, class_name)} {box}' for one, box in told) or '[]'}"
 
     def size(self, source: list[Any]) -> None:
         """Return None; see `Input.size`."""

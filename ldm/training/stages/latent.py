@@ -16,6 +16,7 @@ from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.data.foreign_moments import ForeignMoments
 from ldm.data.order.batch_sampler import spread
+from ldm.data.told_values import check_values
 from ldm.files.tensors import write_tensors
 from ldm.task.base import Task
 from ldm.task.latent import LatentTask, Model
@@ -174,15 +175,9 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         ranged = {one.field for one in reader.ranges} & {one.name for one in data.readers}
         if not ranged:
             return
-        samples = data.val_set
-        numbers = spread(len(samples), SAMPLES_LOOKED_AT)
-        of_val = samples.keyed_fields(numbers, data.choose(ranged))
-        for split, found in (("data.train", data.samples(ranged, SAMPLES_LOOKED_AT)), ("data.val", of_val)):
-            for key, fields in found:
-                try:
-                    reader.check(fields, [key])
-                except ValueError as error:
-                    raise ValueError(f"in {split}, {error}") from error
+        check_values(reader, data.samples(ranged, SAMPLES_LOOKED_AT), "data.train")
+        numbers = spread(len(data.val_set), SAMPLES_LOOKED_AT)
+        check_values(reader, data.val_set.keyed_fields(numbers, data.choose(ranged)), "data.val")
 
     def remember(self) -> None:
         """Write what the reader of fields has learned."""
