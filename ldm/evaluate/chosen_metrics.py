@@ -24,11 +24,13 @@ class ChosenMetrics:
         packages: Packages whose classes the run's config may name.
 
     Attributes:
+        rounds: Whether images are rounded to 8 bits first.
         inputs: Names of the fields that they read beside the images.
         needs_reference: Whether one of them compares with real images.
     """
 
     def __init__(self, config: DictConfig, run: Mapping[str, Any] | None, packages: Sequence[str]) -> None:
+        self.rounds = not config.get("unrounded")
         given = config.get("metric")
         self._packages = packages if given is None and run is not None and run.get("metric") else None
         chosen = run["metric"] if self._packages is not None and run is not None else given
@@ -55,7 +57,7 @@ class ChosenMetrics:
                 groups.setdefault(f"features-{metric.extractor.signature}", []).append(metric)
             else:
                 groups[f"{name}-{known_by(self._settings[name])}"] = [metric]
-        return {name: MetricSuite(group) for name, group in groups.items()}
+        return {name: MetricSuite(group, rounds=self.rounds) for name, group in groups.items()}
 
     def _class_of(self, node: Any) -> type[Metric]:
         found = class_of(node) if self._packages is None else trusted_class(node, self._packages)

@@ -10,7 +10,7 @@ from ldm.config import choices_of, compose, differences, resolved, value_of
 MEASURED = ("num_images", "data.val_images", "metric", "reference")
 """Options that a protocol says of what is measured, and what that is compared with."""
 
-MADE = ("conditions", "degradation", "sampler", "guidance", "timestep_spacing")
+MADE = ("conditions", "degradation", "sampler", "guidance", "timestep_spacing", "unrounded")
 """Options that a protocol says of how images are made."""
 
 FREE = ("decoder", "lora", "lora_scale", "size")

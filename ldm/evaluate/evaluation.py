@@ -20,7 +20,7 @@ from ldm.evaluate.departures import departures
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.image_work import ImageWork
 from ldm.evaluate.images import FolderImages
-from ldm.evaluate.measured_images import FoundImages, MeasuredImages, SampledImages
+from ldm.evaluate.measured_images import FoundImages, MeasuredImages, SampledImages, UnroundedImages
 from ldm.evaluate.own import FOUND, GENERATED, GRID, PROGRAM, check_folder
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
@@ -101,7 +101,7 @@ class ImageEvaluation:
         folder.check()
         count = config.num_images or opened.wanted
         opened.check(readers, count)
-        images = SampledImages(
+        images = (UnroundedImages if config.unrounded else SampledImages)(
             model,
             opened,
             folder,
@@ -241,6 +241,7 @@ class ImageEvaluation:
             **({"guided_by": guiding} if guiding else {}),
             "conditions": opened.fingerprint,
             **computed,
+            **({"unrounded": True} if self.config.unrounded else {}),
             **({"lora": [one.identity() for one in self.loras]} if self.loras else {}),
             "seed": self.config.seed,
             "size": list(size),

@@ -48,7 +48,18 @@ OPTIONS: dict[str, Rule] = {
 }
 """The values that the command's options can have."""
 
-FOREIGN = ("size", "reference", "decoder", "lora", "sampler", "guidance", "degradation", "masks", "statistics")
+FOREIGN = (
+    "unrounded",
+    "size",
+    "reference",
+    "decoder",
+    "lora",
+    "sampler",
+    "guidance",
+    "degradation",
+    "masks",
+    "statistics",
+)
 """Options of images that are generated."""
 
 USUAL_SIZE = 256

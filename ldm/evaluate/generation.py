@@ -16,7 +16,7 @@ from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
 from ldm.model import LatentDiffusion
-from ldm.options.rule import COUNT, SEED, SIZE, Optional, Rule, check_all
+from ldm.options.rule import COUNT, FLAG, SEED, SIZE, Optional, Rule, check_all
 from ldm.pretrained.precision import without_tf32
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ OPTIONS: dict[str, Rule] = {
     "seed": SEED,
     "size": Optional(SIZE, "as in training"),
     "batch_size": COUNT,
+    "unrounded": Optional(FLAG, "images are measured as they are in their files"),
     "data.size": Optional(SIZE, "as in training"),
     "data.val_images": Optional(COUNT, "as in training"),
 }

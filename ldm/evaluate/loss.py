@@ -47,7 +47,18 @@ OPTIONS: dict[str, Rule] = {
 }
 """The values that the command's options can have."""
 
-FOREIGN = ("images", "size", "reference", "statistics", "decoder", "sampler", "guidance", "metric", "perceptual")
+FOREIGN = (
+    "unrounded",
+    "images",
+    "size",
+    "reference",
+    "statistics",
+    "decoder",
+    "sampler",
+    "guidance",
+    "metric",
+    "perceptual",
+)
 """Options of images that are generated, or reconstructed."""
 
 STORE, SUMS = "loss", "sums"

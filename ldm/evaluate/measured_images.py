@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ldm.batch import Fields, Size, of_one_size
 from ldm.conditioner.in_words import in_words
@@ -131,7 +133,7 @@ class SampledImages(MeasuredImages):
     def make(self, part: Sequence[int]) -> None:
         """Make batches anew of which an image is missing, whole, since rounding depends on the batch."""
         for numbers in of_one_size(part, self.size_of, self.batch_size):
-            if self.folder.has_images(numbers):
+            if self.is_ready(numbers):
                 continue
             fields = self.conditions.fields(numbers)
             self.model.conditioner.check(fields, advice=TRAINED)
@@ -144,7 +146,15 @@ class SampledImages(MeasuredImages):
                 batch_size=self.batch_size,
             )
             for number, image in zip(numbers, images, strict=True):
-                self.folder.write_image(number, image)
+                self.keep(number, image)
+
+    def is_ready(self, numbers: Sequence[int]) -> bool:
+        """Return whether all images of a batch can be measured, so that none of them has to be made."""
+        return self.folder.has_images(numbers)
+
+    def keep(self, number: int, image: Tensor) -> None:
+        """Write the file of an image, `(3, H, W)` in [-1, 1]."""
+        self.folder.write_image(number, image)
 
     def size_of(self, number: int) -> Size:
         """See `MeasuredImages.size_of`."""
@@ -161,3 +171,35 @@ class SampledImages(MeasuredImages):
     def in_words(self, number: int) -> str:
         """See `MeasuredImages.in_words`."""
         return in_words(self.fields([number]), 1, self.model.conditioner)[0]
+
+
+class UnroundedImages(SampledImages):
+    """Images that a model makes, measured as they come from it: their files have them rounded to 8 bits.
+
+    Those of one part are held in memory. They are made anew where they are measured again, by another metric say. The options
+    are those of SampledImages.
+    """
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self._held: dict[int, Tensor] = {}
+
+    def make(self, part: Sequence[int]) -> None:
+        """Make all images of a part anew, and hold them in the place of those of another part."""
+        self._held = {}
+        super().make(part)
+
+    def is_ready(self, numbers: Sequence[int]) -> bool:
+        """Return False: what files have is not what is measured."""
+        return False
+
+    def keep(self, number: int, image: Tensor) -> None:
+        """Hold an image, and write its file."""
+        self._held[number] = image.clamp(-1.0, 1.0)
+        super().keep(number, image)
+
+    def read(self, numbers: Sequence[int]) -> Readable:
+        """Return images that are held; where one is not, what their files have."""
+        if not self._held.keys() >= set(numbers):
+            return super().read(numbers)
+        return Readable(torch.stack([self._held[number] for number in numbers]), numbers)

@@ -27,23 +27,26 @@ class MetricSuite:
     """Measures generated images by several metrics, with one pass of each network.
 
     Images are rounded to 8 bits first, as in a file, so that images measured while training and images read from files have
-    the same scores. What it keeps of N images are D float32 features for each different extractor, and a number for each score
-    of single images: 400 MB for 50,000 images and Inception. It computes in float32 and float64, whatever the precision of
-    training.
+    the same scores, unless `rounds` is false. What it keeps of N images are D float32 features for each different extractor,
+    and a number for each score of single images: 400 MB for 50,000 images and Inception. It computes in float32 and float64,
+    whatever the precision of training.
 
     Args:
         metrics: The metrics.
+        rounds: Round images to 8 bits.
 
     Attributes:
         extractors: Signature -> network, of all feature metrics.
         collapsed: Why scores of the last `compute` are nan, a sentence for each metric.
     """
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
+    def __init__(self, metrics: Iterable[Metric], *, rounds: bool = True) -> None:
         self.metrics = list(metrics)
+        self.rounds = rounds
         self.extractors: dict[str, Extractor] = {}
         for metric in self.feature_metrics:
             metric.extractor = self.extractors.setdefault(metric.extractor.signature, metric.extractor)
+            metric.extractor.rounds = rounds
         self.collapsed: list[str] = []
         self._device = torch.device("cpu")
         self.reset()
@@ -103,7 +106,7 @@ class MetricSuite:
             ValueError: Where images or features are not finite, or fields cannot be measured by.
         """
         check_finite(images, "generated images", advice=ADVICE)
-        images = rounded(images)
+        images = rounded(images) if self.rounds else images.float()
         for signature, extractor in self.extractors.items():
             self.features[signature].add(extract(extractor, images), numbers)
         for metric in self.metrics:

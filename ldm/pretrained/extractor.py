@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from ldm.files.picture import to_levels
+
 
 class Extractor(nn.Module, ABC):
     """A frozen network that turns an image into a vector of features.
@@ -15,12 +17,14 @@ class Extractor(nn.Module, ABC):
         signature: A name for network, weights and preprocessing together: extractors with the same one give the same features.
         num_features: Length of the vector.
         statistics_names: Names of the mean and of the covariance of its features in .npz files of others.
+        rounds: Whether images are rounded to 8 bits first.
     """
 
     name: str
     signature: str
     num_features: int
     statistics_names: tuple[str, str] = ("mu", "sigma")
+    rounds: bool = True
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -32,6 +36,11 @@ class Extractor(nn.Module, ABC):
         Returns:
             Features `(B, num_features)`.
         """
+
+    def levels(self, images: Tensor) -> Tensor:
+        """Return images as levels from 0 to 255: whole ones in uint8, or where nothing is rounded float32."""
+        images = images.float()
+        return to_levels(images) if self.rounds else images.add(1.0).mul(127.5)
 
 
 class ClassifyingExtractor(Extractor):

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.files.picture import to_levels
 from ldm.pretrained.catalogue import INCEPTION_WEIGHTS
 from ldm.pretrained.extractor import ClassifyingExtractor, Extractor
 from ldm.pretrained.inception_network import InceptionV3
@@ -50,9 +49,9 @@ class Inception(ClassifyingExtractor):
         self.network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features `(B, 2048)` of images `(B, 3, H, W)` in [-1, 1], which are rounded to 8 bits first."""
+        """Return the features `(B, 2048)` of images `(B, 3, H, W)` in [-1, 1]."""
         with full_precision(images.device):
-            features: Tensor = self.network(self.resize(to_levels(images.float())))
+            features: Tensor = self.network(self.resize(self.levels(images)))
             return features
 
     def class_logits(self, features: Tensor) -> Tensor:
@@ -93,7 +92,7 @@ class SpatialInception(Extractor):
     def forward(self, images: Tensor) -> Tensor:
         """Return the features `(B, 2023)` of images `(B, 3, H, W)` in [-1, 1]: of each place, row by row, seven numbers."""
         with full_precision(images.device):
-            maps = self.inception.network.maps(self.inception.resize(to_levels(images.float())))
+            maps = self.inception.network.maps(self.inception.resize(self.levels(images)))
             return maps[:, :7].permute(0, 2, 3, 1).flatten(1)
 
 

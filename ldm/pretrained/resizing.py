@@ -28,7 +28,7 @@ class InceptionResize(ABC):
         """Return images as the network gets them.
 
         Args:
-            levels: `(B, 3, H, W)` uint8.
+            levels: `(B, 3, H, W)`, from 0 to 255: uint8, or float32.
 
         Returns:
             `(B, 3, 299, 299)` float32.

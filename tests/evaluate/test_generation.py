@@ -331,3 +331,23 @@ def test_a_place_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(ValueError, match="RANK=2 is not below WORLD_SIZE=2"):
         Place.here()
+
+
+@pytest.mark.e2e
+def test_images_are_measured_before_they_are_rounded_where_that_is_asked_for(tiny_run, scored, tmp_path):
+    """To the last digit the same, broken off or not; and no file has what is measured."""
+    rounded = scored("rounded", f"num_images={FEW}")[0]["scores"]
+    whole = scored("whole", f"num_images={FEW}", "unrounded=true")[0]
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "rounded")
+    distance = whole["scores"]["frechet_efficientnet"]
+    assert distance == pytest.approx(rounded["frechet_efficientnet"], rel=0.01)
+    assert distance != rounded["frechet_efficientnet"]
+    scored("grown", "num_images=20", "unrounded=true")
+    next((tmp_path / "grown" / "parts").rglob("*.safetensors")).unlink()
+    assert scored("grown", f"num_images={FEW}", "unrounded=true")[0]["scores"] == whole["scores"]
+    later = scored("whole", f"num_images={FEW}", "unrounded=true", "metric=[offline,precision_recall_offline]")[0]
+    assert later["scores"]["frechet_efficientnet"] == pytest.approx(distance, rel=1e-6)
+    with pytest.raises(ValueError, match="holds images of another request:\n  unrounded: "):
+        scored("whole", f"num_images={FEW}")
+    with pytest.raises(ValueError, match="unrounded= has no meaning for the validation loss"):
+        scored("loss", "protocol=validation_loss", "unrounded=true")

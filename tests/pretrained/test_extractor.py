@@ -5,6 +5,7 @@ import torch
 
 from ldm.metric.frechet import Frechet
 from ldm.pretrained.efficientnet import EfficientNetLite0
+from ldm.pretrained.extractor import Extractor
 from ldm.pretrained.inception import Inception
 from ldm.pretrained.inception_network import InceptionV3
 
@@ -69,3 +70,14 @@ def test_files_that_hold_code_or_other_weights_are_refused(tmp_path):
     for name in "abcd":
         with pytest.raises(ValueError, match=f"{name}.pth does not hold the weights of the Inception network alone"):
             Inception(weights=tmp_path / f"{name}.pth")
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_levels_are_whole_or_as_they_come(rounds):
+    class Levels(Extractor):
+        def forward(self, images):
+            return self.levels(images)
+
+    extractor, images = Levels(), torch.tensor([-1.0, 0.001, 1.0])
+    extractor.rounds = rounds
+    torch.testing.assert_close(extractor(images).float(), torch.tensor([0.0, 128.0 if rounds else 127.6275, 255.0]))
