@@ -32,6 +32,7 @@ class NoisyClassifier(nn.Module, ABC):
         size: Height and width of the training images in pixels; one number for squares.
 
     Attributes:
+        inputs: Names of the fields that have the answers.
         measure: Name of the share of right answers that validation logs.
 
     Raises:
@@ -41,6 +42,7 @@ class NoisyClassifier(nn.Module, ABC):
         Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233; Rombach et al., 2022, appendix C, arXiv:2112.10752.
     """
 
+    inputs: ClassVar[tuple[str, ...]]
     measure: ClassVar[str]
 
     def __init__(

@@ -42,6 +42,7 @@ class CaptionClassifier(NoisyClassifier):
         Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233, with words in the place of classes.
     """
 
+    inputs = Vocabulary.inputs
     measure = "recall"
 
     def __init__(

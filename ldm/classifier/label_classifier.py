@@ -51,6 +51,7 @@ class LabelClassifier(NoisyClassifier):
         Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233; Rombach et al., 2022, appendices C and D.4, arXiv:2112.10752.
     """
 
+    inputs = Labels.inputs
     measure = "accuracy"
 
     def __init__(

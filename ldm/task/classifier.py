@@ -39,7 +39,7 @@ class ClassifierTask(LatentTask[NoisyClassifier]):
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the fields that the classifier reads beside images or latents."""
-        return self.reader.inputs
+        return self.model.inputs
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""

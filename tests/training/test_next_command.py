@@ -13,6 +13,7 @@ pytestmark = pytest.mark.e2e
 
 TUNING = ["experiment=finetune_decoder", "data=icons", "perceptual=none", "name=tuned"]
 GUIDING = ["experiment=classifier", "name=guide"]
+GUIDING_CLASSES = ["experiment=label_classifier", "name=guide"]
 
 
 def next_words(options, given, tmp_path):
@@ -25,7 +26,9 @@ def next_words(options, given, tmp_path):
     return program, words
 
 
-@pytest.mark.parametrize("options", [TUNING, GUIDING], ids=["decoder", "classifier"])
+@pytest.mark.parametrize(
+    "options", [TUNING, GUIDING, GUIDING_CLASSES], ids=["decoder", "classifier", "label_classifier"]
+)
 @pytest.mark.parametrize("as_file", [False, True], ids=["run", "file"])
 def test_what_was_trained_for_a_model_is_used_with_that_model(tiny_run, tmp_path, options, as_file):
     given = find(tiny_run) if as_file else tiny_run
@@ -35,6 +38,7 @@ def test_what_was_trained_for_a_model_is_used_with_that_model(tiny_run, tmp_path
     own = {"decoder=" + str(tmp_path / "tuned"), "guidance.classifier.path=" + str(tmp_path / "guide")}
     assert len(own & set(words)) == 1, "what was trained"
     assert "prompt=a red heart on a white background" in words
+    assert ("label=0" in words) == (options is GUIDING_CLASSES)
 
 
 def test_a_decoder_of_no_model_is_trained_upon(tiny_run, tmp_path):

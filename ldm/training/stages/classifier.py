@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ldm import checkpoint
 from ldm.classifier.base import NoisyClassifier
+from ldm.config import class_of, resolved
 from ldm.data.base import DataModule
 from ldm.options.arguments import command_name
 from ldm.task.base import Task
@@ -51,7 +52,9 @@ class ClassifierStage(LatentStage[NoisyClassifier]):
         """Return the command that samples with this classifier as guidance, from the model whose autoencoder it was given."""
         assert self.run.given_autoencoder is not None
         guided = "guidance=classifier", f"guidance.classifier.path={shlex.quote(str(self.run.folder))}"
+        kind = class_of(resolved(self.run.config.model))
+        assert issubclass(kind, NoisyClassifier)
         if (model := model_in(self.run.given_autoencoder)) is None:
-            told = (EXAMPLES[name] for name in self.task.inputs)
+            told = (EXAMPLES[name] for name in kind.inputs)
             return " ".join([command_name("sample"), "ckpt=RUN", *guided, *told, "n=4 seed=0"])
-        return sample_command(self.run, self.run.given_autoencoder, model, *guided, also=self.task.inputs)
+        return sample_command(self.run, self.run.given_autoencoder, model, *guided, also=kind.inputs)
