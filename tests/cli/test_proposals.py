@@ -123,6 +123,7 @@ def unusable_proposals(name, words, count):
 
 @pytest.mark.parametrize(("name", "words"), BASES, ids=[f"{name} {words}" for name, words in BASES])
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_what_is_proposed_can_be_typed(name, words, count):
     unusable, seen = unusable_proposals(name, words.split(), count)
     assert unusable == []
