@@ -28,10 +28,11 @@ class LearnedWords:
 
     def spelled(self, texts: Sequence[str]) -> list[str]:
         """Return texts with the tokens of learned words in their place; of words that begin alike the longest counts."""
-        found = list(texts)
-        for word in sorted(self._tokens, key=len, reverse=True):
-            found = [pattern_of(word).sub(self._tokens[word], text) for text in found]
-        return found
+        if not self._tokens:
+            return list(texts)
+        tokens = {word.lower(): tokens for word, tokens in self._tokens.items()}
+        pattern = pattern_of(*self._tokens)
+        return [pattern.sub(lambda found: tokens[found[0].lower()], text) for text in texts]
 
     def read(self, texts: Sequence[str]) -> list[str]:
         """Return texts with the words in the place of their tokens."""
@@ -41,6 +42,7 @@ class LearnedWords:
         return found
 
 
-def pattern_of(word: str) -> re.Pattern[str]:
-    """Return the pattern that finds a word in a text, in letters of any case, but not inside another word."""
-    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+def pattern_of(*words: str) -> re.Pattern[str]:
+    """Return the pattern that finds words in a text, in letters of any case, but not inside others; the longest first."""
+    longest_first = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    return re.compile(rf"(?<!\w)(?:{longest_first})(?!\w)", re.IGNORECASE)

@@ -74,6 +74,8 @@ def test_a_word_is_found_in_letters_of_any_case_and_not_inside_another():
     texts = ["a Toy, TOY", "toys of a stoy", "toy-like toy", "toy-likes", "nothing"]
     spelled = [f"a {toy}, {toy}", "toys of a stoy", f"{first}{second} {toy}", f"{toy}-likes", "nothing"]
     assert words.spelled(texts) == spelled
+    words.add("0", 1)
+    assert words.spelled(["toy-like"]) == [f"{first}{second}"], "no word is found in the tokens of another"
     assert words.read(spelled[2:]) == texts[2:3] + ["toy-likes", "nothing"]
 
 
