@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from abc import ABC, abstractmethod
@@ -16,6 +15,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported for whoever catches its errors
 from safetensors import SafetensorError, safe_open
 from transformers.safetensors_conversion import get_conversion_pr_reference
+
+from ldm.files.digest import sha256_of
 
 WANTED = ["*.json", "*.txt", "model.safetensors", "model-*-of-*.safetensors"]
 """Files of a model on the hub that are loaded: config, tokenizer, weights. Weights in any format that can hold code are not."""
@@ -158,13 +159,10 @@ class WeightFile(PublishedWeights):
             raise OSError(str(error)) from error
 
     def _check(self, file: Path) -> None:
-        digest = hashlib.sha256()
-        with file.open("rb") as content:
-            while chunk := content.read(2**20):
-                digest.update(chunk)
-        if not digest.hexdigest().startswith(self._digest):
+        found = sha256_of(file)
+        if not found.startswith(self._digest):
             raise ValueError(
-                f"{file} is not what was published under this name: its SHA-256 begins with {digest.hexdigest()[:8]}, not "
+                f"{file} is not what was published under this name: its SHA-256 begins with {found[:8]}, not "
                 f"{self._digest}; remove it, and type the same command again"
             )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ldm.files.digest import sha256_of
 from ldm.files.similar import similar
 from ldm.options.rule import Real, check
 
@@ -14,9 +14,6 @@ NAMES = ("lora.safetensors", "pytorch_lora_weights.safetensors")
 """Names of a LoRA's file in a folder, as `format=lora` and diffusers write it."""
 
 ENDING = ".safetensors"
-
-BLOCK = 2**20
-"""Bytes that are read at once."""
 
 
 class ChosenLoRA(NamedTuple):
@@ -32,11 +29,7 @@ class ChosenLoRA(NamedTuple):
 
     def digest(self) -> str:
         """Return the first 16 digits of the SHA-256 of the file, by which it is known wherever it lies; the file is read."""
-        found = hashlib.sha256()
-        with self.file.open("rb") as content:
-            while block := content.read(BLOCK):
-                found.update(block)
-        return found.hexdigest()[:16]
+        return sha256_of(self.file)[:16]
 
     def identity(self) -> str:
         """Return what the change of the model depends on: the file, by its name and content, and its scale; the file is read."""
