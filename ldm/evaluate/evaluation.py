@@ -37,7 +37,6 @@ from ldm.metric.statistics import Reference
 from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
 from ldm.pretrained.vision import weights_hash
-from ldm.processes.cores import warn_of_busy_cores
 from ldm.sampler.base import Sampler
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,6 @@ class ImageEvaluation:
         self.packages: list[str] = list(config.packages)
         self.place = Place.here()
         self.device = self.place.device(config.device)
-        warn_of_busy_cores(self.device)
         self.chosen = ChosenMetrics(config, run, self.packages)
         self.loras = chosen_loras(config.lora, config.lora_scale)
         self.batch_size: int = config.batch_size

@@ -24,7 +24,7 @@ from ldm.evaluate.own import PROGRAM, RECONSTRUCTED, RECONSTRUCTIONS, check_fold
 from ldm.evaluate.pairs import PairScores
 from ldm.evaluate.part_work import Measured, PartWork
 from ldm.evaluate.processes import Place
-from ldm.evaluate.protocol import Protocol, refuse_options
+from ldm.evaluate.protocol import Protocol, begin_measuring, refuse_options
 from ldm.evaluate.results import new_results, write_results
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
@@ -34,9 +34,7 @@ from ldm.metric.base import FeatureMetric
 from ldm.metric.statistics import Reference, Statistics, evenly_spaced
 from ldm.metric.suite import MetricSuite
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
-from ldm.pretrained.precision import without_tf32
 from ldm.pretrained.vision import weights_hash
-from ldm.processes.cores import warn_of_busy_cores
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +187,7 @@ class ReconstructionProtocol(Protocol):
                 "ckpts='runs/x/**/step-*.ckpt'; give one of them"
             )
         refuse_options(config, FOREIGN, "a first stage, which reconstructs images")
-        without_tf32()
+        begin_measuring(config)
         return measure_models(
             config, RECONSTRUCTED, Autoencoder, (AUTOENCODER_FILE,), lambda ckpt, out: self._of_one(config, ckpt, out)
         )
@@ -206,13 +204,11 @@ class ReconstructionProtocol(Protocol):
         pairs = PairScores(autoencoder.regularizer, perceptual)
         request = {"model": weights_hash(repr(autoencoder), autoencoder.state_dict()), "images": images.fingerprint}
         folder = EvaluationFolder(out, RECONSTRUCTED, request)
-        device = place.device(config.device)
-        warn_of_busy_cores(device)
         work = ReconstructionWork(
             folder,
             place,
             images,
-            autoencoder.to(device).eval(),
+            autoencoder.to(place.device(config.device)).eval(),
             suites=suites,
             pairs=pairs,
             pairs_store=f"pairs-{known_by(options['perceptual'])}",

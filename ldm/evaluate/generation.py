@@ -12,12 +12,11 @@ from ldm.checkpoint import MODEL_FILE
 from ldm.config import resolved
 from ldm.evaluate.evaluation import ImageEvaluation
 from ldm.evaluate.own import GENERATED
-from ldm.evaluate.protocol import Protocol
+from ldm.evaluate.protocol import Protocol, begin_measuring
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, FLAG, SEED, SIZE, Optional, Rule, check_all
-from ldm.pretrained.precision import without_tf32
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class GenerationProtocol(Protocol):
             )
         if config.statistics is not None and config.ckpts is not None:
             raise ValueError("statistics= is a file for the images of one model; give ckpt= in place of ckpts=")
-        without_tf32()
+        begin_measuring(config)
         out = Path(config.out)
         try:
             return self._measure(config, out)

@@ -25,7 +25,7 @@ from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.own import LOSS, check_folder
 from ldm.evaluate.part_work import Measured, PartWork
 from ldm.evaluate.processes import Place
-from ldm.evaluate.protocol import Protocol, refuse_options
+from ldm.evaluate.protocol import Protocol, begin_measuring, refuse_options
 from ldm.evaluate.results import NOTHING, new_results, write_results
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import computed_options, data_options, run_config
@@ -33,9 +33,7 @@ from ldm.evaluate.validation_loss import ValidationLoss
 from ldm.interop.lora.chosen import chosen_loras
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
-from ldm.pretrained.precision import without_tf32
 from ldm.pretrained.vision import weights_hash
-from ldm.processes.cores import warn_of_busy_cores
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +153,7 @@ class LossProtocol(Protocol):
         refuse_options(config, FOREIGN, "the validation loss, for which no image is made")
         if class_of(config.conditions) is not SampleConditions:
             raise ValueError("the validation loss is that of validation samples; leave conditions= out")
-        without_tf32()
+        begin_measuring(config)
         return measure_models(
             config, LOSS, LatentDiffusion, (MODEL_FILE,), lambda ckpt, out: self._of_one(config, ckpt, out)
         )
@@ -165,7 +163,6 @@ class LossProtocol(Protocol):
         place, packages = Place.here(), list(config.packages)
         check_folder(out, LOSS)
         loras, device = chosen_loras(config.lora, config.lora_scale), place.device(config.device)
-        warn_of_busy_cores(device)
         model, own = checkpoint.load_with_config(ckpt, device=device, packages=packages, loras=loras)
         options = data_options(config, run_config(ckpt), size=model.size, training=False)
         data: DataModule = build_trusted(options, packages)

@@ -8,6 +8,20 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from ldm.evaluate.processes import Place
+from ldm.pretrained.precision import without_tf32
+from ldm.processes.cores import warn_of_busy_cores
+
+
+def begin_measuring(config: DictConfig) -> None:
+    """Let GPUs compute fp32 as it is, and warn where the work will be done on a CPU whose cores are busy.
+
+    Args:
+        config: The options of a command, checked.
+    """
+    without_tf32()
+    warn_of_busy_cores(Place.here().device(config.device))
+
 
 def refuse_options(config: DictConfig, names: Iterable[str], measured: str) -> None:
     """Raise ValueError where an option is given that has no meaning for what a protocol measures.
