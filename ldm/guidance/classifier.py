@@ -76,8 +76,8 @@ class ClassifierGuidance(NestedGuidance):
         Raises:
             ValueError: If the classifier was trained with other latents or another noise schedule, or knows no such class.
         """
-        for fields in given.ends:
-            self.classifier.reader.check(fields)
+        for there in given.ends[1:]:  # the fields of the images were checked before the first batch
+            self.classifier.reader.check(there)
         inner = self.guidance.wrap(given)
         self.classifier.join(given.autoencoder, given.denoiser.schedule)
 
