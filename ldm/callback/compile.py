@@ -31,9 +31,9 @@ COMPILERS = ("g++", "c++", "clang++", "clang")
 
 
 class Compile(pl.Callback):
-    """Lets torch.compile translate the networks of a stage: steps are faster, and the first ones take minutes.
+    """Compiles the networks of a stage by torch.compile: the first steps take minutes, for later ones to be faster.
 
-    Each network is translated as a whole, with the autoencoder that is frozen and text and vision encoders. Names of weights
+    Each network is compiled as a whole, with the autoencoder that is frozen and text and vision encoders. Names of weights
     stay as they are, so that checkpoints of compiled and other runs are alike. Numbers differ by rounding.
 
     Args:
@@ -57,7 +57,7 @@ class Compile(pl.Callback):
         self._is_done = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Mark the networks once; each is translated when it is first called."""
+        """Mark the networks once; each is compiled when it is first called."""
         if self.mode is None or self._is_done:
             return
         self._is_done = True

@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.peer                              the U-Net of Stable Diffusion 1, on a GPU where there is one
 python -m tests.benchmarks.peer --shape medium --batch 4     a smaller one, for a CPU
-python -m tests.benchmarks.peer --compile default            both translated by torch.compile, too
+python -m tests.benchmarks.peer --compile default            both compiled by torch.compile, too
 
 A step is forward and backward pass and AdamW, on the same random latents and tokens. Ways take turns; printed are the median of
 a step, images per second, TFLOP/s by the operations that were counted of ours, the peak of a GPU's memory in a step, with the
@@ -101,7 +101,7 @@ def compare(shape: UNetShape, batch: int, *, device: str, precision: str, mode: 
     operations = counter.get_total_flops()
     times: dict[str, list[float]] = {name: [] for name in steps}
     memory = dict.fromkeys(steps, 0.0)
-    for turn in range(rounds + 2):  # the first two are for translating and warming up
+    for turn in range(rounds + 2):  # the first two are for compiling and warming up
         for name, step in steps.items():
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
