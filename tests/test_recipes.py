@@ -5,8 +5,8 @@ from typing import NamedTuple
 import pytest
 
 from ldm.config import CONFIGS
+from ldm.plan.build import make_workload
 from ldm.plan.operations import count_operations
-from ldm.plan.workload import make_workload
 from ldm.training.validate import check_batches, leave_out_leftovers
 from tests import test_config
 from tests.training.stages import stages

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -38,6 +40,17 @@ FULL_ON_CPU: frozenset[Any] = frozenset({F.mse_loss, torch.prod})
 """Functions that autocast computes in fp32 on CPUs, those of them that are used here."""
 
 
+_ACTIVE: ContextVar[AbstractContextManager[Any] | None] = ContextVar("kernels", default=None)
+
+
+def contexts_again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Return the contexts of activation checkpointing: a block is computed again, within the backward pass, by the same kernels.
+
+    While a function of torch is called, as that of the backward pass, the mode that calls it is off.
+    """
+    return nullcontext(), _ACTIVE.get() or nullcontext()
+
+
 class DeviceKernels(TorchFunctionMode):
     """Lets tensors of the meta device be computed as a device would: the same types, the same kernels of attention.
 
@@ -61,6 +74,12 @@ class DeviceKernels(TorchFunctionMode):
         self.full = FULL_ON_GPU if accelerator == "gpu" else FULL_ON_CPU
         self.cast_bytes = 0
         self._cast: dict[int, Tensor] = {}
+
+    def __enter__(self) -> DeviceKernels:
+        """Begin; blocks that are computed again know where."""
+        _ACTIVE.set(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

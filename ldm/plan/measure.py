@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader
 from ldm.batch import Batch
 from ldm.callback.ema import EMA
 from ldm.callback.randomness import StepSeed
+from ldm.plan.build import make_workload
 from ldm.plan.count import Allocations
-from ldm.plan.workload import Workload, make_workload
+from ldm.plan.workload import Workload
 from ldm.training.options import RunContext
 from ldm.training.run import make_stages, quiet_lightning, suit_hardware
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from ldm.plan.autoencoder_workload import AutoencoderWorkload
 from ldm.plan.count import counted_flops
 from ldm.plan.kernels import DeviceKernels
-from ldm.plan.workload import AutoencoderWorkload, Workload
+from ldm.plan.workload import Workload
 
 FROZEN = ("encoder", "encoder of masked images", "network of images")
 """Parts of stage 2 that are computed without autocast."""

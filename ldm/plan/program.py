@@ -19,9 +19,9 @@ from ldm.files.whole import check_own_json, write_whole
 from ldm.options.arguments import command_name
 from ldm.options.rule import COUNT, FLAG, FRACTION, NOT_NEGATIVE, POSITIVE, Optional, Rule, check_all
 from ldm.options.sweep import chosen_experiment, typed_options
+from ldm.plan.build import make_workload
 from ldm.plan.measure import measure_apart
 from ldm.plan.stage_plan import Machine, StagePlan, measured_rows, plan_stage
-from ldm.plan.workload import make_workload
 from ldm.training.options import RunContext
 from ldm.training.rules import check_values
 from ldm.training.run import make_stages

@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
+from ldm.callback.activation_checkpointing import checkpoint_activations, keep_activations
 from ldm.plan.calibrate import predict_step, recorded_calls
 from ldm.plan.count import Call
 from ldm.plan.figure import COUNTED, ESTIMATED, MEASURED, Figure, shown
+from ldm.plan.kernels import contexts_again
+from ldm.plan.latent_workload import LatentWorkload
 from ldm.plan.memory import Resident, StepMemory, as_rows, resident_memory, step_memory
 from ldm.plan.operations import FROZEN, Operations, count_operations
 from ldm.plan.speed import Speed, estimate_speed
 from ldm.plan.storage import cache_advice, cache_rows, disk_rows
-from ldm.plan.workload import LatentWorkload, Workload
+from ldm.plan.workload import Workload
 
 
 @dataclass
@@ -118,25 +121,46 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
         f"the stage {stage.name} needs {shown(needed, 'bytes')} on each device with {micro} images at once, and a device has "
         f"{shown(machine.memory, 'bytes')} for it"
     )
-    choices = [accumulate for accumulate in range(stage.accumulate + 1, each + 1) if each % accumulate == 0]
-
-    def fits(accumulate: int) -> bool:
-        return _needed(workload, resident, machine, each // accumulate, accumulate) <= machine.memory
-
-    fixed = sum(resident)
-    # Memory is about linear in the images, so that one of the next choices is the right one.
-    image = (needed - fixed) / micro
-    guess = [accumulate for accumulate in choices if fixed + image * (each // accumulate) <= machine.memory]
-    accumulate = least_that_fits(choices, fits, first=guess[0] if guess else None)
+    accumulate = _least_accumulation(workload, resident, machine)
     if accumulate is not None:
         more = machine.gpus * accumulate // stage.accumulate
         others = "" if stage.batch_size % (more * stage.accumulate) else f", or gpus={more}"
-        return f"{told}; {each // accumulate} images at once fit: type {option}={accumulate}{others}"
+        hint = "" if workload.recomputes else ", and more with activation_checkpointing=true"
+        return f"{told}; {each // accumulate} images at once fit{hint}: type {option}={accumulate}{others}"
     least = _needed(workload, resident, machine, 1, each)
+    if not workload.recomputes:
+        checkpoint_activations(workload.task, contexts_again)
+        accumulate = _least_accumulation(workload, resident, machine)
+        keep_activations(workload.task)
+    if accumulate is not None:
+        parts = "" if accumulate == stage.accumulate else f" {option}={accumulate}"
+        return (
+            f"{told}; {each // accumulate} images at once fit where the inside of blocks is computed again in the backward pass: "
+            f"type activation_checkpointing=true{parts}"
+        )
     return (
         f"{told}; one image at once needs {shown(least, 'bytes')}, of which {shown(sum(resident), 'bytes')} are weights, "
         "averages and the optimiser's state: choose hardware with more memory, or a smaller network"
     )
+
+
+def _least_accumulation(workload: Workload, resident: Resident, machine: Machine) -> int | None:
+    """Return the least accumulation with which a stage fits; None where one image at once does not."""
+    stage = workload.stage
+    each = stage.batch_size // machine.gpus
+    choices = [number for number in range(stage.accumulate, each + 1) if each % number == 0]
+    found: dict[int, float] = {}
+
+    def needed(accumulate: int) -> float:
+        if accumulate not in found:
+            found[accumulate] = _needed(workload, resident, machine, each // accumulate, accumulate)
+        return found[accumulate]
+
+    fixed = sum(resident)
+    # Memory is about linear in the images, so that one of the next choices is the right one.
+    image = (needed(choices[0]) - fixed) / (each // choices[0])
+    guess = [number for number in choices if fixed + image * (each // number) <= machine.memory]
+    return least_that_fits(choices, lambda number: needed(number) <= machine.memory, first=guess[0] if guess else None)
 
 
 def least_that_fits(choices: Sequence[int], fits: Callable[[int], bool], *, first: int | None) -> int | None:

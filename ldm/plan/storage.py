@@ -9,8 +9,9 @@ from ldm.autoencoder.derived import underlying_fields
 from ldm.conditioner.huggingface import HuggingFaceConditioner
 from ldm.conditioner.text import text_parts
 from ldm.plan.figure import COUNTED, ESTIMATED, Figure, shown
+from ldm.plan.latent_workload import LatentWorkload
 from ldm.plan.memory import Resident
-from ldm.plan.workload import LatentWorkload, Workload
+from ldm.plan.workload import Workload
 
 IMAGE_BYTES = 25_000
 """Bytes of a JPEG of 256 x 256 pixels: LAION-400M has 10 TB of them, with captions (laion.ai/blog/laion-400-open-dataset)."""

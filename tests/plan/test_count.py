@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from ldm.plan.build import make_workload
 from ldm.plan.count import Allocations, SavedBytes, counted_flops
 from ldm.plan.kernels import DeviceKernels
 from ldm.plan.memory import optimizer_bytes, resident_memory, step_memory
 from ldm.plan.operations import count_operations
-from ldm.plan.workload import make_workload
 from tests.training.stages import composed, stages
 
 TINY = ("experiment=txt2img", "debug=tiny")
@@ -61,15 +61,16 @@ def test_the_parts_of_a_step_are_the_whole():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recomputed", ["true", "false"])
 @pytest.mark.parametrize("name", ["autoencoder", "diffusion"])
-def test_memory_is_that_of_a_real_step(name, precision, monkeypatch):
+def test_memory_is_that_of_a_real_step(name, recomputed, precision, monkeypatch):
     """Tensors that are kept, and most that are alive, agree with those of the same step with real tensors and real autocast."""
     autocast, found = precision == "bf16", {}
     flash = torch.backends.cuda.flash_sdp_enabled()
     torch.backends.cuda.enable_flash_sdp(not autocast)  # as a run on a CPU does
     try:
         for device in ("meta", "cpu"):
-            load = workload(name, device)
+            load = workload(name, device, f"activation_checkpointing={recomputed}")
             batch = load.batch(4)
             known = [*load.task.parameters(), *load.task.buffers()]
             known += [value for value in batch.fields.values() if isinstance(value, torch.Tensor)]
@@ -87,6 +88,15 @@ def test_memory_is_that_of_a_real_step(name, precision, monkeypatch):
         torch.backends.cuda.enable_flash_sdp(flash)
     for counted, real in zip(found["meta"], found["cpu"], strict=True):
         assert counted == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "diffusion"])
+def test_activation_checkpointing_computes_blocks_twice(name):
+    kept, recomputed = (
+        count_operations(workload(name, "meta", f"activation_checkpointing={on}")) for on in ("false", "true")
+    )
+    assert kept.forward == recomputed.forward
+    assert 0 < recomputed.backward - kept.backward < sum(kept.forward.values())
 
 
 def test_memory_of_a_step_is_linear_in_its_images():

@@ -68,7 +68,8 @@ def test_a_stage_that_does_not_fit_is_refused_and_what_is_told_fits():
     gib = 0.7 * total_memory(whole) / 2**30
     small = (*options, f"hardware.memory={gib}", "hardware.reserve=0")
     refusal = planned(*small)["autoencoder"].refusal
-    assert "images at once fit: type stage.autoencoder.trainer.accumulate_grad_batches=" in refusal
+    told = "images at once fit, and more with activation_checkpointing=true: type stage.autoencoder.trainer.accumulate_"
+    assert told in refusal
     advised = refusal.partition(": type ")[2].partition(",")[0]
     made = planned(*small, advised)["autoencoder"]
     assert made.refusal is None
@@ -143,6 +144,24 @@ def test_operators_of_steps_with_and_without_the_discriminator_are_timed_once(mo
     ends = [planned(*options, *last)["autoencoder"].find("time", "a step") for last in (
         ["stage.autoencoder.loss.start_step=0"], ["stage.autoencoder.loss.discriminator=null"])]  # fmt: skip
     assert both.find("time", "a step") == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+
+
+def test_activation_checkpointing_is_told_where_nothing_else_fits():
+    options = (
+        "experiment=txt2img",
+        "stage=[autoencoder_icons]",
+        "stage.autoencoder.batch_size=2",
+        "hardware.reserve=0",
+    )
+    least = (*options, "stage.autoencoder.trainer.accumulate_grad_batches=2")
+    kept, recomputed = (
+        total_memory(planned(*least, f"activation_checkpointing={on}")["autoencoder"]) for on in ("false", "true")
+    )
+    assert recomputed < kept
+    small = (*options, f"hardware.memory={(recomputed + kept) / 2 / 2**30}")
+    refusal = planned(*small)["autoencoder"].refusal
+    assert " images at once fit where the inside of blocks is computed again in the backward pass: type " in refusal
+    assert planned(*small, *refusal.partition(": type ")[2].split())["autoencoder"].refusal is None
 
 
 def test_a_stage_that_can_never_fit_is_refused():
