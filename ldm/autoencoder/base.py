@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.regularizer import Encoding, Regularizer
 from ldm.batch import Batch, as_size, tensor_field
-from ldm.pretrained.precision import float64, float64_device, full_precision
+from ldm.pretrained.precision import computing_in, encoding_precision, float64, float64_device, full_precision
 
 
 class Autoencoder(nn.Module, ABC):
@@ -88,6 +88,23 @@ class Autoencoder(nn.Module, ABC):
         encoding: Encoding = self.regularizer(self.encode_moments(image))
         return encoding
 
+    def encode_frozen(self, image: Tensor) -> Encoding:
+        """Encode images for a model in the latent space: in fp32 also under autocast, as latents that are cached.
+
+        Within `encoding_in` the encoder computes in another precision. What follows it, up to the latents, does not.
+
+        Args:
+            image: Images, `(B, 3, H, W)`, in [-1, 1].
+
+        Returns:
+            Their raw latents, `(B, C, H/f, W/f)`, or a distribution over them.
+        """
+        with computing_in(encoding_precision(), image.device):
+            moments = self.encode_moments(image)
+        with full_precision(image.device):
+            encoding: Encoding = self.regularizer(moments.float())
+        return encoding
+
     def decode(self, raw: Tensor, encoding: Encoding | None = None) -> Tensor:
         """Decode raw latents.
 
@@ -147,9 +164,7 @@ class Autoencoder(nn.Module, ABC):
         if "moments" in batch.fields:
             cached: Encoding = self.regularizer(tensor_field(batch.fields, "moments"))
             return cached
-        image = tensor_field(batch.fields, "image")
-        with full_precision(image.device):  # the latents that would be cached
-            return self.encode(image)
+        return self.encode_frozen(tensor_field(batch.fields, "image"))
 
     def same_latents(self, other: Autoencoder) -> bool:
         """Return whether another autoencoder gives the same latents; its decoder may be another one."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Fields, batch_size, tensor_field
-from ldm.pretrained.precision import full_precision
 
 HOLES = {"masked_latent": 0.0, "black_masked_latent": -1.0}
 """Name of the latent of a masked image -> the value of the pixels in its masked part, in [-1, 1]."""
@@ -71,5 +70,4 @@ def _masked_latent(fields: Fields, autoencoder: Autoencoder, size: Sequence[int]
                 f"the field {name} is of {given.shape[-2]} x {given.shape[-1]} pixels, but images of {size[0]} x {size[1]} are "
                 "to be made; resize it, or give that size"
             )
-    with full_precision(image.device):  # as the latents that are trained on
-        return autoencoder.to_latent(autoencoder.encode(image * (1.0 - mask) + hole * mask).mean)
+    return autoencoder.to_latent(autoencoder.encode_frozen(image * (1.0 - mask) + hole * mask).mean)

@@ -36,9 +36,9 @@ from ldm.data.shards.dataset_index import index_shards
 from ldm.data.shards.names import StoredSample, write_shard
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.encode.estimate import CacheEstimate, SampleBytes, count_captions
-from ldm.encode.precision import FULL, PRECISIONS, autocast
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
+from ldm.pretrained.precision import FULL, PRECISIONS, computing_in
 from ldm.pretrained.vision import VisionEncoder
 
 PLAN = "encoding.json"
@@ -141,7 +141,7 @@ class LatentEncoder:
             yield pack_latent({**of_row, **texts[row]}, {**facts, **size})
 
     def _moments(self, image: Tensor) -> Tensor:
-        with autocast(self.precision, image.device):
+        with computing_in(self.precision, image.device):
             moments = self.autoencoder.encode(image).moments
         return moments.to(DTYPES[self.dtype]).cpu()
 

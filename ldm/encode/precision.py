@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
-
-FULL = "32-true"
-
-PRECISIONS = (FULL, "bf16-mixed")
-"""The precisions that there are, with the names that Lightning gives them."""
+from ldm.pretrained.precision import FULL, computing_in
 
 LARGEST_ERROR = math.sqrt(0.00085)
 """The largest error of latents, in units of their deviation.
@@ -47,14 +43,18 @@ class LatentComparison(NamedTuple):
     std: Tensor
     error: Tensor
 
-    def check(self) -> None:
-        """Raise ValueError where the error of some channel is above `LARGEST_ERROR`, or is not finite."""
+    def check(self, option: str) -> None:
+        """Raise ValueError where the error of some channel is above `LARGEST_ERROR`, or is not finite.
+
+        Args:
+            option: Name of the option that chose the precision.
+        """
         worst = float(self.error.max()) if self.error.isfinite().all() else math.inf
         if worst > LARGEST_ERROR:
             raise ValueError(
-                f"precision={self.precision} changes these latents too much: by {worst:.2g} of their own deviation in channel "
+                f"{option}={self.precision} changes these latents too much: by {worst:.2g} of their own deviation in channel "
                 f"{int(self.error.nan_to_num(nan=math.inf).argmax())}, over {self.images} images; at most {LARGEST_ERROR:.2g} "
-                f"is hidden by the noise that every latent gets in training; set precision={FULL}"
+                f"is hidden by the noise that every latent gets in training; set {option}={FULL}"
             )
 
     def record(self) -> dict[str, Any]:
@@ -72,16 +72,6 @@ class LatentComparison(NamedTuple):
         for channel, (mean, full_mean, std, full_std, error) in enumerate(rows):
             lines.append(f"{channel:>9}{mean:>10.4f}{full_mean:>10.4f}{std:>12.4f}{full_std:>10.4f}{error:>10.5f}")
         return "\n".join(lines)
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return the context in which a network computes in a precision.
-
-    Args:
-        precision: One of `PRECISIONS`.
-        device: Where the network is.
-    """
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision != FULL)
 
 
 @torch.no_grad()
@@ -107,7 +97,7 @@ def compare_precision(autoencoder: Autoencoder, images: Iterable[Tensor], precis
         batch = batch.to(device)
         latents = []
         for name, generator in zip((FULL, precision), generators, strict=True):
-            with autocast(name, device):
+            with computing_in(name, device):
                 moments = autoencoder.encode(batch).moments
             latents.append(regularizer(moments.float()).sample(generator).double().transpose(0, 1).flatten(1))
         full, other = latents

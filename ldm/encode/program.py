@@ -23,10 +23,11 @@ from ldm.data.fitting import fitting_experiment
 from ldm.data.rewriting import typed_names
 from ldm.encode.encoder import LatentEncoder, encode, estimate, output_folder, shard_file
 from ldm.encode.estimate import as_size_text
-from ldm.encode.precision import FULL, PRECISIONS, LatentComparison, compare_precision
+from ldm.encode.precision import LatentComparison, compare_precision
 from ldm.files.tensors import DTYPES
 from ldm.options.arguments import quoted
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
+from ldm.pretrained.precision import FULL, PRECISIONS
 from ldm.processes.cores import warn_of_busy_cores
 
 NOT_IMAGES = "what is encoded are images with an index: data=shards, data=icons or data=openmoji"
@@ -103,7 +104,7 @@ def _compared(config: DictConfig, data: CaptionedImages, encoder: LatentEncoder,
     comparison = compare_precision(encoder.autoencoder, images, encoder.precision)
     if rank == 0:
         print(comparison, flush=True)
-    comparison.check()
+    comparison.check("precision")
     return comparison
 
 

@@ -22,6 +22,7 @@ from ldm.model import LatentDiffusion
 from ldm.plan.workload import Meter, Workload, autoencoder_parts
 from ldm.pretrained.extractor import Extractor
 from ldm.pretrained.frozen import FrozenNetwork
+from ldm.pretrained.precision import encoding_in
 from ldm.task.diffusion import DiffusionTask
 from ldm.training.stages.latent import LatentStage
 
@@ -43,6 +44,7 @@ class LatentWorkload(Workload):
     def __init__(self, stage: LatentStage[Any], device: str, *, cached: bool) -> None:
         super().__init__(stage, device)
         self.cached = cached
+        self.encodes_in = stage.encode_precision
         config = resolved(self.config.model)
         with torch.device(device):
             model = build(config)
@@ -88,7 +90,9 @@ class LatentWorkload(Workload):
 
     def step(self, batch: Batch, *, adversarial: bool = True) -> None:
         """See `Workload.step`."""
-        self.model.loss(batch).mean().backward()
+        with encoding_in(self.encodes_in):
+            loss = self.model.loss(batch).mean()
+        loss.backward()
 
     def metered(self, batch: Batch, meter: Meter, *, adversarial: bool = True) -> None:
         """See `Workload.metered`."""
@@ -106,7 +110,7 @@ class LatentWorkload(Workload):
                     network(batch.fields["image"])
             with meter("conditioner forward"):
                 self.model.conditioner.with_dropout(fields)
-        with meter("whole forward"):
+        with meter("whole forward"), encoding_in(self.encodes_in):
             loss = self.model.loss(batch).mean()
         with meter("backward"):
             loss.backward()

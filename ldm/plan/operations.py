@@ -12,9 +12,10 @@ from ldm.plan.autoencoder_workload import AutoencoderWorkload
 from ldm.plan.count import counted_flops
 from ldm.plan.kernels import DeviceKernels
 from ldm.plan.workload import Workload
+from ldm.pretrained.precision import FULL
 
 FROZEN = ("encoder", "encoder of masked images", "network of images")
-"""Parts of stage 2 that are computed without autocast."""
+"""Parts of stage 2 that are frozen and read images. The last is computed in fp32 also under autocast, the others by default."""
 
 
 class Operations(NamedTuple):
@@ -23,11 +24,13 @@ class Operations(NamedTuple):
     Attributes:
         forward: Name of a part -> operations of its forward pass.
         backward: Those of the backward pass, to all parts.
-        full: Operations that are computed in fp32 also under autocast, which are among the others.
+        frozen: Operations of frozen networks that read images, which are among those of the forward pass.
+        full: Operations that are computed in fp32 also under autocast, which are among those of frozen networks.
     """
 
     forward: dict[str, int]
     backward: int
+    frozen: int
     full: int
 
     @property
@@ -61,7 +64,7 @@ def count_operations(workload: Workload, *, adversarial: bool = True, images: in
             _split_autoencoder(workload, found, adversarial=adversarial, images=images)
     for part in workload.task.parameters():
         part.grad = None
-    return _summed({name: number // images for name, number in found.items()})
+    return _summed({name: number // images for name, number in found.items()}, workload.encodes_in)
 
 
 def _split_autoencoder(workload: AutoencoderWorkload, found: Counter[str], *, adversarial: bool, images: int) -> None:
@@ -80,14 +83,14 @@ def _split_autoencoder(workload: AutoencoderWorkload, found: Counter[str], *, ad
     found["backward"] += found.pop("losses") - found["LPIPS"] - found["discriminator"]
 
 
-def _summed(found: dict[str, int]) -> Operations:
+def _summed(found: dict[str, int], encodes_in: str) -> Operations:
     if "whole forward" not in found:
         forward = {name: number for name, number in found.items() if name != "backward" and number}
-        return Operations(forward, found["backward"], 0)
+        return Operations(forward, found["backward"], 0, 0)
     before = {name: found.get(name, 0) for name in FROZEN}
     conditioner = found.get("conditioner forward", 0) - before["network of images"]
     whole = found["whole forward"] - sum(before.values()) - conditioner
     forward = {**before, "conditioner": conditioner, "network": whole}
-    return Operations(
-        {name: number for name, number in forward.items() if number}, found["backward"], sum(before.values())
-    )
+    frozen = sum(before.values())
+    full = frozen if encodes_in == FULL else before["network of images"]
+    return Operations({name: number for name, number in forward.items() if number}, found["backward"], frozen, full)

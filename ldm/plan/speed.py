@@ -45,12 +45,13 @@ def estimate_speed(operations: Operations, resident: Resident, hardware: Mapping
     utilization = hardware["utilization"]
     lower = hardware["tflops_bf16"] if autocast else hardware["tflops_fp32"]
     full = operations.full / (hardware["tflops_fp32"] * 1e12 * utilization)
-    image = full + (operations.total - operations.full) / (lower * 1e12 * utilization)
+    frozen = full + (operations.frozen - operations.full) / (lower * 1e12 * utilization)
+    image = frozen + (operations.total - operations.frozen) / (lower * 1e12 * utilization)
     moved = 2 * (resident.trained + resident.optimizer + resident.averages) + resident.trained + 2 * resident.buckets
     return Speed(
         image=image,
         update=moved / (hardware["bandwidth"] * 1e9),
-        encoder=full,
+        encoder=frozen,
         basis="estimated",
         note=f"{utilization:.0%} of the peak, {lower:g} TFLOP/s; without validation, and reading data in time",
     )

@@ -19,6 +19,7 @@ from ldm.plan.operations import FROZEN, Operations, count_operations
 from ldm.plan.speed import Speed, estimate_speed
 from ldm.plan.storage import cache_advice, cache_rows, disk_rows
 from ldm.plan.workload import Workload
+from ldm.pretrained.precision import FULL
 
 
 @dataclass
@@ -206,7 +207,7 @@ def _parameters(workload: Workload) -> Iterator[Figure]:
 
 def _operations(workload: Workload, operations: Operations) -> Iterator[Figure]:
     for name, count in operations.forward.items():
-        note = "in fp32" if name in FROZEN and operations.full else ""
+        note = "in fp32" if name in FROZEN and (workload.encodes_in == FULL or name == FROZEN[-1]) else ""
         yield Figure(name if "step" in name else f"{name}, forward", count, "FLOP", COUNTED, note)
     yield Figure("backward", operations.backward, "FLOP", COUNTED)
     yield Figure("all", operations.total, "FLOP", COUNTED, _steps_note(workload))
@@ -267,7 +268,7 @@ def _one_speed(
     note = f"the sum of {found.distinct} operators and of the update, each measured by itself"
     if found.failed:
         note += f"; not measured: {', '.join(found.failed)}"
-    share = operations.full / operations.total
+    share = operations.frozen / operations.total
     return Speed(found.operators / micro, found.update, share * found.operators / micro, ESTIMATED, note)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Size, as_size
 from ldm.config import resolved
+from ldm.pretrained.precision import FULL
 from ldm.task.base import Task
 from ldm.training.stage import Stage
 
@@ -38,6 +39,9 @@ class Workload(ABC):
     """
 
     task: Task
+
+    encodes_in: str = FULL
+    """The precision in which a frozen first stage encodes."""
 
     keeps_gradients: bool = False
     """True where a step's gradients are still there while the next step's loss is computed, as Lightning leaves them."""

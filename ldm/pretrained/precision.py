@@ -12,6 +12,12 @@ from torch import Tensor
 FULL_PRECISION: ContextVar[bool] = ContextVar("full_precision", default=False)
 """True within `full_precision` on the meta device, for who counts there what a device would do."""
 
+FULL = "32-true"
+
+PRECISIONS = (FULL, "bf16-mixed")
+"""The precisions of networks, with the names that Lightning gives them."""
+
+_ENCODING: ContextVar[str] = ContextVar("encoding", default=FULL)
 
 NO_FLOAT64 = {"mps"}
 """Types of devices that have no float64: Apple's GPUs."""
@@ -35,6 +41,45 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
     finally:
         FULL_PRECISION.reset(token)
+
+
+@contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in a precision within, whatever autocast is on around.
+
+    On the meta device, which has no autocast, only `FULL` changes anything.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        device: The device of the tensors that are computed with.
+    """
+    if precision == FULL:
+        with full_precision(device):
+            yield
+    elif device.type == "meta":
+        yield
+    else:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+
+
+@contextmanager
+def encoding_in(precision: str) -> Iterator[None]:
+    """Let frozen first stages encode images in a precision within; elsewhere they do in fp32.
+
+    Args:
+        precision: One of `PRECISIONS`.
+    """
+    token = _ENCODING.set(precision)
+    try:
+        yield
+    finally:
+        _ENCODING.reset(token)
+
+
+def encoding_precision() -> str:
+    """Return the precision in which frozen first stages encode images here; see `encoding_in`."""
+    return _ENCODING.get()
 
 
 def without_tf32() -> None:

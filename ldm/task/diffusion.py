@@ -16,6 +16,7 @@ from ldm.model import LatentDiffusion
 from ldm.optim.lora import LoRA
 from ldm.optim.optimization import Trained
 from ldm.optim.scheduler import SchedulerFactory
+from ldm.pretrained.precision import FULL
 from ldm.task.alignment import REPA
 from ldm.task.latent import LatentTask
 
@@ -29,6 +30,7 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         scheduler: Makes the learning-rate scheduler of the optimizer.
         config: The config that builds `model`; it goes into checkpoints.
         gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
+        encode_precision: Precision in which the autoencoder encodes training images.
         alignment: Makes a loss beside that of the model for its backbone; None: none.
         adapter: Adds to the backbone what is trained in place of the model's weights; None: they are trained.
     """
@@ -43,11 +45,17 @@ class DiffusionTask(LatentTask[LatentDiffusion]):
         scheduler: SchedulerFactory,
         config: dict[str, Any],
         gradient_clip_val: float | None = 1.0,
+        encode_precision: str = FULL,
         alignment: Callable[[Backbone], REPA] | None = None,
         adapter: LoRA | None = None,
     ) -> None:
         super().__init__(
-            model, optimizer=optimizer, scheduler=scheduler, config=config, gradient_clip_val=gradient_clip_val
+            model,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            config=config,
+            gradient_clip_val=gradient_clip_val,
+            encode_precision=encode_precision,
         )
         self.adapter = adapter
         self.validation_loss = ValidationLoss()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
@@ -10,14 +11,21 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ldm.batch import Batch
+from ldm.batch import Batch, tensor_field
 from ldm.classifier.base import NoisyClassifier
 from ldm.conditioner.base import Reader, learned_state, set_learned_state
+from ldm.encode.precision import compare_precision
 from ldm.model import LatentDiffusion
 from ldm.optim.divergence import GRADIENT, LOSS
 from ldm.optim.optimization import Trained, clip_gradients
 from ldm.optim.scheduler import attach
+from ldm.pretrained.precision import FULL, encoding_in
 from ldm.task.base import Task
+
+log = logging.getLogger(__name__)
+
+COMPARED_IMAGES = 32
+"""Of so many images latents in two precisions are compared."""
 
 Model = TypeVar("Model", LatentDiffusion, NoisyClassifier)
 
@@ -31,9 +39,16 @@ class LatentTask(Task, Generic[Model]):
         scheduler: Makes the learning-rate scheduler of the optimizer.
         config: The config that builds `model`; it goes into checkpoints.
         gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
+        encode_precision: Precision in which the autoencoder encodes training images; one of `PRECISIONS`. Validation
+            encodes in fp32.
     """
 
     model: Model
+
+    def __init__(self, model: Model, *, encode_precision: str = FULL, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.encode_precision = encode_precision
+        self._is_compared = encode_precision == FULL
 
     @property
     @abstractmethod
@@ -56,9 +71,34 @@ class LatentTask(Task, Generic[Model]):
     def _moments(self, image: Tensor) -> Tensor:
         return self.model.autoencoder.encode(image.to(self.device)).moments.cpu()
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Compare the latents of the first images with those in fp32, where they are encoded in another precision.
+
+        Raises:
+            ValueError: If they differ too much.
+        """
+        if self._is_compared or "moments" in batch.fields:
+            return
+        self._is_compared = True
+        fault = None
+        if self.trainer.is_global_zero:
+            images = tensor_field(batch.fields, "image")[:COMPARED_IMAGES]
+            found = compare_precision(self.model.autoencoder, [images], self.encode_precision)
+            try:
+                found.check("encode_precision")
+            except ValueError as error:
+                fault = str(error)
+            log.info(
+                f"encodes images in {self.encode_precision}: the latents of {found.images} differ from those in {FULL} by "
+                f"{float(found.error.max()):.2g} of their deviation, or less"
+            )
+        if (fault := self.trainer.strategy.broadcast(fault)) is not None:
+            raise ValueError(fault)
+
     def training_loss(self, batch: Batch) -> Tensor:
         """Return the mean loss over a batch, a scalar, and log it as train/loss."""
-        loss = self.model.loss(batch).mean()
+        with encoding_in(self.encode_precision):
+            loss = self.model.loss(batch).mean()
         self.watch.see(self.global_step, LOSS, loss)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.key))
         return loss

@@ -21,17 +21,8 @@ MOVABLE = ("autoencoder.ckpt", "init")
 """Options of files that may be given under another name where they were moved."""
 
 FREE = (
-    *(
-        "trainer*",
-        "logger*",
-        "paths*",
-        "tags*",
-        "optimized_metric",
-        "search*",
-        "name",
-        "compile",
-        "activation_checkpointing",
-    ),
+    *("trainer*", "logger*", "paths*", "tags*", "optimized_metric", "search*", "name"),
+    *("compile", "activation_checkpointing", "encode_precision", "stage.*.encode_precision"),
     *("data.workers", "data.cache", "data.max_broken", "data.train*", "data.source.folder"),
     *("perceptual.vgg16", "stage.*.loss.perceptual.vgg16"),  # the weights are compared by what is in them
     *("stage.*.validate_every_n_steps", "stage.*.callbacks*", "stage.*.trainer.*"),

@@ -23,6 +23,7 @@ from ldm.options.rule import (
     Whole,
     check_all,
 )
+from ldm.pretrained.precision import PRECISIONS
 
 LONGEST_NAME = 150
 """Bytes in the name of a run: folders and files made of it have longer ones."""
@@ -88,6 +89,8 @@ RULES: dict[str, Rule] = {
     "name": FolderName(),
     "seed": Whole(0, 2**32 - 1),
     "init_new": Words(),
+    "encode_precision": OneOf(PRECISIONS),
+    "stage.*.encode_precision": OneOf(PRECISIONS),
     "search.trials": COUNT,
     "data.size": SIZE,
     "data.crop": OneOf(("center", "random")),
@@ -147,8 +150,6 @@ RULES: dict[str, Rule] = {
     "tags": Words(),
 }
 """Options of train.py, or patterns of them -> the values that they can have."""
-
-PRECISIONS = ("32-true", "bf16-mixed")
 
 EACH_STAGE = ("max_steps", "accumulate_grad_batches", "gradient_clip_val")
 """Options of Lightning's trainer that every stage has for itself."""

@@ -11,8 +11,9 @@ from ldm.checkpoint import save
 from ldm.config import build, compose, resolved
 from ldm.data.dataset import finish
 from ldm.encode.encoder import LatentEncoder, encode
-from ldm.encode.precision import LARGEST_ERROR, LatentComparison, autocast, compare_precision
+from ldm.encode.precision import LARGEST_ERROR, LatentComparison, compare_precision
 from ldm.encode.program import main
+from ldm.pretrained.precision import computing_in
 from tests.data.caching import small_autoencoder
 from tests.data.small_shards import captioned, numbered
 
@@ -70,7 +71,7 @@ def test_the_error_bounds_what_mean_and_deviation_change_by(pictures):
         draws = []
         for name in ("32-true", BF16):
             generator = torch.Generator().manual_seed(0)
-            with torch.no_grad(), autocast(name, torch.device("cpu")):
+            with torch.no_grad(), computing_in(name, torch.device("cpu")):
                 moments = [network.encode(batch).moments.float() for batch in pictures]
             drawn = torch.cat([network.regularizer(one).sample(generator) for one in moments])
             draws.append(drawn.double().transpose(0, 1).flatten(1))
@@ -85,15 +86,15 @@ def test_the_error_bounds_what_mean_and_deviation_change_by(pictures):
 
 
 def test_what_is_beyond_the_bound_is_refused(pictures):
-    compare_precision(small_autoencoder(0), pictures, BF16).check()
+    compare_precision(small_autoencoder(0), pictures, BF16).check("precision")
     found = compare_precision(offset(small_autoencoder(0), 300.0), pictures, BF16)
     with pytest.raises(
         ValueError, match=r"changes these latents too much: by \S+ of .* in channel [01], over 7 images"
     ):
-        found.check()
+        found.check("precision")
     for wrong in (math.nan, math.inf):
         with pytest.raises(ValueError, match="by inf of their own deviation in channel 1"):
-            found._replace(error=torch.tensor([0.0, wrong])).check()
+            found._replace(error=torch.tensor([0.0, wrong])).check("precision")
     with pytest.raises(ValueError, match="no images whose latents could be compared"):
         compare_precision(small_autoencoder(0), [], BF16)
 
@@ -112,7 +113,7 @@ def test_the_latents_that_are_written_are_those_of_the_precision(tmp_path, autoe
     encode(data, encoder, tmp_path / "out", batch_size=5)
     latents = captioned(tmp_path, **{**names, "train": f"{tmp_path}/out/*.tar"})
     image = finish(data.train_set.exactly(range(5))[0]).fields["image"]
-    with torch.no_grad(), autocast(BF16, torch.device("cpu")):
+    with torch.no_grad(), computing_in(BF16, torch.device("cpu")):
         expected = autoencoder.encode(image).moments
     assert expected.dtype == torch.bfloat16
     found = latents.train_set.exactly(range(5))[0].fields["moments"]

@@ -9,6 +9,7 @@ from ldm.plan.count import Allocations, SavedBytes, counted_flops
 from ldm.plan.kernels import DeviceKernels
 from ldm.plan.memory import optimizer_bytes, resident_memory, step_memory
 from ldm.plan.operations import count_operations
+from ldm.plan.speed import estimate_speed
 from tests.training.stages import composed, stages
 
 TINY = ("experiment=txt2img", "debug=tiny")
@@ -97,6 +98,21 @@ def test_activation_checkpointing_computes_blocks_twice(name):
     )
     assert kept.forward == recomputed.forward
     assert 0 < recomputed.backward - kept.backward < sum(kept.forward.values())
+
+
+def test_the_precision_of_the_encoder_changes_no_operation_but_its_speed():
+    options = "data.cache_latents=false"
+    full, lower = (
+        count_operations(workload("diffusion", "meta", options, f"encode_precision={one}"))
+        for one in ("32-true", "bf16-mixed")
+    )
+    assert lower == full._replace(full=0)
+    assert full.full == full.frozen == full.forward["encoder"] > 0
+    hardware = {"utilization": 0.5, "tflops_bf16": 4.0, "tflops_fp32": 1.0, "bandwidth": 1.0}
+    resident = resident_memory(workload("diffusion", "meta"), processes=1)
+    slow, fast = (estimate_speed(found, resident, hardware, autocast=True) for found in (full, lower))
+    assert slow.encoder == pytest.approx(4 * fast.encoder)
+    assert slow.image - slow.encoder == pytest.approx(fast.image - fast.encoder)
 
 
 def test_memory_of_a_step_is_linear_in_its_images():

@@ -32,6 +32,7 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         alignment: Config of a factory that makes a loss of the backbone beside the model's; None: none.
         adapter: Config of what is trained in place of the model's weights; None: they are trained.
         captions_for_vocabulary: At most so many captions are read to learn a tokenizer.
+        encode_precision: Precision in which the autoencoder encodes training images.
     """
 
     model_file = checkpoint.MODEL_FILE
@@ -58,8 +59,9 @@ class DiffusionStage(LatentStage[LatentDiffusion]):
         alignment: Mapping[str, Any] | None,
         adapter: Mapping[str, Any] | None,
         captions_for_vocabulary: int,
+        encode_precision: str,
     ) -> None:
-        super().__init__(options, captions_for_vocabulary=captions_for_vocabulary)
+        super().__init__(options, captions_for_vocabulary=captions_for_vocabulary, encode_precision=encode_precision)
         self.alignment = alignment
         self.adapter = adapter
         self.features_hash: str | None = None

@@ -33,6 +33,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
     Args:
         options: The options that all stages have.
         captions_for_vocabulary: At most so many captions are read to learn a tokenizer, or words.
+        encode_precision: Precision in which the autoencoder encodes training images.
     """
 
     builds_on = (checkpoint.AUTOENCODER_FILE,)
@@ -42,9 +43,11 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         options: StageOptions,
         *,
         captions_for_vocabulary: int,
+        encode_precision: str,
     ) -> None:
         super().__init__(options)
         self.captions_for_vocabulary = captions_for_vocabulary
+        self.encode_precision = encode_precision
 
     @abstractmethod
     def make_latent_task(self, model: Model, config: dict[str, Any]) -> LatentTask[Model]:
@@ -204,6 +207,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
             "optimizer": build(self.optimizer),
             "scheduler": build(self.scheduler),
             "gradient_clip_val": self.trainer["gradient_clip_val"],
+            "encode_precision": self.encode_precision,
         }
 
 
