@@ -28,6 +28,19 @@ MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError,
 """Errors that a user can mend: of them the message is shown, without a traceback."""
 
 
+FEWER = "fewer images at once need less: batch_size=1, say"
+
+ROOM = {
+    "train": (
+        "fewer images at once need less: trainer.accumulate_grad_batches=2 (or 4, 8, ...) computes as many in a step, in parts; "
+        "activation_checkpointing=true keeps less of each; python -m ldm.plan with the same options counts what a step needs"
+    ),
+    "sample": f"{FEWER}, and tile=512 for large ones",
+    **dict.fromkeys(("evaluate", "encode", "neighbors"), FEWER),
+}
+"""Name of a program -> what to do where memory is short."""
+
+
 def program(
     name: str,
     run: Callable[[DictConfig], Any],
@@ -77,7 +90,7 @@ def program(
     sys.argv[1:] = line.words  # where Hydra reads them, and whoever starts this program again in further processes
     main = hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
     try:
-        main(_with_messages(run, missing or {}, unneeded))()
+        main(_with_messages(run, missing or {}, unneeded, ROOM.get(name, "choose less at once")))()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -142,12 +155,12 @@ def _check_missing(config: DictConfig, missing: Mapping[str, str], unneeded: Col
 
 
 def _with_messages(
-    run: Callable[[DictConfig], Any], missing: Mapping[str, str], unneeded: Collection[str]
+    run: Callable[[DictConfig], Any], missing: Mapping[str, str], unneeded: Collection[str], room: str
 ) -> Callable[[DictConfig], Any]:
     """Let a program end with the message of an error that a user can mend, without a traceback.
 
     Inside a sweep the message is passed on, so that Hydra goes on with the other jobs and then says which it was.
-    HYDRA_FULL_ERROR=1 shows all.
+    HYDRA_FULL_ERROR=1 shows all. `room` is what to do where memory is short.
     """
 
     @functools.wraps(run)
@@ -157,11 +170,13 @@ def _with_messages(
         try:
             _check_missing(config, missing, unneeded)
             return run(config)
-        except MENDABLE as error:
+        except (*MENDABLE, RuntimeError, MemoryError) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            short = _short_memory(cause)
+            if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (short or isinstance(error, MENDABLE)):
                 raise cause from None
-            told = f"error: {full_disk(cause, _paths(config)) or _without_source(cause) or cause}"
+            short = short and f"memory is short: {short}; {room}"
+            told = f"error: {short or full_disk(cause, _paths(config)) or _without_source(cause) or cause}"
             if in_sweep():
                 raise CompactHydraException(told) from None
             print(told, file=sys.stderr)
@@ -174,6 +189,13 @@ def _paths(config: DictConfig) -> dict[str, str]:
     """Return those options of a config that are, or can be, paths of files or folders: name -> path."""
     values = {name: value for name, value in options_of(config).items() if isinstance(value, str) and "${" not in value}
     return {name: value for name, value in values.items() if name == "out" or os.sep in value or os.path.exists(value)}
+
+
+def _short_memory(error: BaseException) -> str | None:
+    """Return what an error says of memory that is short; None for other errors."""
+    from ldm.processes.memory import short_memory  # loads torch, as whatever needed so much has done
+
+    return short_memory(error)
 
 
 def _without_source(error: BaseException) -> str | None:

@@ -29,6 +29,7 @@ from ldm.options.arguments import quoted
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
 from ldm.pretrained.precision import FULL, PRECISIONS
 from ldm.processes.cores import warn_of_busy_cores
+from ldm.processes.memory import limit_memory
 
 NOT_IMAGES = "what is encoded are images with an index: data=shards, data=icons or data=openmoji"
 
@@ -69,6 +70,7 @@ def main(config: DictConfig) -> None:
         conditioner.prepare(())
         conditioner.to(device).eval()
     vision = None if config.alignment is None else build(config.alignment.encoder).to(device)
+    limit_memory(torch.device(device))
     warn_of_busy_cores(torch.device(device))
     encoder = LatentEncoder(
         autoencoder.to(device).eval(),

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from ldm.evaluate.processes import Place
 from ldm.pretrained.precision import without_tf32
 from ldm.processes.cores import warn_of_busy_cores
+from ldm.processes.memory import limit_memory
 
 
 def begin_measuring(config: DictConfig) -> None:
@@ -20,7 +21,9 @@ def begin_measuring(config: DictConfig) -> None:
         config: The options of a command, checked.
     """
     without_tf32()
-    warn_of_busy_cores(Place.here().device(config.device))
+    device = Place.here().device(config.device)
+    limit_memory(device)
+    warn_of_busy_cores(device)
 
 
 def refuse_options(config: DictConfig, names: Iterable[str], measured: str) -> None:

@@ -28,6 +28,7 @@ from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SEED, Rule, check
 from ldm.options.sweep import job_folder
 from ldm.processes.cores import warn_of_busy_cores
+from ldm.processes.memory import limit_memory
 from ldm.sampler.base import Sampler
 
 RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT, "tile": TILE}
@@ -129,6 +130,7 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
     requests = generator.prepare(requests)
     settings = {"ckpt": config.ckpt, "decoder": config.decoder, "mode": mode.name, **parts.settings, **mode.settings()}
     settings = {name: value for name, value in settings.items() if value is not None}
+    limit_memory(device)
     warn_of_busy_cores(device)
     generate(generator, requests, folder, settings=settings, batch_size=config.batch_size)
     return requests, folder.path

@@ -39,6 +39,9 @@ NOT_FREE = (
 )
 """Exceptions to `FREE`."""
 
+LEARNED_BEFORE = "captions_for_vocabulary"
+"""The option of a stage that has its effect before the first step of any."""
+
 
 class Continuation(NamedTuple):
     """The work that is to be done again in a folder that holds a run.
@@ -125,6 +128,8 @@ def _reason(
     lengthened: dict[str, int],
 ) -> str | None:
     """Return why an option may not change, in a few words; None where it may. Stages that get more steps are noted."""
+    if _is_ahead(name, stages):
+        return None
     for place, stage in enumerate(stages):
         if name != f"stage.{stage.name}.trainer.max_steps" or stage.name not in before["stage"]:
             continue
@@ -163,6 +168,17 @@ def _is_free(name: str, stages: Sequence[Stage[Task]]) -> bool:
     """Return whether an option may differ between a run and its continuation."""
     patterns = (*FREE, *(pattern for stage in stages for pattern in stage.measured_by))
     return _matches(name, patterns) and not _matches(name, NOT_FREE)
+
+
+def _is_ahead(name: str, stages: Sequence[Stage[Task]]) -> bool:
+    """Return whether an option is that of a stage which has made no steps yet, so that it changes none."""
+    return any(
+        stage.begins
+        and not stage.is_finished
+        and name.startswith(f"stage.{stage.name}.")
+        and not name.endswith(LEARNED_BEFORE)
+        for stage in stages
+    )
 
 
 def _measures(name: str, stage: Stage[Task]) -> bool:

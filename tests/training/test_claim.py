@@ -83,6 +83,20 @@ def test_what_does_is_refused_with_the_reason(run, override, reason):
         again(run, override)
 
 
+def test_options_of_a_stage_without_steps_may_change(run):
+    changes = ["stage.diffusion.batch_size=4", "stage.diffusion.optimizer.lr=0.5", "stage.diffusion.trainer.max_steps=10",
+               "stage.diffusion.trainer.accumulate_grad_batches=2"]  # fmt: skip
+    (run / "diffusion" / "results.json").unlink()
+    assert again(run, *changes) == ([], {})
+    for other in ("stage.autoencoder.batch_size=4", "data.size=64", "stage.diffusion.captions_for_vocabulary=7"):
+        with pytest.raises(ValueError, match=re.escape(other.partition("=")[0])):
+            again(run, other)
+    (run / "diffusion" / "checkpoints").mkdir()
+    (run / "diffusion" / "checkpoints" / "step-00000002.ckpt").touch()
+    with pytest.raises(ValueError, match="batch_size: 8 -> 4"):
+        again(run, changes[0])
+
+
 def test_a_finished_autoencoder_is_offered_to_the_run_of_another_name(run):
     offer = f"like name=tiny-2 (with autoencoder.ckpt={run} it takes over the finished autoencoder), or delete"
     with pytest.raises(ValueError, match=re.escape(offer)):
