@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from ldm.callback.agreement import Agreement
 from ldm.callback.signals import DIVERGED, STOP, Preempted, Signals, leave_signals_alone
 from ldm.callback.steps import StepCounter
 from ldm.callback.writer import draft_of
@@ -29,8 +30,10 @@ class Checkpoints(Checkpoint):
     """Writes `step-00001000.ckpt`, ... into a folder, always after a whole optimiser step, the last one among them.
 
     SIGUSR1 saves at the end of the running step and goes on; SIGTERM saves and raises Preempted on all ranks, whichever
-    of them was told. (A signal during a validation takes effect after it, during the one that ends a stage after its
-    running batch.) A file appears under its name whole or not at all: see CheckpointWriter, which the trainer needs.
+    of them was told. Several ranks do so together one step later, so that none waits for its device or for another: see
+    Agreement. They wait, and answer at the end of the running step, where a file is due or a validation follows. (A signal during
+    a validation takes effect after it, during the one that ends a stage after its running batch.) A file appears under its name
+    whole or not at all: see CheckpointWriter, which the trainer needs.
 
     A training that diverged ends, on all ranks after the same step, by Diverged: when a loss or a gradient that was not finite
     is noticed, and at the latest before a validation and before anything is written. So no checkpoint ever holds weights
@@ -75,10 +78,11 @@ class Checkpoints(Checkpoint):
         self.signals = signals or Signals()
         self.watch = watch or Watch()
         self._steps = StepCounter()
+        self._agreement = Agreement()
         self._common_batches = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Listen to signals in Lightning's place: its handler would not save."""
+        """Listen to signals in Lightning's place: its handler would not save, and each batch would wait for the device."""
         leave_signals_alone(trainer)
 
     def on_load_checkpoint(
@@ -107,6 +111,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Know the best so far, and clear away what a process that was killed had begun to write."""
         self._steps.made = trainer.global_step
+        self._agreement = Agreement()
         if self.best is not None and (self.folder / BEST).is_file():
             content = torch.load(self.folder / BEST, map_location="cpu", weights_only=True, mmap=True)
             before = content["callbacks"][self.state_key]
@@ -127,17 +132,21 @@ class Checkpoints(Checkpoint):
         """
         if not self._steps.advances(trainer):
             return
-        asked = self._agreed(trainer, DIVERGED if self.watch.noticed() else self.signals.take())
-        if asked or self._steps.made % self.every_n_steps == 0 or self._steps.made == trainer.max_steps:
-            self._save(trainer, pl_module, self.folder / f"step-{self._steps.made:08d}.ckpt")
-            if trainer.is_global_zero:
-                self._prune()
-        if asked:
-            log.info("saved at step %d, as a signal asked for", self._steps.made)
-        if asked == STOP:
-            raise Preempted(
-                f"stopped by SIGTERM at step {self._steps.made}, which is saved; the same command goes on from there"
-            )
+        due = self._steps.made % self.every_n_steps == 0 or self._steps.made == trainer.max_steps
+        mine = DIVERGED if self.watch.noticed() else self.signals.take()
+        asked = self._agreement.exchange(trainer, mine, at_once=due or _validation_follows(trainer))
+        if asked or due:
+            self._save_step(trainer, pl_module, asked)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, and end, where a signal has asked for that in a last step that was not known to be the last.
+
+        Raises:
+            Preempted: If SIGTERM has asked for the end.
+            Diverged: If what is to be saved is not finite.
+        """
+        if asked := self._agreement.outstanding():
+            self._save_step(trainer, pl_module, asked)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the weights before they are validated; when a stage ends, count the batches that all ranks have.
@@ -166,7 +175,9 @@ class Checkpoints(Checkpoint):
 
     def end_if_asked(self, trainer: pl.Trainer) -> None:
         """Raise Preempted, on all ranks, if SIGTERM came to any in the validation that ends a stage. All must call it."""
-        if trainer.state.fn == TrainerFn.VALIDATING and self._agreed(trainer, self.signals.take()) == STOP:
+        if trainer.state.fn != TrainerFn.VALIDATING:
+            return
+        if self._agreement.exchange(trainer, self.signals.take(), at_once=True) == STOP:
             raise Preempted(
                 "stopped by SIGTERM during the last validation; all that was trained is saved, and the same command goes on"
             )
@@ -201,12 +212,17 @@ class Checkpoints(Checkpoint):
         for old in [path for path in whole(self.folder) if path <= last][: -self.keep]:
             old.unlink()
 
-    def _agreed(self, trainer: pl.Trainer, mine: int) -> int:
-        """Return the most that is to be done on any rank, so that all do the same at the same step."""
-        if trainer.world_size == 1:
-            return mine
-        asked = torch.tensor(mine, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(asked, reduce_op="max"))
+    def _save_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, asked: int) -> None:
+        """Save after a step, and end where that was asked for."""
+        self._save(trainer, pl_module, self.folder / f"step-{self._steps.made:08d}.ckpt")
+        if trainer.is_global_zero:
+            self._prune()
+        if asked:
+            log.info("saved at step %d, as a signal asked for", self._steps.made)
+        if asked == STOP:
+            raise Preempted(
+                f"stopped by SIGTERM at step {self._steps.made}, which is saved; the same command goes on from there"
+            )
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, path: Path) -> None:
         self._check(trainer, pl_module)
@@ -229,6 +245,14 @@ class Checkpoints(Checkpoint):
             f"the training diverged at step {fault.step}: {fault.what} is inf or nan; "
             + (f"the last good state is {good[-1]}" if good else "there is no checkpoint from before")
         )
+
+
+def _validation_follows(trainer: pl.Trainer) -> bool:
+    """Return whether a validation comes right after the running batch, where validations are counted in batches."""
+    every = trainer.val_check_batch
+    if trainer.check_val_every_n_epoch is not None or not isinstance(every, int):
+        return False
+    return (trainer.fit_loop.total_batch_idx + 1) % every == 0
 
 
 def end_if_asked(trainer: pl.Trainer) -> None:

@@ -48,11 +48,13 @@ class Signals:
 
 
 def leave_signals_alone(trainer: pl.Trainer) -> None:
-    """Keep Lightning from setting its own handlers: that of SIGTERM talks to other ranks from inside the handler.
+    """Keep Lightning from setting its own handlers, and several ranks from asking each other about them before each batch.
 
-    It has no public way to do so. `tests/callback/test_signals.py` fails where this private one is gone or not enough.
+    Its handler of SIGTERM talks to other ranks from inside the handler, and its question waits for the device. It has no public
+    way to do so. `tests/callback/test_signals.py` and `test_agreement.py` fail where these private ones are gone or not enough.
     """
     trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
 
 def _nothing() -> None:

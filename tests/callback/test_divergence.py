@@ -126,7 +126,7 @@ def test_a_model_that_is_not_finite_is_never_written(tmp_path):
 
 
 def test_all_ranks_end_together_though_one_alone_has_seen_it(tmp_path):
-    """The rank that saw the loss is not the first; that one knows by the question that it asks about signals anyway."""
+    """The rank that saw the loss is not the first; that one knows one step later, by what ranks tell each other anyway."""
 
     def work(rank):
         task = Task(step=3, rank=1)
@@ -151,7 +151,7 @@ def test_all_ranks_end_together_though_one_alone_has_seen_it(tmp_path):
     for code, text in results:
         assert code == 0, text
         assert "diverged at step 3: the loss is inf or nan; the last good state is" in text
-        assert "-- after 3 steps" in text
+        assert "-- after 4 steps" in text
     assert [path.name for path in saved(tmp_path)] == ["step-00000002.ckpt"]
 
 
