@@ -1,4 +1,7 @@
-"""Nothing of the CPU meets what is on another device, in training and in sampling: models, conditions, starts and guidance."""
+"""Nothing of the CPU meets what is on another device, in training and in sampling: models, conditions, starts and guidance.
+
+And nothing is computed there that `trainer.deterministic=true` refuses on a GPU.
+"""
 
 import copy
 
@@ -35,6 +38,7 @@ from tests.conditioner.test_first_steps import EXPERIMENTS
 from tests.conditioner.test_first_steps import fields_of as true_fields
 from tests.conditioner.test_laws import ALL_KINDS
 from tests.configs import composed
+from tests.deterministic import Deterministic
 from tests.metric.test_metric import Pixels
 from tests.second_device import There, second_device
 
@@ -90,7 +94,7 @@ def test_models_of_the_icons_train_and_sample_there(name, tmp_path):
     model.conditioner.prepare([fields])
     read = {field: value for field, value in fields.items() if field != "image" or "image" in model.conditioner.inputs}
     read |= {"image": fields["image"]} if "masked_latent" in model.conditioner.inputs else {}
-    with second_device() as device:
+    with second_device() as device, Deterministic():
         model.to(device)
         model.loss(Batch(["a"] * 4, moved(fields, device))).mean().backward()
         assert any(part.grad is not None for part in model.parameters())
@@ -129,7 +133,7 @@ def model():
 def test_starts_and_guidance_work_there_and_give_the_same(model, way, given):
     """Their images and masks may lie on either device."""
     expected = model.sample(prompts=PROMPTS, **WAYS[way](model, lambda part: part))
-    with second_device() as device:
+    with second_device() as device, Deterministic():
         there = copy.deepcopy(model).to(device)
         put = (lambda part: part.to(device)) if given == "there" else (lambda part: part)
         images = there.sample(prompts=PROMPTS, **WAYS[way](there, put))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm.batch import Size
 from ldm.options.rule import COUNT, FRACTION, NOT_NEGATIVE, Real, Whole, check
-from ldm.pretrained.precision import float64
+from ldm.pretrained.interpolation import interpolate_by_matrices
 
 LEAST_SIDE = 32
 """The least height and width in pixels of images that are trained on alone; the discriminator needs as much."""
@@ -180,21 +180,7 @@ def _smaller(side: int, scale: float, *, least: int) -> int:
 
 
 def _changed(maps: Tensor, size: Sequence[int], quarters: int) -> Tensor:
-    """Return maps `(B, C, h, w)`, resized by cubic interpolation without aliasing, then turned by some quarters of a turn.
-
-    Each axis is multiplied by a matrix, whose gradient is deterministic on GPUs, too; that of torch's interpolation is not.
-    """
+    """Return maps `(B, C, h, w)`, resized by cubic interpolation without aliasing, then turned by some quarters of a turn."""
     if list(maps.shape[-2:]) != list(size):
-        values = float64(maps)  # neither autocast nor TF32 rounds these numbers
-        down, across = (
-            _weights(length, wanted).to(values.device, non_blocking=True)
-            for length, wanted in zip(maps.shape[-2:], size, strict=True)
-        )
-        maps = (down @ values @ across.T).to(maps)
+        maps = interpolate_by_matrices(maps, size, "bicubic")
     return maps.rot90(quarters, (-2, -1))
-
-
-def _weights(length: int, wanted: int) -> Tensor:
-    """Return the weight of each of the old places in each of the new ones, `(wanted, length)` float64."""
-    old = torch.eye(length, dtype=torch.float64)[None, None]
-    return F.interpolate(old, (wanted, length), mode="bicubic", antialias=True)[0, 0]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.batch import Fields, Size, tensor_field
+from ldm.pretrained.interpolation import interpolate
 
 
 def latent_size(fields: Fields) -> Size:
@@ -24,7 +25,7 @@ def resized(maps: Tensor, size: Size) -> Tensor:
     """
     if tuple(maps.shape[-2:]) == size:
         return maps
-    return F.interpolate(maps.float(), tuple(size), mode="bicubic", antialias=True, align_corners=False)
+    return interpolate(maps.float(), size, "bicubic")
 
 
 def area_means(maps: Tensor, size: Size) -> Tensor:
@@ -36,8 +37,8 @@ def area_means(maps: Tensor, size: Size) -> Tensor:
     """
     (rows, rest), (columns, remainder) = divmod(maps.shape[-2], size.height), divmod(maps.shape[-1], size.width)
     if rows and columns and not rest and not remainder:
-        return F.avg_pool2d(maps, (rows, columns))  # the same; its gradient is deterministic on GPUs, too
-    return F.adaptive_avg_pool2d(maps, (size.height, size.width))
+        return F.avg_pool2d(maps, (rows, columns))  # the same, and faster
+    return interpolate(maps, size, "area")
 
 
 def scaled_by_range(maps: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.options.rule import POSITIVE, check
+from ldm.pretrained.interpolation import interpolate
 
 
 class LowResolutionScore:
@@ -33,7 +33,7 @@ class LowResolutionScore:
 
     def log_likelihood(self, image: Tensor, prompts: object) -> Tensor:
         """Return log p(y | image), `(B,)`; the prompts are not used. See `Score`."""
-        small = F.interpolate(image, self.image.shape[1:], mode="bilinear", antialias=True, align_corners=False)
+        small = interpolate(image, self.image.shape[1:], "bilinear")
         wanted = self.image.to(image.device).expand_as(small)
         if self.distance is not None:
             far: Tensor = self.distance.to(image.device)(small, wanted)

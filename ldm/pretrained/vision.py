@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 from ldm.options.rule import COUNT, Optional, check
 from ldm.pretrained.catalogue import fetch_hint
 from ldm.pretrained.hub import local_files_only
+from ldm.pretrained.interpolation import interpolate
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,7 +32,7 @@ def standardized(image: Tensor, size: int, mean: Sequence[float], std: Sequence[
     Returns:
         Images `(B, 3, side, side)`, whose colours have about mean 0 and deviation 1.
     """
-    image = F.interpolate(image, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+    image = interpolate(image, (size, size), "bicubic").clamp(-1, 1)
     centre, spread = (image.new_tensor(part)[:, None, None] for part in (mean, std))
     return (0.5 * (image + 1.0) - centre) / spread
 

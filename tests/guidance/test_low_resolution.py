@@ -6,6 +6,7 @@ from ldm.guidance.loss import LossGuidance
 from ldm.guidance.low_resolution import LowResolutionScore
 from ldm.sampler.heun import Heun
 from ldm.sampler.noise import SeededNoise
+from tests.deterministic import Deterministic
 from tests.guidance.models import SCHEDULE, denoiser, given
 
 
@@ -43,3 +44,13 @@ def test_likeness_by_another_distance():
     torch.testing.assert_close(score.log_likelihood(image, ["", ""]), torch.tensor([0.0, -0.2 / 0.01 / 2]))
     with pytest.raises(ValueError, match="std=0 cannot be"):
         LowResolutionScore(torch.zeros(3, 2, 2), std=0)
+
+
+def test_its_gradient_is_deterministic_on_gpus():
+    image = torch.rand(2, 3, 10, 14, requires_grad=True)
+    score = LowResolutionScore(torch.zeros(3, 4, 6))
+    with Deterministic():
+        (pull,) = torch.autograd.grad(score.log_likelihood(image, ["", ""]).sum(), image)
+    small = torch.nn.functional.interpolate(image, (4, 6), mode="bilinear", antialias=True)
+    (expected,) = torch.autograd.grad(-0.5 * small.square().sum() / 0.1**2, image)
+    torch.testing.assert_close(pull, expected, atol=1e-4, rtol=1e-5)
