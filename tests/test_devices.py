@@ -11,6 +11,9 @@ import torch
 from ldm.autoencoder.base import LatentMoments, latent_moments
 from ldm.autoencoder.equivariance import ScaleEquivariance
 from ldm.batch import Batch, Size
+from ldm.classifier.caption_classifier import CaptionClassifier
+from ldm.classifier.label_classifier import LabelClassifier
+from ldm.classifier.vocabulary import Vocabulary
 from ldm.conditioner.text import TextConditioner
 from ldm.config import CONFIGS, build, resolved
 from ldm.evaluate.first_stage import ReconstructionWork
@@ -25,6 +28,7 @@ from ldm.generation.completion import CompletionStart
 from ldm.generation.start import ImageStart, InpaintStart, InterpolationStart, InvertedStart
 from ldm.guidance.autoguidance import Autoguidance
 from ldm.guidance.base import NoGuidance
+from ldm.guidance.classifier import ClassifierGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.guidance.loss import LossGuidance
 from ldm.guidance.low_resolution import LowResolutionScore
@@ -32,6 +36,10 @@ from ldm.metric.caption import Templates
 from ldm.metric.frechet import Frechet
 from ldm.metric.store import ValueStore
 from ldm.metric.suite import MetricSuite
+from ldm.pretrained.vision import standardized
+from ldm.sampler.churn import Churn
+from ldm.sampler.euler import Euler
+from tests.classifier.small import small
 from tests.conditioner.small import fields_of
 from tests.conditioner.test_conditioner import CAPTIONS
 from tests.conditioner.test_first_steps import EXPERIMENTS
@@ -41,8 +49,13 @@ from tests.configs import composed
 from tests.deterministic import Deterministic
 from tests.metric.test_metric import Pixels
 from tests.second_device import There, second_device
+from tests.waits import Waits
 
 PROMPTS = ["a red heart", "a blue cat", "a green star"]
+WORDS = [*PROMPTS, "a red cat", "a blue star", "green heart"]
+"""Captions of which words are learned."""
+COLOURS = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+"""Mean and standard deviation of each colour."""
 
 
 def tiny(*options):
@@ -96,7 +109,10 @@ def test_models_of_the_icons_train_and_sample_there(name, tmp_path):
     read |= {"image": fields["image"]} if "masked_latent" in model.conditioner.inputs else {}
     with second_device() as device, Deterministic():
         model.to(device)
-        model.loss(Batch(["a"] * 4, moved(fields, device))).mean().backward()
+        batch = Batch(["a"] * 4, moved(fields, device))
+        with Waits() as waits:
+            model.loss(batch).mean().backward()
+        assert waits.found == [], "no training step waits for the device"
         assert any(part.grad is not None for part in model.parameters())
         images = model.eval().sample(read, batch_size=3)
     assert type(images) is torch.Tensor
@@ -141,6 +157,94 @@ def test_starts_and_guidance_work_there_and_give_the_same(model, way, given):
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
+def waits_of(model, steps, sampler="ddim", **options):
+    """Return how often sampling waits for the device, when it is done for the second time."""
+    chosen = build(composed("sample", "ckpt=x", f"sampler={sampler}", f"sampler.steps={steps}").sampler)
+    for _ in range(2):
+        with Waits() as waits:
+            model.sample(prompts=PROMPTS, sampler=chosen, **options)
+    return len(waits.found)
+
+
+class Tall:
+    """Log-likelihoods of captions; a classifier as guidance by one takes it."""
+
+    def __init__(self, vocabulary):
+        self.reader = vocabulary
+
+    def join(self, autoencoder, schedule):
+        pass
+
+    def log_likelihood(self, x_t, t, fields):
+        return x_t.flatten(1).mean(1) * self.reader.multi_hot(fields["caption"]).sum(1)
+
+
+def classifier_guidance(device):
+    vocabulary = Vocabulary(8)
+    vocabulary.prepare([{"caption": WORDS}])
+    return ClassifierGuidance(Tall(vocabulary.to(device)))
+
+
+STEPPED = {
+    **{way: WAYS[way] for way in ("negative", "weak", "score", "image", "completion", "interpolation")},
+    "score_of_the_cpu": lambda model, put: {"guidance": LossGuidance(LowResolutionScore(SQUARE[0, :, ::4, ::4]))},
+    "interpolated_score": lambda model, put: {
+        "guidance": LossGuidance(LowResolutionScore(put(SQUARE)[0, :, ::4, ::4])),
+        "start": InterpolationStart(["b"] * 3, [5] * 3, [0.0, 0.5, 1.0]),
+    },
+    "classifier": lambda model, put: {"guidance": classifier_guidance(model.autoencoder.shift.device)},
+}
+
+
+@pytest.mark.parametrize("way", STEPPED)
+def test_steps_of_guided_sampling_do_not_wait_for_the_device(model, way):
+    """More steps wait no more often."""
+    with second_device() as device:
+        there = copy.deepcopy(model).to(device)
+        options = STEPPED[way](there, lambda part: part.to(device))
+        assert waits_of(there, 2, **options) == waits_of(there, 4, **options)
+
+
+def test_churned_steps_do_not_wait_for_the_device(model):
+    """Their noise levels are found by bisection of the schedule, on the CPU."""
+    with second_device() as device:
+        there, counts = copy.deepcopy(model).to(device), []
+        for steps in (2, 2, 4):
+            with Waits() as waits:
+                there.sample(prompts=PROMPTS, sampler=Euler(steps, churn=Churn(3.0)))
+            counts.append(len(waits.found))
+    assert counts[1] == counts[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "answers"),
+    [
+        (CaptionClassifier, {"vocabulary": 8}, {"caption": WORDS[:3]}),
+        (LabelClassifier, {"num_classes": 3}, {"label": [2, 0, 1]}),
+    ],
+)
+def test_a_step_of_a_classifier_does_not_wait_for_the_device(kind, told, answers):
+    classifier = small(kind, told=told)
+    classifier.reader.prepare([{"caption": WORDS}])
+    with second_device() as device:
+        classifier.to(device)
+        batch = Batch(["a"] * 3, {"image": torch.randn(3, 2, 8, 8).to(device), **answers})
+        with Waits() as waits, Deterministic():
+            classifier.loss(batch).mean().backward()
+    assert waits.found == []
+
+
+def test_images_are_standardized_without_waiting_for_the_device():
+    images = torch.rand(2, 3, 20, 24)
+    expected = standardized(images, 16, *COLOURS)
+    with second_device() as device:
+        given = images.to(device)
+        with Waits() as waits:
+            found = standardized(given, 16, *COLOURS)
+        assert waits.found == []
+        assert torch.equal(found.cpu(), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", sorted(path.stem for path in (CONFIGS / "sampler").glob("*.yaml")))
 def test_samplers_work_there(model, sampler):
@@ -148,6 +252,7 @@ def test_samplers_work_there(model, sampler):
     with second_device() as device:
         there = copy.deepcopy(model).to(device)
         assert there.sample(prompts=PROMPTS, sampler=chosen).isfinite().all()
+        assert waits_of(there, 4, sampler) == waits_of(there, 6, sampler), "no step waits for the device"
 
 
 def test_the_validation_loss_is_measured_there(model):

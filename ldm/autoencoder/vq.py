@@ -97,6 +97,8 @@ class VQRegularizer(Regularizer[CodedPoint]):
         if revive_after is not None:
             self.register_buffer("batches", torch.zeros((), dtype=torch.long))
             self.register_buffer("unused", torch.zeros(codes, dtype=torch.long))
+        self._count: int | None = None  # `batches`, where they were read: a GPU is waited for once
+        self.register_load_state_dict_post_hook(_forget_count)  # type: ignore[no-untyped-call]
 
     def forward(self, moments: Tensor) -> CodedPoint:
         """Return the raw latents of the encoder's outputs `(B, C, h, w)`, before or after quantisation."""
@@ -153,20 +155,20 @@ class VQRegularizer(Regularizer[CodedPoint]):
         uses = self._uses(self.nearest(encoding.features))
         if _several():
             dist.all_reduce(uses)
+        self._count = (int(self.batches) if self._count is None else self._count) + 1
         self.batches += 1
         self.unused.add_(1).masked_fill_(uses > 0, 0)
         if not stepped:
             return
-        dead = (self.unused >= self.revive_after).nonzero().flatten()
-        if not len(dead):
-            return
+        dead = self.unused >= self.revive_after
         vectors = _vectors(encoding.features)
-        generator = torch.Generator().manual_seed(int(self.batches))
-        chosen = vectors[torch.randint(len(vectors), (len(dead),), generator=generator).to(vectors.device)]
+        generator = torch.Generator().manual_seed(self._count)
+        drawn = torch.randint(len(vectors), (self.codes,), generator=generator).to(vectors.device, non_blocking=True)
+        chosen = vectors[drawn[(dead.cumsum(0) - 1).clamp(min=0)]]  # how many are dead only the device knows
         if _several():
             dist.broadcast(chosen, 0)  # all processes take those of the first
-        self.codebook.weight[dead] = chosen
-        self.unused[dead] = 0
+        self.codebook.weight.copy_(torch.where(dead[:, None], chosen, self.codebook.weight))
+        self.unused.masked_fill_(dead, 0)
 
     def initialize(self, layer: nn.Conv2d) -> None:
         """Check that codes are as long as its outputs.
@@ -204,6 +206,12 @@ class VQRegularizer(Regularizer[CodedPoint]):
         """Return how often each code occurs among indices, `(n,)` int64."""
         found = indices.flatten()  # torch.bincount would wait for a GPU
         return found.new_zeros(self.codes).scatter_add_(0, found, torch.ones_like(found))
+
+
+def _forget_count(regularizer: nn.Module, keys: object) -> None:
+    """Forget the number of batches, for another was loaded (a hook after loading)."""
+    assert isinstance(regularizer, VQRegularizer)
+    regularizer._count = None
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Fields
 from ldm.classifier.base import NoisyClassifier, how_to_train
 from ldm.classifier.encoder_unet import EncoderUNet
-from ldm.conditioner.base import Reader
+from ldm.conditioner.base import Reader, on_device
 from ldm.conditioner.label import label_range, labels_of
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.timestep_sampler import TimestepSampler
@@ -85,7 +85,7 @@ class LabelClassifier(NoisyClassifier):
 
     def targets(self, fields: Fields) -> Tensor:
         """Return 1 for the class of each image and 0 for the others, `(B, num_classes)`."""
-        labels = labels_of(fields).to(self.head.weight.device)
+        labels = on_device(labels_of(fields), self.head.weight.device)
         return F.one_hot(labels, self.head.out_features).float()
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.batch import Fields, list_field
-from ldm.conditioner.base import Reader, tensor_to_text, text_to_tensor
+from ldm.conditioner.base import Reader, on_device, tensor_to_text, text_to_tensor
 from ldm.options.rule import Whole, check
 
 TOO_FREQUENT = 0.9
@@ -67,7 +67,7 @@ class Vocabulary(Reader):
         """Return 1 for the words that a text contains and 0 for the others, `(B, words)`."""
         known = [self.known(text) for text in texts]
         rows = [[float(word in words) for word in self.fractions] for words in known]
-        return torch.tensor(rows, device=self.log_odds.device)
+        return on_device(torch.tensor(rows), self.log_odds.device)
 
     def get_extra_state(self) -> Tensor:
         """Return the words and their shares, for the state dict."""

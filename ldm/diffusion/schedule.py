@@ -92,6 +92,7 @@ class DiscreteSchedule(VariancePreservingSchedule, ABC):
         super().__init__()
         self.steps = len(betas)
         self.register_buffer("table", torch.logit(torch.cumprod(1.0 - betas, dim=0)), persistent=False)
+        self._copied: tuple[Tensor, Tensor] | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move the table, but not to a device that has no float64."""
@@ -102,12 +103,20 @@ class DiscreteSchedule(VariancePreservingSchedule, ABC):
 
     def variance(self, t: Tensor) -> Tensor:
         """Return sigma_t^2, interpolated between the discrete steps."""
-        table = self.table.to(t.device)
+        table = self._table(t.device)
         place = t.double() * len(table) - 1.0
         left = place.floor().clamp(0, len(table) - 2).long()
         log_snr = torch.lerp(table[left], table[left + 1], (place - left).clamp(min=0.0))
         first = torch.sigmoid(-table[0]) * (place + 1.0)
         return torch.where(place < 0, first, torch.sigmoid(-log_snr))
+
+    def _table(self, device: torch.device) -> Tensor:
+        """Return the table on a device; a copy on the CPU is kept, since a sampler's noise levels are computed there."""
+        if device.type != "cpu":
+            return self.table.to(device)
+        if self._copied is None or self._copied[0] is not self.table:
+            self._copied = self.table, self.table.cpu()
+        return self._copied[1]
 
 
 class ScaledLinearSchedule(DiscreteSchedule):

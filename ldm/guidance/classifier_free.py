@@ -71,10 +71,11 @@ class ClassifierFreeGuidance(Guidance):
         """Return the guided denoiser for one batch; see `Guidance.wrap`."""
         both = Condition.cat([given.condition, given.unconditional])
         low, high = self.interval
+        always = (low, high) == (0.0, 1.0)
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             """Return the guided estimate."""
-            if not low - ROUNDING <= float(t[0]) <= high + ROUNDING:
+            if not always and not low - ROUNDING <= float(t[0]) <= high + ROUNDING:  # reading t waits for the device
                 estimate: Estimate = given.denoiser(x_t, t, given.condition)
                 return estimate
             if self.scale == 1:

@@ -120,7 +120,8 @@ class GuidanceContext(NamedTuple):
         if self.interpolation is None:
             return here
         (there,) = other
-        return torch.lerp(here, there, here.new_tensor(self.interpolation.fractions))
+        fractions = torch.tensor(self.interpolation.fractions, dtype=here.dtype)
+        return torch.lerp(here, there, fractions.to(here.device, non_blocking=True))
 
 
 def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation | None) -> Condition:

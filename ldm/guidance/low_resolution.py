@@ -34,7 +34,8 @@ class LowResolutionScore:
     def log_likelihood(self, image: Tensor, prompts: object) -> Tensor:
         """Return log p(y | image), `(B,)`; the prompts are not used. See `Score`."""
         small = interpolate(image, self.image.shape[1:], "bilinear")
-        wanted = self.image.to(image.device).expand_as(small)
+        self.image = self.image.to(image.device)  # once: a copy at each step would be waited for
+        wanted = self.image.expand_as(small)
         if self.distance is not None:
             far: Tensor = self.distance.to(image.device)(small, wanted)
         else:

@@ -55,6 +55,7 @@ class CLIPScore:
         self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
         self.strength = strength
         self._told: set[str] = set()
+        self._embedded: dict[tuple[str, ...], Tensor] = {}
 
     def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the log-likelihood of prompts given images, up to a constant.
@@ -66,8 +67,7 @@ class CLIPScore:
         Returns:
             Log-likelihoods `(B,)`, through which gradients flow to the images.
         """
-        text = self.embed_texts(prompts, image.device)
-        return self.strength * F.cosine_similarity(self.embed_images(image), text)
+        return self.strength * F.cosine_similarity(self.embed_images(image), self._wanted(prompts, image.device))
 
     def embed_images(self, image: Tensor) -> Tensor:
         """Return the embeddings `(B, D)`, of any length, of images `(B, 3, H, W)` in [-1, 1]."""
@@ -85,6 +85,15 @@ class CLIPScore:
         self._tell_overflow(prompts)
         text: Tensor = network.get_text_features(**words).pooler_output
         return text
+
+    def _wanted(self, prompts: Sequence[str], device: torch.device) -> Tensor:
+        """Return the embeddings of prompts, `(B, D)`; each step of a sampler asks for the same, or for two ends in turn."""
+        key = tuple(prompts)
+        if key not in self._embedded:
+            if len(self._embedded) == 2:
+                self._embedded.clear()
+            self._embedded[key] = self.embed_texts(prompts, device)
+        return self._embedded[key].to(device)
 
     def _tell_overflow(self, prompts: Sequence[str]) -> None:
         """Log once for each prompt the part that the tokenizer, which has just read it, has cut away."""

@@ -33,7 +33,9 @@ def standardized(image: Tensor, size: int, mean: Sequence[float], std: Sequence[
         Images `(B, 3, side, side)`, whose colours have about mean 0 and deviation 1.
     """
     image = interpolate(image, (size, size), "bicubic").clamp(-1, 1)
-    centre, spread = (image.new_tensor(part)[:, None, None] for part in (mean, std))
+    centre, spread = (
+        torch.tensor(part, dtype=image.dtype).to(image.device, non_blocking=True)[:, None, None] for part in (mean, std)
+    )
     return (0.5 * (image + 1.0) - centre) / spread
 
 

@@ -95,4 +95,7 @@ class SeededNoise:
             angles = [fraction * math.pi / 2 for fraction in fractions]
             pairs = zip(draws, other.draw(shape), angles, strict=True)
             draws = [math.cos(angle) * here + math.sin(angle) * there for here, there, angle in pairs]
-        return torch.stack(draws).to(device)
+        noise = torch.stack(draws)
+        if torch.device(device).type == "cuda":
+            noise = noise.pin_memory()  # which is copied while the program goes on
+        return noise.to(device, non_blocking=True)

@@ -19,6 +19,8 @@ from tests.conditioner.test_laws import NoWaiting
 from tests.conftest import scramble
 from tests.oracle import autoencoder_weights
 from tests.ranks import on_two_ranks
+from tests.second_device import second_device
+from tests.waits import Waits
 
 SMALL = {"channels": 32, "channel_mult": (1, 2, 2), "blocks": 1, "latent_channels": 4}
 
@@ -250,6 +252,31 @@ def test_replacing_repeats_and_goes_on_from_a_state():
             part.after_batch(part(clusters(batch)), stepped=True)
     assert torch.equal(first.codebook.weight, third.codebook.weight)
     assert first.state_dict().keys() == third.state_dict().keys()
+
+
+def test_each_unused_code_takes_another_output_as_drawn_for_the_batch():
+    regularizer, features = VQRegularizer(32, 4, revive_after=1), clusters(0)
+    before = regularizer.codebook.weight.detach().clone()
+    regularizer.after_batch(regularizer(features), stepped=True)
+    changed = (regularizer.codebook.weight != before).any(1)
+    outputs = features.permute(0, 2, 3, 1).reshape(-1, 4)
+    drawn = torch.randint(len(outputs), (int(changed.sum()),), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(regularizer.codebook.weight[changed], outputs[drawn])
+
+
+def test_replacing_does_not_wait_for_the_device():
+    here = VQRegularizer(32, 4, revive_after=2)
+    with second_device() as device:
+        there = copy.deepcopy(here).to(device)
+        for batch in range(6):
+            features = clusters(batch).to(device)
+            with Waits() as waits:
+                there.after_batch(there(features), stepped=True)
+            assert waits.found == [] or batch == 0
+        found = there.codebook.weight.detach().cpu()
+    for batch in range(6):
+        here.after_batch(here(clusters(batch)), stepped=True)
+    assert torch.equal(found, here.codebook.weight)
 
 
 def _replace_on_a_rank(rank):

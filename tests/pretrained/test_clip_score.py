@@ -80,3 +80,21 @@ def test_images_are_guided_towards_their_prompts(folder):
 def test_a_clip_that_is_not_there():
     with pytest.raises(FileNotFoundError, match=r"no CLIP model '/nowhere'.*guidance.score.name=FOLDER"):
         CLIPScore("/nowhere")
+
+
+def test_prompts_are_embedded_once_for_all_steps(folder, monkeypatch):
+    """Also where two ends are asked for in turn."""
+    score, image, ends = CLIPScore(str(folder)), torch.rand(2, 3, 16, 16), (CAPTIONS[:2], CAPTIONS[2:4])
+    expected = [CLIPScore(str(folder)).log_likelihood(image, end) for end in ends]
+    embedded = []
+    monkeypatch.setattr(
+        score,
+        "embed_texts",
+        lambda prompts, device: embedded.append(prompts) or CLIPScore.embed_texts(score, prompts, device),
+    )
+    for _ in range(3):
+        for end, wanted in zip(ends, expected, strict=True):
+            assert torch.equal(score.log_likelihood(image, end), wanted)
+    assert embedded == list(ends)
+    score.log_likelihood(image, CAPTIONS[1:3])
+    assert len(embedded) == 3
