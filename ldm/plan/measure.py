@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from ldm.batch import Batch
 from ldm.callback.ema import EMA
 from ldm.callback.randomness import StepSeed
+from ldm.config import build
 from ldm.plan.build import make_workload
 from ldm.plan.count import Allocations
 from ldm.plan.workload import Workload
@@ -110,6 +111,7 @@ def _train(workload: Workload, images: int, device: torch.device, *, steps: int)
     suit_hardware(accelerator, precision)
     clock = Clock(device)
     average = [EMA(0.999)] if stage.callback_configs.get("ema") is not None else []
+    compiled = [build(config)] if (config := stage.callback_configs.get("compile")) is not None else []
     options = {"accumulate_grad_batches": stage.accumulate, **stage.trainer_options(several=False)}
     quiet_lightning()
     with warnings.catch_warnings():
@@ -126,7 +128,7 @@ def _train(workload: Workload, images: int, device: torch.device, *, steps: int)
             num_sanity_val_steps=0,
             limit_val_batches=0,
             use_distributed_sampler=False,
-            callbacks=[StepSeed(0), *average, clock],
+            callbacks=[StepSeed(0), *average, *compiled, clock],
             **options,
         )
         trainer.fit(workload.task, datamodule=SyntheticData(workload.batch(images), steps * stage.accumulate))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ldm.config import build, compose
-from tests.benchmarks import latents, loader, objectives, peer, startup, threads, toolbox
+from tests.benchmarks import first_light, latents, loader, objectives, peer, startup, threads, toolbox
 from tests.conftest import ROOT, forked
 
 
@@ -39,6 +39,16 @@ def test_peer(capsys):
     text = capsys.readouterr().out
     assert "2 images, 0." in text
     assert "diffusers" in text
+
+
+@pytest.mark.e2e
+def test_first_light(tmp_path):
+    first_light.light(tmp_path, ["unet", "peer", "batches"], first_light.TINY)
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("[exit 0, ") == 5
+    assert report.count("measured: predicted") == 8, "time and memory of four steps"
+    assert "## batches" in report
+    assert "[exit 1, " in report, "there is no run of which pictures could be made"
 
 
 @pytest.mark.e2e
