@@ -16,6 +16,18 @@ FITTING = {
 IMAGES_ALONE = "lsun_churches256"
 """The experiment of a model that is told nothing."""
 
+FEW = 10_000
+"""Training images below which a small model is named, too: large recipes take up to 1,024 of them in one step."""
+
+SMALL = {
+    "txt2img_shards": ("captions", ()),
+    "cin256": ("classes", ("conditioner=label",)),
+    "layout2img_openimages": ("layouts", ("conditioner=layout_icons",)),
+    IMAGES_ALONE: ("images", ("conditioner=unconditional",)),
+}
+"""Experiment -> the name of a run, and the options by which `experiment=txt2img` is told the same, in a small model that is
+trained on a laptop."""
+
 
 def choose_experiment(most_have: Callable[[str], bool]) -> str:
     """Return the name of an experiment whose model is told what most samples have, or nothing.

@@ -1,13 +1,14 @@
 """The experiment that a next command names is one of a model that is told what the samples have."""
 
 import json
+import shlex
 
 import pytest
 import torch
 
 from ldm.autoencoder.derived import underlying_fields
 from ldm.config import build, compose, resolved
-from ldm.data.experiments import FITTING, IMAGES_ALONE
+from ldm.data.experiments import FEW, FITTING, IMAGES_ALONE
 from ldm.data.fitting import fitting_experiment
 from ldm.data.shards.names import write_shards
 from tests.configs import composed
@@ -84,3 +85,40 @@ def test_the_experiments_are_told_that_field_alone(field):
         conditioner = build(config["conditioner"])
     told = {*underlying_fields(conditioner.inputs)} - {"geometry"}
     assert told == ({field} if field is not None else set())
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "field"),
+    [
+        ({"txt": b"a cat"}, {}, "caption"),
+        ({"json": BOX}, {}, "boxes"),
+        ({}, {"captions": "none"}, None),
+        ({}, {"labels": "folders"}, "label"),
+    ],
+)
+def test_of_few_images_packing_names_a_small_model_that_is_told_the_same(tmp_path, files, options, field):
+    for number in range(4):
+        for ending, data in {"png": encoded(color=(number, 0, 0)), **files}.items():
+            images(tmp_path / "images" / f"class {number % 2}", 0).joinpath(f"{number}.{ending}").write_bytes(data)
+    summary = pack(tmp_path / "out", images=tmp_path / "images", **options)
+    assert f"a small model: {summary.small_command()}\nnext: " in summary.table()
+    _, script, *words = shlex.split(summary.small_command())
+    assert script == "train.py"
+    config = resolved(compose("train", words))
+    with torch.device("meta"):
+        conditioner, backbone = build(config["conditioner"]), build(config["backbone"])
+    assert {*underlying_fields(conditioner.inputs)} - {"geometry"} == ({field} if field is not None else set())
+    assert sum(part.numel() for part in backbone.parameters()) < 5e6
+    assert config["perceptual"] is None, "nothing is downloaded"
+    if field == "label":
+        assert conditioner.num_classes == 2
+    summary.splits["train"].samples = FEW
+    assert summary.small_command() is None
+    assert "small model" not in summary.table()
+
+
+def test_no_small_model_is_named_where_its_options_are_not_known(tmp_path):
+    for number in range(4):
+        for ending, data in {"png": encoded(color=(number, 0, 0)), "seg.png": encoded()}.items():
+            images(tmp_path / "images", 0).joinpath(f"{number}.{ending}").write_bytes(data)
+    assert pack(tmp_path / "out", images=tmp_path / "images").small_command() is None

@@ -9,7 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm.data.experiments import FITTING, choose_experiment
+from ldm.data.experiments import FEW, FITTING, SMALL, choose_experiment
 from ldm.data.pack.class_folders import CLASSES_FILE
 from ldm.data.pack.plan import Plan, Tally
 from ldm.data.pack.shard import Job, read_tally, write_json
@@ -83,6 +83,8 @@ class Summary(NamedTuple):
                 "out= with a larger val_fraction"
                 + (f"; classes={self.out / CLASSES_FILE} gives other folders the same numbers" if self.classes else "")
             )
+        if (small := self.small_command()) is not None:
+            lines.append(f"of few images, or without a GPU, a small model: {small}")
         return "\n".join([*lines, f"next: {self.next_command()}"])
 
     def next_command(self) -> str:
@@ -90,6 +92,22 @@ class Summary(NamedTuple):
 
         It reads all captions where samples have several.
         """
+        return self._command(f"experiment={self.experiment}")
+
+    def small_command(self) -> str | None:
+        """Return the command that trains a small model on them, as on a laptop, without a download; None where they are many.
+
+        It is None, too, where what samples have does not say all that such a model must be told.
+        """
+        if self.splits["train"].samples >= FEW or self.experiment not in SMALL:
+            return None
+        if self.experiment == FITTING["label"] and not self.classes:
+            return None
+        name, options = SMALL[self.experiment]
+        return self._command(f"experiment=txt2img data=shards data.size=64 name={name}", *options)
+
+    def _command(self, *before: str) -> str:
+        """Return a command that trains on these shards, with some options in front of those that name them."""
         folder = escape_folder(str(self.out))
         patterns = {split: f"{folder}/{split}-*.tar" if count else "..." for split, count in self.shards.items()}
         options = [f"data.{split}={shlex.quote(pattern)}" for split, pattern in patterns.items()]
@@ -98,7 +116,7 @@ class Summary(NamedTuple):
         if self.classes and self.experiment == FITTING["label"]:
             names = shlex.quote(str(self.out / CLASSES_FILE))
             options += [f"conditioner.num_classes={len(self.classes)}", f"conditioner.names={names}"]
-        return " ".join([f"{command_name('train')} experiment={self.experiment}", *options])
+        return " ".join([command_name("train"), *before, *options])
 
     def check(self, max_broken: float) -> None:
         """Check that enough was packed.
