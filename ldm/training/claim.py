@@ -137,7 +137,9 @@ def _reason(
         if stage.steps < old:
             return "a run cannot become shorter"
         if not stage.can_be_lengthened:
-            return "under a learning rate that decays to the end; under a constant one a run can be lengthened"
+            reason = "under a learning rate that decays to the end; under a constant one a run can be lengthened"
+            other = f", and a run of another name goes on from the model of this one by init={stage.run.folder}"
+            return reason + (other if stage is stages[-1] and stage.is_finished else "")
         later = [other.name for other in stages[place + 1 :] if stage.model_file in other.builds_on]
         if later:
             return f"{later[0]} was trained on it"

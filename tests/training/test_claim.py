@@ -106,6 +106,11 @@ def test_a_finished_autoencoder_is_offered_to_the_run_of_another_name(run):
         again(run, "conditioner.width=64")
 
 
+def test_a_run_that_cannot_be_lengthened_is_offered_as_the_start_of_another(run):
+    with pytest.raises(ValueError, match=re.escape(f"another name goes on from the model of this one by init={run})")):
+        again(run, "stage.diffusion.trainer.max_steps=30")
+
+
 def test_an_autoencoder_may_move_but_not_become_another(tmp_path):
     (tmp_path / "old").mkdir()
     run = claimed(tmp_path / "run", f"autoencoder.ckpt={tmp_path}/old")
