@@ -298,3 +298,4 @@ def test_a_size_far_from_that_of_training_is_warned_of(size, inputs, far):
     if warning is not None:
         assert f"images of {size[0]} x {size[1]} pixels" in warning
         assert "trained on 32 x 32" in warning
+        assert "size=[32,32] makes images of the size that it knows" in warning

@@ -256,7 +256,8 @@ def far_from_training(sizes: Iterable[Size], model: LatentDiffusion) -> str | No
         f"images of {size.height} x {size.width} pixels are asked of a model that was trained on {model.size.height} x "
         f"{model.size.width}, and so far from that size it may draw parts again and again, or nothing that can be recognised; "
         "to have this size, train on from this model, with init=CKPT "
-        f"data.size=[{size.height},{size.width}]"
+        f"data.size=[{size.height},{size.width}]; size=[{model.size.height},{model.size.width}] makes images "
+        "of the size that it knows"
     )
 
 
