@@ -60,7 +60,7 @@ def test_each_input_is_one_for_all_or_one_an_image():
         ({"label": -1}, "label=-1 cannot be"),
         ({"label": []}, "cannot be"),
         ({"label": [1, 2.5]}, "cannot be"),
-        ({"layout": [{"label": 3}]}, "is no layout: unreadable boxes"),
+        ({"layout": [{"label": 3}]}, "is no layout: unreadable boxes.* with corners in fractions"),
         (
             {"layout": [{"name": "heart", "label": 3, "box": [0, 0, 1, 1]}, {"name": 3, "box": [0, 0, 1, 1]}]},
             "unreadable",
@@ -142,6 +142,9 @@ def test_layouts_come_from_options_files_and_folders(tmp_path):
     assert inline == [{"layout": [HEART, CAT]}]
     place = folder(tmp_path, a_json=[HEART], b_json=[CAT], c_jsonl=f"{json.dumps([HEART])}\n\n{json.dumps([CAT])}\n")
     assert input_rows({"layout": place}) == two
+    (tmp_path / "sample.json").write_text(json.dumps({"boxes": [HEART], "width": 3}))
+    assert input_rows({"layout": str(tmp_path / "sample.json")}) == two[:1], "the file of a training image"
+    (tmp_path / "sample.json").unlink()
     assert input_rows({"layout": f"{place}/c.jsonl"}) == two
     boxes = INPUTS["layout"].read([HEART, CAT], Size(8, 8), resized=True)
     assert boxes.tolist() == [[3, 0, 0, 0.5, 0.5], [4, 0.5, 0.5, 1, 1]]

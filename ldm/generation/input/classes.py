@@ -18,6 +18,7 @@ from ldm.generation.input.base import Input
 from ldm.options.rule import Whole
 
 LAYOUT = "[{label: 3, box: [0.1, 0.2, 0.5, 0.9]}]"
+CORNERS = "with corners in fractions of the width and the height of the image, 0 to 1"
 NAME = "name"
 """The key of an object in a layout that holds the name of its class, in the place of "label"."""
 
@@ -90,7 +91,7 @@ class LayoutInput(Input):
             return [self._checked(value, f"layout={value}")]
         path = Path(str(value))
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        read = [(layout, place) for file in files for layout, place in _layouts(file)]
+        read = [(_boxes(layout), place) for file in files for layout, place in _layouts(file)]
         found: list[list[Any]] = [_FiledLayout(self._checked(layout, place), place) for layout, place in read]
         if not found:
             raise ValueError(
@@ -127,7 +128,7 @@ class LayoutInput(Input):
         try:
             self.read(self.with_numbers(layout, lambda name: 0), Size(1, 1), resized=True)
         except Broken as broken:
-            raise ValueError(f"{place} is no layout: {broken}; write one like {LAYOUT}") from broken
+            raise ValueError(f"{place} is no layout: {broken}; write one like {LAYOUT}, {CORNERS}") from broken
         return list(layout)
 
 
@@ -139,6 +140,11 @@ def _with_number(entry: Any, number: Callable[[str], int]) -> Any:
     if not isinstance(name, str) or not clean_text(name):
         return entry
     return {"label": number(clean_text(name)), "box": entry.get("box")}
+
+
+def _boxes(layout: Any) -> Any:
+    """Return the boxes of an object of a file, as those beside training images are, which says more; else the layout as it is."""
+    return layout.get("boxes", layout) if isinstance(layout, dict) else layout
 
 
 def _layouts(file: Path) -> list[tuple[Any, str]]:
