@@ -28,6 +28,9 @@ from ldm.options.arguments import (
     why_no_option,
 )
 
+GUIDANCE = "guidance"
+"""The group that other programs give the number of its scale."""
+
 BRACED_OPTIONS = ("data.caption.fields", "data.buckets")
 """Options whose values are mappings."""
 
@@ -162,7 +165,11 @@ def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
     group = override.get_key_element().lstrip("+~")
     for choice in _values(override):
         if choice is not None and not isinstance(choice, str | Glob):
-            return f"there is no {group}={override.get_value_string()}; choose from {', '.join(choices)}"
+            value = override.get_value_string()
+            scale = (
+                f"did you mean {group}.scale={value}? " if group == GUIDANCE and isinstance(choice, int | float) else ""
+            )
+            return f"there is no {group}={value}; {scale}choose from {', '.join(choices)}"
         if isinstance(choice, str) and choice not in choices and not set(choice) & set("$/."):
             hint = _suggestion(choice, choices, "{}? ")
             return f"there is no {group}={choice}; {hint}choose from {', '.join(choices)}"

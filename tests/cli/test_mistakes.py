@@ -91,6 +91,7 @@ MISTAKES = [
     ("encode", "ckpt=a", "there is no option ckpt; did you mean autoencoder.ckpt?"),
     ("sample", "gidance=none", "there is no option gidance; did you mean guidance or "),
     ("sample", "sampler=heum", "there is no sampler=heum; did you mean heun?"),
+    ("sample", "guidance=7.5", "there is no guidance=7.5; did you mean guidance.scale=7.5? choose from autoguidance, "),
     ("sample", "prompt=a prompt=b", "prompt is given 2 times; give it once"),
     ("sample", "init=a init=b", "init is given 2 times; give it once; braces that a shell"),
     ("pack", "imags=a", "there is no option imags; did you mean images"),
