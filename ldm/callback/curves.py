@@ -14,6 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from ldm.callback.end_values import Curve, EndValues, read_config, read_end_values
 from ldm.callback.panel import LOSSES, ORDERED, draw_panel
+from ldm.files.whole import written_whole
 
 Panels = Mapping[str, Sequence[str]]
 """Title of a panel -> how the names of its curves end."""
@@ -101,9 +102,8 @@ def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:
             axes = figure.add_subplot(len(rows), columns, row * columns + column)
             _draw(axes, panel, ends[panel.stage])
     path = run / PICTURE
-    draft = path.with_name(f".{PICTURE}")
-    figure.savefig(draft, dpi=100, format="png")
-    draft.replace(path)
+    with written_whole(path) as draft:
+        figure.savefig(draft, dpi=100, format="png")
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ldm.compare.expected import ExpectedCurve, curve_of, is_kept
 from ldm.compare.own import PROGRAM
 from ldm.compare.table import are_long, names_of, numbered_names
 from ldm.files.marks import KEY
+from ldm.files.whole import written_whole
 from ldm.report.charts import chart, description, thinned
 from ldm.report.run_folder import RunFiles
 
@@ -191,9 +191,8 @@ def draw_all(panels: Sequence[MetricPanel], file: Path) -> None:
     )
     for text in drawn.get_texts():
         text.set_parse_math(False)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(draft, dpi=100, format="png", metadata={KEY: PROGRAM})
-    draft.replace(file)
+    with written_whole(file) as draft:
+        figure.savefig(draft, dpi=100, format="png", metadata={KEY: PROGRAM})
 
 
 def charts(panels: Sequence[MetricPanel]) -> dict[str, dict[str, Markup]]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ldm.evaluate.own import CURVE, PICTURE, PROGRAM
 from ldm.files.marks import KEY
-from ldm.files.whole import write_whole
+from ldm.files.whole import write_whole, written_whole
 
 STEP = re.compile(r"step-(\d+)")
 """The number of a checkpoint's step in its name."""
@@ -67,9 +67,8 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xlabel("step" if told else "place of the checkpoint")
         axes.grid(alpha=0.3)
         _limit(axes, [value for value in values if value is not None])
-    draft = folder / f".{PICTURE}.{os.getpid()}"
-    figure.savefig(draft, dpi=110, format="png", metadata={KEY: PROGRAM})
-    draft.replace(folder / PICTURE)
+    with written_whole(folder / PICTURE) as draft:
+        figure.savefig(draft, dpi=110, format="png", metadata={KEY: PROGRAM})
 
 
 def _lines(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ from ldm.evaluate.own import GENERATED, IMAGES, PARTS, REQUEST, Kind, check_fold
 from ldm.evaluate.processes import Place
 from ldm.files.picture import to_picture, to_tensor
 from ldm.files.tensors import write_tensors
-from ldm.files.whole import write_whole
+from ldm.files.whole import write_whole, written_whole
 
 PART = 64
 """Images of a part, the unit in which work is shared among processes and measured; the last one may be smaller."""
@@ -75,11 +74,8 @@ class EvaluationFolder:
 
     def write_image(self, number: int, image: Tensor) -> None:
         """Write an image, `(3, H, W)` in [-1, 1]; the file appears whole or not at all."""
-        file = self.image(number)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        to_picture(image).save(draft, format="png")
-        draft.replace(file)
+        with written_whole(self.image(number)) as draft:
+            to_picture(image).save(draft, format="png")
 
     def read_image(self, number: int) -> Tensor:
         """Return an image, `(3, H, W)` in [-1, 1]."""

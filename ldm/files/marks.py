@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from ldm.files.whole import written_whole
 
 KEY = "Software"
 """The name of the text in a PNG file that says which program wrote it."""
@@ -16,12 +17,8 @@ def save_marked(picture: Image.Image, file: Path, program: str) -> None:
     """Write a picture as PNG that says which program wrote it; the file appears whole or not at all."""
     info = PngInfo()
     info.add_text(KEY, program)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with written_whole(file) as draft:
         picture.save(draft, format="png", pnginfo=info)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def is_marked_picture(file: Path, program: str) -> bool:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm.files.disk import why_unwritten
+from ldm.files.whole import written_whole
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 """The types in which weights can be written, by name; the second takes half the space."""
@@ -29,19 +30,15 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     Raises:
         OSError: If the disk is full, or the folder cannot be written; what lay under the path before is still there.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        save_file(_apart(tensors), draft, metadata)
-        draft.chmod(0o666 & ~_umask())  # the library makes it private
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        draft.replace(file)
-        sync_folder(file.parent)
+        with written_whole(file) as draft:
+            save_file(_apart(tensors), draft, metadata)
+            draft.chmod(0o666 & ~_umask())  # the library makes it private
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
     except SafetensorError as error:
         raise OSError(why_unwritten(file, error)) from error
-    finally:
-        draft.unlink(missing_ok=True)
+    sync_folder(file.parent)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

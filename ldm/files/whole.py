@@ -1,23 +1,34 @@
-"""Small text files that appear whole or not at all, and never in the place of somebody else's."""
+"""Files that appear whole or not at all, and never in the place of somebody else's."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a text into a file, in UTF-8; the file appears whole or not at all, and its folder is made where it is missing."""
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Yield the path of a draft, which takes the place of the file once it is written, and is deleted after an error.
+
+    The folder of the file is made where it is missing.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        yield draft
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text into a file, in UTF-8; see `written_whole`."""
+    with written_whole(file) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def check_own_json(file: Path, is_own: Callable[[Any], bool], *, example: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.files.picture import from_levels
+from ldm.files.whole import written_whole
 from ldm.metric.statistics import Reference, ReferenceBuilder, Statistics, evenly_spaced
 from ldm.pretrained.extractor import Extractor
 
@@ -108,20 +108,14 @@ def write_statistics(file: str | Path, statistics: Statistics, *, spatial: Stati
     file = Path(file)
     check_statistics_file(file, spatial=spatial is not None)
     mean, covariance = _arrays(statistics)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as content:
-            if spatial is not None:
-                places, arrangement = _arrays(spatial)
-                np.savez(content, mu=mean, sigma=covariance, mu_s=places, sigma_s=arrangement)
-            elif file.suffix == ".npz":
-                np.savez(content, mu=mean, sigma=covariance)
-            else:
-                torch.save({"mu": mean, "sigma": covariance}, content)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    with written_whole(file) as draft, draft.open("wb") as content:
+        if spatial is not None:
+            places, arrangement = _arrays(spatial)
+            np.savez(content, mu=mean, sigma=covariance, mu_s=places, sigma_s=arrangement)
+        elif file.suffix == ".npz":
+            np.savez(content, mu=mean, sigma=covariance)
+        else:
+            torch.save({"mu": mean, "sigma": covariance}, content)
 
 
 def check_statistics_file(file: Path, *, spatial: bool) -> None:

@@ -27,6 +27,7 @@ from ldm.data.order.batch_sampler import spread
 from ldm.data.rewriting import ExactBatches, chunks_of
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.files.tensors import DTYPES, write_tensors
+from ldm.files.whole import written_whole
 from ldm.pretrained.retrieval import RetrievalEncoder
 
 INDEX = "index.faiss"
@@ -266,12 +267,8 @@ def _open_index(file: Path, search: NeighborSearch, shards: Sequence[EmbeddedSha
     index = search.begin(_sample(shards, spread(count, search.sample_size(count)) or [0]), count)
     for shard in tqdm(shards, desc="indexing embeddings", unit="shard"):
         index.add(shard.embeddings)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with written_whole(file) as draft:
         faiss.write_index(index, str(draft))
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
     return index
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from ldm.data.neighbors.database import NeighborDatabase, npy_bytes
 from ldm.files.output_folder import OutputFolder
+from ldm.files.whole import write_whole, written_whole
 
 RECORD = "queries.jsonl"
 """The file that says which image or prompt each .npy is of, and which images are its neighbours."""
@@ -93,10 +93,11 @@ def write_answers(
     with folder.lock():
         for name in _files_in(out) - {query.file for query in queries}:
             (out / name).unlink(missing_ok=True)
-        _replace(out / RECORD, "".join(f"{json.dumps(record)}\n" for record in records).encode())
+        write_whole(out / RECORD, "".join(f"{json.dumps(record)}\n" for record in records))
         for query, own, neighbors in zip(queries, embeddings, found.embeddings, strict=True):
             rows = np.concatenate([own[None], neighbors]) if include_query else neighbors
-            _replace(out / query.file, npy_bytes(rows.astype(dtype)))
+            with written_whole(out / query.file) as draft:
+                draft.write_bytes(npy_bytes(rows.astype(dtype)))
 
 
 def _files_in(out: Path) -> set[str]:
@@ -107,13 +108,3 @@ def _files_in(out: Path) -> set[str]:
         return set()
     names: Iterable[Any] = (line.get("file") for line in lines if isinstance(line, dict))
     return {name for name in names if isinstance(name, str) and name.endswith(".npy") and "/" not in name}
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Write a file, which appears whole or not at all."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(data)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from webdataset.shardlists import expand_urls
 
 from ldm.data.decode import decode_text
 from ldm.data.shards.remote import fetch, is_remote
+from ldm.files.whole import written_whole
 
 LATENT_ENDING = "safetensors"
 """File extension of cached latents, without the dot."""
@@ -79,17 +80,13 @@ def write_shard(path: Path, samples: Iterable[StoredSample]) -> None:
         path: The file of the shard.
         samples: As for `write_shards`.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with (
-            draft.open("wb") as file,
-            webdataset.TarWriter(file, encoder=False, mtime=0, user="ldm", group="ldm") as writer,
-        ):
-            for sample in samples:
-                writer.write(sample)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with (
+        written_whole(path) as draft,
+        draft.open("wb") as file,
+        webdataset.TarWriter(file, encoder=False, mtime=0, user="ldm", group="ldm") as writer,
+    ):
+        for sample in samples:
+            writer.write(sample)
 
 
 def name_shards(pattern: str | Sequence[str]) -> list[str]:
