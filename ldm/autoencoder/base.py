@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.regularizer import Encoding, Regularizer
 from ldm.batch import Batch, as_size, tensor_field
+from ldm.files.digest import weights_hash
 from ldm.pretrained.precision import computing_in, encoding_precision, float64, float64_device, full_precision
 
 
@@ -136,12 +137,7 @@ class Autoencoder(nn.Module, ABC):
     @property
     def encoder_hash(self) -> str:
         """A hash of what `encode` computes: it changes with the encoder's weights, not with the decoder's."""
-        digest = hashlib.sha256()
-        for part in self.encoding_parts():
-            for name, tensor in part.state_dict().items():
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().float().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_hash(chain.from_iterable(part.state_dict().items() for part in self.encoding_parts()))
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> Tensor:

@@ -28,6 +28,7 @@ from ldm.evaluate.reference import ReferenceSource, reference_source
 from ldm.evaluate.results import NOTHING, new_results, write_results
 from ldm.evaluate.source import COMPUTED, computed_options, data_options
 from ldm.evaluate.written_statistics import check_statistics, write_measured
+from ldm.files.digest import weights_hash
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid, stack_padded
 from ldm.generation.decoder import with_decoder
@@ -36,7 +37,6 @@ from ldm.interop.lora.chosen import chosen_loras
 from ldm.metric.statistics import Reference
 from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
-from ldm.pretrained.vision import weights_hash
 from ldm.sampler.base import Sampler
 
 log = logging.getLogger(__name__)
@@ -229,11 +229,11 @@ class ImageEvaluation:
     ) -> dict[str, Any]:
         """Return the plain values on which images depend, of a model and its own config."""
         sampler, chosen = self.config.get("sampler"), self.config.get("guidance")
-        guiding = [weights_hash("", network.state_dict()) for network in (guidance or model.guidance).networks]
+        guiding = [weights_hash(network.state_dict().items()) for network in (guidance or model.guidance).networks]
         read = {*fields_of(model.readers(guidance)), *self.chosen.inputs}
         computed = computed_options(read, self._data_options(model.size)) if read & COMPUTED.keys() else {}
         return {
-            "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
+            "model": weights_hash(model.state_dict().items(), json.dumps(own, sort_keys=True)),
             "sampler": own["sampler"] if sampler is None else resolved(sampler),
             "guidance": own["guidance"] if chosen is None else resolved(chosen),
             **({"guided_by": guiding} if guiding else {}),

@@ -28,13 +28,13 @@ from ldm.evaluate.protocol import Protocol, begin_measuring, refuse_options
 from ldm.evaluate.results import new_results, write_results
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
+from ldm.files.digest import weights_hash
 from ldm.files.marks import save_marked
 from ldm.files.picture import grid
 from ldm.metric.base import FeatureMetric
 from ldm.metric.statistics import Reference, Statistics, evenly_spaced
 from ldm.metric.suite import MetricSuite
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
-from ldm.pretrained.vision import weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,10 @@ class ReconstructionProtocol(Protocol):
         suites = _suites(config, len(images))
         perceptual: nn.Module | None = build(config.perceptual)
         pairs = PairScores(autoencoder.regularizer, perceptual)
-        request = {"model": weights_hash(repr(autoencoder), autoencoder.state_dict()), "images": images.fingerprint}
+        request = {
+            "model": weights_hash(autoencoder.state_dict().items(), repr(autoencoder)),
+            "images": images.fingerprint,
+        }
         folder = EvaluationFolder(out, RECONSTRUCTED, request)
         work = ReconstructionWork(
             folder,

@@ -30,10 +30,10 @@ from ldm.evaluate.results import NOTHING, new_results, write_results
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import computed_options, data_options, run_config
 from ldm.evaluate.validation_loss import ValidationLoss
+from ldm.files.digest import weights_hash
 from ldm.interop.lora.chosen import chosen_loras
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
-from ldm.pretrained.vision import weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class LossProtocol(Protocol):
         data.check_samples(samples)
         computed = computed_options(wanted, options)
         request = {
-            "model": weights_hash(json.dumps(own, sort_keys=True), model.state_dict()),
+            "model": weights_hash(model.state_dict().items(), json.dumps(own, sort_keys=True)),
             "samples": f"{sorted(wanted)} {data.fingerprint_of(samples)}" + (f" {computed}" if computed else ""),
             **({"lora": [one.identity() for one in loras]} if loras else {}),
         }

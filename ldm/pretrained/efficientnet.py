@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.files.digest import weights_hash
 from ldm.options.rule import Whole, check
 from ldm.pretrained.extractor import ClassifyingExtractor
 from ldm.pretrained.precision import full_precision
-from ldm.pretrained.vision import FeatureMapEncoder, weights_hash
+from ldm.pretrained.vision import FeatureMapEncoder
 
 HALVED = 32
 """Side in pixels of what becomes one place: the network halves images five times."""
@@ -106,4 +107,4 @@ class EfficientNetFeatureMap(FeatureMapEncoder):
     @property
     def features_hash(self) -> str:
         """See `FeatureMapEncoder.features_hash`."""
-        return weights_hash(f"efficientnet_lite0 {self.size}", self.network.state_dict())
+        return weights_hash(self.network.state_dict().items(), f"efficientnet_lite0 {self.size}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ldm.files.digest import weights_hash
 from ldm.options.rule import Whole, check
 from ldm.pretrained.clip_score import CLIPScore
 from ldm.pretrained.efficientnet import EfficientNetLite0
@@ -56,7 +56,7 @@ class CLIPRetrieval(TextRetrievalEncoder):
     def __init__(self, name: str = "openai/clip-vit-large-patch14") -> None:
         self.clip = CLIPScore(name, option="encoder.name")
         self.size = self.clip.size
-        self.signature = f"clip-{self.size}-{_hash(self.clip.network)}"
+        self.signature = f"clip-{self.size}-{weights_hash(self.clip.network.state_dict().items())}"
 
     @torch.no_grad()
     def embed_images(self, image: Tensor) -> Tensor:
@@ -89,12 +89,3 @@ class EfficientNetRetrieval(RetrievalEncoder):
     def embed_images(self, image: Tensor) -> Tensor:
         """Return the embeddings `(B, 1280)`, of length 1 and in float32, of images `(B, 3, size, size)` in [-1, 1]."""
         return F.normalize(self.network.to(image.device)(image))
-
-
-def _hash(network: nn.Module) -> str:
-    """Return a hash of the weights of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
+from ldm.files.digest import weights_hash
 from ldm.options.rule import COUNT, Optional, check
 from ldm.pretrained.catalogue import fetch_hint
 from ldm.pretrained.hub import local_files_only
@@ -51,15 +51,6 @@ def colour_statistics(name: str, *, local: bool = False) -> tuple[Sequence[float
     except OSError:
         said = {}
     return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
-
-
-def weights_hash(kind: str, weights: Mapping[str, Tensor]) -> str:
-    """Return a name for a network, which depends on its weights and on a text that says how it is used."""
-    digest = hashlib.sha256(kind.encode())
-    for name, tensor in weights.items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class FeatureMapEncoder(nn.Module, ABC):
@@ -154,9 +145,9 @@ class VisionEncoder(FeatureMapEncoder):
         """A name for what `forward` computes, by which cached features are known."""
         colours = [[float(value) for value in values] for values in self.statistics]
         kind = f"{self.network.config.model_type} {self.size} {self.count} {colours}"
-        state = self.network.state_dict()
+        state = self.network.state_dict().items()
         # a pooler is not asked, and is random where a file has none
-        return weights_hash(kind, {name: tensor for name, tensor in state.items() if "pooler" not in name})
+        return weights_hash(((name, tensor) for name, tensor in state if "pooler" not in name), kind)
 
     def _options(self) -> dict[str, bool]:
         """Return the options with which a network takes images of another side than its own; ViT must be asked to."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.files.digest import weights_hash
 from ldm.pretrained.embedding import ImageEmbedder
 from ldm.pretrained.extractor import Extractor
-from ldm.pretrained.vision import weights_hash
 
 
 class VisionFeatures(Extractor):
@@ -39,7 +39,7 @@ class VisionFeatures(Extractor):
         self.num_features = self.width(config)
         state = self.embedder.network.state_dict()
         colours = [[float(value) for value in values] for values in self.embedder.statistics]
-        self.signature = f"{self.name}-{size}-{weights_hash(str(colours), state)}"
+        self.signature = f"{self.name}-{size}-{weights_hash(state.items(), str(colours))}"
 
     @abstractmethod
     def mistake(self, config: Any, size: int) -> str:
