@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
+from ldm.options.rule import matches
 from ldm.report.secrets import without_secrets
 from ldm.training.claim import FREE, NOT_FREE
 
@@ -55,13 +55,13 @@ def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
 
 def of_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two runs, each a plain config or its `training_options`, are trained on data of the same source and size."""
-    return not any(_matches(name, DATA) for name in _differing([one, other]))
+    return not any(matches(name, DATA) for name in _differing([one, other]))
 
 
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return full name -> value of the options of a plain config that decide how it is trained, and its seed."""
     found = leaves(without_secrets(dict(config)))
-    kept = {name: value for name, value in found if _decides_training(name) and not _matches(name, UNTOLD)}
+    kept = {name: value for name, value in found if _decides_training(name) and not matches(name, UNTOLD)}
     return {SEED: config.get(SEED), **kept}
 
 
@@ -75,7 +75,7 @@ def leaves(node: Any, name: str = "") -> list[tuple[str, Any]]:
 def _differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     flat = [{name: _text(value) for name, value in leaves(without_secrets(dict(config)))} for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
-    found = {name: [one.get(name, MISSING) for one in flat] for name in names if not _matches(name, UNTOLD)}
+    found = {name: [one.get(name, MISSING) for one in flat] for name in names if not matches(name, UNTOLD)}
     return {name: texts for name, texts in found.items() if len(set(texts)) > 1}
 
 
@@ -96,8 +96,4 @@ def _text(value: Any) -> str:
 
 
 def _decides_training(name: str) -> bool:
-    return name != SEED and (not _matches(name, FREE) or _matches(name, NOT_FREE))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return name != SEED and (not matches(name, FREE) or matches(name, NOT_FREE))

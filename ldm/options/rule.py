@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -164,16 +164,21 @@ def check_all(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
     Raises:
         ValueError: If a value is not allowed; the error names the first such option.
     """
-    for name, value in _leaves(config):
+    for name, value in leaves(config):
         for pattern, rule in rules.items():
             if fnmatchcase(name, pattern):
                 check(name, value, rule)
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether the full name of an option matches one of some patterns, like `stage.*.batch_size`."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield full name and value of every option in nested mappings."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

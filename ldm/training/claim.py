@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from ldm.config import differences, resolved, value_of
 from ldm.files.output_folder import OutputFolder
 from ldm.files.run_names import CONFIG_FILE
 from ldm.files.whole import write_whole
+from ldm.options.rule import leaves, matches
 from ldm.task.base import Task
 from ldm.training.stage import Stage
 
@@ -97,7 +97,7 @@ def compare(run: Path, settings: Mapping[str, Any], stages: Sequence[Stage[Task]
 
 def trained_by(settings: Mapping[str, Any], stages: Sequence[Stage[Task]]) -> dict[str, Any]:
     """Return the options, by their full names, that say what is trained; not those of where files lie."""
-    found = _leaves({name: settings[name] for name in ("seed", "model", "stage")})
+    found = leaves({name: settings[name] for name in ("seed", "model", "stage")})
     return {name: value for name, value in found if not _is_free(name, stages)}
 
 
@@ -157,19 +157,10 @@ def _taken_over(run: Path, stages: Sequence[Stage[Task]]) -> str:
     return f" (with autoencoder.ckpt={run} it takes over the finished autoencoder)" if finished and needed else ""
 
 
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield full name and value of all options."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _is_free(name: str, stages: Sequence[Stage[Task]]) -> bool:
     """Return whether an option may differ between a run and its continuation."""
     patterns = (*FREE, *(pattern for stage in stages for pattern in stage.measured_by))
-    return _matches(name, patterns) and not _matches(name, NOT_FREE)
+    return matches(name, patterns) and not matches(name, NOT_FREE)
 
 
 def _is_ahead(name: str, stages: Sequence[Stage[Task]]) -> bool:
@@ -187,11 +178,7 @@ def _measures(name: str, stage: Stage[Task]) -> bool:
     """Return whether an option says how a stage's finished model is measured; where files lie does not."""
     if name.endswith((".folder", ".cache")):
         return False
-    return _matches(name, (*stage.measured_by, f"stage.{stage.name}.callbacks.evaluation*"))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return matches(name, (*stage.measured_by, f"stage.{stage.name}.callbacks.evaluation*"))
 
 
 def _set_aside(file: Path) -> None:
