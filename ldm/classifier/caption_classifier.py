@@ -31,12 +31,12 @@ class CaptionClassifier(NoisyClassifier):
     Words are taken to be independent of each other given x_t; the less noise there is, the better this holds.
 
     Args:
-        autoencoder: See NoisyClassifier.
-        network: See NoisyClassifier.
-        schedule: See NoisyClassifier.
-        timestep_sampler: See NoisyClassifier.
+        autoencoder: See `NoisyClassifier`.
+        network: See `NoisyClassifier`.
+        schedule: See `NoisyClassifier`.
+        timestep_sampler: See `NoisyClassifier`.
         vocabulary: Largest number of words to learn.
-        size: See NoisyClassifier.
+        size: See `NoisyClassifier`.
 
     References:
         Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233, with words in the place of classes.

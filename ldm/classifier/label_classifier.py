@@ -40,12 +40,12 @@ class LabelClassifier(NoisyClassifier):
     """A class classifier, which predicts the class of a noisy latent x_t. It is trained by the cross-entropy.
 
     Args:
-        autoencoder: See NoisyClassifier.
-        network: See NoisyClassifier.
-        schedule: See NoisyClassifier.
-        timestep_sampler: See NoisyClassifier.
+        autoencoder: See `NoisyClassifier`.
+        network: See `NoisyClassifier`.
+        schedule: See `NoisyClassifier`.
+        timestep_sampler: See `NoisyClassifier`.
         num_classes: Number of classes; labels are 0, 1, ..., num_classes - 1.
-        size: See NoisyClassifier.
+        size: See `NoisyClassifier`.
 
     References:
         Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233; Rombach et al., 2022, appendices C and D.4, arXiv:2112.10752.

@@ -46,17 +46,17 @@ class CaptionedImages(DataModule):
     """Training and validation batches from tar shards of captioned images, or of their latents.
 
     Args:
-        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers, seed,
+        size: See `DataModule`; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers, seed,
             buckets and moments.
         train: Shards: a brace pattern, a glob, a path, a URL, a command (`pipe:...`), or a list of them. For a mixture, a list
             of {shards: ..., weight: ...}, where the weight says how often each data set is drawn from. None: there are none, as
             where a model is measured.
         val: Shards, named in the same ways.
-        crop: See ImageTransform; validation is always cropped at the centre.
-        flip: See ImageTransform; validation is never flipped.
-        filters: Conditions on training samples, like "aesthetic > 5"; see Index.
-        streams: Of the shuffling; see Shuffled.
-        window: Of the shuffling; see Shuffled.
+        crop: See `ImageTransform`; validation is always cropped at the centre.
+        flip: See `ImageTransform`; validation is never flipped.
+        filters: Conditions on training samples, like "aesthetic > 5"; see `DatasetIndex`.
+        streams: The number of parts that are read side by side; see `ShuffledOrder`.
+        window: The number of samples of a part that are shuffled together; see `ShuffledOrder`.
         source: Writes train and val shards when the data are opened, instead of those two patterns.
         cache_latents: Hold the training images' latents in memory; for images that never change (centre crop, no flip).
     """

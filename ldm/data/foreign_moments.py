@@ -82,7 +82,7 @@ class ForeignMoments:
         }
 
     def transform(self, size: Size) -> ForeignMomentsTransform:
-        """Return what reads the moments of images of a size; see ForeignMomentsTransform."""
+        """Return what reads the moments of images of a size; see `ForeignMomentsTransform`."""
         return ForeignMomentsTransform(self, size)
 
     def shape(self, size: Size) -> tuple[int, int, int]:
@@ -125,7 +125,7 @@ class ForeignMomentsTransform(Transform):
         return f"ForeignMomentsTransform({self.declared}, {self.size})"
 
     def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
-        """Return moments, with the geometry of an image that was not cut, for none is known; see Transform. Raises Broken."""
+        """Return moments, with the geometry of an image that was not cut, for none is known; see `Transform`. Raises Broken."""
         values = decode_array(data)
         if values.shape not in (self.shape, (1, *self.shape)):
             raise Broken(f"moments of shape {values.shape} instead of {self.shape}")
@@ -134,7 +134,7 @@ class ForeignMomentsTransform(Transform):
         return Cut({"moments": moments, "geometry": placement.geometry}, placement)
 
     def placement(self, data: bytes, size: Size | None = None) -> Placement:
-        """Return the placement of an image that was not cut; see Transform."""
+        """Return the placement of an image that was not cut; see `Transform`."""
         return placement_of(whole_geometry(self.size, 1)[0])
 
     def still(self) -> ForeignMomentsTransform:

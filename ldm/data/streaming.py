@@ -167,12 +167,12 @@ class StreamedImages(DataModule):
     """Training batches from shards without an index, validation images from shards with one.
 
     Args:
-        size: See DataModule; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers and
+        size: See `DataModule`; so are cache, caption, fields, degradation, mask, val_images, max_broken, workers and
             seed.
         train: Shards: a brace pattern, a path, a URL, a command (`pipe:...`), or a list of them.
         val: Shards, named in the same ways.
-        crop: See ImageTransform.
-        flip: See ImageTransform.
+        crop: See `ImageTransform`.
+        flip: See `ImageTransform`.
         buffer: Samples that each worker holds to shuffle them.
     """
 

@@ -91,7 +91,7 @@ class ImageTransform(Transform):
         return f"ImageTransform({self.size}, crop={self.crop!r}, flip={self.flip})"
 
     def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
-        """Return an image and how it was cut; see Transform. Raises Broken."""
+        """Return an image and how it was cut; see `Transform`. Raises Broken."""
         size = size or self.size
         picture, original = decode_with_size(data, side=max(size))
         frame = Frame.centre(picture, size)
@@ -105,7 +105,7 @@ class ImageTransform(Transform):
         return Cut({"image": np.asarray(picture), "geometry": placement.geometry}, placement)
 
     def placement(self, data: bytes, size: Size | None = None) -> Placement:
-        """Return how a file would be cut at the centre, without decoding its image; see Transform. Raises Broken."""
+        """Return how a file would be cut at the centre, without decoding its image; see `Transform`. Raises Broken."""
         original = read_header(data)
         return Frame.centre(original, size or self.size).placement(original)
 
@@ -137,7 +137,7 @@ class LatentTransform(Transform):
         return f"LatentTransform(flip={self.flip}, text={self.text}, features={self.features})"
 
     def __call__(self, data: bytes, rng: random.Random, size: Size | None = None) -> Cut:
-        """Return a latent and how its image was cut; see Transform. Raises Broken."""
+        """Return a latent and how its image was cut; see `Transform`. Raises Broken."""
         tensors = unpack_latent(data)
         geometry = _geometry(tensors)
         flipped = self.flip and rng.random() < 0.5
@@ -154,7 +154,7 @@ class LatentTransform(Transform):
         )
 
     def placement(self, data: bytes, size: Size | None = None) -> Placement:
-        """Return how the image of a file was cut, without reading its latent; see Transform. Raises Broken."""
+        """Return how the image of a file was cut, without reading its latent; see `Transform`. Raises Broken."""
         return placement_of(_geometry(unpack_latent(data)))
 
     def still(self) -> LatentTransform:

@@ -77,7 +77,7 @@ class UniformTimesteps(TimestepSampler):
         self.continuous = continuous
 
     def quantile(self, fraction: Tensor, schedule: Schedule) -> Tensor:
-        """Return the shares themselves, rounded up to the discrete timesteps where there are some."""
+        """Return the fractions themselves, rounded up to the discrete timesteps where there are some."""
         if self.continuous or schedule.steps is None:
             return fraction
         return ((fraction * schedule.steps).floor() + 1.0) / schedule.steps
@@ -101,7 +101,7 @@ class LogitNormalTimesteps(TimestepSampler):
         self.std = std
 
     def quantile(self, fraction: Tensor, schedule: Schedule) -> Tensor:
-        """Return sigmoid(mean + deviation Phi^-1(share))."""
+        """Return sigmoid(mean + std Phi^-1(fraction))."""
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(fraction))
 
 
@@ -124,7 +124,7 @@ class LogNormalTimesteps(TimestepSampler):
         self.std = std
 
     def quantile(self, fraction: Tensor, schedule: Schedule) -> Tensor:
-        """Return the timesteps with the noise level exp(mean + deviation Phi^-1(share))."""
+        """Return the timesteps with the noise level exp(mean + std Phi^-1(fraction))."""
         return schedule.time(-2.0 * (self.mean + self.std * torch.special.ndtri(fraction)))
 
 
@@ -141,5 +141,5 @@ class CoshTimesteps(TimestepSampler):
     """
 
     def quantile(self, fraction: Tensor, schedule: Schedule) -> Tensor:
-        """Return the timesteps with the log-SNR -2 ln tan(pi / 2 share)."""
+        """Return the timesteps with the log-SNR -2 ln tan(pi / 2 fraction)."""
         return schedule.time(-2.0 * torch.tan(fraction * torch.pi / 2).log())

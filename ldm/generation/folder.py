@@ -70,7 +70,7 @@ class SampleFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Check, make the folder, and keep it for this process while the block runs; see OutputFolder."""
+        """Check, make the folder, and keep it for this process while the block runs; see `OutputFolder`."""
         with self._output().lock():
             yield
 

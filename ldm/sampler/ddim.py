@@ -19,7 +19,7 @@ class DDIM(Sampler):
     Args:
         steps: Number of steps, one call of the denoiser each.
         eta: How much noise is added, not negative: 0 is deterministic, 1 is DDPM.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     References:
         Song et al., 2021, eq. 12 and 16, arXiv:2010.02502, written for any alpha_t and sigma_t.

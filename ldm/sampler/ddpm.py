@@ -16,11 +16,11 @@ class DDPM(Sampler):
     """DDPM: x_s is drawn from its Gaussian posterior given x_t and the clean estimate.
 
     x_s = of_noisy x_t + of_clean x + sqrt(lower^(1 - f) upper^f) z, with the coefficients and the variances of
-    `Posterior`. f is the learned variance if there is one, otherwise 0.
+    `TransitionPosterior`. f is the learned variance if there is one, otherwise 0.
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     References:
         Ho et al., 2020, eq. 6 and 7, arXiv:2006.11239, between any two timesteps; Nichol & Dhariwal, 2021, eq. 15,

@@ -19,7 +19,7 @@ class DPMPP2M(Sampler):
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     References:
         Lu et al., 2022, algorithm 2, arXiv:2211.01095.
@@ -42,7 +42,7 @@ class DPMPP2MSDE(Sampler):
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     References:
         Lu et al., 2022, eq. 19, arXiv:2211.01095.

@@ -19,7 +19,7 @@ class Euler(Sampler):
 
     Args:
         steps: Number of steps, one call of the denoiser each.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
         churn: Noise that is added before each step; None: no noise.
 
     References:
@@ -49,7 +49,7 @@ class EulerAncestral(Sampler):
     Args:
         steps: Number of steps, one call of the denoiser each.
         eta: Fraction of the noise that a DDPM step adds, in [0, 1].
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     References:
         Song et al., 2021, section 4.1, arXiv:2010.02502, in the noise levels of Karras et al., 2022, arXiv:2206.00364.

@@ -19,7 +19,7 @@ class Heun(Sampler):
 
     Args:
         steps: Number of steps, two calls of the denoiser each, one for the last step.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
         churn: Noise that is added before each step; None: no noise.
 
     References:

@@ -24,7 +24,7 @@ def invert(
     tolerance: float = 1e-5,
     most: int = 50,
 ) -> Tensor:
-    """Return the x_t from which `DDIM(steps, timestep_spacing=grid)` makes the given clean latents.
+    """Return the x_t from which `DDIM(steps, timestep_spacing=timestep_spacing)` makes the given clean latents.
 
     DDIM's step x_s = alpha_s x(x_t) + sigma_s / sigma_t (x_t - alpha_t x(x_t)), with the clean estimate x(x_t), is
     solved for x_t. Each step is solved exactly, by fixed-point iteration. It begins with the usual approximation, which
@@ -38,7 +38,7 @@ def invert(
         latent: Clean latents, `(B, C, h, w)`.
         steps: Number of steps of the sampler.
         timestep_spacing: Timestep spacing of the sampler; None: `UniformSpacing`.
-        strength: Fraction of the steps that are inverted, in [0, 1]: the last ones; see `Way`.
+        strength: Fraction of the steps that are inverted, in [0, 1]: the last ones; see `StartPoint`.
         tolerance: Root mean square change of a latent at which its iteration ends.
         most: Largest number of iterations per step.
 

@@ -22,7 +22,7 @@ class PLMS(Sampler):
 
     Args:
         steps: Number of steps, one call of the denoiser each, two for the first step.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     References:
         Liu et al., 2022, eq. 12 and 13, arXiv:2202.09778.

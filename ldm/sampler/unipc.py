@@ -38,7 +38,7 @@ class UniPC(Sampler):
     Args:
         steps: Number of steps, one call of the denoiser each.
         order: Order of the predictor, 1 to 3. The authors advise 2 with guidance and 3 without.
-        timestep_spacing: The timestep spacing; None: `Uniform`.
+        timestep_spacing: The timestep spacing; None: `UniformSpacing`.
 
     References:
         Zhao et al., 2023, eq. 3 to 9 and section 3.4 with B(h) = exp(h) - 1, arXiv:2302.04867.

@@ -88,7 +88,7 @@ class ShuffledOrder(SampleOrder):
         return int(self.counts.sum())
 
     def draws(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """Return the samples at positions `start` to `stop` of an epoch; see `Order.draws`."""
+        """Return the samples at positions `start` to `stop` of an epoch; see `SampleOrder.draws`."""
         positions = np.arange(start, stop)
         stream, index = positions % self.streams, positions // self.streams
         window, place = index // self.window, index % self.window
@@ -165,7 +165,7 @@ class MixtureOrder(SampleOrder):
         return sum(map(len, self.parts))
 
     def draws(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """Return the samples at positions `start` to `stop` of an epoch; see `Order.draws`."""
+        """Return the samples at positions `start` to `stop` of an epoch; see `SampleOrder.draws`."""
         first, last = epoch * len(self) + start, epoch * len(self) + stop
         blocks = [self._block(block) for block in range(first // BLOCK, -(-last // BLOCK))]
         begin = first // BLOCK * BLOCK

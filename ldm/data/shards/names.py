@@ -40,7 +40,7 @@ def write_shards(samples: Iterable[StoredSample], folder: Path, split: str, *, s
     The same samples give the same bytes.
 
     Args:
-        samples: The samples; see StoredSample.
+        samples: The samples; see `StoredSample`.
         folder: The folder of the shards; it is made if it does not exist.
         split: The first part of the shards' names, like "train".
         samples_per_shard: The largest number of samples in a shard.
