@@ -50,7 +50,7 @@ def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve], ends: EndVal
         axes: Where to draw.
         title: Title of the panel, by which its scale is chosen; it is not drawn.
         curves: Name -> (step, value), at least one.
-        ends: Which values are those of the end, and are not joined to the others.
+        ends: The values at the end of training that are not joined to the others.
     """
     logarithmic = title in LOSSES and any(value > 0 for points in curves.values() for _, value in points)
     shades = colormaps["viridis"](np.linspace(0.2, 0.9, len(curves)))

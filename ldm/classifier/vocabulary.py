@@ -32,7 +32,7 @@ class Vocabulary(Reader):
         size: Most words that it may learn.
 
     Attributes:
-        log_odds: Of each word before anything is seen of an image, log(share / (1 - share)), `(size,)`; after the last word, 0.
+        log_odds: log(share / (1 - share)) of each word's share of the captions, `(size,)`; 0 after the last word.
     """
 
     inputs = ("caption",)

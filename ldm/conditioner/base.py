@@ -116,7 +116,7 @@ class SingleConditioner(Conditioner):
         """Return the condition for B images.
 
         Args:
-            fields: Those that `inputs` names, and others.
+            fields: The fields that `inputs` names, and others.
             dropped: True for images about which nothing is to be said, `(B,)` bool, on the CPU.
         """
 

@@ -81,7 +81,7 @@ def cut_captions(conditioner: nn.Module, samples: Iterable[Fields]) -> str | Non
     """Say how many training captions are too long for a conditioner; None where it takes all of them whole.
 
     Args:
-        conditioner: Of which only the parts that read captions are asked.
+        conditioner: The conditioner; only its parts that read captions are asked.
         samples: Fields with captions.
     """
     looked_at = [caption for fields in samples for caption in list_field(fields, "caption")]

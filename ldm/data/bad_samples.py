@@ -136,9 +136,9 @@ def said_of_missing(
     """Say which fields samples lack that were looked at before training; None where none is missing.
 
     Args:
-        broken: Those that lack a field.
+        broken: The samples that lack a field.
         seen: The number of samples that were looked at.
-        readers: Of the fields.
+        readers: Readers of the fields.
         most: The largest fraction of broken samples, in [0, 1].
 
     Raises:

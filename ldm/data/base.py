@@ -48,17 +48,17 @@ class DataModule(pl.LightningDataModule, ABC):
     Making one checks its options and writes nothing; `open` reads what is in the shards, and is called by whatever needs it.
 
     Args:
-        size: Of the images in pixels: one number, or height and width.
+        size: Size of the images in pixels: one number, or height and width.
         cache: Folder for copies of remote shards, and for indexes that cannot lie beside their shards.
         caption: Where captions come from.
-        fields: Names of fields, or readers of one's own, that are read beside image or latent; None: those that the model
+        fields: Names of fields, or field readers of your own, that are read beside image or latent; None: those that the model
             needs, and captions where no model says so.
         val_images: At most so many validation images, evenly spread over the shards; None: all.
         degradation: Computes the field `low_resolution` where the model needs it; None: there is no such field.
         mask: Draws the field `mask` where the model needs it and a sample has no mask of its own; None: such samples are broken.
-        max_broken: Share of samples that may be broken.
+        max_broken: Fraction of the samples that may be broken, in [0, 1].
         workers: Processes that read and decode.
-        seed: Of everything that is random.
+        seed: The seed of everything that is random.
         buckets: None: all images have one size; else {multiple: 64, max_ratio: 2.0}: images keep about their aspect ratio, in
             training and in validation, and each batch is of one shape; see `Buckets`.
         moments: What the moments in .npy files are, which training and validation read in the place of images; None: there
@@ -149,7 +149,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return self._opened if self._opened is not None else self._open_validation()[0]
 
     def _open_validation(self) -> tuple[ShardDataset, dict[str, ShardSummary]]:
-        """Return the validation images, and what is in their shards, by name."""
+        """Return the validation images, and name -> summary of their shards."""
         names = self.name_val()
         shards = copied(names, self.cache / "shards")
         summaries = index_shards(shards, self.cache / "index", alone=take_images_alone(self.readers))
@@ -180,7 +180,11 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
-        """Open the training shards; `val` is what is in the validation shards, by their names."""
+        """Open the training shards.
+
+        Args:
+            val: Name of a validation shard -> its summary.
+        """
 
     def check_sizes(self, check: Callable[[Size], None]) -> None:
         """Call a check of an image size, which may raise ValueError, for all sizes that batches may have."""
@@ -254,8 +258,8 @@ class DataModule(pl.LightningDataModule, ABC):
 
         Args:
             train: Names of the training shards.
-            val: What is in the validation shards, by their names.
-            digests: Of training shards, and of those that they were made of, as far as they are known, by their names.
+            val: Name of a validation shard -> its summary.
+            digests: Name of a training shard -> the digests that are known of it and of the shards that it was made from.
         """
         known = {name: [shard.digest] for name, shard in val.items() if shard.samples} if digests else {}
         say(said_of_shared(train, list(val), {**known, **digests}))

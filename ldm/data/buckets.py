@@ -16,8 +16,8 @@ class Buckets:
     """A size for each sample, so that images of one batch are of one shape.
 
     Args:
-        sizes: Those there are.
-        chosen: Of each sample, the number of its size in `sizes`, `(N,)`.
+        sizes: All sizes, in pixels.
+        chosen: The place in `sizes` of each sample's size, `(N,)`.
     """
 
     def __init__(self, sizes: Sequence[Size], chosen: np.ndarray) -> None:
@@ -53,9 +53,9 @@ class Buckets:
 
         Args:
             index: The samples.
-            size: Of about as many pixels as all sizes shall have.
+            size: An image size; all sizes have about as many pixels.
             multiple: Heights and widths are multiples of this.
-            max_ratio: Most that the longer side may be of the shorter.
+            max_ratio: The largest ratio of the longer side to the shorter one.
         """
         cls.check(size, multiple=multiple, max_ratio=max_ratio)
         pixels = math.prod(as_size(size))

@@ -131,11 +131,11 @@ class CaptionedImages(DataModule):
         self._order: SampleOrder | None = None
 
     def name_val(self) -> list[str]:
-        """Return the names of the validation shards, which are written first where a source writes them."""
+        """See `DataModule.name_val`."""
         return self._val_names if self.source is None else written_shards(self.source, "val")
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
-        """Open the training shards; `val` is what is in the validation shards, by their names."""
+        """See `DataModule.open_training`."""
         groups = self._train_names if self.source is None else [written_shards(self.source, "train")]
         if not groups:
             raise ValueError(NO_TRAINING)
@@ -173,7 +173,7 @@ class CaptionedImages(DataModule):
         return self._order
 
     def training_buckets(self) -> Buckets | None:
-        """Return the buckets of the training images; None where there are none."""
+        """See `DataModule.training_buckets`."""
         return self.train_set.buckets
 
     @property
@@ -186,7 +186,7 @@ class CaptionedImages(DataModule):
         return self.train_set.keyed_fields(spread(len(self.train_set), limit), self.choose(fields))
 
     def broken(self, limit: int) -> tuple[list[SkippedSample], int]:
-        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
+        """See `DataModule.broken`."""
         numbers = spread(len(self.train_set), limit)
         return self.train_set.broken(numbers), len(numbers)
 
@@ -198,7 +198,7 @@ class CaptionedImages(DataModule):
             say(untrained)
 
     def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> Loader:
-        """Return batches of this rank's share of about `limit` training samples; None: of all."""
+        """See `DataModule.training_pass`."""
         return self.loader(self.train_set, sequential(self.train_set, batch_size, rank=rank, world=world, limit=limit))
 
     def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:

@@ -51,15 +51,14 @@ class Item(NamedTuple):
 class ShardDataset(Dataset[Item]):
     """Random access to the samples of some shards. Each process reads by its own file handles.
 
-    The crop, flip and caption of a sample depend on seed, epoch and number alone, its computed fields, like `mask`, on seed,
-    epoch and key. In the place of a broken sample stands
-    another, drawn by the same three, and the batch says so.
+    The crop, flip and caption of a sample depend on seed, epoch and number alone; its computed fields, like `mask`, depend on
+    seed, epoch and key. A broken sample is replaced by another one, which seed, epoch and number decide, and the batch says so.
 
     Args:
         index: The samples.
         transform: Makes the image or latent.
         readers: Read the other fields.
-        seed: Of all that is random.
+        seed: The seed of all that is random.
         varied: Whether captions are chosen at random where there are several; else they are always the same.
         buckets: The size of each sample; None: all have that of the transform.
     """
@@ -132,8 +131,8 @@ class ShardDataset(Dataset[Item]):
         """Return the fields of some samples, or of their substitutes, without decoding their images.
 
         Args:
-            numbers: Of the samples.
-            readers: Of the fields; None: all that the data set has.
+            numbers: Numbers of the samples.
+            readers: Readers of the fields; None: all that the data set has.
         """
         fields = self.fields if readers is None else SampleFields(self.transform, readers)
         return collate_fields([self._keyed_fields(number, fields)[1] for number in numbers])
@@ -153,7 +152,7 @@ class ShardDataset(Dataset[Item]):
         """Return the fields of some samples, or of their substitutes, and their names as the field `key`.
 
         Args:
-            numbers: Of the samples, which have one size.
+            numbers: Numbers of the samples, which have one size.
             image: Whether `image` is one of the fields; decoding images takes time.
         """
         if image:
@@ -179,8 +178,8 @@ class ShardDataset(Dataset[Item]):
         """Return those of some samples that lack a field, or have one that cannot be read.
 
         Args:
-            numbers: Of the samples.
-            readers: Of the fields; None: all that the data set has.
+            numbers: Numbers of the samples.
+            readers: Readers of the fields; None: all that the data set has.
         """
         fields = self.fields if readers is None else SampleFields(self.transform, readers)
         skipped = []

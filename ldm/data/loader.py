@@ -16,9 +16,9 @@ class Loader(DataLoader[Item]):
     """A DataLoader that counts broken samples and finishes batches.
 
     Args:
-        dataset: Of batches, or of samples that are collated to them.
+        dataset: A data set of batches, or of samples that are collated to them.
         bad_samples: Counts broken samples.
-        device: On which images are made of the levels that workers read.
+        device: The device on which images are made from the levels that workers read.
         samples: Number of samples that there are; None: nobody knows.
 
     Attributes:

@@ -56,16 +56,16 @@ def _captionless(lost: list[SkippedSample]) -> Iterator[SkippedSample]:
 class ShardStream(IterableDataset[Item]):
     """Samples of shards drawn at random, again and again, through webdataset's openers; the shards may be URLs or commands.
 
-    Which they are is a function of seed, start, rank and worker. There are no epochs, and a run that continues goes on
-    with other samples than an uninterrupted one would have seen: nothing is known but what has been read.
+    Seed, start, rank and worker decide which samples come. There are no epochs. A run that continues sees other samples than
+    an uninterrupted one would have seen, since without an index nothing is known but what has been read.
 
     Args:
         shards: Paths, URLs or commands.
         transform: Makes the image.
         readers: Read the other fields.
-        seed: Of all that is random.
+        seed: The seed of all that is random.
         buffer: Samples held to be shuffled, by each worker.
-        rank: Of this process.
+        rank: The rank of this process.
         start: Optimiser steps already made.
     """
 
@@ -214,7 +214,7 @@ class StreamedImages(DataModule):
         self.buffer = buffer
 
     def name_val(self) -> list[str]:
-        """Return the names of the validation shards, which are written first where a source writes them."""
+        """See `DataModule.name_val`."""
         return self.val_shards
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
@@ -228,7 +228,7 @@ class StreamedImages(DataModule):
 
     @property
     def encoding(self) -> dict[str, str]:
-        """Return how the cached latents that training reads were made; nothing where it reads images."""
+        """Return nothing: only images are streamed."""
         return {}
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[tuple[str, Fields]]:
@@ -238,17 +238,17 @@ class StreamedImages(DataModule):
         return (sample for sample in found if not isinstance(sample, SkippedSample))
 
     def broken(self, limit: int) -> tuple[list[SkippedSample], int]:
-        """Return which of at most `limit` training samples lack a field, and how many were looked at."""
+        """See `DataModule.broken`."""
         found = list(self._from(0).without_images(limit))
         return [skip for skip in found if isinstance(skip, SkippedSample)], len(found)
 
     def check_batch(self, world: int) -> None:
-        """Nothing is known."""
+        """Do nothing: without an index, it is not known how many samples there are."""
 
     def training_pass(
         self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None
     ) -> Iterable[Batch]:
-        """Return batches of this rank's share of about `limit` training samples; None: of all."""
+        """See `DataModule.training_pass`; `limit` must be given."""
         if limit is None:
             raise ValueError(
                 "without an index there is no end of the data: set stage.autoencoder.statistics_batches=1000"
@@ -256,7 +256,7 @@ class StreamedImages(DataModule):
         return islice(self.loader(self._from(rank)), -(-limit // (batch_size * world)))
 
     def cache_latents(self, encode: Callable[[Tensor], Tensor], batch_size: int) -> None:
-        """Never."""
+        """Do nothing: a stream has no end, so its latents are not held."""
 
     def train_dataloader(self) -> Loader:
         """Return the training batches of this rank, from where training stands."""

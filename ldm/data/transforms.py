@@ -43,7 +43,7 @@ class Transform(ABC):
         Args:
             data: Bytes of the file.
             rng: Draws crop and flip; nothing is drawn where the transform is deterministic.
-            size: Of the result; None: the transform's own.
+            size: Size of the result; None: the transform's own.
 
         Raises:
             Broken: Where the file cannot be used.
@@ -55,7 +55,7 @@ class Transform(ABC):
 
         Args:
             data: Bytes of the file.
-            size: Of the result; None: the transform's own.
+            size: Size of the result; None: the transform's own.
 
         Raises:
             Broken: Where the file cannot be used.
@@ -70,7 +70,7 @@ class ImageTransform(Transform):
     """Decode, resize so that the picture just covers the wanted size, crop, flip.
 
     Args:
-        size: Of the result, unless another is asked for: one number, or height and width.
+        size: Size of the result, unless another is asked for: one number, or height and width.
         crop: "center" or "random".
         flip: Mirror half of the images, left to right.
     """

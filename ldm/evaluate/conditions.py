@@ -202,7 +202,7 @@ class _OpenCaptions(OpenConditions):
 
 
 class NoConditions(Conditions):
-    """Nothing is said of any image."""
+    """No conditions: nothing is said about any image."""
 
     def open(
         self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]

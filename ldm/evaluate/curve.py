@@ -38,7 +38,7 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         folder: The folder.
-        results: Those of each checkpoint.
+        results: The results of each checkpoint.
     """
     steps = [step_of(result["of"]) for result in results]
     told = None not in steps

@@ -24,7 +24,7 @@ class PairScores:
         perceptual: A distance between two batches of images, `(B,)`, which is called lpips; None: none.
 
     Attributes:
-        numbers: Those of the images.
+        numbers: The numbers of the images that were added.
     """
 
     def __init__(self, regularizer: Regularizer[Encoding], perceptual: nn.Module | None = None) -> None:
@@ -49,9 +49,9 @@ class PairScores:
 
         Args:
             images: `(B, 3, H, W)` in [-1, 1].
-            reconstructions: Those of the images.
+            reconstructions: The reconstructions of the images, of the same shape.
             encoding: The encoding of the images.
-            numbers: The number of each.
+            numbers: The number of each image.
         """
         rows = {
             "psnr": peak_signal_noise_ratio(reconstructions, images),

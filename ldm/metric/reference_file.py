@@ -31,7 +31,7 @@ def reference_file(cache: Path, fingerprint: str, signature: str, real_features:
     Args:
         cache: Folder of the cache.
         fingerprint: A name for the images.
-        signature: That of the extractor.
+        signature: The signature of the extractor.
         real_features: The most images whose single features are in it.
     """
     key = hashlib.sha256(f"{fingerprint}/{signature}/{real_features}".encode()).hexdigest()[:16]
@@ -99,7 +99,8 @@ def write_statistics(file: str | Path, statistics: Statistics, *, spatial: Stati
     Args:
         file: A file that is not there: .npz for pytorch-fid, clean-fid and ADM, .pt for torch-fidelity's cache.
         statistics: Mean and covariance.
-        spatial: Those of the features of sFID, of `SpatialInception`, without which ADM's evaluation does not read the file.
+        spatial: Mean and covariance of the features of sFID (`SpatialInception`), without which ADM's evaluation does not read
+            the file.
 
     Raises:
         FileExistsError: Where something is there.

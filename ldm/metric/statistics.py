@@ -110,7 +110,7 @@ class Reference:
 
         Args:
             file: The file, which is replaced where it is there.
-            signature: That of the extractor that made the features.
+            signature: The signature of the extractor that made the features.
         """
         tensors = {"mean": self.statistics.mean, "covariance": self.statistics.covariance}
         if self.statistics.count is not None:
@@ -125,7 +125,7 @@ class Reference:
 
         Args:
             file: The file.
-            signature: That of the extractor whose features are wanted.
+            signature: The signature of the extractor whose features are wanted.
 
         Raises:
             ValueError: Where it holds something else, or features of another extractor.

@@ -202,7 +202,7 @@ def job_name(overrides: Sequence[str]) -> str:
     """Return a name that a folder can have and that no other overrides have.
 
     Args:
-        overrides: Those that make a job of a sweep what it is, like `seed=1`. Their order does not matter.
+        overrides: The overrides in which a job of a sweep differs from others, like `seed=1`. Their order does not matter.
 
     Returns:
         The overrides, joined by commas; where letters had to be replaced, or the name to be cut, with a hash of them.

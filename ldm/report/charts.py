@@ -37,7 +37,7 @@ def chart_of_panel(title: str, curves: Mapping[str, Curve], *, key: str, ends: E
         title: Title of the panel.
         curves: Name -> (step, value).
         key: A word that no other chart of the page has.
-        ends: Which values are those of the end, and are not joined to the others.
+        ends: The values at the end of training that are not joined to the others.
     """
     few = {name: thinned(points) for name, points in curves.items()}
     return chart(lambda axes: draw_panel(axes, title, few, ends), description(title, curves), key=key)

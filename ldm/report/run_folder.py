@@ -34,7 +34,7 @@ class StageFiles:
         pictures: Name -> (step, file), in order of steps.
         panels: Title of a panel of curves -> how the names of its curves end.
         steps: Optimiser steps of the whole training; None where the config does not say.
-        ends: Which scores are those of the end, where they are measured on another number of images.
+        ends: The scores at the end of training, where they are measured on another number of images.
     """
 
     name: str

@@ -62,7 +62,7 @@ class REPA(nn.Module):
         """Return the weighted loss for the last call of the backbone.
 
         Args:
-            fields: Of the batch of that call: `patch_features` `(B, D, h, w)`, as the encoder gives them, or else `image`
+            fields: Fields of the batch of that call: `patch_features` `(B, D, h, w)`, as the encoder gives them, or else `image`
                 `(B, 3, H, W)` in [-1, 1].
             step: Number of the training step.
 

@@ -125,7 +125,7 @@ def check_stages(stages: Sequence[Stage[Task]]) -> None:
     """Check the options of all stages.
 
     Args:
-        stages: Those that are to be trained, in their order.
+        stages: The stages that are to be trained, in their order.
 
     Raises:
         ValueError: If there are none, or one lacks something.

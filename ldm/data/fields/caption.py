@@ -14,7 +14,7 @@ class CaptionReader(FieldReader):
     """Reads a caption from the .txt or from the .json.
 
     Args:
-        choice: Which of them, where there are several.
+        choice: Chooses one of several captions.
     """
 
     name = "caption"

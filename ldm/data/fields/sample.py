@@ -59,7 +59,7 @@ class SampleFields:
             choose: Makes the generator by which readers choose; None: they choose always the same.
             rng: Makes the generator of crop and flip; called after the readers have chosen.
             computed: Makes the generator of a computed field; called after crop and flip are drawn.
-            size: Of the image; None: the transform's own.
+            size: Size of the image; None: the transform's own.
 
         Raises:
             Broken: Where a field is missing or cannot be read.
@@ -81,7 +81,7 @@ class SampleFields:
             files: The sample's files beside the image.
             image: Gives the bytes of its image or latent.
             computed: Makes the generator of a computed field.
-            size: Of the image; None: the transform's own.
+            size: Size of the image; None: the transform's own.
 
         Raises:
             Broken: Where a field is missing or cannot be read.

@@ -80,9 +80,9 @@ class Group:
     """The files that share a key.
 
     Args:
-        key: As it stands in the tar.
-        files: By ending, in lower case.
-        parts: Other files of the sample, by their ending in `PARTS`.
+        key: The key, as it stands in the tar.
+        files: Ending, in lower case -> the file.
+        parts: Ending in `PARTS` -> another file of the sample.
     """
 
     key: str
@@ -228,7 +228,7 @@ class Grouping:
         It may turn out to be a part of another image, or an image alone.
 
         Args:
-            key: Of the group.
+            key: Key of the group.
             images: Keys of images among files that were forgotten before.
         """
         if any(key.endswith(f".{stem}") for ending in self.parts if (stem := ending.rpartition(".")[0])):

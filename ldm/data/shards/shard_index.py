@@ -40,12 +40,12 @@ class ShardSummary(NamedTuple):
     """All that is known of a shard without reading its samples' places, with or without its images alone.
 
     Attributes:
-        path: Of the shard.
-        file: Of its index.
+        path: Path of the shard.
+        file: Path of its index.
         stamp: Size and time of the shard when it was indexed.
-        samples: How many it holds; they are the first rows of the index.
+        samples: Number of its samples; they are the first rows of the index.
         numbers: Names of the numbers that its .json files hold.
-        digest: Of all that is known of its samples but their places.
+        digest: Hash of all that is known of its samples except their places.
         encoding: How cached latents were made, and by which autoencoder; empty for images.
         sources: Digests of the shards of images that cached latents were made of; empty for images.
         skipped: Samples that were left out, and with the key "" the shard itself.

@@ -34,8 +34,8 @@ class RawSample(NamedTuple):
     """The bytes of a sample's files.
 
     Attributes:
-        key: Of the sample.
-        shard: In which it lies.
+        key: Key of the sample.
+        shard: The shard in which it lies.
         image: The image, or cached latent.
         text: The .txt; None where there is none.
         record: The .json; None where there is none.

@@ -46,7 +46,7 @@ class IconScenes:
         count: Number of icons, familiar ones first; they are the classes of boxes.
         colors: Name -> hex code, of icons; they are the classes of label maps, from 1 on.
         backgrounds: Name -> hex code, of the canvas.
-        size: Of the images in pixels: one number, or height and width.
+        size: Size of the images in pixels: one number, or height and width.
         objects: Least and greatest number of icons in a scene.
         scenes: Number of training scenes.
         val_scenes: Number of validation scenes.

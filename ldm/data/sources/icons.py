@@ -74,7 +74,7 @@ class Icons:
         count: Number of icons, familiar ones first.
         colors: Name -> hex code, of the icon.
         backgrounds: Name -> hex code.
-        size: Of the images in pixels: one number, or height and width; icons are as large as the shorter side.
+        size: Size of the images in pixels: one number, or height and width; icons are as large as the shorter side.
         samples_per_shard: The largest number of samples in a shard.
         val_fraction: The fraction of the combinations that are held out.
 

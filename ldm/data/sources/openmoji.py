@@ -36,7 +36,7 @@ class OpenMoji:
 
     Args:
         folder: The folder under which the shards lie, in a folder of their own for each choice of the other options.
-        size: Of the images in pixels: one number, or height and width; drawings are as large as the shorter side.
+        size: Size of the images in pixels: one number, or height and width; drawings are as large as the shorter side.
         samples_per_shard: The largest number of samples in a shard.
         val_fraction: The fraction of the drawings in the validation split.
 

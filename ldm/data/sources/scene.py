@@ -92,7 +92,7 @@ class SceneRenderer:
         icons: Names of the icons, in the order of their class numbers.
         colors: Name -> hex code, of icons, in the order of their class numbers.
         backgrounds: Name -> hex code, of the canvas.
-        size: Of the images in pixels: one number, or height and width.
+        size: Size of the images in pixels: one number, or height and width.
 
     Raises:
         ValueError: If an icon and the canvas could have the same colour.
