@@ -66,15 +66,6 @@ def gamma_of(length: float) -> float:
     return float(roots.real.max()) - 2.0
 
 
-def length_of(gamma: float) -> float:
-    """Return the length of the average with an exponent γ, the paper's sigma_rel.
-
-    References:
-        Karras et al., 2023, section 3.1, arXiv:2312.02696.
-    """
-    return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
-
-
 def decay_at(gamma: float, step: int) -> float:
     """Return the decay β_t = (1 - 1/t)^(γ+1) of the average at a step; the newest weights get 1 - β_t.
 

@@ -98,22 +98,3 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     common = (corners[1] - corners[0]).clamp(min=0).prod(1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
     return common / (areas[0] + areas[1] - common).clamp(min=1e-12)
-
-
-def region_colors(images: Tensor, regions: Tensor) -> Tensor:
-    """Return the mean colour of a region of each image.
-
-    Args:
-        images: `(B, 3, H, W)`.
-        regions: `(B, H, W)` bool, each with a true pixel.
-
-    Returns:
-        `(B, 3)`.
-    """
-    inside = regions[:, None].to(images.dtype)
-    return (images * inside).sum((2, 3)) / inside.sum((2, 3))
-
-
-def nearest_colors(colors: Tensor, palette: Tensor) -> Tensor:
-    """Return the number of the colour of a palette `(P, 3)` that is nearest to each colour `(B, 3)`; `(B,)` int64."""
-    return torch.cdist(colors, palette).argmin(1)

@@ -5,9 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from ldm.ema.power_function import LONGEST, Profile, decay_at, gamma_of, inner_products, length_of, match
+from ldm.ema.power_function import LONGEST, Profile, decay_at, gamma_of, inner_products, match
 
 LENGTHS = [1e-4, 0.01, 0.05, 0.1, 0.2, 0.288]
+
+
+def length_of(gamma):
+    """Karras et al., 2023, section 3.1, arXiv:2312.02696."""
+    return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
 
 
 def midpoints(count=200_000):
