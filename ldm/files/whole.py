@@ -31,6 +31,16 @@ def write_whole(file: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def set_aside(file: Path) -> None:
+    """Rename a file, where it is there, to `NAME-1`, or the next number that is free."""
+    if not file.is_file():
+        return
+    number = 1
+    while (kept := file.with_name(f"{file.stem}-{number}{file.suffix}")).exists():
+        number += 1
+    file.rename(kept)
+
+
 def check_own_json(file: Path, is_own: Callable[[Any], bool], *, example: str) -> None:
     """Check that a program may write its JSON file: nothing is there, or what it has written itself.
 

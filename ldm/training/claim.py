@@ -12,7 +12,7 @@ from ldm.checkpoint import AUTOENCODER_FILE
 from ldm.config import differences, resolved, value_of
 from ldm.files.output_folder import OutputFolder
 from ldm.files.run_names import CONFIG_FILE
-from ldm.files.whole import write_whole
+from ldm.files.whole import set_aside, write_whole
 from ldm.options.rule import leaves, matches
 from ldm.task.base import Task
 from ldm.training.stage import Stage
@@ -101,22 +101,22 @@ def trained_by(settings: Mapping[str, Any], stages: Sequence[Stage[Task]]) -> di
     return {name: value for name, value in found if not _is_free(name, stages)}
 
 
-def take(run: Path, settings: Mapping[str, Any], set_aside: Sequence[Path]) -> None:
+def take(run: Path, settings: Mapping[str, Any], replaced: Sequence[Path]) -> None:
     """Write the settings into the run folder; what they replace keeps its place under another name.
 
     Args:
         run: The run folder.
         settings: The settings now.
-        set_aside: Files of results and models that are made anew.
+        replaced: Files of results and models that are made anew.
     """
     run.mkdir(parents=True, exist_ok=True)
-    for path in set_aside:
-        _set_aside(path)
+    for path in replaced:
+        set_aside(path)
     file, text = run / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
     if file.is_file():
         if file.read_text(encoding="utf-8") == text:
             return
-        _set_aside(file)
+        set_aside(file)
     write_whole(file, text)
 
 
@@ -179,13 +179,3 @@ def _measures(name: str, stage: Stage[Task]) -> bool:
     if name.endswith((".folder", ".cache")):
         return False
     return matches(name, (*stage.measured_by, f"stage.{stage.name}.callbacks.evaluation*"))
-
-
-def _set_aside(file: Path) -> None:
-    """Rename a file, where it is there, to `NAME-1`, or the next number that is free."""
-    if not file.is_file():
-        return
-    number = 1
-    while (kept := file.with_name(f"{file.stem}-{number}{file.suffix}")).exists():
-        number += 1
-    file.rename(kept)

@@ -22,7 +22,7 @@ from ldm.callback.steps import steps_made
 from ldm.callback.writer import CheckpointWriter
 from ldm.config import build, resolved
 from ldm.data.base import DataModule
-from ldm.files.whole import write_whole
+from ldm.files.whole import set_aside, write_whole
 from ldm.logger.numbered import number_by
 from ldm.optim.divergence import Diverged
 from ldm.processes.ranks import agreed_file
@@ -105,7 +105,7 @@ def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.
         first: The trainer by which the processes were started.
     """
     if first.is_global_zero:
-        keep_metrics(stage.folder / "logs")
+        set_aside(stage.folder / "logs" / "metrics.csv")
         stage.keep_run_id()
     data.set_batch(stage.batch_size, stage.accumulate, first.world_size)
     options = {
@@ -130,17 +130,6 @@ def devices_of(trainer: pl.Trainer) -> str:
     """Say on how many devices of which kind a trainer works, and how it computes there: `2 x cuda, bf16-mixed`."""
     number = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return f"{number}{trainer.strategy.root_device.type}, {trainer.precision}"
-
-
-def keep_metrics(folder: Path) -> None:
-    """Rename `metrics.csv` in a folder, where it is there, to `metrics-1.csv`, or the next number that is free."""
-    metrics = folder / "metrics.csv"
-    if not metrics.is_file():
-        return
-    number = 1
-    while (kept := metrics.with_name(f"metrics-{number}.csv")).exists():
-        number += 1
-    metrics.rename(kept)
 
 
 def training_seconds(folder: Path) -> float | None:

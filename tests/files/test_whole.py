@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ldm.files.whole import check_own_json, write_whole
+from ldm.files.whole import check_own_json, set_aside, write_whole
 
 
 def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path):
@@ -30,3 +30,15 @@ def test_somebody_elses_file_is_refused(tmp_path, content):
         check_own_json(file, lambda found: found.get("kind") == "mine", example="plan.json")
     file.write_text(json.dumps({"kind": "mine"}))
     check_own_json(file, lambda found: found.get("kind") == "mine", example="plan.json")
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+    """Also where somebody has taken one of the kept files away."""
+    for name in ("metrics.csv", "metrics-2.csv"):
+        (tmp_path / name).write_text(name)
+    set_aside(tmp_path / "metrics.csv")
+    (tmp_path / "metrics.csv").write_text("later")
+    set_aside(tmp_path / "metrics.csv")
+    set_aside(tmp_path / "metrics.csv")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"metrics-1.csv": "metrics.csv", "metrics-2.csv": "metrics-2.csv", "metrics-3.csv": "later"}

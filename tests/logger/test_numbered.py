@@ -15,7 +15,7 @@ from ldm.callback.learning_rates import LearningRates, rates_of
 from ldm.callback.steps import steps_made
 from ldm.callback.writer import CheckpointWriter
 from ldm.logger.numbered import number_by
-from ldm.training.fit import keep_metrics
+from ldm.files.whole import set_aside
 
 
 class Summing(pl.LightningModule):
@@ -45,7 +45,7 @@ class Summing(pl.LightningModule):
 
 
 def trainer_of(folder, steps, accumulate):
-    keep_metrics(folder / "logs")
+    set_aside(folder / "logs" / "metrics.csv")
     logger = CSVLogger(folder, name="", version="logs", flush_logs_every_n_steps=1)
     trainer = pl.Trainer(
         max_steps=steps,

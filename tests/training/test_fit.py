@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ldm.checkpoint import read
-from ldm.training.fit import keep_metrics
 from tests.conftest import forked
 
 TINY = ["train.py", "experiment=txt2img", "debug=tiny", "trainer=cpu"]
@@ -66,15 +65,3 @@ def test_a_cut_checkpoint_is_not_taken_for_none(unmeasured):
     text = forked(*command, ok=False)
     assert f"error: {paths[-1]} is not a whole checkpoint, and there is no other to go on from" in text
     assert "delete all 3 of them to begin this stage anew" in text
-
-
-def test_no_metrics_are_written_over(tmp_path):
-    """Also where somebody has taken one of the kept files away."""
-    logs = tmp_path
-    for name in ("metrics.csv", "metrics-2.csv"):
-        (logs / name).write_text(name)
-    keep_metrics(logs)
-    (logs / "metrics.csv").write_text("later")
-    keep_metrics(logs)
-    found = {path.name: path.read_text() for path in logs.iterdir()}
-    assert found == {"metrics-1.csv": "metrics.csv", "metrics-2.csv": "metrics-2.csv", "metrics-3.csv": "later"}
