@@ -17,7 +17,7 @@ from ldm.conditioner.base import Reader, on_device, tensor_to_text, text_to_tens
 from ldm.options.rule import Whole, check
 
 TOO_FREQUENT = 0.9
-"""Share of the captions above which a word, "a" or "photo", tells nothing about an image."""
+"""Fraction of the captions above which a word, "a" or "photo", tells nothing about an image."""
 
 TOO_RARE = 2
 """Captions that a word needs: of what occurs once, nothing can be learned that holds for other images."""

@@ -95,7 +95,7 @@ class SingleConditioner(Conditioner):
     `knows_null`.
 
     Args:
-        drop_rate: Share of the training images for which nothing is said, for classifier-free guidance, in [0, 1].
+        drop_rate: Fraction of the training images for which nothing is said, for classifier-free guidance, in [0, 1].
 
     Attributes:
         knows_null: True where `null` makes sense without drop-out, too: the empty caption is a caption like others.

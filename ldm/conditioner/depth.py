@@ -24,7 +24,7 @@ class DepthConditioner(SingleConditioner):
         name: Name of the depth network on the hub, or a local folder; None: depth maps come with the samples.
         size: Side in pixels to which the network's images are resized.
         concat_channels: Channels of the map, which is one.
-        drop_rate: Share of the training images whose depth is not told, in [0, 1]; the map is then zero.
+        drop_rate: Fraction of the training images whose depth is dropped, in [0, 1]; the map is then zero.
 
     References:
         Stable Diffusion 2 (depth to image); Rombach et al., 2022, arXiv:2112.10752.

@@ -45,7 +45,7 @@ class HuggingFaceConditioner(TextConditioner):
         layer: The layer whose hidden states are taken, counted from the end: -1 is the last one, -2 the one before it, as in
             Stable Diffusion 2. The layers behind it are left out; the encoder's final norm, where it has one, is not.
         pad_token: The token that fills captions up; None: the tokenizer's own. OpenCLIP's is "!".
-        drop_rate: Share of the training captions that are replaced by "", in [0, 1].
+        drop_rate: Fraction of the training captions that are replaced by "", in [0, 1].
 
     References:
         Rombach et al., 2022, section 3.3, arXiv:2112.10752; Saharia et al., 2022, section 2.1, arXiv:2205.11487.

@@ -30,7 +30,7 @@ class ImageConditioner(SingleConditioner):
         patches: A token for each patch; otherwise one for the whole image.
         projection: A learned linear layer makes the tokens, or the vector, of the embedding. Without it the widths are equal.
         size: Side in pixels to which the network's images are resized.
-        drop_rate: Share of the training images that are not shown, in [0, 1]; their embedding is then zero.
+        drop_rate: Fraction of the training images that are dropped, in [0, 1]; their embedding is then zero.
 
     Raises:
         ValueError: Where the widths do not go together, patches shall be a vector, or two networks are given, or patches of an

@@ -23,7 +23,7 @@ class InpaintingConditioner(SingleConditioner):
     Args:
         concat_channels: Channels of the maps: those of a latent, and one for the mask.
         black_hole: True: as the paper's own model, the masked part is black, and the mask is -1 where nothing is to be made.
-        drop_rate: Share of the training images of which nothing is shown, in [0, 1]; the latent is then zero, and all is masked.
+        drop_rate: Fraction of the training images that are dropped, in [0, 1]; the latent is then zero, and all is masked.
 
     References:
         Rombach et al., 2022, section 4.5, arXiv:2112.10752.

@@ -22,7 +22,7 @@ class LabelConditioner(SingleConditioner):
         width: Width of the embedding, which is one token for cross-attention; None: it is a vector.
         vector_width: Width of the embedding, which is a vector that goes beside the timestep (Dhariwal & Nichol, 2021,
             section 4, arXiv:2105.05233); None: it is a token. Give this or `width`.
-        drop_rate: Share of the training images whose class is not told, in [0, 1].
+        drop_rate: Fraction of the training images whose class is dropped, in [0, 1].
         names: The name of each class, in the order of their numbers, or a text file of them, one a line; None: there are none.
 
     Raises:

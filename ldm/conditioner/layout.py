@@ -42,7 +42,7 @@ class LayoutConditioner(SingleConditioner):
         head_width: Channels of each head.
         max_boxes: At most so many objects are told; of more, the first ones.
         vocabulary: Number of different tokens: classes and corners share them, since their places in the sequence differ.
-        drop_rate: Share of the training images whose layout is not told, in [0, 1]; all their tokens are `vocabulary - 1`.
+        drop_rate: Fraction of the training images whose layout is dropped, in [0, 1]; all their tokens are `vocabulary - 1`.
         names: The names of the classes, in the order of their numbers, or a text file of them, one a line; None: there are none.
 
     References:

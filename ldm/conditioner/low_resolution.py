@@ -34,7 +34,7 @@ class LowResolutionConditioner(SingleConditioner):
         concat_channels: Channels of the map, which are three.
         noise: Largest noise level, in [0, 1]; 0: no noise is added, and no level is told.
         vector_width: Width of the vector that tells the level, an even number; None where `noise` is 0.
-        drop_rate: Share of the training images whose low-resolution image is not shown, in [0, 1]; map and vector are then zero.
+        drop_rate: Fraction of the training images whose low-resolution image is dropped, in [0, 1]; map and vector are then zero.
 
     Raises:
         ValueError: Where there is noise and no vector to tell its level, or a vector and no noise.

@@ -23,7 +23,7 @@ class NeighborsConditioner(SingleConditioner):
         max_neighbors: At most so many neighbours are used: the first ones, which are the nearest.
         scale: The length of a token; 1 in the paper. With the square root of `width` the numbers of a token are about 1 in size,
             from which a small model learns faster.
-        drop_rate: Share of the training images whose neighbours are not told, in [0, 1]; their tokens are then zero.
+        drop_rate: Fraction of the training images whose neighbours are dropped, in [0, 1]; their tokens are then zero.
 
     References:
         Blattmann et al., 2022, section 3, arXiv:2204.11824.

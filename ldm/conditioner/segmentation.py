@@ -27,7 +27,7 @@ class SegmentationConditioner(SingleConditioner):
         unlabelled: Number of the pixels of a map that belong to no class, like 255 in many data sets; their one-hot vector is
             zero, so that a place all of whose pixels are unlabelled is told what a dropped map tells. None: all pixels have
             a class. A number below `num_classes` is then no class.
-        drop_rate: Share of the training images whose classes are not told, in [0, 1]; the map is then zero.
+        drop_rate: Fraction of the training images whose classes are dropped, in [0, 1]; the map is then zero.
 
     References:
         Rombach et al., 2022, section 4.3.2 and appendix D.1, arXiv:2112.10752.

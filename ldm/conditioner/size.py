@@ -25,7 +25,7 @@ class SizeConditioner(SingleConditioner):
         size: Size of images of which nothing is known, in pixels: one number, or height and width.
         number_width: Features of each number, an even number.
         vector_width: Width of the vector, which is 6 x number_width.
-        drop_rate: Share of the training images whose size is not told, in [0, 1]; the vector is then zero.
+        drop_rate: Fraction of the training images whose size is dropped, in [0, 1]; the vector is then zero.
 
     Raises:
         ValueError: Where the widths do not go together.

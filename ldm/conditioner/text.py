@@ -19,7 +19,7 @@ class TextConditioner(SingleConditioner):
 
     Args:
         width: Width of the tokens.
-        drop_rate: Share of the training captions that are replaced by "", in [0, 1].
+        drop_rate: Fraction of the training captions that are replaced by "", in [0, 1].
     """
 
     knows_null = True

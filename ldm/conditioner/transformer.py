@@ -34,7 +34,7 @@ class TransformerConditioner(TextConditioner):
         max_tokens: Length to which captions are padded or cut.
         vocabulary: Most tokens that the tokenizer may learn, at least 259: the 256 bytes and three special ones.
         mask_padding: Attend to the caption's own tokens only (the paper attends to padding, too).
-        drop_rate: Share of the training captions that are replaced by "", in [0, 1].
+        drop_rate: Fraction of the training captions that are replaced by "", in [0, 1].
 
     References:
         Rombach et al., 2022, section 4.3.1 and appendix E.2.1, arXiv:2112.10752; Sennrich et al., 2016, arXiv:1508.07909.

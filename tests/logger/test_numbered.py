@@ -14,8 +14,8 @@ from ldm.callback.curves import read_metrics
 from ldm.callback.learning_rates import LearningRates, rates_of
 from ldm.callback.steps import steps_made
 from ldm.callback.writer import CheckpointWriter
-from ldm.logger.numbered import number_by
 from ldm.files.whole import set_aside
+from ldm.logger.numbered import number_by
 
 
 class Summing(pl.LightningModule):

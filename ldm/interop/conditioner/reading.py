@@ -36,7 +36,7 @@ CONDITIONER_FILE = "conditioner.safetensors"
 """Name of the file of a conditioner that other programs do not know, in the folder `conditioner`."""
 
 DROP_RATE = 0.1
-"""Share of the training images whose class is not told, in models that have a class for that; without it, none is asked for."""
+"""Fraction of the training images whose class is dropped, in models that have a class for that; 0 in others."""
 
 
 def read_compvis_conditioner(

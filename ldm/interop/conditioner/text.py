@@ -48,7 +48,7 @@ class TextSource:
         prefix: The beginning of the names of the text encoder.
         config: Its config.json; None: its architecture is that of the published model with these shapes.
         tokenizer: Folder or hub name of the tokenizer; None: that of the published model.
-        drop_rate: Share of the training captions that are replaced by "", for training that goes on from it.
+        drop_rate: Fraction of the training captions that are replaced by "", for training that goes on from it.
     """
 
     tensors: Mapping[str, Tensor]
