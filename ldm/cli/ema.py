@@ -12,6 +12,6 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.ema.average import main as do  # not above: help and mistyped options do not need the large libraries
+    from ldm.ema.average import main as do  # here, since help and mistakes need no large libraries
 
     do(config)

@@ -12,8 +12,6 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.encode.program import (
-        main as do,  # not above: help and mistyped options do not need the large libraries
-    )
+    from ldm.encode.program import main as do  # here, since help and mistakes need no large libraries
 
     do(config)

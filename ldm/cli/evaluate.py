@@ -12,6 +12,6 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says, and print the scores."""
-    from ldm.evaluate.program import evaluate  # not above: help and mistyped options do not need the large libraries
+    from ldm.evaluate.program import evaluate  # here, since help and mistakes need no large libraries
 
     evaluate(config)

@@ -13,7 +13,7 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Write the data set that a config describes, and say how large it is."""
-    from ldm.data.sources.icons import report  # not above: help and mistyped options do not need it
+    from ldm.data.sources.icons import report  # here, since help and mistakes need no large libraries
 
     report(build(config.data.source))
 

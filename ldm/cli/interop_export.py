@@ -12,12 +12,8 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.checkpoint import (
-        AUTOENCODER_FILE,
-        MODEL_FILE,
-        find,
-        read,
-    )  # not above: help and mistakes need no large libraries
+    # here, since help and mistakes need no large libraries
+    from ldm.checkpoint import AUTOENCODER_FILE, MODEL_FILE, find, read
     from ldm.config import build
     from ldm.interop.export.program import export
 

@@ -12,12 +12,8 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.data.neighbors.program import (  # not above: help and mistyped options do not need the large libraries
-        answer_images,
-        answer_prompts,
-        check_options,
-        copy_shards,
-    )
+    # here, since help and mistakes need no large libraries
+    from ldm.data.neighbors.program import answer_images, answer_prompts, check_options, copy_shards
     from ldm.generation.pictures import find_images, read_image
     from ldm.generation.prompts import read_prompts
 

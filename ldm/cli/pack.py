@@ -13,6 +13,6 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Pack as a config says, and print what was written."""
-    from ldm.data.pack.packer import Packer  # not above: help and mistyped options do not need it
+    from ldm.data.pack.packer import Packer  # here, since help and mistakes need no large libraries
 
     print(Packer(**resolved(config)).write().table())

@@ -16,6 +16,6 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Do what a config says."""
-    from ldm.plan.program import main as do  # not above: help and mistyped options do not need the large libraries
+    from ldm.plan.program import main as do  # here, since help and mistakes need no large libraries
 
     do(config)

@@ -28,9 +28,7 @@ def check_modes(line: CommandLine) -> None:
 
 def run(config: DictConfig) -> None:
     """Draw images as a config says, and tell where they are."""
-    from ldm.generation.sample import (
-        sample,  # not above: it loads the large libraries, which help and mistakes do not need
-    )
+    from ldm.generation.sample import sample  # here, since help and mistakes need no large libraries
 
     requests, out = sample(config)
     if is_rank_zero():

@@ -26,9 +26,7 @@ def main() -> None:
 
 def run(config: DictConfig, swept: SweptRuns) -> float | None:
     """Train the stages of a config; return the score that a sweep asks for, if it does."""
-    from ldm.training.run import (
-        train,  # not above: it loads the large libraries, which help and mistyped options do not need
-    )
+    from ldm.training.run import train  # here, since help and mistakes need no large libraries
 
     swept.add(config.paths.output_dir, config.optimized_metric)
     return train(config)

@@ -122,9 +122,8 @@ class ShardDataset(Dataset[Item]):
         sample = self.index[number]
         image = self._image(sample)
         form = str(open_image(image).format).lower()
-        ending = {"jpeg": "jpg"}.get(
-            form, form if form in IMAGE_ENDINGS else "png"
-        )  # by the bytes it is read, in any case
+        # whatever the ending, the image is read by its bytes
+        ending = {"jpeg": "jpg"}.get(form, form if form in IMAGE_ENDINGS else "png")
         return {ending: image, **self._files_of(sample)}
 
     def fields_of(self, numbers: Iterable[int], readers: Sequence[FieldReader] | None = None) -> Fields:

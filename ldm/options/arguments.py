@@ -70,9 +70,8 @@ def command_name(program: str) -> str:
 
 def parse_override(argument: str) -> Override | None:
     """Return an argument as Hydra reads it, or None where it is not of Hydra's grammar."""
-    from hydra.core.override_parser.overrides_parser import (
-        OverridesParser,  # not above: names of commands do not need it
-    )
+    # here, since names of commands need no Hydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:

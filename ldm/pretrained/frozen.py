@@ -80,9 +80,8 @@ class FrozenNetwork(nn.Module, ABC):
         local = local_files_only(self.name)
         try:
             config = AutoConfig.from_pretrained(self.name, local_files_only=local)
-            if (
-                part := getattr(config, "vision_config", None)
-            ) is not None:  # of a network of images and texts, like CLIP
+            part = getattr(config, "vision_config", None)
+            if part is not None:  # of a network of images and texts, like CLIP
                 part.projection_dim = config.projection_dim
                 config = part
             network, found = self._class(config.model_type).from_pretrained(

@@ -124,9 +124,8 @@ def _take_reader(
     if not (other or new or left):
         taken = [name for name in tensors if prefix + name not in frozen]
         account.taken |= {prefix + name: [*ours[name].shape] for name in taken}
-        kept = {
-            name for name, one in words.items() if isinstance(one, ClassNames) and one.names
-        }  # the same, or of the user
+        # names of classes that are here already are the same, or the user's own
+        kept = {name for name, one in words.items() if isinstance(one, ClassNames) and one.names}
         values |= {prefix + name: found[name] for name in [*taken, *words] if name not in kept}
         return
     whole = f"belongs to {prefix[:-1]}, which is taken as a whole or not at all"

@@ -82,9 +82,8 @@ class ShardReader:
     def _samples(self, opened: ExitStack) -> Iterator[RawSample]:
         try:
             source = webdataset.gopen(self.shard)
-            stream = getattr(
-                source, "stream", source
-            )  # a command's own `read` loses the bytes that came before it failed
+            # a command's own `read` loses the bytes that came before it failed
+            stream = getattr(source, "stream", source)
             opened.callback(stream.close)
             file = unpacked(Forward(stream))
             for member in read_members(file):

@@ -73,9 +73,8 @@ class Inpaint(PromptMode):
         size = self.images.size(str(request.init), model.size_multiple)
         if (request.init, size) not in self._checked:
             self._checked.add((request.init, size))
-            self.images.read_masked(
-                [replace(request, size=size)], self.mask
-            )  # what is cut out must be masked in part, too
+            # what is cut out must be masked in part, too
+            self.images.read_masked([replace(request, size=size)], self.mask)
         return size
 
     def fields(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Fields:
