@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -44,12 +45,8 @@ def read_image(path: str, size: int | Sequence[int]) -> Tensor:
     Raises:
         ValueError: Where it cannot be read as an image.
     """
-    try:
-        levels = ImageTransform(size)(Path(path).read_bytes(), random.Random(0)).levels
-    except Broken as broken:
-        raise _unreadable(path, broken) from broken
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
+    with _reading(path) as data:
+        levels = ImageTransform(size)(data, random.Random(0)).levels
     return from_levels(torch.tensor(levels).permute(2, 0, 1))
 
 
@@ -79,12 +76,8 @@ def open_picture(path: str, *, background: str = "white") -> Image.Image:
     Raises:
         ValueError: Where it cannot be read as an image.
     """
-    try:
-        return decode_image(Path(path).read_bytes(), background=background)
-    except Broken as broken:
-        raise _unreadable(path, broken) from broken
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
+    with _reading(path) as data:
+        return decode_image(data, background=background)
 
 
 def open_mask(path: str) -> Image.Image:
@@ -98,12 +91,8 @@ def read_size(path: str) -> Size:
     Raises:
         ValueError: Where it cannot be read as an image.
     """
-    try:
-        width, height = read_header(Path(path).read_bytes())
-    except Broken as broken:
-        raise _unreadable(path, broken) from broken
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
+    with _reading(path) as data:
+        width, height = read_header(data)
     return Size(height, width)
 
 
@@ -113,8 +102,15 @@ def read_map_header(path: str) -> Header:
     Raises:
         ValueError: Where it cannot be read as an image.
     """
+    with _reading(path) as data:
+        return Header(*open_image(data).size)
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[bytes]:
+    """Yield the bytes of a picture file; an error in reading or decoding them becomes a ValueError that names the file."""
     try:
-        return Header(*open_image(Path(path).read_bytes()).size)
+        yield Path(path).read_bytes()
     except Broken as broken:
         raise _unreadable(path, broken) from broken
     except OSError as error:
