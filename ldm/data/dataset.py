@@ -90,7 +90,7 @@ class ShardDataset(Dataset[Item]):
 
     def find(self, draw: SampleRef) -> tuple[int, Item]:
         """Return the number of the sample that a draw gives, which is a substitute's where that is broken, and the item."""
-        size = self._bucket(draw.number)
+        size = self.size_of(draw.number)
         skipped: list[SkippedSample] = []
         for number in self._candidates(draw):
             sample = self.index[number]
@@ -109,7 +109,7 @@ class ShardDataset(Dataset[Item]):
         for number in numbers:
             sample = self.index[number]
             try:
-                item, others = self._item(sample, SampleRef(0, number), self._bucket(number)), self._files_of(sample)
+                item, others = self._item(sample, SampleRef(0, number), self.size_of(number)), self._files_of(sample)
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
                 continue
@@ -144,8 +144,8 @@ class ShardDataset(Dataset[Item]):
             yield key, collate_fields([values])
 
     def size_of(self, number: int) -> Size | None:
-        """Return height and width of the image of a sample, that of its bucket; None: all have that of the transform."""
-        return self._bucket(number)
+        """Return height and width of the image of a sample: those of its bucket; None: those of the transform."""
+        return None if self.buckets is None else self.buckets.size_of(number)
 
     def whole_fields(self, numbers: Sequence[int], *, image: bool) -> Fields:
         """Return the fields of some samples, or of their substitutes, and their names as the field `key`.
@@ -192,7 +192,7 @@ class ShardDataset(Dataset[Item]):
 
     def _keyed_fields(self, number: int, fields: SampleFields) -> tuple[str, dict[str, Any]]:
         skipped: list[SkippedSample] = []
-        size = self._bucket(number)
+        size = self.size_of(number)
         for candidate in self._candidates(SampleRef(0, number)):
             sample = self.index[candidate]
             try:
@@ -205,10 +205,6 @@ class ShardDataset(Dataset[Item]):
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
         raise self._hopeless(skipped)
-
-    def _bucket(self, number: int) -> Size | None:
-        """The size of a sample's image; None: that of the transform."""
-        return None if self.buckets is None else self.buckets.size_of(number)
 
     def _candidates(self, draw: SampleRef) -> Iterator[int]:
         """The sample itself, then its substitutes."""
