@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -65,10 +65,7 @@ def fit(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> None:
         with _timed(stage.folder, trainer, last), logging_redirect_tqdm():  # messages above the bar, not behind it
             trainer.fit(stage.task, datamodule=data, ckpt_path=last, weights_only=True)
         scores = stage.finish(trainer, data)
-    if first.is_global_zero:
-        stage.write_results(scores, training_seconds(stage.folder))
-    trainer.strategy.barrier()
-    finish_pictures(stage.loggers)
+    _write_results(stage, scores, trainer)
 
 
 def measure(stage: Stage[Task], data: DataModule, first: pl.Trainer, file: Path) -> None:
@@ -88,7 +85,12 @@ def measure(stage: Stage[Task], data: DataModule, first: pl.Trainer, file: Path)
         log.info("measuring %s, which is finished", file)
         stage.task.model.load_state_dict(checkpoint.read(file)[1])
         scores = stage.measure(trainer, data)
-    if first.is_global_zero:
+    _write_results(stage, scores, trainer)
+
+
+def _write_results(stage: Stage[Task], scores: Mapping[str, float], trainer: pl.Trainer) -> None:
+    """Write the scores in the first process, for which the others wait, and finish the pictures of the loggers."""
+    if trainer.is_global_zero:
         stage.write_results(scores, training_seconds(stage.folder))
     trainer.strategy.barrier()
     finish_pictures(stage.loggers)
