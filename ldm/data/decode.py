@@ -25,19 +25,8 @@ TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_
 """Ways in which the pixels of a TIFF may be stored; the readers of its old ones never see a stranger's bytes."""
 
 PILLOW_ERRORS = (
-    *(
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-        RuntimeError,
-    ),
-    *(struct.error, zlib.error),
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
+    *(RuntimeError, struct.error, zlib.error),
 )
 """Errors that Pillow's readers raise on broken files."""
 

@@ -61,9 +61,8 @@ class ConfigParts(ModeParts):
             self.settings["textual_inversion"] = resolved(self.config.textual_inversion)
         if loras:
             self.settings |= {name: resolved(self.config)[name] for name in ("lora", "lora_scale")}
-            self.settings["lora_sha256"] = [
-                one.digest() for one in loras
-            ]  # a file of that name may be another one later
+            # a file of that name may be another one later
+            self.settings["lora_sha256"] = [one.digest() for one in loras]
         if self.config.decoder is not None:
             model.autoencoder = with_decoder(model.autoencoder, self.config.decoder, packages=packages)
         return model

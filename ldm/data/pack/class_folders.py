@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ldm.data.decode import Broken
-from ldm.data.pack.files import looks_like_image
+from ldm.data.pack.files import looks_like_image, walk
 from ldm.data.pack.row import Fields
 from ldm.files.text import lines
 
@@ -142,13 +142,4 @@ def _check_known(found: Sequence[str], known: Mapping[str, int], source: str, fo
 
 def _has_image(folder: Path, leave_out: Path) -> bool:
     """Return whether there is an image in a folder, at any depth, that is not hidden; links are followed, once each."""
-    seen = {os.path.realpath(leave_out)}
-    for path, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(path) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(path))
-        if any(looks_like_image(name) and not name.startswith(".") for name in names):
-            return True
-        folders[:] = [name for name in folders if not name.startswith(".")]
-    return False
+    return any(looks_like_image(name) for _, names in walk(folder, leave_out=leave_out) for name in names)

@@ -1,9 +1,10 @@
-"""Files of a user: which names are those of images, and how their bytes are read."""
+"""Files of a user: how they are found below a folder, which names are those of images, and how their bytes are read."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ldm.data.decode import Broken
@@ -48,6 +49,28 @@ def looks_like_image(name: str) -> bool:
 def ending_of(name: str) -> str:
     """Return the ending of a file's name, with its dot, in small letters."""
     return os.path.splitext(name)[1].lower()
+
+
+def walk(
+    folder: Path, *, leave_out: Path, note: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and all below it, each with the sorted names of its files; what is hidden is left out.
+
+    Links are followed, and each folder is seen once.
+
+    Args:
+        folder: The folder.
+        leave_out: A folder inside it that is not looked into.
+        note: Called with the error of a folder that cannot be read; None: such folders are passed over.
+    """
+    seen = {os.path.realpath(leave_out)}
+    for path, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        if os.path.realpath(path) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(path))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield path, sorted(name for name in names if not name.startswith("."))
 
 
 def check_format(name: str) -> None:

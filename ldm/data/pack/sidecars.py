@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm.data.decode import Broken, decode_text
 from ldm.data.endings import PART_NAMES
 from ldm.data.pack.captions import CAPTION_COLUMNS
 from ldm.data.pack.class_folders import with_label
-from ldm.data.pack.files import check_format, ending_of, looks_like_image, read_file
+from ldm.data.pack.files import check_format, ending_of, looks_like_image, read_file, walk
 from ldm.data.pack.parts import find_parts
 from ldm.data.pack.row import TELLING_NAMES, Fields, Found, OtherFile, Row, captions_of, find_inside, plain
 
@@ -51,7 +51,7 @@ def read_sidecars(
         where = os.path.relpath(error.filename, folder)
         broken.append((where, Broken("unreadable folder", error.strerror or "")))
 
-    for path, names in _walk(folder, leave_out, note):
+    for path, names in walk(folder, leave_out=leave_out, note=note):
         sidecars = {} if captionless else _sidecars(names)
         stems = {os.path.splitext(name)[0] for name in names if looks_like_image(name)}
         parts = find_parts(name for name in names if not captionless or ending_of(name) not in SIDECAR_ENDINGS)
@@ -152,15 +152,3 @@ def _kind(name: str, sidecar: str) -> str:
     if ending in SIDECAR_ENDINGS:
         return f"{ending} {sidecar}"
     return ending if re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", ending) else "no usual ending"
-
-
-def _walk(folder: Path, leave_out: Path, note: Callable[[OSError], None]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield folders and the sorted names of their files; links are followed, and each folder is seen once."""
-    seen = {os.path.realpath(leave_out)}
-    for path, folders, names in os.walk(folder, followlinks=True, onerror=note):
-        if os.path.realpath(path) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(path))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield path, sorted(name for name in names if not name.startswith("."))
