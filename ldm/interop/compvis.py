@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.interop.conditioner.beside import DEPTH_NETWORK, MAPS
-from ldm.interop.conventions import Told, prediction_node, schedule_node
+from ldm.interop.conventions import Conventions, prediction_node, schedule_node
 
 UNET = "model.diffusion_model."
 """The beginning of the names of the U-Net."""
@@ -133,8 +133,8 @@ def conditioner_kind(tensors: Mapping[str, Tensor]) -> str:
     return "none"
 
 
-def told_by(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Told:
-    """Return what the yaml of a model says beside its tensors, and what single tensors say.
+def conventions_of(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Conventions:
+    """Return the conventions that the yaml of a model says, or single tensors.
 
     Args:
         config: The yaml; None: there is none.
@@ -145,7 +145,7 @@ def told_by(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> 
     """
     scale = float(tensors["scale_factor"]) if "scale_factor" in tensors else None
     if config is None:
-        return Told(scale=scale, schedule=_schedule_of(tensors))
+        return Conventions(scale=scale, schedule=_schedule_of(tensors))
     params: Mapping[str, Any] = config["model"]["params"]
     unet: Mapping[str, Any] = params.get("unet_config", {}).get("params", {})
     predictions = {"eps": "noise", "v": "velocity", "x0": "clean"}
@@ -172,7 +172,7 @@ def told_by(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> 
     first = params.get("first_stage_config", {}).get("params", {}).get("ddconfig", {})
     side = params.get("image_size")
     factor = 2 ** (len(first["ch_mult"]) - 1) if first.get("ch_mult") else None
-    return Told(
+    return Conventions(
         heads=dict(list(heads.items())[:1]) or None,
         schedule=schedule_node(
             "scaled_linear",

@@ -48,8 +48,8 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """The facts that are said of a model beside its tensors, by the config of another program or by the user; None: nothing is.
+class Conventions:
+    """Conventions of a model, as the config of another program or the user says them; None: it is not said.
 
     Attributes:
         heads: Options `heads` or `head_channels` of the U-Net.
@@ -65,9 +65,9 @@ class Told:
     size: int | None = None
     scale: float | None = None
 
-    def over(self, other: Told) -> Told:
-        """Return what both say; where both say something, what this one says."""
-        return Told(
+    def over(self, other: Conventions) -> Conventions:
+        """Return these conventions, with those of `other` for what is not said here."""
+        return Conventions(
             heads=self.heads or other.heads,
             schedule=self.schedule or other.schedule,
             prediction=self.prediction or other.prediction,
@@ -77,14 +77,14 @@ class Told:
 
 
 def model_node(
-    kind: str, backbone: Mapping[str, Any], told: Told, *, experiment: str | None = None
+    kind: str, backbone: Mapping[str, Any], conventions: Conventions, *, experiment: str | None = None
 ) -> tuple[dict[str, Any], str]:
     """Return the config node of a model, in which autoencoder and conditioner are still those of an experiment.
 
     Args:
         kind: What conditions it, a key of `EXPERIMENTS`.
         backbone: Options of the U-Net, without heads where they are not known.
-        told: What is said beside the tensors.
+        conventions: The conventions that are said beside the tensors.
         experiment: Name of an experiment whose conventions hold; None: the one that has this U-Net.
 
     Returns:
@@ -102,7 +102,7 @@ def model_node(
     else:
         name, node, found = _recognised(kind, backbone)
     own = node["denoiser"]["backbone"]
-    heads = told.heads or {key: backbone[key] for key in HEADS if backbone.get(key)}
+    heads = conventions.heads or {key: backbone[key] for key in HEADS if backbone.get(key)}
     if not heads and found:
         heads = {key: own[key] for key in HEADS if own.get(key)}
     if not heads:
@@ -111,20 +111,25 @@ def model_node(
             f"{ {key: backbone.get(key, DEFAULTS.get(key)) for key in OPTIONS} }; lay the model's yaml beside the file, with the "
             "same name, or give heads=N or head_channels=N"
         )
-    if told.prediction is None and experiment is None and kind == "open_clip" and not backbone.get("concat_channels"):
+    if (
+        conventions.prediction is None
+        and experiment is None
+        and kind == "open_clip"
+        and not backbone.get("concat_channels")
+    ):
         raise ValueError(
             "tensors do not tell what the network of a Stable Diffusion 2 predicts; give prediction=velocity (the one of 768 "
             "pixels) or prediction=noise (base, of 512 pixels), or lay its yaml beside the file, with the same name"
         )
     kept = {key: value for key, value in backbone.items() if key not in HEADS}
     node["denoiser"]["backbone"] = {"_target_": own["_target_"], **kept, **heads}
-    if told.schedule is not None:
-        node["denoiser"]["schedule"] = dict(told.schedule)
-    if told.prediction is not None:
-        node["denoiser"]["prediction"] = dict(told.prediction)
-    if told.size is not None:
-        node["size"] = told.size
-    elif told.prediction == prediction_node("velocity") and kind == "open_clip":
+    if conventions.schedule is not None:
+        node["denoiser"]["schedule"] = dict(conventions.schedule)
+    if conventions.prediction is not None:
+        node["denoiser"]["prediction"] = dict(conventions.prediction)
+    if conventions.size is not None:
+        node["size"] = conventions.size
+    elif conventions.prediction == prediction_node("velocity") and kind == "open_clip":
         node["size"] = 768
     return node, name
 

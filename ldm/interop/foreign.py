@@ -24,14 +24,14 @@ class ForeignModel:
         config: The config node that builds it.
         weights: Its whole state dict.
         layout: Name of the layout it was read from.
-        conventions: Name of the experiment that gives what is not in the files; None: there is none.
+        experiment: Name of the experiment that gives what is not in the files; None: there is none.
         dropped: Names of tensors that were left out on purpose -> why.
     """
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
     layout: str
-    conventions: str | None
+    experiment: str | None
     dropped: Mapping[str, str]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.interop.conditioner.beside import ABSENT, DEPTH_NETWORK
-from ldm.interop.conventions import Told, prediction_node, schedule_node, schedule_of_betas
+from ldm.interop.conventions import Conventions, prediction_node, schedule_node, schedule_of_betas
 from ldm.interop.source import Weights, component_file, read_json, read_weights
 
 MODEL_INDEX = "model_index.json"
@@ -153,8 +153,8 @@ def one_of(components: Mapping[str, Path], names: tuple[str, ...]) -> Path | Non
     return next((components[name] for name in names if name in components), None)
 
 
-def told_by_scheduler(folder: Path | None) -> Told:
-    """Return what the config of a scheduler says of a model.
+def conventions_of_scheduler(folder: Path | None) -> Conventions:
+    """Return the conventions of a model that the config of its scheduler says.
 
     Args:
         folder: The folder of the scheduler; None: there is none.
@@ -163,7 +163,7 @@ def told_by_scheduler(folder: Path | None) -> Told:
         ValueError: If it asks for a schedule or prediction that is not known.
     """
     if folder is None:
-        return Told()
+        return Conventions()
     config = read_json(folder / SCHEDULER_CONFIG)
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
@@ -181,4 +181,4 @@ def told_by_scheduler(folder: Path | None) -> Told:
         )
     if config.get("rescale_betas_zero_snr"):
         schedule = {"_target_": "ldm.diffusion.schedule.ZeroTerminalSchedule", "schedule": schedule}
-    return Told(schedule=schedule, prediction=prediction_node(PREDICTIONS[prediction]))
+    return Conventions(schedule=schedule, prediction=prediction_node(PREDICTIONS[prediction]))

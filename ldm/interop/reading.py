@@ -14,7 +14,7 @@ from ldm.interop.autoencoder import vae_file
 from ldm.interop.autoencoder.vae_file import is_autoencoder
 from ldm.interop.conditioner.beside import map_beside, text_and_map
 from ldm.interop.conditioner.reading import read_compvis_conditioner, read_own_conditioner, read_text_encoder
-from ldm.interop.conventions import HEADS, Told, model_node
+from ldm.interop.conventions import HEADS, Conventions, model_node
 from ldm.interop.foreign import CONFIG_KEY, ForeignModel, assembled, check_all_used
 from ldm.interop.part import Part
 from ldm.interop.request import ReadRequest
@@ -82,13 +82,13 @@ def _read_compvis(weights: Weights, request: ReadRequest) -> ForeignModel:
     autoencoder_names = {name: tensor for name, tensor in tensors.items() if name.startswith(compvis.FIRST_STAGE)}
     if not autoencoder_names:
         raise ValueError(f"{weights.file} holds a U-Net, but no autoencoder ({compvis.FIRST_STAGE}*)")
-    told = request.told.over(compvis.told_by(config, weights.tensors))
-    autoencoder = vae_file.read(autoencoder_names, scale=told.scale)
+    conventions = request.conventions.over(compvis.conventions_of(config, weights.tensors))
+    autoencoder = vae_file.read(autoencoder_names, scale=conventions.scale)
     own = {name.removeprefix(compvis.UNET): tensor for name, tensor in tensors.items() if name.startswith(compvis.UNET)}
     shapes = {name: tensor.shape for name, tensor in own.items()}
     kind = compvis.conditioner_kind({name: tensor for name, tensor in tensors.items() if name not in dropped})
     options = _beside_latents(compvis_unet.options(shapes), autoencoder)
-    node, experiment = model_node(kind, options, told, experiment=request.experiment)
+    node, experiment = model_node(kind, options, conventions, experiment=request.experiment)
     beside = map_beside(kind, node)
     backbone = {key: value for key, value in node["denoiser"]["backbone"].items() if key != "_target_"}
     translation = compvis_unet.translation(backbone, linear=compvis_unet.uses_linear(shapes))
@@ -126,13 +126,13 @@ def _read_pipeline(folder: Path, request: ReadRequest) -> ForeignModel:
     kind = _text_kind(encoder, options)
     factor = 2 ** (len(autoencoder.node["channel_mult"]) - 1)
     side = unet.config.get("sample_size")
-    told = request.told.over(pipeline.told_by_scheduler(components.get("scheduler"))).over(
-        Told(
+    conventions = request.conventions.over(pipeline.conventions_of_scheduler(components.get("scheduler"))).over(
+        Conventions(
             heads={key: options[key] for key in HEADS if options.get(key)},
             size=side * factor if isinstance(side, int) else None,
         )
     )
-    node, experiment = model_node(kind, options, told, experiment=request.experiment)
+    node, experiment = model_node(kind, options, conventions, experiment=request.experiment)
     beside = map_beside(kind, node)
     reading = _read_unet(unet, options)
     if encoder is None:
@@ -147,9 +147,9 @@ def _read_pipeline(folder: Path, request: ReadRequest) -> ForeignModel:
 
 def _read_own(folder: Path, request: ReadRequest) -> ForeignModel:
     """Read a model of ours that was written as components, since no pipeline of diffusers runs it."""
-    if said := request.said:
+    if given := request.given:
         raise ValueError(
-            f"{folder / pipeline.OWN_INDEX} says all that tensors do not tell; leave out {', '.join(said)}"
+            f"{folder / pipeline.OWN_INDEX} says all that tensors do not tell; leave out {', '.join(given)}"
         )
     node = read_json(folder / pipeline.OWN_INDEX)
     trusted_class(node)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldm.interop.conventions import Told
+from ldm.interop.conventions import Conventions
 from ldm.options.rule import COUNT, FLAG, POSITIVE, Optional, check
 
 
@@ -49,7 +49,7 @@ class ReadRequest:
             raise ValueError(f"give heads or head_channels, not both; got {self.heads} and {self.head_channels}")
 
     @property
-    def said(self) -> list[str]:
+    def given(self) -> list[str]:
         """The names of the options that say what files may not tell, and are given."""
         options = {"as": self.experiment} | {
             name: getattr(self, name) for name in ("config", "prediction", "size", "heads", "head_channels", "scale")
@@ -57,9 +57,9 @@ class ReadRequest:
         return [f"{name}=" for name, value in options.items() if value is not None]
 
     @property
-    def told(self) -> Told:
-        """The facts that the user says of the model."""
+    def conventions(self) -> Conventions:
+        """The conventions that the user says."""
         heads: Mapping[str, Any] = {
             name: value for name in ("heads", "head_channels") if (value := getattr(self, name)) is not None
         }
-        return Told(heads=heads or None, prediction=self.prediction, size=self.size, scale=self.scale)
+        return Conventions(heads=heads or None, prediction=self.prediction, size=self.size, scale=self.scale)

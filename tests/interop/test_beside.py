@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from ldm import checkpoint
 from ldm.generation.start import ImageStart
 from ldm.interop.conditioner import beside
-from ldm.interop.conventions import Told, model_node
+from ldm.interop.conventions import Conventions, model_node
 from ldm.interop.export.compvis import CompVisFormat
 from ldm.interop.export.diffusers import DiffusersFormat
 from ldm.interop.export.program import export
@@ -203,7 +203,7 @@ def test_averages_in_a_ckpt_change_their_places_too(tmp_path):
 def test_another_experiment_may_give_the_conventions(tmp_path):
     file, _ = written(tmp_path, "depth", open_clip=True)
     plain, told = read_foreign(file), read_foreign(file, ReadRequest(experiment="depth2img"))
-    assert (plain.conventions, told.conventions) == ("stable_diffusion_2", "depth2img")
+    assert (plain.experiment, told.experiment) == ("stable_diffusion_2", "depth2img")
     assert plain.config["conditioner"] == told.config["conditioner"]
 
 
@@ -247,7 +247,7 @@ def test_the_networks_of_full_size(experiment, channels, count):
         other = UNet2DConditionModel.from_config(unet_config(options, sample_size=64, linear=linear))
     assert sum(weight.numel() for weight in other.parameters()) == count
     told = {**compvis_unet.options(shapes), "in_channels": 4, "concat_channels": channels - 4}
-    node, name = model_node("open_clip" if linear else "clip", told, Told())
+    node, name = model_node("open_clip" if linear else "clip", told, Conventions())
     assert name == experiment
     backbone = node["denoiser"]["backbone"]
     assert (backbone["concat_channels"], backbone.get("heads"), backbone.get("head_channels")) == (

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from ldm.config import CONFIGS, build, class_name
-from ldm.interop.export.card import TOLD
+from ldm.interop.export.card import CONDITIONS
 from ldm.interop.export.diffusers import DiffusersFormat
 from ldm.interop.export.program import export
 from ldm.interop.reading import read_foreign
@@ -51,4 +51,4 @@ def test_every_conditioner_has_words():
     """What a model is told is said in words, and not by the name of a class of this package."""
     files = (CONFIGS / "conditioner").glob("*.yaml")
     kinds = {class_name(OmegaConf.to_container(OmegaConf.load(file))) for file in files}
-    assert kinds - {"Composite"} == TOLD.keys()
+    assert kinds - {"Composite"} == CONDITIONS.keys()

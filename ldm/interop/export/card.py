@@ -17,7 +17,7 @@ CALLS: Mapping[str, str] = {
 }
 """Name of a pipeline -> how it is called; all others are called with a caption alone."""
 
-TOLD: Mapping[str, str] = {
+CONDITIONS: Mapping[str, str] = {
     "TransformerConditioner": "a caption (trained transformer)",
     "HuggingFaceConditioner": "a caption (frozen text encoder)",
     "LabelConditioner": "a class",
@@ -49,7 +49,7 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
         autoencoder: Name of the folder of its autoencoder.
     """
     masked = model.conditioner.get("mask_padding", False)
-    told = [_told(model.conditioner), *([_told({"_target_": model.beside.target})] if model.beside else [])]
+    told = [_condition(model.conditioner), *([_condition({"_target_": model.beside.target})] if model.beside else [])]
     facts = [
         f"| images of training | {model.size} x {model.size} pixels |",
         f"| told by | {' and '.join(told)} |",
@@ -121,10 +121,10 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
     return "\n".join(lines)
 
 
-def _told(conditioner: Mapping[str, Any]) -> str:
+def _condition(conditioner: Mapping[str, Any]) -> str:
     """Return what a conditioner tells the model, in words, from its config node."""
     kind = class_name(conditioner)
     if kind != "Composite":
-        return TOLD.get(kind, kind)
+        return CONDITIONS.get(kind, kind)
     parts = conditioner["parts"]
-    return " and ".join(_told(part) for part in (parts.values() if isinstance(parts, Mapping) else parts))
+    return " and ".join(_condition(part) for part in (parts.values() if isinstance(parts, Mapping) else parts))

@@ -74,7 +74,7 @@ def _conditioner(model: ExportedModel) -> tuple[dict[str, Tensor], str, str]:
     Raises:
         ValueError: If they have no such class.
     """
-    kind, node, state = model.conditioned_by, model.conditioner, model.told
+    kind, node, state = model.conditioned_by, model.conditioner, model.conditioner_weights
     modules = "ldm.modules.encoders.modules."
     if kind == "HuggingFaceConditioner":
         text = PretrainedText.of(state)
@@ -192,12 +192,15 @@ def _cond_stage(model: ExportedModel, autoencoder: ExportedAutoencoder, target: 
     params: dict[str, Any] = {}
     match target.rpartition(".")[2]:
         case "BERTEmbedder":
-            table, places = model.told["network.embed.weight"], model.told["network.position"]
+            table, places = (
+                model.conditioner_weights["network.embed.weight"],
+                model.conditioner_weights["network.position"],
+            )
             params = {"n_embed": table.shape[1], "n_layer": node["depth"], "vocab_size": table.shape[0]}
             text = model.conditioned_by == "TransformerConditioner"
             params |= {"max_seq_len": places.shape[0], "use_tokenizer": text}
         case "ClassEmbedder":
-            rows, width = label_table(model.told).shape
+            rows, width = label_table(model.conditioner_weights).shape
             params = {"n_classes": rows, "embed_dim": width, "key": "class_label"}
         case "SpatialRescaler":
             channels = {"in_channels": node["num_classes"], "out_channels": node["concat_channels"]}

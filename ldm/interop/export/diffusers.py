@@ -72,7 +72,7 @@ def _pipeline(model: ExportedModel, unet: str) -> tuple[str | None, dict[str, An
     more = bool(model.backbone.get("pool_tokens")) or (beside is None and bool(model.backbone.get("concat_channels")))
     attends_to_all = not node.get("mask_padding", True)
     if model.conditioned_by == "HuggingFaceConditioner":
-        clip = PretrainedText.of(model.told).is_clip
+        clip = PretrainedText.of(model.conditioner_weights).is_clip
         tokenizer = ["transformers", _tokenizer(model).class_name]
         parts = {**common, "vae": first, "tokenizer": tokenizer, "text_encoder": ["transformers", "CLIPTextModel"]}
         name, absent = (beside.pipeline, beside.absent) if beside is not None else ("StableDiffusionPipeline", ABSENT)
@@ -123,7 +123,7 @@ def _write_autoencoder(autoencoder: ExportedAutoencoder, folder: Path, *, sample
 
 def _write_text(model: ExportedModel, folder: Path) -> None:
     """Write what conditions a model: a text encoder and its tokenizer, or the weights of another conditioner as they are."""
-    node, state = model.conditioner, model.told
+    node, state = model.conditioner, model.conditioner_weights
     if model.conditioned_by == "HuggingFaceConditioner":
         text = PretrainedText.of(state)
         prefix = "text_model." if text.is_clip else ""

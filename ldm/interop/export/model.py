@@ -78,7 +78,7 @@ class ExportedModel:
         backbone: The config node of the U-Net.
         unet: The state dict of the U-Net; what it takes `beside` is in the order of other programs.
         conditioner: The config node of the conditioner; that of the text alone, where there is a map beside it.
-        told: The state dict of the conditioner.
+        conditioner_weights: The state dict of the conditioner.
         beside: What it takes beside the noisy latent and the text; None: nothing, or something that other programs do not know.
         prediction: Name of the prediction's class.
         betas: The betas of the noise schedule.
@@ -95,7 +95,7 @@ class ExportedModel:
     backbone: Mapping[str, Any]
     unet: Mapping[str, Tensor]
     conditioner: Mapping[str, Any]
-    told: Mapping[str, Tensor]
+    conditioner_weights: Mapping[str, Tensor]
     beside: MapBeside | None
     prediction: str
     betas: list[float]
@@ -214,7 +214,7 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         backbone=backbone,
         unet=unet,
         conditioner=conditioner,
-        told=inside(weights, prefix),
+        conditioner_weights=inside(weights, prefix),
         beside=beside,
         prediction=prediction,
         betas=betas_of(discrete).tolist(),

@@ -88,8 +88,8 @@ def transformer_tensors(node: Mapping[str, Any], state: Mapping[str, Tensor], *,
 def tokenizer_text(model: ExportedModel) -> str:
     """Return the tokenizer of a model that reads captions, as JSON."""
     if model.conditioned_by == "HuggingFaceConditioner":
-        return PretrainedText.of(model.told).tokenizer
-    return tensor_to_text(model.told["_extra_state"])
+        return PretrainedText.of(model.conditioner_weights).tokenizer
+    return tensor_to_text(model.conditioner_weights["_extra_state"])
 
 
 def is_bert_tokenizer(tokenizer: str) -> bool:

@@ -48,8 +48,8 @@ def _said(source: Path, out: Path, found: ForeignModel) -> list[str]:
     lines = [
         f"{source}: {kind} in the layout of {found.layout}, {len(found.weights)} tensors, {numbers / 1e6:,.1f} M numbers"
     ]
-    if found.conventions is not None:
-        lines.append(f"what tensors do not tell is as in experiment={found.conventions}")
+    if found.experiment is not None:
+        lines.append(f"what tensors do not tell is as in experiment={found.experiment}")
     lines += [f"left out: {count} tensors, {why}" for why, count in Counter(found.dropped.values()).items()]
     following = {
         "LatentDiffusion": f"python sample.py ckpt={out}",
