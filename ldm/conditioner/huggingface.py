@@ -19,7 +19,7 @@ from ldm.conditioner.learned_words import LearnedWords
 from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
-from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.catalogue import missing_model
 from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.tokens import encode_texts, load_tokenizer, overflow, padded_tokenizer
 
@@ -93,11 +93,9 @@ class HuggingFaceConditioner(TextConditioner):
             )
             tokenizer = load_tokenizer(self.name, local=local)
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"no text encoder {self.name!r}: it is neither a folder on this machine with config, safetensors weights and "
-                f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
-                f"{fetch_hint(self.name)}set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
-            ) from error
+            files = "config, safetensors weights and tokenizer"
+            advice = "set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
+            raise missing_model("text encoder", self.name, error, files=files, advice=advice) from error
         if layers + self.layer < 0:
             raise ValueError(
                 f"conditioner.layer={self.layer}, but {self.name!r} has {layers} layers; give -{layers} to -1"

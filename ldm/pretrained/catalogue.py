@@ -135,7 +135,21 @@ CATALOGUE: Mapping[str, PublishedWeights] = {
 """All of them, by name."""
 
 
-def fetch_hint(repository: str) -> str:
-    """Return the part of an error that says how a model of the hub is brought here; "" for one that is not listed."""
-    names = [model.name for model in MODELS if model.repository == repository]
-    return "".join(f"with internet, python -m ldm.fetch {name} brings it; " for name in names)
+def missing_model(
+    kind: str, name: str, error: Exception, *, files: str = "config and safetensors weights", advice: str
+) -> FileNotFoundError:
+    """Return the error for a model that can be loaded neither from this machine nor from the hub.
+
+    Args:
+        kind: What kind of model it is, "text encoder" say.
+        name: Name of the model on the hub, or a local folder.
+        error: Why it cannot be loaded.
+        files: What a local folder of such a model holds.
+        advice: What else to do, beside bringing it here by `ldm.fetch`.
+    """
+    fetched = [model.name for model in MODELS if model.repository == name]
+    hint = "".join(f"with internet, python -m ldm.fetch {one} brings it; " for one in fetched)
+    return FileNotFoundError(
+        f"no {kind} {name!r}: it is neither a folder on this machine with {files}, nor a model that the hub gives now "
+        f"({str(error).splitlines()[0]}); {hint}{advice}"
+    )

@@ -13,7 +13,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
-from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.catalogue import missing_model
 from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.tokens import load_tokenizer, overflow
 from ldm.pretrained.vision import standardized
@@ -46,11 +46,8 @@ class CLIPScore:
             )
             self.tokenizer = load_tokenizer(name, local=local)
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"no CLIP model {name!r}: it is neither a folder on this machine with config, safetensors weights and "
-                f"tokenizer, nor a model that the hub gives now ({str(error).splitlines()[0]}); "
-                f"{fetch_hint(name)}set {option}=FOLDER"
-            ) from error
+            files = "config, safetensors weights and tokenizer"
+            raise missing_model("CLIP model", name, error, files=files, advice=f"set {option}=FOLDER") from error
         self.network.requires_grad_(False).eval()
         self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
         self.strength = strength

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from ldm.options.rule import COUNT, check
 from ldm.pretrained.architectures import vision_architecture
-from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.catalogue import missing_model
 from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.precision import full_precision
 from ldm.pretrained.vision import IMAGENET_MEAN, IMAGENET_STD, colour_statistics, standardized
@@ -93,11 +93,7 @@ class FrozenNetwork(nn.Module, ABC):
                 local_files_only=local,
             )
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"no {self.kind} {self.name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(self.name)}"
-                f"set {self.option}.name=FOLDER"
-            ) from error
+            raise missing_model(self.kind, self.name, error, advice=f"set {self.option}.name=FOLDER") from error
         missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # a pooler is not asked
         if missing:
             raise ValueError(

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
 from ldm.files.digest import weights_hash
 from ldm.options.rule import COUNT, Optional, check
-from ldm.pretrained.catalogue import fetch_hint
+from ldm.pretrained.catalogue import missing_model
 from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.interpolation import interpolate
 
@@ -108,11 +108,7 @@ class VisionEncoder(FeatureMapEncoder):
                 name, dtype=torch.float32, use_safetensors=True, local_files_only=local
             )
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"no vision encoder {name!r}: it is neither a folder on this machine with config and safetensors weights, nor "
-                f"a model that the hub gives now ({str(error).splitlines()[0]}); {fetch_hint(name)}"
-                "set the encoder's name=FOLDER"
-            ) from error
+            raise missing_model("vision encoder", name, error, advice="set the encoder's name=FOLDER") from error
         patch = getattr(config, "patch_size", None)
         if patch is None or size % patch:
             raise ValueError(

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm.config import CONFIGS
-from ldm.pretrained.catalogue import CATALOGUE, MODELS, fetch_hint
+from ldm.pretrained.catalogue import CATALOGUE, MODELS, missing_model
 from ldm.pretrained.clip_score import CLIPScore
 from ldm.pretrained.depth import DepthNetwork
 from ldm.pretrained.embedding import ImageEmbedder
@@ -76,5 +76,11 @@ def test_what_is_missing_is_told_with_the_command_that_fetches_it(name, load, tm
 
 
 def test_only_what_is_listed_is_hinted_at():
-    assert fetch_hint("google/flan-t5-large") == "with internet, python -m ldm.fetch flan_t5_large brings it; "
-    assert fetch_hint("somebody/else") == fetch_hint("/a/folder") == ""
+    texts = [
+        str(missing_model("model", name, OSError("offline\nfor now"), advice="set name=FOLDER"))
+        for name in ("google/flan-t5-large", "somebody/else")
+    ]
+    assert [text.partition("(offline); ")[2] for text in texts] == [
+        "with internet, python -m ldm.fetch flan_t5_large brings it; set name=FOLDER",
+        "set name=FOLDER",
+    ]
