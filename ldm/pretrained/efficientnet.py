@@ -76,10 +76,6 @@ class EfficientNetLite0(ClassifyingExtractor):
             logits: Tensor = self.network._fc(features)  # type: ignore[operator]
             return logits
 
-    def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Stay in evaluation mode, whatever `mode` is."""
-        return super().train(False)
-
 
 class EfficientNetFeatureMap(FeatureMapEncoder):
     """ImageNet features of EfficientNet-Lite0 with their places, for machines that cannot download a vision encoder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import final
 
 from torch import Tensor, nn
 
@@ -36,6 +37,11 @@ class Extractor(nn.Module, ABC):
         Returns:
             Features `(B, num_features)`.
         """
+
+    @final
+    def train(self, mode: bool = True) -> Extractor:
+        """Stay in evaluation mode, whatever `mode` is."""
+        return super().train(False)
 
     def levels(self, images: Tensor) -> Tensor:
         """Return images as levels from 0 to 255: whole ones in uint8, or where nothing is rounded float32."""

@@ -59,10 +59,6 @@ class Inception(ClassifyingExtractor):
         with full_precision(features.device):
             return features @ self.network.fc.weight.T
 
-    def train(self, mode: bool = True) -> Inception:
-        """Stay in evaluation mode, whatever `mode` is."""
-        return super().train(False)
-
 
 class SpatialInception(Extractor):
     """The features of sFID: of 17 x 17 places of the same network, so that the arrangement in an image counts.

@@ -53,10 +53,6 @@ class VisionFeatures(Extractor):
     def width(self, config: Any) -> int:
         """Return the length of a feature vector."""
 
-    def train(self, mode: bool = True) -> VisionFeatures:
-        """Stay in evaluation mode, whatever `mode` is."""
-        return super().train(False)
-
 
 class DINOv2Features(VisionFeatures):
     """DINOv2's feature of a whole image, the class token behind the last norm, on which the FD-DINOv2 is computed.
