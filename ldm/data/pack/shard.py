@@ -20,6 +20,7 @@ from ldm.data.pack.files import read_file
 from ldm.data.pack.parts import fit_part
 from ldm.data.pack.plan import Shard, Tally, rows_of
 from ldm.data.pack.row import Row
+from ldm.files.whole import written_whole
 
 ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """For each format, by Pillow's name, the ending under which its bytes can be stored in a shard."""
@@ -117,11 +118,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         path: Path of the file.
         content: An object fit for json.
     """
-    draft = path.with_name(f"{path.name}.draft")
-    with open(draft, "w") as file:
+    with written_whole(path) as draft, draft.open("w") as file:
         json.dump(content, file, indent=1)
         _settle(file)
-    draft.replace(path)
 
 
 def fingerprint_images(shard: Shard, job: Job) -> str:
