@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +46,18 @@ class Tie(NamedTuple):
 def stem(ours: str, theirs: str, change: Change | None = None) -> Stem:
     """Return the stem of one module or tensor."""
     return Stem([ours], theirs, change or Same())
+
+
+def stems_inside(names: Mapping[str, str], ours: str, theirs: str) -> Iterator[Stem]:
+    """Yield the stems of the modules inside of one, whose numbers are the same in both layouts.
+
+    Args:
+        names: Name of a module inside ours -> its name inside theirs.
+        ours: Name of our module.
+        theirs: Name of theirs.
+    """
+    for own, other in names.items():
+        yield stem(f"{ours}.{own}", f"{theirs}.{other}")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ldm.autoencoder.convolutional import ConvAutoencoder
 from ldm.interop.change import Change, Same
-from ldm.interop.translation import Stem, stem
+from ldm.interop.translation import Stem, stem, stems_inside
 
 Half = Literal["encoder", "decoder"]
 HALVES: tuple[Half, Half] = ("encoder", "decoder")
@@ -77,8 +77,7 @@ class AutoencoderNames:
         yield stem("regularizer.codebook", "quantize.embedding")
 
     def _residual(self, ours: str, theirs: str) -> Iterator[Stem]:
-        for own, other in self.within_residual.items():
-            yield stem(f"{ours}.{own}", f"{theirs}.{other}")
+        yield from stems_inside(self.within_residual, ours, theirs)
 
     def _attention(self, ours: str, theirs: str) -> Iterator[Stem]:
         for own, other in self.within_attention.items():

@@ -10,7 +10,7 @@ import torch
 
 from ldm.backbone.unet import UNet, UNetBlock, UNetLevel
 from ldm.interop.change import Change, Pointwise, Same
-from ldm.interop.translation import Stem, Translation, stem
+from ldm.interop.translation import Stem, Translation, stem, stems_inside
 from ldm.nn.attention import MapAttention, MapTransformer
 
 TRANSFORMER: Mapping[str, str] = {
@@ -128,20 +128,16 @@ class UNetNames(ABC):
 
     def _resample(self, ours: str, theirs: str, *, residual: bool) -> Iterator[Stem]:
         if residual:
-            yield from self._residual(ours, theirs)
+            yield from stems_inside(self.within_residual, ours, theirs)
         else:
             yield stem(f"{ours}.conv", theirs)
 
     def _stage(self, stage: Any, ours: str, theirs: StagePlace) -> Iterator[Stem]:
-        yield from self._residual(f"{ours}.residual", theirs.residual)
+        yield from stems_inside(self.within_residual, f"{ours}.residual", theirs.residual)
         if isinstance(stage.attention, MapTransformer):
             yield from self._transformer(f"{ours}.attention", theirs.attention, len(stage.attention.blocks))
         elif stage.attention is not None:
             yield from self.self_attention(stage.attention, f"{ours}.attention", theirs.attention)
-
-    def _residual(self, ours: str, theirs: str) -> Iterator[Stem]:
-        for own, other in self.within_residual.items():
-            yield stem(f"{ours}.{own}", f"{theirs}.{other}")
 
     def _transformer(self, ours: str, theirs: str, depth: int) -> Iterator[Stem]:
         projection: Change = Same() if self.linear else Pointwise(2)
@@ -149,8 +145,7 @@ class UNetNames(ABC):
         yield stem(f"{ours}.into", f"{theirs}.proj_in", projection)
         yield stem(f"{ours}.out", f"{theirs}.proj_out", projection)
         for block in range(depth):
-            for own, other in TRANSFORMER.items():
-                yield stem(f"{ours}.blocks.{block}.{own}", f"{theirs}.transformer_blocks.{block}.{other}")
+            yield from stems_inside(TRANSFORMER, f"{ours}.blocks.{block}", f"{theirs}.transformer_blocks.{block}")
 
 
 def empty_unet(options: Mapping[str, Any]) -> UNet:
