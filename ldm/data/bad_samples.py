@@ -130,7 +130,7 @@ class BadSampleCounter:
             )
 
 
-def said_of_missing(
+def missing_message(
     broken: Sequence[SkippedSample], seen: int, readers: Sequence[FieldReader], *, most: float
 ) -> str | None:
     """Say which fields samples lack that were looked at before training; None where none is missing.

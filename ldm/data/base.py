@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ldm.batch import Batch, Fields, Size, SkippedSample, as_size
-from ldm.data.bad_samples import BadSampleCounter, said_of_missing
+from ldm.data.bad_samples import BadSampleCounter, missing_message
 from ldm.data.buckets import Buckets
 from ldm.data.dataset import Item, ShardDataset, collate, sequential
 from ldm.data.declared import check_declared, look_at_moments
@@ -23,17 +23,17 @@ from ldm.data.fields.base import FieldReader, take_images_alone
 from ldm.data.fields.choose import choose_readers
 from ldm.data.fields.low_resolution import LowResolutionReader
 from ldm.data.foreign_moments import ForeignMoments
-from ldm.data.loader import Loader
+from ldm.data.loader import Loader, ignore_signals
 from ldm.data.masks.base import MaskGenerator
 from ldm.data.option_rules import OPTIONS
 from ldm.data.order.batch_sampler import spread
 from ldm.data.order.shuffle import SampleRef
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import copied
-from ldm.data.shards.overlap import said_of_shared
+from ldm.data.shards.overlap import shared_message
 from ldm.data.shards.shard_index import ShardSummary
-from ldm.data.telling import leave_signals_alone, say
 from ldm.data.transforms import CaptionChoice, ImageTransform
+from ldm.data.warn import warn_once
 from ldm.options.rule import check_all
 
 SAMPLES_LOOKED_AT = 1000
@@ -245,13 +245,15 @@ class DataModule(pl.LightningDataModule, ABC):
             ValueError: Where they are missing in more samples than may be broken.
         """
         broken, seen = self.broken(limit)
-        say(said_of_missing(broken, seen, self.readers, most=self.bad_samples.max_broken))
+        warn_once(missing_message(broken, seen, self.readers, most=self.bad_samples.max_broken))
         self.check_samples(self.val_set, limit)
 
     def check_samples(self, samples: ShardDataset, limit: int = SAMPLES_LOOKED_AT) -> None:
         """Look for the fields of at most `limit` of some samples; see `check_fields`."""
         numbers = spread(len(samples), limit)
-        say(said_of_missing(samples.broken(numbers), len(numbers), self.readers, most=self.bad_samples.max_broken))
+        warn_once(
+            missing_message(samples.broken(numbers), len(numbers), self.readers, most=self.bad_samples.max_broken)
+        )
 
     def warn_of_shared(self, train: list[str], val: Mapping[str, ShardSummary], digests: dict[str, list[str]]) -> None:
         """Say which validation shards are trained on, too.
@@ -262,7 +264,7 @@ class DataModule(pl.LightningDataModule, ABC):
             digests: Name of a training shard -> the digests that are known of it and of the shards that it was made from.
         """
         known = {name: [shard.digest] for name, shard in val.items() if shard.samples} if digests else {}
-        say(said_of_shared(train, list(val), {**known, **digests}))
+        warn_once(shared_message(train, list(val), {**known, **digests}))
 
     def set_batch(self, images_per_step: int, accumulate: int, world: int) -> None:
         """Choose the loaders' batch: images an optimiser step, over `accumulate` batches on each of `world` processes."""
@@ -329,7 +331,7 @@ class DataModule(pl.LightningDataModule, ABC):
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=leave_signals_alone,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # the global one stays as it is
             bad_samples=self.val_bad_samples if dataset is self.val_set else self.bad_samples,
             device=device,

@@ -37,8 +37,8 @@ from ldm.data.shards.dataset_index import DatasetIndex, index_shards
 from ldm.data.shards.names import NO_TRAINING, copied, name_shards
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.data.sources.base import DataSource, written_shards
-from ldm.data.telling import say
 from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, LatentTransform, Transform
+from ldm.data.warn import warn_once
 from ldm.options.rule import POSITIVE, check, check_all
 
 
@@ -144,7 +144,7 @@ class CaptionedImages(DataModule):
         shards = index_shards(files, self.cache / "index", alone=take_images_alone(self.readers))
         index = DatasetIndex(shards, self.filters, read=self.endings)
         self.bad_samples.check_index(index)
-        say(index.said_of_filters())
+        warn_once(index.filters_message())
         digests = {name: [shard.digest, *shard.sources] for name, shard in zip(names, shards) if shard.samples}
         self.warn_of_shared(names, val, digests)
         chosen = self._chosen(index)
@@ -195,7 +195,7 @@ class CaptionedImages(DataModule):
         self._stream(0, world)
         buckets = self.train_set.buckets
         if buckets is not None and (untrained := buckets.untrained(self.images_per_step)) is not None:
-            say(untrained)
+            warn_once(untrained)
 
     def training_pass(self, batch_size: int, *, rank: int = 0, world: int = 1, limit: int | None = None) -> Loader:
         """See `DataModule.training_pass`."""

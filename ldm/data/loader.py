@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from time import perf_counter
 from typing import Any
 
@@ -48,3 +49,9 @@ class Loader(DataLoader[Item]):
             self.waited += perf_counter() - asked
             yield finished
             asked = perf_counter()
+
+
+def ignore_signals(worker: int) -> None:
+    """Ignore signals that are sent to a whole group of processes, since they are meant for the one that trains."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -14,7 +14,7 @@ from ldm.data.base import DataModule
 from ldm.data.caption_table import CaptionRow, read_caption_table
 from ldm.data.dataset import ShardDataset
 from ldm.data.order.shuffle import evaluation_order
-from ldm.data.told_values import check_used
+from ldm.data.value_checks import check_used
 from ldm.guidance.base import fields_of
 from ldm.options.rule import COUNT, Optional, check
 

@@ -19,7 +19,7 @@ from ldm.config import build_trusted, class_of, resolved
 from ldm.data.base import DataModule
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.order.batch_sampler import spread
-from ldm.data.told_values import TRAINED, check_used
+from ldm.data.value_checks import TRAINED, check_used
 from ldm.evaluate.conditions import SampleConditions
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.own import LOSS, check_folder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.batch import Fields, Size, of_one_size
 from ldm.conditioner.in_words import in_words
-from ldm.data.told_values import TRAINED
+from ldm.data.value_checks import TRAINED
 from ldm.evaluate.conditions import OpenConditions
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, Readable

@@ -124,7 +124,7 @@ class DatasetIndex:
                 found[EXTRA] = before + count, name
         return found
 
-    def said_of_filters(self) -> str | None:
+    def filters_message(self) -> str | None:
         """Say how many samples pass the filters, and how many fail each of them; None where there are no filters."""
         if not self.filters:
             return None
@@ -173,7 +173,7 @@ class DatasetIndex:
         held = sum(shard.samples for shard in self.shards)
         why = "; ".join(sorted({skip.reason for skip in self.skipped})) or "all are empty"
         if held:
-            why = self.said_of_filters() or why
+            why = self.filters_message() or why
         first = ", ".join(shard.path for shard in self.shards[:3])
         advice = "ask for less, or give others" if held else "give shards that hold images with captions"
         if not held and any(skip.reason == NO_CAPTION for skip in self.skipped):

@@ -15,7 +15,7 @@ HEAD_BYTES = 2**20
 """The number of bytes at the beginning of two files of the same size that are compared."""
 
 
-def said_of_shared(train: Sequence[str], val: Sequence[str], digests: Mapping[str, Sequence[str]]) -> str | None:
+def shared_message(train: Sequence[str], val: Sequence[str], digests: Mapping[str, Sequence[str]]) -> str | None:
     """Say which validation shards are trained on, too; None where none is. For the arguments see `shared_shards`."""
     shared = shared_shards(train, val, digests)
     if not shared:

@@ -16,7 +16,7 @@ from ldm.config import build, is_rank_zero, packages_of, resolved, untrusted
 from ldm.data.base import SAMPLES_LOOKED_AT, DataModule
 from ldm.data.foreign_moments import ForeignMoments
 from ldm.data.order.batch_sampler import spread
-from ldm.data.told_values import check_values
+from ldm.data.value_checks import check_values
 from ldm.files.tensors import write_tensors
 from ldm.task.base import Task
 from ldm.task.latent import LatentTask, Model

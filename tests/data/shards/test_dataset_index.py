@@ -87,7 +87,7 @@ def test_what_filters_leave_is_said(tmp_path, caplog):
     assert caplog.text.count("pass data.filters") == 1, "validation samples are not filtered"
     said = "5 of 11 samples pass data.filters: 5 fail 'aesthetic > 0.3' (1 without the number), 0 fail 'side >= 8'"
     assert f"{said}, 1 fail 'number != 9'" in caplog.text
-    assert opened(pattern, tmp_path).said_of_filters() is None
+    assert opened(pattern, tmp_path).filters_message() is None
 
 
 def test_a_fingerprint_knows_the_numbers_that_filters_ask_for(tmp_path):

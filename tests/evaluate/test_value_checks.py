@@ -8,7 +8,7 @@ import torch
 
 from ldm.batch import Size
 from ldm.conditioner.label import LabelConditioner
-from ldm.data.told_values import check_used
+from ldm.data.value_checks import check_used
 from ldm.evaluate.conditions import OpenSamples
 from ldm.evaluate.loss import LossWork
 from ldm.evaluate.measured_images import SampledImages
