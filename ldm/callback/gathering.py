@@ -64,11 +64,10 @@ def gather_reference(trainer: pl.Trainer, builder: ReferenceBuilder) -> Referenc
     mean = summed(builder.count * builder.mean) / max(count, 1)
     scatter = summed(builder.scatter_about(mean.to(builder.mean)))
     numbers, rows = (gather_rows(trainer, part) for part in (builder.store.numbers, builder.store.rows))
-    if count < 2:
-        raise ValueError(f"a covariance needs two real images or more, got {count}; give more")
+    statistics = Statistics.of_scatter(count, mean, scatter)
     if not trainer.is_global_zero:
         return None
-    return Reference(Statistics(count, mean, scatter / (count - 1)), rows[numbers.argsort()] if builder.kept else None)
+    return Reference(statistics, rows[numbers.argsort()] if builder.kept else None)
 
 
 def measure_together(trainer: pl.Trainer, suite: MetricSuite, references: Mapping[str, Reference]) -> dict[str, float]:

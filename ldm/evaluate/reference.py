@@ -183,15 +183,14 @@ def _state(builder: ReferenceBuilder) -> dict[str, torch.Tensor]:
 def _merged(states: Sequence[dict[str, torch.Tensor]], *, kept: bool) -> Reference:
     """Return what chunks tell together, in their order."""
     count = sum(int(state["count"]) for state in states)
-    if count < 2:
-        raise ValueError(f"a covariance needs two real images or more, got {count}; give more")
-    mean = sum((int(state["count"]) * state["mean"] for state in states), torch.zeros_like(states[0]["mean"])) / count
+    mean = sum((int(state["count"]) * state["mean"] for state in states), torch.zeros_like(states[0]["mean"]))
+    mean = mean / max(count, 1)
     scatter = torch.zeros_like(states[0]["scatter"])
     for state in states:
         step = state["mean"] - mean
         scatter += state["scatter"] + int(state["count"]) * torch.outer(step, step)
     features = torch.cat([state["features"] for state in states]) if kept else None
-    return Reference(Statistics(count, mean, scatter / (count - 1)), features)
+    return Reference(Statistics.of_scatter(count, mean, scatter), features)
 
 
 def _read(file: Path) -> dict[str, torch.Tensor] | None:

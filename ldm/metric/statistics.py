@@ -69,6 +69,22 @@ class Statistics:
         return factor
 
     @classmethod
+    def of_scatter(cls, count: int, mean: Tensor, scatter: Tensor) -> Statistics:
+        """Return mean and covariance of real images.
+
+        Args:
+            count: Number of images.
+            mean: `(D,)` float64.
+            scatter: The sum of (x - mean) (x - mean)^T over all features x, `(D, D)` float64.
+
+        Raises:
+            ValueError: Where there are fewer than two images.
+        """
+        if count < 2:
+            raise ValueError(f"a covariance needs two real images or more, got {count}; give more")
+        return cls(count, mean, scatter / (count - 1))
+
+    @classmethod
     def of(cls, features: Tensor) -> Statistics:
         """Return mean and covariance of features `(N, D)`, N >= 2, computed in float64 on their device."""
         features = float64(features)
@@ -210,9 +226,7 @@ class ReferenceBuilder:
         Raises:
             ValueError: Where there are fewer than two.
         """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs two real images or more, got {self.count}; give more")
-        statistics = Statistics(self.count, self.mean.cpu(), self._scatter.cpu() / (self.count - 1))
+        statistics = Statistics.of_scatter(self.count, self.mean.cpu(), self._scatter.cpu())
         return Reference(statistics, self.store.ordered() if self.kept else None)
 
 
