@@ -170,6 +170,20 @@ def check_all(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
                 check(name, value, rule)
 
 
+def check_range(option: str, ends: Sequence[float]) -> None:
+    """Check that an option is a range: the least and the greatest of some values.
+
+    Args:
+        option: The full name of the option.
+        ends: Its value.
+
+    Raises:
+        ValueError: Unless these are two numbers in ascending order.
+    """
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise ValueError(f"{option}={list(ends)} cannot be; give the least and the greatest value")
+
+
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Return whether the full name of an option matches one of some patterns, like `stage.*.batch_size`."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

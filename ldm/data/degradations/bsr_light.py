@@ -21,7 +21,7 @@ from PIL import Image
 
 from ldm.batch import Size
 from ldm.data.degradations.base import Degradation, Levels
-from ldm.options.rule import NOT_NEGATIVE, Whole, check
+from ldm.options.rule import NOT_NEGATIVE, Whole, check, check_range
 
 KERNEL_SIZES = range(7, 22, 2)
 """Sides of blur kernels in pixels; section 3.1."""
@@ -61,9 +61,8 @@ class BSRLight(Degradation):
             check("degradation.noise", value, NOT_NEGATIVE)
         for value in quality:
             check("degradation.quality", value, Whole(1, 100))
-        for name, ends in (("noise", noise), ("quality", quality)):
-            if len(ends) != 2 or ends[0] > ends[1]:
-                raise ValueError(f"degradation.{name}={list(ends)} cannot be; give the least and the greatest value")
+        check_range("degradation.noise", noise)
+        check_range("degradation.quality", quality)
         self.blur = blur
         self.noise = (float(noise[0]), float(noise[1]))
         self.quality = (int(quality[0]), int(quality[1]))
@@ -95,10 +94,10 @@ class BSRLight(Degradation):
         return np.asarray(Image.open(data, formats=("JPEG",)).convert("RGB"))
 
     def _isotropic(self, rng: random.Random) -> NDArray[np.float32]:
-        """Draw a kernel `(k, k)`; section 3.1: the deviation is up to 2.4 for factor 2 and up to 2.8 for factor 4."""
+        """Draw a kernel `(k, k)`; section 3.1: the standard deviation is up to 2.4 for factor 2 and up to 2.8 for factor 4."""
         side = rng.choice(KERNEL_SIZES)
-        deviation = rng.uniform(0.1, max(0.1, self.blur * (2.0 + 0.2 * self.factor)))
-        return gaussian_kernel(side, deviation**2, deviation**2, 0.0)
+        std = rng.uniform(0.1, max(0.1, self.blur * (2.0 + 0.2 * self.factor)))
+        return gaussian_kernel(side, std**2, std**2, 0.0)
 
     def _anisotropic(self, rng: random.Random) -> NDArray[np.float32]:
         """Draw a kernel `(k, k)`; section 3.1: the axes are up to 6 for factor 2 and up to 8 for factor 4.
@@ -150,7 +149,7 @@ def _resize(image: Levels, size: Size, kernel: Image.Resampling) -> Levels:
     return np.asarray(Image.fromarray(image).resize((size.width, size.height), kernel))
 
 
-def _add_noise(image: Levels, deviation: float, rng: random.Random) -> Levels:
+def _add_noise(image: Levels, std: float, rng: random.Random) -> Levels:
     """Return an image with Gaussian noise: of one covariance over the channels, independent, or gray; section 3.3."""
     own = np.random.default_rng(rng.getrandbits(128))
     kind = rng.random()
@@ -161,4 +160,4 @@ def _add_noise(image: Levels, deviation: float, rng: random.Random) -> Levels:
     else:
         mixing = np.linalg.qr(own.standard_normal((3, 3)))[0] * own.uniform(0.0, 1.0, 3)
         noise = own.standard_normal(image.shape) @ mixing.T
-    return np.rint(np.clip(image + deviation * noise, 0, 255)).astype(np.uint8)
+    return np.rint(np.clip(image + std * noise, 0, 255)).astype(np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm.batch import Size
-from ldm.options.rule import FRACTION, Whole, check
+from ldm.options.rule import FRACTION, Whole, check, check_range
 
 MaskArray: TypeAlias = NDArray[np.bool_]
 
@@ -33,7 +33,7 @@ class MaskGenerator(ABC):
     """
 
     def __init__(self, fraction: Sequence[float]) -> None:
-        check_range("fraction", fraction)
+        check_range("masks.fraction", fraction)
         for value in fraction:
             check("masks.fraction", value, FRACTION)
         self.fraction = (float(fraction[0]), float(fraction[1]))
@@ -69,15 +69,9 @@ class MaskGenerator(ABC):
         )
 
 
-def check_range(name: str, ends: Sequence[float]) -> None:
-    """Raise ValueError unless two numbers, the least and the greatest value of an option, are in ascending order."""
-    if len(ends) != 2 or ends[0] > ends[1]:
-        raise ValueError(f"masks.{name}={list(ends)} cannot be; give the least and the greatest value")
-
-
 def check_count(name: str, ends: Sequence[int]) -> None:
     """Raise ValueError unless an option is a range of counts, the least at least 1."""
-    check_range(name, ends)
+    check_range(f"masks.{name}", ends)
     for value in ends:
         check(f"masks.{name}", value, Whole(1))
 

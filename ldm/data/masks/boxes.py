@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ldm.batch import Size
-from ldm.data.masks.base import MaskArray, MaskGenerator, check_count, check_range, scaled
-from ldm.options.rule import NOT_NEGATIVE, check
+from ldm.data.masks.base import MaskArray, MaskGenerator, check_count, scaled
+from ldm.options.rule import NOT_NEGATIVE, check, check_range
 
 
 class Boxes(MaskGenerator):
@@ -38,7 +38,7 @@ class Boxes(MaskGenerator):
     ) -> None:
         super().__init__(fraction)
         check_count("count", count)
-        check_range("side", side)
+        check_range("masks.side", side)
         for name, value in (("side", side[0]), ("margin", margin)):
             check(f"masks.{name}", value, NOT_NEGATIVE)
         self.count = (int(count[0]), int(count[1]))

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ldm.batch import Size
-from ldm.data.masks.base import MaskArray, MaskGenerator, check_count, check_range, scaled
-from ldm.options.rule import POSITIVE, check
+from ldm.data.masks.base import MaskArray, MaskGenerator, check_count, scaled
+from ldm.options.rule import POSITIVE, check, check_range
 
 
 class Strokes(MaskGenerator):
@@ -44,7 +44,7 @@ class Strokes(MaskGenerator):
         for name, counts in (("count", count), ("parts", parts)):
             check_count(name, counts)
         for name, lengths in (("length", length), ("width", width)):
-            check_range(name, lengths)
+            check_range(f"masks.{name}", lengths)
             check(f"masks.{name}", lengths[0], POSITIVE)
         self.count = (int(count[0]), int(count[1]))
         self.parts = (int(parts[0]), int(parts[1]))
