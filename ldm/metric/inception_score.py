@@ -61,7 +61,7 @@ class InceptionScore(FeatureMetric):
 
     @torch.no_grad()
     def measure(self, generated: Tensor, reference: Reference | None) -> dict[str, float]:
-        """Return the mean over parts and its deviation; see `FeatureMetric.measure`."""
+        """Return the mean over parts and its standard deviation; see `FeatureMetric.measure`."""
         self.check_generated(generated)
         count = len(generated)
         order = torch.from_numpy(np.random.RandomState(self.seed).permutation(count))

@@ -66,7 +66,7 @@ class KID(FeatureMetric):
         return self.subset_size
 
     def measure(self, generated: Tensor, reference: Reference | None) -> dict[str, float]:
-        """Return the mean over subsets and its deviation; see `FeatureMetric.measure`."""
+        """Return the mean over subsets and its standard deviation; see `FeatureMetric.measure`."""
         self.check_generated(generated)
         real = self.features_of(reference).to(generated.device)
         rng = np.random.RandomState(self.seed)

@@ -30,7 +30,7 @@ def standardized(image: Tensor, size: int, mean: Sequence[float], std: Sequence[
         std: Standard deviation of each colour over the same images.
 
     Returns:
-        Images `(B, 3, side, side)`, whose colours have about mean 0 and deviation 1.
+        Images `(B, 3, size, size)`, whose colours have about mean 0 and standard deviation 1.
     """
     image = interpolate(image, (size, size), "bicubic").clamp(-1, 1)
     centre, spread = (
@@ -40,7 +40,7 @@ def standardized(image: Tensor, size: int, mean: Sequence[float], std: Sequence[
 
 
 def colour_statistics(name: str, *, local: bool = False) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and deviation of each colour that a model was trained with, or ImageNet's where it does not say.
+    """Return mean and standard deviation of each colour that a model was trained with, or ImageNet's where it does not say.
 
     Args:
         name: Name of the model on the hub, or a local folder.

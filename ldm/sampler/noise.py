@@ -64,8 +64,8 @@ class SeededNoise:
     def interpolation(self, seeds: Sequence[int], fractions: Sequence[float]) -> SeededNoise:
         """Interpolate spherically between this noise and the noise of other seeds, and return it.
 
-        For each image, the noise is turned by a share of a right angle. It stays as it is if both seeds are the same.
-        Unlike the mean of two noises, the result is standard normal for each share.
+        For each image, the noise is turned by a fraction of a right angle. It stays as it is if both seeds are the same.
+        Unlike the mean of two noises, the result is standard normal for each fraction.
 
         Args:
             seeds: The other seed of each image, `(B,)`.

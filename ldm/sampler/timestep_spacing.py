@@ -140,14 +140,14 @@ class LeadingSpacing(TimestepSpacing):
         stride = self.stride or whole // steps or 1
         if stride * (steps - 1) >= whole:
             raise ValueError(
-                f"Leading has no {steps} different times {stride} apart among {whole}; use at most {-(-whole // stride)} "
+                f"LeadingSpacing has no {steps} different times {stride} apart among {whole}; use at most {-(-whole // stride)} "
                 "sampler.steps, or a smaller timestep_spacing.stride"
             )
         indices = torch.arange(steps, dtype=torch.float64).flip(0) * stride + self.offset
         if indices[0] / whole < max(0.9 * (steps - 1) / steps, 0.4):
             raise ValueError(
-                f"Leading with {steps} steps would start at t = {float(indices[0]) / whole:.2f}, far from noise, since it takes "
-                f"one in {stride} of {whole} times; use a number of steps that divides {whole}, or another grid"
+                f"LeadingSpacing with {steps} steps would start at t = {float(indices[0]) / whole:.2f}, far from noise, since it "
+                f"takes one in {stride} of {whole} times; use a number of steps that divides {whole}, or another timestep_spacing"
             )
         return (indices.clamp(max=whole - 1) + 1.0) / whole
 
@@ -191,7 +191,7 @@ class KarrasSpacing(TimestepSpacing):
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the timesteps of the noise levels level_i."""
         high, low = ((-0.5 * end).exp() ** (1 / self.rho) for end in _ends(schedule, self.first, self.last))
-        level = torch.lerp(high, low, _shares(steps)) ** self.rho
+        level = torch.lerp(high, low, _fractions(steps)) ** self.rho
         return schedule.time(-2.0 * level.log())
 
 
@@ -219,7 +219,7 @@ class LogSNRSpacing(TimestepSpacing):
     def starts(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the timesteps of the evenly spaced log-SNRs."""
         low, high = _ends(schedule, self.first, self.last)
-        return schedule.time(torch.lerp(low, high, _shares(steps)))
+        return schedule.time(torch.lerp(low, high, _fractions(steps)))
 
 
 def _latest(schedule: Schedule) -> Tensor:
@@ -236,7 +236,7 @@ def _check_ends(first: float, last: float) -> None:
     for name, time in (("first", first), ("last", last)):
         check(f"timestep_spacing.{name}", time, Real(0.0, 1.0, above=True))
     if last >= first:
-        raise ValueError(f"a grid needs 0 < last < first <= 1; got first={first}, last={last}")
+        raise ValueError(f"a timestep spacing needs 0 < last < first <= 1; got first={first}, last={last}")
 
 
 def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor]:
@@ -246,6 +246,6 @@ def _ends(schedule: Schedule, first: float, last: float) -> tuple[Tensor, Tensor
     return low, high
 
 
-def _shares(steps: int) -> Tensor:
+def _fractions(steps: int) -> Tensor:
     """Return `steps` evenly spaced numbers from 0 to 1, `(steps,)`, float64."""
     return torch.linspace(0, 1, steps, dtype=torch.float64)

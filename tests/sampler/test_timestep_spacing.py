@@ -118,11 +118,11 @@ def test_a_grid_without_enough_times_says_so():
     with pytest.raises(ValueError, match="0 < last < first <= 1"):
         KarrasSpacing(first=0.1, last=0.2)
     with pytest.raises(
-        ValueError, match="Leading has no 1500 different times 1 apart among 1000; use at most 1000 sampler"
+        ValueError, match="LeadingSpacing has no 1500 different times 1 apart among 1000; use at most 1000 sampler"
     ):
         LeadingSpacing().times(1500, OURS)
     with pytest.raises(
-        ValueError, match="Leading has no 32 different times 33 apart among 1000; use at most 31 sampler"
+        ValueError, match="LeadingSpacing has no 32 different times 33 apart among 1000; use at most 31 sampler"
     ):
         LeadingSpacing(stride=33).times(32, OURS)
 

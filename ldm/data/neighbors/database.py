@@ -129,9 +129,9 @@ class NeighborDatabase:
         names = []
         for row in rows:
             number = int(np.searchsorted(self._starts, row, side="right")) - 1
-            shard = self.shards[number]
-            keys = held.setdefault(number, shard.keys) if number not in held else held[number]
-            names.append((shard.shard, keys[row - int(self._starts[number])]))
+            if number not in held:
+                held[number] = self.shards[number].keys
+            names.append((self.shards[number].shard, held[number][row - int(self._starts[number])]))
         return names
 
     def nearest(self, queries: NDArray[np.float32], k: int, own: NDArray[np.int64] | None = None) -> Neighbors:
