@@ -15,7 +15,7 @@ Fields: TypeAlias = dict[str, Tensor | list[Any]]
 """Name -> one value for each of B images: a tensor `(B, ...)`, or a list of length B.
 
 image         `(B, 3, H, W)` in [-1, 1]
-moments       what an encoder gave, in the place of images, `(B, M, H/f, W/f)`: with a KL regulariser mean and log-variance of
+moments       what an encoder gave, in place of images, `(B, M, H/f, W/f)`: with a KL regulariser mean and log-variance of
               the raw latent's posterior, M = 2C; else the raw latent itself, M = C
 caption       list of texts
 label         number of a class, `(B,)` int64

@@ -182,8 +182,8 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,), *, usable: Sequ
     Args:
         path: The file itself, a folder of diffusers, or a folder (a run, a sweep) to search.
         names: File names of finished models; the first name is preferred that is found in the folder.
-        usable: Kinds of models of which a checkpoint of an unfinished training serves, too; the error names one. None: those of
-            the names.
+        usable: Kinds of models whose checkpoints of an unfinished training serve, too; the error names one. None: the kinds that
+            belong to the names.
 
     Returns:
         The file; in a folder, the newest one with that name.
@@ -318,7 +318,7 @@ def _where_a_model_is(part: Path, model: nn.Module) -> str:
 
 
 def _checkpoints_beside(path: Path) -> list[Path]:
-    """Return what could be meant in the place of a path where there is nothing: files like it, or runs beside it."""
+    """Return what could be meant in place of a path where there is nothing: files like it, or runs beside it."""
     if path.suffix in (".ckpt", ".safetensors"):
         return list(path.parent.glob(f"*{path.suffix}"))
     return [file.parent for file in path.parent.glob("*/config.yaml")]

@@ -171,7 +171,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """Return the number of pixels of which heights and widths of images are multiples."""
+        """Return the number of pixels by which heights and widths of images must be divisible."""
         backbone = self.denoiser.backbone
         assert isinstance(backbone, Backbone)
         return self.autoencoder.downsampling_factor * backbone.downsampling_factor
@@ -207,7 +207,7 @@ class LatentDiffusion(nn.Module):
     ) -> Tensor:
         """Return images `(N, 3, H, W)` in [-1, 1], on the CPU.
 
-        Image i depends on row i of the fields and on seeds[i] alone (and their likes in the other options), not on the batch
+        Image i depends only on row i of the fields, on seeds[i] and on the i-th value of the other options, not on the batch
         that it is made in. On a CPU that holds up to the rounding of fp32, and the same call gives the same bits again. On a
         GPU neither is promised: other kernels are chosen for other batch sizes, and some add in an order that changes from
         call to call, so that images differ by rounding, and by more where many steps or low precision let it grow. TF32,

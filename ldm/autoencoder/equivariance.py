@@ -22,7 +22,7 @@ LEAST_COMPARED = 16
 
 
 class View(NamedTuple):
-    """Images and the raw latents of which they are to be made.
+    """Images and the raw latents that are to be decoded to them.
 
     Attributes:
         image: Images `(B, 3, f h, f w)` in [-1, 1].
@@ -46,7 +46,7 @@ class Equivariance(ABC):
 
     @abstractmethod
     def instead(self, image: Tensor, raw: Tensor) -> View | None:
-        """Return what is trained on in the place of images and their raw latents; None: they are themselves.
+        """Return what is trained on in place of images and their raw latents; None: they are themselves.
 
         It draws from torch's generator of the CPU.
 

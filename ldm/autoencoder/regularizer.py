@@ -90,7 +90,7 @@ class Regularizer(nn.Module, ABC, Generic[AnyEncoding]):
 
     @abstractmethod
     def project(self, raw: Tensor, encoding: AnyEncoding | None = None) -> Tensor:
-        """Return what the decoder takes in the place of raw latents; differentiable.
+        """Return what the decoder takes in place of raw latents; differentiable.
 
         Args:
             raw: Raw latents, `(B, C, h, w)`, of an encoder or of a diffusion model.

@@ -194,7 +194,7 @@ class VQRegularizer(Regularizer[CodedPoint]):
         return encoding.indices
 
     def _snapped(self, raw: Tensor, indices: Tensor) -> Tensor:
-        """Return the codes of indices `(B, h, w)` in the place of raw latents `(B, C, h, w)`, whose gradients pass through."""
+        """Return the codes of indices `(B, h, w)` in place of raw latents `(B, C, h, w)`, whose gradients pass through."""
         raw = raw.float()
         return raw + (self._codes_at(indices) - raw).detach()
 

@@ -1,4 +1,4 @@
-"""Counting optimiser steps, of which each may have several batches."""
+"""Counting optimiser steps; each step may have several batches."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class CaptionClassifier(NoisyClassifier):
         size: See `NoisyClassifier`.
 
     References:
-        Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233, with words in the place of classes.
+        Dhariwal & Nichol, 2021, section 4, arXiv:2105.05233, with words in place of classes.
     """
 
     inputs = Vocabulary.inputs

@@ -19,7 +19,7 @@ from ldm.options.rule import Whole, check
 
 
 class Labels(Reader):
-    """The classes of images, of which nothing has to be learned before training.
+    """The classes of images; nothing about them has to be learned before training.
 
     Args:
         num_classes: Number of classes; labels are 0, 1, ..., num_classes - 1.

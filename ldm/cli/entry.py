@@ -82,7 +82,7 @@ def program(
             if check is not None:
                 check(line)
             config = check_options(name, line)
-            if line.is_sweep:  # of which no job has to fail to see it
+            if line.is_sweep:  # said before any job of it fails
                 _check_missing(config, missing or {}, unneeded)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -97,7 +97,7 @@ def program(
 
 
 def show(text: str) -> None:
-    """Print a text, of which a reader like `head` may take no more than the beginning."""
+    """Print a text; a reader like `head` may take no more than its beginning."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

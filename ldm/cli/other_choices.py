@@ -71,7 +71,7 @@ def other_choice(override: Override, base: DictConfig, name: str, typed_choices:
 
 @dataclass(frozen=True)
 class _Group:
-    """A group of a program, of which another choice could be made.
+    """A group of a program from which another choice could be made.
 
     Args:
         name: Its name, with the node that it fills where that is another one: "sampler", "guidance@a.b".

@@ -1,9 +1,9 @@
 """Agreement of a run with an expected curve, within the spread of seeds.
 
 The rule. At step k, n runs that differ in nothing but their seeds have measured m(k) on average. Their variance is estimated
-from five measured steps around it, each with its own mean, together (pooled): s(k)^2. Of what falls and stays positive, like a
-loss, the variance is that of the values divided by the mean of their step, since its spread falls with it. It needs four degrees
-of freedom, of which a step has n - 1; where there are fewer, nothing is decided. A further run lies within the spread at step k
+from five measured steps around it, each with its own mean, together (pooled): s(k)^2. For what falls and stays positive, like
+a loss, values are first divided by the mean of their step, since the spread falls with the mean. The estimate needs four degrees
+of freedom, and each step gives n - 1; where there are fewer, nothing is decided. A further run lies within the spread at step k
 if
 
     |y(k) - m(k)| <= f(n) s(k) sqrt(1 + 1/n),
@@ -36,7 +36,7 @@ POOLED = 5
 """Measured steps from which the spread at one of them is estimated: as many before as after it, where there are."""
 
 FREEDOM = 4
-"""The least number of degrees of freedom of which a spread is estimated."""
+"""The least number of degrees of freedom from which a spread is estimated."""
 
 LEAST = 0.02
 """The share of the mean by which a run may always differ from it, before that is widened for the number of seeds."""

@@ -83,7 +83,7 @@ class MetricPanel:
         mean: The expected mean; empty where nothing is expected.
         band: Step -> what is expected there; empty where the spread of seeds is not known.
         styles: Name of a run -> how it is drawn, in this panel as in all.
-        ends: Name of a run -> which of its values are those of its end.
+        ends: Name of a run -> its values at the end of training.
     """
 
     stage: str

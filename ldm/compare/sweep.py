@@ -35,7 +35,7 @@ def sweep_report(folders: Sequence[Path], metric: str | None, direction: str | N
     """Return the table of a sweep's runs and the command that compares them; None of less than two runs.
 
     Args:
-        folders: The run folders; those of which nothing can be read are left out.
+        folders: The run folders; those that cannot be read are left out.
         metric: The score that the sweep optimises, which is shown alone. None: all scores of the last stage.
         direction: "minimize" or "maximize", after which runs are sorted, the best first; None: they stay in their order.
     """

@@ -19,7 +19,7 @@ class Reader(nn.Module, ABC):
 
     Attributes:
         inputs: Names of the fields that it reads.
-        learns_from: Names of the fields of which `prepare` reads samples; empty where it learns nothing.
+        learns_from: Names of the fields that `prepare` reads from samples; empty where it learns nothing.
         ranges: The values that fields can have, where not all of their type can be told.
     """
 
@@ -103,7 +103,7 @@ class SingleConditioner(Conditioner):
 
     knows_null: bool = False
     place: Tensor
-    """An empty buffer; its device is that of the condition."""
+    """An empty buffer on the device of the condition."""
 
     def __init__(self, *, drop_rate: float) -> None:
         check("conditioner.drop_rate", drop_rate, FRACTION)

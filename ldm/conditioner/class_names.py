@@ -28,7 +28,7 @@ class ClassNames(nn.Module):
         exact: There must be a name for each class; false: for some of the first ones is enough.
 
     Attributes:
-        names: The names, of which some may be empty, and some alike.
+        names: The names; some may be empty, and some alike.
 
     Raises:
         ValueError: Where names are no texts, or are not as many as the classes.

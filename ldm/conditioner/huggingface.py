@@ -24,7 +24,7 @@ from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.tokens import encode_texts, load_tokenizer, overflow, padded_tokenizer
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
-"""Model types of which only a part encodes text; all others are loaded by AutoModel."""
+"""Types of models with a part that encodes text -> the class of that part; all others are loaded by AutoModel."""
 
 WORDLESS = "<unknown>"
 """The only token of a tokenizer without words."""

@@ -23,7 +23,7 @@ class ImageConditioner(SingleConditioner):
     Args:
         name: Name of the vision network on the hub, or a local folder; None: `encoder` is it, or samples have an
             `image_embedding`.
-        encoder: An extractor that embeds the whole image, in the place of a named network; None: there is none.
+        encoder: An extractor that embeds the whole image, in place of a named network; None: there is none.
         embedding_width: Width of what the network gives.
         width: Width of the tokens; None: it is a vector.
         vector_width: Width of the vector, that of one embedding; None: it is tokens. Give this or `width`.

@@ -35,7 +35,7 @@ class LearnedWords:
         return [pattern.sub(lambda found: tokens[found[0].lower()], text) for text in texts]
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """Return texts with the words in the place of their tokens."""
+        """Return texts with the words in place of their tokens."""
         found = list(texts)
         for word, tokens in self._tokens.items():
             found = [text.replace(tokens, word) for text in found]

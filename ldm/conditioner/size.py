@@ -22,7 +22,7 @@ class SizeConditioner(SingleConditioner):
     sampling it is told of images of the asked size, not cropped. Fields without `geometry` are such images of `size`.
 
     Args:
-        size: Size of images of which nothing is known, in pixels: one number, or height and width.
+        size: Size of images about which nothing is known, in pixels: one number, or height and width.
         number_width: Features of each number, an even number.
         vector_width: Width of the vector, which is 6 x number_width.
         drop_rate: Fraction of the training images whose size is dropped, in [0, 1]; the vector is then zero.

@@ -61,7 +61,7 @@ class DataModule(pl.LightningDataModule, ABC):
         seed: The seed of everything that is random.
         buckets: None: all images have one size; else {multiple: 64, max_ratio: 2.0}: images keep about their aspect ratio, in
             training and in validation, and each batch is of one shape; see `Buckets`.
-        moments: What the moments in .npy files are, which training and validation read in the place of images; None: there
+        moments: What the moments in .npy files are, which training and validation read in place of images; None: there
             are none.
     """
 

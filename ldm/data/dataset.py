@@ -291,7 +291,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def finish(batch: Batch, device: torch.device | str = "cpu") -> Batch:
-    """Return a batch with images `(B, 3, H, W)` in [-1, 1] in the place of levels, made where they are used."""
+    """Return a batch with images `(B, 3, H, W)` in [-1, 1] in place of levels, made where they are used."""
     if "image" not in batch.fields:
         return batch
     levels = tensor_field(batch.fields, "image").to(device, non_blocking=True)

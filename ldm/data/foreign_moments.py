@@ -31,7 +31,7 @@ def undeclared() -> dict[str, str]:
 
 
 def is_undeclared(encoding: Mapping[str, str]) -> bool:
-    """Return whether latents are arrays, of which the data set itself says nothing more."""
+    """Return whether latents are arrays about which the data set itself says nothing more."""
     return ARRAY_FACT in encoding
 
 
@@ -41,7 +41,7 @@ class ForeignMoments:
 
     A file holds mean and log-variance of the posterior of one image, in this order along the channels: `(2C, h, w)` or
     `(1, 2C, h, w)` in floating point. The posterior is that of the raw latent, before any scale. Which network made it is not
-    known, so that nothing can compare it with an autoencoder: the declaration stands in the place of that check.
+    known, so that nothing can compare it with an autoencoder: the declaration stands in place of that check.
 
     Args:
         channels: Channels C of the raw latent.
@@ -70,7 +70,7 @@ class ForeignMoments:
         check("data.moments.normalized", self.normalized, FLAG)
 
     def encoding(self, size: Size) -> dict[str, str]:
-        """Return the facts that stand in the place of an encoding, for moments of images of a size."""
+        """Return the facts that stand in place of an encoding, for moments of images of a size."""
         return {
             **undeclared(),
             "channels": str(self.channels),

@@ -1,4 +1,4 @@
-"""Shards read from front to back without an index: endless, for data of which nothing is known beforehand."""
+"""Shards read from front to back without an index: endless, for data about which nothing is known beforehand."""
 
 from __future__ import annotations
 

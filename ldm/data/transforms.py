@@ -273,7 +273,7 @@ class Frame(NamedTuple):
         return left * x, top * y, min(self.picture[0], right * x), min(self.picture[1], bottom * y)
 
     def touched(self) -> tuple[slice, slice]:
-        """Return the rows and columns of the picture of which something is shown."""
+        """Return the rows and columns of the picture that are shown at least in part."""
         left, top, right, bottom = self.part()
         return slice(math.floor(top), math.ceil(bottom)), slice(math.floor(left), math.ceil(right))
 

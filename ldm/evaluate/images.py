@@ -209,7 +209,7 @@ class ShardImages(RealImages):
 
 
 class DatasetImages(RealImages):
-    """The images of a data module, as validation sees them; in the place of a broken one stands another.
+    """The images of a data module, as validation sees them; in place of a broken one stands another.
 
     Args:
         samples: The samples.

@@ -91,7 +91,7 @@ class FoundImages(MeasuredImages):
 
 
 class SampledImages(MeasuredImages):
-    """Images that a model makes, of which files are kept.
+    """Images that a model makes and that are kept as files.
 
     Args:
         model: The model.
@@ -131,7 +131,7 @@ class SampledImages(MeasuredImages):
         return ""
 
     def make(self, part: Sequence[int]) -> None:
-        """Make batches anew of which an image is missing, whole, since rounding depends on the batch."""
+        """Make each batch that lacks an image anew as a whole, since rounding depends on the batch."""
         for numbers in of_one_size(part, self.size_of, self.batch_size):
             if self.is_ready(numbers):
                 continue
@@ -176,8 +176,8 @@ class SampledImages(MeasuredImages):
 class UnroundedImages(SampledImages):
     """Images that a model makes, measured as they come from it: their files have them rounded to 8 bits.
 
-    Those of one part are held in memory. They are made anew where they are measured again, by another metric say. The options
-    are those of SampledImages.
+    The images of one part are held in memory. They are made anew where they are measured again, for example by another metric.
+    The options are those of `SampledImages`.
     """
 
     def __init__(self, *parts: Any, **options: Any) -> None:
@@ -185,7 +185,7 @@ class UnroundedImages(SampledImages):
         self._held: dict[int, Tensor] = {}
 
     def make(self, part: Sequence[int]) -> None:
-        """Make all images of a part anew, and hold them in the place of those of another part."""
+        """Make all images of a part anew, and hold them in place of those of another part."""
         self._held = {}
         super().make(part)
 

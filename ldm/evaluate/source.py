@@ -71,7 +71,7 @@ def computed_options(fields: Iterable[str], options: Mapping[str, Any]) -> dict[
 
 
 def _shards(size: Size | None) -> dict[str, Any]:
-    """Return the options of shards of which nothing else is known."""
+    """Return the options of shards about which nothing else is known."""
     node: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / "shards.yaml"))
     fixed = {
         **dict.fromkeys(("train", "val", "degradation", "mask", "val_images")),

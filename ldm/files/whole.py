@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in the place of somebody else's."""
+"""Files that appear whole or not at all, and never in place of somebody else's."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class InitImages:
     Args:
         path: An image file, or a folder of them.
         size: The size at which they are read: resized until they just cover it, and cut at the centre. None: each at its own
-            size, of which only so much is cut away that a model can divide it.
+            size, cut just as far as a model needs to divide it.
         mode: The mode that begins with them, for errors.
 
     Raises:
@@ -59,7 +59,7 @@ class InitImages:
 
         Args:
             file: The file.
-            multiple: The number of pixels of which its own height and width are rounded down to a multiple.
+            multiple: Its own height and width are rounded down to multiples of this number of pixels.
         """
         if self.wanted is not None:
             return self.wanted

@@ -61,7 +61,7 @@ def input_size(inputs: Mapping[str, Any], multiple: int) -> Size | None:
 
     Args:
         inputs: Option -> source.
-        multiple: The number of pixels of which height and width are rounded down to a multiple.
+        multiple: Height and width are rounded down to multiples of this number of pixels.
 
     Raises:
         ValueError: Where they ask for different sizes.

@@ -86,7 +86,7 @@ def open_mask(path: str) -> Image.Image:
 
 
 def read_size(path: str) -> Size:
-    """Return height and width of a picture file as it is seen, upright, of which no more than the header is decoded.
+    """Return height and width of a picture file as it is seen: upright. Only the header is decoded.
 
     Raises:
         ValueError: Where it cannot be read as an image.
@@ -97,7 +97,7 @@ def read_size(path: str) -> Size:
 
 
 def read_map_header(path: str) -> Header:
-    """Return the size of a picture file as it is stored, of which no more than the header is read.
+    """Return the size of a picture file as it is stored. Only the header is decoded.
 
     Raises:
         ValueError: Where it cannot be read as an image.

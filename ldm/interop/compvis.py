@@ -60,7 +60,7 @@ def is_checkpoint(names: Mapping[str, Any]) -> bool:
 
 
 def with_averages(tensors: Mapping[str, Tensor], *, averaged: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors in which the averaged weights (EMA) stand in the place of those they are averages of.
+    """Return tensors in which the averaged weights (EMA) stand in place of those they are averages of.
 
     Args:
         tensors: All tensors of a checkpoint.

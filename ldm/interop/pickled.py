@@ -1,4 +1,4 @@
-"""Weights in files of torch, of which nothing is executed, also where old programs have pickled objects beside them."""
+"""Weights in files of torch, read without executing anything, even where old programs have pickled objects beside them."""
 
 from __future__ import annotations
 

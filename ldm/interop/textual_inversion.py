@@ -1,4 +1,4 @@
-"""Textual inversion: words that others have learned, each as vectors that a text encoder takes in the place of its tokens."""
+"""Textual inversion: words that others have learned, each as vectors that a text encoder takes in place of its tokens."""
 
 from __future__ import annotations
 

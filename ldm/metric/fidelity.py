@@ -42,7 +42,7 @@ class InpaintingFidelity(PerImageMetric):
         super().__init__(["hole_psnr", "mean_color_psnr"])
 
     def measure(self, images: Tensor, fields: Fields) -> Mapping[str, Tensor]:
-        """Return both ratios of images of which something was masked; see `PerImageMetric.measure`."""
+        """Return both ratios of the images that were masked somewhere; see `PerImageMetric.measure`."""
         images = float64(images)
         truth, mask = (tensor_field(fields, name).to(images) for name in self.inputs)
         some = mask.flatten(1).any(1)

@@ -117,7 +117,7 @@ class CMMD(FeatureMetric):
 
     @property
     def least_images(self) -> int:
-        """Return two, of which it can be seen whether they are the same."""
+        """Return two: one image alone cannot show whether all are the same."""
         return 2
 
     def measure(self, generated: Tensor, reference: Reference | None) -> dict[str, float]:

@@ -12,7 +12,7 @@ from ldm.metric.base import Metric
 
 
 class PerImageMetric(Metric):
-    """The base class of metrics that give a number of each image, of which the mean counts; they need no set of real images.
+    """The base class of metrics that are the mean of a number for each image; they need no set of real images.
 
     Args:
         names: Names of the numbers.

@@ -26,7 +26,7 @@ class ShapeTruth(Protocol):
         """Return how much of each pixel each icon covers, an array `(h, w)` in [0, 1] of the box around it.
 
         Args:
-            side: Height and width in pixels of the square in which each is drawn, of which the box is a part.
+            side: Height and width in pixels of the square in which each is drawn; the box is a part of it.
         """
 
 

@@ -59,7 +59,7 @@ def structural_similarity(images: Tensor, truth: Tensor) -> Tensor:
 
 
 def _windows(side: int) -> Tensor:
-    """Return a matrix `(side - 10, side)` of which each row has the weights of a window, along one side of an image."""
+    """Return a matrix `(side - 10, side)` whose rows are the weights of windows along one side of an image."""
     place = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     weights = (-place.square() / (2 * DEVIATION**2)).exp()
     rows = torch.zeros(side - WINDOW + 1, side, dtype=torch.float64)

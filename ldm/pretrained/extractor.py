@@ -14,7 +14,7 @@ class Extractor(nn.Module, ABC):
     """A frozen network that turns an image into a vector of features.
 
     Attributes:
-        name: Name of the network, like "efficientnet", of which names of scores are made: "frechet_efficientnet".
+        name: Name of the network, like "efficientnet", which is a part of the names of scores: "frechet_efficientnet".
         signature: A name for network, weights and preprocessing together: extractors with the same one give the same features.
         num_features: Length of the vector.
         statistics_names: Names of the mean and of the covariance of its features in .npz files of others.

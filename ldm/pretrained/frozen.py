@@ -32,7 +32,7 @@ class FrozenNetwork(nn.Module, ABC):
     Attributes:
         kind: What kind of network it is, for messages: "a depth network".
         auto: The class of transformers that builds a network of this kind by its config.
-        classes: Model type -> the class that builds it in the place of `auto`.
+        classes: Model type -> the class that builds it in place of `auto`.
     """
 
     kind: ClassVar[str]

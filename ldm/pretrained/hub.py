@@ -17,9 +17,8 @@ def local_files_only(name: str) -> bool:
     """Return whether a model is to be looked for on this machine alone, since no connection to the hub can be made.
 
     The hub's library, asked for a model that is not in its cache, tries to connect again and again for half a minute and more,
-    before it says the same. A hub that is slow to answer is asked, and one whose certificate is not trusted, of which the library
-    tells. `HF_HUB_ETAG_TIMEOUT` is how long a connection may take, in
-    seconds.
+    before it says the same. A hub that is slow to answer is asked; so is one whose certificate is not trusted, since the library
+    says so itself. `HF_HUB_ETAG_TIMEOUT` is how long a connection may take, in seconds.
 
     Args:
         name: Name of the model on the hub, or a local folder, for which nothing is asked.

@@ -14,7 +14,7 @@ from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.tokenizer_files import ADVICE, bare_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
-"""Files of tokenizers, one of which a folder with a text model has."""
+"""Files of tokenizers; a folder with a text model has at least one of them."""
 
 SAME: Mapping[str, Sequence[str]] = {
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("openai/clip-vit-large-patch14",),

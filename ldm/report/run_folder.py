@@ -47,7 +47,7 @@ class StageFiles:
 
     @property
     def step(self) -> int:
-        """The last step of which something was logged; 0 for none."""
+        """The last step for which something was logged; 0 for none."""
         return max((points[-1][0] for points in self.curves.values()), default=0)
 
     @property

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 HIDDEN = "(hidden)"
-"""The text in the place of a secret."""
+"""The text in place of a secret."""
 
 _NAME = re.compile(
     r"(?:^|[._-])(?:api[_-]?key|access[_-]?key(?:[_-]id)?|auth|token|secret|password|passwd|credentials?)$",

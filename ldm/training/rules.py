@@ -73,7 +73,7 @@ class Words(Rule):
 
 
 class Devices(Rule):
-    """Numbers of devices, or lists of which, as Lightning takes them."""
+    """Numbers of devices, or lists of their indices, as Lightning takes them."""
 
     def allows(self, value: Any) -> bool:
         """Return whether a value is one of the set."""

@@ -207,7 +207,7 @@ def _misfit(ours: Tensor, found: Tensor, is_frozen: bool) -> str | None:
 
 
 def _is_extended(name: str, ours: Tensor, found: Tensor, model: nn.Module) -> bool:
-    """Return whether a tensor is that of a U-Net's first layer which gets more maps beside x_t than before."""
+    """Return whether a tensor belongs to the first layer of a U-Net that gets more maps beside x_t than before."""
     place, _, layer = name.rpartition(".conv_in.")
     unet = dict(model.named_modules()).get(place) if layer == "weight" else None
     if not isinstance(unet, UNet) or found.ndim != 4:

@@ -93,7 +93,7 @@ class SegmentationReader(MapReader):
 
 
 class DepthReader(MapReader):
-    """Reads a depth map from the .depth.png: gray of 8 or 16 bits, of which black becomes -1 and white 1."""
+    """Reads a depth map from the .depth.png: gray of 8 or 16 bits; black becomes -1 and white 1."""
 
     name = "depth"
     endings = ("depth.png",)

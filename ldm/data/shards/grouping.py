@@ -2,8 +2,8 @@
 
 A file's key is its name up to the last dot of the last part of its path, its ending is what follows, in any case. Files that
 share a key belong together. An image with a .txt or .json of its own is a sample; so is a cached latent, or an array of
-moments, in the place of an image. Files without such a pair whose key goes on from the key of an image are extras of that
-image: `a.seg.png` beside `a.png`. Those extras of which a field can be read are parts of the sample, and an image with one of
+moments, in place of an image. Files without such a pair whose key goes on from the key of an image are extras of that
+image: `a.seg.png` beside `a.png`. Those extras from which a field can be read are parts of the sample, and an image with one of
 them needs no caption to be a sample. Every other image is alone: a sample where nothing but the image is needed, and else an
 image without a caption. But a file that is named as a part, `a.seg.png`, is never a sample alone: its image is missing. Every
 other key has no image. Of several files of one name the last one counts, as it does when a tar is unpacked.

@@ -167,7 +167,7 @@ class SceneRenderer:
 
         Args:
             icon: The name of the icon.
-            side: Height and width in pixels of the square in which it is drawn, of which the box is a part.
+            side: Height and width in pixels of the square in which it is drawn; the box is a part of it.
         """
         levels = np.asarray(self._mask(icon, side))
         y, x = np.nonzero(levels >= 128)

@@ -30,7 +30,7 @@ class Input(ABC):
 
     @abstractmethod
     def with_numbers(self, source: Any, number: Callable[[str], int]) -> Any:
-        """Return a source with numbers of classes in the place of their names.
+        """Return a source with numbers of classes in place of their names.
 
         Args:
             source: What `sources` gave.

@@ -20,7 +20,7 @@ from ldm.options.rule import Whole
 LAYOUT = "[{label: 3, box: [0.1, 0.2, 0.5, 0.9]}]"
 CORNERS = "with corners in fractions of the width and the height of the image, 0 to 1"
 NAME = "name"
-"""The key of an object in a layout that holds the name of its class, in the place of "label"."""
+"""The key of an object in a layout that holds the name of its class, in place of "label"."""
 
 LAYOUT_FILES = "a .json file with one layout, or a .jsonl file with one a line"
 

@@ -69,7 +69,7 @@ class PictureInput(FileInput):
 
 
 class LowResolutionInput(FileInput):
-    """A picture of which larger ones are made, or a folder of them."""
+    """A picture that is enlarged, or a folder of such pictures."""
 
     field = "low_resolution"
 

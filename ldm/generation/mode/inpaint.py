@@ -1,4 +1,4 @@
-"""Images of which a part is made anew."""
+"""Inpainting: a part of an image is made anew."""
 
 from __future__ import annotations
 

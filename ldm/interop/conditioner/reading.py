@@ -130,7 +130,7 @@ def read_own_conditioner(node: dict[str, Any], components: Mapping[str, Path], *
 
 
 def read_label(table: Tensor, node: Mapping[str, Any], name: str) -> Part:
-    """Read the embedding of classes, of which the last one says nothing, unless there are as many as `node` has classes.
+    """Read the embedding of classes. Its last row says nothing, unless it has just as many rows as `node` has classes.
 
     Args:
         table: A row for each class.
@@ -159,7 +159,7 @@ def label_table(weights: Mapping[str, Tensor]) -> Tensor:
 def _with_state(
     node: dict[str, Any], weights: Mapping[str, Tensor], used: set[str], dropped: Mapping[str, str]
 ) -> Part:
-    """Return a part whose other weights, like names of classes, are those of a new conditioner.
+    """Return a part that takes its other weights, like names of classes, from a new conditioner.
 
     Raises:
         ValueError: If a new conditioner has weights beside these, which nothing says.

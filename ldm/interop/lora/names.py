@@ -52,7 +52,7 @@ class LoRAName(NamedTuple):
 
     Attributes:
         network: The network that is changed.
-        layer: The layer, as diffusers or transformers call it, with "_" in the place of each dot.
+        layer: The layer, as diffusers or transformers call it, with "_" in place of each dot.
         part: The part of the change.
         dotted: The same with dots, where the file has them.
     """

@@ -31,7 +31,7 @@ class LayerPlace(NamedTuple):
 
     Attributes:
         network: The network, as `names` calls it.
-        layer: The layer, with "_" in the place of each dot.
+        layer: The layer, with "_" in place of each dot.
     """
 
     network: str
