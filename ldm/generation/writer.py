@@ -7,17 +7,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.files.picture import grid, to_picture, to_tensor
+from ldm.files.picture import grid, stack_padded, to_picture, to_tensor
 from ldm.generation.folder import GRID, SampleFolder
 from ldm.generation.request import SampleRequest
 from ldm.pretrained.precision import without_tf32
@@ -71,7 +68,8 @@ def generate(
             bar.update(len(chunk))
         _barrier(world)
         if rank == 0:
-            grid(_read([folder.path / request.file for request in requests[:GRID_IMAGES]])).save(folder.path / GRID)
+            written = [to_tensor(Image.open(folder.path / request.file)) for request in requests[:GRID_IMAGES]]
+            grid(stack_padded(written, (1, 1))).save(folder.path / GRID)
     if own_group:
         dist.destroy_process_group()
 
@@ -98,19 +96,6 @@ def _line(record: dict[str, Any]) -> str:
         return json.dumps(record, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"an option has a value that is no finite number: {record}") from error
-
-
-def _read(files: Sequence[Path]) -> Tensor:
-    """Return images `(N, 3, H, W)` in [-1, 1], as large as the largest, the others in the middle of white."""
-    images = [to_tensor(Image.open(file)) for file in files]
-    height, width = (max(image.shape[place] for image in images) for place in (1, 2))
-    return torch.stack([_padded(image, height - image.shape[1], width - image.shape[2]) for image in images])
-
-
-def _padded(image: Tensor, rows: int, columns: int) -> Tensor:
-    """Return an image `(3, H, W)` with as many white rows and columns around it, `(3, H + rows, W + columns)`."""
-    left, top = columns // 2, rows // 2
-    return F.pad(image, (left, columns - left, top, rows - top), value=1.0)
 
 
 def _barrier(world: int) -> None:

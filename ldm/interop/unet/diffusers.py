@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ldm.interop.translation import Stem, Translation, stem
+from ldm.interop.translation import Stem, Translation, stems_inside
 from ldm.interop.unet.names import StagePlace, UNetNames, empty_unet
 from ldm.nn.attention import MapAttention
 
@@ -75,8 +75,7 @@ class DiffusersUNetNames(UNetNames):
 
     def self_attention(self, attention: MapAttention, ours: str, theirs: str) -> Iterator[Stem]:
         """See `UNetNames.self_attention`."""
-        for own, other in ATTENTION.items():
-            yield stem(f"{ours}.{own}", f"{theirs}.{other}")
+        return stems_inside(ATTENTION, ours, theirs)
 
 
 def is_unet(names: Collection[str]) -> bool:
