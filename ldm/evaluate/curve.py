@@ -28,27 +28,27 @@ LEAST_RANGE = 0.1
 
 
 def step_of(ckpt: str) -> int | None:
-    """Return the step of a checkpoint, which its name tells; None where it does not."""
+    """Return the step of a checkpoint, which its name has; None where it has none."""
     found = STEP.search(Path(ckpt).name)
     return int(found.group(1)) if found else None
 
 
 def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Write the scores of checkpoints over their steps, or over their places where names tell no steps.
+    """Write the scores of checkpoints over their steps, or over their places where names have no steps.
 
     Args:
         folder: The folder.
         results: The results of each checkpoint.
     """
     steps = [step_of(result["of"]) for result in results]
-    told = None not in steps
-    places = [step or 0 for step in steps] if told else range(len(results))
+    have_steps = None not in steps
+    places = [step or 0 for step in steps] if have_steps else range(len(results))
     rows = sorted(zip(places, results, strict=True), key=lambda row: row[0])
-    lines = _lines(rows) if told else {"": rows}
+    lines = _lines(rows) if have_steps else {"": rows}
     names = list(dict.fromkeys(name for result in results for name in result["scores"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step" if told else "place", "checkpoint", "images", *names])
+    writer.writerow(["step" if have_steps else "place", "checkpoint", "images", *names])
     for place, result in rows:
         writer.writerow([place, result["of"], result["count"], *(result["scores"].get(name) for name in names)])
     write_whole(folder / CURVE, text.getvalue())
@@ -64,7 +64,7 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
         if len(lines) > 1:
             axes.legend(fontsize="small")
         axes.set_title(name)
-        axes.set_xlabel("step" if told else "place of the checkpoint")
+        axes.set_xlabel("step" if have_steps else "place of the checkpoint")
         axes.grid(alpha=0.3)
         _limit(axes, [value for value in values if value is not None])
     with written_whole(folder / PICTURE) as draft:

@@ -134,9 +134,9 @@ class FolderImages(RealImages):
 
     def content_of(self, numbers: Sequence[int]) -> str:
         """See `RealImages.content_of`."""
-        told = [(Path(self.files[number]).name, *self._known_by[number]) for number in numbers]
+        known = [(Path(self.files[number]).name, *self._known_by[number]) for number in numbers]
         size = "as they are" if self.size is None else tuple(self.size)
-        return f"{hashlib.sha256(repr(told).encode()).hexdigest()[:16]} {size}"
+        return f"{hashlib.sha256(repr(known).encode()).hexdigest()[:16]} {size}"
 
     def size_of(self, number: int) -> Size:
         """See `RealImages.size_of`; [0,0] of what is no image."""

@@ -55,7 +55,7 @@ class SampleRequest:
     to_inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def told(self) -> dict[str, Any]:
+    def all_inputs(self) -> dict[str, Any]:
         """Return option -> source of all inputs, `to_` before the options of those at the other end."""
         return {**self.inputs, **{f"to_{name}": source for name, source in self.to_inputs.items()}}
 
@@ -67,7 +67,7 @@ class SampleRequest:
     def record(self) -> dict[str, Any]:
         """Return the values that play a part, by their names."""
         alone = {name: value for name, value in vars(self).items() if name not in ("inputs", "to_inputs")}
-        return {**{name: value for name, value in alone.items() if value is not None}, **self.told}
+        return {**{name: value for name, value in alone.items() if value is not None}, **self.all_inputs}
 
 
 def numbered(prompts: Sequence[Prompt], n: int, seed: int, *, inits: Sequence[str] = ()) -> list[SampleRequest]:

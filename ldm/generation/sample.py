@@ -114,10 +114,10 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
     """
     _check(config)
     mode: Mode = build_literally(config.mode)
-    told = [name for name, value in config.inputs.items() if value is not None]
-    if told and not isinstance(mode, PromptMode):
+    given = [name for name, value in config.inputs.items() if value is not None]
+    if given and not isinstance(mode, PromptMode):
         raise ValueError(
-            f"{' and '.join(told)} would change nothing with mode={mode.name}; leave {'it' if len(told) == 1 else 'them'} out"
+            f"{' and '.join(given)} would change nothing with mode={mode.name}; leave {'it' if len(given) == 1 else 'them'} out"
         )
     requests = mode.requests(config.n, config.seed)
     _check_words(config, requests)
@@ -166,7 +166,7 @@ def _inputs(config: DictConfig, requests: Sequence[SampleRequest]) -> Iterator[t
     yield from (
         (option, source)
         for request in requests
-        for option, source in request.told.items()
+        for option, source in request.all_inputs.items()
         if INPUTS[option.removeprefix("to_")].reads_files
     )
 

@@ -140,8 +140,8 @@ class Translation:
                 wrong.append(f"{name} has the shape {tuple(theirs[name].shape)}, which does not give {shapes}")
             weights |= dict(zip(tie.ours, parts, strict=True))
         if missing or wrong:
-            told = ([f"missing: {listed(missing)}"] if missing else []) + ([listed(wrong, "; ")] if wrong else [])
-            raise ValueError(f"not the {self.layout} layout of this network: {'; '.join(told)}")
+            faults = ([f"missing: {listed(missing)}"] if missing else []) + ([listed(wrong, "; ")] if wrong else [])
+            raise ValueError(f"not the {self.layout} layout of this network: {'; '.join(faults)}")
         return Reading(weights, {prefix + tie.theirs for tie in self.ties})
 
     def write(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ class Extractor(nn.Module, ABC):
 
 
 class ClassifyingExtractor(Extractor):
-    """An extractor of whose features classes are told."""
+    """An extractor whose network also classifies the images, from the same features."""
 
     @abstractmethod
     def class_logits(self, features: Tensor) -> Tensor:

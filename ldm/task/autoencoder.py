@@ -148,8 +148,8 @@ class AutoencoderTask(Task):
             optimizer.step()
             optimizer.zero_grad()
         regularizer.after_batch(encoding, stepped=step_now)
-        told = {**parts._asdict(), "total": total, **more, **penalty.means, **regularizer.metrics_of(penalty.sums)}
-        self.log_dict({f"train/{name}": value.detach() for name, value in told.items()})
+        logged = {**parts._asdict(), "total": total, **more, **penalty.means, **regularizer.metrics_of(penalty.sums)}
+        self.log_dict({f"train/{name}": value.detach() for name, value in logged.items()})
         self.log("train/loss", total.detach(), prog_bar=True, logger=False)
         return shown, reconstruction
 

@@ -64,10 +64,14 @@ def sample_command(
     """
     packages = packages_of(model)
     with torch.device("meta"):
-        told: Conditioner = build_trusted(model["conditioner"], packages_of(resolved(run.config)))
+        conditioner: Conditioner = build_trusted(model["conditioner"], packages_of(resolved(run.config)))
     text = "a red heart on a white background" if "colors" in (run.config.data.get("source") or {}) else "..."
     examples = {**EXAMPLES, "caption": f'prompt="{text}"'}
     words = [command_name("sample"), f"ckpt={shlex.quote(str(ckpt))}"]
     words += [] if packages == ["ldm"] else [f"'packages=[{','.join(packages)}]'"]
-    words += [*options, *(option for name, option in examples.items() if name in {*told.inputs, *also}), "n=4 seed=0"]
+    words += [
+        *options,
+        *(option for name, option in examples.items() if name in {*conditioner.inputs, *also}),
+        "n=4 seed=0",
+    ]
     return " ".join(words)

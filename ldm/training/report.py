@@ -36,11 +36,11 @@ def report(run: Path, stages: Sequence[Stage[Task]], *, new: bool) -> None:
         for name, value in stage.read_results().items():
             table.add_row(stage.name, name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
     Console().print(table)
-    told = [f"{run}: {'finished' if new else 'all is done already'}", f"curves: {curves}"]
+    lines = [f"{run}: {'finished' if new else 'all is done already'}", f"curves: {curves}"]
     following = stages[-1].next_command()
     if (page := _write_page(run, following)) is not None:
-        told.append(f"report: {page}")
-    print("\n".join([*told, f"next: {following}"]))
+        lines.append(f"report: {page}")
+    print("\n".join([*lines, f"next: {following}"]))
 
 
 def _write_page(run: Path, following: str) -> Path | None:

@@ -49,8 +49,8 @@ class FolderName(Rule):
         )
 
 
-class Shares(Rule):
-    """Two numbers from 0 to below 1, as optimisers of Adam's kind have them."""
+class Betas(Rule):
+    """The two decay rates of the running averages of Adam and its like, each at least 0 and below 1."""
 
     def allows(self, value: Any) -> bool:
         """Return whether a value is one of the set."""
@@ -113,7 +113,7 @@ RULES: dict[str, Rule] = {
     "stage.*.statistics_batches": Optional(COUNT, "all"),
     "stage.*.freeze_encoder": FLAG,
     "stage.*.optimizer.lr": POSITIVE,
-    "stage.*.optimizer.betas": Shares(),
+    "stage.*.optimizer.betas": Betas(),
     "stage.*.optimizer.momentum": Real(0.0, 1.0, below=True),
     "stage.*.optimizer.weight_decay": NOT_NEGATIVE,
     "stage.*.optimizer.fused": FLAG,

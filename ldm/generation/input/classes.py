@@ -112,8 +112,8 @@ class LayoutInput(Input):
 
     def in_words(self, source: list[Any], class_name: Callable[[int], str]) -> str:
         """Return the names and boxes; see `Input.in_words`."""
-        told = [(entry.get(NAME, entry.get("label")), entry.get("box")) for entry in source]
-        return f"layout {', '.join(f'{LabelInput().in_words(one, class_name)} {box}' for one, box in told) or '[]'}"
+        boxes = [(entry.get(NAME, entry.get("label")), entry.get("box")) for entry in source]
+        return f"layout {', '.join(f'{LabelInput().in_words(one, class_name)} {box}' for one, box in boxes) or '[]'}"
 
     def size(self, source: list[Any]) -> None:
         """Return None; see `Input.size`."""

@@ -46,8 +46,8 @@ class Interpolate(PromptMode):
         if len(ends) != 1:
             raise ValueError(f"an interpolation goes to one other end; got {len(ends)}")
         if to_prompt is None and to_seed is None and not ends[0]:
-            told = "".join(f" or to_{name}=..." for name in prompts[0].inputs)
-            raise ValueError(f'an interpolation needs another end: give to_prompt="..." or to_seed=NUMBER{told}')
+            others = "".join(f" or to_{name}=..." for name in prompts[0].inputs)
+            raise ValueError(f'an interpolation needs another end: give to_prompt="..." or to_seed=NUMBER{others}')
         self.to_prompt = None if to_prompt is None else clean_text(to_prompt)
         self.to_seed = to_seed
         self.to_inputs = ends[0]

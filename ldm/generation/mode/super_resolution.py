@@ -61,15 +61,15 @@ class SuperResolution(PromptMode):
     ) -> None:
         check("noise_level", noise_level, FRACTION)
         rows = input_rows({OPTION: low_resolution})
-        told = [prompt._replace(inputs={**row, **prompt.inputs}) for row in rows for prompt in prompts]
-        super().__init__(told, size, any_size=True)
+        enlarged = [prompt._replace(inputs={**row, **prompt.inputs}) for row in rows for prompt in prompts]
+        super().__init__(enlarged, size, any_size=True)
         self.noise_level = noise_level
         if self.size is not None:
             raise ValueError(
                 "size would change nothing with mode=super_resolution: images become as many times as large as the model "
                 "was trained for; leave it out"
             )
-        if any(OPTION not in prompt.inputs for prompt in told):
+        if any(OPTION not in prompt.inputs for prompt in enlarged):
             raise ValueError("mode=super_resolution needs low_resolution=FILE")
 
     @property

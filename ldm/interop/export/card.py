@@ -49,10 +49,13 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
         autoencoder: Name of the folder of its autoencoder.
     """
     masked = model.conditioner.get("mask_padding", False)
-    told = [_condition(model.conditioner), *([_condition({"_target_": model.beside.target})] if model.beside else [])]
+    conditions = [
+        _condition(model.conditioner),
+        *([_condition({"_target_": model.beside.target})] if model.beside else []),
+    ]
     facts = [
         f"| images of training | {model.size} x {model.size} pixels |",
-        f"| told by | {' and '.join(told)} |",
+        f"| told by | {' and '.join(conditions)} |",
         f"| predicts | {PREDICTIONS[model.prediction][0]} |",
         f"| latents | {model.autoencoder.options['latent_channels']} channels, {model.autoencoder.factor} times smaller |",
     ]

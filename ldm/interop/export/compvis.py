@@ -40,7 +40,7 @@ class CompVisFormat(ExportFormat):
             )
         if model.backbone.get("pool_tokens"):
             raise ValueError("backbone.pool_tokens=true has no place in this layout; use format=diffusers")
-        told, target, key = _conditioner(model)
+        conditioner, target, key = _conditioner(model)
         autoencoder = model.autoencoder
         if target.endswith("CLIPEmbedder") and autoencoder.scale != CUSTOMARY_SCALE and not autoencoder.is_quantised:
             folded = fold(autoencoder.weights, autoencoder.options, keep=CUSTOMARY_SCALE)
@@ -48,7 +48,7 @@ class CompVisFormat(ExportFormat):
         tensors = {
             **_prefixed(UNET, unet_layout.translation(model.backbone, linear=model.linear).write(model.unet)),
             **_prefixed(FIRST_STAGE, _first_stage(autoencoder)),
-            **_prefixed(CONDITIONER, told),
+            **_prefixed(CONDITIONER, conditioner),
         }
         write_tensors(folder / f"{MODEL}.safetensors", tensors)
         write_whole(folder / f"{MODEL}.yaml", OmegaConf.to_yaml(_yaml(model, autoencoder, target, key)))

@@ -55,12 +55,12 @@ class LoRAFormat(ExportFormat):
             tensors[f"{stem}.lora_up.weight"] = change.up
             tensors[f"{stem}.alpha"] = change.down.new_tensor(alpha)
             rank = change.down.shape[0]
-        told = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
-        told["ss_network_alpha"] = f"{alpha}"
+        metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
+        metadata["ss_network_alpha"] = f"{alpha}"
         if version := VERSIONS.get(backbone["context_width"]):
-            told["ss_base_model_version"] = version
+            metadata["ss_base_model_version"] = version
         file = folder / LORA_FILE
-        write_tensors(file, tensors, told)
+        write_tensors(file, tensors, metadata)
         return (
             f"{file}: copy it to where a user interface has its LoRA files, or give it to diffusers: "
             f'pipeline.load_lora_weights("{folder}", weight_name="{LORA_FILE}")'

@@ -19,7 +19,7 @@ CLIP_LAYER = "encoder.encoder.layers.0.self_attn.q_proj.weight"
 """A tensor by which a conditioner with CLIP's text encoder is known."""
 
 TOKEN_LAYERS: Mapping[str, str] = {UNET: "attn2_to_k", TEXT: "self_attn_q_proj"}
-"""The ends of names of layers that read tokens, of which each version of Stable Diffusion has others; the first one counts."""
+"""Network -> the end of the name of a layer that reads tokens: the width of the first such layer says whose version it is."""
 
 
 def layers_of(node: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[LayerPlace, str]:

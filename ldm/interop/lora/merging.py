@@ -116,7 +116,7 @@ def _check_base(
 
 
 def _width(tensors: Mapping[LayerPlace, Tensor]) -> int | None:
-    """Return the channels of the tokens that layers read, whose weights or matrices A these are; None: it cannot be told."""
+    """Return the channels of the tokens that layers read, whose weights or matrices A these are; None: none is there."""
     for network, end in TOKEN_LAYERS.items():
         for place, tensor in tensors.items():
             if place.network == network and place.layer.endswith(end):

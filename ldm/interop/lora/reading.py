@@ -95,8 +95,8 @@ def read_lora(file: Path) -> LoRAFile:
         raise ValueError(
             f"{file} has {len(alone)} tensors of layers of which a matrix is missing: {listed(sorted(alone))}; copy it again"
         )
-    told = _peft_options(weights)
-    changes = {place: _change(weights, known, names[known[DOWN]], told) for place, known in parts.items()}
+    options = _peft_options(weights)
+    changes = {place: _change(weights, known, names[known[DOWN]], options) for place, known in parts.items()}
     return LoRAFile(file, changes, weights.metadata.get(BASE_VERSION))
 
 
@@ -120,7 +120,7 @@ def _check_kind(weights: Weights) -> None:
         )
 
 
-def _change(weights: Weights, known: Mapping[str, str], name: LoRAName, told: Mapping[str, Any]) -> LayerChange:
+def _change(weights: Weights, known: Mapping[str, str], name: LoRAName, options: Mapping[str, Any]) -> LayerChange:
     """Return the change of one layer, whose tensors are `known`."""
     down, up = weights.tensors[known[DOWN]], weights.tensors[known[UP]]
     if down.ndim < 2 or up.ndim < 2 or up.shape[1] != down.shape[0] or up.shape[2:].numel() != 1:
@@ -132,11 +132,11 @@ def _change(weights: Weights, known: Mapping[str, str], name: LoRAName, told: Ma
     if ALPHA in known:
         strength = _number(weights, known[ALPHA]) / rank
     else:
-        patterns: Mapping[str, Any] = told.get(f"{name.network}.alpha_pattern") or {}
+        patterns: Mapping[str, Any] = options.get(f"{name.network}.alpha_pattern") or {}
         single = (value for pattern, value in patterns.items() if _is_meant(pattern, name.dotted))
-        alpha = next(single, told.get(f"{name.network}.lora_alpha", rank))
+        alpha = next(single, options.get(f"{name.network}.lora_alpha", rank))
         check(f"{weights.file}: lora_alpha", alpha, Real())
-        strength = alpha / (math.sqrt(rank) if told.get(f"{name.network}.use_rslora") else rank)
+        strength = alpha / (math.sqrt(rank) if options.get(f"{name.network}.use_rslora") else rank)
     return LayerChange(known[DOWN], LowRank(down, up), strength)
 
 

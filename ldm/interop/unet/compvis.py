@@ -162,8 +162,8 @@ def _depth(shapes: Mapping[str, Size]) -> int:
             blocks.setdefault(match[1], set()).add(match[2])
     places = {len(found): place for place, found in blocks.items()}
     if len(places) > 1:
-        told = " and ".join(f"{place} has {count} transformer blocks" for count, place in sorted(places.items()))
-        raise ValueError(f"{told}, as in Stable Diffusion XL; ours has the same number everywhere")
+        counts = " and ".join(f"{place} has {count} transformer blocks" for count, place in sorted(places.items()))
+        raise ValueError(f"{counts}, as in Stable Diffusion XL; ours has the same number everywhere")
     return next(iter(places), 1)
 
 

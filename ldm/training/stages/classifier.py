@@ -55,6 +55,6 @@ class ClassifierStage(LatentStage[NoisyClassifier]):
         kind = class_of(resolved(self.run.config.model))
         assert issubclass(kind, NoisyClassifier)
         if (model := model_in(self.run.given_autoencoder)) is None:
-            told = (EXAMPLES[name] for name in kind.inputs)
-            return " ".join([command_name("sample"), "ckpt=RUN", *guided, *told, "n=4 seed=0"])
+            inputs = (EXAMPLES[name] for name in kind.inputs)
+            return " ".join([command_name("sample"), "ckpt=RUN", *guided, *inputs, "n=4 seed=0"])
         return sample_command(self.run, self.run.given_autoencoder, model, *guided, also=kind.inputs)
