@@ -238,7 +238,7 @@ class LatentDiffusion(nn.Module):
             progress: Called with the number of images after each batch.
 
         Raises:
-            ValueError: Where options do not fit together, a field has a value that cannot be told, or an image is not finite.
+            ValueError: Where options do not fit together, the model cannot take the value of a field, or an image is not finite.
             RuntimeError: Where a text is to be encoded, and the conditioner was given no text encoder yet.
         """
         check("batch_size", batch_size, COUNT)

@@ -101,7 +101,7 @@ class NoisyClassifier(nn.Module, ABC):
             The log-likelihoods, `(B,)`.
 
         Raises:
-            ValueError: If what is wanted cannot be told.
+            ValueError: If a field that it needs is missing, or has a value that it does not know.
         """
 
     def train(self, mode: bool = True) -> NoisyClassifier:

@@ -12,7 +12,7 @@ LEVELS = tuple(k / 8 for k in range(1, 8))
 """Timesteps t at which validation measures: 1/8, 2/8, ..., 7/8.
 
 Both ends are left out, since the error of the predicted noise does not exist for every schedule there. At t = 0 nothing is
-added, and which noise that was cannot be told. At t = 1 some schedules (rectified_flow, zero_terminal) leave nothing but the
+added, and which noise that was cannot be known. At t = 1 some schedules (rectified_flow, zero_terminal) leave nothing but the
 noise, which then is x_t itself: every prediction of the image gives it without an error. Between them alpha_t and sigma_t are
 positive with all schedules, and schedules of 1000 steps have been trained at exactly these timesteps.
 """

@@ -37,7 +37,7 @@ class OpenConditions(ABC):
     plural: str = ""
 
     def doubts(self, count: int) -> list[str]:
-        """Say that a number of images is larger than that of the conditions; nothing where it is not, or may be."""
+        """Say that there are more images than conditions; nothing where there are not, or where this is not known."""
         if not self.plural or count <= self.period:
             return []
         return [
@@ -50,7 +50,7 @@ class OpenConditions(ABC):
         """Return the fields of some images of one size, `geometry` among them."""
 
     def check(self, readers: Sequence[Reader], count: int) -> None:
-        """Raise ValueError where the model cannot be told a value of one of the first `count` images, which names its sample."""
+        """Raise ValueError, with the sample's name, where the model cannot take a value of one of the first `count` images."""
         return
 
     def size_of(self, number: int) -> Size:
@@ -71,10 +71,10 @@ class Conditions(ABC):
             readers: What reads the fields: the conditioner of the model that makes the images, and readers of its guidance.
             data: Gives the data module; it is called where data are read, and raises ValueError where there are none.
             size: Height and width of the images in pixels.
-            inputs: Names of the fields that metrics read, beside those of the readers.
+            inputs: Names of the fields that metrics read, in addition to the readers' own.
 
         Raises:
-            ValueError: If the model or a metric must be told what these conditions do not say.
+            ValueError: If the model or a metric needs a field that these conditions do not have.
         """
 
 

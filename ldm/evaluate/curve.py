@@ -72,7 +72,7 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _lines(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
-    """Return the checkpoints of each folder, in the order of their steps, by that part of its path which tells it from others."""
+    """Return the checkpoints of each folder, in the order of their steps, by the part of its path that differs between them."""
     found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for place, result in rows:
         found.setdefault(str(Path(result["of"]).parent), []).append((place, result))

@@ -185,7 +185,7 @@ class UnroundedImages(SampledImages):
         self._held: dict[int, Tensor] = {}
 
     def make(self, part: Sequence[int]) -> None:
-        """Make all images of a part anew, and hold them in place of those of another part."""
+        """Make all images of a part anew, and hold them instead of the images of another part."""
         self._held = {}
         super().make(part)
 

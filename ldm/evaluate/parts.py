@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ldm.config import takes
 
 PARTS = ("sampler", "guidance", "metric")
-"""Parts of whose options protocols say values."""
+"""Nodes of the config some of whose options a protocol sets."""
 
 
 def fit_parts(config: DictConfig) -> list[str]:

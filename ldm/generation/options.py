@@ -1,4 +1,4 @@
-"""Options that belong to modes, and the error that is told where one is given with another mode."""
+"""Options that belong to modes, and the error where one is given with another mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts of a command: one given outright, or those of a file, each with what else is said of its images."""
+"""Prompts of a command: one given outright, or all in a file, each with the other options of its images."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def with_class_numbers(request: SampleRequest, conditioner: Conditioner) -> Samp
 
 
 def check_numbers(requests: Sequence[SampleRequest], readers: Sequence[Reader]) -> None:
-    """Check that a model can be told the numbers of classes that requests give, outright or in files; each is read once.
+    """Check that a model knows the numbers of classes that requests give, outright or in files; each is read once.
 
     Args:
         requests: The requests, whose classes have numbers.

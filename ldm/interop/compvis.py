@@ -105,7 +105,7 @@ def _bookkeeping(name: str) -> str | None:
 
 
 LAYOUT_TOKENS = 8192
-"""Different tokens of the transformer that reads layouts, by which it is told from one that reads text."""
+"""Different tokens of the transformer that reads layouts: their number distinguishes it from one that reads text."""
 
 
 def conditioner_kind(tensors: Mapping[str, Tensor]) -> str:

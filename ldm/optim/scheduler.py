@@ -143,7 +143,7 @@ def attach(scheduler: SchedulerFactory, optimizer: Optimizer, steps: int) -> LRS
 
 
 def step_options(scheduler: SchedulerFactory) -> list[str]:
-    """Return the names under which a scheduler is to be told the number of steps; none where it does not depend on it."""
+    """Return the names of a scheduler's arguments that take the number of steps; none where it does not depend on it."""
     held: Mapping[str, Any] = getattr(scheduler, "keywords", {})
     return [name for name in inspect.signature(scheduler).parameters if name in STEP_OPTIONS and name not in held]
 

@@ -1,4 +1,4 @@
-"""The processes of a run: started and connected before anything is trained, and told what the first of them decides."""
+"""The processes of a run: started and connected before anything is trained, and given what the first of them decides."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ TIME_FILE = "training.json"
 """The file in a stage's folder with the seconds that its training took, over all parts of a run that was interrupted."""
 
 OURS = ("gradient_clip_val",)
-"""Options of a stage's trainer that Lightning is not told: tasks clip by themselves."""
+"""Options of a stage's trainer that are not passed to Lightning: tasks clip by themselves."""
 
 
 def fit(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> None:

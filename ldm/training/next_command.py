@@ -28,7 +28,7 @@ EXAMPLES = {
     "low_resolution": "mode=super_resolution low_resolution=FILE",
     **dict.fromkeys(HOLES, "mode=inpaint init=FILE mask=FILE"),
 }
-"""Field that a model is told -> the options of sample.py that tell it."""
+"""Field that a model is conditioned on -> the options of sample.py that give it."""
 
 
 def model_in(given: str) -> dict[str, Any] | None:
@@ -58,7 +58,7 @@ def sample_command(
     Args:
         run: The run.
         ckpt: The run or the file of the model.
-        model: The config of the model, which says what it is told.
+        model: The config of the model, which says what it is conditioned on.
         options: Further options of sample.py, as they are typed.
         also: Names of the fields that are read beside those of the model, by its guidance.
     """

@@ -284,13 +284,13 @@ def _check_counts(stage: str, evaluation: Evaluation) -> None:
 
 
 def check_prompts(stages: Sequence[Stage[Task]]) -> None:
-    """Check that the models can be told the prompts that are drawn at each evaluation.
+    """Check that the models can take the prompts that are drawn at each evaluation.
 
     Args:
         stages: The stages, built.
 
     Raises:
-        ValueError: If a file of prompts says what a model is not told, or not all that it is.
+        ValueError: If a file of prompts has a field that a model does not read, or lacks one that it reads.
     """
     for stage in stages:
         for evaluation in stage.evaluations:

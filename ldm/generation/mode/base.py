@@ -93,7 +93,7 @@ class Mode(ABC):
 
     @abstractmethod
     def requests(self, n: int, seed: int) -> list[SampleRequest]:
-        """Return the requests for all images; files that images begin with are read, so that mistakes are told early.
+        """Return the requests for all images; files that images begin with are read, so that mistakes are found early.
 
         Args:
             n: The number of images of each prompt, at least 1.

@@ -19,7 +19,7 @@ from ldm.options.rule import SEED, Optional, check
 
 
 class Interpolate(PromptMode):
-    """Makes images on the way from one prompt and seed to others, or from what else a model is told, ends included.
+    """Makes images on the way from one prompt and seed to others, or from its other inputs to others, ends included.
 
     Args:
         prompts: One prompt.

@@ -34,14 +34,14 @@ class SuperResolution(PromptMode):
     """Enlarges images by the factor that the model was trained for, whatever their size.
 
     An image that the model cannot divide goes on by reflection, downwards and to the right, and what is made of that is
-    cut away at the end; so do the maps that the model is told beside it, which are of the same shape, in any resolution. A
+    cut away at the end; so do the maps that the model reads beside it, which are of the same shape, in any resolution. A
     model is convolutional: images larger than those of its training are made as they are.
 
     Args:
         prompts: The prompts; each goes with each image.
         low_resolution: An image file, or a folder of them; None: the prompts come from a file that names one for each.
         noise_level: How much noise is added to the image of low resolution, in [0, 1], by a model that was trained with noise,
-            up to its `conditioner.noise`; more hides more flaws, and details. The model is told the level.
+            up to its `conditioner.noise`; more hides more flaws, and details. The model is conditioned on the level.
         size: None: how large an image becomes follows from the image and the model.
 
     Raises:
@@ -188,7 +188,7 @@ def reflected(images: Tensor, size: Size) -> Tensor:
 
 
 def _padded_size(requests: Sequence[SampleRequest], model: LatentDiffusion) -> Size:
-    """Return the least size, not below that of the images, which the model and the factor can divide."""
+    """Return the smallest size that holds the images and that the model and the factor can divide."""
     size = requests[0].size
     assert size is not None
     multiple = lcm(model.size_multiple, _low_resolution(model.conditioner).factor)
@@ -196,7 +196,7 @@ def _padded_size(requests: Sequence[SampleRequest], model: LatentDiffusion) -> S
 
 
 def _low_resolution(conditioner: Conditioner) -> LowResolutionConditioner:
-    """Return the part of a model that is told the image of low resolution, and knows by how much it is enlarged.
+    """Return the part of a model that reads the image of low resolution, and knows by how much it is enlarged.
 
     Raises:
         ValueError: Where the model was not trained to enlarge.

@@ -14,7 +14,7 @@ from ldm.model import LatentDiffusion, NoiseStart
 
 
 class Txt2Img(PromptMode):
-    """Makes images of what the model is told: prompts and other inputs.
+    """Makes images from what the model is conditioned on: prompts and other inputs.
 
     Args:
         prompts: The prompts.

@@ -112,7 +112,7 @@ def is_quantised(options: Mapping[str, Any]) -> bool:
 def default_scale(options: Mapping[str, Any]) -> float:
     """Return the scale of latents where nothing says it: 1 with a codebook, 0.18215 for the shape of Stable Diffusion's.
 
-    Autoencoders of this shape with another scale, like that of SDXL with 0.13025, cannot be told apart; give their scale.
+    Autoencoders of this shape with another scale look the same, like the one of SDXL with 0.13025; give their scale.
 
     Raises:
         ValueError: If no scale is customary.

@@ -13,13 +13,13 @@ from ldm.config import build, class_name
 from ldm.interop.part import Part
 
 COMPOSITE = "ldm.conditioner.composite.Composite"
-"""The class of a conditioner that is told text and a map."""
+"""The class of a conditioner of text and a map."""
 
 TEXT_PART = "text"
 """Name of the text's conditioner among the parts of such a conditioner."""
 
 TEXTS = ("clip", "open_clip", "bert")
-"""Keys of `conventions.EXPERIMENTS` of models that are told text."""
+"""Keys in `conventions.EXPERIMENTS` of models that are conditioned on text."""
 
 TEXT_CLASSES = ("HuggingFaceConditioner", "TransformerConditioner")
 """Names of the conditioners that read text."""
@@ -39,7 +39,7 @@ class MapBeside:
     """A map that a U-Net takes beside the noisy latent, and how other programs give it.
 
     Attributes:
-        name: Name of its conditioner among the parts of a conditioner that is told text and a map.
+        name: Name of its conditioner among the parts of a conditioner of text and a map.
         target: The class of that conditioner.
         with_latent: Whether the latent of an image belongs to it, beside its one map.
         pipeline: Name of the pipeline of diffusers.
@@ -63,7 +63,7 @@ class MapBeside:
         return 1 + (latent if self.with_latent else 0)
 
     def with_text(self, text: Part, latent: int) -> Part:
-        """Return the conditioner that is told a text and this map.
+        """Return the conditioner of a text and this map.
 
         Args:
             text: The conditioner of the text.
@@ -133,11 +133,11 @@ MAPS = (INPAINTING, DEPTH)
 
 
 def map_beside(kind: str, node: Mapping[str, Any]) -> MapBeside | None:
-    """Return what a model takes beside the noisy latent and the text; None where it takes nothing, or is told no text.
+    """Return what a model takes beside the noisy latent and the text; None where it takes nothing, or no text.
 
     Args:
         kind: What conditions it, a key of `conventions.EXPERIMENTS`.
-        node: Its config node, in which the conditioner is still that of an experiment.
+        node: Its config node, in which the conditioner is still the one of an experiment.
 
     Raises:
         ValueError: If its U-Net takes a map that nothing gives.
@@ -156,7 +156,7 @@ def map_beside(kind: str, node: Mapping[str, Any]) -> MapBeside | None:
 
 
 def text_and_map(node: Mapping[str, Any]) -> tuple[str, MapBeside] | None:
-    """Return the name of the text's part, and the map, of a conditioner that is told just these two; None: it is another.
+    """Return the name of the text's part, and the map, of a conditioner of just these two; None: it is another.
 
     Args:
         node: The config node of a conditioner.

@@ -142,7 +142,7 @@ def read_label(table: Tensor, node: Mapping[str, Any], name: str) -> Part:
     """
     rows, width = table.shape
     own = {**node, "width": width, "vector_width": None}
-    if rows == node["num_classes"]:  # as the paper's first model of ImageNet, which was never told nothing
+    if rows == node["num_classes"]:  # as the paper's first model of ImageNet, which was never trained without a class
         table = torch.cat([table, table.new_zeros(1, width)])
         own |= {"drop_rate": 0.0}
     else:

@@ -59,7 +59,7 @@ def merged(node: Mapping[str, Any], weights: Mapping[str, Tensor], loras: Sequen
 
 
 def _of_first_layer(change: Tensor, node: Mapping[str, Any]) -> Tensor:
-    """Return the change of the U-Net's first layer with the input channels in our order, of a model that is told a map, too."""
+    """Return the change of the U-Net's first layer with the input channels in our order, for a model that is conditioned on a map, too."""
     beside = text_and_map(node["conditioner"])
     if beside is None:
         return change
@@ -82,7 +82,7 @@ def _check_shapes(lora: LoRAFile, layers: Mapping[LayerPlace, str], weights: Map
 
 
 def _fits(change: LayerChange, weight: Size) -> bool:
-    """Return whether the product of matrices has the shape of a weight; a kernel of one place is that of a linear layer."""
+    """Return whether the product of matrices has the shape of a weight; a 1 x 1 convolution counts as a linear layer."""
     down, up = change.matrices.down.shape, change.matrices.up.shape
     kernels = [() if kernel.numel() == 1 else tuple(kernel) for kernel in (down[2:], weight[2:])]
     return (up[0], down[1]) == tuple(weight[:2]) and kernels[0] == kernels[1]

@@ -152,7 +152,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         autoencoder.scale.fill_(declared.scale)
 
     def prepare(self, data: DataModule) -> None:
-        """Let the reader of fields learn its tokens or words, in the first process; the others are told them later.
+        """Let the reader of fields learn its tokens or words, in the first process; the others get them later.
 
         From now on, it checks the values of each batch.
         """
@@ -172,7 +172,7 @@ class LatentStage(Stage[LatentTask[Model]], Generic[Model]):
         """Check those fields of some samples of each split that have a range: the run ends now, not after an earlier stage.
 
         Raises:
-            ValueError: If there is a value that the model cannot be told.
+            ValueError: If there is a value that the model cannot take.
         """
         reader = self.task.reader
         ranged = {one.field for one in reader.ranges} & {one.name for one in data.readers}
