@@ -1,4 +1,4 @@
-"""Metrics for models that are given a place for things: label maps, layouts and depth, on data whose truth is known."""
+"""Metrics for models that are conditioned on where something is to be, on data whose truth is known: maps, layouts, depth."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def merged(node: Mapping[str, Any], weights: Mapping[str, Tensor], loras: Sequen
 
 
 def _of_first_layer(change: Tensor, node: Mapping[str, Any]) -> Tensor:
-    """Return the change of the U-Net's first layer with the input channels in our order, for a model that is conditioned on a map, too."""
+    """Return the change of the U-Net's first layer with the input channels in our order, where a map is an input, too."""
     beside = text_and_map(node["conditioner"])
     if beside is None:
         return change
