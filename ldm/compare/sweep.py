@@ -15,7 +15,7 @@ from ldm.compare.program import fits, rich_table
 from ldm.compare.table import Rows, names_of, parts_that_fit
 from ldm.files.run_names import CONFIG_FILE
 from ldm.report.page import shown
-from ldm.report.run_folder import RunFiles, read_run
+from ldm.report.run_folder import RunFiles, last_score, read_run
 
 PART = re.compile(r".*_t[\d.]+")
 """Names of scores that are the part of another at one noise level."""
@@ -77,9 +77,8 @@ def _scores(run: RunFiles, metric: str | None) -> dict[str, float]:
     """Return the scores of a run that a table shows, the last stage's that has them."""
     if metric is None:
         return {name: value for name, value in run.stages[-1].scores.items() if not PART.fullmatch(name)}
-    names = (metric, f"eval/{metric}", f"val/{metric}")
-    found = [stage.scores[name] for stage in reversed(run.stages) for name in names if name in stage.scores]
-    return {metric: found[0]} if found else {}
+    found = last_score([stage.scores for stage in run.stages], metric)
+    return {} if found is None else {metric: found}
 
 
 def _rank(score: float | None, direction: str) -> float:

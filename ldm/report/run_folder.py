@@ -131,6 +131,20 @@ def read_run(path: str | Path) -> RunFiles:
     return RunFiles(folder, config, record, stages, names[last + 1 :])
 
 
+def last_score(scores: Sequence[Mapping[str, float]], metric: str) -> float | None:
+    """Return a score from the last stage that has it, under its own name or that of its evaluation or validation.
+
+    Args:
+        scores: The scores of each stage, in their order.
+        metric: Its name.
+
+    Returns:
+        The score; None where no stage has it.
+    """
+    names = (metric, f"eval/{metric}", f"val/{metric}")
+    return next((stage[name] for stage in reversed(scores) for name in names if name in stage), None)
+
+
 def _read_stage(
     folder: Path, options: Any, curves: Mapping[str, Curve], panels: Mapping[str, Sequence[str]] | None
 ) -> StageFiles:

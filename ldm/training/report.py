@@ -13,7 +13,7 @@ from rich.table import Table
 from ldm.callback.curves import plot_curves
 from ldm.report.page import REPORT_FILE, write_report
 from ldm.report.record import read_record
-from ldm.report.run_folder import read_run
+from ldm.report.run_folder import last_score, read_run
 from ldm.task.base import Task
 from ldm.training.stage import Stage
 
@@ -58,7 +58,7 @@ def _write_page(run: Path, following: str) -> Path | None:
 
 
 def score(results: Sequence[Mapping[str, float]], metric: str | None) -> float | None:
-    """Return the score that a sweep optimises: that of the last stage which has it.
+    """Return the score that a sweep optimises, of the last stage that has it.
 
     Args:
         results: The scores of each stage.
@@ -69,8 +69,6 @@ def score(results: Sequence[Mapping[str, float]], metric: str | None) -> float |
     """
     if metric is None:
         return None
-    for scores in reversed(results):
-        for name in (metric, f"eval/{metric}", f"val/{metric}"):
-            if name in scores:
-                return scores[name]
-    raise ValueError(f"optimized_metric={metric} was not measured in this run; it was finished for another purpose")
+    if (found := last_score(results, metric)) is None:
+        raise ValueError(f"optimized_metric={metric} was not measured in this run; it was finished for another purpose")
+    return found
