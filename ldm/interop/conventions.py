@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -136,10 +137,12 @@ def model_node(
 
 def _recognised(kind: str, backbone: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
     """Return name and node of the experiment that has a U-Net, or of the first of its kind, and whether it has it."""
-    nodes = {name: _node(name) for name in EXPERIMENTS[kind]}
-    name = next((name for name, node in nodes.items() if _is_of(backbone, node)), None)
-    chosen = name or EXPERIMENTS[kind][0]
-    return chosen, nodes[chosen], name is not None
+    known = ((name, _node(name)) for name in EXPERIMENTS[kind])  # composed one after the other, until it is found
+    first = next(known)
+    for name, node in chain([first], known):
+        if _is_of(backbone, node):
+            return name, node, True
+    return *first, False
 
 
 def _node(experiment: str) -> dict[str, Any]:
