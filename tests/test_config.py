@@ -2,9 +2,10 @@ import fnmatch
 import inspect
 from types import SimpleNamespace
 
+import hydra
 import pytest
 import torch
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
@@ -400,7 +401,8 @@ def test_experiment_must_be_named():
     assert "Traceback" not in text
 
 
-def test_options_set_after_a_composition_are_those_of_hydra():
+def test_options_set_after_a_composition_are_those_of_hydra(monkeypatch):
+    """Here all configs are composed so: tests/configs.py."""
     options = [
         "experiment=txt2img",
         "data.size=64",
@@ -409,7 +411,11 @@ def test_options_set_after_a_composition_are_those_of_hydra():
         "data.train=[/a/{0..1}.tar]",
     ]
     options += ["stage.diffusion.optimizer.betas=[0.5,0.6]", "data=stream", "backbone.channel_mult=[1]"]
-    assert configs.composed("train", *options) == compose("train", options)
+    made = compose("train", options)
+    with pytest.raises(ConfigCompositionException, match="Could not override 'sed'"):
+        compose("train", [*options, "sed=1"])
+    monkeypatch.setattr("ldm.config.hydra_compose", hydra.compose)
+    assert made == compose("train", options)
 
 
 def test_differences_are_listed_by_their_full_name():
