@@ -99,6 +99,7 @@ def test_a_decoder_that_gives_no_numbers_is_an_error(tiny_run):
         model.sample(prompts="a red heart", seeds=[7])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("scale", ["nan", "inf", "1e30"])
 def test_scales_that_cannot_be_are_refused(tmp_path, scale):
     text = sample("/nowhere", tmp_path / "x", PROMPT, f"guidance.scale={scale}", ok=False)
@@ -173,6 +174,7 @@ def test_in_python_one_text_is_one_prompt_and_one_seed_counts_on(tiny_run):
             model.sample(**{"prompts": "a", **mistake})
 
 
+@pytest.mark.e2e
 def test_what_guidance_reads_may_not_lie_where_images_go(tmp_path):
     """Nor is it looked at what the checkpoint is, before that is said."""
     folder = SampleFolder(tmp_path / "out")
@@ -187,6 +189,7 @@ def test_what_guidance_reads_may_not_lie_where_images_go(tmp_path):
     assert (tmp_path / "out" / "00000.png").is_file()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("made", "message"),
     [
