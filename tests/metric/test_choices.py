@@ -7,6 +7,7 @@ from ldm.config import CONFIGS, build, compose
 from ldm.metric.statistics import ReferenceBuilder, evenly_spaced
 from ldm.metric.suite import MetricSuite
 from ldm.pretrained.inception_network import InceptionV3
+from tests.configs import composed
 from tests.metric import torch_fidelity_numbers as oracle
 from tests.pretrained.test_clip_score import save_clip
 from tests.pretrained.test_vision_features import dinov2  # noqa: F401  # a fixture
@@ -62,13 +63,20 @@ def test_offline_choices_share_one_network_and_are_not_called_as_the_published_o
     assert all(name.endswith("_efficientnet") for name in scores(suite))
 
 
-def test_inception_is_shared_and_its_scores_have_the_published_names(tmp_path):
-    torch.save(oracle.inception_weights(InceptionV3()), tmp_path / "weights.pth")
-    suite = chosen(INCEPTION, weights=str(tmp_path / "weights.pth"))
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """A file of weights of the Inception network."""
+    file = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(oracle.inception_weights(InceptionV3()), file)
+    return file
+
+
+def test_inception_is_shared_and_its_scores_have_the_published_names(inception):
+    suite = chosen(INCEPTION, weights=str(inception))
     assert len(suite.extractors) == 1
     names = ["fid", "kid", "kid_std", "precision", "recall", "inception_score", "inception_score_std"]
     assert list(scores(suite)) == names
-    places = chosen(["fid", "sfid"], weights=str(tmp_path / "weights.pth"))
+    places = chosen(["fid", "sfid"], weights=str(inception))
     assert list(scores(places)) == ["fid", "sfid"]
 
 
@@ -82,11 +90,10 @@ def test_dinov2_and_clip(dinov2, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("way", ["TensorFlowBilinear", "PyTorchBilinear", "CleanBicubic"])
-def test_each_way_to_resize_is_an_option(tmp_path, way):
-    torch.save(InceptionV3().state_dict(), tmp_path / "weights.pth")
-    options = [f"metric.fid.extractor.weights={tmp_path}/weights.pth"]
+def test_each_way_to_resize_is_an_option(inception, way):
+    options = [f"metric.fid.extractor.weights={inception}"]
     options.append(f"metric.fid.extractor.resize._target_=ldm.pretrained.resizing.{way}")
-    config = compose("train", ["experiment=txt2img", "metric=fid", *options])
+    config = composed("train", "experiment=txt2img", "metric=fid", *options)
     assert type(build(config.metric.fid).extractor.resize).__name__ == way
 
 

@@ -12,7 +12,10 @@ from ldm.plan.operations import count_operations
 from ldm.plan.speed import estimate_speed
 from tests.training.stages import composed, stages
 
-TINY = ("experiment=txt2img", "debug=tiny")
+TINY = (
+    *("experiment=txt2img", "debug=tiny"),
+    *("backbone.channel_mult=[1]", "backbone.attention_levels=[0]", "conditioner.depth=1"),
+)
 
 
 def workload(name, device, *options, cached=False):
