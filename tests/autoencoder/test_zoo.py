@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ldm.config import build, compose, resolved
+from tests.cases import mostly_slow
 from tests.test_documents import PAGES, commands
 
 SHARDS = ["data.train=/data/{000..099}.tar", "data.val=/data/100.tar"]
@@ -60,7 +61,7 @@ def test_a_diffusion_model_has_the_channels_of_its_first_stage(name):
     assert model.denoiser.backbone.conv_in.in_channels == {**CHANNELS, "identity": 3}[name]
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", mostly_slow(COUNTS, ["kl_f8", "vq_f4"]))
 def test_the_loss_of_stage_1_is_that_of_the_chosen_autoencoder(name):
     assert composed(name).stage.autoencoder.loss.perceptual._target_ == "ldm.pretrained.lpips.LPIPS"
     config = composed(name, "perceptual=none")  # whose weights are not here

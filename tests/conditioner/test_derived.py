@@ -13,6 +13,7 @@ from ldm.guidance.base import NoGuidance
 from ldm.guidance.classifier_free import ClassifierFreeGuidance
 from ldm.sampler.ddim import DDIM
 from ldm.training.validate import needed_fields
+from tests.cases import mostly_slow
 from tests.conditioner.small import fields_of, rows
 from tests.conftest import scramble
 from tests.training.stages import built, composed
@@ -174,7 +175,11 @@ def test_a_model_whose_conditioner_needs_images_is_not_trained_on_cached_latents
 
 
 @pytest.mark.parametrize(
-    "choice", ["unconditional", "label", "layout", "segmentation", "low_resolution", "depth", "neighbors"]
+    "choice",
+    mostly_slow(
+        ["unconditional", "label", "layout", "segmentation", "low_resolution", "depth", "neighbors"],
+        ["layout", "low_resolution", "neighbors"],
+    ),
 )
 def test_debug_tiny_goes_with_conditioners_of_other_fields_than_captions(choice):
     config = composed("experiment=txt2img", "debug=tiny", f"conditioner={choice}")

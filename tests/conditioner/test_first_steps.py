@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from ldm.batch import Batch
 from ldm.config import CONFIGS, build
 from ldm.data.sources.icon_scenes import IconScenes
+from tests.cases import mostly_slow
 from tests.configs import composed
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*_icons.yaml"))
@@ -34,7 +35,7 @@ def fields_of(source):
     }
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", mostly_slow(EXPERIMENTS, ["class_icons", "inpainting_icons", "layout_icons"]))
 def test_all_that_is_trained_moves(name, tmp_path):
     config = composed("train", f"experiment={name}", "debug=tiny", f"paths.data_dir={tmp_path}")
     icons = composed("train", "experiment=class_icons", "debug=tiny")

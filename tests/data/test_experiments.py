@@ -11,6 +11,7 @@ from ldm.config import build, compose, resolved
 from ldm.data.experiments import FEW, FITTING, IMAGES_ALONE
 from ldm.data.fitting import fitting_experiment
 from ldm.data.shards.names import write_shards
+from tests.cases import mostly_slow
 from tests.configs import composed
 from tests.data.packing import encoded, images, pack
 from tests.data.small_shards import captioned, level, sample
@@ -76,7 +77,7 @@ def test_packing_names_the_experiment_that_the_data_name(tmp_path, several, expe
     assert fitting_experiment(captioned(tmp_path, train=shards, val=shards, fields=[])) == experiment
 
 
-@pytest.mark.parametrize("field", [*FITTING, None])
+@pytest.mark.parametrize("field", mostly_slow([*FITTING, None], ["label", None]))
 def test_the_experiments_are_told_that_field_alone(field):
     experiment = IMAGES_ALONE if field is None else FITTING[field]
     options = ["data.train=a", "data.val=b", "data.size=256", "data.flip=false", "autoencoder.ckpt=c", "name=x"]

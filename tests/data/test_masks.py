@@ -11,7 +11,7 @@ from ldm.data.masks.boxes import Boxes
 from ldm.data.masks.mixed import Mixed
 from ldm.data.masks.strokes import Strokes
 
-SIZES = [Size(256, 256), Size(32, 32), Size(16, 40)]
+SIZES = [pytest.param(Size(256, 256), marks=pytest.mark.slow), Size(32, 32), Size(16, 40)]
 
 
 def components(mask):

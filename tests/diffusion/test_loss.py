@@ -10,6 +10,7 @@ from ldm.diffusion.prediction import NoisePrediction
 from ldm.diffusion.schedule import ScaledLinearSchedule
 from ldm.diffusion.timestep_sampler import UniformTimesteps
 from ldm.diffusion.weighting import ConstantWeighting, MinSNRWeighting, P2Weighting, SNRWeighting, SoftMinSNRWeighting
+from tests.cases import mostly_slow
 from tests.diffusion.networks import Exact, map_of
 from tests.parts import MORE_SCHEDULES, PREDICTIONS, TIMESTEP_SAMPLERS, name
 
@@ -22,9 +23,12 @@ WEIGHTINGS = [
     weightings.EDMWeighting(),
 ]
 
+COMMON = ("ScaledLinearSchedule", "RectifiedFlowSchedule", "EDMSchedule")
+"""Schedules with which the loss is tested among the fast tests."""
+
 
 @pytest.mark.parametrize("times", TIMESTEP_SAMPLERS, ids=name)
-@pytest.mark.parametrize("schedule", MORE_SCHEDULES, ids=name)
+@pytest.mark.parametrize("schedule", mostly_slow(MORE_SCHEDULES, lambda schedule: name(schedule) in COMMON), ids=name)
 def test_loss_of_the_exact_denoiser_is_the_known_remainder(schedule, times):
     """By every prediction, schedule, weighting and distribution of times; and its gradients are finite."""
     variance, count = 2.5, 1000

@@ -16,6 +16,7 @@ from ldm.evaluate.program import evaluate
 from ldm.evaluate.protocol import Protocol
 from ldm.metric.reference_file import write_statistics
 from ldm.metric.statistics import Statistics
+from tests.cases import mostly_slow
 from tests.conftest import ROOT
 from tests.guidance.models import Spelled
 
@@ -275,7 +276,9 @@ def test_every_protocol_can_be_chosen_and_built(name):
 OTHERS = [(name, part) for name in PROTOCOLS for part in ("metric=offline", "sampler=dpmpp_2m", "guidance=none")]
 
 
-@pytest.mark.parametrize(("name", "part"), OTHERS, ids=map("-".join, OTHERS))
+@pytest.mark.parametrize(
+    ("name", "part"), mostly_slow(OTHERS, ["coco256_guided", "cin256_guided", "mlperf_sd"]), ids=map("-".join, OTHERS)
+)
 @pytest.mark.usefixtures("classifier")
 def test_a_part_of_a_protocol_can_be_exchanged(name, part):
     needed = () if part.startswith("guidance=") and name == "cin256_guided" else NEEDED.get(name, ())

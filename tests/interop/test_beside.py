@@ -24,6 +24,7 @@ from ldm.interop.unet import compvis as compvis_unet
 from ldm.interop.unet.diffusers_config import unet_config
 from ldm.interop.unet.names import empty_unet
 from ldm.sampler.noise import SeededNoise
+from tests.cases import mostly_slow
 from tests.interop import checkpoints as made
 from tests.interop import pipelines
 from tests.interop.scenes import CHANNELS, FIRST, PROMPTS, SEEDS, STEPS, ours, scene, theirs, written
@@ -40,7 +41,12 @@ ORDER = {"inpainting": [0, 1, 2, 3, 5, 6, 7, 8, 4], "depth": [0, 1, 2, 3, 4]}
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(INPAINTING, SD1), (INPAINTING, SD2), (DEPTH, SD2), (DEPTH, SD1)],
+    [
+        (INPAINTING, SD1),
+        pytest.param(INPAINTING, SD2, marks=pytest.mark.slow),
+        (DEPTH, SD2),
+        pytest.param(DEPTH, SD1, marks=pytest.mark.slow),
+    ],
     ids=["inpainting-1", "inpainting-2", "depth-2", "depth-1"],
 )
 def test_stock_pipelines_make_the_same_images_before_and_after(tmp_path, kind, options):
@@ -82,7 +88,7 @@ def test_the_stock_pipeline_changes_an_image_as_ours_does(tmp_path):
     assert (images - ours(model)).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("open_clip", [False, True], ids=["1", "2"])
+@pytest.mark.parametrize("open_clip", mostly_slow([False, True], [False]), ids=["1", "2"])
 @pytest.mark.parametrize("name", CHANNELS)
 def test_the_channels_of_the_input_change_their_places_and_nothing_else_does(tmp_path, name, open_clip):
     """Also by way of diffusers, and there and back."""
@@ -109,7 +115,7 @@ def ours_of(found):
     return ours(model_of(found.config, found.weights))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", mostly_slow([torch.float32, torch.float16], [torch.float16]))
 @pytest.mark.parametrize("open_clip", [False, True], ids=["1", "2"])
 @pytest.mark.parametrize("name", CHANNELS)
 def test_exporting_what_was_read_gives_the_same_bytes(tmp_path, name, open_clip, dtype):
@@ -230,8 +236,8 @@ def test_a_stable_diffusion_2_with_a_map_predicts_noise_where_nothing_says_it(tm
 @pytest.mark.parametrize(
     ("experiment", "channels", "count"),
     [
-        ("stable_diffusion_1", 9, 859_535_364),
-        ("stable_diffusion_2", 9, 865_925_124),
+        pytest.param("stable_diffusion_1", 9, 859_535_364, marks=pytest.mark.slow),
+        pytest.param("stable_diffusion_2", 9, 865_925_124, marks=pytest.mark.slow),
         ("stable_diffusion_2", 5, 865_913_604),
     ],
 )

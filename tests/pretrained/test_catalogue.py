@@ -12,11 +12,12 @@ from ldm.pretrained.depth import DepthNetwork
 from ldm.pretrained.embedding import ImageEmbedder
 from ldm.pretrained.published import HubModel, WeightFile
 from ldm.pretrained.vision import VisionEncoder
+from tests.cases import mostly_slow
 from tests.configs import composed
 from tests.conftest import ROOT
 
 HUB_NAME = re.compile(r"^\s*(?:\w+: )?(?:name|encoder): *([\w.-]+/[\w.-]+)", re.MULTILINE)
-USES = [(weights, use) for weights in CATALOGUE.values() for use in weights.uses]
+USES = [(weights.name, use) for weights in CATALOGUE.values() for use in weights.uses]
 FIRST = {
     "train": ["experiment=txt2img"],
     "sample": ["ckpt=x"],
@@ -38,9 +39,12 @@ def test_addresses_stand_in_the_catalogue_alone():
 
 
 @pytest.mark.parametrize(
-    ("weights", "use"), USES, ids=[f"{weights.name}-{use.program}-{use.choice}" for weights, use in USES]
+    ("weights", "use"),
+    mostly_slow(USES, ["inception", "depth", "clip_l"]),
+    ids=[f"{weights}-{use.program}-{use.choice}" for weights, use in USES],
 )
 def test_every_use_is_an_option_and_loads_what_is_fetched(weights, use):
+    weights = CATALOGUE[weights]
     config = composed(use.program, *FIRST[use.program], use.choice)
     default = OmegaConf.select(config, use.option, throw_on_missing=True)
     assert default in ((None, weights.repository) if isinstance(weights, HubModel) else (None,))

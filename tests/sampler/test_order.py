@@ -4,13 +4,18 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ldm.diffusion.schedule import ScaledLinearSchedule
+from ldm.diffusion.schedule import RectifiedFlowSchedule, ScaledLinearSchedule, ZeroTerminalSchedule
 from ldm.sampler.base import StartPoint
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.plms import PLMS
+from tests.cases import mostly_slow
 from tests.parts import SCHEDULES, SPACINGS, name, noise_levels_at
 from tests.sampler.gaussian import Between, Gaussian
 from tests.sampler.kinds import DETERMINISTIC
+
+
+def is_common(schedule):
+    return isinstance(schedule, ScaledLinearSchedule | RectifiedFlowSchedule | ZeroTerminalSchedule)
 
 
 def error_after(kind, options, steps, schedule, first, last):
@@ -25,7 +30,7 @@ def error_after(kind, options, steps, schedule, first, last):
     return float((got - data.flow(start, *ends)).square().mean().sqrt())
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("schedule", mostly_slow(SCHEDULES, is_common), ids=name)
 @pytest.mark.parametrize(("kind", "options", "order"), DETERMINISTIC.values(), ids=DETERMINISTIC)
 def test_order_of_convergence(kind, options, order, schedule):
     """Away from the ends of time: at t = 0 the flow is not smooth in t, and log(steps) / steps is what is left."""
@@ -36,7 +41,7 @@ def test_order_of_convergence(kind, options, order, schedule):
     assert errors[-1] < 0.01
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("schedule", mostly_slow(SCHEDULES, is_common), ids=name)
 @pytest.mark.parametrize(("kind", "options", "order"), DETERMINISTIC.values(), ids=DETERMINISTIC)
 def test_the_end_of_the_flow_is_reached_from_pure_noise(kind, options, order, schedule):
     data, ends = Gaussian(schedule, 0.25, mean=0.5), torch.tensor([1.0, 0.0], dtype=torch.float64)

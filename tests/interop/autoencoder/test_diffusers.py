@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 
 from ldm.interop.autoencoder import diffusers
+from tests.cases import mostly_slow
 from tests.interop.autoencoder.published import FLUX_VAE, LDM_VQ, PUBLISHED, SD_VAE
 from tests.interop.autoencoder.test_compvis import node_of
 from tests.interop.autoencoder.tiny import TINY, images, random_autoencoder
@@ -62,7 +63,7 @@ def test_writing_what_was_read_gives_the_same_bytes(name, dtype):
         assert torch.equal(tensor.view(torch.uint8), tensors[key].view(torch.uint8))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", mostly_slow(PUBLISHED, ["kl_f8", "vq_f4"]))
 def test_the_published_autoencoders_have_the_names_of_its_classes(name):
     options = node_of(name)
     config = diffusers.config(options, scaling_factor=1.0, sample_size=256)

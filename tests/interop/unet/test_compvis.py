@@ -13,6 +13,7 @@ from ldm.interop.unet import compvis
 from ldm.interop.unet.diffusers_config import unet_config
 from ldm.interop.unet.names import empty_unet
 from tests.backbone.test_unet import ZOO, settings
+from tests.cases import mostly_slow
 from tests.conftest import scramble
 from tests.interop.unet import published
 
@@ -44,7 +45,7 @@ def published_of(options, *, linear):
     )
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", mostly_slow(ZOO, ["stable_diffusion_2", "lsun_churches256"]))
 def test_the_options_of_each_published_network_are_read_from_its_tensors(name):
     options = options_of(name)
     linear = options.get("head_channels") == 64

@@ -11,6 +11,7 @@ from ldm.interop.unet.diffusers import translation
 from ldm.interop.unet.diffusers_config import unet_config, unet_options, uses_linear
 from ldm.interop.unet.diffusers_keys import FIXED, IGNORED, USUAL
 from tests.backbone.test_unet import ZOO
+from tests.cases import mostly_slow
 from tests.interop.unet.test_compvis import SMALL, options_of
 
 CLASSES = {kind.__name__: kind for kind in (UNet2DConditionModel, UNet2DModel)}
@@ -100,7 +101,7 @@ PUBLISHED = {
 """The config.json files of published models; that of txt2img_1p4b lacks keys that have their usual values."""
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", mostly_slow(PUBLISHED, ["stable_diffusion_1", "celeba256"]))
 def test_published_configs_are_the_networks_of_the_zoo(name):
     found, wanted = unet_options(PUBLISHED[name]), options_of(name)
     assert found.pop("groups") == 32
@@ -136,7 +137,7 @@ def test_no_key_of_theirs_goes_unread(name):
             unet_options({"_class_name": name, key: ["strange"] * 4 if key.endswith("block_types") else "strange"})
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", mostly_slow(ZOO, ["stable_diffusion_2", "lsun_churches256", "cin256"]))
 def test_the_config_that_is_written_gives_the_same_options(name):
     options = options_of(name)
     linear = options.get("head_channels") == 64
