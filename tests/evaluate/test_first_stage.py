@@ -215,6 +215,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_scores_are_the_same_whoever_measures_and_however_often_it_was_broken_off(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     for number in range(2 * PART + 5):
