@@ -45,6 +45,8 @@ def compose_once(name: str, overrides: Sequence[str], *, return_hydra_config: bo
         return hydra_compose(name, [*overrides], return_hydra_config)
     values = [] if return_hydra_config else [override for override in overrides if _is_value(override)]
     choices = [override for override in overrides if override not in values]
+    if not values:
+        return _copied(name, choices, return_hydra_config)
     try:
         config = _copied(name, choices, return_hydra_config)
         for override in map(parse_override, values):
