@@ -177,18 +177,14 @@ class Autoencoder(nn.Module, ABC):
         Raises:
             ValueError: Where the size cannot be divided so.
         """
-        size = as_size(size)
+        size, step = as_size(size), self.downsampling_factor * multiple
         for length in size:
-            if length % self.downsampling_factor:
-                below = length - length % self.downsampling_factor
+            if length % step:
+                below = length - length % step
+                what = "this autoencoder divides" if multiple == 1 else "autoencoder and network divide"
                 raise ValueError(
-                    f"image size {size} is not a multiple of {self.downsampling_factor}, the factor of this autoencoder; "
-                    f"in the place of {length} use {below or self.downsampling_factor} or {below + self.downsampling_factor}"
-                )
-            if length // self.downsampling_factor % multiple:
-                raise ValueError(
-                    f"image size {size} gives latents of {length // self.downsampling_factor}, which the network cannot "
-                    f"halve down to its last level; use a multiple of {self.downsampling_factor * multiple}"
+                    f"image size {size} is not a multiple of {step}, by which {what} it; in the place of {length} use "
+                    f"{f'{below} or ' if below else ''}{below + step}"
                 )
 
 

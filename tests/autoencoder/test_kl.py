@@ -75,6 +75,10 @@ def test_statistics_whiten_the_latents_and_can_be_undone():
 def test_size_that_cannot_be_divided_is_an_error():
     with pytest.raises(ValueError, match=r"image size 250 is not a multiple of 4.*use 248"):
         kl().check_size(250)
+    with pytest.raises(ValueError, match=r"size 68 is not a multiple of 8, .*; in the place of 68 use 64 or 72$"):
+        kl().check_size(68, multiple=2)  # what is proposed is what autoencoder and network both divide
+    with pytest.raises(ValueError, match=r"in the place of 3 use 4$"):
+        kl().check_size((4, 3))
     for size in (0, -8, 8.0):
         with pytest.raises(ValueError, match=f"size={size} cannot be; give a whole number, at least 1"):
             kl().check_size(size)
