@@ -159,7 +159,7 @@ BEGUN = [
     (["stage.diffusion.callbacks.checkpoint=null"], "stage.diffusion.callbacks.checkpoint cannot be left out"),
     (["validate_only=true"], "there is no finished model"),
     (["trainer.overfit_batches=1", "stage.diffusion.trainer.accumulate_grad_batches=2"], "use a multiple of that"),
-    (["data.size=36"], "image size 36 gives latents of 9"),
+    (["data.size=36"], "image size 36 is not a multiple of 8"),
     (["trainer.precision=bf16-true"], "trainer.precision=bf16-true cannot be; give one of 32-true, bf16-mixed"),
     (["trainer=ddp", "trainer.accelerator=gpu"], "the options trainer.* cannot be used here: "),
     (
