@@ -77,7 +77,7 @@ def test_whatever_is_in_a_folder_is_packed_or_counted(tmp_path):
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored["other_files"] == summary.others.skipped
     assert stored["skipped"]["image format that is not read"]["first"][0] == "g.heic: convert it to jpg or png"
-    assert "8 other files, which are no images" in summary.table()
+    assert "8 other files, which are no rows" in summary.table()
 
 
 def test_what_is_no_image_is_not_broken(tmp_path):
@@ -92,7 +92,7 @@ def test_what_is_no_image_is_not_broken(tmp_path):
         pack(tmp_path / "again", images=folder, max_broken=0.3)
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "x.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of 0 rows.*beside them are files that are no images \(1 .mp4: x.mp4\)"):
+    with pytest.raises(ValueError, match=r"none of 0 rows.*beside them are other files \(1 .mp4: x.mp4\)"):
         pack(tmp_path / "none", images=tmp_path / "films")
 
 

@@ -258,3 +258,40 @@ def test_a_deeply_nested_row_is_counted(tmp_path):
     (tmp_path / "c.jsonl").write_text(text)
     summary = pack(tmp_path / "out", images=folder, captions=tmp_path / "c.jsonl")
     assert reasons(summary) == {"unreadable row": 1}
+
+
+def test_images_that_a_table_does_not_name_are_counted(tmp_path):
+    folder = images(tmp_path / "images", 6)
+    (folder / "more").mkdir()
+    images(folder / "more", 2)
+    (folder / "000.seg.png").write_bytes(encoded())
+    (folder / "notes.txt").write_text("x")
+    images(tmp_path / "images" / "out" / "pictures", 1)
+    rows = [
+        ("000.png", "a"),
+        ("./001.png", "b"),
+        ("more/000.png", "c"),
+        (str(folder / "002.png"), "d"),
+        ("003.png", ""),
+    ]
+    path = table(folder / "captions.csv", rows)
+    summary = pack(folder / "out" / "shards", images=folder, captions=path)
+    unnamed = {"count": 4, "first": ["004.png", "005.png", "more/001.png"]}
+    assert summary.others.skipped == {"image that the table does not name": unnamed}
+    assert reasons(summary) == {"no caption": 1}, "which is a row"
+    assert "4 other files, which are no rows" in summary.table()
+    saved = json.loads((folder / "out" / "shards" / "summary.json").read_text())
+    assert saved["other_files"] == summary.others.skipped
+    assert summary.rows == 5
+
+
+def test_a_table_that_is_elsewhere_or_forgotten_is_named(tmp_path):
+    folder = images(tmp_path / "my images", 2)
+    path = table(folder / "captions.csv", [("000.png", "a"), ("001.png", "b")])
+    with pytest.raises(
+        FileNotFoundError, match="no captions at 'captions.csv'; did you mean captions=.*/my images/captions.csv"
+    ):
+        pack(tmp_path / "out", images=folder, captions="captions.csv")
+    with pytest.raises(ValueError, match="; captions='.*/my images/captions.csv' takes captions from that table"):
+        pack(tmp_path / "out", images=folder)
+    assert pack(tmp_path / "out", images=folder, captions=path).splits["train"].samples == 2

@@ -11,6 +11,7 @@ from ldm.data.decode import Broken
 from ldm.data.pack.parts import PartFinder
 from ldm.data.pack.row import Columns, Fields, Found, Row, is_held, make_row
 from ldm.data.pack.tables import READERS
+from ldm.data.pack.unnamed import NamedImages
 
 IMAGE_COLUMNS = (
     "file_name filename file file_path filepath path image image_path image_file image_name img img_path jpg png"
@@ -20,25 +21,26 @@ CAPTION_COLUMNS = "caption captions text prompt description sentence title".spli
 
 
 def read_table(
-    captions: str, folder: Path, image_column: str | None = None, caption_column: str | None = None
+    captions: str, folder: Path, image_column: str | None = None, caption_column: str | None = None, *, leave_out: Path
 ) -> Iterator[Found]:
-    """Read all rows of a table, or of several tables.
+    """Read all rows of a table, or of several tables; then find the images of the folder that have none.
 
     Args:
         captions: Path of a table, or a glob of several.
         folder: Folder to which the images' paths are relative; a row whose image lies outside it is Broken.
         image_column: Name of the column of images; None: found among IMAGE_COLUMNS.
         caption_column: Name of the column of captions; None: found among CAPTION_COLUMNS.
+        leave_out: A folder inside that of the images which is not looked into.
 
     Yields:
-        The place of a row, as `file:line`, and the row, or why it cannot be used.
+        The place of a row, as `file:line`, and the row, or why it cannot be used; the place of an image without a row.
 
     Raises:
         FileNotFoundError: Where there is no table.
         ValueError: Where a table cannot be read at all, or lacks the columns.
         ImportError: Where a parquet file cannot be read without pyarrow.
     """
-    parts_of = PartFinder(folder)
+    parts_of, named = PartFinder(folder), NamedImages(folder)
     for path in find_tables(captions):
         read, plain = READERS[path.suffix.lower()]
         columns: Columns | None = None
@@ -48,14 +50,20 @@ def read_table(
                 yield where, fields
                 continue
             columns = columns or choose_columns(fields, image_column, caption_column, path)
+            named.add(fields.get(columns.image))
             row = make_row(fields, columns, folder, f"{path.stem}/{number:09d}", plain)
             if isinstance(row, Row) and row.image is None:
                 row = row._replace(parts=parts_of(row.source))
             yield where, row
+    yield from named.others(leave_out)
 
 
-def find_tables(captions: str) -> list[Path]:
+def find_tables(captions: str, images: Path | None = None) -> list[Path]:
     """Return the tables that a path or a glob names.
+
+    Args:
+        captions: The path or glob.
+        images: The folder of images, in which a table may lie that is not where it was looked for; None: unknown.
 
     Raises:
         FileNotFoundError: Where it names no file.
@@ -63,8 +71,11 @@ def find_tables(captions: str) -> list[Path]:
     """
     paths = [Path(captions)] if os.path.exists(captions) else [Path(name) for name in sorted(glob(_pattern(captions)))]
     if not paths:
+        there = images is not None and (images / captions).is_file()
         raise FileNotFoundError(
-            f"no captions at {captions!r}; give a table, leave captions out for .txt files beside the images, or type "
+            f"no captions at {captions!r}; "
+            + (f"did you mean captions={images / captions}? " if images is not None and there else "")
+            + "Give a table, leave captions out for .txt files beside the images, or type "
             "captions=none for images without captions"
         )
     for path in paths:

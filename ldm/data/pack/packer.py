@@ -152,7 +152,7 @@ class Packer:
         self.folder = OutputFolder(path, option="out", is_own=self._is_own)
         self.folder.check()
         if self.captions is not None:
-            find_tables(self.captions)
+            find_tables(self.captions, None if images is None else Path(images))
         self.job = Job(path, _folder(images, self.captions), side, image_format)
         self.labels = labels
         file = None if classes is None else Path(classes)
@@ -187,7 +187,7 @@ class Packer:
             finally:
                 self.job.database.unlink(missing_ok=True)
         summary = summarize(plan, self.job, self.classes or ())
-        summary.check(self.max_broken)
+        summary.check(self.max_broken, self.job.images)
         return summary
 
     def _is_own(self, name: str) -> bool:
@@ -202,7 +202,9 @@ class Packer:
                 captionless=self.captionless,
                 classes=self.classes,
             )
-        return read_table(self.captions, self.job.images, self.image_column, self.caption_column)
+        return read_table(
+            self.captions, self.job.images, self.image_column, self.caption_column, leave_out=self.job.out
+        )
 
     def _check_split(self, plan: Plan) -> None:
         """Raise ValueError where a fraction of the rows is wanted for validation that is none or all of them."""

@@ -13,6 +13,7 @@ from ldm.data.experiments import FEW, FITTING, SMALL, choose_experiment
 from ldm.data.pack.class_folders import CLASSES_FILE
 from ldm.data.pack.plan import Plan, Tally
 from ldm.data.pack.shard import Job, read_tally, write_json
+from ldm.data.pack.tables import READERS
 from ldm.files.whole import write_whole
 from ldm.options.arguments import command_name
 
@@ -32,7 +33,7 @@ class Summary(NamedTuple):
         out: Folder of the shards.
         rows: Number of rows that were read.
         skipped: Counts of the rows that are in no shard.
-        others: Counts, by kind, of files that are no rows, since they are no images.
+        others: Counts, by kind, of files that are no rows: they are no images, or a table does not name them.
         merged: Number of rows that gave their captions to another row of the same image.
         experiment: Name of an experiment that is told what most samples have.
         several: Whether there are samples with more than one caption.
@@ -76,7 +77,7 @@ class Summary(NamedTuple):
             lines.append(f"{self.merged:>12,} merged into the sample of a row before, which has the same image")
         lines += [f"{self.skipped.broken:>12,} skipped", *_lines(self.skipped)]
         if self.others.broken:
-            lines += [f"{self.others.broken:>12,} other files, which are no images, and no rows", *_lines(self.others)]
+            lines += [f"{self.others.broken:>12,} other files, which are no rows", *_lines(self.others)]
         if not self.shards["val"]:
             lines.append(
                 "training needs validation images, too, which are not here: give other shards, or pack into another "
@@ -118,11 +119,12 @@ class Summary(NamedTuple):
             options += [f"conditioner.num_classes={len(self.classes)}", f"conditioner.names={names}"]
         return " ".join([command_name("train"), *before, *options])
 
-    def check(self, max_broken: float) -> None:
+    def check(self, max_broken: float, images: Path) -> None:
         """Check that enough was packed.
 
         Args:
             max_broken: The greatest fraction of rows that may be skipped, in [0, 1].
+            images: The folder of the images.
 
         Raises:
             ValueError: Where there is no sample, or more rows were skipped.
@@ -131,11 +133,14 @@ class Summary(NamedTuple):
         hint = ""
         if NO_CAPTION in self.skipped.skipped:
             hint = "; captions=none packs images that have none, and labels=folders those in a folder for each class"
+            tables = [name for ending in READERS for name in self.others.skipped.get(ending, {}).get("first", ())]
+            if tables:
+                hint = f"; captions={shlex.quote(str(images / tables[0]))} takes captions from that table{hint}"
         if not any(self.shards.values()):
             others = "; ".join(_reasons(self.others))
             raise ValueError(
                 f"none of {self.rows:,} rows can be used ({reasons or 'there are none'}); nothing was packed{hint}"
-                + (f"; beside them are files that are no images ({others})" if others else "")
+                + (f"; beside them are other files ({others})" if others else "")
             )
         wanted = self.rows - self.merged
         if self.skipped.broken > max_broken * wanted:
