@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -69,9 +71,27 @@ def generate(
         _barrier(world)
         if rank == 0:
             written = [to_tensor(Image.open(folder.path / request.file)) for request in requests[:GRID_IMAGES]]
-            grid(stack_padded(written, (1, 1))).save(folder.path / GRID)
+            columns = grid_columns(requests[:GRID_IMAGES])
+            grid(stack_padded(written, (1, 1)), columns=columns).save(folder.path / GRID)
     if own_group:
         dist.destroy_process_group()
+
+
+def grid_columns(requests: Sequence[SampleRequest]) -> int | None:
+    """Return how many images a row of the grid has, so that those that differ in their seed alone are in one row.
+
+    Args:
+        requests: The images of the grid, in their order.
+
+    Returns:
+        The number; None where it does not matter.
+    """
+    alike = groupby(requests, key=lambda request: replace(request, file="", seed=None))
+    lengths = {sum(1 for _ in group) for _, group in alike}
+    if len(lengths) != 1:
+        return None
+    (length,) = lengths
+    return None if length in (1, len(requests)) else length * max(1, round(math.sqrt(len(requests)) / length))
 
 
 def batches(requests: Sequence[SampleRequest], batch_size: int) -> Iterator[Sequence[SampleRequest]]:
