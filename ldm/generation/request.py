@@ -182,8 +182,10 @@ def check_told(request: SampleRequest, reads: Collection[str], given: Collection
     if missing:
         mode, covered = next((OF_MODES[name] for name in OF_MODES if name in missing), ("", ()))
         typed = [mode] * bool(mode) + [f"{name}=..." for name in missing if name not in covered]
+        unread = _words([option for name, option in said.items() if name not in reads])
         raise ValueError(
-            f"this model is told {_words([options.get(name, name) for name in reads])}, and for {request.file} "
+            f"this model is told {_words([options.get(name, name) for name in reads])}"
+            f"{f', not {unread}' if unread else ''}, and for {request.file} "
             f"{_words(missing)} {'is' if len(missing) == 1 else 'are'} missing; give {' '.join(typed)}"
         )
     given_there = {INPUTS[name].field: f"to_{name}" for name in request.to_inputs}

@@ -267,6 +267,8 @@ def test_what_the_model_is_not_told_and_what_is_missing_is_said():
     check_told(SampleRequest("0"), ("mask",), {"mask"})
     with pytest.raises(ValueError, match="told label, and for 0 label is missing; give label=..."):
         check_told(SampleRequest("0"), ("label",), ())
+    with pytest.raises(ValueError, match="told label, not prompt, and for 0 label is missing; give label=..."):
+        check_told(SampleRequest("0", "a cat"), ("label",), ())
     with pytest.raises(ValueError, match="told layout and prompt, and for 0 prompt is missing; give prompt=..."):
         check_told(SampleRequest("0", inputs={"layout": []}), ("boxes", "caption"), ())
     with pytest.raises(
