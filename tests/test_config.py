@@ -16,7 +16,7 @@ from ldm.options.arguments import parse_override, quote_texts
 from ldm.training.options import SHARED
 from ldm.training.rules import RULES, check_values
 from ldm.training.run import train
-from ldm.training.validate import check_batches, check_images, idle_devices
+from ldm.training.validate import check_batches, check_images
 from tests import configs
 from tests.configs import SHARDS
 from tests.conftest import forked
@@ -331,16 +331,6 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_those_that_can():
     assert numbers in str(error.value)
     with pytest.raises(ValueError, match="use stage.autoencoder.batch_size=32"):
         check_batches(made, 16)
-
-
-def test_idle_gpus_are_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    one = composed("txt2img", "trainer=gpu")
-    assert idle_devices(one) == "this machine has 8 GPUs, of which 1 will be used; to use all, stop and add trainer=ddp"
-    for options in (["trainer=ddp"], ["trainer=cpu"], ["trainer=gpu", "trainer.devices=8"]):
-        assert idle_devices(composed("txt2img", *options)) is None
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    assert idle_devices(one) is None
 
 
 def test_one_validation_image_is_too_few_for_a_distance():

@@ -27,6 +27,7 @@ from ldm.report.record import heard_warnings
 from ldm.task.base import Task
 from ldm.training.claim import Continuation, compare, run_output, take, trained_by
 from ldm.training.fit import fit, measure
+from ldm.training.hints import idle_devices, large_on_cpu
 from ldm.training.history import begin_record, end_record
 from ldm.training.options import RunContext, split_options
 from ldm.training.report import report, score
@@ -42,7 +43,6 @@ from ldm.training.validate import (
     check_prompts,
     check_stages,
     first_trainer,
-    idle_devices,
     leave_out_leftovers,
     needed_fields,
 )
@@ -148,6 +148,8 @@ def _train_stages(
     for stage in todo:
         stage.build(signals, {one.name: one.all_panels for one in stages})
         check_callbacks(stage)
+        if is_rank_zero() and (hint := large_on_cpu(stage, config.trainer.accelerator)) is not None:
+            print(hint)
         if is_rank_zero() and stage.left_out is not None:
             print(stage.left_out)
         if is_rank_zero() and stage.warm_start is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -158,17 +157,6 @@ def first_trainer(config: DictConfig) -> pl.Trainer:
             "or by a launcher that starts each run's processes"
         )
     return trainer
-
-
-def idle_devices(config: DictConfig) -> str | None:
-    """Say how to use all GPUs of this machine where fewer are used; None where there is nothing to say."""
-    there, devices = torch.cuda.device_count(), config.trainer.devices
-    started = in_sweep() or not {"LOCAL_RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
-    if started or config.trainer.accelerator not in ("gpu", "cuda", "auto") or not isinstance(devices, int):
-        return None
-    if not 0 < devices < there:
-        return None
-    return f"this machine has {there} GPUs, of which {devices} will be used; to use all, stop and add trainer=ddp"
 
 
 def check_batches(stages: Sequence[Stage[Task]], world: int) -> None:
