@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
@@ -27,6 +26,7 @@ from ldm.encode.precision import LatentComparison, compare_precision
 from ldm.files.tensors import DTYPES
 from ldm.options.arguments import quoted
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
+from ldm.pretrained.device import find_device
 from ldm.pretrained.precision import FULL, PRECISIONS
 from ldm.processes.cores import warn_of_busy_cores
 from ldm.processes.memory import limit_memory
@@ -49,8 +49,7 @@ def main(config: DictConfig) -> None:
     """Do what the command says."""
     check_all(resolved(config), OPTIONS)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    device = config.device or (gpu if torch.cuda.is_available() else "cpu")
+    device = find_device(config.device)
     out = Path(config.out)
     output_folder(out).check()
     data = build(config.data)
@@ -70,8 +69,8 @@ def main(config: DictConfig) -> None:
         conditioner.prepare(())
         conditioner.to(device).eval()
     vision = None if config.alignment is None else build(config.alignment.encoder).to(device)
-    limit_memory(torch.device(device))
-    warn_of_busy_cores(torch.device(device))
+    limit_memory(device)
+    warn_of_busy_cores(device)
     encoder = LatentEncoder(
         autoencoder.to(device).eval(),
         flip=config.flip,

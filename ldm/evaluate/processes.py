@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from ldm.pretrained.device import find_device
+
 T = TypeVar("T")
 
 STARTERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
@@ -45,8 +47,8 @@ class Place(NamedTuple):
         return Place()
 
     def device(self, name: str | None) -> torch.device:
-        """Return the device that is named, or this process's GPU, or the CPU."""
-        return torch.device(name or (f"cuda:{self.local}" if torch.cuda.is_available() else "cpu"))
+        """Return the device that is named, or this process's GPU, or the CPU. Raises ValueError where there is none."""
+        return find_device(name, self.local)
 
     def share(self, everything: Sequence[T]) -> Sequence[T]:
         """Return what this process does of a list that all processes share."""

@@ -27,6 +27,7 @@ from ldm.interop.textual_inversion import read_words
 from ldm.model import LatentDiffusion
 from ldm.options.rule import COUNT, SEED, Rule, check
 from ldm.options.sweep import job_folder
+from ldm.pretrained.device import find_device
 from ldm.processes.cores import warn_of_busy_cores
 from ldm.processes.memory import limit_memory
 from ldm.sampler.base import Sampler
@@ -123,7 +124,7 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
     _check_words(config, requests)
     folder = SampleFolder(job_folder(config.out))
     folder.check(_inputs(config, requests))
-    device = _device(config)
+    device = find_device(config.device)
     parts = ConfigParts(config, device)
     generator = mode.generator(parts)
     requests = generator.prepare(requests)
@@ -181,19 +182,3 @@ def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(value, name)
     elif isinstance(node, str):
         yield name, node
-
-
-def _device(config: DictConfig) -> torch.device:
-    """Return the device of the options, or this process's GPU, or the CPU.
-
-    Raises:
-        ValueError: Where there is none of that name.
-    """
-    found = torch.cuda.is_available()
-    name = str(config.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found else "cpu"))
-    try:
-        torch.zeros(1, device=name).tolist()  # some, like meta, hold no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"there is no device={name} here ({reason}); say device=cpu") from error
-    return torch.device(name)

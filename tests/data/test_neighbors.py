@@ -62,13 +62,24 @@ def embedded(pattern, out, *, search=None, dtype="float32", max_broken=1.0):
     images = dataset(pattern, out.parent / "cache")
     out.mkdir(exist_ok=True)
     counter = BadSampleCounter(max_broken)
-    embed_shards(images, PixelEncoder(), out, dtype=dtype, batch_size=4, workers=0, device="cpu", bad_samples=counter)
+    embed_shards(
+        images,
+        PixelEncoder(),
+        out,
+        dtype=dtype,
+        batch_size=4,
+        workers=0,
+        device=torch.device("cpu"),
+        bad_samples=counter,
+    )
     return images, open_database(out, search or ExactSearch())
 
 
 def copied(images, database, out, *, k=3, dtype="float32", batch_size=4, split="train"):
     """Write copies with neighbours, and return what was counted."""
-    copier = ShardCopier(database, PixelEncoder(), k=k, dtype=dtype, batch_size=batch_size, workers=0, device="cpu")
+    copier = ShardCopier(
+        database, PixelEncoder(), k=k, dtype=dtype, batch_size=batch_size, workers=0, device=torch.device("cpu")
+    )
     out.mkdir(exist_ok=True)
     return copier.write(images, out, split, BadSampleCounter(1.0))
 

@@ -103,7 +103,7 @@ class ShardCopier:
         dtype: str,
         batch_size: int,
         workers: int,
-        device: str,
+        device: torch.device,
     ) -> None:
         self.database = database
         self.encoder = encoder

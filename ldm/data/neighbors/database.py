@@ -181,7 +181,7 @@ def embed_shards(
     dtype: str,
     batch_size: int,
     workers: int,
-    device: str,
+    device: torch.device,
     bad_samples: BadSampleCounter,
 ) -> None:
     """Write a file of embeddings for each shard of a data set into a folder; those that are there are kept.

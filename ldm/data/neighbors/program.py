@@ -32,6 +32,7 @@ from ldm.data.transforms import ImageTransform
 from ldm.files.output_folder import OutputFolder
 from ldm.files.tensors import DTYPES
 from ldm.options.rule import COUNT, FLAG, SEED, OneOf, Rule, check_all
+from ldm.pretrained.device import find_device
 from ldm.pretrained.retrieval import RetrievalEncoder, TextRetrievalEncoder
 
 PLAN = "neighbors.json"
@@ -100,7 +101,7 @@ def copy_shards(config: DictConfig) -> None:
     out = Path(config.out)
     folder = _folder(out)
     folder.check()
-    device = _device(config)
+    device = find_device(config.device)
     data = _images(config)
     method = _method(config)
     data.need(())
@@ -146,7 +147,7 @@ def answer_images(config: DictConfig, files: Sequence[str], read: Callable[[str,
         read: Returns the image in a file at a size, `(3, H, W)` in [-1, 1].
     """
     out, method, database = _opened(config)
-    device = _device(config)
+    device = find_device(config.device)
 
     def embed(queries: Sequence[Query]) -> Tensor:
         images = torch.stack([read(query.source, method.encoder.size) for query in queries])
@@ -166,7 +167,7 @@ def answer_prompts(config: DictConfig, prompts: Sequence[str]) -> None:
         ValueError: Where the encoder of the index knows no texts.
     """
     out, method, database = _opened(config)
-    encoder, device = method.encoder, _device(config)
+    encoder, device = method.encoder, find_device(config.device)
     if not isinstance(encoder, TextRetrievalEncoder):
         raise ValueError(
             f"the encoder of index={config.index} knows no texts; build an index with encoder=clip, or give images=..."
@@ -212,10 +213,6 @@ def _folder(out: Path) -> OutputFolder:
     """Return the folder for shards with neighbours, in which nothing else may lie."""
     begun = (out / PLAN).is_file()  # which is written before anything else
     return OutputFolder(out, option="out", is_own=lambda name: begun and OWN_FILES.fullmatch(name) is not None)
-
-
-def _device(config: DictConfig) -> str:
-    return str(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _images(config: DictConfig) -> CaptionedImages:
