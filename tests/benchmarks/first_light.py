@@ -129,7 +129,8 @@ class Light:
         device = [] if torch.cuda.is_available() else ["--device=cpu", "--precision=fp32"]
         for batch in self.sizes.batches:
             shape = [f"--shape={self.sizes.shape}", f"--batch={batch}", *device]
-            yield run("-m", "tests.benchmarks.peer", *shape, *(["--compile=default"] if not device else []))
+            more = ["--channels-last", *(["--compile=default"] if not device else [])]
+            yield run("-m", "tests.benchmarks.peer", *shape, *more)
 
     def autoencoder(self) -> Iterator[str]:
         """Steps of the first stage at 256 pixels, with and without the discriminator, LPIPS with random weights."""

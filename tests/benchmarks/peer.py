@@ -3,6 +3,7 @@
 python -m tests.benchmarks.peer                              the U-Net of Stable Diffusion 1, on a GPU where there is one
 python -m tests.benchmarks.peer --shape medium --batch 4     a smaller one, for a CPU
 python -m tests.benchmarks.peer --compile default            both compiled by torch.compile, too
+python -m tests.benchmarks.peer --channels-last              both with weights whose channels come last, too
 
 A step is forward and backward pass and AdamW, on the same random latents and tokens. Ways take turns; printed are the median of
 a step, images per second, TFLOP/s by the operations that were counted of ours, the peak of a GPU's memory in a step, with the
@@ -82,7 +83,16 @@ def theirs(shape: UNetShape) -> Step:
     return Step(network, lambda x, t, tokens: network(x, t * 999, tokens).sample)
 
 
-def compare(shape: UNetShape, batch: int, *, device: str, precision: str, mode: str | None, rounds: int) -> None:
+def compare(
+    shape: UNetShape,
+    batch: int,
+    *,
+    device: str,
+    precision: str,
+    mode: str | None,
+    rounds: int,
+    channels_last: bool = False,
+) -> None:
     """Measure all ways in turns, and print a table."""
     torch.manual_seed(0)
     x = torch.randn(batch, 4, shape.side, shape.side, device=device)
@@ -90,6 +100,10 @@ def compare(shape: UNetShape, batch: int, *, device: str, precision: str, mode: 
     ways = {"ours": ours(shape), "diffusers": theirs(shape)}
     counts = [sum(weight.numel() for weight in way.network.parameters()) for way in ways.values()]
     assert counts[0] == counts[1], "two shapes"
+    if channels_last:
+        for name, make in (("ours", ours), ("diffusers", theirs)):
+            ways[f"{name}, channels last"] = make(shape)
+            ways[f"{name}, channels last"].network.to(memory_format=torch.channels_last)
     if mode is not None:
         ways |= {f"{name}, compiled": make(shape) for name, make in (("ours", ours), ("diffusers", theirs))}
         for name in ways:
@@ -147,10 +161,11 @@ def main() -> None:
     parser.add_argument("--device", default=device)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--compile", default=None, help="a mode of torch.compile")
+    parser.add_argument("--channels-last", action="store_true", help="both with weights whose channels come last, too")
     parser.add_argument("--rounds", type=int, default=10)
     given = parser.parse_args()
     compare(SHAPES[given.shape], given.batch, device=given.device, precision=given.precision, mode=given.compile,
-            rounds=given.rounds)  # fmt: skip
+            rounds=given.rounds, channels_last=given.channels_last)  # fmt: skip
 
 
 if __name__ == "__main__":
