@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import resource
 import runpy
 import shutil
 import signal
@@ -72,6 +73,15 @@ def _each_config_is_composed_once() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _memory_unlimited() -> Iterator[None]:
+    """Programs that a test runs in its own process limit the memory of that; the next test has all again."""
+    yield
+    if sys.platform == "linux":
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def scramble(module: torch.nn.Module) -> torch.nn.Module:

@@ -35,12 +35,9 @@ class LatentTask(Task, Generic[Model]):
 
     Args:
         model: What is trained, with the autoencoder.
-        optimizer: Makes the optimizer of what is trained.
-        scheduler: Makes the learning-rate scheduler of the optimizer.
-        config: The config that builds `model`; it goes into checkpoints.
-        gradient_clip_val: Largest gradient norm; None: gradients are not clipped.
         encode_precision: Precision in which the autoencoder encodes training images; one of `PRECISIONS`. Validation
             encodes in fp32.
+        **options: Those of Task.
     """
 
     model: Model

@@ -206,7 +206,8 @@ def test_callbacks_may_be_left_out_but_for_what_a_run_needs(tiny_run, places):
     assert not any(isinstance(callback, Evaluation) for callback in few.callbacks.values())
     assert few.left_out == (
         "the stage diffusion runs without the callbacks reconstructions, evaluation, power_ema; "
-        "it keeps learning_rate, throughput, curves, compile, threads, progress, step_seed, ema, checkpoint"
+        "it keeps learning_rate, throughput, curves, compile, activation_checkpointing, threads, progress, step_seed, ema, "
+        "checkpoint"
     )
     assert every.left_out is None
     bare = stages(composed(*options, "stage.diffusion.callbacks.ema=null"), tiny_run)["diffusion"]
