@@ -67,8 +67,14 @@ def score_tables(runs: Sequence[RunFiles], expected: ExpectedCurve | None) -> li
 
 
 def option_table(runs: Sequence[RunFiles]) -> Rows | None:
-    """Return the options in which runs differ; None where they differ in none."""
-    found = different_options([run.config for run in runs])
+    """Return the options in which runs differ; None where they differ in none. Stages that not all have trained do not count."""
+    trained = set.intersection(*({*(stage.name for stage in run.stages), *run.waiting} for run in runs))
+    found = different_options(
+        [
+            {**run.config, "stage": {name: node for name, node in run.config["stage"].items() if name in trained}}
+            for run in runs
+        ]
+    )
     if not found:
         return None
     rows = [

@@ -17,6 +17,7 @@ from ldm.compare.agreement import Expectation
 from ldm.compare.drawing import GREY, legend_of, panels_of
 from ldm.compare.expected import of_runs, read_expected, shipped
 from ldm.compare.options import different_options, trained_alike
+from ldm.compare.table import option_table
 from ldm.config import CONFIGS, compose
 from ldm.report.charts import chart
 from ldm.report.run_folder import read_run
@@ -388,3 +389,14 @@ def test_a_browser_shows_the_comparison(compare, seeds, tmp_path, drawn):
         for one in look(tmp_path / "out" / "compare.html", tmp_path, dark=dark):
             assert (one.overflow, one.unnamed, one.headless, one.faint, one.ids, one.links) == (0, 0, 0, [], 0, [])
             assert one.texts > 100
+
+
+def test_options_of_a_stage_that_one_run_was_given_are_no_difference(tmp_path):
+    config = json.loads(json.dumps(CONFIG))
+    config["stage"]["autoencoder"]["trainer"]["max_steps"] = 999
+    config["stage"]["diffusion"]["optimizer"]["lr"] = 0.1
+    whole = read_run(write_run(tmp_path / "whole", record=a_record()))
+    given = read_run(write_run(tmp_path / "given", config=config, record=a_record(), stages=("diffusion",)))
+    assert [row[0] for row in option_table([whole, given]).rows] == ["stage.diffusion.optimizer.lr"]
+    both = read_run(write_run(tmp_path / "both", config=config, record=a_record()))
+    assert "stage.autoencoder.trainer.max_steps" in [row[0] for row in option_table([whole, both]).rows]
