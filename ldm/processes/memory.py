@@ -26,7 +26,7 @@ def limit_memory(device: torch.device) -> None:
     import resource  # not on Windows
 
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    free = psutil.Process().memory_info().data + psutil.virtual_memory().available
+    free = psutil.Process().memory_info().data + psutil.virtual_memory().available + psutil.swap_memory().free
     resource.setrlimit(resource.RLIMIT_DATA, (free if most == resource.RLIM_INFINITY else min(free, most), most))
 
 

@@ -46,7 +46,7 @@ def test_what_is_too_much_together_fails_where_a_program_computes_on_a_cpu(devic
         "import psutil, torch\n"
         "from ldm.processes.memory import limit_memory\n"
         f"limit_memory(torch.device('{device}'))\n"
-        "half = psutil.virtual_memory().total // 8\n"
+        "half = (psutil.virtual_memory().total + psutil.swap_memory().total) // 8\n"
         "kept = [torch.empty(2**20)]\n"
         "print('so far, so good', flush=True)\n"
         "kept += [torch.empty(half) for _ in range(3)]\n"
@@ -65,7 +65,7 @@ def test_a_program_says_what_to_do(tmp_path):
         "    import psutil, torch\n"
         "    from ldm.processes.memory import limit_memory\n"
         "    limit_memory(torch.device('cpu'))\n"
-        "    torch.empty(psutil.virtual_memory().total)\n"
+        "    torch.empty(psutil.virtual_memory().total + psutil.swap_memory().total)\n"
         "entry.program('train', run)\n"
     )
     assert code == 1
