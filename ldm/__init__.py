@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 __all__ = ["LatentDiffusion", "__version__", "load"]
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 """How long threads on a CPU wait for one another in a loop before they sleep. It is read as torch is loaded.
 
-A U-Net step of the icons took on two cores 117 ms with OpenMP's default, 123 ms with this, and 183 ms where threads always
-sleep; beside another busy process 360 to 430, 300 and 240 ms, and on other machines seconds with the default.
+On two cores of a Xeon the quickstart's U-Net trained 10.5 steps a second with OpenMP's default (300,000), 9.9 with this, and 5.7
+with 1,000. A step beside another busy process took 0.98, 0.53 and 0.30 s.
 """
 
 
