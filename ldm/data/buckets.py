@@ -34,7 +34,9 @@ class Buckets:
             try:
                 check(self.sizes[int(number)])
             except ValueError as error:
-                raise ValueError(f"{error}, and set data.buckets.multiple to it") from error
+                raise ValueError(
+                    f"a bucket: {error}; that is, set data.buckets.multiple to the number that divides them all"
+                ) from error
 
     @staticmethod
     def check(size: int | Sequence[int], *, multiple: int, max_ratio: float) -> None:

@@ -1,4 +1,4 @@
-"""What a user may want to know of the machine before a run begins."""
+"""Hints about the machine, for a user whose run is about to begin."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_model_that_cannot_divide_a_bucket_is_refused(tmp_path):
     data = captioned(tmp_path, train=shards, val=shards, size=32, buckets={"multiple": 4, "max_ratio": 2.0})
     model = small_model("32")
     assert model.size_multiple == 8
-    with pytest.raises(ValueError, match=r"use a multiple of 8, and set data.buckets.multiple to it"):
+    with pytest.raises(ValueError, match=r"is not a multiple of 8, .*set data.buckets.multiple to the number"):
         data.check_sizes(model.check_size)
     captioned(tmp_path, train=shards, val=shards, size=32).check_sizes(model.check_size)
 

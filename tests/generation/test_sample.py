@@ -136,7 +136,7 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
     for options, message in [
         ([], "prompt is missing; give prompt=..."),
         ([PROMPT, "n=0"], "n=0 cannot be; give a whole number, at least 1"),
-        ([PROMPT, "size=30"], r"image size 30 is not a multiple of \d+, by which autoencoder and network divide it"),
+        ([PROMPT, "size=30"], "image size 30 is not a multiple of 8, by which autoencoder and network divide it"),
         ([PROMPT, "n=1.5"], "n=1.5 cannot be; give a whole number"),
         ([PROMPT, "batch_size=0"], "batch_size=0 cannot be; give a whole number"),
         ([PROMPT, "seed=20000000000000000000"], "seed=20000000000000000000 cannot be"),
