@@ -20,7 +20,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 """How long threads on a CPU wait for one another in a loop before they sleep. It is read as torch is loaded.
 
 On two cores of a Xeon the quickstart's U-Net trained 10.5 steps a second with OpenMP's default (300,000), 9.9 with this, and 5.7
-with 1,000. A step beside another busy process took 0.98, 0.53 and 0.30 s.
+with 1,000 (7.2, 6.3 and 4.3 when the machine was slower). A step beside another busy process took 0.98, 0.53 and 0.30 s.
 """
 
 
