@@ -75,6 +75,17 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights of the Inception network."""
+    from ldm.pretrained.inception_network import InceptionV3
+    from tests.metric import torch_fidelity_numbers
+
+    file = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(torch_fidelity_numbers.inception_weights(InceptionV3()), file)
+    return file
+
+
 @pytest.fixture(autouse=True)
 def _memory_unlimited() -> Iterator[None]:
     """Programs that a test runs in its own process limit the memory of that; the next test has all again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from ldm.backbone.unet import UNetBlock
 from ldm.conditioner.transformer import EncoderLayer
 from ldm.nn.attention import MapAttention
 from ldm.nn.blocks import ResidualBlock
+from ldm.nn.walk import outermost
 from ldm.options.rule import FLAG, check
 
 Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
@@ -31,8 +32,8 @@ BLOCKS = (UNetBlock, ResidualBlock, MapAttention, EncoderLayer)
 class ActivationCheckpointing(pl.Callback):
     """Keeps of each block only its input for the backward pass, which computes the block's forward pass again.
 
-    A step needs much less memory, and a forward pass more of computation: about a third. Losses and gradients are the same.
-    Blocks are those of U-Net, autoencoder and text transformer, where they are trained. Names of weights stay as they are.
+    A step needs much less memory, and computes what is in the blocks a second time: up to a third more. Losses and gradients are
+    the same. Blocks are those of U-Net, autoencoder and text transformer, where they are trained. Names of weights stay.
 
     Args:
         enabled: Whether it is done.
@@ -69,7 +70,8 @@ def checkpoint_activations(module: nn.Module, contexts: Contexts | None = None) 
     Returns:
         The number of blocks.
     """
-    blocks = [block for block in _outermost(module) if any(weight.requires_grad for weight in block.parameters())]
+    found = outermost(module, lambda part: isinstance(part, BLOCKS))
+    blocks = [block for block in found if any(weight.requires_grad for weight in block.parameters())]
     for block in blocks:
         # Whether a block draws random numbers, which must be the same when it is computed again.
         random = any(isinstance(part, nn.Dropout) and part.p > 0 for part in block.modules())
@@ -90,12 +92,3 @@ def keep_activations(module: nn.Module) -> None:
 def _recomputed(forward: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
     """Return what a block gives; where gradients are needed, keep only its arguments."""
     return checkpoint(forward, *args, **options) if torch.is_grad_enabled() else forward(*args)
-
-
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks of a module that are not part of another block."""
-    if isinstance(module, BLOCKS):
-        yield module
-        return
-    for child in module.children():
-        yield from _outermost(child)

@@ -15,6 +15,7 @@ from ldm.autoencoder.discriminator import PatchDiscriminator
 from ldm.autoencoder.networks import Decoder, Encoder
 from ldm.backbone.base import Backbone
 from ldm.classifier.encoder_unet import EncoderUNet
+from ldm.nn.walk import outermost
 from ldm.options.rule import OneOf, Optional, check
 from ldm.pretrained.lpips import LPIPSNetwork
 
@@ -72,12 +73,10 @@ class Compile(pl.Callback):
 
 
 def networks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the networks that a module consists of; what is part of another network is none."""
-    if isinstance(module, NETWORKS) or type(module).__module__.startswith("transformers."):
-        yield module
-        return
-    for child in module.children():
-        yield from networks_of(child)
+    """Return the networks that a module consists of; what is part of another network is none."""
+    return outermost(
+        module, lambda part: isinstance(part, NETWORKS) or type(part).__module__.startswith("transformers.")
+    )
 
 
 def _has_compiler() -> bool:

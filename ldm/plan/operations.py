@@ -67,6 +67,16 @@ def count_operations(workload: Workload, *, adversarial: bool = True, images: in
     return _summed({name: number // images for name, number in found.items()}, workload.encodes_in)
 
 
+def is_full(part: str, encodes_in: str) -> bool:
+    """Return whether a part is computed in fp32 also under autocast.
+
+    Args:
+        part: Name of the part.
+        encodes_in: The precision in which frozen first stages encode.
+    """
+    return part in FROZEN and (encodes_in == FULL or part == FROZEN[-1])
+
+
 def _split_autoencoder(workload: AutoencoderWorkload, found: Counter[str], *, adversarial: bool, images: int) -> None:
     """Count encoder, LPIPS and discriminator by themselves; the rest of the losses is a part of the backward pass."""
     loss, shown = workload.task.loss, workload.images(images)
@@ -92,5 +102,5 @@ def _summed(found: dict[str, int], encodes_in: str) -> Operations:
     whole = found["whole forward"] - sum(before.values()) - conditioner
     forward = {**before, "conditioner": conditioner, "network": whole}
     frozen = sum(before.values())
-    full = frozen if encodes_in == FULL else before["network of images"]
+    full = sum(number for name, number in before.items() if is_full(name, encodes_in))
     return Operations({name: number for name, number in forward.items() if number}, found["backward"], frozen, full)

@@ -15,11 +15,10 @@ from ldm.plan.figure import COUNTED, ESTIMATED, MEASURED, Figure, shown
 from ldm.plan.kernels import contexts_again
 from ldm.plan.latent_workload import LatentWorkload
 from ldm.plan.memory import Resident, StepMemory, as_rows, resident_memory, step_memory
-from ldm.plan.operations import FROZEN, Operations, count_operations
+from ldm.plan.operations import Operations, count_operations, is_full
 from ldm.plan.speed import Speed, estimate_speed
 from ldm.plan.storage import cache_advice, cache_rows, disk_rows
 from ldm.plan.workload import Workload
-from ldm.pretrained.precision import FULL
 
 
 @dataclass
@@ -122,7 +121,7 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
         f"the stage {stage.name} needs {shown(needed, 'bytes')} on each device with {micro} images at once, and a device has "
         f"{shown(machine.memory, 'bytes')} for it"
     )
-    accumulate = _least_accumulation(workload, resident, machine)
+    accumulate = _least_accumulation(workload, resident, machine, now=needed)
     if accumulate is not None:
         more = machine.gpus * accumulate // stage.accumulate
         others = "" if stage.batch_size % (more * stage.accumulate) else f", or gpus={more}"
@@ -145,12 +144,21 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
     )
 
 
-def _least_accumulation(workload: Workload, resident: Resident, machine: Machine) -> int | None:
-    """Return the least accumulation with which a stage fits; None where one image at once does not."""
+def _least_accumulation(
+    workload: Workload, resident: Resident, machine: Machine, *, now: float | None = None
+) -> int | None:
+    """Return the least accumulation with which a stage fits; None where one image at once does not.
+
+    Args:
+        workload: The stage, on the meta device.
+        resident: What is in memory all the time.
+        machine: The devices.
+        now: Bytes that are needed with the stage's own accumulation; None: they are not counted yet.
+    """
     stage = workload.stage
     each = stage.batch_size // machine.gpus
     choices = [number for number in range(stage.accumulate, each + 1) if each % number == 0]
-    found: dict[int, float] = {}
+    found = {} if now is None else {stage.accumulate: now}
 
     def needed(accumulate: int) -> float:
         if accumulate not in found:
@@ -207,7 +215,7 @@ def _parameters(workload: Workload) -> Iterator[Figure]:
 
 def _operations(workload: Workload, operations: Operations) -> Iterator[Figure]:
     for name, count in operations.forward.items():
-        note = "in fp32" if name in FROZEN and (workload.encodes_in == FULL or name == FROZEN[-1]) else ""
+        note = "in fp32" if is_full(name, workload.encodes_in) else ""
         yield Figure(name if "step" in name else f"{name}, forward", count, "FLOP", COUNTED, note)
     yield Figure("backward", operations.backward, "FLOP", COUNTED)
     yield Figure("all", operations.total, "FLOP", COUNTED, _steps_note(workload))

@@ -6,9 +6,7 @@ import torch
 from ldm.config import CONFIGS, build, compose
 from ldm.metric.statistics import ReferenceBuilder, evenly_spaced
 from ldm.metric.suite import MetricSuite
-from ldm.pretrained.inception_network import InceptionV3
 from tests.configs import composed
-from tests.metric import torch_fidelity_numbers as oracle
 from tests.pretrained.test_clip_score import save_clip
 from tests.pretrained.test_vision_features import dinov2  # noqa: F401  # a fixture
 
@@ -63,12 +61,9 @@ def test_offline_choices_share_one_network_and_are_not_called_as_the_published_o
     assert all(name.endswith("_efficientnet") for name in scores(suite))
 
 
-@pytest.fixture(scope="module")
-def inception(tmp_path_factory):
-    """A file of weights of the Inception network."""
-    file = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save(oracle.inception_weights(InceptionV3()), file)
-    return file
+@pytest.fixture
+def inception(inception_weights):
+    return inception_weights
 
 
 def test_inception_is_shared_and_its_scores_have_the_published_names(inception):

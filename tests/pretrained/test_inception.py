@@ -12,7 +12,6 @@ from ldm.files.picture import from_levels
 from ldm.metric.frechet import Frechet
 from ldm.pretrained.efficientnet import EfficientNetLite0
 from ldm.pretrained.inception import Inception, SpatialInception
-from ldm.pretrained.inception_network import InceptionV3
 from ldm.pretrained.resizing import SIDE, CleanBicubic, PyTorchBilinear, TensorFlowBilinear
 from tests.metric import torch_fidelity_numbers as oracle
 from tests.second_device import There, second_device
@@ -21,11 +20,9 @@ NUMBERS = json.loads(oracle.FILE.read_text())
 IMAGES = oracle.images()
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    file = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save(oracle.inception_weights(InceptionV3()), file)
-    return file
+@pytest.fixture
+def weights(inception_weights):
+    return inception_weights
 
 
 def levels_of(images):
