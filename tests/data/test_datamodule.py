@@ -200,18 +200,24 @@ def private_memory():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_stays_flat(tmp_path, workers):
-    """Over ten epochs, in this process and its workers, with a broken sample in each."""
+    """In this process and its workers, with a broken sample in each epoch.
+
+    A leak grows in every epoch. Workers that have just been made copy a page of this process when they first write to it,
+    which ends: so it is enough that three epochs in a row, of up to forty, want less than 0.4 kB a sample more.
+    """
     numbered(tmp_path, [100] * 4)
     write_tar(tmp_path / "train-x.tar", [("x.png", encoded_noise()[:700]), ("x.txt", b"x")])
     settings = {"train": f"{tmp_path}/train-*.tar", "val": numbered(tmp_path, [4], split="val"), "max_broken": 0.1}
     data = captioned(tmp_path, size=16, workers=workers, **settings)
     data.set_batch(16, 1, 1)
     loader, used = data.train_dataloader(), []
-    for _ in range(13):
+    for _ in range(40):
         for batch in loader:
             del batch
         used.append(private_memory())
-    assert max(used[3:]) - used[3] < 4000, f"kilobytes: {used}"
+        if len(used) > 3 and used[-1] - used[-4] < 500:
+            return
+    pytest.fail(f"kilobytes: {used}")
 
 
 def test_is_a_data_module_of_its_own(tmp_path, shards):
