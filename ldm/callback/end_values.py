@@ -91,4 +91,4 @@ def _counts(options: Any) -> Iterator[tuple[int, int | None]]:
 def _label(while_training: int, at_end: int | None) -> str:
     if at_end == while_training:
         return ""
-    return f"at the end, of {'more' if at_end is None or at_end > while_training else 'fewer'} images"
+    return "at the end, of all images" if at_end is None else f"at the end, of up to {at_end:,} images"

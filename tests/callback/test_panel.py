@@ -43,23 +43,23 @@ def test_a_logarithmic_axis_has_several_plain_numbers(low, high):
 
 def test_scores_of_the_end_are_not_joined_and_are_explained(tmp_path):
     ends = read_end_values(tmp_path, stage_options())
-    assert ends == EndValues(frozenset({20}), "at the end, of more images")
+    assert ends == EndValues(frozenset({20}), "at the end, of up to 5,000 images")
     axes = drawn("Fréchet distance", {"eval/fid": [(5, 700.0), (10, 650.0), (20, 370.0)]}, ends)
     line, end, told = axes.lines
     assert list(line.get_xdata()) == [5, 10]
     assert (list(end.get_xdata()), end.get_marker(), end.get_linestyle()) == ([20], END_MARKER, "None")
     assert end.get_color() == line.get_color()
-    assert (list(told.get_xdata()), told.get_label()) == ([], "at the end, of more images")
+    assert (list(told.get_xdata()), told.get_label()) == ([], "at the end, of up to 5,000 images")
     axes = drawn("loss", {"val/loss": [(5, 3.0), (20, 1.0)]}, ends)
     assert [list(line.get_xdata()) for line in axes.lines] == [[5, 20]], "validation measures the same images"
     axes = drawn("accuracy", {"eval/a": [(20, 1.0)]}, ends)
-    assert axes.get_legend_handles_labels()[1] == ["eval/a", "at the end, of more images"]
+    assert axes.get_legend_handles_labels()[1] == ["eval/a", "at the end, of up to 5,000 images"]
 
 
 def test_ends_are_where_the_number_of_images_changes(tmp_path):
     assert read_end_values(tmp_path, stage_options(64, 64)) == NO_ENDS
-    assert read_end_values(tmp_path, stage_options(64, None)).label == "at the end, of more images"
-    assert read_end_values(tmp_path, stage_options(64, 32)).label == "at the end, of fewer images"
+    assert read_end_values(tmp_path, stage_options(64, None)).label == "at the end, of all images"
+    assert read_end_values(tmp_path, stage_options(64, 32)).label == "at the end, of up to 32 images"
     assert read_end_values(tmp_path, {"trainer": {"max_steps": 20}}) == NO_ENDS
     assert read_end_values(tmp_path, None) == NO_ENDS
     (tmp_path / "results-1.json").write_text(json.dumps({"steps": 10}))
