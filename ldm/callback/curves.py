@@ -1,8 +1,9 @@
-"""Curves of a run from the metrics in its folder, drawn anew at each validation."""
+"""Curves of a run from the metrics in its folder, drawn anew at validations."""
 
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,10 @@ MARGINS = (0.75, 0.5, 0.1, 0.3)
 """What is left free beside the axes of each panel, in inches: left, below, right, above."""
 
 
+SHARE = 0.05
+"""The share of a training's time that drawing its curves may take."""
+
+
 class StagePanel(NamedTuple):
     """A panel of curves of one stage.
 
@@ -54,6 +59,8 @@ class StagePanel(NamedTuple):
 class Curves(pl.Callback):
     """Draws the curves of the run, those of its earlier stages, too, at each validation; the report at its end draws the last.
 
+    Where validations follow one another so fast that drawing would take more than `SHARE` of the time, some are left out.
+
     Args:
         run_folder: The run folder.
         panels: Name of a stage -> its panels.
@@ -62,13 +69,17 @@ class Curves(pl.Callback):
     def __init__(self, run_folder: Path, panels: Mapping[str, Panels]) -> None:
         self.run_folder = run_folder
         self.panels = panels
+        self._next = 0.0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, in the first process, what was logged until now, the scores of this validation among it."""
-        if trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        drawn = trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if drawn and (begin := time.monotonic()) >= self._next:
             for logger in trainer.loggers:
                 logger.save()
             plot_curves(self.run_folder, self.panels)
+            end = time.monotonic()
+            self._next = end + (end - begin) / SHARE
 
 
 def plot_curves(run: Path, stages: Mapping[str, Panels]) -> Path:

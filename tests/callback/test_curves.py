@@ -2,11 +2,13 @@
 
 import csv
 import os
+from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from ldm.callback.curves import Curves, _columns, plot_curves, read_metrics
@@ -48,6 +50,7 @@ def test_what_was_logged_is_drawn_at_each_validation_that_of_the_moment_too(tmp_
         return plot_curves(run, panels)
 
     monkeypatch.setattr("ldm.callback.curves.plot_curves", plotted)
+    monkeypatch.setattr("ldm.callback.curves.SHARE", float("inf"))
     trainer = pl.Trainer(
         max_steps=6,
         accelerator="cpu",
@@ -69,6 +72,26 @@ def test_what_was_logged_is_drawn_at_each_validation_that_of_the_moment_too(tmp_
     assert (tmp_path / "curves.png").is_file()
     trainer.validate(task, DataLoader(numbers[:1], 1), verbose=False)
     assert len(seen) == 3, "the report draws what the end of a run has logged"
+
+
+def test_drawing_takes_no_more_than_a_share_of_the_time(tmp_path, monkeypatch):
+    """Of validations every 10 s, with drawings of 3 s, those are drawn that are 60 s after the last drawing, or later."""
+    clock, drawn = [0.0], []
+
+    def plotted(run, panels):
+        drawn.append(clock[0])
+        clock[0] += 3
+
+    monkeypatch.setattr("ldm.callback.curves.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("ldm.callback.curves.plot_curves", plotted)
+    trainer = SimpleNamespace(
+        is_global_zero=True, sanity_checking=False, loggers=[], state=SimpleNamespace(fn=TrainerFn.FITTING)
+    )
+    curves = Curves(tmp_path, {})
+    while clock[0] < 250:
+        clock[0] += 10
+        curves.on_validation_end(trainer, Task())
+    assert drawn == [10, 73, 136, 199]
 
 
 def test_each_stage_begins_a_row_and_what_was_not_logged_has_no_panel(tmp_path):
