@@ -63,9 +63,14 @@ class Statistics:
         """A matrix F `(D, R)` with F F^T = covariance, where R is its rank up to rounding, or the number of images."""
         if self._factor is not None:
             return self._factor
-        values, vectors = _spectrum(self.covariance)
-        kept = values > values.amax().clamp(min=0) * self.width * torch.finfo(torch.float64).eps
-        factor: Tensor = vectors[:, kept] * values[kept].sqrt()
+        symmetric = (self.covariance + self.covariance.T) / 2
+        if self.count is not None and 2 * self.count < self.width:  # of more images this takes longer than what follows
+            basis = _range_of(symmetric, self.count)
+            few = basis @ _root(basis.T @ symmetric @ basis)
+            if torch.isclose(few.square().sum(), symmetric.trace(), rtol=1e-9, atol=0):  # the count may be a wrong one
+                return few
+        lower, failed = torch.linalg.cholesky_ex(symmetric)
+        factor: Tensor = _root(symmetric) if failed else lower
         return factor
 
     @classmethod
@@ -94,17 +99,30 @@ class Statistics:
         return cls(len(features), mean, centred.T @ centred, factor=centred.T if few else None)
 
 
-def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues and, as columns, the eigenvectors of a covariance `(D, D)`.
+def _range_of(covariance: Tensor, count: int) -> Tensor:
+    """Return an orthonormal basis `(D, n)` of the range of a covariance `(D, D)` of n features, n < D.
+
+    References:
+        Halko et al., 2011, algorithm 4.1, arXiv:0909.4061; the rank is n - 1 at most, so nothing is left out.
+    """
+    generator = torch.Generator().manual_seed(0)
+    test = torch.randn(len(covariance), count, generator=generator, dtype=covariance.dtype)
+    basis: Tensor = torch.linalg.qr(covariance @ test.to(covariance.device))[0]
+    return basis
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Return a matrix F `(D, R)` with F F^T = covariance `(D, D)`, where R is its rank up to rounding.
 
     The usual algorithm may not converge where the rank is far below D; the singular values, which are slower, are then taken.
     """
-    symmetric = (covariance + covariance.T) / 2
     try:
-        values, vectors = torch.linalg.eigh(symmetric)
+        values, vectors = torch.linalg.eigh(covariance)
     except RuntimeError:  # torch.linalg.LinAlgError
-        vectors, values, _ = torch.linalg.svd(symmetric)
-    return values, vectors
+        vectors, values, _ = torch.linalg.svd(covariance)
+    kept = values > values.amax().clamp(min=0) * len(values) * torch.finfo(torch.float64).eps
+    root: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return root
 
 
 class Reference:

@@ -48,7 +48,7 @@ TINY = Sizes(
     run=("debug=tiny",),
     steps=6,
     hardware="cpu",
-    photographs=("debug=tiny",),
+    photographs=("debug=tiny", "conditioner=transformer_icons"),
     shape="tiny",
     batches=(2,),
     images=(2,),

@@ -102,14 +102,15 @@ def test_frechet_distance_of_covariances_without_full_rank_is_known():
     assert frechet_distance(*lines) == pytest.approx(2 - 2 * 0.6, rel=1e-12)
 
 
-@pytest.mark.parametrize("count", [6, 300])
+@pytest.mark.parametrize("count", [6, oracle.WIDTH - 3, 300])
 def test_a_factor_multiplied_by_itself_is_the_covariance(count):
-    """Known from few images, or found by eigenvalues."""
+    """Known from few images, or found of the covariance, whether it is known of how many images or not, or known wrongly."""
     statistics = Statistics.of(torch.randn(count, oracle.WIDTH))
-    found = Statistics(None, statistics.mean, statistics.covariance)
-    for factor in (statistics.factor, found.factor):
-        torch.testing.assert_close(factor @ factor.T, statistics.covariance)
-    assert found.factor.shape[1] == min(count - 1, oracle.WIDTH)
+    for said in (count, None, 3):
+        found = Statistics(said, statistics.mean, statistics.covariance)
+        for factor in (statistics.factor, found.factor):
+            torch.testing.assert_close(factor @ factor.T, statistics.covariance, rtol=1e-9, atol=1e-12)
+        assert found.factor.shape[1] == min(count - 1, oracle.WIDTH)
 
 
 def test_kid_of_two_halves_of_one_distribution_is_zero_on_average():
