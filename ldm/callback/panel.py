@@ -42,6 +42,9 @@ NOT_ALL = " (where above 0)"
 TICKS = 4
 """Numbers that an axis has at least."""
 
+STEPS = (1, 2, 5, 10)
+"""What lies between two numbers at an axis, but for a power of ten."""
+
 
 def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve], ends: EndValues = NO_ENDS) -> None:
     """Draw the curves of one panel over the steps.
@@ -74,9 +77,12 @@ def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve], ends: EndVal
         explain_ends(axes, ends)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(TICKS, steps=STEPS, integer=True))  # most of the time of drawing goes into ticks
     if logarithmic:
         set_log_scale(axes)
-    elif title in FROM_ZERO:
+        return
+    axes.yaxis.set_major_locator(MaxNLocator(TICKS + 1, steps=STEPS))
+    if title in FROM_ZERO:
         axes.set_ylim(bottom=0)
 
 
