@@ -85,6 +85,10 @@ class DatasetIndex:
         parts = {ending: extent for ending, extent in zip(self.shards[shard].parts, others) if extent != ABSENT}
         return Sample(key, self.shards[shard].path, image, text, record, parts)
 
+    def numbers_of(self, shard: int) -> range:
+        """Return the numbers of the samples of a shard."""
+        return range(self._starts[shard], self._starts[shard + 1])
+
     @property
     def encoding(self) -> dict[str, str]:
         """The facts that say how the latents in the shards were made; empty for images.
