@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.image_work import ImageWork
 from ldm.evaluate.images import FolderImages
 from ldm.evaluate.measured_images import FoundImages, MeasuredImages, SampledImages, UnroundedImages
-from ldm.evaluate.own import FOUND, GENERATED, GRID, PROGRAM, check_folder
+from ldm.evaluate.own import FOUND, GENERATED, GRID, PROGRAM, Results, check_folder
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.reference import ReferenceSource, reference_source
-from ldm.evaluate.results import NOTHING, new_results, write_results
+from ldm.evaluate.results import NOTHING, Findings, new_results
 from ldm.evaluate.source import COMPUTED, computed_options, data_options
 from ldm.evaluate.written_statistics import check_statistics, write_measured
 from ldm.files.digest import weights_hash
@@ -38,8 +37,6 @@ from ldm.metric.statistics import Reference
 from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
-
-log = logging.getLogger(__name__)
 
 SHOWN = 64
 """Images in the picture, at most."""
@@ -80,7 +77,7 @@ class ImageEvaluation:
         """Return the plain config of the data module; `size`: see `data`."""
         return data_options(self.config, self.run, size=size, training=self.config.reference == "train")
 
-    def of_model(self, ckpt: str, out: Path) -> dict[str, Any]:
+    def of_model(self, ckpt: str, out: Path) -> Results:
         """Generate and measure the images of a checkpoint."""
         config = self.config
         check_folder(out, GENERATED)
@@ -110,7 +107,7 @@ class ImageEvaluation:
         )
         return self._measure(folder, range(count), images, source, of=str(ckpt), doubts=opened.doubts(count))
 
-    def of_folder(self, images: str, out: Path) -> dict[str, Any]:
+    def of_folder(self, images: str, out: Path) -> Results:
         """Measure the images of a folder."""
         check_folder(out, FOUND)
         if self.chosen.inputs:
@@ -142,7 +139,7 @@ class ImageEvaluation:
         *,
         of: str,
         doubts: Sequence[str],
-    ) -> dict[str, Any]:
+    ) -> Results:
         """Measure this process's share; return the results, on processes after the first without scores."""
         folder.check()
         metrics = self.chosen.build()
@@ -156,35 +153,26 @@ class ImageEvaluation:
         reference = NOTHING if source is None else source.name
         results = new_results(self.protocol, of, folder.request, reference=reference, count=len(numbers), sizes=sizes)
         references = self._references(source, suites)
-        with folder.open(self.place):
-            work.do()
-            if self.place.rank:
-                return results
-            read = work.merge()
-            if not read:
-                raise ValueError(f"none of the {len(numbers)} images can be read; look at them")
-            results["count"], results["broken"] = len(read), len(numbers) - len(read)
-            results["doubts"] = [
-                *doubts,
-                *(doubt for one in metrics.values() if (doubt := one.doubt(len(read))) is not None),
-            ]
-            if self.protocol.published:
-                sampled = isinstance(images, SampledImages)
-                options = resolved(self.config)
-                results["departures"] = departures(self.protocol.name, options, count=len(read), sampled=sampled)
-            for doubt in results["doubts"]:
-                log.warning(doubt)
-            found = {name: suite.compute(references) for name, suite in suites.items()}
+
+        def conclude(count: int) -> Findings:
+            scores: dict[str, float] = {}
+            for suite in suites.values():
+                scores |= suite.compute(references)
             if self.config.statistics is not None:
                 write_measured(self.config.statistics, suites.values())
-            results["collapsed"] = [reason for suite in suites.values() for reason in suite.collapsed]
-            order = [name for metric in metrics.values() for name in metric.names]
-            scores = {name: value for scores in found.values() for name, value in scores.items()}
-            results["scores"] = {name: scores[name] for name in order}
-            shown = read[:SHOWN]
+            shown = work.read[:SHOWN]
             pictures = [images.read([number]).images[0] for number in shown]
             save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
-            return write_results(folder.path, results, _conditions(images, shown))
+            name, options, sampled = self.protocol.name, resolved(self.config), isinstance(images, SampledImages)
+            return Findings(
+                {name: scores[name] for metric in metrics.values() for name in metric.names},
+                [*doubts, *(doubt for one in metrics.values() if (doubt := one.doubt(count)) is not None)],
+                [reason for suite in suites.values() for reason in suite.collapsed],
+                departures(name, options, count=count, sampled=sampled) if self.protocol.published else [],
+                _conditions(images, shown),
+            )
+
+        return work.run(results, conclude)
 
     def _references(self, source: ReferenceSource | None, suites: Mapping[str, MetricSuite]) -> dict[str, Reference]:
         """Return what is known of real images, by the signature of the network, on the first process."""

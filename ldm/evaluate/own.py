@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from ldm.files.marks import begins_with, is_marked_picture
 from ldm.files.output_folder import OutputFolder
@@ -47,6 +47,42 @@ class Kind(NamedTuple):
     names: tuple[str, ...]
 
 
+class Results(TypedDict):
+    """The results of an evaluation, as `results.json` holds them.
+
+    Attributes:
+        of: The model, or the folder of images.
+        protocol: Name of the protocol.
+        count: Number of images that were measured.
+        broken: Number of images that could not be read.
+        size: Their height and width; None: they have several.
+        reference: What they are compared with.
+        published: Name of a score -> what was published for it.
+        source: Where that was published.
+        departures: Differences from the protocol.
+        doubts: Reasons to doubt the scores.
+        collapsed: Reasons for which a score cannot be measured.
+        request: On what the scores depend.
+        scores: Name -> score; None where it is not finite.
+        versions: Versions of the programs.
+    """
+
+    of: str
+    protocol: str
+    count: int
+    broken: int
+    size: list[int] | None
+    reference: str
+    published: Mapping[str, float]
+    source: str
+    departures: Sequence[str]
+    doubts: Sequence[str]
+    collapsed: Sequence[str]
+    request: Mapping[str, Any]
+    scores: Mapping[str, float | None]
+    versions: Mapping[str, str]
+
+
 GENERATED = Kind(
     "images that a model has made",
     frozenset({"model", "sampler", "guidance", "conditions", "seed", "size"}),
@@ -71,14 +107,12 @@ def read_json(file: Path) -> Any:
         return None
 
 
-def read_results(file: Path) -> dict[str, Any] | None:
+def read_results(file: Path) -> Results | None:
     """Return the results that an evaluation wrote; None where the file is missing, or is anything else."""
-    found = read_json(file)
-    ours = (
-        isinstance(found, dict)
-        and {"of", "protocol", "count", "reference", "doubts", "scores", "versions"} <= found.keys()
-    )
-    return found if ours and isinstance(found["scores"], dict) else None
+    found: Results | None = read_json(file)
+    known = {"of", "protocol", "count", "reference", "doubts", "scores", "versions"}
+    ours = isinstance(found, dict) and known <= found.keys() and isinstance(found["scores"], dict)
+    return found if ours else None
 
 
 def read_request(folder: Path) -> dict[str, Any] | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.evaluate.folder import EvaluationFolder, parts_of
+from ldm.evaluate.own import Results
 from ldm.evaluate.processes import Place
+from ldm.evaluate.results import Findings, write_results
 from ldm.files.waiting import wait_for
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,36 @@ class PartWork(ABC):
         """Return whether the images of a part are there."""
         return True
 
-    def do(self) -> None:
+    @abstractmethod
+    def merge(self) -> int:
+        """Put together what all processes have measured; return the number of images that could be read."""
+
+    def run(self, results: Results, conclude: Callable[[int], Findings]) -> Results:
+        """Measure this process's share; the first process then writes what all have found.
+
+        Args:
+            results: What is known before.
+            conclude: Returns what is found, once all is merged, of a number of images that could be read.
+
+        Returns:
+            The results, on processes after the first without scores.
+
+        Raises:
+            ValueError: If no image can be read.
+        """
+        with self.folder.open(self.place):
+            self._measure_share()
+            if self.place.rank:
+                return results
+            count = self.merge()
+            if not count:
+                raise ValueError(f"none of the {results['count']} images can be read; look at them")
+            findings = conclude(count)
+            for doubt in findings.doubts:
+                log.warning(doubt)
+            return write_results(self.folder.path, results, findings, count=count)
+
+    def _measure_share(self) -> None:
         """Measure this process's share, but for what is there."""
         own = self.place.share(self.parts)
         missing = {part: [name for name in self.stores if self._kept(name, part) is None] for part in own}

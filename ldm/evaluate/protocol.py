@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from omegaconf import DictConfig
 
+from ldm.evaluate.own import Results
 from ldm.evaluate.processes import Place
 from ldm.pretrained.precision import without_tf32
 from ldm.processes.cores import warn_of_busy_cores
@@ -54,7 +54,7 @@ class Protocol(ABC):
         self.source = source
 
     @abstractmethod
-    def run(self, config: DictConfig) -> Sequence[dict[str, Any]]:
+    def run(self, config: DictConfig) -> Sequence[Results]:
         """Measure as the options of a command say, and write the scores.
 
         Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ldm import __version__
 from ldm.batch import Size
-from ldm.evaluate.own import EARLIER, MARK, RESULTS, TABLE, read_results
+from ldm.evaluate.own import EARLIER, MARK, RESULTS, TABLE, Results, read_results
 from ldm.evaluate.protocol import Protocol
 from ldm.files.scores import to_json_numbers
 from ldm.files.whole import write_whole
@@ -20,9 +20,27 @@ NOTHING = "nothing"
 """The reference where no metric compares with real images."""
 
 
+class Findings(NamedTuple):
+    """What an evaluation finds out once all images are measured.
+
+    Attributes:
+        scores: Name -> score.
+        doubts: Reasons to doubt the scores.
+        collapsed: Reasons for which a score cannot be measured.
+        departures: Differences from the protocol.
+        shown: What the images in the picture were made for.
+    """
+
+    scores: Mapping[str, float]
+    doubts: Sequence[str] = ()
+    collapsed: Sequence[str] = ()
+    departures: Sequence[str] = ()
+    shown: Sequence[str] = ()
+
+
 def new_results(
     protocol: Protocol, of: str, request: Mapping[str, Any], *, reference: str, count: int, sizes: Collection[Size]
-) -> dict[str, Any]:
+) -> Results:
     """Return results without scores, as processes after the first have them.
 
     Args:
@@ -47,25 +65,34 @@ def new_results(
         "collapsed": [],
         "request": request,
         "scores": {},
+        "versions": {"ldm": __version__, "torch": torch.__version__},
     }
 
 
-def write_results(folder: Path, results: Mapping[str, Any], shown: Sequence[str] = ()) -> dict[str, Any]:
-    """Write results as JSON and as a table.
+def write_results(folder: Path, results: Results, findings: Findings, *, count: int) -> Results:
+    """Complete results, and write them as JSON and as a table.
 
     Earlier scores of the same images, compared with the same, stay among them, unless they are measured anew. Results of other
     images go into `results-N.json`, where N is their number of images, and come back with a later evaluation of these.
 
     Args:
         folder: The folder.
-        results: Plain values; `scores` are numbers by name, `published` those of others.
-        shown: What the images in the picture were made for.
+        results: The results without scores.
+        findings: What was found out.
+        count: Number of images that could be read.
 
     Returns:
-        What was written: the results, numbers that are not finite as None, and the versions of the programs.
+        What was written.
     """
-    versions = {"ldm": __version__, "torch": torch.__version__}
-    written = {**results, "scores": to_json_numbers(results["scores"]), "versions": versions}
+    written: Results = {
+        **results,
+        "count": count,
+        "broken": results["count"] - count,
+        "departures": list(findings.departures),
+        "doubts": list(findings.doubts),
+        "collapsed": list(findings.collapsed),
+        "scores": to_json_numbers(findings.scores),
+    }
     earlier = read_results(folder / RESULTS)
     if earlier is not None and not _alike(earlier, written):
         _keep(folder, earlier)
@@ -74,18 +101,18 @@ def write_results(folder: Path, results: Mapping[str, Any], shown: Sequence[str]
         if kept is not None and _alike(kept, written):
             written = _together(kept, written)
     write_whole(folder / RESULTS, json.dumps(written, indent=2))
-    write_whole(folder / TABLE, table(written, shown))
+    write_whole(folder / TABLE, table(written, findings.shown))
     return written
 
 
-def table(results: Mapping[str, Any], shown: Sequence[str] = ()) -> str:
+def table(results: Results, shown: Sequence[str] = ()) -> str:
     """Return results as a page in Markdown: what was measured, the scores, what to doubt, and how images were made.
 
     Args:
-        results: See `write_results`.
-        shown: See `write_results`.
+        results: The results.
+        shown: See `Findings`.
     """
-    published: Mapping[str, float] = results["published"]
+    published = results["published"]
     lines = [MARK, f"# {results['of']}", ""]
     broken = f" ({results['broken']} broken ones left out)" if results.get("broken") else ""
     size = results.get("size")
@@ -113,23 +140,23 @@ def table(results: Mapping[str, Any], shown: Sequence[str] = ()) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def lines_of(results: Mapping[str, Any]) -> list[str]:
+def lines_of(results: Results) -> list[str]:
     """Return the scores as lines for a terminal."""
-    published: Mapping[str, float] = results["published"]
+    published = results["published"]
     return [
         f"  {name:28} {_number(value)}" + (f"  (published: {published[name]:g})" if name in published else "")
         for name, value in results["scores"].items()
     ] + [f"  not as in the protocol: {departure}" for departure in results.get("departures", ())]
 
 
-def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _alike(one: Results, other: Results) -> bool:
     """Return whether two results are of the same images, compared with the same."""
     keys = ("protocol", "count", "broken", "size", "request", "published", "departures")
     references = {one["reference"], other["reference"]} - {NOTHING}
     return len(references) < 2 and all(one.get(key) == other.get(key) for key in keys)
 
 
-def _together(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def _together(before: Results, after: Results) -> Results:
     return {
         **after,
         "reference": before["reference"] if after["reference"] == NOTHING else after["reference"],
@@ -138,13 +165,13 @@ def _together(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _kept(folder: Path) -> Iterator[dict[str, Any] | None]:
+def _kept(folder: Path) -> Iterator[Results | None]:
     for file in sorted(folder.glob("results-*.json")):
         if EARLIER.fullmatch(file.name):
             yield read_results(file)
 
 
-def _keep(folder: Path, results: Mapping[str, Any]) -> None:
+def _keep(folder: Path, results: Results) -> None:
     """Write results into the first file of their number of images that is free, or holds what they can be added to."""
     number = 1
     while True:
