@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldm.options.rule import matches
+from ldm.options.rule import leaves, matches
 from ldm.report.secrets import without_secrets
 from ldm.training.claim import FREE, NOT_FREE
 
@@ -60,20 +60,13 @@ def of_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return full name -> value of the options of a plain config that decide how it is trained, and its seed."""
-    found = _leaves(without_secrets(dict(config)))
+    found = leaves(without_secrets(dict(config)))
     kept = {name: value for name, value in found if _decides_training(name) and not matches(name, UNTOLD)}
     return {SEED: config.get(SEED), **kept}
 
 
-def _leaves(node: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Return full name and value of all options of a plain config; lists are values."""
-    if not isinstance(node, Mapping) or not node:
-        return [(name, node)]
-    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{name}.{key}" if name else str(key))]
-
-
 def _differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    flat = [{name: _text(value) for name, value in _leaves(without_secrets(dict(config)))} for config in configs]
+    flat = [{name: _text(value) for name, value in leaves(without_secrets(dict(config)))} for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
     found = {name: [one.get(name, MISSING) for one in flat] for name in names if not matches(name, UNTOLD)}
     return {name: texts for name, texts in found.items() if len(set(texts)) > 1}

@@ -40,7 +40,7 @@ def evaluate(config: DictConfig) -> list[Results]:
     if Place.here().rank:
         return found
     for results in found:
-        broken = f", {results['broken']} broken ones left out" if results.get("broken") else ""
+        broken = f", {results['broken']} broken ones left out" if results["broken"] else ""
         print(f"{results['of']}: {results['count']} images{broken}")
         print("\n".join(lines_of(results)))
     print(f"all in {config.out}" + (f": look at {config.out}/{PICTURE}" if len(found) > 1 else ""))

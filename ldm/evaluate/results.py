@@ -15,13 +15,14 @@ from ldm.evaluate.own import EARLIER, MARK, RESULTS, TABLE, Results, read_result
 from ldm.evaluate.protocol import Protocol
 from ldm.files.scores import to_json_numbers
 from ldm.files.whole import write_whole
+from ldm.options.rule import leaves
 
 NOTHING = "nothing"
 """The reference where no metric compares with real images."""
 
 
 class Findings(NamedTuple):
-    """What an evaluation finds out once all images are measured.
+    """The findings of an evaluation, once all images are measured.
 
     Attributes:
         scores: Name -> score.
@@ -114,8 +115,8 @@ def table(results: Results, shown: Sequence[str] = ()) -> str:
     """
     published = results["published"]
     lines = [MARK, f"# {results['of']}", ""]
-    broken = f" ({results['broken']} broken ones left out)" if results.get("broken") else ""
-    size = results.get("size")
+    broken = f" ({results['broken']} broken ones left out)" if results["broken"] else ""
+    size = results["size"]
     of_size = f" of {size[0]} x {size[1]} pixels" if size else " of several sizes"
     lines += [
         f"{results['count']} images{of_size}{broken}, protocol `{results['protocol']}`, compared with "
@@ -129,12 +130,14 @@ def table(results: Results, shown: Sequence[str] = ()) -> str:
         lines.append(_row([*cells, _number(published.get(name))] if published else cells))
     if published:
         lines += ["", f"Published: {results['source']}."]
-    if departures := results.get("departures"):
+    if departures := results["departures"]:
         lines += ["", "The protocol was not followed:", "", *(f"- {departure}" for departure in departures)]
     if doubts := [*results["collapsed"], *results["doubts"]]:
         lines += ["", "To doubt:", "", *(f"- {doubt}." for doubt in doubts)]
     lines += ["", _row(["option", "value"]), _row(["---", "---"])]
-    lines += [_row([name, str(value)]) for name, value in _leaves(results.get("request", {}))]
+    for name, value in leaves(results["request"]):
+        is_class = name.endswith("._target_")
+        lines.append(_row([name.removesuffix("._target_"), str(value).rpartition(".")[2] if is_class else str(value)]))
     if shown:
         lines += ["", "Images of `grid.png`, row by row:", "", *(f"{n}. {text}" for n, text in enumerate(shown, 1))]
     return "\n".join(lines).rstrip() + "\n"
@@ -146,7 +149,7 @@ def lines_of(results: Results) -> list[str]:
     return [
         f"  {name:28} {_number(value)}" + (f"  (published: {published[name]:g})" if name in published else "")
         for name, value in results["scores"].items()
-    ] + [f"  not as in the protocol: {departure}" for departure in results.get("departures", ())]
+    ] + [f"  not as in the protocol: {departure}" for departure in results["departures"]]
 
 
 def _alike(one: Results, other: Results) -> bool:
@@ -184,18 +187,6 @@ def _keep(folder: Path, results: Results) -> None:
             continue
         write_whole(file, json.dumps(results, indent=2))
         return
-
-
-def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield name and value of each option; a class by its name alone."""
-    if not isinstance(node, dict):
-        yield name, node
-        return
-    for key, value in node.items():
-        if key == "_target_":
-            yield name, str(value).rpartition(".")[2]
-        else:
-            yield from _leaves(value, f"{name}.{key}" if name else key)
 
 
 def _row(cells: list[str]) -> str:

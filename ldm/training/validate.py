@@ -19,6 +19,7 @@ from ldm.callback.randomness import StepSeed
 from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
 from ldm.model import LatentDiffusion
+from ldm.options.rule import leaves
 from ldm.options.sweep import in_sweep
 from ldm.task.base import Task
 from ldm.training.claim import Continuation
@@ -100,23 +101,21 @@ def _said_by(file: Path) -> dict[str, Any]:
     return options_of(options)
 
 
-def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:
+def check_groups(settings: Mapping[str, Any]) -> None:
     """Check that no choice of a group was given as the value of an option.
 
     Args:
         settings: The config, as plain values.
-        prefix: The place of `settings` in the whole, with a dot at its end.
 
     Raises:
         ValueError: If one was, with the form in which it is to be given.
     """
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            check_groups(value, f"{prefix}{name}.")
-        elif prefix and isinstance(value, str) and (CONFIGS / name / f"{value}.yaml").is_file():
-            group = f"{name}@{prefix}{name}" if prefix.startswith("stage.") else name
+    for option, value in leaves(settings):
+        place, _, name = option.rpartition(".")
+        if place and isinstance(value, str) and (CONFIGS / name / f"{value}.yaml").is_file():
+            group = f"{name}@{option}" if option.startswith("stage.") else name
             raise ValueError(
-                f"{prefix}{name}={value} cannot be, since {value} is a choice of a group of options; type {group}={value}"
+                f"{option}={value} cannot be, since {value} is a choice of a group of options; type {group}={value}"
             )
 
 
