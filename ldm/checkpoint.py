@@ -167,8 +167,8 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
     file = find(path, (CLASSIFIER_FILE,))
     model = _rebuild(*read(file), file, packages)
     if not isinstance(model, NoisyClassifier):
-        told = model.conditioner.inputs if isinstance(model, LatentDiffusion) else ()
-        fitting = LabelClassifier if "label" in told else CaptionClassifier
+        inputs = model.conditioner.inputs if isinstance(model, LatentDiffusion) else ()
+        fitting = LabelClassifier if "label" in inputs else CaptionClassifier
         raise ValueError(
             f"{file} holds {type(model).__name__}, not a classifier; "
             + fitting.how_to_train(f"autoencoder.ckpt={shlex.quote(str(path))}")

@@ -148,8 +148,8 @@ class Evaluation(Measuring):
     def _warn(self, trainer: pl.Trainer, wanted: int | None) -> None:
         """Say of final scores for which there are too few images what that means."""
         total = len(trainer.datamodule.val_set)  # type: ignore[attr-defined]
-        for doubt in self.suite.doubts(min(wanted or total, total)):
-            log.warning(doubt)
+        for warning in self.suite.warnings(min(wanted or total, total)):
+            log.warning(warning)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> tuple[Tensor, list[str]]:
         """Generate this rank's share, in batches of one size, and give it to the metrics.
@@ -185,8 +185,8 @@ class Evaluation(Measuring):
                     batch_size=self.batch_size,
                 )
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)
-                told = in_words(fields, len(chunk), model.conditioner)
-                placed = zip(map(numbers.index, chunk), images, told, strict=True)
+                texts = in_words(fields, len(chunk), model.conditioner)
+                placed = zip(map(numbers.index, chunk), images, texts, strict=True)
                 shown |= {place: (image.clone(), text) for place, image, text in placed if place in places}
                 bar.update(len(chunk))
         found = [shown[place] for place in sorted(shown)]

@@ -45,8 +45,8 @@ class ReconstructionEvaluation(Measuring):
         """Warn once of too few validation images."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and not self._warned:
-            for doubt in self.distance.doubts(len(data.val_set)):
-                log.warning(doubt)
+            for warning in self.distance.warnings(len(data.val_set)):
+                log.warning(warning)
         self._warned = True
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

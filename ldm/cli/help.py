@@ -90,8 +90,8 @@ def _alternatives(group: str, chosen: dict[str, Any], folders: list[Path]) -> It
     for choice, file in files.items():
         if choice != chosen.get(group):
             comments = _comments(file)
-            told = [line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
-            yield from ("", f"Options with {group}={choice}{': ' + told[0][2:] if told else ''}", "")
+            notes = [line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
+            yield from ("", f"Options with {group}={choice}{': ' + notes[0][2:] if notes else ''}", "")
             for option, value in (yaml.load(file.read_text(), LOADER) or {}).items():
                 if option not in (group, "defaults"):
                     yield _option(option, value, comments.get(option, ""))

@@ -66,7 +66,7 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
         for override in values:
             _check_value(override, base, name, chosen, line.under)
     if failure is not None:
-        raise UsageError(f"{told(failure)}; --help shows all options") from failure
+        raise UsageError(f"{message_of(failure)}; --help shows all options") from failure
     return config
 
 
@@ -86,7 +86,7 @@ def first_missing(config: DictConfig, unneeded: Collection[str] = ()) -> str | N
     return next((option for option in missing if not option.startswith("hydra.")), None)
 
 
-def told(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return the message of a Hydra error and of what caused it, in one line."""
     texts = [str(error)] + ([str(error.__cause__)] if isinstance(error.__cause__, OmegaConfBaseException) else [])
     return " ".join(" ".join(texts).split())
@@ -250,7 +250,7 @@ def _compose_chosen(name: str, chosen: Sequence[str]) -> DictConfig:
             other = _suggestion(group, _typeable(config, name, chosen), "{}?")
             hint = _either(same) or other or f"to choose from it in addition type +{choice}"
             raise UsageError(f"{choice} chooses nothing here; {hint}") from error
-        raise UsageError(f"{told(error)}; --help shows all options") from error
+        raise UsageError(f"{message_of(error)}; --help shows all options") from error
 
 
 def _composed_without_one(name: str, chosen: Sequence[str]) -> dict[str, DictConfig]:
@@ -277,7 +277,9 @@ def _clash(error: BaseException, without: Mapping[str, DictConfig]) -> str:
         advice += (
             f"; for a model with the same conditioner type experiment=txt2img {others[0]} conditioner={conditioner}"
         )
-    return f"{experiment} does not go with {' and '.join(others) or 'the other choices'} ({told(error)}); {advice}"
+    return (
+        f"{experiment} does not go with {' and '.join(others) or 'the other choices'} ({message_of(error)}); {advice}"
+    )
 
 
 def _needs_look(override: Override) -> bool:

@@ -199,8 +199,8 @@ def charts(panels: Sequence[MetricPanel]) -> dict[str, dict[str, Markup]]:
     """Return stage -> metric -> chart for a page, which has one legend for all."""
     found: dict[str, dict[str, Markup]] = {}
     for number, panel in enumerate(panels):
-        told = description(panel.metric, panel.curves)
-        found.setdefault(panel.stage, {})[panel.metric] = chart(panel.draw, told, key=f"p{number}", legend=False)
+        text = description(panel.metric, panel.curves)
+        found.setdefault(panel.stage, {})[panel.metric] = chart(panel.draw, text, key=f"p{number}", legend=False)
     return found
 
 

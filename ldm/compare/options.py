@@ -9,7 +9,7 @@ from ldm.options.rule import leaves, matches
 from ldm.report.secrets import without_secrets
 from ldm.training.claim import FREE, NOT_FREE
 
-UNTOLD = ("name", "paths.*", "search*", "logger*", "tags*", "optimized_metric", "validate_only", "*.folder", "*.cache")
+IGNORED = ("name", "paths.*", "search*", "logger*", "tags*", "optimized_metric", "validate_only", "*.folder", "*.cache")
 """Options, as patterns, that say nothing about what was trained or on what."""
 
 MISSING = "absent"
@@ -31,7 +31,7 @@ def different_options(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[st
     Args:
         configs: Plain configs, at least one.
     """
-    return _told_once(_differing(configs))
+    return _without_repeats(_differing(configs))
 
 
 def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -50,7 +50,7 @@ def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
         and not (name.endswith(f".{SEED}") and texts == seeds)
         and set(texts) != {MISSING, "null"}  # as of runs before the option was there
     }
-    return list(_told_once(decide))
+    return list(_without_repeats(decide))
 
 
 def of_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -61,18 +61,18 @@ def of_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return full name -> value of the options of a plain config that decide how it is trained, and its seed."""
     found = leaves(without_secrets(dict(config)))
-    kept = {name: value for name, value in found if _decides_training(name) and not matches(name, UNTOLD)}
+    kept = {name: value for name, value in found if _decides_training(name) and not matches(name, IGNORED)}
     return {SEED: config.get(SEED), **kept}
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     flat = [{name: _text(value) for name, value in leaves(without_secrets(dict(config)))} for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
-    found = {name: [one.get(name, MISSING) for one in flat] for name in names if not matches(name, UNTOLD)}
+    found = {name: [one.get(name, MISSING) for one in flat] for name in names if not matches(name, IGNORED)}
     return {name: texts for name, texts in found.items() if len(set(texts)) > 1}
 
 
-def _told_once(differ: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def _without_repeats(differ: Mapping[str, list[str]]) -> dict[str, list[str]]:
     kept: dict[tuple[str, ...], str] = {}
     for name, texts in differ.items():
         key = (name.rpartition(".")[2], *texts)

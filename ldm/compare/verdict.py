@@ -132,11 +132,11 @@ def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
             True,
             f"{name}: agrees in all {len(metrics)} metrics, within the spread of {expected.seeds} seeds.",
         )
-    told = "; ".join(_told(one) for one in wrong)
-    return Verdict(run, metrics, False, f"{name}: disagrees in {len(wrong)} of {len(metrics)} metrics: {told}.")
+    reasons = "; ".join(_describe(one) for one in wrong)
+    return Verdict(run, metrics, False, f"{name}: disagrees in {len(wrong)} of {len(metrics)} metrics: {reasons}.")
 
 
-def _told(one: MetricAgreement) -> str:
+def _describe(one: MetricAgreement) -> str:
     """Return in words where a run lies in a metric in which it disagrees."""
     return (
         f"{one.metric} of {one.stage} is {shown(one.value)} at step {one.step:,}, where {shown(one.expected.mean)} is expected "

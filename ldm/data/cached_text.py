@@ -116,8 +116,8 @@ def check_cached_text(made: Mapping[str, str], fields: Iterable[str] | None, *, 
     if not (by_rule or by_name):
         fewer = "" if encoded == [] else f"set data.caption.fields={_typed(encoded)}, or "
         raise ValueError(
-            f"the tokens beside the latents are those of captions from {_said(encoded)}, but training draws captions from "
-            f"{_said(wanted)}; {fewer}encode with data.caption.fields={_typed(wanted)}, or with text=false"
+            f"the tokens beside the latents are those of captions from {_listed(encoded)}, but training draws captions from "
+            f"{_listed(wanted)}; {fewer}encode with data.caption.fields={_typed(wanted)}, or with text=false"
         )
 
 
@@ -132,7 +132,7 @@ def _encoded_fields(made: Mapping[str, str]) -> list[str] | None:
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
-def _said(fields: Iterable[str] | None) -> str:
+def _listed(fields: Iterable[str] | None) -> str:
     """Return names of fields as a sentence has them."""
     if fields is None:
         return 'the .txt or, where there is none, "caption"'

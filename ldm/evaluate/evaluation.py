@@ -105,7 +105,7 @@ class ImageEvaluation:
             seed=config.seed,
             batch_size=self.batch_size,
         )
-        return self._measure(folder, range(count), images, source, of=str(ckpt), doubts=opened.doubts(count))
+        return self._measure(folder, range(count), images, source, of=str(ckpt), warnings=opened.warnings(count))
 
     def of_folder(self, images: str, out: Path) -> Results:
         """Measure the images of a folder."""
@@ -119,16 +119,16 @@ class ImageEvaluation:
         found = FolderImages(images, None if given is None else as_size(given))
         count = min(len(found), self.config.num_images or len(found))
         sizes = {found.size_of(number) for number in range(count)} - {Size(0, 0)}
-        doubts = []
+        warnings = []
         if len(sizes) > 1:
-            doubts = [
+            warnings = [
                 f"the images are of {len(sizes)} sizes, from {min(sizes)} to {max(sizes)}, and each is measured as it is; with "
                 "size= all are resized and cut to one"
             ]
         size = sizes.pop() if len(sizes) == 1 else None
         source = self._source(size, of_data=size)
         folder = EvaluationFolder(out, FOUND, {"images": found.fingerprint})
-        return self._measure(folder, range(count), FoundImages(found), source, of=images, doubts=doubts)
+        return self._measure(folder, range(count), FoundImages(found), source, of=images, warnings=warnings)
 
     def _measure(
         self,
@@ -138,7 +138,7 @@ class ImageEvaluation:
         source: ReferenceSource | None,
         *,
         of: str,
-        doubts: Sequence[str],
+        warnings: Sequence[str],
     ) -> Results:
         """Measure this process's share; return the results, on processes after the first without scores."""
         folder.check()
@@ -166,7 +166,7 @@ class ImageEvaluation:
             name, options, sampled = self.protocol.name, resolved(self.config), isinstance(images, SampledImages)
             return Findings(
                 {name: scores[name] for metric in metrics.values() for name in metric.names},
-                [*doubts, *(doubt for one in metrics.values() if (doubt := one.doubt(count)) is not None)],
+                [*warnings, *(warning for one in metrics.values() if (warning := one.warning(count)) is not None)],
                 [reason for suite in suites.values() for reason in suite.collapsed],
                 departures(name, options, count=count, sampled=sampled) if self.protocol.published else [],
                 _conditions(images, shown),

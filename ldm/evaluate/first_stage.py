@@ -222,8 +222,8 @@ class ReconstructionProtocol(Protocol):
         def conclude(count: int) -> Findings:
             scores = pairs.compute() | work.distances()
             save_marked(work.picture(pairs.numbers[:SHOWN]), out / RECONSTRUCTIONS, PROGRAM)
-            doubts = [f"r{doubt}" for suite in suites.values() for doubt in suite.doubts(count)]
-            return Findings(scores, doubts, [reason for suite in suites.values() for reason in suite.collapsed])
+            warnings = [f"r{warning}" for suite in suites.values() for warning in suite.warnings(count)]
+            return Findings(scores, warnings, [reason for suite in suites.values() for reason in suite.collapsed])
 
         return work.run(results, conclude)
 

@@ -87,8 +87,8 @@ class PartWork(ABC):
             if not count:
                 raise ValueError(f"none of the {results['count']} images can be read; look at them")
             findings = conclude(count)
-            for doubt in findings.doubts:
-                log.warning(doubt)
+            for warning in findings.warnings:
+                log.warning(warning)
             return write_results(self.folder.path, results, findings, count=count)
 
     def _measure_share(self) -> None:

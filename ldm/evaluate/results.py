@@ -26,14 +26,14 @@ class Findings(NamedTuple):
 
     Attributes:
         scores: Name -> score.
-        doubts: Reasons to doubt the scores.
+        warnings: Reasons to doubt the scores.
         collapsed: Reasons for which a score cannot be measured.
         departures: Differences from the protocol.
         shown: What the images in the picture were made for.
     """
 
     scores: Mapping[str, float]
-    doubts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     collapsed: Sequence[str] = ()
     departures: Sequence[str] = ()
     shown: Sequence[str] = ()
@@ -90,7 +90,7 @@ def write_results(folder: Path, results: Results, findings: Findings, *, count: 
         "count": count,
         "broken": results["count"] - count,
         "departures": list(findings.departures),
-        "doubts": list(findings.doubts),
+        "doubts": list(findings.warnings),
         "collapsed": list(findings.collapsed),
         "scores": to_json_numbers(findings.scores),
     }
@@ -132,8 +132,8 @@ def table(results: Results, shown: Sequence[str] = ()) -> str:
         lines += ["", f"Published: {results['source']}."]
     if departures := results["departures"]:
         lines += ["", "The protocol was not followed:", "", *(f"- {departure}" for departure in departures)]
-    if doubts := [*results["collapsed"], *results["doubts"]]:
-        lines += ["", "To doubt:", "", *(f"- {doubt}." for doubt in doubts)]
+    if warnings := [*results["collapsed"], *results["doubts"]]:
+        lines += ["", "To doubt:", "", *(f"- {warning}." for warning in warnings)]
     lines += ["", _row(["option", "value"]), _row(["---", "---"])]
     for name, value in leaves(results["request"]):
         is_class = name.endswith("._target_")

@@ -117,7 +117,7 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
     stage = workload.stage
     each = stage.batch_size // machine.gpus
     option = f"stage.{stage.name}.trainer.accumulate_grad_batches"
-    told = (
+    need = (
         f"the stage {stage.name} needs {shown(needed, 'bytes')} on each device with {micro} images at once, and a device has "
         f"{shown(machine.memory, 'bytes')} for it"
     )
@@ -126,7 +126,7 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
         more = machine.gpus * accumulate // stage.accumulate
         others = "" if stage.batch_size % (more * stage.accumulate) else f", or gpus={more}"
         hint = "" if workload.recomputes else ", and more with activation_checkpointing=true"
-        return f"{told}; {each // accumulate} images at once fit{hint}: type {option}={accumulate}{others}"
+        return f"{need}; {each // accumulate} images at once fit{hint}: type {option}={accumulate}{others}"
     least = _needed(workload, resident, machine, 1, each)
     if not workload.recomputes:
         checkpoint_activations(workload.task, contexts_again)
@@ -135,11 +135,11 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
     if accumulate is not None:
         parts = "" if accumulate == stage.accumulate else f" {option}={accumulate}"
         return (
-            f"{told}; {each // accumulate} images at once fit where the inside of blocks is computed again in the backward pass: "
+            f"{need}; {each // accumulate} images at once fit where the inside of blocks is computed again in the backward pass: "
             f"type activation_checkpointing=true{parts}"
         )
     return (
-        f"{told}; one image at once needs {shown(least, 'bytes')}, of which {shown(sum(resident), 'bytes')} are weights, "
+        f"{need}; one image at once needs {shown(least, 'bytes')}, of which {shown(sum(resident), 'bytes')} are weights, "
         "averages and the optimiser's state: choose hardware with more memory, or a smaller network"
     )
 

@@ -83,16 +83,16 @@ def cache_advice(
     """
     stage, data = workload.stage, workload.config.data
     reasons = list(_obstacles(workload, data))
-    told = f"the encoder takes {share:.0%} of the time of a step"
+    message = f"the encoder takes {share:.0%} of the time of a step"
     if reasons:
-        return [f"cache the latents: no, since {'; and '.join(reasons)}. ({told[0].upper()}{told[1:]}.)"]
+        return [f"cache the latents: no, since {'; and '.join(reasons)}. ({message[0].upper()}{message[1:]}.)"]
     if images is None:
-        return [f"cache the latents: give images=NUMBER to be told; {told}"]
+        return [f"cache the latents: give images=NUMBER to be told; {message}"]
     epochs = stage.steps * stage.batch_size / images
     one_pass, whole = images * encode_seconds / 3600, epochs * images * encode_seconds / 3600
     space = sum(row.value for row in cache_rows(workload, images=images) if "latents" in row.name)
     facts = (
-        f"{told}, over {epochs:,.3g} epochs {whole:,.3g} device-hours; encoding once takes {one_pass:,.3g} and "
+        f"{message}, over {epochs:,.3g} epochs {whole:,.3g} device-hours; encoding once takes {one_pass:,.3g} and "
         f"{shown(space, 'bytes')} of disk"
     )
     if epochs <= 1 or share < WORTH:

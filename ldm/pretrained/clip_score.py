@@ -51,7 +51,7 @@ class CLIPScore:
         self.network.requires_grad_(False).eval()
         self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
         self.strength = strength
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._embedded: dict[tuple[str, ...], Tensor] = {}
 
     def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -79,7 +79,7 @@ class CLIPScore:
         words = self.tokenizer(
             list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
         ).to(device)
-        self._tell_overflow(prompts)
+        self._warn_of_overflow(prompts)
         text: Tensor = network.get_text_features(**words).pooler_output
         return text
 
@@ -92,10 +92,10 @@ class CLIPScore:
             self._embedded[key] = self.embed_texts(prompts, device)
         return self._embedded[key].to(device)
 
-    def _tell_overflow(self, prompts: Sequence[str]) -> None:
+    def _warn_of_overflow(self, prompts: Sequence[str]) -> None:
         """Log once for each prompt the part that the tokenizer, which has just read it, has cut away."""
-        different = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._told]
-        self._told.update(different)
+        different = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._warned]
+        self._warned.update(different)
         for prompt, rest in zip(different, overflow(self.tokenizer.backend_tokenizer, different), strict=True):
             if rest:
                 log.warning(

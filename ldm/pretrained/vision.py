@@ -47,10 +47,10 @@ def colour_statistics(name: str, *, local: bool = False) -> tuple[Sequence[float
         local: Look on this machine alone.
     """
     try:
-        said, _ = ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)
+        found, _ = ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)
     except OSError:
-        said = {}
-    return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
+        found = {}
+    return found.get("image_mean", IMAGENET_MEAN), found.get("image_std", IMAGENET_STD)
 
 
 class FeatureMapEncoder(nn.Module, ABC):

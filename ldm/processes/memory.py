@@ -39,6 +39,6 @@ def short_memory(error: BaseException) -> str | None:
     if not on_cpu and not isinstance(error, MemoryError):
         return None
     asked = re.search(r"allocate (\d+) bytes", text)
-    told = f"{int(asked[1]) / 2**30:.2f} GiB more were asked for" if asked else "more was asked for"
+    lacking = f"{int(asked[1]) / 2**30:.2f} GiB more were asked for" if asked else "more was asked for"
     memory = psutil.virtual_memory()
-    return f"{told}, and this machine has {memory.total / 2**30:.1f} GiB of memory, of which other programs use some"
+    return f"{lacking}, and this machine has {memory.total / 2**30:.1f} GiB of memory, of which other programs use some"

@@ -67,15 +67,15 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str], experiment: st
             else:
                 OmegaConf.select(config, parent).pop(last)
     for file in sorted((CONFIGS / "debug").glob("*.yaml")):
-        _leave_out_options(config, names, _said_by(file))
+        _leave_out_options(config, names, _options_in(file))
     file = CONFIGS / "experiment" / f"{experiment}.yaml"
-    return _leave_out_options(config, names, _said_by(file)) if file.is_file() else []
+    return _leave_out_options(config, names, _options_in(file)) if file.is_file() else []
 
 
-def _leave_out_options(config: DictConfig, typed: Sequence[str], said: Mapping[str, Any]) -> list[str]:
+def _leave_out_options(config: DictConfig, typed: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     """Remove options that a file says for other classes of the same group, and these classes do not take; return their names."""
     left = []
-    for option, value in said.items():
+    for option, value in options.items():
         place, _, name = option.rpartition(".")
         part = OmegaConf.select(config, place) if place else None
         if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_"):
@@ -94,7 +94,7 @@ def _leave_out_options(config: DictConfig, typed: Sequence[str], said: Mapping[s
 
 
 @cache
-def _said_by(file: Path) -> dict[str, Any]:
+def _options_in(file: Path) -> dict[str, Any]:
     """Return all options of a file of configs and their values."""
     options = OmegaConf.load(file)
     assert isinstance(options, DictConfig)

@@ -38,10 +38,10 @@ def main(config: DictConfig) -> None:
     request = ReadRequest(experiment=options["as"], **{name: options.get(name) for name in names})
     found = read_foreign(source, request)
     write_tensors(out, found.weights, {CONFIG_KEY: json.dumps(found.config)})
-    print("\n".join(_said(source, out, found)))
+    print("\n".join(_summary(source, out, found)))
 
 
-def _said(source: Path, out: Path, found: ForeignModel) -> list[str]:
+def _summary(source: Path, out: Path, found: ForeignModel) -> list[str]:
     """Return what is said of a model: its layout, what was left out, and the command to type next."""
     kind = class_name(found.config)
     numbers = sum(tensor.numel() for tensor in found.weights.values() if tensor.is_floating_point())
