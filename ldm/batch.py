@@ -158,7 +158,7 @@ class Condition(NamedTuple):
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Put several conditions of one kind behind one another along the batch.
+        """Concatenate several conditions of one kind along the batch.
 
         Raises:
             ValueError: Where some conditions have a part that others have not.

@@ -286,7 +286,7 @@ class LatentDiffusion(nn.Module):
         return torch.cat(images) if images else torch.empty(0, 3, *size)
 
     def readers(self, guidance: Guidance | None = None) -> tuple[Reader, ...]:
-        """Return what reads fields of the images: the conditioner, and the readers of guidance; None: the model's own."""
+        """Return the parts that read fields: the conditioner, and the readers of guidance; None: of the model's own guidance."""
         return (self.conditioner, *(guidance or self.guidance).readers)
 
     def _sample_batch(

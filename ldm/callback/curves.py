@@ -129,7 +129,7 @@ def _panels(run: Path, stage: str, panels: Panels) -> Iterator[StagePanel]:
 
 
 def _columns(counts: Sequence[int]) -> int:
-    """Return how many panels a row is to have, by the numbers of panels of the stages; each stage begins a row."""
+    """Return the number of panels in a row, given the number of panels of each stage; each stage begins a new row."""
 
     def emptiness(columns: int) -> tuple[int, int]:
         alone = sum(count > 1 and count % columns == 1 for count in counts)

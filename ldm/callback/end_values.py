@@ -48,7 +48,7 @@ NO_ENDS = EndValues()
 
 
 def read_end_values(folder: Path, options: Any) -> EndValues:
-    """Return at which steps a stage was measured on another number of images than while it trained.
+    """Return the steps at which a stage was measured on a different number of images than during its training.
 
     Args:
         folder: The folder of the stage.
@@ -79,7 +79,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _counts(options: Any) -> Iterator[tuple[int, int | None]]:
-    """Yield how many images callbacks of a stage measure while it trains, and at its end; None: all that there are."""
+    """Yield the numbers of images that callbacks of a stage measure during training and at its end; None: all images."""
     callbacks = options.get("callbacks") if isinstance(options, Mapping) else None
     for callback in callbacks.values() if isinstance(callbacks, Mapping) else ():
         if isinstance(callback, Mapping) and {"num_images", "final_images"} <= callback.keys():

@@ -146,7 +146,7 @@ class Evaluation(Measuring):
                 show(trainer, "prompts", images, captions=self.prompts.captions(model.conditioner))
 
     def _warn(self, trainer: pl.Trainer, wanted: int | None) -> None:
-        """Say of final scores for which there are too few images what that means."""
+        """Warn about final scores for which there are too few images."""
         total = len(trainer.datamodule.val_set)  # type: ignore[attr-defined]
         for warning in self.suite.warnings(min(wanted or total, total)):
             log.warning(warning)
@@ -193,7 +193,7 @@ class Evaluation(Measuring):
         return stack_padded([image for image, _ in found], data.size), [text for _, text in found]
 
     def _reference(self, trainer: pl.Trainer, extractor: Extractor, kept: int) -> Reference | None:
-        """Return what is known of real images, on rank 0: from the cache, or computed by all ranks; None on the others."""
+        """Return the statistics of real images, from the cache or computed by all ranks; None on all ranks but 0."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         signature = extractor.signature
         path = reference_file(self.cache, data.fingerprint, signature, kept)

@@ -81,7 +81,7 @@ class FixedPrompts:
         self.batch_size = batch_size
 
     def captions(self, conditioner: Conditioner) -> list[str]:
-        """Return what each image is made for, a line for people each.
+        """Return one line of text for each image, which describes its request.
 
         Args:
             conditioner: The model's, which knows the names of the classes or not.

@@ -1,4 +1,4 @@
-"""Put together, on the first process, what several have measured."""
+"""Gather the measurements of all processes on the first one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gather_rows(trainer: pl.Trainer, rows: Tensor) -> Tensor:
 
 
 def gather_reference(trainer: pl.Trainer, builder: ReferenceBuilder) -> Reference | None:
-    """Return what is known of the real images of all processes, on the first; None on the others. All must call it.
+    """Return the statistics of the real images of all processes on the first process, None on the others. All must call it.
 
     Raises:
         ValueError: Where there are fewer than two images.

@@ -50,7 +50,7 @@ class ReconstructionEvaluation(Measuring):
         self._warned = True
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew, on the device of the model."""
+        """Start again, on the device of the model."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.distance.to(pl_module.device)
         self.distance.start(len(data.val_set))

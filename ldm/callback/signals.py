@@ -39,7 +39,7 @@ class Signals:
             signal.signal(number, handler)
 
     def take(self) -> int:
-        """Return what was asked for, which from now on is answered."""
+        """Return the request, and mark it as answered."""
         asked, self._asked = self._asked, GO_ON
         return asked
 

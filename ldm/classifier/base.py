@@ -74,7 +74,7 @@ class NoisyClassifier(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def how_to_train(cls, options: str) -> str:
-        """Return what to type for a classifier of this kind.
+        """Return the command that trains a classifier of this kind.
 
         Args:
             options: Options that name the model that it shall guide, as they are typed.
@@ -188,7 +188,7 @@ class NoisyClassifier(nn.Module, ABC):
 
 
 def how_to_train(options: str, own: str) -> str:
-    """Return what to type for a classifier, on the data of the model that it shall guide.
+    """Return the command that trains a classifier on the data of the model that it will guide.
 
     Args:
         options: The experiment, and options that name this model, as they are typed.

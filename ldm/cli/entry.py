@@ -192,14 +192,14 @@ def _paths(config: DictConfig) -> dict[str, str]:
 
 
 def _short_memory(error: BaseException) -> str | None:
-    """Return what an error says of memory that is short; None for other errors."""
+    """Return a description of the memory that an error says is missing; None for other errors."""
     from ldm.processes.memory import short_memory  # loads torch, as whatever needed so much has done
 
     return short_memory(error)
 
 
 def _without_source(error: BaseException) -> str | None:
-    """Return what to do where an option takes its value from another that is not there; None for other errors."""
+    """Return advice where an option takes its value from another that is missing; None for other errors."""
     if not isinstance(error, InterpolationKeyError):
         return None
     (reason, *_), option = str(error).splitlines(), error.full_key

@@ -27,7 +27,7 @@ WIRE = re.compile(r"\$\{[\w.]+\}")
 
 
 def help_text(name: str, line: CommandLine, under: str = "", alternatives: str = "") -> str:
-    """Return what `--help` prints.
+    """Return the text that `--help` prints.
 
     Args:
         name: The program's: its config is `configs/<name>.yaml`.

@@ -93,7 +93,7 @@ def message_of(error: BaseException) -> str:
 
 
 def unreadable(options: Sequence[str]) -> str | None:
-    """Return what to do about the first option that Hydra's grammar does not take; None where all are of it."""
+    """Return advice on the first option that Hydra's grammar does not accept; None where it accepts all."""
     for place, option in enumerate(options):
         name, equals, value = option.partition("=")
         if name and parse_override(option) is not None:
@@ -161,7 +161,7 @@ def _check_group(override: Override, name: str, others: Sequence[str]) -> None:
 
 
 def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
-    """Return what to type where a group is given what is none of its choices; None where it is given one of them."""
+    """Return a correction where the value of a group is none of its choices; None where it is one of them."""
     group = override.get_key_element().lstrip("+~")
     for choice in _values(override):
         if choice is not None and not isinstance(choice, str | Glob):
@@ -263,7 +263,7 @@ def _composed_without_one(name: str, chosen: Sequence[str]) -> dict[str, DictCon
 
 
 def _clash(error: BaseException, without: Mapping[str, DictConfig]) -> str:
-    """Return what to type where an experiment changes what another choice has taken away.
+    """Return a correction where an experiment changes a part that another choice has removed.
 
     Args:
         error: The error of the experiment's file.

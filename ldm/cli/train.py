@@ -33,7 +33,7 @@ def run(config: DictConfig, swept: SweptRuns) -> float | None:
 
 
 def _print_report(swept: SweptRuns) -> None:
-    """Say what a sweep has found; whatever is in the way is a warning, since the runs are what counts."""
+    """Print the results of a sweep; any error is only logged as a warning, since the runs themselves matter more."""
     try:
         from ldm.compare.sweep import beside, print_report
 

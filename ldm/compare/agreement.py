@@ -138,7 +138,7 @@ def _falls(curve: Sequence[Sequence[float]]) -> bool:
 
 
 def judge(run: RunFiles, expected: ExpectedCurve) -> list[MetricAgreement]:
-    """Return how a run stands to an expected curve, in each metric that both have measured at a common step.
+    """Compare a run with an expected curve, in each metric that both have measured at a common step.
 
     Args:
         run: The run.

@@ -231,7 +231,7 @@ def _xy(points: Curve) -> tuple[list[int], list[float]]:
 
 
 def _handle(entry: LegendEntry) -> Artist:
-    """Return what stands before a line of the legend."""
+    """Return the symbol in front of a line of the legend."""
     if entry.kind == "band":
         return Patch(color=GREY, alpha=0.25, linewidth=0)
     if entry.kind == "end":

@@ -54,7 +54,7 @@ class ExpectedCurve:
 
 
 def of_runs(title: str, runs: Sequence[RunFiles]) -> ExpectedCurve:
-    """Return what runs have measured, as the expected curve of others.
+    """Return the scores of runs as the expected curve for other runs.
 
     Args:
         title: What it is the curve of.
@@ -168,7 +168,7 @@ def shipped(experiment: str) -> Path | None:
 
 
 def _about(runs: Sequence[RunFiles]) -> Iterator[str]:
-    """Yield what a reader should know of the runs."""
+    """Yield notes on the runs."""
     for run in runs:
         seed = run.config.get("seed")
         if run.record is not None and run.record.invocations:

@@ -1,4 +1,4 @@
-"""The options in which runs differ, each told once."""
+"""The options in which runs differ, each listed once."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class ClassNames(nn.Module):
         raise ValueError(f"this model knows no class {name!r}; {advice}")
 
     def in_words(self, number: int) -> str:
-        """Return what people call a class: "heart", "class 3 (crane)" where several have that name, "class 3" where it has none.
+        """Return a readable name: "heart", "class 3 (crane)" where several classes share the name, "class 3" without a name.
 
         Args:
             number: Its number.

@@ -133,7 +133,7 @@ class BadSampleCounter:
 def missing_message(
     broken: Sequence[SkippedSample], seen: int, readers: Sequence[FieldReader], *, most: float
 ) -> str | None:
-    """Say which fields samples lack that were looked at before training; None where none is missing.
+    """Return a message about fields that are missing in the samples that were checked before training; None where none is.
 
     Args:
         broken: The samples that lack a field.

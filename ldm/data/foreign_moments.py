@@ -26,7 +26,7 @@ def is_array(head: bytes) -> bool:
 
 
 def undeclared() -> dict[str, str]:
-    """Return what is known of arrays that nobody has declared yet."""
+    """Return a description of arrays that were not declared yet."""
     return {ARRAY_FACT: "npy"}
 
 
@@ -82,7 +82,7 @@ class ForeignMoments:
         }
 
     def transform(self, size: Size) -> ForeignMomentsTransform:
-        """Return what reads the moments of images of a size; see `ForeignMomentsTransform`."""
+        """Return the transform that reads the moments of images of a size; see `ForeignMomentsTransform`."""
         return ForeignMomentsTransform(self, size)
 
     def shape(self, size: Size) -> tuple[int, int, int]:

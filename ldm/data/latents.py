@@ -52,7 +52,7 @@ def unpack_latent(data: bytes) -> dict[str, Tensor]:
 
 
 def read_encoding(head: bytes) -> dict[str, str] | None:
-    """Return how a sample's tensors were made, from the first kilobytes of its file; None where it is another kind of file."""
+    """Return the settings with which a sample's tensors were made, from the start of its file; None for other kinds of file."""
     length = int.from_bytes(head[:8], "little")
     if head[8:9] != b"{" or length + 8 > len(head):
         return None

@@ -51,7 +51,7 @@ class Transform(ABC):
 
     @abstractmethod
     def placement(self, data: bytes, size: Size | None = None) -> Placement:
-        """Return how a file would be cut at the centre, without decoding its image.
+        """Return the placement of an image that is cut at the centre, without decoding it.
 
         Args:
             data: Bytes of the file.
@@ -297,7 +297,7 @@ class Frame(NamedTuple):
 
 
 def placement_of(geometry: Tensor, *, flipped: bool = False) -> Placement:
-    """Return how an image was placed, from its field `geometry`, `(6,)`, as it is kept beside a latent."""
+    """Return the placement of an image, from its field `geometry`, `(6,)`, as it is stored with a latent."""
     height, width, top, left, *size = (int(number) for number in geometry)
     original = Header(width, height)
     centred = Frame.centre(original, Size(*size)).placement(original, flipped=flipped)

@@ -92,7 +92,7 @@ class LatentEncoder:
         self.features_hash = "" if vision is None else vision.features_hash
 
     def facts(self, size: Size) -> dict[str, str]:
-        """Return how latents are made, as it is written beside each."""
+        """Return the settings with which latents are made, as they are written beside each latent."""
         return {
             "autoencoder": self.autoencoder.encoder_hash,
             "size": str(size),
@@ -105,7 +105,7 @@ class LatentEncoder:
 
     @torch.no_grad()
     def sizes(self, size: Size) -> SampleBytes:
-        """Return how many bytes a sample takes in a shard, whose image has a size."""
+        """Return the number of bytes that a sample with an image of a given size takes in a shard."""
         blank = torch.zeros(1, 3, *size, device=self.autoencoder.shift.device)
         moments = self._moments(blank)[0]
         tensors = {
@@ -244,7 +244,7 @@ def shard_file(out: Path, number: int) -> Path:
 
 
 def estimate(data: CaptionedImages, encoder: LatentEncoder) -> CacheEstimate:
-    """Return how many images and captions there are to encode, and how large what is written gets.
+    """Return the numbers of images and captions to encode, and the size of the shards to be written.
 
     Args:
         data: The images.

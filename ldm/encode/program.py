@@ -46,7 +46,7 @@ OPTIONS: dict[str, Rule] = {
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says."""
+    """Run the command."""
     check_all(resolved(config), OPTIONS)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(config.device)

@@ -86,7 +86,7 @@ def _lines(rows: Sequence[tuple[int, Results]]) -> dict[str, list[tuple[int, Res
 
 
 def _limit(axes: Axes, values: Sequence[float]) -> None:
-    """Let an axis of shares not end beyond 0 and 1, nor show differences that are nearly none as large ones."""
+    """Keep an axis of shares within 0 and 1, and do not magnify tiny differences."""
     if not values or min(values) < 0 or max(values) > 1 or max(values) == 0:
         return
     low, high = axes.get_ylim()

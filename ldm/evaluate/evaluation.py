@@ -175,7 +175,7 @@ class ImageEvaluation:
         return work.run(results, conclude)
 
     def _references(self, source: ReferenceSource | None, suites: Mapping[str, MetricSuite]) -> dict[str, Reference]:
-        """Return what is known of real images, by the signature of the network, on the first process."""
+        """Return the statistics of real images, by the signature of the network; only on the first process."""
         references: dict[str, Reference] = {}
         for suite in suites.values():
             for signature, kept in suite.real_features.items():
@@ -235,6 +235,6 @@ class ImageEvaluation:
 
 
 def _conditions(images: MeasuredImages, numbers: Sequence[int]) -> list[str]:
-    """Return what images were made for, as lines; empty where it cannot be said in words."""
+    """Return a line for each image that describes its conditions; empty where they cannot be written in words."""
     found = [images.in_words(number) for number in numbers]
     return found if any(found) else []

@@ -229,7 +229,7 @@ class ReconstructionProtocol(Protocol):
 
 
 def _suites(config: DictConfig, count: int) -> dict[str, MetricSuite]:
-    """Return what measures with the chosen metrics that compare distributions of images."""
+    """Return suites of those chosen metrics that compare distributions of images."""
     chosen = ChosenMetrics(config, None, ())
     if chosen.inputs:
         raise ValueError(

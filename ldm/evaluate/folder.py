@@ -87,7 +87,7 @@ class EvaluationFolder:
         return all(self.image(number).is_file() for number in numbers)
 
     def read_part(self, store: str, part: Sequence[int], content: str) -> dict[str, Tensor] | None:
-        """Return what was measured of a part; None where it is missing, damaged, or of other images.
+        """Return the measurements of a part; None where they are missing, damaged, or of other images.
 
         Args:
             store: A name for what is measured, and how.

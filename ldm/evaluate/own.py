@@ -100,7 +100,7 @@ EARLIER = re.compile(r"results-\d+(-\d+)?\.json")
 
 
 def read_json(file: Path) -> Any:
-    """Return what a JSON file holds; None where it is missing or no JSON."""
+    """Return the content of a JSON file; None where it is missing or is not JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def read_results(file: Path) -> Results | None:
 
 
 def read_request(folder: Path) -> dict[str, Any] | None:
-    """Return what an evaluation in a folder is of; None where there is none that this program wrote."""
+    """Return the request of the evaluation in a folder; None where there is none that this program wrote."""
     found = read_json(folder / REQUEST)
     return found if isinstance(found, dict) and kind_of(found) is not None else None
 

@@ -51,7 +51,7 @@ class PartWork(ABC):
 
     @abstractmethod
     def measure(self, part: Sequence[int], stores: Sequence[str]) -> Measured:
-        """Return what is measured of a part.
+        """Return the measurements of a part.
 
         Args:
             part: Numbers of its images.
@@ -64,7 +64,7 @@ class PartWork(ABC):
 
     @abstractmethod
     def merge(self) -> int:
-        """Put together what all processes have measured; return the number of images that could be read."""
+        """Merge the measurements of all processes; return the number of images that could be read."""
 
     def run(self, results: Results, conclude: Callable[[int], Findings]) -> Results:
         """Measure this process's share; the first process then writes what all have found.
@@ -108,7 +108,7 @@ class PartWork(ABC):
                 bar.update(len(part))
 
     def collect(self, store: str) -> Iterator[dict[str, Tensor]]:
-        """Yield what all processes have measured, part after part; it waits for those that others measure."""
+        """Yield the measurements of all processes, part after part; wait for parts that others measure."""
         wait_for(lambda part: self._kept(store, part) is not None, self.parts)
         for part in self.parts:
             yield self._kept(store, part) or {}

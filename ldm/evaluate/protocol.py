@@ -15,7 +15,7 @@ from ldm.processes.memory import limit_memory
 
 
 def begin_measuring(config: DictConfig) -> None:
-    """Let GPUs compute fp32 as it is, and warn where the work will be done on a CPU whose cores are busy.
+    """Turn TF32 off on GPUs, and warn where the work will be done on a CPU whose cores are busy.
 
     Args:
         config: The options of a command, checked.

@@ -13,7 +13,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def why_unwritten(path: Path, error: BaseException, *, what: str = "the file") -> str:
-    """Say why a file could not be written, how much room its disk has, and what to do.
+    """Return a message that says why a file could not be written, how much space its disk has, and what to do.
 
     Args:
         path: The file.
@@ -32,7 +32,7 @@ def why_unwritten(path: Path, error: BaseException, *, what: str = "the file") -
 
 
 def full_disk(error: BaseException, places: Mapping[str, str]) -> str | None:
-    """Say which disk is full, where an error means that one is and does not name it.
+    """Return a message that names the full disk, where an error reports one without naming it.
 
     Args:
         error: The error.

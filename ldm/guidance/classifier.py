@@ -67,7 +67,7 @@ class ClassifierGuidance(NestedGuidance):
 
     @property
     def readers(self) -> Sequence[Reader]:
-        """Return what reads the fields that the classifier tells, and the readers of the guidance on top of which it works."""
+        """Return the reader of the classifier's fields, and the readers of the guidance that it extends."""
         return (self.classifier.reader, *self.guidance.readers)
 
     def wrap(self, given: GuidanceContext) -> Denoise:

@@ -80,7 +80,7 @@ def resident_memory(workload: Workload, *, processes: int) -> Resident:
 
 
 def averages_kept(stage: Stage[Any]) -> int:
-    """Return how many averages of the weights a stage keeps in memory."""
+    """Return the number of averages of the weights that a stage keeps in memory."""
     power = stage.callback_configs.get("power_ema") or {}
     return int(stage.callback_configs.get("ema") is not None) + len(power.get("lengths", ()))
 

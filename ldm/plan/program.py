@@ -124,7 +124,7 @@ def machine_of(options: Mapping[str, Any], *, gpus: int, precision: str) -> Mach
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says: print the plan, then write it where that is asked for.
+    """Run the command: print the plan, and write it if asked to.
 
     Raises:
         ValueError: If a stage does not fit; its figures are printed before.

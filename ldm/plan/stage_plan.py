@@ -103,7 +103,7 @@ def plan_stage(workload: Workload, machine: Machine, *, images: float | None) ->
 
 
 def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: int, needed: float) -> str | None:
-    """Say why a stage does not fit in the memory of a device, and what would make it fit; None where it fits.
+    """Return a message on why a stage does not fit in a device's memory, and what would make it fit; None where it fits.
 
     Args:
         workload: The stage, on the meta device.

@@ -24,7 +24,7 @@ WORTH = 0.05
 
 
 def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -> Iterator[Figure]:
-    """Yield what a stage writes and reads.
+    """Yield the files that a stage writes and reads, with their sizes.
 
     Args:
         workload: The stage.
@@ -53,7 +53,7 @@ def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -
 
 
 def cache_rows(workload: LatentWorkload, *, images: float | None) -> Iterator[Figure]:
-    """Yield what cached latents and tokens take.
+    """Yield the space that cached latents and tokens take.
 
     Args:
         workload: A stage in latent space.
@@ -72,7 +72,7 @@ def cache_rows(workload: LatentWorkload, *, images: float | None) -> Iterator[Fi
 def cache_advice(
     workload: LatentWorkload, *, images: float | None, share: float, encode_seconds: float, gpus: int
 ) -> list[str]:
-    """Say whether latents are better cached, and why.
+    """Return advice on whether to cache the latents, and why.
 
     Args:
         workload: A stage in latent space that reads images.

@@ -50,7 +50,7 @@ class FrozenNetwork(nn.Module, ABC):
 
     @abstractmethod
     def read(self, network: nn.Module, pixels: Tensor) -> Tensor:
-        """Return what the network gives for standardized images.
+        """Return the output of the network for standardized images.
 
         Args:
             network: The network.
@@ -62,7 +62,7 @@ class FrozenNetwork(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Return what the network gives for images `(B, 3, H, W)` in [-1, 1]: a tensor `(B, ...)`, float32."""
+        """Return the output of the network for images `(B, 3, H, W)` in [-1, 1]: a tensor `(B, ...)`, float32."""
         if self.network is None:
             raise RuntimeError(f"there is no {self.kind} yet; call prepare(None) or load a checkpoint")
         with full_precision(image.device):

@@ -36,7 +36,7 @@ class OtherPrograms:
 
 
 def room(threads: int, others: float) -> int:
-    """Return how many of some threads there is a core for, at least one, while other programs use some cores."""
+    """Return the number of threads, at least one, that have a core to themselves while other programs use some cores."""
     return max(1, min(threads, round(len(own_cores()) - others)))
 
 

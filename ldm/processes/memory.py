@@ -31,7 +31,7 @@ def limit_memory(device: torch.device) -> None:
 
 
 def short_memory(error: BaseException) -> str | None:
-    """Return what an error says of memory that is short; None for other errors."""
+    """Return a description of the memory that an error says is missing; None for other errors."""
     text = str(error).partition("\n")[0]
     if isinstance(error, torch.OutOfMemoryError):
         return text.partition(" If reserved")[0]  # what follows is advice about fragments of memory

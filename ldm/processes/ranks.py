@@ -143,7 +143,7 @@ def appears(file: Path) -> bool:
 
 
 def _count(trainer: pl.Trainer, yes: bool) -> int:
-    """Return in how many processes it is true."""
+    """Return the number of processes in which it is true."""
     number = torch.tensor(int(yes), device=trainer.strategy.root_device)
     return int(trainer.strategy.reduce(number, reduce_op="sum"))
 

@@ -97,7 +97,7 @@ def thinned(points: Curve) -> Curve:
 
 
 def description(title: str, curves: Mapping[str, Curve]) -> str:
-    """Return in words what a panel shows: its curves with their first and last values."""
+    """Describe a panel in words: its curves with their first and last values."""
     ends = [
         f"{name} from {points[0][1]:.4g} at step {points[0][0]} to {points[-1][1]:.4g} at step {points[-1][0]}"
         for name, points in curves.items()

@@ -21,7 +21,7 @@ CPU_FILE = Path("/proc/cpuinfo")
 
 
 def hardware(*, accelerator: str, precision: str, processes: int) -> dict[str, str]:
-    """Return what a run computes on, name -> text; neither the machine's name nor its address.
+    """Describe the hardware and software of a run, name -> text; neither the machine's name nor its address.
 
     Args:
         accelerator: Lightning's name of what trains: "cpu", "gpu".

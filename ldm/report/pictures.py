@@ -103,6 +103,6 @@ def _inline(step: int, file: Path) -> InlinePicture:
 
 
 def _captions(picture: Path) -> tuple[str, ...]:
-    """Return what is written beside a picture about its images; nothing where there is no such file."""
+    """Return the descriptions of a picture's images that are written beside it; empty where there is no such file."""
     file = picture.with_suffix(CAPTIONS)
     return tuple(lines(file.read_text(encoding="utf-8"))) if file.is_file() else ()

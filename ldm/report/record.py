@@ -118,7 +118,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def heard_warnings() -> Iterator[list[str]]:
-    """Give a list to which all that this program warns of is appended while the block runs."""
+    """Yield a list to which all warnings of this program are appended while the block runs."""
     listener = _Listener()
     logger = logging.getLogger("ldm")
     logger.addHandler(listener)

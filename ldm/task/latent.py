@@ -59,7 +59,7 @@ class LatentTask(Task, Generic[Model]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Give every rank what rank 0 has read; then hold the latents in memory where the data ask for it."""
+        """Share the state that rank 0 has learned with all ranks; then hold the latents in memory if the data ask for it."""
         reader, data = self.reader, self.trainer.datamodule  # type: ignore[attr-defined]
         set_learned_state(reader, self.trainer.strategy.broadcast(learned_state(reader)))
         data.cache_latents(self._moments, data.batch_size)

@@ -85,7 +85,7 @@ def train(config: DictConfig) -> float | None:
 
 
 def _train(config: DictConfig, settings: dict[str, Any], heard: Sequence[str]) -> float | None:
-    """Do what `train` says, with settings that were checked; `heard` grows with what the run warns of."""
+    """Do the work of `train`, with checked settings; warnings of the run are appended to `heard`."""
     run = RunContext(config, Path(config.paths.output_dir))
     stages = [stage for stage in make_stages(run) if not stage.is_given]
     check_stages(stages)
@@ -222,6 +222,6 @@ def suit_hardware(accelerator: str, precision: str) -> None:
 
 
 def quiet_lightning() -> None:
-    """Let Lightning say nothing but warnings: its advertisements, and what this program says in its own words, are left out."""
+    """Let Lightning log only warnings, since it advertises, and repeats messages that this program gives itself."""
     for name in ("pytorch_lightning", "lightning_fabric"):  # which set their level themselves when they are imported
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -226,7 +226,7 @@ class Stage(ABC, Generic[TaskType]):
 
     @property
     def left_out(self) -> str | None:
-        """Say which callbacks were left out, and which are there; None where none was left out."""
+        """Return a message about callbacks that were left out, and those that are there; None where none was left out."""
         missing = [name for name, part in self.callback_configs.items() if part is None]
         if not missing:
             return None
@@ -287,7 +287,7 @@ class Stage(ABC, Generic[TaskType]):
         return take_weights(model, weights, file, may_be_new=config.init_new, never=self.never_taken)
 
     def finish(self, trainer: pl.Trainer, data: DataModule) -> dict[str, float]:
-        """Make the finished model of the trained task, write it, and measure it. All processes call it.
+        """Build the finished model from the trained task, write it, and measure it. All processes call it.
 
         Args:
             trainer: The trainer that has made the last step.

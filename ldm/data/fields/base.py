@@ -76,7 +76,7 @@ class PlacedReader(FieldReader):
 
     @abstractmethod
     def place(self, value: Any, placement: Placement) -> Tensor:
-        """Return what `read` gave, moved as the image was.
+        """Return a value of `read`, resized, cropped and flipped as the image was.
 
         Raises:
             Broken: Where it does not fit the image, or turns out to be damaged.

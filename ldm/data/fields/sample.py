@@ -120,7 +120,7 @@ class SampleFields:
     def _still(
         self, readers: Sequence[FieldReader], image: Callable[[], bytes], size: Size | None = None
     ) -> Cut | None:
-        """Return as much of the image, cut at the centre, as the fields of some readers need; None where that is nothing."""
+        """Return as much of the image, cut at the centre, as the fields of some readers need; None where they need nothing."""
         if any(isinstance(reader, ComputedReader) and reader.needs_image for reader in readers):
             return self.transform.still()(image(), NO_RNG, size)
         if any(isinstance(reader, (PlacedReader, ComputedReader)) for reader in readers):

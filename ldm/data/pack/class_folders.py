@@ -108,7 +108,7 @@ def digest(classes: Sequence[str]) -> str:
 
 
 def with_label(record: Fields, where: str, parts: Mapping[str, str], classes: Mapping[str, int]) -> Fields:
-    """Return what is known of an image with the number of its class, "label".
+    """Return the data of an image, with the number of its class under "label".
 
     Args:
         record: What is known of it already.

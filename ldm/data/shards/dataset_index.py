@@ -129,7 +129,7 @@ class DatasetIndex:
         return found
 
     def filters_message(self) -> str | None:
-        """Say how many samples pass the filters, and how many fail each of them; None where there are no filters."""
+        """Return a message with the numbers of samples that pass the filters and that fail each of them; None without filters."""
         if not self.filters:
             return None
         held = sum(shard.samples for shard in self.shards)

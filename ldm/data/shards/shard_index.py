@@ -131,7 +131,7 @@ def make(shard: str, cache: Path) -> int:
 
 
 def _facts(view: _View, keys: Sequence[bytes], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return what the index of a shard says of its first samples."""
+    """Return the summary of the first samples of a shard, for its index."""
     known = b"".join(tensors[name][: view.samples].tobytes() for name in ("sizes", "pixels", "numbers"))
     return {
         "samples": view.samples,

@@ -22,7 +22,7 @@ class Input(ABC):
 
     @abstractmethod
     def sources(self, value: Any) -> list[Any]:
-        """Return what the option names, one source for each image; a source can be written as JSON.
+        """Return the sources that the option names, one for each image; a source can be written as JSON.
 
         Raises:
             ValueError: Where the value cannot be, or a file cannot be read.
@@ -43,7 +43,7 @@ class Input(ABC):
 
     @abstractmethod
     def in_words(self, source: Any, class_name: Callable[[int], str]) -> str:
-        """Return what a source says, in words for people.
+        """Describe a source in words.
 
         Args:
             source: What `sources` gave.

@@ -232,7 +232,7 @@ class PromptGenerator(Generator):
         )
 
     def _cut(self, texts: Sequence[str]) -> Iterator[str]:
-        """Yield what is cut away from texts that are too long, for the model and for models that guide it."""
+        """Yield a message for each text that is too long for the model or for a model that guides it."""
         yield from cut_prompts(self.model.conditioner, texts)
         for reader in self.guidance.readers:
             if isinstance(reader, Conditioner):

@@ -133,7 +133,7 @@ MAPS = (INPAINTING, DEPTH)
 
 
 def map_beside(kind: str, node: Mapping[str, Any]) -> MapBeside | None:
-    """Return what a model takes beside the noisy latent and the text; None where it takes nothing, or no text.
+    """Return the further input of a model, beside the noisy latent and the text; None where there is none, or no text.
 
     Args:
         kind: What conditions it, a key of `conventions.EXPERIMENTS`.

@@ -256,7 +256,7 @@ def _has_last_layer(shapes: Mapping[str, Size], present: int) -> bool:
 
 
 def _architecture(shapes: Mapping[str, Any], tokens: str, places: str) -> dict[str, Any]:
-    """Return what the embeddings tell of a text encoder of CLIP."""
+    """Return the options of a CLIP text encoder that follow from its embeddings."""
     vocabulary, width = _shape(shapes, tokens)
     return {
         "vocab_size": vocabulary,
@@ -271,7 +271,7 @@ def _architecture(shapes: Mapping[str, Any], tokens: str, places: str) -> dict[s
 
 
 def _unseen_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a config.json says that shapes do not tell."""
+    """Return the options in a config.json that do not follow from shapes."""
     keys = ("num_attention_heads", "hidden_act", "layer_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id")
     return {key: config[key] for key in keys if key in config}
 

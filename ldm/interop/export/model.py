@@ -227,11 +227,11 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
 
 
 def _chosen(option: str, *kinds: str) -> str:
-    """Return how an option chooses each of some classes, like `prediction=flow` for FlowPrediction."""
+    """Return the option that chooses each of some classes, like `prediction=flow` for FlowPrediction."""
     stems = [kind.removesuffix(option.capitalize()) for kind in kinds]
     return ", ".join(f"{option}={re.sub('(?<=[a-z])(?=[A-Z])', '_', stem).lower()}" for stem in stems)
 
 
 def inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """Return what has a name that begins with a prefix, by the rest of the name."""
+    """Return the entries whose names begin with a prefix, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

@@ -16,7 +16,7 @@ from ldm.interop.request import ReadRequest
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says.
+    """Run the command.
 
     Raises:
         ValueError: If there is no single source, the file exists, or the source cannot be read; nothing is written then.
@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
 
 
 def _summary(source: Path, out: Path, found: ForeignModel) -> list[str]:
-    """Return what is said of a model: its layout, what was left out, and the command to type next."""
+    """Describe a model: its layout, the tensors that were left out, and the command to type next."""
     kind = class_name(found.config)
     numbers = sum(tensor.numel() for tensor in found.weights.values() if tensor.is_floating_point())
     lines = [

@@ -125,11 +125,11 @@ def _width(tensors: Mapping[LayerPlace, Tensor]) -> int | None:
 
 
 def _version(width: int | None) -> str:
-    """Return what a model is called whose tokens have so many channels."""
+    """Return the name of a model whose tokens have a given number of channels."""
     name = VERSIONS.get(width or 0)
     return f"a model whose tokens have {width} channels" if name is None else f"{name}, whose tokens have {width}"
 
 
 def _base(lora: LoRAFile) -> str:
-    """Return what the metadata say of the base model, for the end of a message."""
+    """Return the base model that the metadata name, as the end of a message."""
     return "" if lora.version is None else f" (its metadata says that it is for {lora.version})"
