@@ -15,7 +15,7 @@ from ldm.options.rule import COUNT, FRACTION, NOT_NEGATIVE, Real, Whole, check
 from ldm.pretrained.interpolation import interpolate_by_matrices
 
 LEAST_SIDE = 32
-"""The least height and width in pixels of images that are trained on alone; the discriminator needs as much."""
+"""The least height and width in pixels of images that take the place of others in training; the discriminator needs it."""
 
 LEAST_COMPARED = 16
 """The least height and width in pixels of images that are only compared: LPIPS halves them four times."""

@@ -13,7 +13,7 @@ from ldm.files.run_names import CONFIG_FILE, EARLIER_RESULTS, RESULTS_FILE
 from ldm.files.scores import read_scores
 
 MEASURED = "eval/"
-"""How the names of metrics begin that are measured on generated images."""
+"""The prefix of the names of metrics of generated images."""
 
 Curve = list[tuple[int, float]]
 """A metric over a run: (step, value), in order of steps."""
@@ -44,7 +44,7 @@ class EndValues:
 
 
 NO_ENDS = EndValues()
-"""Nothing is told apart."""
+"""No scores differ."""
 
 
 def read_end_values(folder: Path, options: Any) -> EndValues:

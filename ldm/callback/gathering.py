@@ -13,7 +13,7 @@ from ldm.metric.statistics import Reference, ReferenceBuilder, Statistics
 from ldm.metric.suite import MetricSuite
 
 CHUNK = 2**20
-"""The most numbers of each process that are sent at once: 4 MiB in float32."""
+"""The largest number of values that each process sends at once: 4 MiB in float32."""
 
 
 def gather_rows(trainer: pl.Trainer, rows: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ldm.files.text import shortened
 log = logging.getLogger(__name__)
 
 MOST_WARNINGS = 10
-"""Number of prompts for which the log says which of their words count."""
+"""The largest number of prompts whose unknown words are logged."""
 
 
 class CaptionClassifier(NoisyClassifier):

@@ -25,7 +25,7 @@ from ldm.options.arguments import keep_typed, quote_texts, quoted
 from ldm.options.sweep import in_sweep
 
 MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError)
-"""Errors that a user can mend: of them the message is shown, without a traceback."""
+"""Errors that a user can fix: only their message is shown, without a traceback."""
 
 
 FEWER = "fewer images at once need less: batch_size=1, say"
@@ -38,7 +38,7 @@ ROOM = {
     "sample": f"{FEWER}, and tile=512 for large ones",
     **dict.fromkeys(("evaluate", "encode", "neighbors"), FEWER),
 }
-"""Name of a program -> what to do where memory is short."""
+"""Name of a program -> advice where memory is short."""
 
 
 def program(

@@ -18,7 +18,7 @@ from ldm.config import CONFIGS, choices_of, options_of
 from ldm.options.arguments import command_name
 
 COLUMN = 44
-"""Where comments begin."""
+"""The column in which comments begin."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 4.2, 3.1
 """Width and height of a panel in inches."""
 
 LETTER = 0.075
-"""Width of a letter of the legend in inches, about."""
+"""Approximate width of a letter of the legend, in inches."""
 
 POSITIVE = ("loss", "norm")
 """Words in the names of metrics that have a logarithmic scale, if all their values are positive."""
@@ -41,13 +41,13 @@ SEVERAL = 10
 """A metric with a logarithmic scale falls by this factor at least."""
 
 GREY = "#808080"
-"""The colour of what is expected, which no run has."""
+"""The colour of expected values, which no run has."""
 
 COLORS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf"),
     *("#393b79", "#637939", "#b0207c"),
 )
-"""The colours of runs, in their order; of more runs, each begins them anew with another line."""
+"""The colours of runs, in their order; further runs repeat them with another kind of line."""
 
 Line = Literal["solid", "dotted", "dashed"]
 """A kind of line, by the name that matplotlib and pages have for it."""

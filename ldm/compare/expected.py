@@ -19,10 +19,10 @@ FOLDER = Path(__file__).parent / "curves"
 """The folder of the curves that come with this program, `EXPERIMENT.csv`."""
 
 HEAD = "# expected curve of "
-"""How the first line of a file begins, before the name of the experiment."""
+"""The beginning of the first line of a file, before the name of the experiment."""
 
 OPTIONS = "# options: "
-"""How the line of a file begins that holds, in JSON, the options that decide training."""
+"""The beginning of the line of a file that holds the options that decide training, as JSON."""
 
 PLACE = ("stage", "metric", "step")
 """The first columns; those of the seeds follow, `seed 0` say."""

@@ -16,7 +16,7 @@ MISSING = "absent"
 """The text for an option that a run does not have."""
 
 DATA = ("data._target_", "data.source*", "data.size")
-"""Options that say of what the data are."""
+"""Options that determine the data."""
 
 SEED = "seed"
 """The option in which the runs of an expected curve differ."""

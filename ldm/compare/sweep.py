@@ -18,7 +18,7 @@ from ldm.report.page import shown
 from ldm.report.run_folder import RunFiles, last_score, read_run
 
 PART = re.compile(r".*_t[\d.]+")
-"""Names of scores that are the part of another at one noise level."""
+"""Names of scores that are the part of another score at one noise level."""
 
 
 def print_report(folders: Sequence[Path], metric: str | None, direction: str | None) -> None:

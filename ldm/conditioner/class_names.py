@@ -13,7 +13,7 @@ from ldm.conditioner.base import tensor_to_text, text_to_tensor
 from ldm.files.text import clean_text, lines
 
 SHOWN = 12
-"""So many names are listed in a message, at most."""
+"""The largest number of names in a message."""
 
 
 class ClassNames(nn.Module):

@@ -39,7 +39,7 @@ from ldm.options.rule import check_all
 SAMPLES_LOOKED_AT = 1000
 
 USUAL_FIELDS = ("caption",)
-"""The fields that are read where neither an option nor a model says what is needed."""
+"""The fields that are read where neither an option nor a model names any."""
 
 
 class DataModule(pl.LightningDataModule, ABC):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.data.decode import Broken
 
 DIGEST_BYTES = 16
-"""The number of bytes by which a caption is known."""
+"""The number of bytes of the digest of a caption."""
 
 TEXT_FACT = "text"
 """The fact beside a latent that names the text encoder of its tokens; "" where it has none."""

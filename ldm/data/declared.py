@@ -8,7 +8,7 @@ from ldm.data.order.batch_sampler import spread
 from ldm.data.shards.dataset_index import DatasetIndex
 
 MOMENTS_LOOKED_AT = 8
-"""Foreign moments that are read before anything begins."""
+"""The number of foreign moments that are read as a test at the start."""
 
 
 def check_declared(index: DatasetIndex, declared: ForeignMoments | None, option: str) -> None:

@@ -33,7 +33,7 @@ from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Transform
 from ldm.options.rule import check_all
 
 MOST_SKIPPED = 1000
-"""So many samples in a row may be broken."""
+"""The largest number of broken samples in a row."""
 
 
 def _hopeless(last: SkippedSample, count: int) -> str:

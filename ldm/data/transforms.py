@@ -25,7 +25,7 @@ from ldm.files.text import clean_text
 Crop = Literal["center", "random"]
 
 LONGEST_SIDE = 2**16
-"""Pixels of the longer side that cached latents may be said to have."""
+"""The largest side, in pixels, that cached latents may declare for their images."""
 
 
 class Transform(ABC):

@@ -11,7 +11,7 @@ from ldm.data.dataset import ShardDataset
 from ldm.data.order.batch_sampler import spread
 
 TRAINED = "mend this sample, or leave it out: the model was trained with no others"
-"""What to do where a trained model cannot be told a value."""
+"""Advice where a trained model cannot take a value."""
 
 
 def check_values(reader: Reader, found: Iterable[tuple[str, Fields]], split: str, *, advice: str | None = None) -> None:

@@ -42,7 +42,7 @@ OPTIONS: dict[str, Rule] = {
     "compared_images": COUNT,
     "seed": SEED,
 }
-"""Which values the command's own options can have."""
+"""The rules of the command's own options."""
 
 
 def main(config: DictConfig) -> None:

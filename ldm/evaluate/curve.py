@@ -24,7 +24,7 @@ COLUMNS = 4
 """Panels in a row of the picture, at most."""
 
 LEAST_RANGE = 0.1
-"""Of scores between 0 and 1 the axis shows at least this part of the largest."""
+"""For scores between 0 and 1, the least range of the axis, as a part of the largest score."""
 
 
 def step_of(ckpt: str) -> int | None:

@@ -8,13 +8,13 @@ from typing import Any
 from ldm.config import choices_of, compose, differences, resolved, value_of
 
 MEASURED = ("num_images", "data.val_images", "metric", "reference")
-"""Options that a protocol says of what is measured, and what that is compared with."""
+"""Options of a protocol that determine what is measured, and what it is compared with."""
 
 MADE = ("conditions", "degradation", "sampler", "guidance", "timestep_spacing", "unrounded")
-"""Options that a protocol says of how images are made."""
+"""Options of a protocol that determine how images are made."""
 
 FREE = ("decoder", "lora", "lora_scale", "size")
-"""Options that a protocol leaves as they are in the model."""
+"""Options that a protocol leaves to the model."""
 
 
 def departures(protocol: str, options: Mapping[str, Any], *, count: int, sampled: bool) -> list[str]:

@@ -39,7 +39,7 @@ from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
 
 SHOWN = 64
-"""Images in the picture, at most."""
+"""The largest number of images in the picture."""
 
 
 class ImageEvaluation:

@@ -41,7 +41,7 @@ OPTIONS: dict[str, Rule] = {
     "num_images": Optional(COUNT, "all"),
     "data.val_images": Optional(COUNT, "all"),
 }
-"""The values that the command's options can have."""
+"""The rules of the command's options."""
 
 FOREIGN = (
     "unrounded",
@@ -55,13 +55,13 @@ FOREIGN = (
     "masks",
     "statistics",
 )
-"""Options of images that are generated."""
+"""Options that apply to generated images only."""
 
 USUAL_SIZE = 256
-"""Height and width of images where neither a command nor a run says it."""
+"""Height and width of images where neither the command nor a run gives them."""
 
 SHOWN, COLUMNS = 32, 4
-"""Images in the picture, at most, each with its reconstruction; so many pairs are in a row."""
+"""The largest number of images in the picture, each with its reconstruction; and the number of pairs in a row."""
 
 
 class ReconstructionWork(PartWork):

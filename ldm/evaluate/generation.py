@@ -28,7 +28,7 @@ OPTIONS: dict[str, Rule] = {
     "data.size": Optional(SIZE, "as in training"),
     "data.val_images": Optional(COUNT, "as in training"),
 }
-"""The values that the command's options can have."""
+"""The rules of the command's options."""
 
 
 class GenerationProtocol(Protocol):

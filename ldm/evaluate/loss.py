@@ -42,7 +42,7 @@ OPTIONS: dict[str, Rule] = {
     "num_images": Optional(COUNT, "all"),
     "data.val_images": Optional(COUNT, "as in training"),
 }
-"""The values that the command's options can have."""
+"""The rules of the command's options."""
 
 FOREIGN = (
     "unrounded",
@@ -56,7 +56,7 @@ FOREIGN = (
     "metric",
     "perceptual",
 )
-"""Options of images that are generated, or reconstructed."""
+"""Options that apply only to images that are generated or reconstructed."""
 
 STORE, SUMS = "loss", "sums"
 """The store of what is measured, and its tensor: sums of errors by noise level, then the numbers of images."""

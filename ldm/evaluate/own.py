@@ -15,10 +15,10 @@ PROGRAM = "ldm.evaluate"
 """The program that pictures name."""
 
 MARK = "<!-- ldm.evaluate -->"
-"""How our pages in Markdown begin."""
+"""The first line of our pages in Markdown."""
 
 REQUEST, RESULTS, TABLE, GRID = "evaluation.json", "results.json", "results.md", "grid.png"
-"""What each image is made of; the scores; the same to read; some of the images."""
+"""The files of an evaluation: its request, its scores as JSON and as a page, and some of the images."""
 
 RECONSTRUCTIONS = "reconstructions.png"
 """Some images, and their reconstructions beside them."""
@@ -27,7 +27,7 @@ CURVE, PICTURE = "curve.csv", "curve.png"
 """The scores of several checkpoints, as a table and drawn."""
 
 CURVE_HEADS = ("step,checkpoint,images", "place,checkpoint,images")
-"""How the first line of the table begins."""
+"""The beginning of the first line of the table."""
 
 IMAGES, PARTS = "images", "parts"
 """Folders of the images, and of what was measured of them."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the errors of a system that has no room left, on the disk or for this user."""
+"""Error numbers of a full disk, or of a user's full quota."""
 
 
 def why_unwritten(path: Path, error: BaseException, *, what: str = "the file") -> str:

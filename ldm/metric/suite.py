@@ -20,7 +20,7 @@ from ldm.pretrained.extractor import Extractor
 log = logging.getLogger(__name__)
 
 FEATURES, NUMBERS, VALUES = "features/", "numbers/", "values/"
-"""How the names of tensors of a state begin."""
+"""Prefixes of the names of tensors of a state."""
 
 
 class MetricSuite:

@@ -20,7 +20,7 @@ FILE_BYTES = 1536
 """Bytes of a sample's file of latents beside the moments: the header of the tar, of safetensors and how the latents were made."""
 
 WORTH = 0.05
-"""The share of the time from which on encoding once is advised."""
+"""The share of the time from which encoding once is advised."""
 
 
 def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -> Iterator[Figure]:

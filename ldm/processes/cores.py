@@ -17,7 +17,7 @@ IDLE = ("idle", "iowait", "steal", "guest", "guest_nice")
 """Times of a core in which no program of this machine computes, and those that others of its times hold already."""
 
 LOOK = 0.3
-"""Seconds for which a program looks at the machine before it begins long work."""
+"""Seconds for which a program watches the machine before it begins long work."""
 
 
 class OtherPrograms:

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 WORDS = ("can't allocate memory", "out of memory")
-"""What torch and Pillow say where a CPU has no memory left."""
+"""Parts of the messages of torch and Pillow where a CPU has no memory left."""
 
 
 def limit_memory(device: torch.device) -> None:

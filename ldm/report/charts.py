@@ -21,10 +21,10 @@ LEFT, BELOW, LEGEND = 0.58, 0.46, 0.17
 """Room for the numbers at the left and for those below the axes, and the height of a line of the legend, in inches."""
 
 LONG = 24
-"""Letters of a name above which the names in a legend stand below one another."""
+"""The length of a name above which the names in a legend stand below one another."""
 
 MOST_POINTS = 400
-"""Points of a curve that are drawn; of more, evenly spread ones."""
+"""The largest number of points of a curve that are drawn; of more, evenly spaced ones."""
 
 INK = "#000000"
 """The colour that the library draws text and axes in, in whose place comes that of the page."""

@@ -15,7 +15,7 @@ PACKAGES = (
     *("torch", "pytorch-lightning", "hydra-core", "omegaconf", "webdataset", "torchmetrics", "transformers"),
     *("numpy", "pillow", "safetensors"),
 )
-"""Packages by which numbers may differ."""
+"""Packages whose versions may change numbers."""
 
 CPU_FILE = Path("/proc/cpuinfo")
 

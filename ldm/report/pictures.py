@@ -17,7 +17,7 @@ from ldm.files.text import lines
 log = logging.getLogger(__name__)
 
 MOST_PICTURES = 6
-"""A page shows pictures of at most so many steps: the first, the last, and evenly spread ones between them."""
+"""The largest number of steps whose pictures a page shows: the first, the last, and evenly spaced ones between them."""
 
 LONGEST_SIDE = 720
 """Pixels of the longer side; larger pictures are made smaller."""

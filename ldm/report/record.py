@@ -24,7 +24,7 @@ MOST_COMMANDS = 50
 """Commands that a record keeps: the first, and the last of those that went on with the run."""
 
 MOST_WARNINGS = 50
-"""Different warnings that are kept of a command."""
+"""The largest number of different warnings that are kept of a command."""
 
 
 @dataclass(frozen=True, kw_only=True)

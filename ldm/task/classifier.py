@@ -13,7 +13,7 @@ from ldm.conditioner.base import Reader
 from ldm.task.latent import LatentTask
 
 TIMES = (0.25, 0.5, 0.75)
-"""Times at which validation measures how many answers are right."""
+"""Timesteps at which validation measures the share of right answers."""
 
 
 class ClassifierTask(LatentTask[NoisyClassifier]):

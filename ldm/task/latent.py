@@ -25,7 +25,7 @@ from ldm.task.base import Task
 log = logging.getLogger(__name__)
 
 COMPARED_IMAGES = 32
-"""Of so many images latents in two precisions are compared."""
+"""The number of images whose latents are compared in two precisions."""
 
 Model = TypeVar("Model", LatentDiffusion, NoisyClassifier)
 

@@ -40,7 +40,7 @@ NOT_FREE = (
 """Exceptions to `FREE`."""
 
 LEARNED_BEFORE = "captions_for_vocabulary"
-"""The option of a stage that has its effect before the first step of any."""
+"""The option of a stage that takes effect before the first step of all stages."""
 
 
 class Continuation(NamedTuple):

@@ -13,7 +13,7 @@ from ldm.task.base import Task
 from ldm.training.stage import Stage
 
 LARGE = 50e6
-"""So many trained parameters, or more, are too many for a CPU: a step takes minutes."""
+"""The number of trained parameters from which a step on a CPU takes minutes."""
 
 
 def idle_devices(config: DictConfig) -> str | None:

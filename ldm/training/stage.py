@@ -75,7 +75,7 @@ class Stage(ABC, Generic[TaskType]):
     """Files of finished models of other stages that hold a model of this one, too."""
 
     never_taken: ClassVar[Sequence[str]] = ()
-    """Names of tensors that begin anew, whatever a model begins with."""
+    """Names of tensors that are always initialized, whatever weights a model begins with."""
 
     panels: ClassVar[Panels]
     """The panels of curves that this stage has beside those of all."""

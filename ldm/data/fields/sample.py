@@ -18,10 +18,10 @@ from ldm.data.fields.cut import Cut
 from ldm.data.transforms import Transform
 
 NO_RNG = random.Random(0)
-"""Given to transforms that draw nothing."""
+"""The generator for transforms that draw nothing."""
 
 NO_BOX = -1.0
-"""The class of what stands in `boxes` where a sample has fewer than others of its batch."""
+"""The class of the padding in `boxes`, where a sample has fewer than others of its batch."""
 
 
 Generators: TypeAlias = Callable[[str], random.Random]

@@ -49,7 +49,7 @@ OPTIONS: dict[str, Rule] = {
     "include_query": FLAG,
     "seed": SEED,
 }
-"""Which values the program's own options can have."""
+"""The rules of the program's own options."""
 
 
 class Method(NamedTuple):

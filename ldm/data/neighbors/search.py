@@ -17,7 +17,7 @@ POINTS_PER_LIST = 256
 """The largest number of embeddings for each cluster that the clustering reads."""
 
 FEWEST_PER_LIST = 40
-"""The smallest number of embeddings for each cluster, below which clusters say little."""
+"""The smallest useful number of embeddings for each cluster."""
 
 
 def import_faiss() -> ModuleType:

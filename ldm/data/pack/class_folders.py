@@ -24,7 +24,7 @@ SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "t
 
 
 SHOWN = 5
-"""So many names of folders are listed in an error, at most."""
+"""The largest number of folders that an error names."""
 
 
 def find_classes(folder: Path, *, leave_out: Path, file: Path | None = None) -> dict[str, int]:

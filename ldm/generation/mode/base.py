@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MOST_WARNINGS = 10
 
 FAR = 2
-"""A height or width this many times that of training, or the same part of it, is one at which few models draw well."""
+"""The ratio of a height or width to that of training, up or down, beyond which few models draw well."""
 
 MAPS = frozenset({"segmentation", "depth", "low_resolution", "mask"})
 """Fields that say at each pixel what is there: a model that reads one works at sizes far from that of its training."""

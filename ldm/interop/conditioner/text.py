@@ -36,7 +36,7 @@ OPEN_CLIP_WIDTH, OPEN_CLIP_LAYERS = 1024, 24
 """Width and layers of OpenCLIP ViT-H/14, of which Stable Diffusion 2 uses all layers but the last."""
 
 OPEN_CLIP_PADDING = "!"
-"""The token with which OpenCLIP fills captions up; its number is 0."""
+"""The padding token of OpenCLIP; its number is 0."""
 
 
 @dataclass(frozen=True)
