@@ -13,8 +13,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
-from ldm.pretrained.catalogue import missing_model
-from ldm.pretrained.hub import local_files_only
+from ldm.pretrained.loading import WEIGHTS, loading
 from ldm.pretrained.tokens import load_tokenizer, overflow
 from ldm.pretrained.vision import standardized
 
@@ -39,15 +38,10 @@ class CLIPScore:
 
     def __init__(self, name: str, *, strength: float = 100.0, option: str = "guidance.score.name") -> None:
         check("guidance.score.strength", strength, Real())
-        local = local_files_only(name)
-        try:
-            self.network = CLIPModel.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, local_files_only=local
-            )
+        files = "config, safetensors weights and tokenizer"
+        with loading("CLIP model", name, files=files, advice=f"set {option}=FOLDER") as local:
+            self.network = CLIPModel.from_pretrained(name, local_files_only=local, **WEIGHTS)
             self.tokenizer = load_tokenizer(name, local=local)
-        except (OSError, ValueError) as error:
-            files = "config, safetensors weights and tokenizer"
-            raise missing_model("CLIP model", name, error, files=files, advice=f"set {option}=FOLDER") from error
         self.network.requires_grad_(False).eval()
         self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
         self.strength = strength
