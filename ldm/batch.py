@@ -127,7 +127,7 @@ class Condition(NamedTuple):
 
         Args:
             other: The other end.
-            fractions: How far each row lies on the way to the other end, `(B,)` in [0, 1].
+            fractions: The position of each row on the way to the other end, `(B,)` in [0, 1].
 
         Raises:
             ValueError: Where a part has another shape at the other end.

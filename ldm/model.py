@@ -230,7 +230,7 @@ class LatentDiffusion(nn.Module):
                 training.
             negative: The negative prompt, for all or one an image; "": guidance leads away from the mean of all images. It is
                 encoded even where the fields hold the cached tokens of captions.
-            start: What sampling begins with; None: noise alone.
+            start: The start of sampling; None: noise alone.
             sampler: None: the model's own.
             guidance: None: the model's own.
             batch_size: Images at once; changes speed only.

@@ -81,7 +81,7 @@ class EQVAE(Equivariance):
     times as fast.
 
     Args:
-        probability: How often a batch is changed, in [0, 1].
+        probability: The probability that a batch is changed, in [0, 1].
         smallest: The least factor of height and width, above 0 and at most 1. Images keep 32 pixels at least.
 
     References:

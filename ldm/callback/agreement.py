@@ -28,7 +28,7 @@ class Agreement:
 
         Args:
             trainer: The trainer.
-            mine: What this process asks for, not negative; a larger number is stronger.
+            mine: The request of this process, not negative; a larger number is stronger.
             at_once: Whether to wait for what all ask for in this call, too; the same in all processes.
 
         Returns:

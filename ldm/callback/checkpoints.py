@@ -45,7 +45,7 @@ class Checkpoints(Checkpoint):
         keep: How many of the newest files are kept; None: all.
         best: A metric that validation logs, like val/psnr: the checkpoint with its best value is kept as best.ckpt.
         mode: Whether the best is the "min" or the "max".
-        signals: What the run is asked for; None: nothing.
+        signals: The requests to the run; None: there are none.
         watch: The watch to which the task shows its losses and gradients; None: only weights are looked at.
 
     Raises:

@@ -25,7 +25,7 @@ class EndValues:
 
     Attributes:
         steps: Optimiser steps after which the stage was, or will be, measured as at its end.
-        label: What to say of these scores in a legend; "" where they do not differ from the others.
+        label: A description of these scores for a legend; "" where they do not differ from the others.
     """
 
     steps: frozenset[int] = frozenset()

@@ -75,7 +75,7 @@ def measure_together(trainer: pl.Trainer, suite: MetricSuite, references: Mappin
 
     Args:
         trainer: Connects the processes.
-        suite: What was collected on this process.
+        suite: The suite that has collected on this process.
         references: Signature of an extractor -> what is known of real images, on the first process.
 
     Raises:

@@ -95,7 +95,7 @@ class NoisyClassifier(nn.Module, ABC):
         Args:
             x_t: Noisy latents, `(B, C, h, w)`.
             t: Timesteps, `(B,)`.
-            fields: What is wanted of the images: the fields that `reader` reads, and others.
+            fields: The wanted fields of the images: those that `reader` reads, and others.
 
         Returns:
             The log-likelihoods, `(B,)`.
@@ -192,7 +192,7 @@ def how_to_train(options: str, own: str) -> str:
 
     Args:
         options: The experiment, and options that name this model, as they are typed.
-        own: What to add for data of one's own.
+        own: Options to add for data of one's own.
     """
     command = f"python train.py {options}"
     return (

@@ -40,7 +40,7 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
 
     Args:
         name: The program's: its config is `configs/<name>.yaml`.
-        line: What was typed, texts in quotes.
+        line: The command line as it was typed, texts in quotes.
 
     Returns:
         The config that the options make, in a sweep that of the first job, Hydra's own node included.

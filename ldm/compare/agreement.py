@@ -85,7 +85,7 @@ class MetricAgreement:
         at_end: Whether the last one is among these.
         step: The last common step; where the run lies within at that but not at all, the one at which it is farthest outside.
         value: The run's value there.
-        expected: What is expected there.
+        expected: The expected values there.
     """
 
     stage: str

@@ -60,7 +60,7 @@ class LegendEntry(NamedTuple):
     """One line of the legend.
 
     Attributes:
-        label: What it says.
+        label: The text.
         kind: "run", "expected", "band" or "end".
         color: Its colour.
         line: The kind of its line.

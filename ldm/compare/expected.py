@@ -39,7 +39,7 @@ class ExpectedCurve:
     """Measurements of several runs of the same options, step by step.
 
     Attributes:
-        title: What it is the curve of, for people: an experiment, or runs.
+        title: The subject of the curve, for people: an experiment, or runs.
         seeds: Number of runs, at least 1.
         values: (stage, metric) -> step -> values, one a run that has the step.
         about: Sentences on where it comes from; the comments of a file.
@@ -57,7 +57,7 @@ def of_runs(title: str, runs: Sequence[RunFiles]) -> ExpectedCurve:
     """Return the scores of runs as the expected curve for other runs.
 
     Args:
-        title: What it is the curve of.
+        title: The subject of the curve.
         runs: Runs that differ in nothing but their seeds, at least one.
     """
     values: dict[tuple[str, str], dict[int, list[float]]] = {}

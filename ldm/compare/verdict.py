@@ -35,7 +35,7 @@ class Verdict:
 
     Attributes:
         run: The run.
-        metrics: How it stands in each metric that can be judged.
+        metrics: The agreement in each metric that can be judged.
         agrees: True if it agrees in all; None where nothing can be decided.
         text: A sentence that says so.
     """

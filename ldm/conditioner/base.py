@@ -45,7 +45,7 @@ class Reader(nn.Module, ABC):
         Args:
             fields: The fields of B images, on the CPU.
             keys: Names of the samples, `(B,)`, for the message; None: those of the field `key`, if it is there.
-            advice: What to do where a value cannot be told; None: what helps in training.
+            advice: Advice where a value is not allowed; None: the advice for training.
 
         Raises:
             ValueError: Where there is a value that cannot be told, like the number of a class that there is not.

@@ -27,7 +27,7 @@ class CachedText(NamedTuple):
 
     Attributes:
         captions: Digests of the captions, `(K, 16)` uint8.
-        tokens: What a frozen text encoder gave for each of them, `(K, L, D)`.
+        tokens: The tokens of a frozen text encoder for each of them, `(K, L, D)`.
         mask: Which of these tokens count, `(K, L)` bool; None: all.
     """
 
@@ -97,7 +97,7 @@ def check_cached_text(made: Mapping[str, str], fields: Iterable[str] | None, *, 
     """Check that every caption that can be drawn is one whose tokens lie beside the latents.
 
     Args:
-        made: How the latents were made.
+        made: The settings with which the latents were made.
         fields: Names of the fields that captions are drawn from; None: the .txt, or without one the json's "caption".
         tags_vary: Whether the tags of captions are shuffled or left out.
 

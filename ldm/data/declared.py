@@ -16,7 +16,7 @@ def check_declared(index: DatasetIndex, declared: ForeignMoments | None, option:
 
     Args:
         index: The samples.
-        declared: What the moments are; None: nothing is declared.
+        declared: The declaration of the moments; None: there is none.
         option: The option that names their shards.
 
     Raises:
@@ -41,7 +41,7 @@ def look_at_moments(samples: ShardDataset, declared: ForeignMoments | None, opti
 
     Args:
         samples: The samples.
-        declared: What the moments are; None: they are none.
+        declared: The declaration of the moments; None: there is none.
         option: The option that names their shards.
 
     Raises:

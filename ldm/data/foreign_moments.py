@@ -104,7 +104,7 @@ class ForeignMomentsTransform(Transform):
     """Reads the moments of a .npy file. Nothing in the file is run.
 
     Args:
-        declared: What the moments are.
+        declared: The declaration of the moments.
         size: The size that the images had when they were encoded.
 
     Raises:

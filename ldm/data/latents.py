@@ -32,7 +32,7 @@ def pack_latent(tensors: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
             perhaps flipped `(M, h, w)`: the moments of the mirrored image; perhaps features `(D, h, w)` and flipped_features:
             what a frozen vision encoder gave for the patches of both images; perhaps captions `(K, 16)`, tokens `(K, L, D)`
             and mask `(K, L)`: what a frozen text encoder gave for the captions, see `CachedText`.
-        facts: How they were made.
+        facts: The settings with which they were made.
     """
     given = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return save(given, {FACTS_KEY: json.dumps(facts, sort_keys=True)})  # of several keys the order would vary

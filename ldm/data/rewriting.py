@@ -50,7 +50,7 @@ class ShardRewriting:
         batch_size: Samples of a piece, at most.
         workers: Number of worker processes.
         bad_samples: Counts samples that cannot be read.
-        description: What the progress bar says.
+        description: The text of the progress bar.
         quiet: Whether there is no progress bar.
 
     Attributes:
@@ -117,8 +117,8 @@ def claim(file: Path, plan: dict[str, Any], *, notes: Mapping[str, Any] | None =
 
     Args:
         file: The file in the folder that holds the plan.
-        plan: What the folder is for, as it can be written in JSON.
-        notes: What is written down beside a new plan, and is not compared; None: nothing.
+        plan: The purpose of the folder, as it can be written in JSON.
+        notes: Notes that are written beside a new plan, and are not compared; None: none.
 
     Raises:
         ValueError: Where the folder was begun with another plan; the message says in what they differ.

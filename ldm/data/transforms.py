@@ -170,7 +170,7 @@ class CaptionChoice:
             sample does not have are left out. None: the .txt, or without one the json's "caption".
         shuffle_tags: Put the tags of a caption, which commas part, in a random order.
         keep_tags: The first so many tags stay where they are.
-        drop_tags: How often each other tag is left out.
+        drop_tags: The probability that another tag is left out.
 
     Raises:
         ValueError: Where an option has a value that it cannot have.

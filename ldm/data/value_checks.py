@@ -21,7 +21,7 @@ def check_values(reader: Reader, found: Iterable[tuple[str, Fields]], split: str
         reader: The part of a model that reads them.
         found: Key and fields of each sample (B is 1).
         split: The option that names their shards, "data.val" say.
-        advice: What to do where a value cannot be told; None: what helps in training.
+        advice: Advice where a value is not allowed; None: the advice for training.
 
     Raises:
         ValueError: Where there is a value that the model cannot be told; it names the sample.

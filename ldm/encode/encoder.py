@@ -51,8 +51,8 @@ class LatentEncoder:
     Args:
         autoencoder: Encodes the images.
         flip: Encode the mirrored images as well.
-        dtype: Of what is written: "float32", or "float16" (half the size; means and raw latents are rounded).
-        precision: In which the autoencoder computes, one of `PRECISIONS`; see `compare_precision`.
+        dtype: The type of the written numbers: "float32", or "float16" (half the size; means and raw latents are rounded).
+        precision: The precision of the autoencoder, one of `PRECISIONS`; see `compare_precision`.
         conditioner: One with a frozen text encoder, whose tokens of all captions are written as well; None: no tokens.
         vision: A vision encoder, whose features are written as well, in float16; None: no features.
 
@@ -190,7 +190,7 @@ def encode(
         encoder: Makes the files.
         out: The folder.
         batch_size: Images at once.
-        notes: What the folder's encoding.json says beside the settings, as it can be written in JSON; None: nothing.
+        notes: Notes for the folder's encoding.json beside the settings, as they can be written in JSON; None: none.
         rank: Number of this process, which takes each `world`-th shard.
         world: Number of processes.
 

@@ -49,7 +49,7 @@ class ChosenMetrics:
         """Return the suites that measure images, by a name for the features that each one keeps; metrics share features.
 
         Args:
-            metrics: What `build` gave.
+            metrics: The metrics, as `build` returns them.
         """
         groups: dict[str, list[Metric]] = {}
         for name, metric in metrics.items():

@@ -24,7 +24,7 @@ class OpenConditions(ABC):
 
     Attributes:
         size: Height and width of the images in pixels, unless they have sizes of their own.
-        period: After so many images the conditions begin again.
+        period: The number of images after which the conditions repeat.
         wanted: Number of images, where a command says none.
         fingerprint: A name for what they are.
         plural: Their name, where it has to be said that they begin again; "" where that is meant.
@@ -68,7 +68,7 @@ class Conditions(ABC):
         """Read what is needed.
 
         Args:
-            readers: What reads the fields: the conditioner of the model that makes the images, and readers of its guidance.
+            readers: The parts that read fields: the conditioner of the model that makes the images, and readers of its guidance.
             data: Gives the data module; it is called where data are read, and raises ValueError where there are none.
             size: Height and width of the images in pixels.
             inputs: Names of the fields that metrics read, in addition to the readers' own.

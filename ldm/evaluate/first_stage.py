@@ -73,8 +73,8 @@ class ReconstructionWork(PartWork):
         folder: See `PartWork`; so is place.
         images: The images.
         autoencoder: The autoencoder, on its device.
-        suites: What measures the distribution of reconstructions, by a name for what it keeps.
-        pairs: What compares images with their reconstructions.
+        suites: The suites that measure the distribution of reconstructions, by a name for what each one keeps.
+        pairs: Compares images with their reconstructions.
         pairs_store: A name for what that keeps.
         batch_size: Images at once.
     """

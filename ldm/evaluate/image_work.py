@@ -23,7 +23,7 @@ class ImageWork(PartWork):
     Args:
         folder: See `PartWork`; so are place and count.
         images: The images.
-        suites: What measures them, by a name for what it keeps.
+        suites: The suites that measure them, by a name for what each one keeps.
         device: Where networks compute.
         batch_size: Images at once.
 

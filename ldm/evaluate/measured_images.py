@@ -95,7 +95,7 @@ class SampledImages(MeasuredImages):
 
     Args:
         model: The model.
-        conditions: What images are made for.
+        conditions: The conditions of the images.
         folder: Where they are kept.
         sampler: The sampler; None: the model's own.
         guidance: The guidance; None: the model's own.

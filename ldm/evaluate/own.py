@@ -37,8 +37,8 @@ class Kind(NamedTuple):
     """A kind of evaluation.
 
     Attributes:
-        words: What its folder holds.
-        keys: What its request says, at least.
+        words: A description of its folder.
+        keys: The keys that its request has at least.
         names: Names of the files and folders that it writes, beside those of scores.
     """
 
@@ -56,13 +56,13 @@ class Results(TypedDict):
         count: Number of images that were measured.
         broken: Number of images that could not be read.
         size: Their height and width; None: they have several.
-        reference: What they are compared with.
+        reference: The images that they are compared with, in words.
         published: Name of a score -> what was published for it.
         source: Where that was published.
         departures: Differences from the protocol.
         doubts: Reasons to doubt the scores.
         collapsed: Reasons for which a score cannot be measured.
-        request: On what the scores depend.
+        request: Plain values on which the scores depend.
         scores: Name -> score; None where it is not finite.
         versions: Versions of the programs.
     """
@@ -152,7 +152,7 @@ def check_folder(path: str | Path, kind: Kind) -> None:
 
     Args:
         path: The folder; it need not exist.
-        kind: What will be written into it.
+        kind: The kind of evaluation that will be written into it.
     """
     earlier = read_request(Path(path))
     there = None if earlier is None else kind_of(earlier)

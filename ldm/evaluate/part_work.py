@@ -28,7 +28,7 @@ class PartWork(ABC):
         folder: Where it is kept.
         place: The place of this process.
         count: Number of images.
-        description: What the progress bar says.
+        description: The text of the progress bar.
 
     Attributes:
         parts: The numbers of the images of each part.
@@ -55,7 +55,7 @@ class PartWork(ABC):
 
         Args:
             part: Numbers of its images.
-            stores: What is asked for.
+            stores: The names of the wanted measurements.
         """
 
     def is_made(self, part: Sequence[int]) -> bool:
@@ -70,7 +70,7 @@ class PartWork(ABC):
         """Measure this process's share; the first process then writes what all have found.
 
         Args:
-            results: What is known before.
+            results: The results without scores.
             conclude: Returns what is found, once all is merged, of a number of images that could be read.
 
         Returns:

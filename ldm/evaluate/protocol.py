@@ -32,7 +32,7 @@ def refuse_options(config: DictConfig, names: Iterable[str], measured: str) -> N
     Args:
         config: The options of a command.
         names: Names of such options.
-        measured: What is measured, in words.
+        measured: A description of what is measured.
     """
     for name in names:
         if config.get(name) is not None:

@@ -32,7 +32,7 @@ class ReferenceSource(ABC):
     """The base class of what generated images are compared with.
 
     Attributes:
-        name: What it is, for the results.
+        name: A description for the results.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ImageReference(ReferenceSource):
     """Real images, whose features are computed once and kept.
 
     Args:
-        name: What they are.
+        name: A description of the images.
         images: The images.
         cache: Folder for what is known of them; all processes see it.
         batch_size: Images at once.

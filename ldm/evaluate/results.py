@@ -29,7 +29,7 @@ class Findings(NamedTuple):
         warnings: Reasons to doubt the scores.
         collapsed: Reasons for which a score cannot be measured.
         departures: Differences from the protocol.
-        shown: What the images in the picture were made for.
+        shown: Descriptions of the images in the picture.
     """
 
     scores: Mapping[str, float]
@@ -45,10 +45,10 @@ def new_results(
     """Return results without scores, as processes after the first have them.
 
     Args:
-        protocol: How it is measured.
+        protocol: The protocol.
         of: The model, or the folder of images.
-        request: On what the scores depend.
-        reference: What images are compared with.
+        request: Plain values on which the scores depend.
+        reference: The images that they are compared with, in words.
         count: Number of images.
         sizes: Heights and widths that they have.
     """
@@ -79,7 +79,7 @@ def write_results(folder: Path, results: Results, findings: Findings, *, count: 
     Args:
         folder: The folder.
         results: The results without scores.
-        findings: What was found out.
+        findings: The scores and remarks.
         count: Number of images that could be read.
 
     Returns:

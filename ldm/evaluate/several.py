@@ -72,7 +72,7 @@ def measure_models(
 
     Args:
         config: The options of a command.
-        kind: What is written into the folder of a model.
+        kind: The kind of evaluation that is written into the folder of a model.
         of: The class of the models.
         names: File names of finished models of that class.
         measure: Measures a checkpoint into its folder.

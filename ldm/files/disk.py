@@ -18,7 +18,7 @@ def why_unwritten(path: Path, error: BaseException, *, what: str = "the file") -
     Args:
         path: The file.
         error: The error, behind which a library may have hidden the system's reason.
-        what: What the file is.
+        what: A description of the file.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):

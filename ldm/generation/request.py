@@ -35,7 +35,7 @@ class SampleRequest:
         init_prompt: The text that says what that image shows.
         to_prompt: The prompt at the other end of an interpolation.
         to_seed: The seed there.
-        fraction: How far it is gone there, in [0, 1].
+        fraction: Position on the way there, in [0, 1].
         size: Its height and width in pixels, as soon as they are known.
         inputs: Option of `INPUTS` -> its source.
         to_inputs: The same of those that differ at the other end of an interpolation.
@@ -143,7 +143,7 @@ def check_numbers(requests: Sequence[SampleRequest], readers: Sequence[Reader]) 
 
     Args:
         requests: The requests, whose classes have numbers.
-        readers: What reads the inputs: the model's conditioner, and readers of its guidance.
+        readers: The parts that read the inputs: the model's conditioner, and readers of its guidance.
 
     Raises:
         ValueError: Where there is no class of some number, or a file cannot be read.

@@ -39,7 +39,7 @@ class Classifier(Protocol):
         Args:
             x_t: Noisy latents, `(B, C, h, w)`.
             t: Timesteps, `(B,)`.
-            fields: What is wanted of the images; the captions are their prompts.
+            fields: The wanted fields of the images; the captions are their prompts.
 
         Returns:
             The log-likelihoods, `(B,)`.

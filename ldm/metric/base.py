@@ -88,7 +88,7 @@ class FeatureMetric(Metric):
 
         Args:
             generated: Features of generated images, `(N, D)` float32, in the order of the numbers of the images.
-            reference: What is known of real images; None only where `needs_reference` is False.
+            reference: The statistics of real images; None only where `needs_reference` is False.
 
         Raises:
             CollapsedFeaturesError: Where all features are the same.

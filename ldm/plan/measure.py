@@ -48,7 +48,7 @@ class SyntheticData(pl.LightningDataModule):
 
     Args:
         batch: The batch.
-        count: How often it comes.
+        count: The number of its repetitions.
     """
 
     def __init__(self, batch: Batch, count: int) -> None:

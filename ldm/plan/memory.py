@@ -93,7 +93,7 @@ def optimizer_bytes(stage: Stage[Any], module: nn.Module) -> int:
 
     Args:
         stage: The stage, which knows the optimiser.
-        module: What is trained.
+        module: The trained module.
     """
     small = copy.deepcopy(module)
     sizes: dict[int, int] = {}

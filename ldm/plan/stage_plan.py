@@ -28,7 +28,7 @@ class StagePlan:
     Attributes:
         name: Name of the stage.
         sections: Title of a group of figures -> the figures.
-        lines: What else is to be said.
+        lines: Further lines of text.
         refusal: Why the stage cannot be trained so, and what to type instead; None: it can.
     """
 
@@ -107,7 +107,7 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
 
     Args:
         workload: The stage, on the meta device.
-        resident: What is in memory all the time.
+        resident: The bytes that are in memory all the time.
         machine: The devices.
         micro: Images at once on each.
         needed: Bytes that are needed.
@@ -151,7 +151,7 @@ def _least_accumulation(
 
     Args:
         workload: The stage, on the meta device.
-        resident: What is in memory all the time.
+        resident: The bytes that are in memory all the time.
         machine: The devices.
         now: Bytes that are needed with the stage's own accumulation; None: they are not counted yet.
     """

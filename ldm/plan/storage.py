@@ -28,7 +28,7 @@ def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -
 
     Args:
         workload: The stage.
-        resident: What is in memory all the time.
+        resident: The bytes that are in memory all the time.
         images: Images of the training set; None: unknown.
     """
     config, stage = workload.config, workload.stage

@@ -29,7 +29,7 @@ class FrozenNetwork(nn.Module, ABC):
         option: Name of the group of options by which a user gives both, for errors.
 
     Attributes:
-        kind: What kind of network it is, for messages: "a depth network".
+        kind: The kind of network, for messages: "depth network".
         auto: The class of transformers that builds a network of this kind by its config.
         classes: Model type -> the class that builds it in place of `auto`.
     """

@@ -89,7 +89,7 @@ def check_same(trainer: pl.Trainer, what: str, value: dict[str, Any]) -> None:
 
     Args:
         trainer: The trainer that has started the processes.
-        what: What the value is, for the error.
+        what: A description of the value, for the error.
         value: The value of this process.
 
     Raises:

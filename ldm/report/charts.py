@@ -48,7 +48,7 @@ def chart(draw: Callable[[Axes], None], text: str, *, key: str, legend: bool = T
 
     Args:
         draw: Draws into the axes that it is given.
-        text: What the chart shows, for those who do not see it.
+        text: A description of the chart, for those who do not see it.
         key: A word that no other chart of the page has; inside of the page the names of its parts begin with it.
         legend: Whether the names of the curves stand below the axes.
     """

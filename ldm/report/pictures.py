@@ -43,7 +43,7 @@ class InlinePicture(NamedTuple):
         source: A URL that holds the picture itself.
         width: Its width in pixels.
         height: Its height in pixels.
-        captions: What its images were made for, row by row; none where that is not known.
+        captions: Descriptions of its images, row by row; empty where they are not known.
     """
 
     step: int

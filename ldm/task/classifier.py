@@ -23,7 +23,7 @@ class ClassifierTask(LatentTask[NoisyClassifier]):
     captions, or the `accuracy` of classes.
 
     Args:
-        model: What is trained, with the autoencoder.
+        model: The trained model, with the autoencoder.
         **options: Those of LatentTask.
     """
 

@@ -34,7 +34,7 @@ class LatentTask(Task, Generic[Model]):
     """A task with one optimizer over all that is not frozen; the autoencoder is frozen.
 
     Args:
-        model: What is trained, with the autoencoder.
+        model: The trained model, with the autoencoder.
         encode_precision: Precision in which the autoencoder encodes training images; one of `PRECISIONS`. Validation
             encodes in fp32.
         **options: Those of Task.

@@ -242,7 +242,7 @@ class Stage(ABC, Generic[TaskType]):
         """Build the task, callbacks and loggers; nothing is written.
 
         Args:
-            signals: What the run is asked for while it trains.
+            signals: The requests to the run while it trains.
             panels: Name of each stage of the run -> its panels of curves.
         """
         pl.seed_everything(self.run.config.seed, workers=True, verbose=False)  # whatever was built or read before

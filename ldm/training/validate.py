@@ -295,7 +295,7 @@ def check_finished(stages: Sequence[Stage[Task]], again: Continuation) -> None:
 
     Args:
         stages: The stages of the run.
-        again: What a run with these options would do again.
+        again: The parts that a run with these options would do again.
 
     Raises:
         ValueError: If one is missing, or was trained for fewer steps than are asked for.

@@ -71,7 +71,7 @@ class ShardCopier:
     """Writes copies of shards with the neighbours of each sample.
 
     Args:
-        database: Among whose images neighbours are looked for.
+        database: The database of the possible neighbours.
         encoder: Embeds images that are not in the database.
         k: The number of neighbours.
         dtype: The type of what is written, "float32" or "float16".

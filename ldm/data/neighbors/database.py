@@ -84,7 +84,7 @@ class NeighborDatabase:
 
     Args:
         index: A faiss index of all embeddings, in the order of the shards.
-        search: How it is searched.
+        search: The method of the search.
         shards: The embedded shards.
     """
 

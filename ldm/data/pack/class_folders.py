@@ -111,7 +111,7 @@ def with_label(record: Fields, where: str, parts: Mapping[str, str], classes: Ma
     """Return the data of an image, with the number of its class under "label".
 
     Args:
-        record: What is known of it already.
+        record: The data that are known of it already.
         where: Path of the image, relative to the folder of all images.
         parts: Ending -> path of its other files.
         classes: Name -> number of the classes.

@@ -33,7 +33,7 @@ class Input(ABC):
         """Return a source with numbers of classes in place of their names.
 
         Args:
-            source: What `sources` gave.
+            source: A source, as `sources` returns it.
             number: Gives the number of the class of a name; raises ValueError where there is none.
         """
 
@@ -46,7 +46,7 @@ class Input(ABC):
         """Describe a source in words.
 
         Args:
-            source: What `sources` gave.
+            source: A source, as `sources` returns it.
             class_name: Gives what the class of a number is called.
         """
 
@@ -59,7 +59,7 @@ class Input(ABC):
         """Return the field of one image.
 
         Args:
-            source: What `sources` gave.
+            source: A source, as `sources` returns it.
             size: Size of the image.
             resized: Resize what lies on the image until it just covers that size; false: cut away what is too much.
 

@@ -29,7 +29,7 @@ class AutoencoderNames:
         norm_out: The last norm of both halves.
         within_residual: The name of a module of our residual block -> theirs.
         within_attention: The name of a module of our attention -> theirs.
-        projection: How the weights of our projections to queries, keys, values and out of attention stand in theirs.
+        projection: The conversion of the weights of our projections to queries, keys, values and out of attention.
     """
 
     layout: str

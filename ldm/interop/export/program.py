@@ -35,7 +35,7 @@ def export(
         form: The format.
         out: The folder, which is new or empty.
         dtype: The type of the written numbers, float32 or float16; None: as they are.
-        name: What the user called the model.
+        name: The name that the user gave to the model.
 
     Raises:
         ValueError: If the folder is not empty, or the format cannot hold the model; nothing is written then.
