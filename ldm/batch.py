@@ -127,7 +127,7 @@ class Condition(NamedTuple):
 
         Args:
             other: The other end.
-            fractions: How far each row lies on the way to the other end, `(B,)` in [0, 1].
+            fractions: The position of each row on the way to the other end, `(B,)` in [0, 1].
 
         Raises:
             ValueError: Where a part has another shape at the other end.
@@ -158,7 +158,7 @@ class Condition(NamedTuple):
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Put several conditions of one kind behind one another along the batch.
+        """Concatenate several conditions of one kind along the batch.
 
         Raises:
             ValueError: Where some conditions have a part that others have not.

@@ -167,8 +167,8 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
     file = find(path, (CLASSIFIER_FILE,))
     model = _rebuild(*read(file), file, packages)
     if not isinstance(model, NoisyClassifier):
-        told = model.conditioner.inputs if isinstance(model, LatentDiffusion) else ()
-        fitting = LabelClassifier if "label" in told else CaptionClassifier
+        inputs = model.conditioner.inputs if isinstance(model, LatentDiffusion) else ()
+        fitting = LabelClassifier if "label" in inputs else CaptionClassifier
         raise ValueError(
             f"{file} holds {type(model).__name__}, not a classifier; "
             + fitting.how_to_train(f"autoencoder.ckpt={shlex.quote(str(path))}")
@@ -305,7 +305,7 @@ def _is_of(file: Path, kinds: tuple[type, ...]) -> bool:
 
 
 def _where_a_model_is(part: Path, model: nn.Module) -> str:
-    """Return what to do with the file of an autoencoder or a classifier, where a latent diffusion model is needed."""
+    """Return advice for a file of an autoencoder or a classifier that was given in place of a latent diffusion model."""
     if part.with_name(MODEL_FILE).is_file():
         return f"the one that belongs to it lies beside it: ckpt={part.parent}"
     if not isinstance(model, Autoencoder):
@@ -318,7 +318,7 @@ def _where_a_model_is(part: Path, model: nn.Module) -> str:
 
 
 def _checkpoints_beside(path: Path) -> list[Path]:
-    """Return what could be meant in place of a path where there is nothing: files like it, or runs beside it."""
+    """Return what lies beside a path where there is nothing: files with its ending, or runs."""
     if path.suffix in (".ckpt", ".safetensors"):
         return list(path.parent.glob(f"*{path.suffix}"))
     return [file.parent for file in path.parent.glob("*/config.yaml")]

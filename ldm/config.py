@@ -24,7 +24,7 @@ CONFIGS = (Path(__file__).parent / "configs").resolve()
 
 
 def register_resolvers() -> None:
-    """Make our functions known to OmegaConf, for configs to use: `${best_precision:}` and so on."""
+    """Register the functions that configs use with OmegaConf: `${best_precision:}` and so on."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("best_accelerator", best_accelerator, replace=True)
     OmegaConf.register_new_resolver("best_precision", best_precision, replace=True)
@@ -119,7 +119,7 @@ def build_literally(node: Any) -> Any:
 
 
 def build_trusted(node: Any, packages: Sequence[str] = ("ldm",)) -> Any:
-    """Return what `build` would, for a plain config that came with somebody's file.
+    """Build the object that a plain config describes, where the config came with a file of unknown origin.
 
     Args:
         node: The plain config.
@@ -166,7 +166,7 @@ def _check_trusted(node: Any, packages: Sequence[str]) -> None:
 
 
 def untrusted(node: Any, packages: Sequence[str]) -> Iterator[str]:
-    """Yield what a plain config would construct beside classes of these packages."""
+    """Yield everything that a plain config would construct other than classes of these packages."""
     for key, value in _strings(node):
         if "${" in value or (key == "_target_" and not _is_class_of(value, packages)):
             yield value

@@ -230,7 +230,7 @@ class LatentDiffusion(nn.Module):
                 training.
             negative: The negative prompt, for all or one an image; "": guidance leads away from the mean of all images. It is
                 encoded even where the fields hold the cached tokens of captions.
-            start: What sampling begins with; None: noise alone.
+            start: The start of sampling; None: noise alone.
             sampler: None: the model's own.
             guidance: None: the model's own.
             batch_size: Images at once; changes speed only.
@@ -286,7 +286,7 @@ class LatentDiffusion(nn.Module):
         return torch.cat(images) if images else torch.empty(0, 3, *size)
 
     def readers(self, guidance: Guidance | None = None) -> tuple[Reader, ...]:
-        """Return what reads fields of the images: the conditioner, and the readers of guidance; None: the model's own."""
+        """Return the parts that read fields: the conditioner, and the readers of guidance; None: of the model's own guidance."""
         return (self.conditioner, *(guidance or self.guidance).readers)
 
     def _sample_batch(

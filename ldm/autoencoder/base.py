@@ -59,7 +59,7 @@ class Autoencoder(nn.Module, ABC):
         """Return the output of the decoder network.
 
         Args:
-            projected: What the regulariser gives in the place of raw latents, `(B, C, h, w)`.
+            projected: The regulariser's replacement of raw latents, `(B, C, h, w)`.
 
         Returns:
             Images, `(B, 3, h*f, w*f)`, about in [-1, 1].

@@ -15,7 +15,7 @@ from ldm.options.rule import COUNT, FRACTION, NOT_NEGATIVE, Real, Whole, check
 from ldm.pretrained.interpolation import interpolate_by_matrices
 
 LEAST_SIDE = 32
-"""The least height and width in pixels of images that are trained on alone; the discriminator needs as much."""
+"""The least height and width in pixels of images that take the place of others in training; the discriminator needs it."""
 
 LEAST_COMPARED = 16
 """The least height and width in pixels of images that are only compared: LPIPS halves them four times."""
@@ -37,7 +37,7 @@ class Equivariance(ABC):
     """The base class of what trains an autoencoder to have latents that change as their images do.
 
     Args:
-        weight: Weight of the reconstruction loss of what is decoded beside; 0 where nothing is.
+        weight: Weight of the reconstruction loss of further pairs; 0 where there are none.
     """
 
     def __init__(self, *, weight: float) -> None:
@@ -46,7 +46,7 @@ class Equivariance(ABC):
 
     @abstractmethod
     def instead(self, image: Tensor, raw: Tensor) -> View | None:
-        """Return what is trained on in place of images and their raw latents; None: they are themselves.
+        """Return the pairs to train on in place of images and their raw latents; None: the pairs as they are.
 
         It draws from torch's generator of the CPU.
 
@@ -57,7 +57,7 @@ class Equivariance(ABC):
 
     @abstractmethod
     def beside(self, image: Tensor, raw: Tensor) -> View | None:
-        """Return what is decoded and compared beside images and their raw latents; None: nothing. Else as `instead`."""
+        """Return further pairs to decode and compare, beside images and their raw latents, as `instead` does; None: no pairs."""
 
     @abstractmethod
     def check_size(self, size: Size, factor: int) -> None:
@@ -81,7 +81,7 @@ class EQVAE(Equivariance):
     times as fast.
 
     Args:
-        probability: How often a batch is changed, in [0, 1].
+        probability: The probability that a batch is changed, in [0, 1].
         smallest: The least factor of height and width, above 0 and at most 1. Images keep 32 pixels at least.
 
     References:

@@ -140,7 +140,7 @@ class VQRegularizer(Regularizer[CodedPoint]):
         """Return the fraction of codes that were used, in [0, 1], and their perplexity, in [1, n].
 
         Args:
-            sums: How often each code was used, `(n,)`.
+            sums: The number of uses of each code, `(n,)`.
         """
         sums = float64(sums)
         fractions = sums / sums.sum()

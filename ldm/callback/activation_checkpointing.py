@@ -61,7 +61,7 @@ class ActivationCheckpointing(pl.Callback):
 
 
 def checkpoint_activations(module: nn.Module, contexts: Contexts | None = None) -> int:
-    """Let the trained blocks of a module keep their inputs alone for the backward pass.
+    """Let the trained blocks of a module keep only their inputs for the backward pass.
 
     Args:
         module: The module; its blocks get another `forward`.
@@ -90,5 +90,5 @@ def keep_activations(module: nn.Module) -> None:
 
 
 def _recomputed(forward: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
-    """Return what a block gives; where gradients are needed, keep only its arguments."""
+    """Return the output of a block; where gradients are needed, keep only its arguments."""
     return checkpoint(forward, *args, **options) if torch.is_grad_enabled() else forward(*args)

@@ -1,4 +1,4 @@
-"""Let several processes agree on what to do next, though no step waits for a device or for another process."""
+"""Let several processes agree on what to do next without making any step wait for a device or another process."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Agreement:
         self._arrived: torch.cuda.Event | None = None
 
     def exchange(self, trainer: pl.Trainer, mine: int, *, at_once: bool = False) -> int:
-        """Say what this process asks for, and return the most that any has asked for in the call before.
+        """Make the request of this process known, and return the greatest request of all processes in the previous call.
 
         Args:
             trainer: The trainer.
-            mine: What this process asks for, not negative; a larger number is stronger.
+            mine: The request of this process, not negative; a larger number is stronger.
             at_once: Whether to wait for what all ask for in this call, too; the same in all processes.
 
         Returns:
@@ -52,7 +52,7 @@ class Agreement:
         return int(begun)
 
     def _begin(self, mine: int, device: torch.device) -> None:
-        """Begin to find out the most that any process asks for."""
+        """Start to find the greatest request of all processes."""
         asked = torch.full((), mine, device=device)  # filled by the device: no copy that the host would wait for
         work = dist.all_reduce(asked, op=dist.ReduceOp.MAX, async_op=True)
         if device.type != "cuda":

@@ -45,7 +45,7 @@ class Checkpoints(Checkpoint):
         keep: How many of the newest files are kept; None: all.
         best: A metric that validation logs, like val/psnr: the checkpoint with its best value is kept as best.ckpt.
         mode: Whether the best is the "min" or the "max".
-        signals: What the run is asked for; None: nothing.
+        signals: The requests to the run; None: there are none.
         watch: The watch to which the task shows its losses and gradients; None: only weights are looked at.
 
     Raises:
@@ -82,7 +82,7 @@ class Checkpoints(Checkpoint):
         self._common_batches = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Listen to signals in Lightning's place: its handler would not save, and each batch would wait for the device."""
+        """Handle signals in place of Lightning, whose handler would not save, and would make each batch wait for the device."""
         leave_signals_alone(trainer)
 
     def on_load_checkpoint(
@@ -109,7 +109,7 @@ class Checkpoints(Checkpoint):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Know the best so far, and clear away what a process that was killed had begun to write."""
+        """Find the best checkpoint so far, and delete files that a killed process had begun to write."""
         self._steps.made = trainer.global_step
         self._agreement = Agreement()
         if self.best is not None and (self.folder / BEST).is_file():
@@ -139,7 +139,7 @@ class Checkpoints(Checkpoint):
             self._save_step(trainer, pl_module, asked)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, and end, where a signal has asked for that in a last step that was not known to be the last.
+        """Save and end, if a signal has asked for it in a step that turned out to be the last.
 
         Raises:
             Preempted: If SIGTERM has asked for the end.

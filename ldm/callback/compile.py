@@ -22,7 +22,7 @@ from ldm.pretrained.lpips import LPIPSNetwork
 log = logging.getLogger(__name__)
 
 NETWORKS = (Backbone, Decoder, Encoder, EncoderUNet, LPIPSNetwork, PatchDiscriminator)
-"""Classes of networks that are compiled; those of transformers are, too."""
+"""Classes of networks that are compiled, in addition to those of transformers."""
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of torch.compile."""

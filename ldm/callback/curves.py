@@ -18,24 +18,24 @@ from ldm.callback.panel import LOSSES, ORDERED, draw_panel
 from ldm.files.whole import written_whole
 
 Panels = Mapping[str, Sequence[str]]
-"""Title of a panel -> how the names of its curves end."""
+"""Title of a panel -> the endings of the names of its curves."""
 
 PICTURE = "curves.png"
 
 COLUMNS = (5, 4, 6)
-"""Numbers of panels in a row; that is taken with which no panel is alone in its row and the fewest places are empty."""
+"""Numbers of panels in a row; chosen is the one that leaves no panel alone in its row and the fewest empty places."""
 
 ROOM = 0.45
-"""What an axis is lengthened by, as a share, for a legend of many curves above them."""
+"""The share by which an axis is lengthened, so that a legend of many curves fits above them."""
 
 FEW = 4
-"""Curves up to which the legend lies where there is room among them."""
+"""The largest number of curves for which the legend lies among them."""
 
 PANEL = (3.9, 3.0)
 """Width and height of a panel in inches, its margins included."""
 
 MARGINS = (0.75, 0.5, 0.1, 0.3)
-"""What is left free beside the axes of each panel, in inches: left, below, right, above."""
+"""Margins of the axes of each panel, in inches: left, below, right, above."""
 
 
 SHARE = 0.05
@@ -140,7 +140,7 @@ def _panels(run: Path, stage: str, panels: Panels) -> Iterator[StagePanel]:
 
 
 def _columns(counts: Sequence[int]) -> int:
-    """Return how many panels a row is to have, by the numbers of panels of the stages; each stage begins a row."""
+    """Return the number of panels in a row, given the number of panels of each stage; each stage begins a new row."""
 
     def emptiness(columns: int) -> tuple[int, int]:
         alone = sum(count > 1 and count % columns == 1 for count in counts)

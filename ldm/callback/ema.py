@@ -41,7 +41,7 @@ class EMA(pl.Callback):
         self._steps = StepCounter()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Note which weights are trained."""
+        """Record which weights are trained."""
         if stage == "fit":
             self._weights = {name: part for name, part in pl_module.named_parameters() if part.requires_grad}
 
@@ -72,7 +72,7 @@ class EMA(pl.Callback):
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Give the module the averaged weights for good, also where a run was continued that had made its last step."""
+        """Keep the averaged weights in the module, also where a continued run had already made its last step."""
         for name, average in self._averages.items():
             self._weights[name].copy_(average)
         self._averages = {}
@@ -98,7 +98,7 @@ class EMA(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the averages, and give the module its weights back, which has loaded the averages."""
+        """Take the averages out of the module, which has loaded them, and put its weights back."""
         self._averages = {name: checkpoint["state_dict"][name].float().clone() for name in self._weights}
         self._updates = int(checkpoint["averaging_state"]["n_averaged"])
         for name, weight in self._weights.items():

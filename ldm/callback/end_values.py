@@ -13,7 +13,7 @@ from ldm.files.run_names import CONFIG_FILE, EARLIER_RESULTS, RESULTS_FILE
 from ldm.files.scores import read_scores
 
 MEASURED = "eval/"
-"""How the names of metrics begin that are measured on generated images."""
+"""The prefix of the names of metrics of generated images."""
 
 Curve = list[tuple[int, float]]
 """A metric over a run: (step, value), in order of steps."""
@@ -25,7 +25,7 @@ class EndValues:
 
     Attributes:
         steps: Optimiser steps after which the stage was, or will be, measured as at its end.
-        label: What to say of these scores in a legend; "" where they do not differ from the others.
+        label: A description of these scores for a legend; "" where they do not differ from the others.
     """
 
     steps: frozenset[int] = frozenset()
@@ -44,11 +44,11 @@ class EndValues:
 
 
 NO_ENDS = EndValues()
-"""Nothing is told apart."""
+"""No scores differ."""
 
 
 def read_end_values(folder: Path, options: Any) -> EndValues:
-    """Return at which steps a stage was measured on another number of images than while it trained.
+    """Return the steps at which a stage was measured on a different number of images than during its training.
 
     Args:
         folder: The folder of the stage.
@@ -79,7 +79,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _counts(options: Any) -> Iterator[tuple[int, int | None]]:
-    """Yield how many images callbacks of a stage measure while it trains, and at its end; None: all that there are."""
+    """Yield the numbers of images that callbacks of a stage measure during training and at its end; None: all images."""
     callbacks = options.get("callbacks") if isinstance(options, Mapping) else None
     for callback in callbacks.values() if isinstance(callbacks, Mapping) else ():
         if isinstance(callback, Mapping) and {"num_images", "final_images"} <= callback.keys():

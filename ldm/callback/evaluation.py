@@ -146,10 +146,10 @@ class Evaluation(Measuring):
                 show(trainer, "prompts", images, captions=self.prompts.captions(model.conditioner))
 
     def _warn(self, trainer: pl.Trainer, wanted: int | None) -> None:
-        """Say of final scores for which there are too few images what that means."""
+        """Warn about final scores for which there are too few images."""
         total = len(trainer.datamodule.val_set)  # type: ignore[attr-defined]
-        for doubt in self.suite.doubts(min(wanted or total, total)):
-            log.warning(doubt)
+        for warning in self.suite.warnings(min(wanted or total, total)):
+            log.warning(warning)
 
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> tuple[Tensor, list[str]]:
         """Generate this rank's share, in batches of one size, and give it to the metrics.
@@ -185,15 +185,15 @@ class Evaluation(Measuring):
                     batch_size=self.batch_size,
                 )
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)
-                told = in_words(fields, len(chunk), model.conditioner)
-                placed = zip(map(numbers.index, chunk), images, told, strict=True)
+                texts = in_words(fields, len(chunk), model.conditioner)
+                placed = zip(map(numbers.index, chunk), images, texts, strict=True)
                 shown |= {place: (image.clone(), text) for place, image, text in placed if place in places}
                 bar.update(len(chunk))
         found = [shown[place] for place in sorted(shown)]
         return stack_padded([image for image, _ in found], data.size), [text for _, text in found]
 
     def _reference(self, trainer: pl.Trainer, extractor: Extractor, kept: int) -> Reference | None:
-        """Return what is known of real images, on rank 0: from the cache, or computed by all ranks; None on the others."""
+        """Return the statistics of real images, from the cache or computed by all ranks; None on all ranks but 0."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         signature = extractor.signature
         path = reference_file(self.cache, data.fingerprint, signature, kept)

@@ -16,7 +16,7 @@ from ldm.generation.inputs import INPUTS
 from ldm.generation.mode.base import Generator, ModeParts
 from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.prompts import Prompt, read_prompts
-from ldm.generation.request import SampleRequest, check_numbers, check_told, with_class_numbers
+from ldm.generation.request import SampleRequest, check_given, check_numbers, with_class_numbers
 from ldm.guidance.base import Guidance, fields_of
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
@@ -81,7 +81,7 @@ class FixedPrompts:
         self.batch_size = batch_size
 
     def captions(self, conditioner: Conditioner) -> list[str]:
-        """Return what each image is made for, a line for people each.
+        """Return one line of text for each image, which describes its request.
 
         Args:
             conditioner: The model's, which knows the names of the classes or not.
@@ -100,7 +100,7 @@ class FixedPrompts:
             readers = model.readers(self.guidance)
             check_numbers(requests, readers)
             for request in requests:
-                check_told(request, fields_of(readers), ())
+                check_given(request, fields_of(readers), ())
                 mode.fields([replace(request, size=model.size)], model)
         except ValueError as error:
             raise ValueError(f"evaluation.prompts={self.file}: {error}") from error
@@ -127,8 +127,8 @@ class FixedPrompts:
 
 
 def _in_words(prompt: Prompt, conditioner: Conditioner) -> str:
-    told = [prompt.text] if prompt.text is not None else []
+    parts = [prompt.text] if prompt.text is not None else []
     for name, source in prompt.inputs.items():
-        told.append(INPUTS[name].in_words(source, class_names(conditioner, INPUTS[name].field).in_words))
-    told += [f"negative: {prompt.negative}"] if prompt.negative else []
-    return " ".join("; ".join(told).split())
+        parts.append(INPUTS[name].in_words(source, class_names(conditioner, INPUTS[name].field).in_words))
+    parts += [f"negative: {prompt.negative}"] if prompt.negative else []
+    return " ".join("; ".join(parts).split())

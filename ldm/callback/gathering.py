@@ -1,4 +1,4 @@
-"""Put together, on the first process, what several have measured."""
+"""Gather the measurements of all processes on the first one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldm.metric.statistics import Reference, ReferenceBuilder, Statistics
 from ldm.metric.suite import MetricSuite
 
 CHUNK = 2**20
-"""The most numbers of each process that are sent at once: 4 MiB in float32."""
+"""The largest number of values that each process sends at once: 4 MiB in float32."""
 
 
 def gather_rows(trainer: pl.Trainer, rows: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def gather_rows(trainer: pl.Trainer, rows: Tensor) -> Tensor:
 
 
 def gather_reference(trainer: pl.Trainer, builder: ReferenceBuilder) -> Reference | None:
-    """Return what is known of the real images of all processes, on the first; None on the others. All must call it.
+    """Return the statistics of the real images of all processes on the first process, None on the others. All must call it.
 
     Raises:
         ValueError: Where there are fewer than two images.
@@ -75,7 +75,7 @@ def measure_together(trainer: pl.Trainer, suite: MetricSuite, references: Mappin
 
     Args:
         trainer: Connects the processes.
-        suite: What was collected on this process.
+        suite: The suite that has collected on this process.
         references: Signature of an extractor -> what is known of real images, on the first process.
 
     Raises:

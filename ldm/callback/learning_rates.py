@@ -27,13 +27,13 @@ class LearningRates(pl.Callback):
         self._rates: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew at the step from which training goes on."""
+        """Start again at the step from which training continues."""
         self._steps.made = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the rates, which a scheduler changes as soon as the step is made."""
+        """Record the learning rates before a scheduler changes them after the step."""
         if self.every_n_steps and (trainer.global_step + 1) % self.every_n_steps == 0:
             self._rates = rates_of(trainer.optimizers)
 

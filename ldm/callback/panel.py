@@ -19,10 +19,10 @@ FROM_ZERO = ("images per second", "share of time that waits for data")
 """Titles of panels whose scale begins at 0."""
 
 ORDERED = "loss by noise level"
-"""The title of the panel whose curves are in an order, which colours show."""
+"""The title of the panel whose curves have an order, shown by colours."""
 
 MARKED = 40
-"""Points below which each is marked."""
+"""The number of points below which each one is marked."""
 
 END_MARKER = "D"
 """The marker of scores at the end that are not joined to the others."""
@@ -37,10 +37,10 @@ MOSTLY = 0.6
 """The share of their steps at which two curves lie on each other, above which only one of them would be seen."""
 
 NOT_ALL = " (where above 0)"
-"""What is said of a curve on a logarithmic scale that has values which are not positive."""
+"""The note on a curve on a logarithmic scale that has values which are not positive."""
 
 TICKS = 4
-"""Numbers that an axis has at least."""
+"""The least number of labels on an axis."""
 
 STEPS = (1, 2, 5, 10)
 """What lies between two numbers at an axis, but for a power of ten."""

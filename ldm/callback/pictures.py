@@ -26,7 +26,7 @@ def show(
 
     Args:
         trainer: The trainer, in a validation; outside of training the pictures are those of its last step.
-        name: What the pictures are called.
+        name: The name of the pictures.
         images: `(N, 3, H, W)` in [-1, 1].
         columns: Images in a row; None: about as many as there are rows.
         captions: A line for each image, row by row, that says what it was made for; they are written beside the picture, into a

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
 SECONDS = 1.0
-"""The least time between two pictures of the bar: losses are read for each, and a GPU is waited for."""
+"""The least time between two updates of the bar: each reads losses, and so waits for the GPU."""
 
 
 class Progress(ProgressBar):

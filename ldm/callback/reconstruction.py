@@ -45,12 +45,12 @@ class ReconstructionEvaluation(Measuring):
         """Warn once of too few validation images."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and not self._warned:
-            for doubt in self.distance.doubts(len(data.val_set)):
-                log.warning(doubt)
+            for warning in self.distance.warnings(len(data.val_set)):
+                log.warning(warning)
         self._warned = True
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew, on the device of the model."""
+        """Start again, on the device of the model."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.distance.to(pl_module.device)
         self.distance.start(len(data.val_set))

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 GO_ON, SAVE, STOP, DIVERGED = range(4)
-"""Answers to what is next after a batch; of several the last one counts."""
+"""Requests for what happens after a batch, the strongest last."""
 
 
 class Preempted(Exception):  # noqa: N818
@@ -39,7 +39,7 @@ class Signals:
             signal.signal(number, handler)
 
     def take(self) -> int:
-        """Return what was asked for, which from now on is answered."""
+        """Return the request, and mark it as answered."""
         asked, self._asked = self._asked, GO_ON
         return asked
 

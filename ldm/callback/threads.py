@@ -33,7 +33,7 @@ class Threads(pl.Callback):
         self._next_look = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin to look, where this has a meaning; go on with the number that was found last."""
+        """Start to watch the load, where this makes sense; continue with the number of threads that was found last."""
         alone = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
         fixed = threads_are_chosen() or torch.are_deterministic_algorithms_enabled()
         self._others = None if not alone or fixed or self._most == 1 else OtherPrograms()
@@ -42,14 +42,14 @@ class Threads(pl.Callback):
             torch.set_num_threads(self._now)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the process all its threads again."""
+        """Restore the number of threads of the process."""
         if self._others is not None:
             torch.set_num_threads(self._most)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look where it is time to."""
+        """Check the load when it is time to."""
         if self._others is None or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + self.seconds

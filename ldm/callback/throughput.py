@@ -44,7 +44,7 @@ class Throughput(pl.Callback):
         self._images, self._seconds, self._waited = 0, 0.0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew at the step from which training goes on."""
+        """Start again at the step from which training continues."""
         self._first_step = self._steps.made = trainer.global_step
         self._running = None
         self._clear()

@@ -48,8 +48,8 @@ class CheckpointWriter(CheckpointIO):
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 draft.unlink()
-            told = why_unwritten(path, error, what="the checkpoint")
-            raise OSError(f"{told}, and the same command goes on from the last checkpoint there is") from error
+            message = why_unwritten(path, error, what="the checkpoint")
+            raise OSError(f"{message}, and the same command goes on from the last checkpoint there is") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

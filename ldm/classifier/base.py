@@ -74,7 +74,7 @@ class NoisyClassifier(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def how_to_train(cls, options: str) -> str:
-        """Return what to type for a classifier of this kind.
+        """Return the command that trains a classifier of this kind.
 
         Args:
             options: Options that name the model that it shall guide, as they are typed.
@@ -95,7 +95,7 @@ class NoisyClassifier(nn.Module, ABC):
         Args:
             x_t: Noisy latents, `(B, C, h, w)`.
             t: Timesteps, `(B,)`.
-            fields: What is wanted of the images: the fields that `reader` reads, and others.
+            fields: The wanted fields of the images: those that `reader` reads, and others.
 
         Returns:
             The log-likelihoods, `(B,)`.
@@ -188,11 +188,11 @@ class NoisyClassifier(nn.Module, ABC):
 
 
 def how_to_train(options: str, own: str) -> str:
-    """Return what to type for a classifier, on the data of the model that it shall guide.
+    """Return the command that trains a classifier on the data of the model that it will guide.
 
     Args:
         options: The experiment, and options that name this model, as they are typed.
-        own: What to add for data of one's own.
+        own: Options to add for data of one's own.
     """
     command = f"python train.py {options}"
     return (

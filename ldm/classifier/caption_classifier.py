@@ -19,8 +19,8 @@ from ldm.files.text import shortened
 
 log = logging.getLogger(__name__)
 
-MOST_TOLD = 10
-"""Number of prompts for which the log says which of their words count."""
+MOST_WARNINGS = 10
+"""The largest number of prompts whose unknown words are logged."""
 
 
 class CaptionClassifier(NoisyClassifier):
@@ -60,7 +60,7 @@ class CaptionClassifier(NoisyClassifier):
             autoencoder, network, schedule, timestep_sampler=timestep_sampler, outputs=vocabulary, size=size
         )
         self.vocabulary = words
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def reader(self) -> Vocabulary:
@@ -113,14 +113,14 @@ class CaptionClassifier(NoisyClassifier):
                     f"the classifier knows no word of the prompt {prompt!r}; it knows {len(self.vocabulary)}, such as "
                     f"{', '.join(list(self.vocabulary.fractions)[:8])}: use some of them, or another guidance"
                 )
-            self._tell(prompt)
+            self._warn(prompt)
         return (F.logsigmoid(self(x_t, t)) * self.vocabulary.multi_hot(prompts)).sum(1)
 
-    def _tell(self, prompt: str) -> None:
+    def _warn(self, prompt: str) -> None:
         """Log once which words of a prompt count and which do not."""
-        if prompt in self._told or len(self._told) >= MOST_TOLD:
+        if prompt in self._warned or len(self._warned) >= MOST_WARNINGS:
             return
-        self._told.add(prompt)
+        self._warned.add(prompt)
         counted = self.vocabulary.known(prompt)
         others = words_of(prompt) - counted
         if others:

@@ -20,7 +20,7 @@ TOO_FREQUENT = 0.9
 """Fraction of the captions above which a word, "a" or "photo", tells nothing about an image."""
 
 TOO_RARE = 2
-"""Captions that a word needs: of what occurs once, nothing can be learned that holds for other images."""
+"""The number of captions that must have a word: from one that occurs once, nothing general can be learned."""
 
 LETTERS = re.compile(r"[^\W\d_]+")
 

@@ -15,17 +15,17 @@ VALUED = (
     *CONFIG_DIR,
     *("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "--experimental-rerun"),
 )
-"""Flags that a value follows."""
+"""Flags that are followed by a value."""
 
 INFO = ("-i", "--info")
 INFORMATION = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-"""What may follow `--info`, which may also stand alone."""
+"""Values that may follow `--info`."""
 
 PLAIN = ("--resolve", "--run", "-r")
 """Flags that change nothing here."""
 
 ELSEWHERE = ("--hydra-help", "--version", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name")
-"""Flags with which Hydra does something else than to run this program with this program's config."""
+"""Flags with which Hydra does not run this program with this program's config."""
 
 
 class UsageError(ValueError):

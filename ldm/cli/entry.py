@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import hydra
@@ -25,7 +25,7 @@ from ldm.options.arguments import keep_typed, quote_texts, quoted
 from ldm.options.sweep import in_sweep
 
 MENDABLE = (InstantiationException, OmegaConfBaseException, ValueError, OSError, ImportError)
-"""Errors that a user can mend: of them the message is shown, without a traceback."""
+"""Errors that a user can fix: only their message is shown, without a traceback."""
 
 
 FEWER = "fewer images at once need less: batch_size=1, say"
@@ -38,12 +38,12 @@ ROOM = {
     "sample": f"{FEWER}, and tile=512 for large ones",
     **dict.fromkeys(("evaluate", "encode", "neighbors"), FEWER),
 }
-"""Name of a program -> what to do where memory is short."""
+"""Name of a program -> advice where memory is short."""
 
 
 def program(
     name: str,
-    run: Callable[[DictConfig], Any],
+    run: str | Callable[[DictConfig], Any],
     *,
     under: str = "",
     missing: Mapping[str, str] | None = None,
@@ -57,8 +57,8 @@ def program(
 
     Args:
         name: The config is `configs/<name>.yaml`.
-        run: What the program does with the composed config. It imports what is large itself, so that help and mistakes are
-            answered at once.
+        run: What the program does with the composed config: a function that imports large libraries itself, or the name of
+            one, like "ldm.ema.average:main", which is imported when it is called. So help and mistakes are answered at once.
         under: The node that the typed options belong to, "data.source" say; "" for the whole config.
         missing: Name of an option -> what to say where it has no value, if there is more to say than that.
         check: Looks at the command line before anything is composed, and raises UsageError where it has a mistake.
@@ -90,7 +90,7 @@ def program(
     sys.argv[1:] = line.words  # where Hydra reads them, and whoever starts this program again in further processes
     main = hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
     try:
-        main(_with_messages(run, missing or {}, unneeded, ROOM.get(name, "choose less at once")))()
+        main(_with_messages(name, run, missing or {}, unneeded))()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -155,33 +155,33 @@ def _check_missing(config: DictConfig, missing: Mapping[str, str], unneeded: Col
 
 
 def _with_messages(
-    run: Callable[[DictConfig], Any], missing: Mapping[str, str], unneeded: Collection[str], room: str
+    name: str, run: str | Callable[[DictConfig], Any], missing: Mapping[str, str], unneeded: Collection[str]
 ) -> Callable[[DictConfig], Any]:
     """Let a program end with the message of an error that a user can mend, without a traceback.
 
     Inside a sweep the message is passed on, so that Hydra goes on with the other jobs and then says which it was.
-    HYDRA_FULL_ERROR=1 shows all. `room` is what to do where memory is short.
+    HYDRA_FULL_ERROR=1 shows all.
     """
 
-    @functools.wraps(run)
     def wrapped(config: DictConfig) -> Any:
         if not is_rank_zero():
             logging.getLogger().setLevel(logging.WARNING)  # the first process says it for all
         try:
             _check_missing(config, missing, unneeded)
-            return run(config)
+            return (resolve_name(run) if isinstance(run, str) else run)(config)
         except (*MENDABLE, RuntimeError, MemoryError) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
             short = _short_memory(cause)
             if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (short or isinstance(error, MENDABLE)):
                 raise cause from None
-            short = short and f"memory is short: {short}; {room}"
-            told = f"error: {short or full_disk(cause, _paths(config)) or _without_source(cause) or cause}"
+            short = short and f"memory is short: {short}; {ROOM.get(name, 'choose less at once')}"
+            message = f"error: {short or full_disk(cause, _paths(config)) or _without_source(cause) or cause}"
             if in_sweep():
-                raise CompactHydraException(told) from None
-            print(told, file=sys.stderr)
+                raise CompactHydraException(message) from None
+            print(message, file=sys.stderr)
             raise SystemExit(1) from None
 
+    wrapped.__module__ = f"ldm.cli.{name}"  # whose last word is Hydra's name of the job
     return wrapped
 
 
@@ -192,14 +192,14 @@ def _paths(config: DictConfig) -> dict[str, str]:
 
 
 def _short_memory(error: BaseException) -> str | None:
-    """Return what an error says of memory that is short; None for other errors."""
+    """Return a description of the memory that an error says is missing; None for other errors."""
     from ldm.processes.memory import short_memory  # loads torch, as whatever needed so much has done
 
     return short_memory(error)
 
 
 def _without_source(error: BaseException) -> str | None:
-    """Return what to do where an option takes its value from another that is not there; None for other errors."""
+    """Return advice where an option takes its value from another that is missing; None for other errors."""
     if not isinstance(error, InterpolationKeyError):
         return None
     (reason, *_), option = str(error).splitlines(), error.full_key

@@ -18,7 +18,7 @@ from ldm.config import CONFIGS, choices_of, options_of
 from ldm.options.arguments import command_name
 
 COLUMN = 44
-"""Where comments begin."""
+"""The column in which comments begin."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -27,7 +27,7 @@ WIRE = re.compile(r"\$\{[\w.]+\}")
 
 
 def help_text(name: str, line: CommandLine, under: str = "", alternatives: str = "") -> str:
-    """Return what `--help` prints.
+    """Return the text that `--help` prints.
 
     Args:
         name: The program's: its config is `configs/<name>.yaml`.
@@ -90,8 +90,8 @@ def _alternatives(group: str, chosen: dict[str, Any], folders: list[Path]) -> It
     for choice, file in files.items():
         if choice != chosen.get(group):
             comments = _comments(file)
-            told = [line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
-            yield from ("", f"Options with {group}={choice}{': ' + told[0][2:] if told else ''}", "")
+            notes = [line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
+            yield from ("", f"Options with {group}={choice}{': ' + notes[0][2:] if notes else ''}", "")
             for option, value in (yaml.load(file.read_text(), LOADER) or {}).items():
                 if option not in (group, "defaults"):
                     yield _option(option, value, comments.get(option, ""))

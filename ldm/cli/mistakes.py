@@ -40,7 +40,7 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
 
     Args:
         name: The program's: its config is `configs/<name>.yaml`.
-        line: What was typed, texts in quotes.
+        line: The command line as it was typed, texts in quotes.
 
     Returns:
         The config that the options make, in a sweep that of the first job, Hydra's own node included.
@@ -66,7 +66,7 @@ def check_options(name: str, line: CommandLine) -> DictConfig:
         for override in values:
             _check_value(override, base, name, chosen, line.under)
     if failure is not None:
-        raise UsageError(f"{told(failure)}; --help shows all options") from failure
+        raise UsageError(f"{message_of(failure)}; --help shows all options") from failure
     return config
 
 
@@ -86,14 +86,14 @@ def first_missing(config: DictConfig, unneeded: Collection[str] = ()) -> str | N
     return next((option for option in missing if not option.startswith("hydra.")), None)
 
 
-def told(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return the message of a Hydra error and of what caused it, in one line."""
     texts = [str(error)] + ([str(error.__cause__)] if isinstance(error.__cause__, OmegaConfBaseException) else [])
     return " ".join(" ".join(texts).split())
 
 
 def unreadable(options: Sequence[str]) -> str | None:
-    """Return what to do about the first option that Hydra's grammar does not take; None where all are of it."""
+    """Return advice on the first option that Hydra's grammar does not accept; None where it accepts all."""
     for place, option in enumerate(options):
         name, equals, value = option.partition("=")
         if name and parse_override(option) is not None:
@@ -161,7 +161,7 @@ def _check_group(override: Override, name: str, others: Sequence[str]) -> None:
 
 
 def _wrong_choice(override: Override, choices: Sequence[str]) -> str | None:
-    """Return what to type where a group is given what is none of its choices; None where it is given one of them."""
+    """Return a correction where the value of a group is none of its choices; None where it is one of them."""
     group = override.get_key_element().lstrip("+~")
     for choice in _values(override):
         if choice is not None and not isinstance(choice, str | Glob):
@@ -250,7 +250,7 @@ def _compose_chosen(name: str, chosen: Sequence[str]) -> DictConfig:
             other = _suggestion(group, _typeable(config, name, chosen), "{}?")
             hint = _either(same) or other or f"to choose from it in addition type +{choice}"
             raise UsageError(f"{choice} chooses nothing here; {hint}") from error
-        raise UsageError(f"{told(error)}; --help shows all options") from error
+        raise UsageError(f"{message_of(error)}; --help shows all options") from error
 
 
 def _composed_without_one(name: str, chosen: Sequence[str]) -> dict[str, DictConfig]:
@@ -263,7 +263,7 @@ def _composed_without_one(name: str, chosen: Sequence[str]) -> dict[str, DictCon
 
 
 def _clash(error: BaseException, without: Mapping[str, DictConfig]) -> str:
-    """Return what to type where an experiment changes what another choice has taken away.
+    """Return a correction where an experiment changes a part that another choice has removed.
 
     Args:
         error: The error of the experiment's file.
@@ -277,7 +277,9 @@ def _clash(error: BaseException, without: Mapping[str, DictConfig]) -> str:
         advice += (
             f"; for a model with the same conditioner type experiment=txt2img {others[0]} conditioner={conditioner}"
         )
-    return f"{experiment} does not go with {' and '.join(others) or 'the other choices'} ({told(error)}); {advice}"
+    return (
+        f"{experiment} does not go with {' and '.join(others) or 'the other choices'} ({message_of(error)}); {advice}"
+    )
 
 
 def _needs_look(override: Override) -> bool:

@@ -1,22 +1,14 @@
-"""`python -m ldm.data.neighbors data.train=SHARDS data.val=SHARDS out=DIR`; its options are in configs/neighbors.yaml."""
+"""The work of `python -m ldm.data.neighbors`, which needs packages that do not import one another."""
 
 from omegaconf import DictConfig
 
-from ldm.cli.entry import program
-
-
-def main() -> None:
-    """Find the nearest neighbours of images."""
-    program("neighbors", run)
+from ldm.data.neighbors.program import answer_images, answer_prompts, check_options, copy_shards
+from ldm.generation.pictures import find_images, read_image
+from ldm.generation.prompts import read_prompts
 
 
 def run(config: DictConfig) -> None:
-    """Do what a config says."""
-    # here, since help and mistakes need no large libraries
-    from ldm.data.neighbors.program import answer_images, answer_prompts, check_options, copy_shards
-    from ldm.generation.pictures import find_images, read_image
-    from ldm.generation.prompts import read_prompts
-
+    """Find the nearest neighbours of images, of prompts, or of the samples of shards, as a config says."""
     check_options(config)
     if config.images is not None:
         answer_images(config, find_images(config.images), read_image)

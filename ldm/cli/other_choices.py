@@ -31,7 +31,7 @@ def leaves_of(config: DictConfig) -> list[str]:
 
 
 def other_choice(override: Override, base: DictConfig, name: str, typed_choices: Sequence[str]) -> str | None:
-    """Return what to type where an unknown option belongs to a choice of a group that is not made; None where it does not.
+    """Return a correction where an unknown option belongs to a choice of a group that was not made; None where it does not.
 
     Where it is a node of such a choice, an option in it is proposed. Where nothing is chosen of its group and no choice has the
     option, a name like it is proposed, or the choices are named.
@@ -107,7 +107,7 @@ class _Group:
 
     @property
     def instead(self) -> str:
-        """Return what is chosen in place of what has an option; of nothing, what the comment on the group says that it means."""
+        """Return the choice that was made in place of one that has an option; or what having no choice means."""
         if self.name not in self.chosen:
             return "none that has it is chosen"
         if self.chosen[self.name] is not None:
@@ -117,7 +117,7 @@ class _Group:
         return "none is chosen" + ("" if meaning is None else f" ({meaning[1]})")
 
     def typed(self, choice: str) -> str:
-        """Return how a choice is typed; where there may be several, beside those that are made already."""
+        """Return how to type a choice; where a group takes several, together with those that were made already."""
         if self.name in self.chosen:
             return f"{self.name}={choice}"
         known = options_of(self.base)

@@ -42,7 +42,7 @@ INSTEAD: Mapping[str, str] = {
     "train": "to measure a finished run without training type validate_only=true",
     "test": "every stage is measured at its end; to measure a finished run again type validate_only=true",
 }
-"""Name of an option that there cannot be -> what to type instead."""
+"""Name of an option that is not supported -> what to type instead."""
 
 
 def is_short(option: str) -> bool:

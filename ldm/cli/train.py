@@ -21,7 +21,7 @@ def main() -> None:
         program("train", partial(run, swept=swept), missing={"name": start})
     finally:
         if swept.folders and is_rank_zero():
-            _tell(swept)
+            _print_report(swept)
 
 
 def run(config: DictConfig, swept: SweptRuns) -> float | None:
@@ -32,11 +32,11 @@ def run(config: DictConfig, swept: SweptRuns) -> float | None:
     return train(config)
 
 
-def _tell(swept: SweptRuns) -> None:
-    """Say what a sweep has found; whatever is in the way is a warning, since the runs are what counts."""
+def _print_report(swept: SweptRuns) -> None:
+    """Print the results of a sweep; any error is only logged as a warning, since the runs themselves matter more."""
     try:
-        from ldm.compare.sweep import beside, tell
+        from ldm.compare.sweep import beside, print_report
 
-        tell(swept.folders if swept.study is None else beside(swept.study), swept.metric, swept.direction)
+        print_report(swept.folders if swept.study is None else beside(swept.study), swept.metric, swept.direction)
     except Exception as error:
         log.warning("the runs of the sweep could not be listed (%s: %s)", type(error).__name__, error)

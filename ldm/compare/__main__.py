@@ -1,6 +1,6 @@
 """`python -m ldm.compare RUN RUN`; its options are in configs/compare.yaml."""
 
-from ldm.cli.compare import main
+from ldm.cli.entry import program
 
 if __name__ == "__main__":
-    main()
+    program("compare", "ldm.compare.program:main", words="runs", paths=True)

@@ -30,7 +30,7 @@ FACTOR = 4.0
 """Standard deviations from the mean up to which a run lies within the spread of many seeds."""
 
 FACTOR_OF_FEW = {2: 63.66, 3: 9.92, 4: 5.84, 5: 4.60}
-"""The same of few seeds: Student's t, 99 % between both limits, with a degree of freedom less than there are seeds."""
+"""The same for few seeds: Student's t, 99 % between both limits, with one degree of freedom less than seeds."""
 
 POOLED = 5
 """Measured steps from which the spread at one of them is estimated: as many before as after it, where there are."""
@@ -45,7 +45,7 @@ OUTSIDE = 0.1
 """The share of the common steps at which a run may lie outside of the spread; at one it always may."""
 
 JUDGED = ("val/", "eval/")
-"""How the names of metrics begin that are judged: validation measures them on the same images."""
+"""The prefix of the names of metrics that are judged: validation measures them on the same images."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class MetricAgreement:
         at_end: Whether the last one is among these.
         step: The last common step; where the run lies within at that but not at all, the one at which it is farthest outside.
         value: The run's value there.
-        expected: What is expected there.
+        expected: The expected values there.
     """
 
     stage: str
@@ -138,7 +138,7 @@ def _falls(curve: Sequence[Sequence[float]]) -> bool:
 
 
 def judge(run: RunFiles, expected: ExpectedCurve) -> list[MetricAgreement]:
-    """Return how a run stands to an expected curve, in each metric that both have measured at a common step.
+    """Compare a run with an expected curve, in each metric that both have measured at a common step.
 
     Args:
         run: The run.

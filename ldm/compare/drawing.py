@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 4.2, 3.1
 """Width and height of a panel in inches."""
 
 LETTER = 0.075
-"""Width of a letter of the legend in inches, about."""
+"""Approximate width of a letter of the legend, in inches."""
 
 POSITIVE = ("loss", "norm")
 """Words in the names of metrics that have a logarithmic scale, if all their values are positive."""
@@ -41,13 +41,13 @@ SEVERAL = 10
 """A metric with a logarithmic scale falls by this factor at least."""
 
 GREY = "#808080"
-"""The colour of what is expected, which no run has."""
+"""The colour of expected values, which no run has."""
 
 COLORS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf"),
     *("#393b79", "#637939", "#b0207c"),
 )
-"""The colours of runs, in their order; of more runs, each begins them anew with another line."""
+"""The colours of runs, in their order; further runs repeat them with another kind of line."""
 
 Line = Literal["solid", "dotted", "dashed"]
 """A kind of line, by the name that matplotlib and pages have for it."""
@@ -60,7 +60,7 @@ class LegendEntry(NamedTuple):
     """One line of the legend.
 
     Attributes:
-        label: What it says.
+        label: The text.
         kind: "run", "expected", "band" or "end".
         color: Its colour.
         line: The kind of its line.
@@ -199,8 +199,8 @@ def charts(panels: Sequence[MetricPanel]) -> dict[str, dict[str, Markup]]:
     """Return stage -> metric -> chart for a page, which has one legend for all."""
     found: dict[str, dict[str, Markup]] = {}
     for number, panel in enumerate(panels):
-        told = description(panel.metric, panel.curves)
-        found.setdefault(panel.stage, {})[panel.metric] = chart(panel.draw, told, key=f"p{number}", legend=False)
+        text = description(panel.metric, panel.curves)
+        found.setdefault(panel.stage, {})[panel.metric] = chart(panel.draw, text, key=f"p{number}", legend=False)
     return found
 
 
@@ -231,7 +231,7 @@ def _xy(points: Curve) -> tuple[list[int], list[float]]:
 
 
 def _handle(entry: LegendEntry) -> Artist:
-    """Return what stands before a line of the legend."""
+    """Return the symbol in front of a line of the legend."""
     if entry.kind == "band":
         return Patch(color=GREY, alpha=0.25, linewidth=0)
     if entry.kind == "end":

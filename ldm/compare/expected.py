@@ -19,10 +19,10 @@ FOLDER = Path(__file__).parent / "curves"
 """The folder of the curves that come with this program, `EXPERIMENT.csv`."""
 
 HEAD = "# expected curve of "
-"""How the first line of a file begins, before the name of the experiment."""
+"""The beginning of the first line of a file, before the name of the experiment."""
 
 OPTIONS = "# options: "
-"""How the line of a file begins that holds, in JSON, the options that decide training."""
+"""The beginning of the line of a file that holds the options that decide training, as JSON."""
 
 PLACE = ("stage", "metric", "step")
 """The first columns; those of the seeds follow, `seed 0` say."""
@@ -39,7 +39,7 @@ class ExpectedCurve:
     """Measurements of several runs of the same options, step by step.
 
     Attributes:
-        title: What it is the curve of, for people: an experiment, or runs.
+        title: The subject of the curve, for people: an experiment, or runs.
         seeds: Number of runs, at least 1.
         values: (stage, metric) -> step -> values, one a run that has the step.
         about: Sentences on where it comes from; the comments of a file.
@@ -54,10 +54,10 @@ class ExpectedCurve:
 
 
 def of_runs(title: str, runs: Sequence[RunFiles]) -> ExpectedCurve:
-    """Return what runs have measured, as the expected curve of others.
+    """Return the scores of runs as the expected curve for other runs.
 
     Args:
-        title: What it is the curve of.
+        title: The subject of the curve.
         runs: Runs that differ in nothing but their seeds, at least one.
     """
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
@@ -168,7 +168,7 @@ def shipped(experiment: str) -> Path | None:
 
 
 def _about(runs: Sequence[RunFiles]) -> Iterator[str]:
-    """Yield what a reader should know of the runs."""
+    """Yield notes on the runs."""
     for run in runs:
         seed = run.config.get("seed")
         if run.record is not None and run.record.invocations:

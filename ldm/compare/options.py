@@ -1,22 +1,22 @@
-"""The options in which runs differ, each told once."""
+"""The options in which runs differ, each listed once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldm.options.rule import matches
+from ldm.options.rule import leaves, matches
 from ldm.report.secrets import without_secrets
 from ldm.training.claim import FREE, NOT_FREE
 
-UNTOLD = ("name", "paths.*", "search*", "logger*", "tags*", "optimized_metric", "validate_only", "*.folder", "*.cache")
+IGNORED = ("name", "paths.*", "search*", "logger*", "tags*", "optimized_metric", "validate_only", "*.folder", "*.cache")
 """Options, as patterns, that say nothing about what was trained or on what."""
 
 MISSING = "absent"
 """The text for an option that a run does not have."""
 
 DATA = ("data._target_", "data.source*", "data.size")
-"""Options that say of what the data are."""
+"""Options that determine the data."""
 
 SEED = "seed"
 """The option in which the runs of an expected curve differ."""
@@ -31,7 +31,7 @@ def different_options(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[st
     Args:
         configs: Plain configs, at least one.
     """
-    return _told_once(_differing(configs))
+    return _without_repeats(_differing(configs))
 
 
 def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -50,7 +50,7 @@ def trained_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
         and not (name.endswith(f".{SEED}") and texts == seeds)
         and set(texts) != {MISSING, "null"}  # as of runs before the option was there
     }
-    return list(_told_once(decide))
+    return list(_without_repeats(decide))
 
 
 def of_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -60,26 +60,19 @@ def of_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def training_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return full name -> value of the options of a plain config that decide how it is trained, and its seed."""
-    found = _leaves(without_secrets(dict(config)))
-    kept = {name: value for name, value in found if _decides_training(name) and not matches(name, UNTOLD)}
+    found = leaves(without_secrets(dict(config)))
+    kept = {name: value for name, value in found if _decides_training(name) and not matches(name, IGNORED)}
     return {SEED: config.get(SEED), **kept}
 
 
-def _leaves(node: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Return full name and value of all options of a plain config; lists are values."""
-    if not isinstance(node, Mapping) or not node:
-        return [(name, node)]
-    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{name}.{key}" if name else str(key))]
-
-
 def _differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    flat = [{name: _text(value) for name, value in _leaves(without_secrets(dict(config)))} for config in configs]
+    flat = [{name: _text(value) for name, value in leaves(without_secrets(dict(config)))} for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
-    found = {name: [one.get(name, MISSING) for one in flat] for name in names if not matches(name, UNTOLD)}
+    found = {name: [one.get(name, MISSING) for one in flat] for name in names if not matches(name, IGNORED)}
     return {name: texts for name, texts in found.items() if len(set(texts)) > 1}
 
 
-def _told_once(differ: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def _without_repeats(differ: Mapping[str, list[str]]) -> dict[str, list[str]]:
     kept: dict[tuple[str, ...], str] = {}
     for name, texts in differ.items():
         key = (name.rpartition(".")[2], *texts)

@@ -36,7 +36,7 @@ from ldm.report.run_folder import RunFiles, read_run
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says.
+    """Run the command.
 
     Raises:
         ValueError: If there is no run, a file cannot be read, or one would be replaced that this program did not write; nothing

@@ -18,10 +18,10 @@ from ldm.report.page import shown
 from ldm.report.run_folder import RunFiles, last_score, read_run
 
 PART = re.compile(r".*_t[\d.]+")
-"""Names of scores that are the part of another at one noise level."""
+"""Names of scores that are the part of another score at one noise level."""
 
 
-def tell(folders: Sequence[Path], metric: str | None, direction: str | None) -> None:
+def print_report(folders: Sequence[Path], metric: str | None, direction: str | None) -> None:
     """Print the table of a sweep's runs and the command that compares them; nothing of less than two runs."""
     if (found := sweep_report(folders, metric, direction)) is None:
         return

@@ -12,11 +12,11 @@ from ldm.report.page import shown
 from ldm.report.run_folder import FACTS, RunFiles, StageFiles
 
 SHORT = 60
-"""Letters of an option's value that a table shows."""
+"""The largest number of letters of an option's value that a table shows."""
 
 
 LONG = 100
-"""Letters that the names of runs may have in the head of a table."""
+"""The largest number of letters of a run's name in the head of a table."""
 
 
 class Rows(NamedTuple):

@@ -35,7 +35,7 @@ class Verdict:
 
     Attributes:
         run: The run.
-        metrics: How it stands in each metric that can be judged.
+        metrics: The agreement in each metric that can be judged.
         agrees: True if it agrees in all; None where nothing can be decided.
         text: A sentence that says so.
     """
@@ -49,7 +49,7 @@ class Verdict:
 def find_expected(
     runs: Sequence[RunFiles], given: Path | None
 ) -> tuple[ExpectedCurve | None, list[RunFiles], list[str]]:
-    """Find what runs are compared with.
+    """Find the curve with which runs are compared.
 
     Args:
         runs: The runs.
@@ -92,7 +92,7 @@ def find_expected(
 
 
 def decide_all(runs: Sequence[RunFiles], expected: ExpectedCurve, made_of: Sequence[RunFiles]) -> list[Verdict]:
-    """Return how runs stand to an expected curve; those that it was made of, each to the others, where these are at least two.
+    """Compare runs with an expected curve; each run that the curve was made of with the others, if these are at least two.
 
     Args:
         runs: The runs.
@@ -110,7 +110,7 @@ def decide_all(runs: Sequence[RunFiles], expected: ExpectedCurve, made_of: Seque
 
 
 def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
-    """Return how a run stands to an expected curve.
+    """Compare a run with an expected curve.
 
     Args:
         run: The run.
@@ -132,12 +132,12 @@ def decide(run: RunFiles, expected: ExpectedCurve) -> Verdict:
             True,
             f"{name}: agrees in all {len(metrics)} metrics, within the spread of {expected.seeds} seeds.",
         )
-    told = "; ".join(_told(one) for one in wrong)
-    return Verdict(run, metrics, False, f"{name}: disagrees in {len(wrong)} of {len(metrics)} metrics: {told}.")
+    reasons = "; ".join(_describe(one) for one in wrong)
+    return Verdict(run, metrics, False, f"{name}: disagrees in {len(wrong)} of {len(metrics)} metrics: {reasons}.")
 
 
-def _told(one: MetricAgreement) -> str:
-    """Return in words where a run lies in a metric in which it disagrees."""
+def _describe(one: MetricAgreement) -> str:
+    """Describe where a run lies in a metric in which it disagrees."""
     return (
         f"{one.metric} of {one.stage} is {shown(one.value)} at step {one.step:,}, where {shown(one.expected.mean)} is expected "
         f"and {shown(one.expected.width)} away is the most, and lies within at {one.inside} of {one.steps} steps"

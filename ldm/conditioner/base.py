@@ -45,7 +45,7 @@ class Reader(nn.Module, ABC):
         Args:
             fields: The fields of B images, on the CPU.
             keys: Names of the samples, `(B,)`, for the message; None: those of the field `key`, if it is there.
-            advice: What to do where a value cannot be told; None: what helps in training.
+            advice: Advice where a value is not allowed; None: the advice for training.
 
         Raises:
             ValueError: Where there is a value that cannot be told, like the number of a class that there is not.
@@ -162,14 +162,14 @@ def on_device(made: Tensor, device: torch.device) -> Tensor:
 
 
 def learned_state(reader: Reader) -> dict[str, Tensor]:
-    """Return what a reader and its parts have learned from samples, by the names in its state dict."""
+    """Return the state that a reader and its parts have learned from samples, by the names in its state dict."""
     parts = [name for name, part in reader.named_modules() if isinstance(part, Reader) and part.learns_from]
     names = {f"{part}._extra_state".lstrip(".") for part in parts}
     return {name: value for name, value in reader.state_dict().items() if name in names}
 
 
 def set_learned_state(reader: Reader, state: dict[str, Tensor]) -> None:
-    """Give a reader what another one like it has learned; see `learned_state`."""
+    """Copy the state that another reader of the same kind has learned into a reader; see `learned_state`."""
     if state:
         reader.load_state_dict(state, strict=False)
 

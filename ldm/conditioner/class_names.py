@@ -13,7 +13,7 @@ from ldm.conditioner.base import tensor_to_text, text_to_tensor
 from ldm.files.text import clean_text, lines
 
 SHOWN = 12
-"""So many names are listed in a message, at most."""
+"""The largest number of names in a message."""
 
 
 class ClassNames(nn.Module):
@@ -87,7 +87,7 @@ class ClassNames(nn.Module):
         raise ValueError(f"this model knows no class {name!r}; {advice}")
 
     def in_words(self, number: int) -> str:
-        """Return what people call a class: "heart", "class 3 (crane)" where several have that name, "class 3" where it has none.
+        """Return a readable name: "heart", "class 3 (crane)" where several classes share the name, "class 3" without a name.
 
         Args:
             number: Its number.

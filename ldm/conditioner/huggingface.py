@@ -19,8 +19,7 @@ from ldm.conditioner.learned_words import LearnedWords
 from ldm.conditioner.text import TextConditioner
 from ldm.options.rule import COUNT, FLAG, Whole, check
 from ldm.pretrained.architectures import text_architecture
-from ldm.pretrained.catalogue import missing_model
-from ldm.pretrained.hub import local_files_only
+from ldm.pretrained.loading import WEIGHTS, loading
 from ldm.pretrained.tokens import encode_texts, load_tokenizer, overflow, padded_tokenizer
 
 ENCODERS: dict[str, Any] = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
@@ -80,22 +79,17 @@ class HuggingFaceConditioner(TextConditioner):
         """Load the pretrained encoder and its tokenizer, unless they are there; no samples are read."""
         if self.encoder is not None:
             return
-        local = local_files_only(self.name)
-        try:
+        files = "config, safetensors weights and tokenizer"
+        advice = "set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
+        with loading("text encoder", self.name, files=files, advice=advice) as local:
             config = AutoConfig.from_pretrained(self.name, local_files_only=local)
             encoder_class = ENCODERS.get(config.model_type, AutoModel)
             if encoder_class is not AutoModel:
                 config = encoder_class.config_class.from_pretrained(self.name, local_files_only=local)
             layers: int = config.num_hidden_layers
             config.num_hidden_layers = max(layers + self.layer + 1, 1)  # those behind the wanted one are not built
-            encoder = encoder_class.from_pretrained(
-                self.name, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=local
-            )
+            encoder = encoder_class.from_pretrained(self.name, config=config, local_files_only=local, **WEIGHTS)
             tokenizer = load_tokenizer(self.name, local=local)
-        except (OSError, ValueError) as error:
-            files = "config, safetensors weights and tokenizer"
-            advice = "set conditioner.name=FOLDER, or train one from scratch with conditioner=transformer"
-            raise missing_model("text encoder", self.name, error, files=files, advice=advice) from error
         if layers + self.layer < 0:
             raise ValueError(
                 f"conditioner.layer={self.layer}, but {self.name!r} has {layers} layers; give -{layers} to -1"

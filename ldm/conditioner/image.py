@@ -121,7 +121,7 @@ class ImageConditioner(SingleConditioner):
 
     @torch.no_grad()
     def _features(self, image: Tensor) -> Tensor:
-        """Return what the extractor gives for images `(B, 3, H, W)` in [-1, 1], as one embedding of each, `(B, 1, D)`."""
+        """Return the extractor's embeddings, `(B, 1, D)`, of images `(B, 3, H, W)` in [-1, 1]."""
         assert self.encoder is not None
         features: Tensor = self.encoder(image)
         return features[:, None]

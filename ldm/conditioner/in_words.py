@@ -9,7 +9,7 @@ from ldm.conditioner.class_names import class_names
 
 
 def in_words(fields: Fields, count: int, conditioner: nn.Module) -> list[str]:
-    """Return what images are made for, a line for each; "" where that cannot be written in words.
+    """Return a line for each image that describes its conditions; "" where they cannot be written in words.
 
     Args:
         fields: The fields of the images.

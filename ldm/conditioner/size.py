@@ -12,7 +12,7 @@ from ldm.nn.embedding import sinusoidal
 from ldm.options.rule import Whole, check
 
 NUMBERS = 6
-"""How many the field `geometry` has."""
+"""The number of values in the field `geometry`."""
 
 
 class SizeConditioner(SingleConditioner):

@@ -41,7 +41,7 @@ class TextConditioner(SingleConditioner):
     @property
     @abstractmethod
     def frozen_hash(self) -> str | None:
-        """Name what a frozen encoder gives, so that it can be cached; None for one that is trained."""
+        """Return a name for the output of a frozen encoder, by which it can be cached; None for one that is trained."""
 
     @property
     def input_width(self) -> int | None:
@@ -78,7 +78,7 @@ def text_parts(conditioner: nn.Module) -> list[TextConditioner]:
 
 
 def cut_captions(conditioner: nn.Module, samples: Iterable[Fields]) -> str | None:
-    """Say how many training captions are too long for a conditioner; None where it takes all of them whole.
+    """Return a warning that counts the training captions that are too long for a conditioner; None where all fit.
 
     Args:
         conditioner: The conditioner; only its parts that read captions are asked.

@@ -18,7 +18,7 @@ from ldm.pretrained.tokens import encode_texts, overflow, padded_tokenizer
 PAD, START, END = "<pad>", "<start>", "<end>"
 
 LEAST_VOCABULARY = 259
-"""The 256 bytes, from which every text can be put together, and the three special tokens."""
+"""The 256 bytes, of which every text is made, and the three special tokens."""
 
 
 class TransformerConditioner(TextConditioner):

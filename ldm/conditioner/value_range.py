@@ -22,7 +22,7 @@ class ValueRange:
         least: The least value.
         most: The greatest value.
         option: The option that sets the range, with its value, like "conditioner.num_classes=7".
-        advice: What to do where a value lies outside in training.
+        advice: Advice where a value lies outside in training.
         also: A value outside the range that can be told, too; None: there is none.
         entry: The entry of the last axis that holds the value; None: all entries do.
     """
@@ -41,7 +41,7 @@ class ValueRange:
         Args:
             fields: The fields, on the CPU.
             keys: Names of the samples, `(B,)`, for the message; None: they have none.
-            advice: What to do where a value lies outside; None: what the range itself advises.
+            advice: Advice where a value lies outside; None: the range's own.
 
         Raises:
             ValueError: Where one cannot be told.

@@ -133,7 +133,7 @@ class BadSampleCounter:
 def missing_message(
     broken: Sequence[SkippedSample], seen: int, readers: Sequence[FieldReader], *, most: float
 ) -> str | None:
-    """Say which fields samples lack that were looked at before training; None where none is missing.
+    """Return a message about fields that are missing in the samples that were checked before training; None where none is.
 
     Args:
         broken: The samples that lack a field.
@@ -147,12 +147,12 @@ def missing_message(
     if not broken:
         return None
     reasons = Counter(skip.reason for skip in broken)
-    said = (
+    message = (
         f"{len(broken)} of {seen} samples looked at have {', '.join(reasons)}, the first is {broken[0].key!r} in "
         f"{broken[0].shard}"
     )
     if len(broken) > most * seen:
         names = [word for reason in reasons for word in reason.split()]
         advice = [reader.advice for reader in readers if reader.name in names]
-        raise ValueError(f"{said}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}")
-    return f"{said}; others take their places"
+        raise ValueError(f"{message}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}")
+    return f"{message}; others take their places"

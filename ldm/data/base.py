@@ -39,7 +39,7 @@ from ldm.options.rule import check_all
 SAMPLES_LOOKED_AT = 1000
 
 USUAL_FIELDS = ("caption",)
-"""The fields that are read where neither an option nor a model says what is needed."""
+"""The fields that are read where neither an option nor a model names any."""
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -200,7 +200,7 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     @abstractmethod
     def encoding(self) -> dict[str, str]:
-        """Return how the cached latents that training reads were made; nothing where it reads images."""
+        """Return the settings with which the cached latents for training were made; empty where training reads images."""
 
     @abstractmethod
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[tuple[str, Fields]]:
@@ -256,7 +256,7 @@ class DataModule(pl.LightningDataModule, ABC):
         )
 
     def warn_of_shared(self, train: list[str], val: Mapping[str, ShardSummary], digests: dict[str, list[str]]) -> None:
-        """Say which validation shards are trained on, too.
+        """Warn about validation shards that are also trained on.
 
         Args:
             train: Names of the training shards.

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.data.decode import Broken
 
 DIGEST_BYTES = 16
-"""The number of bytes by which a caption is known."""
+"""The number of bytes of the digest of a caption."""
 
 TEXT_FACT = "text"
 """The fact beside a latent that names the text encoder of its tokens; "" where it has none."""
@@ -27,7 +27,7 @@ class CachedText(NamedTuple):
 
     Attributes:
         captions: Digests of the captions, `(K, 16)` uint8.
-        tokens: What a frozen text encoder gave for each of them, `(K, L, D)`.
+        tokens: The tokens of a frozen text encoder for each of them, `(K, L, D)`.
         mask: Which of these tokens count, `(K, L)` bool; None: all.
     """
 
@@ -97,7 +97,7 @@ def check_cached_text(made: Mapping[str, str], fields: Iterable[str] | None, *, 
     """Check that every caption that can be drawn is one whose tokens lie beside the latents.
 
     Args:
-        made: How the latents were made.
+        made: The settings with which the latents were made.
         fields: Names of the fields that captions are drawn from; None: the .txt, or without one the json's "caption".
         tags_vary: Whether the tags of captions are shuffled or left out.
 
@@ -116,8 +116,8 @@ def check_cached_text(made: Mapping[str, str], fields: Iterable[str] | None, *, 
     if not (by_rule or by_name):
         fewer = "" if encoded == [] else f"set data.caption.fields={_typed(encoded)}, or "
         raise ValueError(
-            f"the tokens beside the latents are those of captions from {_said(encoded)}, but training draws captions from "
-            f"{_said(wanted)}; {fewer}encode with data.caption.fields={_typed(wanted)}, or with text=false"
+            f"the tokens beside the latents are those of captions from {_listed(encoded)}, but training draws captions from "
+            f"{_listed(wanted)}; {fewer}encode with data.caption.fields={_typed(wanted)}, or with text=false"
         )
 
 
@@ -132,7 +132,7 @@ def _encoded_fields(made: Mapping[str, str]) -> list[str] | None:
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
-def _said(fields: Iterable[str] | None) -> str:
+def _listed(fields: Iterable[str] | None) -> str:
     """Return names of fields as a sentence has them."""
     if fields is None:
         return 'the .txt or, where there is none, "caption"'

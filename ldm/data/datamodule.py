@@ -178,7 +178,7 @@ class CaptionedImages(DataModule):
 
     @property
     def encoding(self) -> dict[str, str]:
-        """Return how the latents that training reads were made, or were declared to be; nothing where it reads images."""
+        """Return the settings, recorded or declared, with which the latents for training were made; empty for images."""
         return self._encoding(self.train_set.index)
 
     def samples(self, fields: Iterable[str], limit: int) -> Iterator[tuple[str, Fields]]:
@@ -219,7 +219,7 @@ class CaptionedImages(DataModule):
         return self.loader(self.train_set, stream)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many optimiser steps' samples training has consumed, and of which shards."""
+        """Return the number of optimiser steps whose samples training has consumed, and the shards that they came from."""
         steps = self.trainer.global_step if self.trainer is not None else self.position
         index = self.train_set.index
         return {
@@ -230,7 +230,7 @@ class CaptionedImages(DataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the state was taken. Raises ValueError where the training shards are others now."""
+        """Continue where the state was taken. Raises ValueError where the training shards have changed."""
         index = self.train_set.index
         if state_dict["shards"] != index.fingerprint:
             before = f"{state_dict['samples']} samples" if "samples" in state_dict else "others"
@@ -248,7 +248,7 @@ class CaptionedImages(DataModule):
         self.position = state_dict["position"]
 
     def _encoding(self, index: DatasetIndex) -> dict[str, str]:
-        """Return how the latents of an index were made, or were declared to be; nothing for images."""
+        """Return the settings, recorded or declared, with which the latents of an index were made; empty for images."""
         return index.encoding if self.foreign is None else self.foreign.encoding(self.size)
 
     def _stream(self, rank: int, world: int) -> DistributedBatchSampler:
@@ -272,7 +272,7 @@ class CaptionedImages(DataModule):
         return MixtureOrder(orders, self.weights, seed=self.seed) if self.weights else orders[0]
 
     def _transform(self, index: DatasetIndex) -> Transform:
-        """Return what reads images or latents, whichever the shards hold; raise ValueError where they cannot be had so."""
+        """Return the transform for images or latents, whichever the shards hold; raise ValueError where that is impossible."""
         if self.foreign is not None:
             placed = [one.name for one in self.readers if isinstance(one, (PlacedReader, ComputedReader))]
             if placed:

@@ -31,7 +31,7 @@ OPEN_SHARDS = 512
 """Shards that a process keeps open at once."""
 
 SUBSTITUTES = 20
-"""So many samples in a row may be broken."""
+"""The largest number of broken samples in a row."""
 
 
 class Item(NamedTuple):

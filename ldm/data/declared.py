@@ -8,7 +8,7 @@ from ldm.data.order.batch_sampler import spread
 from ldm.data.shards.dataset_index import DatasetIndex
 
 MOMENTS_LOOKED_AT = 8
-"""Foreign moments that are read before anything begins."""
+"""The number of foreign moments that are read as a test at the start."""
 
 
 def check_declared(index: DatasetIndex, declared: ForeignMoments | None, option: str) -> None:
@@ -16,7 +16,7 @@ def check_declared(index: DatasetIndex, declared: ForeignMoments | None, option:
 
     Args:
         index: The samples.
-        declared: What the moments are; None: nothing is declared.
+        declared: The declaration of the moments; None: there is none.
         option: The option that names their shards.
 
     Raises:
@@ -41,7 +41,7 @@ def look_at_moments(samples: ShardDataset, declared: ForeignMoments | None, opti
 
     Args:
         samples: The samples.
-        declared: What the moments are; None: they are none.
+        declared: The declaration of the moments; None: there is none.
         option: The option that names their shards.
 
     Raises:

@@ -103,7 +103,7 @@ def decode_image(data: bytes, *, side: int | None = None, background: str = "whi
 
 
 def decode_with_size(data: bytes, *, side: int | None = None, background: str = "white") -> tuple[Image.Image, Header]:
-    """Do the same as `decode_image`, and return the size of the original, too."""
+    """Decode an image as `decode_image` does, and also return the size of the original."""
     opened = open_image(data)
     width, height = opened.size
     try:

@@ -26,7 +26,7 @@ def is_array(head: bytes) -> bool:
 
 
 def undeclared() -> dict[str, str]:
-    """Return what is known of arrays that nobody has declared yet."""
+    """Return a description of arrays that were not declared yet."""
     return {ARRAY_FACT: "npy"}
 
 
@@ -82,7 +82,7 @@ class ForeignMoments:
         }
 
     def transform(self, size: Size) -> ForeignMomentsTransform:
-        """Return what reads the moments of images of a size; see `ForeignMomentsTransform`."""
+        """Return the transform that reads the moments of images of a size; see `ForeignMomentsTransform`."""
         return ForeignMomentsTransform(self, size)
 
     def shape(self, size: Size) -> tuple[int, int, int]:
@@ -104,7 +104,7 @@ class ForeignMomentsTransform(Transform):
     """Reads the moments of a .npy file. Nothing in the file is run.
 
     Args:
-        declared: What the moments are.
+        declared: The declaration of the moments.
         size: The size that the images had when they were encoded.
 
     Raises:

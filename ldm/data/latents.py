@@ -32,7 +32,7 @@ def pack_latent(tensors: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
             perhaps flipped `(M, h, w)`: the moments of the mirrored image; perhaps features `(D, h, w)` and flipped_features:
             what a frozen vision encoder gave for the patches of both images; perhaps captions `(K, 16)`, tokens `(K, L, D)`
             and mask `(K, L)`: what a frozen text encoder gave for the captions, see `CachedText`.
-        facts: How they were made.
+        facts: The settings with which they were made.
     """
     given = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return save(given, {FACTS_KEY: json.dumps(facts, sort_keys=True)})  # of several keys the order would vary
@@ -52,7 +52,7 @@ def unpack_latent(data: bytes) -> dict[str, Tensor]:
 
 
 def read_encoding(head: bytes) -> dict[str, str] | None:
-    """Return how a sample's tensors were made, from the first kilobytes of its file; None where it is another kind of file."""
+    """Return the settings with which a sample's tensors were made, from the start of its file; None for other kinds of file."""
     length = int.from_bytes(head[:8], "little")
     if head[8:9] != b"{" or length + 8 > len(head):
         return None

@@ -17,4 +17,4 @@ OPTIONS: dict[str, Rule] = {
     "data.window": COUNT,
     "data.buffer": COUNT,
 }
-"""Which values the options of data modules can have."""
+"""The rules of the options of data modules."""

@@ -4,62 +4,105 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from ldm.batch import Batch
 from ldm.config import differences
-from ldm.data.dataset import ShardDataset
+from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.shards.dataset_index import DatasetIndex
 from ldm.files.whole import write_whole
 from ldm.options.arguments import quote_texts
 
+Piece: TypeAlias = tuple[Batch, list[dict[str, bytes]]]
+"""Some samples of a shard, without the broken ones, and for each its files that stay as they are, by ending."""
 
-class ExactBatches(Dataset[tuple[Batch, list[dict[str, bytes]]]]):
-    """Batches of given samples, without substitutes for broken ones, each with its samples' other files.
 
-    Args:
-        dataset: The samples.
-        chunks: For each batch the numbers of its samples.
-    """
+class _Pieces(Dataset[Piece]):
+    """Pieces of shards, for worker processes."""
 
-    def __init__(self, dataset: ShardDataset, chunks: Sequence[Sequence[int]]) -> None:
-        self.dataset = dataset
+    def __init__(self, read: Callable[[Sequence[int]], Piece], chunks: Sequence[Sequence[int]]) -> None:
+        self.read = read
         self.chunks = chunks
 
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, number: int) -> tuple[Batch, list[dict[str, bytes]]]:
-        return self.dataset.exactly(self.chunks[number])
+    def __getitem__(self, number: int) -> Piece:
+        return self.read(self.chunks[number])
 
 
-def chunks_of(index: DatasetIndex, shards: Sequence[int], size: int) -> list[tuple[int, range]]:
-    """Cut the samples of some shards into pieces.
+@dataclass
+class ShardRewriting:
+    """Shards that are written anew: yields the number of each shard whose file is missing, with its pieces, to write it from.
 
     Args:
         index: The samples.
-        shards: Numbers of the shards.
-        size: The largest number of samples in a piece.
+        files: Number of a shard -> the file to be written for it.
+        read: Reads the samples with some numbers, in worker processes.
+        batch_size: Samples of a piece, at most.
+        workers: Number of worker processes.
+        bad_samples: Counts samples that cannot be read.
+        description: The text of the progress bar.
+        quiet: Whether there is no progress bar.
 
-    Returns:
-        The number of a shard, and numbers of samples in it, which begin and end with it; an empty shard is one empty piece.
+    Attributes:
+        done: The number of shards written and kept, and of the shards written that of samples, and of what was left out, by the
+            reason.
     """
-    ends = index.counts.cumsum().tolist()
-    return [
-        (shard, chunk) for shard in shards for chunk in _chunks(ends[shard] - index.counts[shard], ends[shard], size)
-    ]
+
+    index: DatasetIndex
+    files: Mapping[int, Path]
+    read: Callable[[Sequence[int]], Piece]
+    batch_size: int
+    workers: int
+    bad_samples: BadSampleCounter
+    description: str
+    quiet: bool = False
+    done: Counter[str] = field(init=False, default_factory=Counter)
+
+    def __iter__(self) -> Iterator[tuple[int, Iterator[Piece]]]:
+        shards = missing(self.files)
+        self.done.update({"shards written": len(shards), "shards kept": len(self.files) - len(shards)})
+        for shard in shards:
+            self.done.update(_left_out(self.index, shard))
+        chunks = [
+            (shard, chunk) for shard in shards for chunk in _chunks(self.index.numbers_of(shard), self.batch_size)
+        ]
+        total = sum(len(chunk) for _, chunk in chunks)
+        loader = DataLoader(_Pieces(self.read, [chunk for _, chunk in chunks]), None, num_workers=self.workers)
+        with tqdm(total=total, desc=self.description, unit="image", disable=self.quiet) as bar:
+            numbered = zip((shard for shard, _ in chunks), loader)
+            for shard, pieces in groupby(numbered, key=itemgetter(0)):
+                yield shard, self._counted((piece for _, piece in pieces), bar)
+
+    def _counted(self, pieces: Iterable[Piece], bar: tqdm) -> Iterator[Piece]:
+        """Yield pieces, and count their samples."""
+        for batch, files in pieces:
+            self.done.update({"samples": len(batch.key), **Counter(skip.reason for skip in batch.skipped)})
+            self.bad_samples.count(len(batch.key), batch.skipped, bar.total)
+            yield batch, files
+            bar.update(len(batch.key) + len(batch.skipped))
 
 
-def _chunks(start: int, end: int, size: int) -> list[range]:
-    """Cut a range into pieces of a size; an empty one is one piece."""
-    return [range(first, min(first + size, end)) for first in range(start, end, size)] or [range(start, end)]
+def missing(files: Mapping[int, Path]) -> list[int]:
+    """Return the numbers of those shards whose files are not written yet."""
+    return [shard for shard, file in files.items() if not file.is_file()]
 
 
-def left_out(index: DatasetIndex, shard: int) -> Counter[str]:
+def _chunks(numbers: range, size: int) -> list[range]:
+    """Cut the numbers of a shard's samples into pieces of a size; an empty shard is one empty piece."""
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)] or [numbers]
+
+
+def _left_out(index: DatasetIndex, shard: int) -> Counter[str]:
     """Count what of a shard is not written anew, by reason, before its images are decoded."""
     summary = index.shards[shard]
     counts = Counter(skip.reason for skip in summary.skipped)
@@ -74,8 +117,8 @@ def claim(file: Path, plan: dict[str, Any], *, notes: Mapping[str, Any] | None =
 
     Args:
         file: The file in the folder that holds the plan.
-        plan: What the folder is for, as it can be written in JSON.
-        notes: What is written down beside a new plan, and is not compared; None: nothing.
+        plan: The purpose of the folder, as it can be written in JSON.
+        notes: Notes that are written beside a new plan, and are not compared; None: none.
 
     Raises:
         ValueError: Where the folder was begun with another plan; the message says in what they differ.

@@ -33,7 +33,7 @@ from ldm.data.transforms import CaptionChoice, Crop, ImageTransform, Transform
 from ldm.options.rule import check_all
 
 MOST_SKIPPED = 1000
-"""So many samples in a row may be broken."""
+"""The largest number of broken samples in a row."""
 
 
 def _hopeless(last: SkippedSample, count: int) -> str:
@@ -218,7 +218,7 @@ class StreamedImages(DataModule):
         return self.val_shards
 
     def open_training(self, val: Mapping[str, ShardSummary]) -> None:
-        """Say which validation shards are trained on, too; nothing is opened."""
+        """Warn about validation shards that are also trained on; nothing is opened."""
         if not self.shards:
             raise ValueError(NO_TRAINING)
         self.warn_of_shared(self.shards, val, {})
@@ -263,11 +263,11 @@ class StreamedImages(DataModule):
         return self.loader(self._from(self.place()[0]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many optimiser steps were made."""
+        """Return the number of optimiser steps that were made."""
         return {"position": self.trainer.global_step if self.trainer is not None else self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with other samples than those of the beginning."""
+        """Continue with samples other than the first ones."""
         self.position = state_dict["position"]
 
     def _from(self, rank: int, readers: Sequence[FieldReader] | None = None) -> ShardStream:

@@ -25,7 +25,7 @@ from ldm.files.text import clean_text
 Crop = Literal["center", "random"]
 
 LONGEST_SIDE = 2**16
-"""Pixels of the longer side that cached latents may be said to have."""
+"""The largest side, in pixels, that cached latents may declare for their images."""
 
 
 class Transform(ABC):
@@ -51,7 +51,7 @@ class Transform(ABC):
 
     @abstractmethod
     def placement(self, data: bytes, size: Size | None = None) -> Placement:
-        """Return how a file would be cut at the centre, without decoding its image.
+        """Return the placement of an image that is cut at the centre, without decoding it.
 
         Args:
             data: Bytes of the file.
@@ -170,7 +170,7 @@ class CaptionChoice:
             sample does not have are left out. None: the .txt, or without one the json's "caption".
         shuffle_tags: Put the tags of a caption, which commas part, in a random order.
         keep_tags: The first so many tags stay where they are.
-        drop_tags: How often each other tag is left out.
+        drop_tags: The probability that another tag is left out.
 
     Raises:
         ValueError: Where an option has a value that it cannot have.
@@ -297,7 +297,7 @@ class Frame(NamedTuple):
 
 
 def placement_of(geometry: Tensor, *, flipped: bool = False) -> Placement:
-    """Return how an image was placed, from its field `geometry`, `(6,)`, as it is kept beside a latent."""
+    """Return the placement of an image, from its field `geometry`, `(6,)`, as it is stored with a latent."""
     height, width, top, left, *size = (int(number) for number in geometry)
     original = Header(width, height)
     centred = Frame.centre(original, Size(*size)).placement(original, flipped=flipped)

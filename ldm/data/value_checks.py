@@ -11,7 +11,7 @@ from ldm.data.dataset import ShardDataset
 from ldm.data.order.batch_sampler import spread
 
 TRAINED = "mend this sample, or leave it out: the model was trained with no others"
-"""What to do where a trained model cannot be told a value."""
+"""Advice where a trained model cannot take a value."""
 
 
 def check_values(reader: Reader, found: Iterable[tuple[str, Fields]], split: str, *, advice: str | None = None) -> None:
@@ -21,7 +21,7 @@ def check_values(reader: Reader, found: Iterable[tuple[str, Fields]], split: str
         reader: The part of a model that reads them.
         found: Key and fields of each sample (B is 1).
         split: The option that names their shards, "data.val" say.
-        advice: What to do where a value cannot be told; None: what helps in training.
+        advice: Advice where a value is not allowed; None: the advice for training.
 
     Raises:
         ValueError: Where there is a value that the model cannot be told; it names the sample.

@@ -1,6 +1,6 @@
 """`python -m ldm.encode autoencoder.ckpt=RUN out=DIR`; its options are in configs/encode.yaml."""
 
-from ldm.cli.encode import main
+from ldm.cli.entry import program
 
 if __name__ == "__main__":
-    main()
+    program("encode", "ldm.encode.program:main")

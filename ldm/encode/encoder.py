@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ldm.autoencoder.base import Autoencoder
 from ldm.batch import Batch, Size, list_field, tensor_field
@@ -31,7 +27,7 @@ from ldm.data.datamodule import CaptionedImages
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.fields.all_captions import AllCaptionsReader
 from ldm.data.latents import FEATURES, FEATURES_FACT, FLIPPED_FEATURES, SOURCE_FACT, pack_latent
-from ldm.data.rewriting import ExactBatches, chunks_of, claim, left_out
+from ldm.data.rewriting import Piece, ShardRewriting, claim
 from ldm.data.shards.dataset_index import index_shards
 from ldm.data.shards.names import StoredSample, write_shard
 from ldm.data.shards.shard_index import ShardSummary
@@ -55,8 +51,8 @@ class LatentEncoder:
     Args:
         autoencoder: Encodes the images.
         flip: Encode the mirrored images as well.
-        dtype: Of what is written: "float32", or "float16" (half the size; means and raw latents are rounded).
-        precision: In which the autoencoder computes, one of `PRECISIONS`; see `compare_precision`.
+        dtype: The type of the written numbers: "float32", or "float16" (half the size; means and raw latents are rounded).
+        precision: The precision of the autoencoder, one of `PRECISIONS`; see `compare_precision`.
         conditioner: One with a frozen text encoder, whose tokens of all captions are written as well; None: no tokens.
         vision: A vision encoder, whose features are written as well, in float16; None: no features.
 
@@ -96,7 +92,7 @@ class LatentEncoder:
         self.features_hash = "" if vision is None else vision.features_hash
 
     def facts(self, size: Size) -> dict[str, str]:
-        """Return how latents are made, as it is written beside each."""
+        """Return the settings with which latents are made, as they are written beside each latent."""
         return {
             "autoencoder": self.autoencoder.encoder_hash,
             "size": str(size),
@@ -109,7 +105,7 @@ class LatentEncoder:
 
     @torch.no_grad()
     def sizes(self, size: Size) -> SampleBytes:
-        """Return how many bytes a sample takes in a shard, whose image has a size."""
+        """Return the number of bytes that a sample with an image of a given size takes in a shard."""
         blank = torch.zeros(1, 3, *size, device=self.autoencoder.shift.device)
         moments = self._moments(blank)[0]
         tensors = {
@@ -194,7 +190,7 @@ def encode(
         encoder: Makes the files.
         out: The folder.
         batch_size: Images at once.
-        notes: What the folder's encoding.json says beside the settings, as it can be written in JSON; None: nothing.
+        notes: Notes for the folder's encoding.json beside the settings, as they can be written in JSON; None: none.
         rank: Number of this process, which takes each `world`-th shard.
         world: Number of processes.
 
@@ -205,13 +201,41 @@ def encode(
     Raises:
         ValueError: Where the captions cannot be encoded once, or the folder was begun with other settings or other data.
     """
-    folder = output_folder(out)
-    shards = range(rank, len(data.train_set.index.shards), world)
-    reader = AllCaptionsReader(data.caption) if encoder.text is not None else None
+    folder, train, facts = output_folder(out), data.train_set, encoder.facts(data.size)
+    index, readers, reader = train.index, train.readers, None
+    if encoder.text is not None:
+        reader = AllCaptionsReader(data.caption)
+        readers = [*readers, reader]
+        facts[CAPTIONS_FACT] = captions_fact(data.caption.fields)
+    images = ShardDataset(index, train.transform, readers, seed=data.seed)
+    files = {shard: shard_file(out, shard) for shard in range(rank, len(index.shards), world)}
+    encoding = ShardRewriting(
+        index,
+        files,
+        images.exactly,
+        batch_size,
+        data.workers,
+        data.bad_samples,
+        description="encoding",
+        quiet=rank > 0,
+    )
+
+    def samples(pieces: Iterator[Piece], facts: dict[str, str]) -> Iterator[StoredSample]:
+        for batch, others in pieces:
+            if reader is not None:
+                encoding.done["captions"] += sum(map(len, batch.fields.get(reader.name, ())))
+            if batch.key:
+                for key, files, latent in zip(batch.key, others, encoder(batch, facts), strict=True):
+                    yield {"__key__": key, "safetensors": latent, **files}
+
     with folder.lock() if rank == 0 else nullcontext():  # for all of them
         if rank > 0:
             folder.check()
-        return _encode(data, encoder, out, batch_size=batch_size, shards=shards, reader=reader, notes=notes or {})
+        claim(out / PLAN, {"facts": facts, "shards": index.fingerprint}, notes=notes)
+        for shard, pieces in encoding:
+            of_shard = {**facts, SOURCE_FACT: _digests(index.shards[shard], data.cache)}
+            write_shard(files[shard], samples(pieces, of_shard))
+    return encoding.done
 
 
 def shard_file(out: Path, number: int) -> Path:
@@ -220,7 +244,7 @@ def shard_file(out: Path, number: int) -> Path:
 
 
 def estimate(data: CaptionedImages, encoder: LatentEncoder) -> CacheEstimate:
-    """Return how many images and captions there are to encode, and how large what is written gets.
+    """Return the numbers of images and captions to encode, and the size of the shards to be written.
 
     Args:
         data: The images.
@@ -239,53 +263,6 @@ def output_folder(out: Path) -> OutputFolder:
     return OutputFolder(
         out, option="out", is_own=lambda name: begun and (name == PLAN or SHARD_NAME.fullmatch(name) is not None)
     )
-
-
-def _encode(
-    data: CaptionedImages,
-    encoder: LatentEncoder,
-    out: Path,
-    *,
-    batch_size: int,
-    shards: Sequence[int],
-    reader: AllCaptionsReader | None,
-    notes: Mapping[str, Any],
-) -> Counter[str]:
-    train, facts = data.train_set, encoder.facts(data.size)
-    index, readers = train.index, train.readers
-    if reader is not None:
-        facts[CAPTIONS_FACT] = captions_fact(data.caption.fields)
-        readers = [*readers, reader]
-    claim(out / PLAN, {"facts": facts, "shards": index.fingerprint}, notes=notes)
-    files = {shard: shard_file(out, shard) for shard in shards}
-    todo = [shard for shard, file in files.items() if not file.is_file()]
-    done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})
-    for shard in todo:
-        done.update(left_out(index, shard))
-    chunks = chunks_of(index, todo, batch_size)
-    total = sum(len(numbers) for _, numbers in chunks)
-    images = ShardDataset(index, train.transform, readers, seed=data.seed)
-    loader = DataLoader(ExactBatches(images, [numbers for _, numbers in chunks]), None, num_workers=data.workers)
-    with tqdm(total=total, desc="encoding", unit="image", disable=0 not in shards) as bar:
-
-        def files_of(
-            batches: Iterable[tuple[int, tuple[Batch, list[dict[str, bytes]]]]], facts: dict[str, str]
-        ) -> Iterator[StoredSample]:
-            for _, (batch, others) in batches:
-                if batch.key:
-                    for key, files, latent in zip(batch.key, others, encoder(batch, facts), strict=True):
-                        yield {"__key__": key, "safetensors": latent, **files}
-                done.update({"samples": len(batch.key), **Counter(skip.reason for skip in batch.skipped)})
-                if reader is not None:
-                    done["captions"] += sum(map(len, batch.fields.get(reader.name, ())))
-                data.bad_samples.count(len(batch.key), batch.skipped, total)
-                bar.update(len(batch.key) + len(batch.skipped))
-
-        for shard, batches in groupby(zip((shard for shard, _ in chunks), loader), key=itemgetter(0)):
-            write_shard(
-                files[shard], files_of(batches, {**facts, SOURCE_FACT: _digests(index.shards[shard], data.cache)})
-            )
-    return done
 
 
 def _digests(shard: ShardSummary, cache: Path) -> str:

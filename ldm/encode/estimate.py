@@ -31,9 +31,9 @@ class CacheEstimate(NamedTuple):
     Attributes:
         images: The number of images.
         looked_at: The number of images whose captions were counted.
-        captions: How many different captions these have in all.
-        image_bytes: What the latent of an image takes in a shard, with that of its mirrored image where that is written.
-        caption_bytes: What the tokens of a caption take; 0 where none are written.
+        captions: The number of different captions of all these.
+        image_bytes: The size of an image's latent in a shard, with that of its mirrored image where that is written.
+        caption_bytes: The size of the tokens of a caption; 0 where none are written.
         feature_bytes: What the features of an image take, with those of its mirrored image where they are written; 0 where
             none are written.
     """

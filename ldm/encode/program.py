@@ -42,11 +42,11 @@ OPTIONS: dict[str, Rule] = {
     "compared_images": COUNT,
     "seed": SEED,
 }
-"""Which values the command's own options can have."""
+"""The rules of the command's own options."""
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says."""
+    """Run the command."""
     check_all(resolved(config), OPTIONS)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = find_device(config.device)

@@ -1,6 +1,6 @@
 """`python -m ldm.evaluate ckpt=RUN out=FOLDER`; its options are in configs/evaluate.yaml."""
 
-from ldm.cli.evaluate import main
+from ldm.cli.entry import program
 
 if __name__ == "__main__":
-    main()
+    program("evaluate", "ldm.evaluate.program:evaluate")

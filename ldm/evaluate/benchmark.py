@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from ldm.evaluate.curve import step_of
 from ldm.evaluate.generation import GenerationProtocol
+from ldm.evaluate.own import Results
 from ldm.evaluate.processes import Place
 from ldm.logger.mllog_file import LOG_FILE
 from ldm.logger.offline_evaluation import append_evaluation, append_run_stop, eval_samples_of
@@ -27,7 +27,7 @@ class BenchmarkProtocol(GenerationProtocol):
         name: See `Protocol`; so are published and source.
     """
 
-    def run(self, config: DictConfig) -> list[dict[str, Any]]:
+    def run(self, config: DictConfig) -> list[Results]:
         """See `Protocol.run`."""
         results = super().run(config)
         if Place.here().rank == 0:
@@ -36,7 +36,7 @@ class BenchmarkProtocol(GenerationProtocol):
                 log.info("%s: %s", file, status or "not ended, since checkpoints are not evaluated yet")
         return results
 
-    def of_model(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
+    def of_model(self, config: DictConfig, ckpt: str, out: Path) -> Results:
         """See `GenerationProtocol.of_model`."""
         file, step = _log_of(ckpt), step_of(ckpt)
         wanted = 0 if file is None else eval_samples_of(file)
@@ -44,15 +44,13 @@ class BenchmarkProtocol(GenerationProtocol):
         results = super().of_model(config, ckpt, out)
         if Place.here().rank or file is None or step is None:
             return results
-        scores, count = results["scores"], results["count"]
+        count, fid, clip = results["count"], results["scores"].get("fid"), results["scores"].get("clip_score")
         if count != wanted:
             log.warning("not added to %s: scores of %d images, where it says %d", file, count, wanted)
-        elif scores.get("fid") is None or scores.get("clip_score") is None:
+        elif fid is None or clip is None:
             log.warning("not added to %s: only fid and clip_score together are", file)
         else:
-            append_evaluation(
-                file, step=step, fid=scores["fid"], clip=scores["clip_score"], began=began, ended=time.time()
-            )
+            append_evaluation(file, step=step, fid=fid, clip=clip, began=began, ended=time.time())
         return results
 
 

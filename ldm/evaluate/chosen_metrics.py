@@ -46,10 +46,10 @@ class ChosenMetrics:
         return found
 
     def suites(self, metrics: Mapping[str, Metric]) -> dict[str, MetricSuite]:
-        """Return what measures images, by a name for what it keeps; metrics of the same features share them.
+        """Return the suites that measure images, by a name for the features that each one keeps; metrics share features.
 
         Args:
-            metrics: What `build` gave.
+            metrics: The metrics, as `build` returns them.
         """
         groups: dict[str, list[Metric]] = {}
         for name, metric in metrics.items():

@@ -24,7 +24,7 @@ class OpenConditions(ABC):
 
     Attributes:
         size: Height and width of the images in pixels, unless they have sizes of their own.
-        period: After so many images the conditions begin again.
+        period: The number of images after which the conditions repeat.
         wanted: Number of images, where a command says none.
         fingerprint: A name for what they are.
         plural: Their name, where it has to be said that they begin again; "" where that is meant.
@@ -36,8 +36,8 @@ class OpenConditions(ABC):
     fingerprint: str
     plural: str = ""
 
-    def doubts(self, count: int) -> list[str]:
-        """Say that there are more images than conditions; nothing where there are not, or where this is not known."""
+    def warnings(self, count: int) -> list[str]:
+        """Return a warning where there are known to be more images than conditions."""
         if not self.plural or count <= self.period:
             return []
         return [
@@ -68,7 +68,7 @@ class Conditions(ABC):
         """Read what is needed.
 
         Args:
-            readers: What reads the fields: the conditioner of the model that makes the images, and readers of its guidance.
+            readers: The parts that read fields: the conditioner of the model that makes the images, and readers of its guidance.
             data: Gives the data module; it is called where data are read, and raises ValueError where there are none.
             size: Height and width of the images in pixels.
             inputs: Names of the fields that metrics read, in addition to the readers' own.
@@ -147,7 +147,7 @@ class ClassConditions(Conditions):
         self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """See `Conditions.open`."""
-        _check_told(readers, {"label"}, inputs, "conditions=classes")
+        _check_given(readers, {"label"}, inputs, "conditions=classes")
         known = min(
             (int(one.most) + 1 for reader in readers for one in reader.ranges if one.field == "label"), default=None
         )
@@ -183,7 +183,7 @@ class CaptionConditions(Conditions):
         self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """See `Conditions.open`."""
-        _check_told(readers, {"caption"}, inputs, "conditions=captions")
+        _check_given(readers, {"caption"}, inputs, "conditions=captions")
         return _OpenCaptions(read_caption_table(self.file), size)
 
 
@@ -208,7 +208,7 @@ class NoConditions(Conditions):
         self, readers: Sequence[Reader], data: Callable[[], DataModule], *, size: Size, inputs: Iterable[str]
     ) -> OpenConditions:
         """See `Conditions.open`."""
-        _check_told(readers, set(), inputs, "conditions=none")
+        _check_given(readers, set(), inputs, "conditions=none")
         return _OpenNothing(size)
 
 
@@ -222,14 +222,14 @@ class _OpenNothing(OpenConditions):
         return {"geometry": whole_geometry(self.size, len(numbers))}
 
 
-def _check_told(readers: Sequence[Reader], told: set[str], inputs: Iterable[str], choice: str) -> None:
+def _check_given(readers: Sequence[Reader], given: set[str], inputs: Iterable[str], choice: str) -> None:
     """Check that conditions say all that a model, its guidance and metrics read.
 
     Raises:
         ValueError: If they do not.
     """
     needed = {*fields_of(readers), *inputs}
-    if missing := sorted(needed - told - {"geometry"}):
+    if missing := sorted(needed - given - {"geometry"}):
         raise ValueError(
             f"{choice} does not say {' and '.join(missing)}, which the model, its guidance or a metric reads; choose "
             "conditions=samples, and give the data: data.val='shards/val-*.tar'"

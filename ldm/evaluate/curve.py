@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldm.evaluate.own import CURVE, PICTURE, PROGRAM
+from ldm.evaluate.own import CURVE, PICTURE, PROGRAM, Results
 from ldm.files.marks import KEY
 from ldm.files.whole import write_whole, written_whole
 
@@ -24,7 +24,7 @@ COLUMNS = 4
 """Panels in a row of the picture, at most."""
 
 LEAST_RANGE = 0.1
-"""Of scores between 0 and 1 the axis shows at least this part of the largest."""
+"""For scores between 0 and 1, the least range of the axis, as a part of the largest score."""
 
 
 def step_of(ckpt: str) -> int | None:
@@ -33,7 +33,7 @@ def step_of(ckpt: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
+def write_curve(folder: Path, results: Sequence[Results]) -> None:
     """Write the scores of checkpoints over their steps, or over their places where names have no steps.
 
     Args:
@@ -58,22 +58,27 @@ def write_curve(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
     for panel, name in enumerate(names, 1):
         axes = figure.add_subplot(height, columns, panel)
         for label, line in lines.items():
-            values = [result["scores"].get(name) for _, result in line]
+            values = [_score(result, name) for _, result in line]
             axes.plot([place for place, _ in line], values, marker="o", clip_on=False, label=label)
-        values = [result["scores"].get(name) for _, result in rows]
         if len(lines) > 1:
             axes.legend(fontsize="small")
         axes.set_title(name)
         axes.set_xlabel("step" if have_steps else "place of the checkpoint")
         axes.grid(alpha=0.3)
-        _limit(axes, [value for value in values if value is not None])
+        _limit(axes, [value for _, result in rows if not math.isnan(value := _score(result, name))])
     with written_whole(folder / PICTURE) as draft:
         figure.savefig(draft, dpi=110, format="png", metadata={KEY: PROGRAM})
 
 
-def _lines(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, list[tuple[int, Mapping[str, Any]]]]:
+def _score(result: Results, name: str) -> float:
+    """Return a score, or NaN where there is none."""
+    value = result["scores"].get(name)
+    return math.nan if value is None else value
+
+
+def _lines(rows: Sequence[tuple[int, Results]]) -> dict[str, list[tuple[int, Results]]]:
     """Return the checkpoints of each folder, in the order of their steps, by the part of its path that differs between them."""
-    found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    found: dict[str, list[tuple[int, Results]]] = {}
     for place, result in rows:
         found.setdefault(str(Path(result["of"]).parent), []).append((place, result))
     common = os.path.commonpath(list(found))
@@ -81,7 +86,7 @@ def _lines(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, list[tupl
 
 
 def _limit(axes: Axes, values: Sequence[float]) -> None:
-    """Let an axis of shares not end beyond 0 and 1, nor show differences that are nearly none as large ones."""
+    """Keep an axis of shares within 0 and 1, and do not magnify tiny differences."""
     if not values or min(values) < 0 or max(values) > 1 or max(values) == 0:
         return
     low, high = axes.get_ylim()

@@ -8,13 +8,13 @@ from typing import Any
 from ldm.config import choices_of, compose, differences, resolved, value_of
 
 MEASURED = ("num_images", "data.val_images", "metric", "reference")
-"""Options that a protocol says of what is measured, and what that is compared with."""
+"""Options of a protocol that determine what is measured, and what it is compared with."""
 
 MADE = ("conditions", "degradation", "sampler", "guidance", "timestep_spacing", "unrounded")
-"""Options that a protocol says of how images are made."""
+"""Options of a protocol that determine how images are made."""
 
 FREE = ("decoder", "lora", "lora_scale", "size")
-"""Options that a protocol leaves as they are in the model."""
+"""Options that a protocol leaves to the model."""
 
 
 def departures(protocol: str, options: Mapping[str, Any], *, count: int, sampled: bool) -> list[str]:
@@ -37,17 +37,17 @@ def departures(protocol: str, options: Mapping[str, Any], *, count: int, sampled
         before, after = value_of(own, part), value_of(given, part)
         if part == "metric":
             after = {**before, **{name: after[name] for name in before if name in after}} if after else before
-        lines += differences(*_said(before, after), f"{part}.")
+        lines += differences(*_comparable(before, after), f"{part}.")
     return lines + [f"{part}: {given[part]}" for part in FREE if sampled and given[part] != own[part]]
 
 
-def _said(before: Any, after: Any) -> tuple[Any, Any]:
+def _comparable(before: Any, after: Any) -> tuple[Any, Any]:
     """Return two options without what the first one leaves open."""
     if before in (None, "???"):
         return None, None
     if not isinstance(before, dict) or not isinstance(after, dict) or before.get("_target_") != after.get("_target_"):
         return _short(before), _short(after)
-    pairs = {key: _said(value, after.get(key)) for key, value in before.items()}
+    pairs = {key: _comparable(value, after.get(key)) for key, value in before.items()}
     return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}
 
 

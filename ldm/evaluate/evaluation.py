@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.image_work import ImageWork
 from ldm.evaluate.images import FolderImages
 from ldm.evaluate.measured_images import FoundImages, MeasuredImages, SampledImages, UnroundedImages
-from ldm.evaluate.own import FOUND, GENERATED, GRID, PROGRAM, check_folder
+from ldm.evaluate.own import FOUND, GENERATED, GRID, PROGRAM, Results, check_folder
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
 from ldm.evaluate.reference import ReferenceSource, reference_source
-from ldm.evaluate.results import NOTHING, new_results, write_results
+from ldm.evaluate.results import NOTHING, Findings, new_results
 from ldm.evaluate.source import COMPUTED, computed_options, data_options
 from ldm.evaluate.written_statistics import check_statistics, write_measured
 from ldm.files.digest import weights_hash
@@ -39,10 +38,8 @@ from ldm.metric.suite import MetricSuite
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
 
-log = logging.getLogger(__name__)
-
 SHOWN = 64
-"""Images in the picture, at most."""
+"""The largest number of images in the picture."""
 
 
 class ImageEvaluation:
@@ -80,7 +77,7 @@ class ImageEvaluation:
         """Return the plain config of the data module; `size`: see `data`."""
         return data_options(self.config, self.run, size=size, training=self.config.reference == "train")
 
-    def of_model(self, ckpt: str, out: Path) -> dict[str, Any]:
+    def of_model(self, ckpt: str, out: Path) -> Results:
         """Generate and measure the images of a checkpoint."""
         config = self.config
         check_folder(out, GENERATED)
@@ -108,9 +105,9 @@ class ImageEvaluation:
             seed=config.seed,
             batch_size=self.batch_size,
         )
-        return self._measure(folder, range(count), images, source, of=str(ckpt), doubts=opened.doubts(count))
+        return self._measure(folder, range(count), images, source, of=str(ckpt), warnings=opened.warnings(count))
 
-    def of_folder(self, images: str, out: Path) -> dict[str, Any]:
+    def of_folder(self, images: str, out: Path) -> Results:
         """Measure the images of a folder."""
         check_folder(out, FOUND)
         if self.chosen.inputs:
@@ -122,16 +119,16 @@ class ImageEvaluation:
         found = FolderImages(images, None if given is None else as_size(given))
         count = min(len(found), self.config.num_images or len(found))
         sizes = {found.size_of(number) for number in range(count)} - {Size(0, 0)}
-        doubts = []
+        warnings = []
         if len(sizes) > 1:
-            doubts = [
+            warnings = [
                 f"the images are of {len(sizes)} sizes, from {min(sizes)} to {max(sizes)}, and each is measured as it is; with "
                 "size= all are resized and cut to one"
             ]
         size = sizes.pop() if len(sizes) == 1 else None
         source = self._source(size, of_data=size)
         folder = EvaluationFolder(out, FOUND, {"images": found.fingerprint})
-        return self._measure(folder, range(count), FoundImages(found), source, of=images, doubts=doubts)
+        return self._measure(folder, range(count), FoundImages(found), source, of=images, warnings=warnings)
 
     def _measure(
         self,
@@ -141,8 +138,8 @@ class ImageEvaluation:
         source: ReferenceSource | None,
         *,
         of: str,
-        doubts: Sequence[str],
-    ) -> dict[str, Any]:
+        warnings: Sequence[str],
+    ) -> Results:
         """Measure this process's share; return the results, on processes after the first without scores."""
         folder.check()
         metrics = self.chosen.build()
@@ -156,38 +153,29 @@ class ImageEvaluation:
         reference = NOTHING if source is None else source.name
         results = new_results(self.protocol, of, folder.request, reference=reference, count=len(numbers), sizes=sizes)
         references = self._references(source, suites)
-        with folder.open(self.place):
-            work.do()
-            if self.place.rank:
-                return results
-            read = work.merge()
-            if not read:
-                raise ValueError(f"none of the {len(numbers)} images can be read; look at them")
-            results["count"], results["broken"] = len(read), len(numbers) - len(read)
-            results["doubts"] = [
-                *doubts,
-                *(doubt for one in metrics.values() if (doubt := one.doubt(len(read))) is not None),
-            ]
-            if self.protocol.published:
-                sampled = isinstance(images, SampledImages)
-                options = resolved(self.config)
-                results["departures"] = departures(self.protocol.name, options, count=len(read), sampled=sampled)
-            for doubt in results["doubts"]:
-                log.warning(doubt)
-            found = {name: suite.compute(references) for name, suite in suites.items()}
+
+        def conclude(count: int) -> Findings:
+            scores: dict[str, float] = {}
+            for suite in suites.values():
+                scores |= suite.compute(references)
             if self.config.statistics is not None:
                 write_measured(self.config.statistics, suites.values())
-            results["collapsed"] = [reason for suite in suites.values() for reason in suite.collapsed]
-            order = [name for metric in metrics.values() for name in metric.names]
-            scores = {name: value for scores in found.values() for name, value in scores.items()}
-            results["scores"] = {name: scores[name] for name in order}
-            shown = read[:SHOWN]
+            shown = work.read[:SHOWN]
             pictures = [images.read([number]).images[0] for number in shown]
             save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
-            return write_results(folder.path, results, _conditions(images, shown))
+            name, options, sampled = self.protocol.name, resolved(self.config), isinstance(images, SampledImages)
+            return Findings(
+                {name: scores[name] for metric in metrics.values() for name in metric.names},
+                [*warnings, *(warning for one in metrics.values() if (warning := one.warning(count)) is not None)],
+                [reason for suite in suites.values() for reason in suite.collapsed],
+                departures(name, options, count=count, sampled=sampled) if self.protocol.published else [],
+                _conditions(images, shown),
+            )
+
+        return work.run(results, conclude)
 
     def _references(self, source: ReferenceSource | None, suites: Mapping[str, MetricSuite]) -> dict[str, Reference]:
-        """Return what is known of real images, by the signature of the network, on the first process."""
+        """Return the statistics of real images, by the signature of the network; only on the first process."""
         references: dict[str, Reference] = {}
         for suite in suites.values():
             for signature, kept in suite.real_features.items():
@@ -247,6 +235,6 @@ class ImageEvaluation:
 
 
 def _conditions(images: MeasuredImages, numbers: Sequence[int]) -> list[str]:
-    """Return what images were made for, as lines; empty where it cannot be said in words."""
+    """Return a line for each image that describes its conditions; empty where they cannot be written in words."""
     found = [images.in_words(number) for number in numbers]
     return found if any(found) else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from ldm.config import build, resolved
 from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count, known_by
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, RealImages, ShardImages, SpreadImages
-from ldm.evaluate.own import PROGRAM, RECONSTRUCTED, RECONSTRUCTIONS, check_folder
+from ldm.evaluate.own import PROGRAM, RECONSTRUCTED, RECONSTRUCTIONS, Results, check_folder
 from ldm.evaluate.pairs import PairScores
 from ldm.evaluate.part_work import Measured, PartWork
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol, begin_measuring, refuse_options
-from ldm.evaluate.results import new_results, write_results
+from ldm.evaluate.results import Findings, new_results
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
 from ldm.files.digest import weights_hash
@@ -36,15 +35,13 @@ from ldm.metric.statistics import Reference, Statistics, evenly_spaced
 from ldm.metric.suite import MetricSuite
 from ldm.options.rule import COUNT, SIZE, Optional, Rule, check_all
 
-log = logging.getLogger(__name__)
-
 OPTIONS: dict[str, Rule] = {
     "batch_size": COUNT,
     "data.size": Optional(SIZE, "as in the run, or 256"),
     "num_images": Optional(COUNT, "all"),
     "data.val_images": Optional(COUNT, "all"),
 }
-"""The values that the command's options can have."""
+"""The rules of the command's options."""
 
 FOREIGN = (
     "unrounded",
@@ -58,13 +55,13 @@ FOREIGN = (
     "masks",
     "statistics",
 )
-"""Options of images that are generated."""
+"""Options that apply to generated images only."""
 
 USUAL_SIZE = 256
-"""Height and width of images where neither a command nor a run says it."""
+"""Height and width of images where neither the command nor a run gives them."""
 
 SHOWN, COLUMNS = 32, 4
-"""Images in the picture, at most, each with its reconstruction; so many pairs are in a row."""
+"""The largest number of images in the picture, each with its reconstruction; and the number of pairs in a row."""
 
 
 class ReconstructionWork(PartWork):
@@ -76,8 +73,8 @@ class ReconstructionWork(PartWork):
         folder: See `PartWork`; so is place.
         images: The images.
         autoencoder: The autoencoder, on its device.
-        suites: What measures the distribution of reconstructions, by a name for what it keeps.
-        pairs: What compares images with their reconstructions.
+        suites: The suites that measure the distribution of reconstructions, by a name for what each one keeps.
+        pairs: Compares images with their reconstructions.
         pairs_store: A name for what that keeps.
         batch_size: Images at once.
     """
@@ -132,12 +129,13 @@ class ReconstructionWork(PartWork):
                     one.update(images if name in self.real else made, {}, found.numbers)
         return {name: one.state() for name, one in measures.items()}
 
-    def merge(self) -> None:
-        """Give suites and pairs what all processes have measured."""
+    def merge(self) -> int:
+        """See `PartWork.merge`; suites and pairs get what was measured."""
         for name, one in self._measures.items():
             one.reset()
             for found in self.collect(name):
                 one.merge(found)
+        return len(self.pairs.numbers)
 
     def distances(self) -> dict[str, float]:
         """Return name -> distance between the distributions of reconstructions and of images, once they are merged.
@@ -177,7 +175,7 @@ class ReconstructionProtocol(Protocol):
         name: See `Protocol`; so are published and source.
     """
 
-    def run(self, config: DictConfig) -> list[dict[str, Any]]:
+    def run(self, config: DictConfig) -> list[Results]:
         """See `Protocol.run`."""
         options = resolved(config)
         check_all(options, OPTIONS)
@@ -192,7 +190,7 @@ class ReconstructionProtocol(Protocol):
             config, RECONSTRUCTED, Autoencoder, (AUTOENCODER_FILE,), lambda ckpt, out: self._of_one(config, ckpt, out)
         )
 
-    def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
+    def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> Results:
         """Measure one first stage, and write its scores into a folder."""
         place, options = Place.here(), resolved(config)
         check_folder(out, RECONSTRUCTED)
@@ -220,26 +218,18 @@ class ReconstructionProtocol(Protocol):
         reference = config.images or str(options["data"]["val"])
         sizes = [images.size_of(0)]
         results = new_results(self, str(ckpt), request, reference=reference, count=len(images), sizes=sizes)
-        with folder.open(place):
-            work.do()
-            if place.rank:
-                return results
-            work.merge()
-            count = len(pairs.numbers)
-            if not count:
-                raise ValueError(f"none of the {len(images)} images can be read; look at them")
-            results["count"], results["broken"] = count, len(images) - count
-            results["doubts"] = [f"r{doubt}" for suite in suites.values() for doubt in suite.doubts(count)]
-            for doubt in results["doubts"]:
-                log.warning(doubt)
-            results["scores"] = pairs.compute() | work.distances()
-            results["collapsed"] = [reason for suite in suites.values() for reason in suite.collapsed]
+
+        def conclude(count: int) -> Findings:
+            scores = pairs.compute() | work.distances()
             save_marked(work.picture(pairs.numbers[:SHOWN]), out / RECONSTRUCTIONS, PROGRAM)
-            return write_results(out, results)
+            warnings = [f"r{warning}" for suite in suites.values() for warning in suite.warnings(count)]
+            return Findings(scores, warnings, [reason for suite in suites.values() for reason in suite.collapsed])
+
+        return work.run(results, conclude)
 
 
 def _suites(config: DictConfig, count: int) -> dict[str, MetricSuite]:
-    """Return what measures with the chosen metrics that compare distributions of images."""
+    """Return suites of those chosen metrics that compare distributions of images."""
     chosen = ChosenMetrics(config, None, ())
     if chosen.inputs:
         raise ValueError(

@@ -87,7 +87,7 @@ class EvaluationFolder:
         return all(self.image(number).is_file() for number in numbers)
 
     def read_part(self, store: str, part: Sequence[int], content: str) -> dict[str, Tensor] | None:
-        """Return what was measured of a part; None where it is missing, damaged, or of other images.
+        """Return the measurements of a part; None where they are missing, damaged, or of other images.
 
         Args:
             store: A name for what is measured, and how.
@@ -96,7 +96,7 @@ class EvaluationFolder:
         """
         try:
             with safe_open(self._part(store, part), framework="pt") as found:
-                if (found.metadata() or {}) != _told(part, content):
+                if (found.metadata() or {}) != _metadata(part, content):
                     return None
                 return {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
@@ -104,11 +104,11 @@ class EvaluationFolder:
 
     def write_part(self, store: str, part: Sequence[int], content: str, tensors: Mapping[str, Tensor]) -> None:
         """Write what was measured of a part; see `read_part`."""
-        write_tensors(self._part(store, part), tensors, _told(part, content))
+        write_tensors(self._part(store, part), tensors, _metadata(part, content))
 
     def _part(self, store: str, part: Sequence[int]) -> Path:
         return self.path / PARTS / store / f"{part[0] // PART:06d}.safetensors"
 
 
-def _told(part: Sequence[int], content: str) -> dict[str, str]:
+def _metadata(part: Sequence[int], content: str) -> dict[str, str]:
     return {"images": str(len(part)), "content": content}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from ldm.checkpoint import MODEL_FILE
 from ldm.config import resolved
 from ldm.evaluate.evaluation import ImageEvaluation
-from ldm.evaluate.own import GENERATED
+from ldm.evaluate.own import GENERATED, Results
 from ldm.evaluate.protocol import Protocol, begin_measuring
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import run_config
@@ -29,7 +28,7 @@ OPTIONS: dict[str, Rule] = {
     "data.size": Optional(SIZE, "as in training"),
     "data.val_images": Optional(COUNT, "as in training"),
 }
-"""The values that the command's options can have."""
+"""The rules of the command's options."""
 
 
 class GenerationProtocol(Protocol):
@@ -39,7 +38,7 @@ class GenerationProtocol(Protocol):
         name: See `Protocol`; so are published and source.
     """
 
-    def run(self, config: DictConfig) -> list[dict[str, Any]]:
+    def run(self, config: DictConfig) -> list[Results]:
         """See `Protocol.run`."""
         check_all(resolved(config), OPTIONS)
         named = [name for name in ("ckpt", "ckpts", "images") if config[name] is not None]
@@ -63,7 +62,7 @@ class GenerationProtocol(Protocol):
             log.warning("what is finished stays in %s; the same command goes on from there", out)
             raise
 
-    def of_model(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
+    def of_model(self, config: DictConfig, ckpt: str, out: Path) -> Results:
         """Measure one model.
 
         Args:
@@ -79,7 +78,7 @@ class GenerationProtocol(Protocol):
         """
         return ImageEvaluation(self, config, run=run_config(ckpt)).of_model(ckpt, out)
 
-    def _measure(self, config: DictConfig, out: Path) -> list[dict[str, Any]]:
+    def _measure(self, config: DictConfig, out: Path) -> list[Results]:
         if config.images is not None:
             return [ImageEvaluation(self, config, run=None).of_folder(config.images, out)]
         return measure_models(

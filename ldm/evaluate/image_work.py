@@ -23,9 +23,12 @@ class ImageWork(PartWork):
     Args:
         folder: See `PartWork`; so are place and count.
         images: The images.
-        suites: What measures them, by a name for what it keeps.
+        suites: The suites that measure them, by a name for what each one keeps.
         device: Where networks compute.
         batch_size: Images at once.
+
+    Attributes:
+        read: The numbers of the images that could be read, once they are merged.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ImageWork(PartWork):
         self.suites = suites
         self.device = device
         self.batch_size = batch_size
+        self.read: list[int] = []
 
     @property
     def stores(self) -> Sequence[str]:
@@ -77,13 +81,12 @@ class ImageWork(PartWork):
                 suite.update(batch, fields, found.numbers)
         return {name: {**suite.state(), READ: torch.tensor(sorted(read))} for name, suite in suites.items()}
 
-    def merge(self) -> list[int]:
-        """Give the suites what all processes have measured; return the numbers of the images that could be read."""
-        read: list[int] = []
+    def merge(self) -> int:
+        """See `PartWork.merge`; the suites get what was measured."""
         for name, suite in self.suites.items():
             suite.reset()
-            read = []
+            self.read = []
             for found in self.collect(name):
                 suite.merge(found)
-                read += found[READ].tolist()
-        return read
+                self.read += found[READ].tolist()
+        return len(self.read)

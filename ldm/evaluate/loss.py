@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor
@@ -22,11 +21,11 @@ from ldm.data.order.batch_sampler import spread
 from ldm.data.value_checks import TRAINED, check_used
 from ldm.evaluate.conditions import SampleConditions
 from ldm.evaluate.folder import EvaluationFolder
-from ldm.evaluate.own import LOSS, check_folder
+from ldm.evaluate.own import LOSS, Results, check_folder
 from ldm.evaluate.part_work import Measured, PartWork
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol, begin_measuring, refuse_options
-from ldm.evaluate.results import NOTHING, new_results, write_results
+from ldm.evaluate.results import NOTHING, Findings, new_results
 from ldm.evaluate.several import measure_models
 from ldm.evaluate.source import computed_options, data_options, run_config
 from ldm.evaluate.validation_loss import ValidationLoss
@@ -43,7 +42,7 @@ OPTIONS: dict[str, Rule] = {
     "num_images": Optional(COUNT, "all"),
     "data.val_images": Optional(COUNT, "as in training"),
 }
-"""The values that the command's options can have."""
+"""The rules of the command's options."""
 
 FOREIGN = (
     "unrounded",
@@ -57,7 +56,7 @@ FOREIGN = (
     "metric",
     "perceptual",
 )
-"""Options of images that are generated, or reconstructed."""
+"""Options that apply only to images that are generated or reconstructed."""
 
 STORE, SUMS = "loss", "sums"
 """The store of what is measured, and its tensor: sums of errors by noise level, then the numbers of images."""
@@ -126,14 +125,18 @@ class LossWork(PartWork):
                 loss.measure(self.model, batch._replace(fields=fields))
         return {STORE: {SUMS: loss.compute().cpu()}}
 
-    def merge(self) -> tuple[dict[str, float], int]:
-        """Return the scores over what all processes have measured, and the number of images."""
+    def merge(self) -> int:
+        """See `PartWork.merge`."""
         count = 0
         self.loss.reset()
         for found in self.collect(STORE):
             self.loss.update(found[SUMS])
             count += int(found[SUMS].view(2, -1)[1].sum())
-        return {name: float(value) for name, value in self.loss.scores().items()} if count else {}, count
+        return count
+
+    def scores(self) -> dict[str, float]:
+        """Return the scores, once all is merged."""
+        return {name: float(value) for name, value in self.loss.scores().items()}
 
 
 class LossProtocol(Protocol):
@@ -143,7 +146,7 @@ class LossProtocol(Protocol):
         name: See `Protocol`; so are published and source.
     """
 
-    def run(self, config: DictConfig) -> list[dict[str, Any]]:
+    def run(self, config: DictConfig) -> list[Results]:
         """See `Protocol.run`."""
         check_all(resolved(config), OPTIONS)
         if (config.ckpt is None) == (config.ckpts is None):
@@ -158,7 +161,7 @@ class LossProtocol(Protocol):
             config, LOSS, LatentDiffusion, (MODEL_FILE,), lambda ckpt, out: self._of_one(config, ckpt, out)
         )
 
-    def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> dict[str, Any]:
+    def _of_one(self, config: DictConfig, ckpt: str, out: Path) -> Results:
         """Measure one model, and write its scores into a folder."""
         place, packages = Place.here(), list(config.packages)
         check_folder(out, LOSS)
@@ -184,12 +187,4 @@ class LossProtocol(Protocol):
         work = LossWork(folder, place, samples, numbers, data.size, model, batch_size=config.batch_size)
         sizes = set(map(work.size_of, numbers))
         results = new_results(self, str(ckpt), request, reference=NOTHING, count=len(numbers), sizes=sizes)
-        with folder.open(place):
-            work.do()
-            if place.rank:
-                return results
-            scores, count = work.merge()
-            if not count:
-                raise ValueError(f"none of the {len(numbers)} samples can be read; look at them")
-            results["count"], results["broken"], results["scores"] = count, len(numbers) - count, scores
-            return write_results(out, results)
+        return work.run(results, lambda _: Findings(work.scores()))

@@ -29,7 +29,7 @@ class MeasuredImages(ABC):
 
     @abstractmethod
     def make(self, part: Sequence[int]) -> None:
-        """See to it that the images of a part are there."""
+        """Make sure that the images of a part are there."""
 
     @abstractmethod
     def content_of(self, part: Sequence[int]) -> str:
@@ -45,11 +45,11 @@ class MeasuredImages(ABC):
 
     @abstractmethod
     def fields(self, numbers: Sequence[int]) -> Fields:
-        """Return what they were made for."""
+        """Return the fields that images were made for."""
 
     @abstractmethod
     def in_words(self, number: int) -> str:
-        """Return what an image was made for, a line for people; "" where that cannot be written in words."""
+        """Return a line that describes the conditions of an image; "" where they cannot be written in words."""
 
 
 class FoundImages(MeasuredImages):
@@ -95,7 +95,7 @@ class SampledImages(MeasuredImages):
 
     Args:
         model: The model.
-        conditions: What images are made for.
+        conditions: The conditions of the images.
         folder: Where they are kept.
         sampler: The sampler; None: the model's own.
         guidance: The guidance; None: the model's own.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from ldm.files.marks import begins_with, is_marked_picture
 from ldm.files.output_folder import OutputFolder
@@ -15,10 +15,10 @@ PROGRAM = "ldm.evaluate"
 """The program that pictures name."""
 
 MARK = "<!-- ldm.evaluate -->"
-"""How our pages in Markdown begin."""
+"""The first line of our pages in Markdown."""
 
 REQUEST, RESULTS, TABLE, GRID = "evaluation.json", "results.json", "results.md", "grid.png"
-"""What each image is made of; the scores; the same to read; some of the images."""
+"""The files of an evaluation: its request, its scores as JSON and as a page, and some of the images."""
 
 RECONSTRUCTIONS = "reconstructions.png"
 """Some images, and their reconstructions beside them."""
@@ -27,7 +27,7 @@ CURVE, PICTURE = "curve.csv", "curve.png"
 """The scores of several checkpoints, as a table and drawn."""
 
 CURVE_HEADS = ("step,checkpoint,images", "place,checkpoint,images")
-"""How the first line of the table begins."""
+"""The beginning of the first line of the table."""
 
 IMAGES, PARTS = "images", "parts"
 """Folders of the images, and of what was measured of them."""
@@ -37,14 +37,50 @@ class Kind(NamedTuple):
     """A kind of evaluation.
 
     Attributes:
-        words: What its folder holds.
-        keys: What its request says, at least.
+        words: A description of its folder.
+        keys: The keys that its request has at least.
         names: Names of the files and folders that it writes, beside those of scores.
     """
 
     words: str
     keys: frozenset[str]
     names: tuple[str, ...]
+
+
+class Results(TypedDict):
+    """The results of an evaluation, as `results.json` holds them.
+
+    Attributes:
+        of: The model, or the folder of images.
+        protocol: Name of the protocol.
+        count: Number of images that were measured.
+        broken: Number of images that could not be read.
+        size: Their height and width; None: they have several.
+        reference: The images that they are compared with, in words.
+        published: Name of a score -> what was published for it.
+        source: Where that was published.
+        departures: Differences from the protocol.
+        doubts: Reasons to doubt the scores.
+        collapsed: Reasons for which a score cannot be measured.
+        request: Plain values on which the scores depend.
+        scores: Name -> score; None where it is not finite.
+        versions: Versions of the programs.
+    """
+
+    of: str
+    protocol: str
+    count: int
+    broken: int
+    size: list[int] | None
+    reference: str
+    published: Mapping[str, float]
+    source: str
+    departures: Sequence[str]
+    doubts: Sequence[str]
+    collapsed: Sequence[str]
+    request: Mapping[str, Any]
+    scores: Mapping[str, float | None]
+    versions: Mapping[str, str]
 
 
 GENERATED = Kind(
@@ -64,25 +100,23 @@ EARLIER = re.compile(r"results-\d+(-\d+)?\.json")
 
 
 def read_json(file: Path) -> Any:
-    """Return what a JSON file holds; None where it is missing or no JSON."""
+    """Return the content of a JSON file; None where it is missing or is not JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def read_results(file: Path) -> dict[str, Any] | None:
+def read_results(file: Path) -> Results | None:
     """Return the results that an evaluation wrote; None where the file is missing, or is anything else."""
-    found = read_json(file)
-    ours = (
-        isinstance(found, dict)
-        and {"of", "protocol", "count", "reference", "doubts", "scores", "versions"} <= found.keys()
-    )
-    return found if ours and isinstance(found["scores"], dict) else None
+    found: Results | None = read_json(file)
+    known = {"of", "protocol", "count", "reference", "doubts", "scores", "versions"}
+    ours = isinstance(found, dict) and known <= found.keys() and isinstance(found["scores"], dict)
+    return found if ours else None
 
 
 def read_request(folder: Path) -> dict[str, Any] | None:
-    """Return what an evaluation in a folder is of; None where there is none that this program wrote."""
+    """Return the request of the evaluation in a folder; None where there is none that this program wrote."""
     found = read_json(folder / REQUEST)
     return found if isinstance(found, dict) and kind_of(found) is not None else None
 
@@ -118,7 +152,7 @@ def check_folder(path: str | Path, kind: Kind) -> None:
 
     Args:
         path: The folder; it need not exist.
-        kind: What will be written into it.
+        kind: The kind of evaluation that will be written into it.
     """
     earlier = read_request(Path(path))
     there = None if earlier is None else kind_of(earlier)

@@ -11,7 +11,7 @@ from ldm.autoencoder.regularizer import Encoding, Regularizer
 from ldm.metric.similarity import peak_signal_noise_ratio, structural_similarity
 
 NUMBERS, ROWS, MEANS, SUMS = "numbers", "rows/", "means/", "sums"
-"""How names of tensors of a state begin: numbers of the images; a value of each; its sum over images; the regulariser's sums."""
+"""Prefixes of the tensors of a state: numbers of the images; a value of each; its sum over images; the regulariser's sums."""
 
 
 class PairScores:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.evaluate.folder import EvaluationFolder, parts_of
+from ldm.evaluate.own import Results
 from ldm.evaluate.processes import Place
+from ldm.evaluate.results import Findings, write_results
 from ldm.files.waiting import wait_for
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ class PartWork(ABC):
         folder: Where it is kept.
         place: The place of this process.
         count: Number of images.
-        description: What the progress bar says.
+        description: The text of the progress bar.
 
     Attributes:
         parts: The numbers of the images of each part.
@@ -49,18 +51,47 @@ class PartWork(ABC):
 
     @abstractmethod
     def measure(self, part: Sequence[int], stores: Sequence[str]) -> Measured:
-        """Return what is measured of a part.
+        """Return the measurements of a part.
 
         Args:
             part: Numbers of its images.
-            stores: What is asked for.
+            stores: The names of the wanted measurements.
         """
 
     def is_made(self, part: Sequence[int]) -> bool:
         """Return whether the images of a part are there."""
         return True
 
-    def do(self) -> None:
+    @abstractmethod
+    def merge(self) -> int:
+        """Merge the measurements of all processes; return the number of images that could be read."""
+
+    def run(self, results: Results, conclude: Callable[[int], Findings]) -> Results:
+        """Measure this process's share; the first process then writes what all have found.
+
+        Args:
+            results: The results without scores.
+            conclude: Returns what is found, once all is merged, of a number of images that could be read.
+
+        Returns:
+            The results, on processes after the first without scores.
+
+        Raises:
+            ValueError: If no image can be read.
+        """
+        with self.folder.open(self.place):
+            self._measure_share()
+            if self.place.rank:
+                return results
+            count = self.merge()
+            if not count:
+                raise ValueError(f"none of the {results['count']} images can be read; look at them")
+            findings = conclude(count)
+            for warning in findings.warnings:
+                log.warning(warning)
+            return write_results(self.folder.path, results, findings, count=count)
+
+    def _measure_share(self) -> None:
         """Measure this process's share, but for what is there."""
         own = self.place.share(self.parts)
         missing = {part: [name for name in self.stores if self._kept(name, part) is None] for part in own}
@@ -77,7 +108,7 @@ class PartWork(ABC):
                 bar.update(len(part))
 
     def collect(self, store: str) -> Iterator[dict[str, Tensor]]:
-        """Yield what all processes have measured, part after part; it waits for those that others measure."""
+        """Yield the measurements of all processes, part after part; wait for parts that others measure."""
         wait_for(lambda part: self._kept(store, part) is not None, self.parts)
         for part in self.parts:
             yield self._kept(store, part) or {}

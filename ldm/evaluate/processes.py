@@ -51,5 +51,5 @@ class Place(NamedTuple):
         return find_device(name, self.local)
 
     def share(self, everything: Sequence[T]) -> Sequence[T]:
-        """Return what this process does of a list that all processes share."""
+        """Return this process's share of a list."""
         return everything[self.rank :: self.world]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from omegaconf import DictConfig
 
 from ldm.config import build
-from ldm.evaluate.own import PICTURE
+from ldm.evaluate.own import PICTURE, Results
 from ldm.evaluate.parts import fit_parts
 from ldm.evaluate.processes import Place
 from ldm.evaluate.protocol import Protocol
@@ -17,7 +16,7 @@ from ldm.evaluate.results import lines_of
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig) -> list[dict[str, Any]]:
+def evaluate(config: DictConfig) -> list[Results]:
     """Measure as the options of a command say, and print the scores.
 
     Args:
@@ -41,7 +40,7 @@ def evaluate(config: DictConfig) -> list[dict[str, Any]]:
     if Place.here().rank:
         return found
     for results in found:
-        broken = f", {results['broken']} broken ones left out" if results.get("broken") else ""
+        broken = f", {results['broken']} broken ones left out" if results["broken"] else ""
         print(f"{results['of']}: {results['count']} images{broken}")
         print("\n".join(lines_of(results)))
     print(f"all in {config.out}" + (f": look at {config.out}/{PICTURE}" if len(found) > 1 else ""))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from omegaconf import DictConfig
 
+from ldm.evaluate.own import Results
 from ldm.evaluate.processes import Place
 from ldm.pretrained.precision import without_tf32
 from ldm.processes.cores import warn_of_busy_cores
@@ -15,7 +15,7 @@ from ldm.processes.memory import limit_memory
 
 
 def begin_measuring(config: DictConfig) -> None:
-    """Let GPUs compute fp32 as it is, and warn where the work will be done on a CPU whose cores are busy.
+    """Turn TF32 off on GPUs, and warn where the work will be done on a CPU whose cores are busy.
 
     Args:
         config: The options of a command, checked.
@@ -32,7 +32,7 @@ def refuse_options(config: DictConfig, names: Iterable[str], measured: str) -> N
     Args:
         config: The options of a command.
         names: Names of such options.
-        measured: What is measured, in words.
+        measured: A description of what is measured.
     """
     for name in names:
         if config.get(name) is not None:
@@ -54,7 +54,7 @@ class Protocol(ABC):
         self.source = source
 
     @abstractmethod
-    def run(self, config: DictConfig) -> Sequence[dict[str, Any]]:
+    def run(self, config: DictConfig) -> Sequence[Results]:
         """Measure as the options of a command say, and write the scores.
 
         Args:

@@ -32,14 +32,14 @@ class ReferenceSource(ABC):
     """The base class of what generated images are compared with.
 
     Attributes:
-        name: What it is, for the results.
+        name: A description for the results.
     """
 
     name: str
 
     @abstractmethod
     def reference(self, extractor: Extractor, kept: int, *, device: torch.device, place: Place) -> Reference | None:
-        """Return what is known of the features of the real images; on processes after the first, which only help, None.
+        """Return the statistics of the features of real images; None on processes after the first, which only help.
 
         Args:
             extractor: The network, on the device.
@@ -77,7 +77,7 @@ class ImageReference(ReferenceSource):
     """Real images, whose features are computed once and kept.
 
     Args:
-        name: What they are.
+        name: A description of the images.
         images: The images.
         cache: Folder for what is known of them; all processes see it.
         batch_size: Images at once.
@@ -126,7 +126,7 @@ class ImageReference(ReferenceSource):
 def reference_source(
     reference: str | None, data: DataModule | None, size: Size | None, *, cache: Path, batch_size: int
 ) -> ReferenceSource:
-    """Return what an option names.
+    """Return the reference that an option names.
 
     Args:
         reference: A file of statistics, a folder of images, shards, "train" for the training images of the data module; None:
@@ -181,7 +181,7 @@ def _state(builder: ReferenceBuilder) -> dict[str, torch.Tensor]:
 
 
 def _merged(states: Sequence[dict[str, torch.Tensor]], *, kept: bool) -> Reference:
-    """Return what chunks tell together, in their order."""
+    """Return the combined statistics of chunks, in their order."""
     count = sum(int(state["count"]) for state in states)
     mean = sum((int(state["count"]) * state["mean"] for state in states), torch.zeros_like(states[0]["mean"]))
     mean = mean / max(count, 1)

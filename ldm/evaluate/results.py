@@ -5,31 +5,50 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ldm import __version__
 from ldm.batch import Size
-from ldm.evaluate.own import EARLIER, MARK, RESULTS, TABLE, read_results
+from ldm.evaluate.own import EARLIER, MARK, RESULTS, TABLE, Results, read_results
 from ldm.evaluate.protocol import Protocol
 from ldm.files.scores import to_json_numbers
 from ldm.files.whole import write_whole
+from ldm.options.rule import leaves
 
 NOTHING = "nothing"
 """The reference where no metric compares with real images."""
 
 
+class Findings(NamedTuple):
+    """The findings of an evaluation, once all images are measured.
+
+    Attributes:
+        scores: Name -> score.
+        warnings: Reasons to doubt the scores.
+        collapsed: Reasons for which a score cannot be measured.
+        departures: Differences from the protocol.
+        shown: Descriptions of the images in the picture.
+    """
+
+    scores: Mapping[str, float]
+    warnings: Sequence[str] = ()
+    collapsed: Sequence[str] = ()
+    departures: Sequence[str] = ()
+    shown: Sequence[str] = ()
+
+
 def new_results(
     protocol: Protocol, of: str, request: Mapping[str, Any], *, reference: str, count: int, sizes: Collection[Size]
-) -> dict[str, Any]:
+) -> Results:
     """Return results without scores, as processes after the first have them.
 
     Args:
-        protocol: How it is measured.
+        protocol: The protocol.
         of: The model, or the folder of images.
-        request: On what the scores depend.
-        reference: What images are compared with.
+        request: Plain values on which the scores depend.
+        reference: The images that they are compared with, in words.
         count: Number of images.
         sizes: Heights and widths that they have.
     """
@@ -47,25 +66,34 @@ def new_results(
         "collapsed": [],
         "request": request,
         "scores": {},
+        "versions": {"ldm": __version__, "torch": torch.__version__},
     }
 
 
-def write_results(folder: Path, results: Mapping[str, Any], shown: Sequence[str] = ()) -> dict[str, Any]:
-    """Write results as JSON and as a table.
+def write_results(folder: Path, results: Results, findings: Findings, *, count: int) -> Results:
+    """Complete results, and write them as JSON and as a table.
 
     Earlier scores of the same images, compared with the same, stay among them, unless they are measured anew. Results of other
     images go into `results-N.json`, where N is their number of images, and come back with a later evaluation of these.
 
     Args:
         folder: The folder.
-        results: Plain values; `scores` are numbers by name, `published` those of others.
-        shown: What the images in the picture were made for.
+        results: The results without scores.
+        findings: The scores and remarks.
+        count: Number of images that could be read.
 
     Returns:
-        What was written: the results, numbers that are not finite as None, and the versions of the programs.
+        What was written.
     """
-    versions = {"ldm": __version__, "torch": torch.__version__}
-    written = {**results, "scores": to_json_numbers(results["scores"]), "versions": versions}
+    written: Results = {
+        **results,
+        "count": count,
+        "broken": results["count"] - count,
+        "departures": list(findings.departures),
+        "doubts": list(findings.warnings),
+        "collapsed": list(findings.collapsed),
+        "scores": to_json_numbers(findings.scores),
+    }
     earlier = read_results(folder / RESULTS)
     if earlier is not None and not _alike(earlier, written):
         _keep(folder, earlier)
@@ -74,21 +102,21 @@ def write_results(folder: Path, results: Mapping[str, Any], shown: Sequence[str]
         if kept is not None and _alike(kept, written):
             written = _together(kept, written)
     write_whole(folder / RESULTS, json.dumps(written, indent=2))
-    write_whole(folder / TABLE, table(written, shown))
+    write_whole(folder / TABLE, table(written, findings.shown))
     return written
 
 
-def table(results: Mapping[str, Any], shown: Sequence[str] = ()) -> str:
+def table(results: Results, shown: Sequence[str] = ()) -> str:
     """Return results as a page in Markdown: what was measured, the scores, what to doubt, and how images were made.
 
     Args:
-        results: See `write_results`.
-        shown: See `write_results`.
+        results: The results.
+        shown: See `Findings`.
     """
-    published: Mapping[str, float] = results["published"]
+    published = results["published"]
     lines = [MARK, f"# {results['of']}", ""]
-    broken = f" ({results['broken']} broken ones left out)" if results.get("broken") else ""
-    size = results.get("size")
+    broken = f" ({results['broken']} broken ones left out)" if results["broken"] else ""
+    size = results["size"]
     of_size = f" of {size[0]} x {size[1]} pixels" if size else " of several sizes"
     lines += [
         f"{results['count']} images{of_size}{broken}, protocol `{results['protocol']}`, compared with "
@@ -102,34 +130,36 @@ def table(results: Mapping[str, Any], shown: Sequence[str] = ()) -> str:
         lines.append(_row([*cells, _number(published.get(name))] if published else cells))
     if published:
         lines += ["", f"Published: {results['source']}."]
-    if departures := results.get("departures"):
+    if departures := results["departures"]:
         lines += ["", "The protocol was not followed:", "", *(f"- {departure}" for departure in departures)]
-    if doubts := [*results["collapsed"], *results["doubts"]]:
-        lines += ["", "To doubt:", "", *(f"- {doubt}." for doubt in doubts)]
+    if warnings := [*results["collapsed"], *results["doubts"]]:
+        lines += ["", "To doubt:", "", *(f"- {warning}." for warning in warnings)]
     lines += ["", _row(["option", "value"]), _row(["---", "---"])]
-    lines += [_row([name, str(value)]) for name, value in _leaves(results.get("request", {}))]
+    for name, value in leaves(results["request"]):
+        is_class = name.endswith("._target_")
+        lines.append(_row([name.removesuffix("._target_"), str(value).rpartition(".")[2] if is_class else str(value)]))
     if shown:
         lines += ["", "Images of `grid.png`, row by row:", "", *(f"{n}. {text}" for n, text in enumerate(shown, 1))]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def lines_of(results: Mapping[str, Any]) -> list[str]:
+def lines_of(results: Results) -> list[str]:
     """Return the scores as lines for a terminal."""
-    published: Mapping[str, float] = results["published"]
+    published = results["published"]
     return [
         f"  {name:28} {_number(value)}" + (f"  (published: {published[name]:g})" if name in published else "")
         for name, value in results["scores"].items()
-    ] + [f"  not as in the protocol: {departure}" for departure in results.get("departures", ())]
+    ] + [f"  not as in the protocol: {departure}" for departure in results["departures"]]
 
 
-def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _alike(one: Results, other: Results) -> bool:
     """Return whether two results are of the same images, compared with the same."""
     keys = ("protocol", "count", "broken", "size", "request", "published", "departures")
     references = {one["reference"], other["reference"]} - {NOTHING}
     return len(references) < 2 and all(one.get(key) == other.get(key) for key in keys)
 
 
-def _together(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def _together(before: Results, after: Results) -> Results:
     return {
         **after,
         "reference": before["reference"] if after["reference"] == NOTHING else after["reference"],
@@ -138,13 +168,13 @@ def _together(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _kept(folder: Path) -> Iterator[dict[str, Any] | None]:
+def _kept(folder: Path) -> Iterator[Results | None]:
     for file in sorted(folder.glob("results-*.json")):
         if EARLIER.fullmatch(file.name):
             yield read_results(file)
 
 
-def _keep(folder: Path, results: Mapping[str, Any]) -> None:
+def _keep(folder: Path, results: Results) -> None:
     """Write results into the first file of their number of images that is free, or holds what they can be added to."""
     number = 1
     while True:
@@ -157,18 +187,6 @@ def _keep(folder: Path, results: Mapping[str, Any]) -> None:
             continue
         write_whole(file, json.dumps(results, indent=2))
         return
-
-
-def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield name and value of each option; a class by its name alone."""
-    if not isinstance(node, dict):
-        yield name, node
-        return
-    for key, value in node.items():
-        if key == "_target_":
-            yield name, str(value).rpartition(".")[2]
-        else:
-            yield from _leaves(value, f"{name}.{key}" if name else key)
 
 
 def _row(cells: list[str]) -> str:

@@ -8,13 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from ldm import checkpoint
 from ldm.evaluate.curve import write_curve
-from ldm.evaluate.own import CURVE, PICTURE, Kind, check_folder, is_evaluated, is_own
+from ldm.evaluate.own import CURVE, PICTURE, Kind, Results, check_folder, is_evaluated, is_own
 from ldm.evaluate.processes import Place
 from ldm.files.output_folder import OutputFolder
 
@@ -67,13 +66,13 @@ def measure_models(
     kind: Kind,
     of: type,
     names: Sequence[str],
-    measure: Callable[[str, Path], dict[str, Any]],
-) -> list[dict[str, Any]]:
+    measure: Callable[[str, Path], Results],
+) -> list[Results]:
     """Measure the model that `ckpt` names into the folder `out`, or each of those that `ckpts` names into one inside it.
 
     Args:
         config: The options of a command.
-        kind: What is written into the folder of a model.
+        kind: The kind of evaluation that is written into the folder of a model.
         of: The class of the models.
         names: File names of finished models of that class.
         measure: Measures a checkpoint into its folder.
@@ -89,8 +88,8 @@ def measure_several(
     files: Sequence[str],
     out: Path,
     check: Callable[[Path], None],
-    measure: Callable[[str, Path], dict[str, Any]],
-) -> list[dict[str, Any]]:
+    measure: Callable[[str, Path], Results],
+) -> list[Results]:
     """Measure checkpoints, each into a folder of its own, and write their scores over their steps.
 
     Args:

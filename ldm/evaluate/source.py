@@ -13,13 +13,13 @@ from ldm.config import CONFIGS, resolved
 from ldm.files.run_names import CONFIG_FILE
 
 LEVELS = 4
-"""So many folders above a checkpoint its run folder may be."""
+"""The largest number of folders between a checkpoint and its run folder."""
 
 DRAWN = {"degradation": "degradation", "mask": "masks"}
 """Options of the data that are groups of a command."""
 
 COMPUTED = {"low_resolution": "degradation", "mask": "mask"}
-"""Fields of samples that are computed -> the option of the data that says how."""
+"""Computed fields of samples -> the option of the data that determines them."""
 
 
 def run_config(ckpt: str | Path) -> dict[str, Any] | None:

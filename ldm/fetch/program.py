@@ -24,7 +24,7 @@ PROGRAMS = {
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says.
+    """Run the command.
 
     Raises:
         ValueError: A name is unknown, or the folder holds what this program did not write; nothing was fetched.

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the errors of a system that has no room left, on the disk or for this user."""
+"""Error numbers of a full disk, or of a user's full quota."""
 
 
 def why_unwritten(path: Path, error: BaseException, *, what: str = "the file") -> str:
-    """Say why a file could not be written, how much room its disk has, and what to do.
+    """Return a message that says why a file could not be written, how much space its disk has, and what to do.
 
     Args:
         path: The file.
         error: The error, behind which a library may have hidden the system's reason.
-        what: What the file is.
+        what: A description of the file.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
@@ -32,7 +32,7 @@ def why_unwritten(path: Path, error: BaseException, *, what: str = "the file") -
 
 
 def full_disk(error: BaseException, places: Mapping[str, str]) -> str | None:
-    """Say which disk is full, where an error means that one is and does not name it.
+    """Return a message that names the full disk, where an error reports one without naming it.
 
     Args:
         error: The error.

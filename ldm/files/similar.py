@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SHOWN = 3
-"""So many are named where none is similar."""
+"""The number of suggestions where none is similar."""
 
 
 def similar(path: Path, there: Iterable[Path]) -> list[str]:

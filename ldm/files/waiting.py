@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL = 1.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 LONG = 60.0
-"""Seconds without any progress after which it is said what to do if other processes have ended."""
+"""Seconds without progress after which advice is logged, in case other processes have ended."""
 
 
 def wait_for(done: Callable[[T], bool], parts: Sequence[T]) -> None:

@@ -13,10 +13,10 @@ from ldm.files.text import lines
 from ldm.files.whole import write_whole
 
 RECORD, GRID = "samples.jsonl", "grid.png"
-"""In a folder of samples: a line for each image, and all of them in one picture."""
+"""Files in a folder of samples: a line for each image, and all of them in one picture."""
 
 SWEEP = "multirun.yaml"
-"""Written by a sweep into the folder that holds those of its jobs."""
+"""The file that a sweep writes beside the folders of its jobs."""
 
 IMAGE = re.compile(r"\d{5,}\.png")
 """Names of our images."""

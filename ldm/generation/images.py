@@ -17,7 +17,7 @@ from ldm.generation.request import SampleRequest
 from ldm.sampler.inpainting import fill_masked
 
 MIDDLE = 128
-"""The gray level from which on a mask is white."""
+"""The lowest gray level that counts as white in a mask."""
 
 
 class InitImages:

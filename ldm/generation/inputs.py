@@ -40,8 +40,8 @@ def input_rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = {name: INPUTS[name].sources(value) for name, value in values.items() if value is not None}
     counts = {name: len(sources) for name, sources in found.items() if len(sources) > 1}
     if len(set(counts.values())) > 1:
-        said = " and ".join(f"{name} gives {count}" for name, count in counts.items())
-        raise ValueError(f"{said}; give as many of each, or one for all")
+        each = " and ".join(f"{name} gives {count}" for name, count in counts.items())
+        raise ValueError(f"{each}; give as many of each, or one for all")
     count = max(counts.values(), default=1)
     return [{name: sources[row % len(sources)] for name, sources in found.items()} for row in range(count)]
 
@@ -69,6 +69,6 @@ def input_size(inputs: Mapping[str, Any], multiple: int) -> Size | None:
     asked = {name: INPUTS[name].size(source) for name, source in inputs.items()}
     sizes = {name: size for name, size in asked.items() if size is not None}
     if len(set(sizes.values())) > 1:
-        said = " and ".join(f"{name} is of {size}" for name, size in sizes.items())
-        raise ValueError(f"{said}; give size=[height,width], or maps of one size")
+        each = " and ".join(f"{name} is of {size}" for name, size in sizes.items())
+        raise ValueError(f"{each}; give size=[height,width], or maps of one size")
     return next((Size(*(max(side // multiple, 1) * multiple for side in size)) for size in sizes.values()), None)

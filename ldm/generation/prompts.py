@@ -22,7 +22,7 @@ TABLES = (".csv", ".tsv", ".parquet", ".json", ".xls", ".xlsx")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 NOT_TEXT = re.compile(r"[\x01-\x08\x0e-\x1a]")
-"""What no text file holds, beside zeros, and nearly every other file."""
+"""Characters that, like zeros, stand in nearly every binary file and in no text file."""
 
 WHAT_TO_DO = (
     'write one prompt a line into a .txt file, or lines like {"prompt": "a red heart", "seed": 5} into a .jsonl file'

@@ -35,7 +35,7 @@ class SampleRequest:
         init_prompt: The text that says what that image shows.
         to_prompt: The prompt at the other end of an interpolation.
         to_seed: The seed there.
-        fraction: How far it is gone there, in [0, 1].
+        fraction: Position on the way there, in [0, 1].
         size: Its height and width in pixels, as soon as they are known.
         inputs: Option of `INPUTS` -> its source.
         to_inputs: The same of those that differ at the other end of an interpolation.
@@ -143,7 +143,7 @@ def check_numbers(requests: Sequence[SampleRequest], readers: Sequence[Reader]) 
 
     Args:
         requests: The requests, whose classes have numbers.
-        readers: What reads the inputs: the model's conditioner, and readers of its guidance.
+        readers: The parts that read the inputs: the model's conditioner, and readers of its guidance.
 
     Raises:
         ValueError: Where there is no class of some number, or a file cannot be read.
@@ -163,7 +163,7 @@ def check_numbers(requests: Sequence[SampleRequest], readers: Sequence[Reader]) 
                 values.check(fields, keys, advice="give one of these: the model was trained with no others")
 
 
-def check_told(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:
+def check_given(request: SampleRequest, reads: Collection[str], given: Collection[str]) -> None:
     """Check that a request says all that a model reads, and nothing that it does not read.
 
     Args:
@@ -174,22 +174,24 @@ def check_told(request: SampleRequest, reads: Collection[str], given: Collection
     Raises:
         ValueError: Where an input is missing or plays no part.
     """
-    said = {INPUTS[name].field: name for name in request.inputs}
+    chosen = {INPUTS[name].field: name for name in request.inputs}
     if request.prompt is not None:
-        said["caption"] = "prompt"
+        chosen["caption"] = "prompt"
     options = {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
-    missing = [options.get(name, name) for name in reads if name not in {*said, *given, "geometry"}]
+    missing = [options.get(name, name) for name in reads if name not in {*chosen, *given, "geometry"}]
     if missing:
         mode, covered = next((OF_MODES[name] for name in OF_MODES if name in missing), ("", ()))
         typed = [mode] * bool(mode) + [f"{name}=..." for name in missing if name not in covered]
-        unread = _words([option for name, option in said.items() if name not in reads])
+        unread = _words([option for name, option in chosen.items() if name not in reads])
         raise ValueError(
             f"this model is told {_words([options.get(name, name) for name in reads])}"
             f"{f', not {unread}' if unread else ''}, and for {request.file} "
             f"{_words(missing)} {'is' if len(missing) == 1 else 'are'} missing; give {' '.join(typed)}"
         )
     given_there = {INPUTS[name].field: f"to_{name}" for name in request.to_inputs}
-    idle = [option for name, option in (*said.items(), *given_there.items()) if name not in reads and name != "caption"]
+    idle = [
+        option for name, option in (*chosen.items(), *given_there.items()) if name not in reads and name != "caption"
+    ]
     if idle:
         read = _words([options.get(name, name) for name in reads]) or "nothing"
         raise ValueError(

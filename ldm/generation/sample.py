@@ -33,7 +33,7 @@ from ldm.processes.memory import limit_memory
 from ldm.sampler.base import Sampler
 
 RULES: dict[str, Rule] = {"n": COUNT, "seed": SEED, "batch_size": COUNT, "tile": TILE}
-"""Numbers among the options of every mode -> what they can be; all others are checked by what they belong to."""
+"""Options of every mode that are numbers -> their rules; other options are checked by their own parts."""
 
 
 class ConfigParts(ModeParts):

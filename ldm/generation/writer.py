@@ -78,7 +78,7 @@ def generate(
 
 
 def grid_columns(requests: Sequence[SampleRequest]) -> int | None:
-    """Return how many images a row of the grid has, so that those that differ in their seed alone are in one row.
+    """Return the number of images in a row of the grid, so that images that differ only in their seed share a row.
 
     Args:
         requests: The images of the grid, in their order.

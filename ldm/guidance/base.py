@@ -32,7 +32,7 @@ class Guidance(ABC):
 
     @property
     def readers(self) -> Sequence[Reader]:
-        """Return what reads fields of the images, beside the model's own conditioner."""
+        """Return the parts that read fields of the images, in addition to the model's own conditioner."""
         return ()
 
     @property

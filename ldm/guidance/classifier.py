@@ -39,7 +39,7 @@ class Classifier(Protocol):
         Args:
             x_t: Noisy latents, `(B, C, h, w)`.
             t: Timesteps, `(B,)`.
-            fields: What is wanted of the images; the captions are their prompts.
+            fields: The wanted fields of the images; the captions are their prompts.
 
         Returns:
             The log-likelihoods, `(B,)`.
@@ -67,7 +67,7 @@ class ClassifierGuidance(NestedGuidance):
 
     @property
     def readers(self) -> Sequence[Reader]:
-        """Return what reads the fields that the classifier tells, and the readers of the guidance on top of which it works."""
+        """Return the reader of the classifier's fields, and the readers of the guidance that it extends."""
         return (self.classifier.reader, *self.guidance.readers)
 
     def wrap(self, given: GuidanceContext) -> Denoise:

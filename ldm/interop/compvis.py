@@ -109,7 +109,7 @@ LAYOUT_TOKENS = 8192
 
 
 def conditioner_kind(tensors: Mapping[str, Tensor]) -> str:
-    """Return what conditions a model, a key of `conventions.EXPERIMENTS`, by its conditioner's tensors.
+    """Return the kind of condition of a model, a key of `conventions.EXPERIMENTS`, by its conditioner's tensors.
 
     Raises:
         ValueError: If that is unknown.

@@ -83,7 +83,7 @@ def model_node(
     """Return the config node of a model, in which autoencoder and conditioner are still those of an experiment.
 
     Args:
-        kind: What conditions it, a key of `EXPERIMENTS`.
+        kind: The kind of its condition, a key of `EXPERIMENTS`.
         backbone: Options of the U-Net, without heads where they are not known.
         conventions: The conventions that are said beside the tensors.
         experiment: Name of an experiment whose conventions hold; None: the one that has this U-Net.

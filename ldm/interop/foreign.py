@@ -50,7 +50,7 @@ def assembled(
         autoencoder: The autoencoder.
         conditioner: The conditioner.
         backbone: The state dict of the U-Net.
-        beside: What it takes beside the noisy latent, in the order of other programs, where the conditioner reads text alone.
+        beside: Its input beside the noisy latent, in the order of other programs, where the conditioner reads text alone.
     """
     if beside is not None:
         latent = autoencoder.node["latent_channels"]

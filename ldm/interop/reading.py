@@ -169,7 +169,7 @@ def _read_own(folder: Path, request: ReadRequest) -> ForeignModel:
 
 
 def _text_kind(encoder: pipeline.Component | None, options: Mapping[str, Any]) -> str:
-    """Return what conditions a pipeline, a key of `conventions.EXPERIMENTS`."""
+    """Return the kind of condition of a pipeline, a key of `conventions.EXPERIMENTS`."""
     if encoder is None:
         if options.get("context_width") is not None:
             raise ValueError("the U-Net attends to tokens, but the pipeline has no text encoder")

@@ -30,7 +30,7 @@ class LearnedWord(NamedTuple):
 
     Attributes:
         word: The word, as it is written in a prompt.
-        vectors: What the encoder takes in its place, `(n, D)`.
+        vectors: The vectors that the encoder takes in its place, `(n, D)`.
         file: The file that it is from.
     """
 

@@ -21,7 +21,7 @@ class Stem(NamedTuple):
         ours: Names of our modules, like "down.0.stages.0.residual.norm1"; more than one where theirs is one for all. Or the name
             of a single tensor of ours that belongs to no such module.
         theirs: Name of their module, or tensor. Where it ends with "_", weight and bias are joined to it without a dot.
-        change: How our numbers stand in theirs.
+        change: The conversion between our numbers and theirs.
     """
 
     ours: Sequence[str]
@@ -35,7 +35,7 @@ class Tie(NamedTuple):
     Attributes:
         ours: Names of our tensors.
         theirs: Name of theirs.
-        change: How our numbers stand in theirs.
+        change: The conversion between our numbers and theirs.
     """
 
     ours: Sequence[str]
@@ -78,7 +78,7 @@ class Translation:
 
     Args:
         network: Our network, which on the meta device needs no memory; or its state dict.
-        stems: What each of its modules is called in the other layout.
+        stems: The name of each of its modules in the other layout.
         layout: Name of the other layout, for messages.
 
     Raises:

@@ -66,7 +66,7 @@ def now() -> int:
 
 
 def adder(log: Path) -> MLLogger:
-    """Return what adds lines to a log.
+    """Return a logger that adds lines to a log.
 
     Args:
         log: The log, which is made with its first line.

@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import Logger
 
 
 def number_by(logger: Logger, steps: Callable[[], int]) -> None:
-    """Let a logger number all that it is given by the optimiser steps made, whoever gives it.
+    """Let a logger number all its entries by the optimiser steps made.
 
     Lightning numbers by the batches that it takes for steps, which are more where a task accumulates gradients by itself, counts
     them from 0, and begins anew when a finished model is measured.

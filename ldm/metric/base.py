@@ -42,8 +42,8 @@ class Metric(ABC):
         """The fewest images of which its numbers may be compared with those of other sets of images."""
         return self.least_images
 
-    def doubt(self, count: int) -> str | None:
-        """Say what a number of images is too small for; None where it is large enough.
+    def warning(self, count: int) -> str | None:
+        """Return a warning where a number of images is too small; None where it is large enough.
 
         Args:
             count: Number of images that are measured.
@@ -56,7 +56,7 @@ class Metric(ABC):
         )
 
     def too_few(self, count: int) -> str:
-        """Return the reason for a doubt, as a part of a sentence.
+        """Return why there is a warning, as a part of its sentence.
 
         Args:
             count: Number of images, fewer than `wanted_images`.
@@ -88,7 +88,7 @@ class FeatureMetric(Metric):
 
         Args:
             generated: Features of generated images, `(N, D)` float32, in the order of the numbers of the images.
-            reference: What is known of real images; None only where `needs_reference` is False.
+            reference: The statistics of real images; None only where `needs_reference` is False.
 
         Raises:
             CollapsedFeaturesError: Where all features are the same.

@@ -39,5 +39,5 @@ class CLIPSimilarity(PerImageMetric):
         """Return the cosine of each image, `(B,)`; see `PerImageMetric.measure`."""
         with full_precision(images.device):
             seen = self.clip.embed_images(images.float())
-            said = self.clip.embed_texts(list_field(fields, "caption"), images.device)
-        return {"clip_score": F.cosine_similarity(seen, said)}
+            texts = self.clip.embed_texts(list_field(fields, "caption"), images.device)
+        return {"clip_score": F.cosine_similarity(seen, texts)}

@@ -20,8 +20,8 @@ def check_finite(values: Tensor, of: str, *, advice: str) -> None:
 
     Args:
         values: Images or their features.
-        of: What they are, for the message.
-        advice: What to do about it.
+        of: A description of them, for the message.
+        advice: Advice for the message.
     """
     wrong = int((~values.flatten(1).isfinite()).any(1).sum())
     if wrong:

@@ -60,7 +60,7 @@ def psnr(images: Tensor, truth: Tensor, where: Tensor) -> Tensor:
 
     Args:
         images: `(B, 3, H, W)` in [-1, 1].
-        truth: What they should be, `(B, 3, H, W)` in [-1, 1].
+        truth: The images that they should equal, `(B, 3, H, W)` in [-1, 1].
         where: 1 for the pixels that count, 0 for the others, `(B, 1, H, W)`.
     """
     error = ((images - truth).square() * where).sum((1, 2, 3)) / (images.shape[1] * where.sum((1, 2, 3)))

@@ -23,7 +23,7 @@ class ShapeTruth(Protocol):
     """A data set of icons whose shapes are known."""
 
     def shapes(self, side: int) -> Sequence[Any]:
-        """Return how much of each pixel each icon covers, an array `(h, w)` in [0, 1] of the box around it.
+        """Return the coverage of each pixel by each icon, an array `(h, w)` in [0, 1] of the box around it.
 
         Args:
             side: Height and width in pixels of the square in which each is drawn; the box is a part of it.

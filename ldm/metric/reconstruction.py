@@ -71,10 +71,10 @@ class ReconstructionDistance:
             self.references = {signature: builder.reference() for signature, builder in self.builders.items()}
         return {f"r{name}": value for name, value in self.suite.compute(self.references).items()}
 
-    def doubts(self, count: int) -> list[str]:
-        """Say of each metric for which a number of images is too small what that means; nothing of the others.
+    def warnings(self, count: int) -> list[str]:
+        """Return a warning for each metric for which a number of images is too small.
 
         Args:
             count: Number of images, over all ranks.
         """
-        return [f"r{doubt}" for doubt in self.suite.doubts(count)]
+        return [f"r{warning}" for warning in self.suite.warnings(count)]

@@ -39,7 +39,7 @@ def reference_file(cache: Path, fingerprint: str, signature: str, real_features:
 
 
 def cached_reference(file: Path, signature: str) -> Reference | None:
-    """Return what is known of real images from a file; None where it is missing, or of no use, and is to be made anew."""
+    """Return the statistics of real images from a file; None where it is missing or unusable and has to be made again."""
     try:
         return Reference.read(file, signature) if file.is_file() else None
     except ValueError:
@@ -192,7 +192,7 @@ def _read_npz(
 def _look(
     file: Path, extractor: Extractor, real_features: int, batch_size: int, device: torch.device | str
 ) -> Reference:
-    """Return what the images of a file of ADM tell."""
+    """Return the statistics of the images in a file of ADM."""
     with zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as content:
         total = _image_shape(file, content)[0]
     builder = ReferenceBuilder(extractor, evenly_spaced(total, real_features))

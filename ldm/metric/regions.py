@@ -1,4 +1,4 @@
-"""Find what stands in images of icons on a canvas of one colour: where it stands, and in which colour.
+"""Find the icons in images with a canvas of one colour: their places and their colours.
 
 These functions judge generated images by what was asked for, whose truth is known: boxes, regions and colours.
 """

@@ -19,7 +19,7 @@ def peak_signal_noise_ratio(images: Tensor, truth: Tensor) -> Tensor:
 
     Args:
         images: `(B, 3, H, W)` in [-1, 1].
-        truth: What they should be, `(B, 3, H, W)` in [-1, 1].
+        truth: The images that they should equal, `(B, 3, H, W)` in [-1, 1].
     """
     error = (float64(images) - float64(truth)).square().mean((1, 2, 3))
     return 10 * (4 / error).log10()
@@ -33,7 +33,7 @@ def structural_similarity(images: Tensor, truth: Tensor) -> Tensor:
 
     Args:
         images: `(B, 3, H, W)` in [-1, 1].
-        truth: What they should be, `(B, 3, H, W)` in [-1, 1].
+        truth: The images that they should equal, `(B, 3, H, W)` in [-1, 1].
 
     Returns:
         The similarities, nan for images that are smaller than a window.

@@ -239,7 +239,7 @@ class ReferenceBuilder:
         return self._scatter + self.count * torch.outer(step, step)
 
     def reference(self) -> Reference:
-        """Return what is known of the images so far.
+        """Return the statistics of the images that were added so far.
 
         Raises:
             ValueError: Where there are fewer than two.

@@ -20,7 +20,7 @@ from ldm.pretrained.extractor import Extractor
 log = logging.getLogger(__name__)
 
 FEATURES, NUMBERS, VALUES = "features/", "numbers/", "values/"
-"""How the names of tensors of a state begin."""
+"""Prefixes of the names of tensors of a state."""
 
 
 class MetricSuite:
@@ -76,9 +76,9 @@ class MetricSuite:
                 wanted[signature] = max(wanted.get(signature, 0), metric.real_features)
         return wanted
 
-    def doubts(self, count: int) -> list[str]:
-        """Say of each metric for which a number of images is too small what that means; nothing of the others."""
-        return [doubt for metric in self.metrics if (doubt := metric.doubt(count)) is not None]
+    def warnings(self, count: int) -> list[str]:
+        """Return a warning for each metric for which a number of images is too small."""
+        return [warning for metric in self.metrics if (warning := metric.warning(count)) is not None]
 
     def to(self, device: torch.device | str) -> None:
         """Move the networks to a device; scores are computed there, too, where it is a GPU with float64."""

@@ -22,7 +22,7 @@ class FrozenParts:
     """The frozen tensors of a module: parameters without gradients, and what belongs to modules that have no others.
 
     Args:
-        module: Whose parameters are frozen or not for all of the training, as they are now.
+        module: The module; each of its parameters stays frozen, or not, as it is now.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -60,7 +60,7 @@ def kept_words() -> list[str]:
 
 
 def command_name(program: str) -> str:
-    """Return how a program is begun, "train" or "sample": as the one that is running was, from a checkout or installed."""
+    """Return the command of a program, "train" or "sample", in the form of the running one: from a checkout, or installed."""
     begun = Path(sys.argv[0])
     if begun.name in ("train.py", "sample.py"):
         return f"python {shlex.quote(os.path.relpath(begun.with_name(f'{program}.py')))}"
@@ -179,7 +179,7 @@ def split_values(value: str) -> list[str]:
 
 
 def why_no_option(arguments: Sequence[str], place: int) -> str:
-    """Say what to do about an argument without "=": it is mostly the rest of a text that was not in quotes."""
+    """Return advice on an argument without "=", which is mostly the rest of a text that was not quoted."""
     word = arguments[place]
     first = next((i for i in range(place - 1, -1, -1) if "=" in arguments[i] or arguments[i].startswith("-")), place)
     last = next(

@@ -99,7 +99,7 @@ def _swept() -> set[str]:
 
 
 def remaining_trials(wanted: int, storage: str, study: str) -> int:
-    """Return how many of the `wanted` trials of an Optuna study on disk are not finished; an interrupted one is run anew."""
+    """Return the number of the `wanted` trials of an Optuna study on disk that are unfinished; interrupted ones run again."""
     import optuna
 
     Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

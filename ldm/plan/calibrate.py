@@ -24,12 +24,12 @@ from ldm.plan.memory import averages_kept
 from ldm.plan.workload import Workload
 
 LEAST_SECONDS = 0.01
-"""An operator is called again until this time is over, at least `LEAST_CALLS` times and at most `MOST_CALLS` times."""
+"""Seconds for which an operator is called repeatedly, at least `LEAST_CALLS` times and at most `MOST_CALLS` times."""
 
 LEAST_CALLS, MOST_CALLS = 3, 50
 
 COLD_BYTES = 2**26
-"""Operators take turns on copies of their tensors of together about so many bytes, since in a step caches hold others."""
+"""Total bytes of the copies of its tensors that an operator takes in turn, since in a step caches hold other tensors."""
 
 MOST_COPIES = 64
 

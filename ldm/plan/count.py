@@ -57,7 +57,7 @@ class Allocations(TorchDispatchMode):
         self._known: set[int] = set()
 
     def know(self, tensors: Iterable[Tensor]) -> None:
-        """Take tensors for known, so that they are not counted as made."""
+        """Mark tensors as known, so that they are not counted as new."""
         for tensor in tensors:
             self._begin(tensor, 0)
 

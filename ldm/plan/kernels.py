@@ -128,7 +128,7 @@ class DeviceKernels(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Return what a fused kernel gives; it keeps no matrix of attention for the backward pass."""
+        """Return the output of a fused kernel, which keeps no attention matrix for the backward pass."""
         bias = attn_mask
         if bias is not None:
             full = torch.zeros_like(bias, dtype=query.dtype) if bias.dtype is torch.bool else bias.to(query.dtype)

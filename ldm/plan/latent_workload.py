@@ -135,7 +135,7 @@ class LatentWorkload(Workload):
                 )
 
     def _learn_words(self) -> None:
-        """Give what learns from captions as many words as it may have, or a tokenizer of some."""
+        """Fill parts that learn from captions with as many words as they may have, or with a small tokenizer."""
         for part in self.model.modules():
             if isinstance(part, TransformerConditioner):
                 part.prepare([{"caption": ["a red heart on a white background"]}])

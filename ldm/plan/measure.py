@@ -48,7 +48,7 @@ class SyntheticData(pl.LightningDataModule):
 
     Args:
         batch: The batch.
-        count: How often it comes.
+        count: The number of its repetitions.
     """
 
     def __init__(self, batch: Batch, count: int) -> None:
@@ -79,7 +79,7 @@ class Clock(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the time."""
+        """Record the time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.ends.append(time.perf_counter())

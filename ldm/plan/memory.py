@@ -80,7 +80,7 @@ def resident_memory(workload: Workload, *, processes: int) -> Resident:
 
 
 def averages_kept(stage: Stage[Any]) -> int:
-    """Return how many averages of the weights a stage keeps in memory."""
+    """Return the number of averages of the weights that a stage keeps in memory."""
     power = stage.callback_configs.get("power_ema") or {}
     return int(stage.callback_configs.get("ema") is not None) + len(power.get("lengths", ()))
 
@@ -93,7 +93,7 @@ def optimizer_bytes(stage: Stage[Any], module: nn.Module) -> int:
 
     Args:
         stage: The stage, which knows the optimiser.
-        module: What is trained.
+        module: The trained module.
     """
     small = copy.deepcopy(module)
     sizes: dict[int, int] = {}

@@ -23,7 +23,7 @@ class Operations(NamedTuple):
 
     Attributes:
         forward: Name of a part -> operations of its forward pass.
-        backward: Those of the backward pass, to all parts.
+        backward: The operations of the backward pass through all parts.
         frozen: Operations of frozen networks that read images, which are among those of the forward pass.
         full: Operations that are computed in fp32 also under autocast, which are among those of frozen networks.
     """

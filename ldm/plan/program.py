@@ -29,7 +29,7 @@ from ldm.training.stage import Stage
 from ldm.training.validate import check_batches, check_groups, leave_out_leftovers
 
 KIND = "ldm plan"
-"""A word in each file that this program writes, by which it knows them."""
+"""A word in each file that this program writes, by which it recognizes them."""
 
 OPTIONS: dict[str, Rule] = {
     "gpus": COUNT,
@@ -46,7 +46,7 @@ OPTIONS: dict[str, Rule] = {
     "hardware.price": NOT_NEGATIVE,
     "hardware.devices_per_machine": COUNT,
 }
-"""The values that the command's own options can have."""
+"""The rules of the command's own options."""
 
 OWN = ("gpus", "images", "latents", "out", "measure", "hardware")
 """Options, or groups, that train.py does not have."""
@@ -124,7 +124,7 @@ def machine_of(options: Mapping[str, Any], *, gpus: int, precision: str) -> Mach
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says: print the plan, then write it where that is asked for.
+    """Run the command: print the plan, and write it if asked to.
 
     Raises:
         ValueError: If a stage does not fit; its figures are printed before.

@@ -38,7 +38,7 @@ def estimate_speed(operations: Operations, resident: Resident, hardware: Mapping
 
     Args:
         operations: The operations of an image.
-        resident: What is in memory all the time.
+        resident: The bytes that are in memory all the time.
         hardware: The options of `configs/hardware/*.yaml`.
         autocast: Whether bf16 autocast is on.
     """

@@ -28,7 +28,7 @@ class StagePlan:
     Attributes:
         name: Name of the stage.
         sections: Title of a group of figures -> the figures.
-        lines: What else is to be said.
+        lines: Further lines of text.
         refusal: Why the stage cannot be trained so, and what to type instead; None: it can.
     """
 
@@ -103,11 +103,11 @@ def plan_stage(workload: Workload, machine: Machine, *, images: float | None) ->
 
 
 def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: int, needed: float) -> str | None:
-    """Say why a stage does not fit in the memory of a device, and what would make it fit; None where it fits.
+    """Return a message on why a stage does not fit in a device's memory, and what would make it fit; None where it fits.
 
     Args:
         workload: The stage, on the meta device.
-        resident: What is in memory all the time.
+        resident: The bytes that are in memory all the time.
         machine: The devices.
         micro: Images at once on each.
         needed: Bytes that are needed.
@@ -117,7 +117,7 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
     stage = workload.stage
     each = stage.batch_size // machine.gpus
     option = f"stage.{stage.name}.trainer.accumulate_grad_batches"
-    told = (
+    need = (
         f"the stage {stage.name} needs {shown(needed, 'bytes')} on each device with {micro} images at once, and a device has "
         f"{shown(machine.memory, 'bytes')} for it"
     )
@@ -126,7 +126,7 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
         more = machine.gpus * accumulate // stage.accumulate
         others = "" if stage.batch_size % (more * stage.accumulate) else f", or gpus={more}"
         hint = "" if workload.recomputes else ", and more with activation_checkpointing=true"
-        return f"{told}; {each // accumulate} images at once fit{hint}: type {option}={accumulate}{others}"
+        return f"{need}; {each // accumulate} images at once fit{hint}: type {option}={accumulate}{others}"
     least = _needed(workload, resident, machine, 1, each)
     if not workload.recomputes:
         checkpoint_activations(workload.task, contexts_again)
@@ -135,11 +135,11 @@ def refusal(workload: Workload, resident: Resident, machine: Machine, *, micro: 
     if accumulate is not None:
         parts = "" if accumulate == stage.accumulate else f" {option}={accumulate}"
         return (
-            f"{told}; {each // accumulate} images at once fit where the inside of blocks is computed again in the backward pass: "
+            f"{need}; {each // accumulate} images at once fit where the inside of blocks is computed again in the backward pass: "
             f"type activation_checkpointing=true{parts}"
         )
     return (
-        f"{told}; one image at once needs {shown(least, 'bytes')}, of which {shown(sum(resident), 'bytes')} are weights, "
+        f"{need}; one image at once needs {shown(least, 'bytes')}, of which {shown(sum(resident), 'bytes')} are weights, "
         "averages and the optimiser's state: choose hardware with more memory, or a smaller network"
     )
 
@@ -151,7 +151,7 @@ def _least_accumulation(
 
     Args:
         workload: The stage, on the meta device.
-        resident: What is in memory all the time.
+        resident: The bytes that are in memory all the time.
         machine: The devices.
         now: Bytes that are needed with the stage's own accumulation; None: they are not counted yet.
     """

@@ -20,15 +20,15 @@ FILE_BYTES = 1536
 """Bytes of a sample's file of latents beside the moments: the header of the tar, of safetensors and how the latents were made."""
 
 WORTH = 0.05
-"""The share of the time from which on encoding once is advised."""
+"""The share of the time from which encoding once is advised."""
 
 
 def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -> Iterator[Figure]:
-    """Yield what a stage writes and reads.
+    """Yield the files that a stage writes and reads, with their sizes.
 
     Args:
         workload: The stage.
-        resident: What is in memory all the time.
+        resident: The bytes that are in memory all the time.
         images: Images of the training set; None: unknown.
     """
     config, stage = workload.config, workload.stage
@@ -53,7 +53,7 @@ def disk_rows(workload: Workload, resident: Resident, *, images: float | None) -
 
 
 def cache_rows(workload: LatentWorkload, *, images: float | None) -> Iterator[Figure]:
-    """Yield what cached latents and tokens take.
+    """Yield the space that cached latents and tokens take.
 
     Args:
         workload: A stage in latent space.
@@ -72,7 +72,7 @@ def cache_rows(workload: LatentWorkload, *, images: float | None) -> Iterator[Fi
 def cache_advice(
     workload: LatentWorkload, *, images: float | None, share: float, encode_seconds: float, gpus: int
 ) -> list[str]:
-    """Say whether latents are better cached, and why.
+    """Return advice on whether to cache the latents, and why.
 
     Args:
         workload: A stage in latent space that reads images.
@@ -83,16 +83,16 @@ def cache_advice(
     """
     stage, data = workload.stage, workload.config.data
     reasons = list(_obstacles(workload, data))
-    told = f"the encoder takes {share:.0%} of the time of a step"
+    message = f"the encoder takes {share:.0%} of the time of a step"
     if reasons:
-        return [f"cache the latents: no, since {'; and '.join(reasons)}. ({told[0].upper()}{told[1:]}.)"]
+        return [f"cache the latents: no, since {'; and '.join(reasons)}. ({message[0].upper()}{message[1:]}.)"]
     if images is None:
-        return [f"cache the latents: give images=NUMBER to be told; {told}"]
+        return [f"cache the latents: give images=NUMBER to be told; {message}"]
     epochs = stage.steps * stage.batch_size / images
     one_pass, whole = images * encode_seconds / 3600, epochs * images * encode_seconds / 3600
     space = sum(row.value for row in cache_rows(workload, images=images) if "latents" in row.name)
     facts = (
-        f"{told}, over {epochs:,.3g} epochs {whole:,.3g} device-hours; encoding once takes {one_pass:,.3g} and "
+        f"{message}, over {epochs:,.3g} epochs {whole:,.3g} device-hours; encoding once takes {one_pass:,.3g} and "
         f"{shown(space, 'bytes')} of disk"
     )
     if epochs <= 1 or share < WORTH:

@@ -35,7 +35,7 @@ class Workload(ABC):
 
     Attributes:
         task: The task.
-        missing: What is not counted, each a sentence.
+        missing: The work that is not counted, each a sentence.
     """
 
     task: Task

@@ -141,11 +141,11 @@ def missing_model(
     """Return the error for a model that can be loaded neither from this machine nor from the hub.
 
     Args:
-        kind: What kind of model it is, "text encoder" say.
+        kind: The kind of model, like "text encoder".
         name: Name of the model on the hub, or a local folder.
         error: Why it cannot be loaded.
-        files: What a local folder of such a model holds.
-        advice: What else to do, beside bringing it here by `ldm.fetch`.
+        files: The files in a local folder of such a model.
+        advice: Advice besides fetching it with `ldm.fetch`.
     """
     fetched = [model.name for model in MODELS if model.repository == name]
     hint = "".join(f"with internet, python -m ldm.fetch {one} brings it; " for one in fetched)

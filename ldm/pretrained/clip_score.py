@@ -13,8 +13,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ldm.files.text import shortened
 from ldm.options.rule import Real, check
-from ldm.pretrained.catalogue import missing_model
-from ldm.pretrained.hub import local_files_only
+from ldm.pretrained.loading import WEIGHTS, loading
 from ldm.pretrained.tokens import load_tokenizer, overflow
 from ldm.pretrained.vision import standardized
 
@@ -39,19 +38,14 @@ class CLIPScore:
 
     def __init__(self, name: str, *, strength: float = 100.0, option: str = "guidance.score.name") -> None:
         check("guidance.score.strength", strength, Real())
-        local = local_files_only(name)
-        try:
-            self.network = CLIPModel.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, local_files_only=local
-            )
+        files = "config, safetensors weights and tokenizer"
+        with loading("CLIP model", name, files=files, advice=f"set {option}=FOLDER") as local:
+            self.network = CLIPModel.from_pretrained(name, local_files_only=local, **WEIGHTS)
             self.tokenizer = load_tokenizer(name, local=local)
-        except (OSError, ValueError) as error:
-            files = "config, safetensors weights and tokenizer"
-            raise missing_model("CLIP model", name, error, files=files, advice=f"set {option}=FOLDER") from error
         self.network.requires_grad_(False).eval()
         self.size = int(self.network.config.vision_config.image_size)  # type: ignore[union-attr,arg-type]
         self.strength = strength
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._embedded: dict[tuple[str, ...], Tensor] = {}
 
     def log_likelihood(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -79,7 +73,7 @@ class CLIPScore:
         words = self.tokenizer(
             list(prompts), padding=True, truncation=True, return_tensors="pt", split_special_tokens=True
         ).to(device)
-        self._tell_overflow(prompts)
+        self._warn_of_overflow(prompts)
         text: Tensor = network.get_text_features(**words).pooler_output
         return text
 
@@ -92,10 +86,10 @@ class CLIPScore:
             self._embedded[key] = self.embed_texts(prompts, device)
         return self._embedded[key].to(device)
 
-    def _tell_overflow(self, prompts: Sequence[str]) -> None:
+    def _warn_of_overflow(self, prompts: Sequence[str]) -> None:
         """Log once for each prompt the part that the tokenizer, which has just read it, has cut away."""
-        different = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._told]
-        self._told.update(different)
+        different = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._warned]
+        self._warned.update(different)
         for prompt, rest in zip(different, overflow(self.tokenizer.backend_tokenizer, different), strict=True):
             if rest:
                 log.warning(

@@ -13,8 +13,7 @@ from transformers import AutoConfig
 
 from ldm.options.rule import COUNT, check
 from ldm.pretrained.architectures import vision_architecture
-from ldm.pretrained.catalogue import missing_model
-from ldm.pretrained.hub import local_files_only
+from ldm.pretrained.loading import WEIGHTS, loading
 from ldm.pretrained.precision import full_precision
 from ldm.pretrained.vision import IMAGENET_MEAN, IMAGENET_STD, colour_statistics, standardized
 
@@ -30,7 +29,7 @@ class FrozenNetwork(nn.Module, ABC):
         option: Name of the group of options by which a user gives both, for errors.
 
     Attributes:
-        kind: What kind of network it is, for messages: "a depth network".
+        kind: The kind of network, for messages: "depth network".
         auto: The class of transformers that builds a network of this kind by its config.
         classes: Model type -> the class that builds it in place of `auto`.
     """
@@ -50,7 +49,7 @@ class FrozenNetwork(nn.Module, ABC):
 
     @abstractmethod
     def read(self, network: nn.Module, pixels: Tensor) -> Tensor:
-        """Return what the network gives for standardized images.
+        """Return the output of the network for standardized images.
 
         Args:
             network: The network.
@@ -62,7 +61,7 @@ class FrozenNetwork(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Return what the network gives for images `(B, 3, H, W)` in [-1, 1]: a tensor `(B, ...)`, float32."""
+        """Return the output of the network for images `(B, 3, H, W)` in [-1, 1]: a tensor `(B, ...)`, float32."""
         if self.network is None:
             raise RuntimeError(f"there is no {self.kind} yet; call prepare(None) or load a checkpoint")
         with full_precision(image.device):
@@ -77,23 +76,15 @@ class FrozenNetwork(nn.Module, ABC):
         """
         if self.network is not None:
             return
-        local = local_files_only(self.name)
-        try:
+        with loading(self.kind, self.name, advice=f"set {self.option}.name=FOLDER") as local:
             config = AutoConfig.from_pretrained(self.name, local_files_only=local)
             part = getattr(config, "vision_config", None)
             if part is not None:  # of a network of images and texts, like CLIP
                 part.projection_dim = config.projection_dim
                 config = part
             network, found = self._class(config.model_type).from_pretrained(
-                self.name,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                local_files_only=local,
+                self.name, config=config, output_loading_info=True, local_files_only=local, **WEIGHTS
             )
-        except (OSError, ValueError) as error:
-            raise missing_model(self.kind, self.name, error, advice=f"set {self.option}.name=FOLDER") from error
         missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)  # a pooler is not asked
         if missing:
             raise ValueError(

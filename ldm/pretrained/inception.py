@@ -22,7 +22,7 @@ class Inception(ClassifyingExtractor):
         weights: Local file of the weights (`weights-inception-2015-12-05-6726825d.pth` of torch-fidelity, or the same file of
             pytorch-fid); None: the one in torch's cache, where torch-fidelity looks, too. Where there is none it is downloaded,
             and checked by its hash.
-        resize: How images become 299 x 299; None: as TensorFlow 1 and torch-fidelity do it.
+        resize: The method of resizing to 299 x 299; None: that of TensorFlow 1 and torch-fidelity.
 
     Raises:
         FileNotFoundError: Where the weights are missing, and cannot be downloaded.

@@ -21,7 +21,7 @@ def interpolate(maps: Tensor, size: Sequence[int], mode: Mode) -> Tensor:
     Args:
         maps: `(B, C, H, W)`.
         size: Height and width of the result.
-        mode: How values between places are found.
+        mode: The method of interpolation.
 
     Returns:
         The maps, `(B, C, *size)`.
@@ -37,7 +37,7 @@ def interpolate_by_matrices(maps: Tensor, size: Sequence[int], mode: Mode) -> Te
     Args:
         maps: `(B, C, H, W)`.
         size: Height and width of the result.
-        mode: How values between places are found.
+        mode: The method of interpolation.
 
     Returns:
         The maps, `(B, C, *size)`.

@@ -65,7 +65,7 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def encoding_in(precision: str) -> Iterator[None]:
-    """Let frozen first stages encode images in a precision within; elsewhere they do in fp32.
+    """Let frozen first stages encode images in a precision inside the block; outside they use fp32.
 
     Args:
         precision: One of `PRECISIONS`.
@@ -83,7 +83,7 @@ def encoding_precision() -> str:
 
 
 def without_tf32() -> None:
-    """Let GPUs compute fp32 as it is from now on: with TF32, rounding depends on the batch that an image is in."""
+    """Turn TF32 off on GPUs: with it, rounding depends on the batch that an image is in."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 

@@ -30,7 +30,7 @@ class Use(NamedTuple):
 
     Attributes:
         program: The program whose config has the choice: its config is `configs/<program>.yaml`.
-        choice: What a user types, like "conditioner=clip_l".
+        choice: The choice as it is typed, like "conditioner=clip_l".
         option: Name of the option that takes a local copy, like "conditioner.name".
     """
 

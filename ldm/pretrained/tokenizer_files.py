@@ -19,7 +19,7 @@ CONFIGS = ("tokenizer_config.json", "config.json")
 """Files that tell transformers what the tokenizer in a folder is."""
 
 PADDING = ("<|endoftext|>", "[PAD]", "<pad>")
-"""Tokens that fill captions up: those of CLIP, BERT and T5, of our own tokenizers, too."""
+"""Padding tokens: those of CLIP, BERT, T5 and our own tokenizers."""
 
 
 def bare_tokenizer(place: Path) -> tuple[Tokenizer, str | None] | None:
@@ -72,4 +72,4 @@ def _bert(file: Path) -> Tokenizer:
 
 
 READERS = {"tokenizer.json": _whole, "vocab.json": _clip, "vocab.txt": _bert}
-"""Name of a file -> the function that makes a tokenizer of it; where a folder has several, the first one counts."""
+"""Name of a file -> the function that reads a tokenizer from it; of several files in a folder, the first counts."""

@@ -20,7 +20,7 @@ SAME: Mapping[str, Sequence[str]] = {
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("openai/clip-vit-large-patch14",),
     "google-bert/bert-base-uncased": ("bert-base-uncased",),
 }
-"""Name of a model on the hub -> others with the same tokenizer, but for the token that fills captions up."""
+"""Name of a model on the hub -> others with the same tokenizer, except for the padding token."""
 
 
 def load_tokenizer(name: str, *, local: bool = False) -> Any:

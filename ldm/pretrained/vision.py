@@ -13,9 +13,8 @@ from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
 from ldm.files.digest import weights_hash
 from ldm.options.rule import COUNT, Optional, check
-from ldm.pretrained.catalogue import missing_model
-from ldm.pretrained.hub import local_files_only
 from ldm.pretrained.interpolation import interpolate
+from ldm.pretrained.loading import WEIGHTS, loading
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -47,10 +46,10 @@ def colour_statistics(name: str, *, local: bool = False) -> tuple[Sequence[float
         local: Look on this machine alone.
     """
     try:
-        said, _ = ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)
+        found, _ = ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)
     except OSError:
-        said = {}
-    return said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD)
+        found = {}
+    return found.get("image_mean", IMAGENET_MEAN), found.get("image_std", IMAGENET_STD)
 
 
 class FeatureMapEncoder(nn.Module, ABC):
@@ -101,14 +100,9 @@ class VisionEncoder(FeatureMapEncoder):
         super().__init__()
         check("encoder.size", size, COUNT)
         check("encoder.patches", patches, Optional(COUNT, "those of the model"))
-        local = local_files_only(name)
-        try:
+        with loading("vision encoder", name, advice="set the encoder's name=FOLDER") as local:
             config = AutoConfig.from_pretrained(name, local_files_only=local)
-            self.network = AutoModel.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, local_files_only=local
-            )
-        except (OSError, ValueError) as error:
-            raise missing_model("vision encoder", name, error, advice="set the encoder's name=FOLDER") from error
+            self.network = AutoModel.from_pretrained(name, local_files_only=local, **WEIGHTS)
         patch = getattr(config, "patch_size", None)
         if patch is None or size % patch:
             raise ValueError(

@@ -43,7 +43,7 @@ class VisionFeatures(Extractor):
 
     @abstractmethod
     def mistake(self, config: Any, size: int) -> str:
-        """Return what is wrong with a network of this config, as the end of a sentence; "" where nothing is."""
+        """Describe what is wrong with a network of this config, as the end of a sentence; "" where nothing is wrong."""
 
     @abstractmethod
     def label(self, config: Any) -> str:

@@ -17,7 +17,7 @@ IDLE = ("idle", "iowait", "steal", "guest", "guest_nice")
 """Times of a core in which no program of this machine computes, and those that others of its times hold already."""
 
 LOOK = 0.3
-"""Seconds for which a program looks at the machine before it begins long work."""
+"""Seconds for which a program watches the machine before it begins long work."""
 
 
 class OtherPrograms:
@@ -36,7 +36,7 @@ class OtherPrograms:
 
 
 def room(threads: int, others: float) -> int:
-    """Return how many of some threads there is a core for, at least one, while other programs use some cores."""
+    """Return the number of threads, at least one, that have a core to themselves while other programs use some cores."""
     return max(1, min(threads, round(len(own_cores()) - others)))
 
 

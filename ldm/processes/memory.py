@@ -9,7 +9,7 @@ import psutil
 import torch
 
 WORDS = ("can't allocate memory", "out of memory")
-"""What torch and Pillow say where a CPU has no memory left."""
+"""Parts of the messages of torch and Pillow where a CPU has no memory left."""
 
 
 def limit_memory(device: torch.device) -> None:
@@ -31,7 +31,7 @@ def limit_memory(device: torch.device) -> None:
 
 
 def short_memory(error: BaseException) -> str | None:
-    """Return what an error says of memory that is short; None for other errors."""
+    """Return a description of the memory that an error says is missing; None for other errors."""
     text = str(error).partition("\n")[0]
     if isinstance(error, torch.OutOfMemoryError):
         return text.partition(" If reserved")[0]  # what follows is advice about fragments of memory
@@ -39,6 +39,6 @@ def short_memory(error: BaseException) -> str | None:
     if not on_cpu and not isinstance(error, MemoryError):
         return None
     asked = re.search(r"allocate (\d+) bytes", text)
-    told = f"{int(asked[1]) / 2**30:.2f} GiB more were asked for" if asked else "more was asked for"
+    lacking = f"{int(asked[1]) / 2**30:.2f} GiB more were asked for" if asked else "more was asked for"
     memory = psutil.virtual_memory()
-    return f"{told}, and this machine has {memory.total / 2**30:.1f} GiB of memory, of which other programs use some"
+    return f"{lacking}, and this machine has {memory.total / 2**30:.1f} GiB of memory, of which other programs use some"

@@ -89,7 +89,7 @@ def check_same(trainer: pl.Trainer, what: str, value: dict[str, Any]) -> None:
 
     Args:
         trainer: The trainer that has started the processes.
-        what: What the value is, for the error.
+        what: A description of the value, for the error.
         value: The value of this process.
 
     Raises:
@@ -143,7 +143,7 @@ def appears(file: Path) -> bool:
 
 
 def _count(trainer: pl.Trainer, yes: bool) -> int:
-    """Return in how many processes it is true."""
+    """Return the number of processes in which it is true."""
     number = torch.tensor(int(yes), device=trainer.strategy.root_device)
     return int(trainer.strategy.reduce(number, reduce_op="sum"))
 

@@ -21,10 +21,10 @@ LEFT, BELOW, LEGEND = 0.58, 0.46, 0.17
 """Room for the numbers at the left and for those below the axes, and the height of a line of the legend, in inches."""
 
 LONG = 24
-"""Letters of a name above which the names in a legend stand below one another."""
+"""The length of a name above which the names in a legend stand below one another."""
 
 MOST_POINTS = 400
-"""Points of a curve that are drawn; of more, evenly spread ones."""
+"""The largest number of points of a curve that are drawn; of more, evenly spaced ones."""
 
 INK = "#000000"
 """The colour that the library draws text and axes in, in whose place comes that of the page."""
@@ -48,7 +48,7 @@ def chart(draw: Callable[[Axes], None], text: str, *, key: str, legend: bool = T
 
     Args:
         draw: Draws into the axes that it is given.
-        text: What the chart shows, for those who do not see it.
+        text: A description of the chart, for those who do not see it.
         key: A word that no other chart of the page has; inside of the page the names of its parts begin with it.
         legend: Whether the names of the curves stand below the axes.
     """
@@ -97,7 +97,7 @@ def thinned(points: Curve) -> Curve:
 
 
 def description(title: str, curves: Mapping[str, Curve]) -> str:
-    """Return in words what a panel shows: its curves with their first and last values."""
+    """Describe a panel in words: its curves with their first and last values."""
     ends = [
         f"{name} from {points[0][1]:.4g} at step {points[0][0]} to {points[-1][1]:.4g} at step {points[-1][0]}"
         for name, points in curves.items()

@@ -15,13 +15,13 @@ PACKAGES = (
     *("torch", "pytorch-lightning", "hydra-core", "omegaconf", "webdataset", "torchmetrics", "transformers"),
     *("numpy", "pillow", "safetensors"),
 )
-"""Packages by which numbers may differ."""
+"""Packages whose versions may change numbers."""
 
 CPU_FILE = Path("/proc/cpuinfo")
 
 
 def hardware(*, accelerator: str, precision: str, processes: int) -> dict[str, str]:
-    """Return what a run computes on, name -> text; neither the machine's name nor its address.
+    """Describe the hardware and software of a run, name -> text; neither the machine's name nor its address.
 
     Args:
         accelerator: Lightning's name of what trains: "cpu", "gpu".

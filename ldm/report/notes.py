@@ -13,7 +13,7 @@ WAIT = 0.05
 """The share of time waiting for data above which a faster way to read them is worth looking for."""
 
 RISE = 1.05
-"""A validation loss that ends so many times above its minimum has risen."""
+"""The ratio of a validation loss to its minimum from which it counts as risen."""
 
 
 def notes(run: RunFiles) -> list[str]:

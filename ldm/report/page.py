@@ -34,7 +34,7 @@ class StagePart(NamedTuple):
     """Parts of a page that show one stage.
 
     Attributes:
-        files: What its folder holds.
+        files: The content of its folder.
         charts: Title -> panel of curves.
         pictures: Name -> pictures, in order of steps.
         captions: Name of pictures -> what their images were made for.
@@ -67,7 +67,7 @@ def render(template: str, **parts: Any) -> str:
 
     Args:
         template: Name of a file in `templates/`.
-        parts: What the template names, beside the date, the version and `shown`.
+        parts: The variables of the template, beside the date, the version and `shown`.
     """
     pages = Environment(
         loader=PackageLoader("ldm.report"),

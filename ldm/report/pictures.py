@@ -17,7 +17,7 @@ from ldm.files.text import lines
 log = logging.getLogger(__name__)
 
 MOST_PICTURES = 6
-"""A page shows pictures of at most so many steps: the first, the last, and evenly spread ones between them."""
+"""The largest number of steps whose pictures a page shows: the first, the last, and evenly spaced ones between them."""
 
 LONGEST_SIDE = 720
 """Pixels of the longer side; larger pictures are made smaller."""
@@ -43,7 +43,7 @@ class InlinePicture(NamedTuple):
         source: A URL that holds the picture itself.
         width: Its width in pixels.
         height: Its height in pixels.
-        captions: What its images were made for, row by row; none where that is not known.
+        captions: Descriptions of its images, row by row; empty where they are not known.
     """
 
     step: int
@@ -103,6 +103,6 @@ def _inline(step: int, file: Path) -> InlinePicture:
 
 
 def _captions(picture: Path) -> tuple[str, ...]:
-    """Return what is written beside a picture about its images; nothing where there is no such file."""
+    """Return the descriptions of a picture's images that are written beside it; empty where there is no such file."""
     file = picture.with_suffix(CAPTIONS)
     return tuple(lines(file.read_text(encoding="utf-8"))) if file.is_file() else ()

@@ -15,7 +15,7 @@ SWEEP_FILES = ("multirun.yaml", "optimization_results.yaml", "study.db")
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says.
+    """Run the command.
 
     Raises:
         ValueError: If there is no run, or a file would be replaced that this program did not write; nothing was written.

@@ -24,7 +24,7 @@ MOST_COMMANDS = 50
 """Commands that a record keeps: the first, and the last of those that went on with the run."""
 
 MOST_WARNINGS = 50
-"""Different warnings that are kept of a command."""
+"""The largest number of different warnings that are kept of a command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class Invocation:
     """One start of a training program in a run folder.
 
     Attributes:
-        command: What was typed, without secrets.
+        command: The command as it was typed, without secrets.
         started: Date and time, in ISO 8601, with its zone.
         hardware: Name -> text; see `ldm.report.machine`.
         versions: Name -> version.
-        warnings: What was warned of, each text once.
+        warnings: The warnings, each text once.
     """
 
     command: str
@@ -53,7 +53,7 @@ class Record:
     Attributes:
         experiment: Name of the experiment that was chosen; "" for none.
         panels: Name of a stage -> title of a panel of curves -> how the names of its curves end.
-        next_command: What may be typed after the run; "" until it has ended.
+        next_command: The command that may follow the run; "" until it has ended.
         invocations: The commands that have begun and continued the run, in their order.
     """
 
@@ -96,7 +96,7 @@ def typed(program: str, words: Sequence[str]) -> str:
     """Return a command as it can be typed into a shell, without secrets.
 
     Args:
-        program: How the program is called, like "python train.py".
+        program: The command of the program, like "python train.py".
         words: Its options.
     """
     return " ".join([program, *(shlex.quote(word_without_secrets(word)) for word in words)])
@@ -118,7 +118,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def heard_warnings() -> Iterator[list[str]]:
-    """Give a list to which all that this program warns of is appended while the block runs."""
+    """Yield a list to which all warnings of this program are appended while the block runs."""
     listener = _Listener()
     logger = logging.getLogger("ldm")
     logger.addHandler(listener)

@@ -68,7 +68,7 @@ class RunFiles:
     Attributes:
         folder: The run folder.
         config: The settings, as plain dicts, lists and values.
-        record: What was typed and so on; None for a run that was made before records were written.
+        record: The record of its commands; None for a run that was made before records were written.
         stages: The stages that were begun, in their order.
         waiting: Names of the stages that will follow.
     """

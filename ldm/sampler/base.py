@@ -48,7 +48,7 @@ class StartPoint(NamedTuple):
             raise ValueError(f"strength={self.strength} needs an image to begin with; give init=FILE")
 
     def made_of(self, steps: int) -> int:
-        """Return how many of the last steps are made."""
+        """Return the number of last steps to make."""
         return int(steps * self.strength) if self.compvis else made_steps(steps, self.strength)
 
     def noised_of(self, steps: int) -> int:
@@ -147,7 +147,7 @@ class Sampler(ABC):
 
 
 def made_steps(steps: int, strength: float) -> int:
-    """Return how many of the last steps are made: the fraction `strength` of them, at least one if it is above 0."""
+    """Return the number of last steps to make: the fraction `strength` of all steps, at least one if it is above 0."""
     return max(round(steps * strength), 1 if strength > 0 else 0)
 
 

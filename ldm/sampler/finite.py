@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 MOST_LATENT = 1e4
-"""Latents have about unit variance; larger absolute values are no image."""
+"""The largest absolute value of a latent that can be an image; latents have about unit variance."""
 
 WHAT_TO_TRY = "try a smaller guidance.scale, more sampler.steps or another sampler, or an earlier checkpoint"
 """Advice at the end of an error about a bad sample."""

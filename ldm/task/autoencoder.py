@@ -118,7 +118,7 @@ class AutoencoderTask(Task):
                 scheduler.step()
 
     def reconstruct(self, image: Tensor) -> Reconstructed:
-        """Return what becomes of images `(B, 3, H, W)` in [-1, 1]."""
+        """Return the reconstructions of images `(B, 3, H, W)` in [-1, 1]."""
         encoding = self.model.encode(image)
         raw = encoding.sample()
         changed = self.equivariance.instead(image, raw) if self.equivariance is not None else None
@@ -172,7 +172,7 @@ class AutoencoderTask(Task):
         return losses
 
     def _autoencoder_parts(self) -> nn.Module:
-        """Return what the first optimizer trains: the model, and beside it what is thrown away afterwards."""
+        """Return the modules that the first optimizer trains: the model, and modules that are thrown away after training."""
         return self.model if self.latent_alignment is None else nn.ModuleList([self.model, self.latent_alignment])
 
     def _discriminator_step(self, image: Tensor, reconstruction: Tensor, step: int, step_now: bool) -> None:

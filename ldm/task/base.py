@@ -63,7 +63,7 @@ class Task(pl.LightningModule, ABC):
         """Change the model, which has what it begins with, where something other than its weights is trained."""
 
     def setup(self, stage: str) -> None:
-        """Note which parts are frozen, once they all are."""
+        """Record which parts are frozen, once all of them are."""
         self.frozen = self.frozen or FrozenParts(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

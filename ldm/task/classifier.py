@@ -13,7 +13,7 @@ from ldm.conditioner.base import Reader
 from ldm.task.latent import LatentTask
 
 TIMES = (0.25, 0.5, 0.75)
-"""Times at which validation measures how many answers are right."""
+"""Timesteps at which validation measures the share of right answers."""
 
 
 class ClassifierTask(LatentTask[NoisyClassifier]):
@@ -23,7 +23,7 @@ class ClassifierTask(LatentTask[NoisyClassifier]):
     captions, or the `accuracy` of classes.
 
     Args:
-        model: What is trained, with the autoencoder.
+        model: The trained model, with the autoencoder.
         **options: Those of LatentTask.
     """
 

@@ -25,7 +25,7 @@ from ldm.task.base import Task
 log = logging.getLogger(__name__)
 
 COMPARED_IMAGES = 32
-"""Of so many images latents in two precisions are compared."""
+"""The number of images whose latents are compared in two precisions."""
 
 Model = TypeVar("Model", LatentDiffusion, NoisyClassifier)
 
@@ -34,7 +34,7 @@ class LatentTask(Task, Generic[Model]):
     """A task with one optimizer over all that is not frozen; the autoencoder is frozen.
 
     Args:
-        model: What is trained, with the autoencoder.
+        model: The trained model, with the autoencoder.
         encode_precision: Precision in which the autoencoder encodes training images; one of `PRECISIONS`. Validation
             encodes in fp32.
         **options: Those of Task.
@@ -59,7 +59,7 @@ class LatentTask(Task, Generic[Model]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Give every rank what rank 0 has read; then hold the latents in memory where the data ask for it."""
+        """Share the state that rank 0 has learned with all ranks; then hold the latents in memory if the data ask for it."""
         reader, data = self.reader, self.trainer.datamodule  # type: ignore[attr-defined]
         set_learned_state(reader, self.trainer.strategy.broadcast(learned_state(reader)))
         data.cache_latents(self._moments, data.batch_size)

@@ -7,7 +7,7 @@ from ldm.training.stage import Stage
 
 
 def advice(stage: Stage[Task]) -> str:
-    """Return what to try after the training of a stage diverged."""
+    """Return advice for a stage whose training diverged."""
     precision, option = str(stage.run.config.trainer.precision), f"stage.{stage.name}"
     tries = []
     if precision.startswith("bf16"):

@@ -40,7 +40,7 @@ NOT_FREE = (
 """Exceptions to `FREE`."""
 
 LEARNED_BEFORE = "captions_for_vocabulary"
-"""The option of a stage that has its effect before the first step of any."""
+"""The option of a stage that takes effect before the first step of all stages."""
 
 
 class Continuation(NamedTuple):
@@ -151,7 +151,7 @@ def _reason(
 
 
 def _taken_over(run: Path, stages: Sequence[Stage[Task]]) -> str:
-    """Return how another run takes over the autoencoder that this one has finished; nothing where there is none."""
+    """Return advice on using this run's finished autoencoder in another run; "" where there is none."""
     finished = any(stage.is_finished and stage.model_file == AUTOENCODER_FILE for stage in stages)
     needed = any(AUTOENCODER_FILE in stage.builds_on for stage in stages)
     return f" (with autoencoder.ckpt={run} it takes over the finished autoencoder)" if finished and needed else ""

@@ -129,7 +129,7 @@ def make_trainer(stage: Stage[Task], data: DataModule, first: pl.Trainer) -> pl.
 
 
 def devices_of(trainer: pl.Trainer) -> str:
-    """Say on how many devices of which kind a trainer works, and how it computes there: `2 x cuda, bf16-mixed`."""
+    """Describe the devices and the precision of a trainer: `2 x cuda, bf16-mixed`."""
     number = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return f"{number}{trainer.strategy.root_device.type}, {trainer.precision}"
 

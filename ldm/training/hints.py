@@ -13,11 +13,11 @@ from ldm.task.base import Task
 from ldm.training.stage import Stage
 
 LARGE = 50e6
-"""So many trained parameters, or more, are too many for a CPU: a step takes minutes."""
+"""The number of trained parameters from which a step on a CPU takes minutes."""
 
 
 def idle_devices(config: DictConfig) -> str | None:
-    """Say how to use all GPUs of this machine where fewer are used; None where there is nothing to say."""
+    """Return a hint on using all GPUs of this machine; None where all are used."""
     there, devices = torch.cuda.device_count(), config.trainer.devices
     started = in_sweep() or not {"LOCAL_RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
     if started or config.trainer.accelerator not in ("gpu", "cuda", "auto") or not isinstance(devices, int):
@@ -28,7 +28,7 @@ def idle_devices(config: DictConfig) -> str | None:
 
 
 def large_on_cpu(stage: Stage[Any], accelerator: str) -> str | None:
-    """Say how to know the time of a stage that trains a large network on a CPU; None where there is nothing to say.
+    """Return a hint on estimating the time of a stage that trains a large network on a CPU; None for other stages.
 
     Args:
         stage: The stage, built.

@@ -15,7 +15,7 @@ INIT_FILE = "init.json"
 """The file in a stage's folder that says what the stage took of an earlier model."""
 
 LISTED = 4
-"""Tensors of each part that an error names, at most."""
+"""The largest number of tensors of each part that an error names."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ def completed(part: Any, given: Mapping[str, Any]) -> Any:
 
     Args:
         part: An object, or a `functools.partial` that makes one.
-        given: What the run knows, by the names that constructors give to it.
+        given: Values that the run knows, by the names of the constructors' arguments.
 
     Returns:
         The object itself, or that which the partial makes when it is called with those of `given` that it takes and does not

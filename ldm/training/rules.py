@@ -149,7 +149,7 @@ RULES: dict[str, Rule] = {
     "validate_only": FLAG,
     "tags": Words(),
 }
-"""Options of train.py, or patterns of them -> the values that they can have."""
+"""Options of train.py, or patterns of them -> their rules."""
 
 EACH_STAGE = ("max_steps", "accumulate_grad_batches", "gradient_clip_val")
 """Options of Lightning's trainer that every stage has for itself."""
@@ -164,7 +164,7 @@ FIXED = {
     "use_distributed_sampler": (False, ""),
     "inference_mode": (False, ""),
 }
-"""Options of Lightning's trainer that have one value -> that, and what to use instead."""
+"""Options of Lightning's trainer that can have only one value -> the value, and what to use instead."""
 
 OURS = {
     **dict.fromkeys(("min_steps", "min_epochs", "max_time", "limit_train_batches"), "stage.NAME.trainer.max_steps"),

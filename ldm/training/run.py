@@ -57,7 +57,7 @@ IGNORED_WARNINGS = (
     ".*exists and is not empty",
     "The number of training batches .* is smaller than the logging interval",  # an epoch means nothing here
 )
-"""Warnings that tell a user nothing that he should act upon, as patterns of their beginnings."""
+"""Warnings that need no action by the user, as patterns of their beginnings."""
 
 
 def train(config: DictConfig) -> float | None:
@@ -85,7 +85,7 @@ def train(config: DictConfig) -> float | None:
 
 
 def _train(config: DictConfig, settings: dict[str, Any], heard: Sequence[str]) -> float | None:
-    """Do what `train` says, with settings that were checked; `heard` grows with what the run warns of."""
+    """Do the work of `train`, with checked settings; warnings of the run are appended to `heard`."""
     run = RunContext(config, Path(config.paths.output_dir))
     stages = [stage for stage in make_stages(run) if not stage.is_given]
     check_stages(stages)
@@ -135,7 +135,7 @@ def _train_stages(
     again: Continuation,
     heard: Sequence[str],
 ) -> None:
-    """Build everything first, so that whatever is wrong is said before any training; then train."""
+    """Build everything first, so that every mistake is found before any training; then train."""
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", f"(?s){pattern}")
     quiet_lightning()
@@ -144,31 +144,15 @@ def _train_stages(
     first = first_trainer(config)
     limit_memory(first.strategy.root_device)
     check_batches(todo, first.world_size)
-    data: DataModule = build(config.data)
     signals = Signals()
     for stage in todo:
         stage.build(signals, {one.name: one.all_panels for one in stages})
         check_callbacks(stage)
-        if is_rank_zero() and (hint := large_on_cpu(stage, config.trainer.accelerator)) is not None:
-            print(hint)
-        if is_rank_zero() and stage.left_out is not None:
-            print(stage.left_out)
-        if is_rank_zero() and stage.warm_start is not None:
-            print(stage.warm_start.summary(stage.name))
+        if is_rank_zero():
+            _print_hints(stage, config.trainer.accelerator)
     check_metrics(config.optimized_metric, todo)
     check_prompts(todo)
-    data.need(underlying_fields(needed_fields(todo)))
-    data.open()  # the first that writes: all that can be checked without it has been
-    for stage in todo:
-        check_images(data, stage.evaluations)
-        stage.check_data(data)
-    if is_rank_zero() and not (run.folder / CONFIG_FILE).is_file():
-        data.check_fields()  # of a run that goes on they were seen; it reads nothing but what it stopped in
-    for stage in todo:
-        stage.prepare(data)
-        data.set_batch(stage.batch_size, stage.accumulate, first.world_size)
-        if is_rank_zero():
-            newest(stage.checkpoints)  # what it cannot go on from is said here
+    data = _open_data(todo, run, first)
     with run_output(run.folder).lock() if is_rank_zero() else nullcontext():
         ranks.start(first, str(config.trainer.strategy))
         try:
@@ -194,6 +178,32 @@ def _train_stages(
         finally:
             if is_rank_zero():
                 end_record(run.folder, heard)
+
+
+def _print_hints(stage: Stage[Task], accelerator: str) -> None:
+    """Print what a user should know of a stage before it is trained."""
+    summary = None if stage.warm_start is None else stage.warm_start.summary(stage.name)
+    for hint in (large_on_cpu(stage, accelerator), stage.left_out, summary):
+        if hint is not None:
+            print(hint)
+
+
+def _open_data(todo: Sequence[Stage[Task]], run: RunContext, first: pl.Trainer) -> DataModule:
+    """Open the data, check that they fit the stages, and let these learn from them. This is the first step that writes."""
+    data: DataModule = build(run.config.data)
+    data.need(underlying_fields(needed_fields(todo)))
+    data.open()
+    for stage in todo:
+        check_images(data, stage.evaluations)
+        stage.check_data(data)
+    if is_rank_zero() and not (run.folder / CONFIG_FILE).is_file():
+        data.check_fields()  # a run that continues has checked them; it reads only the samples from where it stopped
+    for stage in todo:
+        stage.prepare(data)
+        data.set_batch(stage.batch_size, stage.accumulate, first.world_size)
+        if is_rank_zero():
+            newest(stage.checkpoints)  # raises an error where a checkpoint cannot be continued from
+    return data
 
 
 def _made_anew(todo: Sequence[Stage[Task]], again: Continuation, *, measured: bool) -> list[Path]:
@@ -222,6 +232,6 @@ def suit_hardware(accelerator: str, precision: str) -> None:
 
 
 def quiet_lightning() -> None:
-    """Let Lightning say nothing but warnings: its advertisements, and what this program says in its own words, are left out."""
+    """Let Lightning log only warnings, since it advertises, and repeats messages that this program gives itself."""
     for name in ("pytorch_lightning", "lightning_fabric"):  # which set their level themselves when they are imported
         logging.getLogger(name).setLevel(logging.WARNING)

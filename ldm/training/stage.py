@@ -75,7 +75,7 @@ class Stage(ABC, Generic[TaskType]):
     """Files of finished models of other stages that hold a model of this one, too."""
 
     never_taken: ClassVar[Sequence[str]] = ()
-    """Names of tensors that begin anew, whatever a model begins with."""
+    """Names of tensors that are always initialized, whatever weights a model begins with."""
 
     panels: ClassVar[Panels]
     """The panels of curves that this stage has beside those of all."""
@@ -226,7 +226,7 @@ class Stage(ABC, Generic[TaskType]):
 
     @property
     def left_out(self) -> str | None:
-        """Say which callbacks were left out, and which are there; None where none was left out."""
+        """Return a message about callbacks that were left out, and those that are there; None where none was left out."""
         missing = [name for name, part in self.callback_configs.items() if part is None]
         if not missing:
             return None
@@ -242,7 +242,7 @@ class Stage(ABC, Generic[TaskType]):
         """Build the task, callbacks and loggers; nothing is written.
 
         Args:
-            signals: What the run is asked for while it trains.
+            signals: The requests to the run while it trains.
             panels: Name of each stage of the run -> its panels of curves.
         """
         pl.seed_everything(self.run.config.seed, workers=True, verbose=False)  # whatever was built or read before
@@ -287,7 +287,7 @@ class Stage(ABC, Generic[TaskType]):
         return take_weights(model, weights, file, may_be_new=config.init_new, never=self.never_taken)
 
     def finish(self, trainer: pl.Trainer, data: DataModule) -> dict[str, float]:
-        """Make the finished model of the trained task, write it, and measure it. All processes call it.
+        """Build the finished model from the trained task, write it, and measure it. All processes call it.
 
         Args:
             trainer: The trainer that has made the last step.

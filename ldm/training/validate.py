@@ -19,6 +19,7 @@ from ldm.callback.randomness import StepSeed
 from ldm.config import CONFIGS, build, options_of, resolved, takes
 from ldm.data.base import DataModule
 from ldm.model import LatentDiffusion
+from ldm.options.rule import leaves
 from ldm.options.sweep import in_sweep
 from ldm.task.base import Task
 from ldm.training.claim import Continuation
@@ -66,15 +67,15 @@ def leave_out_leftovers(config: DictConfig, typed: Sequence[str], experiment: st
             else:
                 OmegaConf.select(config, parent).pop(last)
     for file in sorted((CONFIGS / "debug").glob("*.yaml")):
-        _leave_out_options(config, names, _said_by(file))
+        _leave_out_options(config, names, _options_in(file))
     file = CONFIGS / "experiment" / f"{experiment}.yaml"
-    return _leave_out_options(config, names, _said_by(file)) if file.is_file() else []
+    return _leave_out_options(config, names, _options_in(file)) if file.is_file() else []
 
 
-def _leave_out_options(config: DictConfig, typed: Sequence[str], said: Mapping[str, Any]) -> list[str]:
+def _leave_out_options(config: DictConfig, typed: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     """Remove options that a file says for other classes of the same group, and these classes do not take; return their names."""
     left = []
-    for option, value in said.items():
+    for option, value in options.items():
         place, _, name = option.rpartition(".")
         part = OmegaConf.select(config, place) if place else None
         if not isinstance(part, DictConfig) or "_target_" not in part or name.startswith("_"):
@@ -93,30 +94,28 @@ def _leave_out_options(config: DictConfig, typed: Sequence[str], said: Mapping[s
 
 
 @cache
-def _said_by(file: Path) -> dict[str, Any]:
+def _options_in(file: Path) -> dict[str, Any]:
     """Return all options of a file of configs and their values."""
     options = OmegaConf.load(file)
     assert isinstance(options, DictConfig)
     return options_of(options)
 
 
-def check_groups(settings: Mapping[str, Any], prefix: str = "") -> None:
+def check_groups(settings: Mapping[str, Any]) -> None:
     """Check that no choice of a group was given as the value of an option.
 
     Args:
         settings: The config, as plain values.
-        prefix: The place of `settings` in the whole, with a dot at its end.
 
     Raises:
         ValueError: If one was, with the form in which it is to be given.
     """
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            check_groups(value, f"{prefix}{name}.")
-        elif prefix and isinstance(value, str) and (CONFIGS / name / f"{value}.yaml").is_file():
-            group = f"{name}@{prefix}{name}" if prefix.startswith("stage.") else name
+    for option, value in leaves(settings):
+        place, _, name = option.rpartition(".")
+        if place and isinstance(value, str) and (CONFIGS / name / f"{value}.yaml").is_file():
+            group = f"{name}@{option}" if option.startswith("stage.") else name
             raise ValueError(
-                f"{prefix}{name}={value} cannot be, since {value} is a choice of a group of options; type {group}={value}"
+                f"{option}={value} cannot be, since {value} is a choice of a group of options; type {group}={value}"
             )
 
 
@@ -296,7 +295,7 @@ def check_finished(stages: Sequence[Stage[Task]], again: Continuation) -> None:
 
     Args:
         stages: The stages of the run.
-        again: What a run with these options would do again.
+        again: The parts that a run with these options would do again.
 
     Raises:
         ValueError: If one is missing, or was trained for fewer steps than are asked for.

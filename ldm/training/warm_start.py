@@ -224,7 +224,7 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tens
 
 
 def _advice(found: type, path: str) -> str:
-    """Return what to do with a model of another kind, after a comma or a semicolon."""
+    """Return advice for a model of another kind, as the end of a sentence."""
     if issubclass(found, Autoencoder):
         return (
             f"; to train on this autoencoder as it is, give autoencoder.ckpt={path}; to train it further, train the first stage "

@@ -1,7 +1,9 @@
 """All programs answer alike: help, mistakes, the config that options make, sweeps, plug-ins."""
 
 import os
+import re
 import sys
+from pkgutil import resolve_name
 
 import pytest
 
@@ -54,6 +56,13 @@ def test_every_program_prints_help_mistakes_and_its_config(name):
     assert "Traceback" not in text
     without_seed = ("pack", "ema", "evaluate", "fetch", "compare", "report", "interop_load", "interop_export")
     assert "\nseed:" in forked(*PROGRAMS[name], "--cfg", "job") or name in without_seed
+
+
+def test_programs_name_functions_that_are_imported_late():
+    files = [*(ROOT / "ldm").rglob("__main__.py"), *(ROOT / "ldm" / "cli").glob("*.py")]
+    named = dict(call for file in files for call in re.findall(r'program\("(\w+)", "([\w.:]+)"', file.read_text()))
+    assert named.keys() == PROGRAMS.keys() - {"train", "sample"}, "these two have further duties, and give a function"
+    assert all(callable(resolve_name(function)) for function in named.values())
 
 
 def test_help_lists_options_with_their_comments_and_choices():

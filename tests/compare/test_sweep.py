@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ldm.compare.sweep import beside, sweep_report, tell
+from ldm.compare.sweep import beside, print_report, sweep_report
 from tests.report.folders import write_run
 
 
@@ -45,8 +45,8 @@ def test_the_next_command_names_all_runs_of_a_folder_by_a_pattern_and_some_by_th
 
 
 def test_of_less_than_two_runs_nothing_is_said(runs, tmp_path, capsys):
-    tell([runs[0], tmp_path / "failed before its first step"], None, None)
+    print_report([runs[0], tmp_path / "failed before its first step"], None, None)
     assert capsys.readouterr().out == ""
-    tell(runs, "accuracy", "maximize")
+    print_report(runs, "accuracy", "maximize")
     text = capsys.readouterr().out
     assert text.index("seed=4") < text.index("seed=1") < text.index("next: python -m ldm.compare")

@@ -51,7 +51,7 @@ def test_every_program_says_which_disk_is_full(small, capsys):
 
     config = OmegaConf.create({"out": str(small / "x"), "size": 3, "cache": "${out}/cache", "packages": ["ldm"]})
     with pytest.raises(SystemExit):
-        entry._with_messages(run, {}, (), "")(config)
+        entry._with_messages("train", run, {}, ())(config)
     assert f"the disk of {small} (out={small / 'x'})" in capsys.readouterr().err
 
 

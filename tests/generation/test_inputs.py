@@ -18,8 +18,8 @@ from ldm.generation.mode.txt2img import Txt2Img
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import (
     SampleRequest,
+    check_given,
     check_numbers,
-    check_told,
     given_fields,
     numbered,
     with_class_numbers,
@@ -262,24 +262,24 @@ def test_names_of_classes_become_the_numbers_that_the_conditioner_knows(label_ma
 
 
 def test_what_the_model_is_not_told_and_what_is_missing_is_said():
-    check_told(SampleRequest("0", "a", inputs={"label": 3}), ("caption", "label", "geometry"), ())
-    check_told(SampleRequest("0", "guided by CLIP alone"), (), ())
-    check_told(SampleRequest("0"), ("mask",), {"mask"})
+    check_given(SampleRequest("0", "a", inputs={"label": 3}), ("caption", "label", "geometry"), ())
+    check_given(SampleRequest("0", "guided by CLIP alone"), (), ())
+    check_given(SampleRequest("0"), ("mask",), {"mask"})
     with pytest.raises(ValueError, match="told label, and for 0 label is missing; give label=..."):
-        check_told(SampleRequest("0"), ("label",), ())
+        check_given(SampleRequest("0"), ("label",), ())
     with pytest.raises(ValueError, match="told label, not prompt, and for 0 label is missing; give label=..."):
-        check_told(SampleRequest("0", "a cat"), ("label",), ())
+        check_given(SampleRequest("0", "a cat"), ("label",), ())
     with pytest.raises(ValueError, match="told layout and prompt, and for 0 prompt is missing; give prompt=..."):
-        check_told(SampleRequest("0", inputs={"layout": []}), ("boxes", "caption"), ())
+        check_given(SampleRequest("0", inputs={"layout": []}), ("boxes", "caption"), ())
     with pytest.raises(
         ValueError,
         match="told image and mask, and for 0 image and mask are missing; give mode=inpaint init=FILE mask=FILE$",
     ):
-        check_told(SampleRequest("0"), ("image", "mask"), ())
+        check_given(SampleRequest("0"), ("image", "mask"), ())
     with pytest.raises(ValueError, match="are missing; give mode=super_resolution low_resolution=FILE prompt=...$"):
-        check_told(SampleRequest("0"), ("caption", "low_resolution"), ())
+        check_given(SampleRequest("0"), ("caption", "low_resolution"), ())
     with pytest.raises(ValueError, match="label would change nothing: this model is told prompt; leave it out"):
-        check_told(SampleRequest("0", "a", inputs={"label": 3}), ("caption",), ())
+        check_given(SampleRequest("0", "a", inputs={"label": 3}), ("caption",), ())
 
 
 def test_images_are_as_large_as_their_maps(label_map):

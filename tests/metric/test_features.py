@@ -291,9 +291,9 @@ def test_too_few_images_are_an_error_and_few_a_doubt(metric):
     if metric.needs_reference and metric.real_features:
         with pytest.raises(ValueError, match=f"at least {least} real images, but the reference holds {least - 1}"):
             metric.measure(GENERATED, Reference(Statistics.of(REAL), REAL[: least - 1]))
-    assert metric.doubt(metric.wanted_images) is None
+    assert metric.warning(metric.wanted_images) is None
     if metric.wanted_images > least:
-        assert f"is measured on {least} images, and " in metric.doubt(least)
+        assert f"is measured on {least} images, and " in metric.warning(least)
 
 
 @ALL

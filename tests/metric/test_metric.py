@@ -125,11 +125,11 @@ def test_caption_accuracy_refuses_images_that_are_not_finite(source):
 
 def test_metrics_tell_how_many_images_they_need(source):
     assert CaptionAccuracy(source).least_images == 1
-    assert CaptionAccuracy(source).doubt(1) is None
+    assert CaptionAccuracy(source).warning(1) is None
     metric = Frechet(Pixels())
     assert metric.least_images == 2
-    assert metric.doubt(4) is None
-    assert "its rank is 2 at most" in metric.doubt(3)
+    assert metric.warning(4) is None
+    assert "its rank is 2 at most" in metric.warning(3)
     measured = Measured(metric, gaussians(0.0, 0.1, count=2))
     measured.update(gaussians(0.0, 0.1, count=2), {})
     assert measured.compute()["frechet_pixels"] >= 0

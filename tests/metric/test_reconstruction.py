@@ -85,6 +85,6 @@ def test_too_few_images_for_the_covariance_are_doubted():
     distance = ReconstructionDistance([Frechet(Pixels())])
     vectors = torch.randn(3, 3).double()
     assert torch.linalg.matrix_rank(torch.cov(vectors.T)) == 2, "three images are too few for three features"
-    assert distance.doubts(4) == []
-    (doubt,) = distance.doubts(3)
-    assert "rfrechet_pixels is measured on 3 images, and the covariance of its 3 features needs more than 3" in doubt
+    assert distance.warnings(4) == []
+    (warning,) = distance.warnings(3)
+    assert "rfrechet_pixels is measured on 3 images, and the covariance of its 3 features needs more than 3" in warning

@@ -30,7 +30,7 @@ KERNELS = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling
 """Kernels by which images are resized; section 3.2."""
 
 JPEG_RATE = 0.75
-"""How often JPEG is among the shuffled steps; section 3.4. It is always the last step, too."""
+"""The probability of JPEG among the shuffled steps; section 3.4. It is always the last step, too."""
 
 
 class BSRLight(Degradation):

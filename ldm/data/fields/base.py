@@ -47,7 +47,7 @@ class FieldReader(ABC):
     Attributes:
         name: Name of the field.
         endings: Endings of the files that it reads.
-        advice: What to do where samples lack the field, for messages.
+        advice: Advice where samples lack the field, for messages.
     """
 
     name: str
@@ -76,7 +76,7 @@ class PlacedReader(FieldReader):
 
     @abstractmethod
     def place(self, value: Any, placement: Placement) -> Tensor:
-        """Return what `read` gave, moved as the image was.
+        """Return a value of `read`, resized, cropped and flipped as the image was.
 
         Raises:
             Broken: Where it does not fit the image, or turns out to be damaged.
@@ -99,7 +99,7 @@ class ComputedReader(FieldReader):
         """Return the field of one sample.
 
         Args:
-            value: What `read` gave.
+            value: The value, as `read` returns it.
             cut: The finished image; its levels are there if `needs_image` is true.
             rng: Makes the generator of this field of this sample: the same seed, epoch and key draw the same.
 

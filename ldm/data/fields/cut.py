@@ -16,7 +16,7 @@ class Cut(NamedTuple):
 
     Attributes:
         fields: Its fields: `image`, as `(H, W, 3)` uint8, or `moments`; and `geometry`, `(6,)`.
-        placement: How the original was resized, cropped and flipped.
+        placement: The resizing, cropping and flipping of the original.
         text: The tokens of the sample's captions that lie beside a latent; None: there are none, or none are read.
     """
 

@@ -23,7 +23,7 @@ class MapReader(PlacedReader):
     """The base class of readers of one picture beside the image.
 
     Attributes:
-        resample: How the picture is resized.
+        resample: The filter by which the picture is resized.
     """
 
     resample: Image.Resampling

@@ -18,10 +18,10 @@ from ldm.data.fields.cut import Cut
 from ldm.data.transforms import Transform
 
 NO_RNG = random.Random(0)
-"""Given to transforms that draw nothing."""
+"""The generator for transforms that draw nothing."""
 
 NO_BOX = -1.0
-"""The class of what stands in `boxes` where a sample has fewer than others of its batch."""
+"""The class of the padding in `boxes`, where a sample has fewer than others of its batch."""
 
 
 Generators: TypeAlias = Callable[[str], random.Random]
@@ -120,7 +120,7 @@ class SampleFields:
     def _still(
         self, readers: Sequence[FieldReader], image: Callable[[], bytes], size: Size | None = None
     ) -> Cut | None:
-        """Return as much of the image, cut at the centre, as the fields of some readers need; None where that is nothing."""
+        """Return as much of the image, cut at the centre, as the fields of some readers need; None where they need nothing."""
         if any(isinstance(reader, ComputedReader) and reader.needs_image for reader in readers):
             return self.transform.still()(image(), NO_RNG, size)
         if any(isinstance(reader, (PlacedReader, ComputedReader)) for reader in readers):

@@ -13,7 +13,7 @@ class TagVariation:
     Args:
         shuffle: Put the tags in a random order.
         keep: The first so many tags stay, at their places.
-        drop: How often each other tag is left out; of a caption, at least one tag stays.
+        drop: The probability that another tag is left out; at least one tag of a caption stays.
 
     Raises:
         ValueError: If an option has a value that it cannot have.

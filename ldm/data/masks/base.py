@@ -16,7 +16,7 @@ from ldm.options.rule import FRACTION, Whole, check, check_range
 MaskArray: TypeAlias = NDArray[np.bool_]
 
 ATTEMPTS = 1000
-"""Masks that are drawn before it is said that none has the fraction that was asked for."""
+"""The number of attempts to draw a mask of the wanted fraction, before an error."""
 
 REFERENCE = 256
 """Side of an image, in pixels, to which the lengths in the papers' settings belong; all scale with the shorter side."""

@@ -1,6 +1,6 @@
 """`python -m ldm.data.neighbors data.train=SHARDS data.val=SHARDS out=DIR`; its options are in configs/neighbors.yaml."""
 
-from ldm.cli.neighbors import main
+from ldm.cli.entry import program
 
 if __name__ == "__main__":
-    main()
+    program("neighbors", "ldm.cli.neighbors:run")

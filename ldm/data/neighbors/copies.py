@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from ldm.batch import Batch, SkippedSample, tensor_field
 from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.decode import Broken
 from ldm.data.neighbors.database import NeighborDatabase, npy_bytes
-from ldm.data.rewriting import chunks_of, left_out
+from ldm.data.rewriting import Piece, ShardRewriting, missing
 from ldm.data.shards.names import StoredSample, write_shard
 from ldm.pretrained.retrieval import RetrievalEncoder
 
@@ -29,63 +24,54 @@ ENDING = "neighbors.npy"
 """The ending of the file that is written beside each image."""
 
 
-class StoredImage(NamedTuple):
-    """A sample as it is copied.
-
-    Attributes:
-        key: Its name.
-        files: Its files, by ending.
-        row: Its row in the database; -1 where it is not there.
-        levels: Its image, `(1, H, W, 3)` uint8, where its embedding is not known; else None.
-    """
-
-    key: str
-    files: dict[str, bytes]
-    row: int
-    levels: Tensor | None
+ROWS, IMAGES = "rows", "images"
+"""Fields of copied samples: the row of each in the database, or -1; where it is -1 the image, `(1, H, W, 3)` uint8, else None."""
 
 
-class StoredImages(Dataset[tuple[list[StoredImage], list[SkippedSample]]]):
-    """Samples as they are copied, and those among them that are broken; images with known embeddings are not decoded.
+class StoredImages:
+    """Reads samples as they are copied; images with known embeddings are not decoded.
 
     Args:
         dataset: The samples, their images at the size that the encoder takes.
-        chunks: The numbers of the samples of each item.
         own: For each sample its row in the database, or -1, `(N,)`.
     """
 
-    def __init__(self, dataset: ShardDataset, chunks: Sequence[Sequence[int]], own: NDArray[np.int64]) -> None:
+    def __init__(self, dataset: ShardDataset, own: NDArray[np.int64]) -> None:
         self.dataset = dataset
-        self.chunks = chunks
         self.own = own
 
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, number: int) -> tuple[list[StoredImage], list[SkippedSample]]:
-        found: list[StoredImage] = []
+    def read(self, numbers: Sequence[int]) -> Piece:
+        """Return some samples, with the fields that are named above, and all files of each, its image among them."""
+        keys: list[str] = []
+        rows: list[int] = []
+        images: list[Tensor | None] = []
+        files: list[dict[str, bytes]] = []
         skipped: list[SkippedSample] = []
-        for one in self.chunks[number]:
-            row, levels = int(self.own[one]), None
+        for number in numbers:
+            row, image = int(self.own[number]), None
             if row < 0:
-                batch, _ = self.dataset.exactly([one])
+                batch, _ = self.dataset.exactly([number])
                 skipped += batch.skipped
                 if not batch.key:
                     continue
-                levels = tensor_field(batch.fields, "image")
-            sample = self.dataset.index[one]
+                image = tensor_field(batch.fields, "image")
+            sample = self.dataset.index[number]
             try:
-                found.append(StoredImage(sample.key, self.dataset.stored(one), row, levels))
+                files.append(self.dataset.stored(number))
             except Broken as broken:
                 skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
-        return found, skipped
+                continue
+            keys.append(sample.key)
+            rows.append(row)
+            images.append(image)
+        return Batch(keys, {ROWS: rows, IMAGES: images}, skipped), files
 
 
 class ShardCopier:
     """Writes copies of shards with the neighbours of each sample.
 
     Args:
-        database: Among whose images neighbours are looked for.
+        database: The database of the possible neighbours.
         encoder: Embeds images that are not in the database.
         k: The number of neighbours.
         dtype: The type of what is written, "float32" or "float16".
@@ -126,52 +112,35 @@ class ShardCopier:
             The number of samples, shards written and shards kept, and of the shards written the number of what was left out,
             by the reason.
         """
-        index = dataset.index
-        files = {number: out / f"{split}-{number:06d}.tar" for number in range(len(index.shards))}
-        todo = [number for number, file in files.items() if not file.is_file()]
-        done = Counter({"shards written": len(todo), "shards kept": len(files) - len(todo)})
-        for shard in todo:
-            done.update(left_out(index, shard))
-        chunks = chunks_of(index, todo, self.batch_size)
-        own = self._own(dataset, chunks)
-        total = sum(len(numbers) for _, numbers in chunks)
-        items = StoredImages(dataset, [numbers for _, numbers in chunks], own)
-        loader = DataLoader(items, None, num_workers=self.workers)
-        with tqdm(total=total, desc=f"neighbours of {split}", unit="image") as bar:
+        files = {number: out / f"{split}-{number:06d}.tar" for number in range(len(dataset.index.shards))}
+        images = StoredImages(dataset, self._own(dataset, missing(files)))
+        copying = ShardRewriting(
+            dataset.index, files, images.read, self.batch_size, self.workers, bad_samples, f"neighbours of {split}"
+        )
+        for shard, pieces in copying:
+            write_shard(files[shard], (sample for piece in pieces for sample in self._samples(*piece)))
+        return copying.done
 
-            def samples(
-                batches: Iterable[tuple[int, tuple[list[StoredImage], list[SkippedSample]]]],
-            ) -> Iterator[StoredSample]:
-                for _, (images, skipped) in batches:
-                    yield from self._samples(images)
-                    done.update({"samples": len(images), **Counter(skip.reason for skip in skipped)})
-                    bad_samples.count(len(images), skipped, total)
-                    bar.update(len(images) + len(skipped))
-
-            for shard, batches in groupby(zip((shard for shard, _ in chunks), loader), key=itemgetter(0)):
-                write_shard(files[shard], samples(batches))
-        return done
-
-    def _own(self, dataset: ShardDataset, chunks: Sequence[tuple[int, range]]) -> NDArray[np.int64]:
-        """Return the row of each sample in the database, `(N,)`; -1 where it is not there, or in none of the chunks."""
+    def _own(self, dataset: ShardDataset, shards: Sequence[int]) -> NDArray[np.int64]:
+        """Return the row of each sample in the database, `(N,)`; -1 where it is not there, or in none of the shards."""
         own = np.full(len(dataset), -1, np.int64)
-        for shard, parts in groupby(chunks, key=itemgetter(0)):
+        for shard in shards:
             if rows := self.database.rows_of(dataset.index.shards[shard]):
-                for _, numbers in parts:
-                    own[list(numbers)] = [rows.get(dataset.index[number].key, -1) for number in numbers]
+                for number in dataset.index.numbers_of(shard):
+                    own[number] = rows.get(dataset.index[number].key, -1)
         return own
 
-    def _samples(self, images: Sequence[StoredImage]) -> Iterator[StoredSample]:
+    def _samples(self, batch: Batch, files: Sequence[dict[str, bytes]]) -> Iterator[StoredSample]:
         """Yield the files of samples, their neighbours among them."""
-        if not images:
+        if not batch.key:
             return
-        own = np.array([image.row for image in images])
-        queries = np.empty((len(images), self.database.width), np.float32)
+        own = np.array(batch.fields[ROWS])
+        queries = np.empty((len(own), self.database.width), np.float32)
         queries[own >= 0] = self.database.embeddings(own[own >= 0])
-        levels = [image.levels for image in images if image.levels is not None]
+        levels = [image for image in batch.fields[IMAGES] if image is not None]
         if levels:
-            batch = finish(Batch([""] * len(levels), {"image": torch.cat(levels)}, []), self.device)
-            queries[own < 0] = self.encoder.embed_images(tensor_field(batch.fields, "image")).cpu().numpy()
+            unknown = finish(Batch([""] * len(levels), {"image": torch.cat(levels)}, []), self.device)
+            queries[own < 0] = self.encoder.embed_images(tensor_field(unknown.fields, "image")).cpu().numpy()
         found = self.database.nearest(queries, self.k, own).embeddings
-        for image, neighbors in zip(images, found, strict=True):
-            yield {"__key__": image.key, **image.files, ENDING: npy_bytes(neighbors.astype(self.dtype))}
+        for key, stored, neighbors in zip(batch.key, files, found, strict=True):
+            yield {"__key__": key, **stored, ENDING: npy_bytes(neighbors.astype(self.dtype))}

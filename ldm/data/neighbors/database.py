@@ -6,8 +6,6 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ldm.batch import tensor_field
@@ -24,7 +21,7 @@ from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.dataset import ShardDataset, finish
 from ldm.data.neighbors.search import NeighborSearch, import_faiss
 from ldm.data.order.batch_sampler import spread
-from ldm.data.rewriting import ExactBatches, chunks_of
+from ldm.data.rewriting import ShardRewriting
 from ldm.data.shards.shard_index import ShardSummary
 from ldm.files.tensors import DTYPES, write_tensors
 from ldm.files.whole import written_whole
@@ -87,7 +84,7 @@ class NeighborDatabase:
 
     Args:
         index: A faiss index of all embeddings, in the order of the shards.
-        search: How it is searched.
+        search: The method of the search.
         shards: The embedded shards.
     """
 
@@ -198,22 +195,17 @@ def embed_shards(
     """
     index = dataset.index
     files = {number: out / EMBEDDINGS.format(number) for number in range(len(index.shards))}
-    todo = [number for number, file in files.items() if not file.is_file()]
-    chunks = chunks_of(index, todo, batch_size)
-    total = sum(len(numbers) for _, numbers in chunks)
-    loader = DataLoader(ExactBatches(dataset, [numbers for _, numbers in chunks]), None, num_workers=workers)
-    with tqdm(total=total, desc="embedding", unit="image") as bar:
-        for shard, batches in groupby(zip((shard for shard, _ in chunks), loader), key=itemgetter(0)):
-            keys: list[str] = []
-            parts: list[Tensor] = []
-            for _, (batch, _) in batches:
-                bad_samples.count(len(batch.key), batch.skipped, total)
-                if batch.key:
-                    keys += batch.key
-                    image = tensor_field(finish(batch, device).fields, "image")
-                    parts.append(encoder.embed_images(image).to(DTYPES[dtype]).cpu())
-                bar.update(len(batch.key) + len(batch.skipped))
-            _write(files[shard], keys, torch.cat(parts) if parts else torch.empty(0, 0), index.shards[shard])
+    for shard, pieces in ShardRewriting(
+        index, files, dataset.exactly, batch_size, workers, bad_samples, description="embedding"
+    ):
+        keys: list[str] = []
+        parts: list[Tensor] = []
+        for batch, _ in pieces:
+            if batch.key:
+                keys += batch.key
+                image = tensor_field(finish(batch, device).fields, "image")
+                parts.append(encoder.embed_images(image).to(DTYPES[dtype]).cpu())
+        _write(files[shard], keys, torch.cat(parts) if parts else torch.empty(0, 0), index.shards[shard])
 
 
 def _write(file: Path, keys: Sequence[str], embeddings: Tensor, summary: ShardSummary) -> None:

@@ -49,7 +49,7 @@ OPTIONS: dict[str, Rule] = {
     "include_query": FLAG,
     "seed": SEED,
 }
-"""Which values the program's own options can have."""
+"""The rules of the program's own options."""
 
 
 class Method(NamedTuple):
@@ -58,7 +58,7 @@ class Method(NamedTuple):
     Attributes:
         encoder: Embeds images.
         search: Searches the embeddings.
-        facts: What says how, as it is written beside an index.
+        facts: The settings of both, as they are written beside an index.
     """
 
     encoder: RetrievalEncoder

@@ -69,7 +69,7 @@ def write_answers(
         out: The folder; what an earlier command wrote there is replaced.
         queries: The queries.
         embeddings: Their embeddings `(Q, D)`, of length 1.
-        database: Among whose images neighbours are looked for.
+        database: The database of the possible neighbours.
         k: The number of neighbours, K.
         dtype: The type of what is written, "float32" or "float16".
         include_query: Put the query's own embedding before those of its neighbours: `(K + 1, D)` instead of `(K, D)`.

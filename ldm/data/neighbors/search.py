@@ -17,7 +17,7 @@ POINTS_PER_LIST = 256
 """The largest number of embeddings for each cluster that the clustering reads."""
 
 FEWEST_PER_LIST = 40
-"""The smallest number of embeddings for each cluster, below which clusters say little."""
+"""The smallest useful number of embeddings for each cluster."""
 
 
 def import_faiss() -> ModuleType:
@@ -38,7 +38,7 @@ class NeighborSearch(ABC):
 
     @abstractmethod
     def sample_size(self, count: int) -> int:
-        """Return how many embeddings, of `count`, `begin` needs to see."""
+        """Return the number of embeddings, out of `count`, that `begin` needs."""
 
     @abstractmethod
     def begin(self, sample: NDArray[np.float32], count: int) -> Any:
@@ -99,7 +99,7 @@ class InvertedFileSearch(NeighborSearch):
         self.probes = probes
 
     def sample_size(self, count: int) -> int:
-        """Return how many embeddings, of `count`, are clustered."""
+        """Return the number of embeddings, out of `count`, that are clustered."""
         return min(count, POINTS_PER_LIST * self._lists(count))
 
     def begin(self, sample: NDArray[np.float32], count: int) -> Any:

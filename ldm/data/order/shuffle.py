@@ -137,7 +137,7 @@ class MixtureOrder(SampleOrder):
 
     Args:
         parts: Orders of the data sets; their sample numbers must not overlap.
-        weights: How often each data set is drawn from, in any unit.
+        weights: The relative frequency of each data set.
         seed: The seed of the order in which the data sets take turns.
 
     Raises:

@@ -1,6 +1,6 @@
 """`python -m ldm.data.pack images=FOLDER captions=captions.csv out=DIR`; its options are in configs/pack.yaml."""
 
-if __name__ == "__main__":  # the import is here, for the processes that pack begin by running this file, too
-    from ldm.cli.pack import main
+if __name__ == "__main__":  # the import is here, since the processes that pack run this file when they start
+    from ldm.cli.entry import program
 
-    main()
+    program("pack", "ldm.data.pack.packer:main")

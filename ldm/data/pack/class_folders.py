@@ -24,7 +24,7 @@ SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "t
 
 
 SHOWN = 5
-"""So many names of folders are listed in an error, at most."""
+"""The largest number of folders that an error names."""
 
 
 def find_classes(folder: Path, *, leave_out: Path, file: Path | None = None) -> dict[str, int]:
@@ -108,10 +108,10 @@ def digest(classes: Sequence[str]) -> str:
 
 
 def with_label(record: Fields, where: str, parts: Mapping[str, str], classes: Mapping[str, int]) -> Fields:
-    """Return what is known of an image with the number of its class, "label".
+    """Return the data of an image, with the number of its class under "label".
 
     Args:
-        record: What is known of it already.
+        record: The data that are known of it already.
         where: Path of the image, relative to the folder of all images.
         parts: Ending -> path of its other files.
         classes: Name -> number of the classes.

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
+from ldm.config import resolved
 from ldm.data.pack.captions import find_tables, read_table, table_folder
 from ldm.data.pack.class_folders import CLASSES_FILE, FROM_FOLDERS, digest, find_classes
 from ldm.data.pack.plan import Plan, fraction_for_validation, make_plan
@@ -249,6 +251,11 @@ class Packer:
         total, rest = (sum(shard.rows for shard in shards) for shards in (plan.shards, missing))
         with tqdm(total=total, initial=total - rest, desc="packing", unit="image") as bar:
             write_all(missing, self.job, self.workers, bar.update)
+
+
+def main(config: DictConfig) -> None:
+    """Pack images as `configs/pack.yaml` says, and print what was written."""
+    print(Packer(**resolved(config)).write().table())
 
 
 def _read_plan(out: Path) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ USUAL_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Fractions for validation that can be taken or advised."""
 
 ENOUGH, MOST = 16, 0.2
-"""Rows for validation that are enough, and the fraction beyond which no more are taken for that."""
+"""The number of rows that is enough for validation, and the largest fraction taken to reach it."""
 
 
 @dataclass

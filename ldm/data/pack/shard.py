@@ -26,7 +26,7 @@ ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """For each format, by Pillow's name, the ending under which its bytes can be stored in a shard."""
 
 LOOKED_AT = 16
-"""Number of images by which a packing that goes on checks that they are the images it was begun with."""
+"""The number of images that a continued packing compares with those it was begun with."""
 
 
 class Job(NamedTuple):

@@ -20,7 +20,7 @@ from ldm.options.arguments import command_name
 SPLITS = ("train", "val")
 
 SHOWN = 12
-"""Classes that are named, at most."""
+"""The largest number of classes that are named."""
 
 NO_CAPTION = "no caption"
 """The reason for which images that lack a caption are skipped."""

@@ -16,7 +16,7 @@ from ldm.data.pack.row import OtherFile, find_inside
 UNNAMED = "image that the table does not name"
 
 MOST = 2_000_000
-"""The greatest number of names that are remembered; of larger tables it is not known what they do not name."""
+"""The greatest number of names that are remembered; larger tables are not checked."""
 
 
 class NamedImages:

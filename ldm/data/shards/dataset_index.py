@@ -85,6 +85,10 @@ class DatasetIndex:
         parts = {ending: extent for ending, extent in zip(self.shards[shard].parts, others) if extent != ABSENT}
         return Sample(key, self.shards[shard].path, image, text, record, parts)
 
+    def numbers_of(self, shard: int) -> range:
+        """Return the numbers of the samples of a shard."""
+        return range(self._starts[shard], self._starts[shard + 1])
+
     @property
     def encoding(self) -> dict[str, str]:
         """The facts that say how the latents in the shards were made; empty for images.
@@ -125,7 +129,7 @@ class DatasetIndex:
         return found
 
     def filters_message(self) -> str | None:
-        """Say how many samples pass the filters, and how many fail each of them; None where there are no filters."""
+        """Return a message with the numbers of samples that pass the filters and that fail each of them; None without filters."""
         if not self.filters:
             return None
         held = sum(shard.samples for shard in self.shards)

@@ -146,7 +146,7 @@ class Grouping:
 
     Args:
         shard: Its name, for what is counted.
-        skipped: To this is added what is left out.
+        skipped: A list to which samples that are left out are added.
         parts: Endings of those other files of a sample that are wanted.
         alone: True if images alone are samples.
     """

@@ -28,7 +28,7 @@ ARRAY_ENDING = "npy"
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 """File extensions of images, without the dot."""
 NO_TRAINING = "no training images are named; give data.train='shards/train-*.tar'"
-"""The message where training images are opened, and there are none, since the data are to measure a model."""
+"""The error where training images are opened although the data are only for measuring a model."""
 
 StoredSample = Mapping[str, str | bytes]
 """The key of a sample under `__key__`, and the bytes of each of its files under the file's extension."""

@@ -16,7 +16,7 @@ HEAD_BYTES = 2**20
 
 
 def shared_message(train: Sequence[str], val: Sequence[str], digests: Mapping[str, Sequence[str]]) -> str | None:
-    """Say which validation shards are trained on, too; None where none is. For the arguments see `shared_shards`."""
+    """Return a warning about validation shards that are also trained on, or None; see `shared_shards` for the arguments."""
     shared = shared_shards(train, val, digests)
     if not shared:
         return None

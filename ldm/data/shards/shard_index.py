@@ -46,7 +46,7 @@ class ShardSummary(NamedTuple):
         samples: Number of its samples; they are the first rows of the index.
         numbers: Names of the numbers that its .json files hold.
         digest: Hash of all that is known of its samples except their places.
-        encoding: How cached latents were made, and by which autoencoder; empty for images.
+        encoding: The settings with which cached latents were made, and their autoencoder; empty for images.
         sources: Digests of the shards of images that cached latents were made of; empty for images.
         skipped: Samples that were left out, and with the key "" the shard itself.
         leftovers: Files that no sample lacks, but that are not read: reason -> how many, and the name of the first.
@@ -85,7 +85,7 @@ class _View(NamedTuple):
 
     Attributes:
         samples: The number of these rows.
-        encoding: How cached latents were made; empty for images.
+        encoding: The settings with which cached latents were made; empty for images.
         sources: Digests of the shards of images that they were made of.
         skipped: Samples and files that were left out.
     """
@@ -131,7 +131,7 @@ def make(shard: str, cache: Path) -> int:
 
 
 def _facts(view: _View, keys: Sequence[bytes], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return what the index of a shard says of its first samples."""
+    """Return the summary of the first samples of a shard, for its index."""
     known = b"".join(tensors[name][: view.samples].tobytes() for name in ("sizes", "pixels", "numbers"))
     return {
         "samples": view.samples,

@@ -59,7 +59,7 @@ class ShardReader:
 
     Args:
         shard: A path, a URL or a command; it may be compressed (gzip, bzip2, xz).
-        skipped: To this is added what is left out.
+        skipped: A list to which samples that are left out are added.
         parts: Endings of the other files that are read.
         alone: True if images alone are samples.
     """

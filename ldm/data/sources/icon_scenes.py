@@ -32,7 +32,7 @@ GAP = 1
 """Pixels between the squares of two icons, and between a square and the edge of the canvas."""
 
 ATTEMPTS = 1000
-"""Places and combinations that are tried before it is said that there are none."""
+"""The number of attempts to find a place or a combination, before an error."""
 
 
 class IconScenes:

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fonticon_mdi7 import MDI7
+from omegaconf import DictConfig
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
+from ldm.config import build
 from ldm.data.sources.base import SOURCE_OPTIONS, write_once
 from ldm.options.rule import check_all
 
@@ -255,6 +257,7 @@ def indefinite_article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def report(source: Icons) -> None:
-    """Write a data set and print its size."""
+def main(config: DictConfig) -> None:
+    """Write the shards that `configs/icons.yaml` describes, and print how many images they hold."""
+    source: Icons = build(config.data.source)
     print(f"{len(source.train)} training and {len(source.val)} validation images in {source.write()}")

@@ -17,9 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ldm.config import build
 from ldm.data.pack.packer import Packer
 from ldm.data.sources.base import SOURCE_OPTIONS
 from ldm.options.rule import check_all
@@ -138,8 +140,9 @@ class OpenMoji:
             path.rename(shards / path.name)
 
 
-def report(source: OpenMoji) -> None:
-    """Write a data set and print its size."""
+def main(config: DictConfig) -> None:
+    """Write the shards that `configs/openmoji.yaml` describes, and print how many images they hold."""
+    source: OpenMoji = build(config.data.source)
     print(f"{len(list(source.drawings()))} images in {source.write()}")
 
 

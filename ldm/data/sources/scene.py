@@ -139,7 +139,7 @@ class SceneRenderer:
         return RenderedScene(np.asarray(picture), boxes, segmentation, depth)
 
     def distance(self, thing: SceneObject) -> float:
-        """Return how far away an icon is, from 1 on: its size tells."""
+        """Return the distance of an icon, at least 1, which its size determines."""
         return max(1.0, self.side(1.0) / thing.side)
 
     def truth(self, scenes: Sequence[Scene]) -> Fields:
@@ -163,7 +163,7 @@ class SceneRenderer:
         return max(1, round(LARGEST * min(self.height, self.width) / distance))
 
     def shape(self, icon: str, side: int) -> NDArray[np.float32]:
-        """Return how much of each pixel an icon covers, in [0, 1], `(h, w)`, in the smallest box around its shape.
+        """Return the coverage of each pixel by an icon, in [0, 1], `(h, w)`, in the smallest box around its shape.
 
         Args:
             icon: The name of the icon.

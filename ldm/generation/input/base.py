@@ -22,7 +22,7 @@ class Input(ABC):
 
     @abstractmethod
     def sources(self, value: Any) -> list[Any]:
-        """Return what the option names, one source for each image; a source can be written as JSON.
+        """Return the sources that the option names, one for each image; a source can be written as JSON.
 
         Raises:
             ValueError: Where the value cannot be, or a file cannot be read.
@@ -33,7 +33,7 @@ class Input(ABC):
         """Return a source with numbers of classes in place of their names.
 
         Args:
-            source: What `sources` gave.
+            source: A source, as `sources` returns it.
             number: Gives the number of the class of a name; raises ValueError where there is none.
         """
 
@@ -43,10 +43,10 @@ class Input(ABC):
 
     @abstractmethod
     def in_words(self, source: Any, class_name: Callable[[int], str]) -> str:
-        """Return what a source says, in words for people.
+        """Describe a source in words.
 
         Args:
-            source: What `sources` gave.
+            source: A source, as `sources` returns it.
             class_name: Gives what the class of a number is called.
         """
 
@@ -59,7 +59,7 @@ class Input(ABC):
         """Return the field of one image.
 
         Args:
-            source: What `sources` gave.
+            source: A source, as `sources` returns it.
             size: Size of the image.
             resized: Resize what lies on the image until it just covers that size; false: cut away what is too much.
 

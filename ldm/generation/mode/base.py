@@ -19,7 +19,7 @@ from ldm.conditioner.base import Conditioner
 from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, check_numbers, check_told, texts_of, with_class_numbers
+from ldm.generation.request import SampleRequest, check_given, check_numbers, texts_of, with_class_numbers
 from ldm.guidance.base import Guidance, fields_of
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import SIZE, Optional, check
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MOST_WARNINGS = 10
 
 FAR = 2
-"""A height or width this many times that of training, or the same part of it, is one at which few models draw well."""
+"""The ratio of a height or width to that of training, up or down, beyond which few models draw well."""
 
 MAPS = frozenset({"segmentation", "depth", "low_resolution", "mask"})
 """Fields that say at each pixel what is there: a model that reads one works at sizes far from that of its training."""
@@ -204,7 +204,7 @@ class PromptGenerator(Generator):
         sizes = [self.mode.size_of(request, self.model) for request in requests]
         readers = self.model.readers(self.guidance)
         for request in requests:
-            check_told(request, fields_of(readers), self.mode.gives)
+            check_given(request, fields_of(readers), self.mode.gives)
         requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
         check_numbers(requests, readers)
         if is_rank_zero():
@@ -212,8 +212,8 @@ class PromptGenerator(Generator):
                 log.warning(cut)
         for size in () if self.mode.any_size else set(sizes):
             self.model.check_size(size)
-        if is_rank_zero() and (doubt := far_from_training(sizes, self.model)) is not None:
-            log.warning(doubt)
+        if is_rank_zero() and (warning := far_from_training(sizes, self.model)) is not None:
+            log.warning(warning)
         return [replace(request, size=size) for request, size in zip(requests, sizes, strict=True)]
 
     def __call__(self, requests: Sequence[SampleRequest]) -> Tensor:
@@ -232,7 +232,7 @@ class PromptGenerator(Generator):
         )
 
     def _cut(self, texts: Sequence[str]) -> Iterator[str]:
-        """Yield what is cut away from texts that are too long, for the model and for models that guide it."""
+        """Yield a message for each text that is too long for the model or for a model that guides it."""
         yield from cut_prompts(self.model.conditioner, texts)
         for reader in self.guidance.readers:
             if isinstance(reader, Conditioner):

@@ -29,7 +29,7 @@ class AutoencoderNames:
         norm_out: The last norm of both halves.
         within_residual: The name of a module of our residual block -> theirs.
         within_attention: The name of a module of our attention -> theirs.
-        projection: How the weights of our projections to queries, keys, values and out of attention stand in theirs.
+        projection: The conversion of the weights of our projections to queries, keys, values and out of attention.
     """
 
     layout: str
@@ -56,7 +56,7 @@ class AutoencoderNames:
         return f"{half}.{self.levels[half]}.{levels - 1 - index if mirrored else index}"
 
     def stems(self, network: ConvAutoencoder) -> Iterator[Stem]:
-        """Yield what each module is called, also for skips, attentions and changes of resolution that this network lacks."""
+        """Yield the name of each module, also of skips, attentions and changes of resolution that this network lacks."""
         for half in HALVES:
             levels = getattr(network, half).levels
             for index, level in enumerate(levels):

@@ -45,8 +45,8 @@ class MapBeside:
         pipeline: Name of the pipeline of diffusers.
         absent: Components of that pipeline that no model here has.
         compvis: Name of the class of CompVis' programs.
-        keys: What they call its parts, in the order of their channels.
-        params: What else their yaml says of it.
+        keys: Their names of its parts, in the order of their channels.
+        params: Further entries of their yaml.
     """
 
     name: str
@@ -133,10 +133,10 @@ MAPS = (INPAINTING, DEPTH)
 
 
 def map_beside(kind: str, node: Mapping[str, Any]) -> MapBeside | None:
-    """Return what a model takes beside the noisy latent and the text; None where it takes nothing, or no text.
+    """Return the further input of a model, beside the noisy latent and the text; None where there is none, or no text.
 
     Args:
-        kind: What conditions it, a key of `conventions.EXPERIMENTS`.
+        kind: The kind of its condition, a key of `conventions.EXPERIMENTS`.
         node: Its config node, in which the conditioner is still the one of an experiment.
 
     Raises:

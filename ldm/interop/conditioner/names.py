@@ -9,7 +9,7 @@ from ldm.interop.translation import Stem, stem
 
 
 def hugging_face_clip(layers: int, *, inner: str = "text_model.") -> Iterator[Stem]:
-    """Yield what CLIP's text model is called by transformers, and so by CompVis and diffusers.
+    """Yield the names in CLIP's text model of transformers, which CompVis and diffusers share.
 
     Args:
         layers: Number of layers.
@@ -25,7 +25,7 @@ def hugging_face_clip(layers: int, *, inner: str = "text_model.") -> Iterator[St
 
 
 def open_clip(layers: int) -> Iterator[Stem]:
-    """Yield what CLIP's text model is called by OpenCLIP, without the beginning "model."; `layers` are those that are used."""
+    """Yield the names in OpenCLIP's text model, without the prefix "model."; `layers` is the number of layers in use."""
     yield stem("embeddings.token_embedding", "token_embedding")
     yield stem("embeddings.position_embedding.weight", "positional_embedding")
     for layer in range(layers):
@@ -41,7 +41,7 @@ def open_clip(layers: int) -> Iterator[Stem]:
 
 
 def x_transformer(depth: int) -> Iterator[Stem]:
-    """Yield what our trained transformer is called by CompVis; attention and feed-forward are layers of their own there."""
+    """Yield the names that CompVis gives to our trained transformer; there attention and feed-forward are separate layers."""
     yield stem("embed", "token_emb")
     yield stem("position", "pos_emb.emb.weight")
     for layer in range(depth):
@@ -56,7 +56,7 @@ def x_transformer(depth: int) -> Iterator[Stem]:
 
 
 def ldm_bert(depth: int) -> Iterator[Stem]:
-    """Yield what our trained transformer is called by diffusers, whose class is LDMBertModel."""
+    """Yield the names that diffusers' LDMBertModel gives to our trained transformer."""
     yield stem("embed", "model.embed_tokens")
     yield stem("position", "model.embed_positions.weight")
     for layer in range(depth):

@@ -45,7 +45,7 @@ def read_compvis_conditioner(
     """Read the conditioner of a whole model of CompVis' programs.
 
     Args:
-        kind: What it is, a key of `conventions.EXPERIMENTS`.
+        kind: Its kind, a key of `conventions.EXPERIMENTS`.
         tensors: All tensors.
         prefix: The beginning of the names of the conditioner.
         node: The config node of the conditioner of the experiment whose conventions hold.

@@ -36,7 +36,7 @@ OPEN_CLIP_WIDTH, OPEN_CLIP_LAYERS = 1024, 24
 """Width and layers of OpenCLIP ViT-H/14, of which Stable Diffusion 2 uses all layers but the last."""
 
 OPEN_CLIP_PADDING = "!"
-"""The token with which OpenCLIP fills captions up; its number is 0."""
+"""The padding token of OpenCLIP; its number is 0."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_clip(source: TextSource) -> Part:
         **_architecture(shapes, "embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
         "intermediate_size": _shape(shapes, "encoder.layers.0.mlp.fc1.weight")[0],
         "num_hidden_layers": layers,
-        **_said(source.config or {}),
+        **_unseen_options(source.config or {}),
     }
     quick = architecture["hidden_act"] == "quick_gelu"
     stems = layouts.hugging_face_clip(layers, inner=inner)
@@ -142,7 +142,7 @@ def read_open_clip(source: TextSource) -> Part:
         "intermediate_size": _shape(shapes, "transformer.resblocks.0.mlp.c_fc.weight")[0],
         "num_hidden_layers": kept,
         "hidden_act": "gelu",
-        **_said(source.config or {}),
+        **_unseen_options(source.config or {}),
     }
     part = _hugging_face(architecture, source, layouts.open_clip(kept), OPEN_CLIP, pad_token=OPEN_CLIP_PADDING)
     last = f"transformer.resblocks.{kept}."
@@ -256,7 +256,7 @@ def _has_last_layer(shapes: Mapping[str, Size], present: int) -> bool:
 
 
 def _architecture(shapes: Mapping[str, Any], tokens: str, places: str) -> dict[str, Any]:
-    """Return what the embeddings tell of a text encoder of CLIP."""
+    """Return the options of a CLIP text encoder that follow from its embeddings."""
     vocabulary, width = _shape(shapes, tokens)
     return {
         "vocab_size": vocabulary,
@@ -270,8 +270,8 @@ def _architecture(shapes: Mapping[str, Any], tokens: str, places: str) -> dict[s
     }
 
 
-def _said(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a config.json says that shapes do not tell."""
+def _unseen_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options in a config.json that do not follow from shapes."""
     keys = ("num_attention_heads", "hidden_act", "layer_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id")
     return {key: config[key] for key in keys if key in config}
 

@@ -23,7 +23,7 @@ class ExportFormat(ABC):
             node: Its config node.
             weights: Its state dict.
             folder: An empty folder.
-            name: What the user called it.
+            name: The name that the user gave.
 
         Returns:
             How the result is used, as text for the terminal.
@@ -39,7 +39,7 @@ class ExportFormat(ABC):
         Args:
             autoencoder: The autoencoder.
             folder: An empty folder.
-            name: What the user called it.
+            name: The name that the user gave.
 
         Returns:
             How the result is used, as text for the terminal.

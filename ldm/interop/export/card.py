@@ -125,7 +125,7 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
 
 
 def _condition(conditioner: Mapping[str, Any]) -> str:
-    """Return what a conditioner tells the model, in words, from its config node."""
+    """Describe the condition that a conditioner gives to the model, from its config node."""
     kind = class_name(conditioner)
     if kind != "Composite":
         return CONDITIONS.get(kind, kind)

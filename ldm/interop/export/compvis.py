@@ -84,10 +84,10 @@ def _conditioner(model: ExportedModel) -> tuple[dict[str, Tensor], str, str]:
                 f"{str(node.get('mask_padding', True)).lower()} has no place in this layout, which knows CLIP's, padding "
                 "attended to; use format=diffusers"
             )
-        said = text.architecture
-        if said["num_attention_heads"] * HEAD_WIDTH != said["hidden_size"] or said["hidden_act"] not in ACTIVATIONS:
+        form = text.architecture
+        if form["num_attention_heads"] * HEAD_WIDTH != form["hidden_size"] or form["hidden_act"] not in ACTIVATIONS:
             raise ValueError(
-                f"a text encoder with num_attention_heads={said['num_attention_heads']} and hidden_act={said['hidden_act']} has "
+                f"a text encoder with num_attention_heads={form['num_attention_heads']} and hidden_act={form['hidden_act']} has "
                 f"no place in this layout, which takes heads of {HEAD_WIDTH} channels and {' or '.join(ACTIVATIONS)} for "
                 "granted; use format=diffusers"
             )

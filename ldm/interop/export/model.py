@@ -72,14 +72,14 @@ class ExportedModel:
     """A latent diffusion model.
 
     Attributes:
-        name: What the user called it.
+        name: The name that the user gave.
         node: Its config node, without an adapter, which is merged into the weights.
         autoencoder: Its autoencoder.
         backbone: The config node of the U-Net.
         unet: The state dict of the U-Net; what it takes `beside` is in the order of other programs.
         conditioner: The config node of the conditioner; that of the text alone, where there is a map beside it.
         conditioner_weights: The state dict of the conditioner.
-        beside: What it takes beside the noisy latent and the text; None: nothing, or something that other programs do not know.
+        beside: Its further input, beside the noisy latent and the text; None: none, or one that other programs do not know.
         prediction: Name of the prediction's class.
         betas: The betas of the noise schedule.
         start: The first beta of a schedule that is linear in their square roots; None: it is another schedule.
@@ -166,7 +166,7 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     Args:
         node: Its config node.
         weights: Its state dict.
-        name: What the user called it.
+        name: The name that the user gave.
 
     Raises:
         ValueError: If it has something that no other program's format holds; the error names it.
@@ -227,11 +227,11 @@ def model_of(node: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
 
 
 def _chosen(option: str, *kinds: str) -> str:
-    """Return how an option chooses each of some classes, like `prediction=flow` for FlowPrediction."""
+    """Return the option that chooses each of some classes, like `prediction=flow` for FlowPrediction."""
     stems = [kind.removesuffix(option.capitalize()) for kind in kinds]
     return ", ".join(f"{option}={re.sub('(?<=[a-z])(?=[A-Z])', '_', stem).lower()}" for stem in stems)
 
 
 def inside(named: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """Return what has a name that begins with a prefix, by the rest of the name."""
+    """Return the entries whose names begin with a prefix, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

@@ -35,7 +35,7 @@ def export(
         form: The format.
         out: The folder, which is new or empty.
         dtype: The type of the written numbers, float32 or float16; None: as they are.
-        name: What the user called the model.
+        name: The name that the user gave to the model.
 
     Raises:
         ValueError: If the folder is not empty, or the format cannot hold the model; nothing is written then.
@@ -52,9 +52,9 @@ def export(
     try:
         kind = class_name(node)
         if kind == "LatentDiffusion":
-            said = form.write_model(node, weights, draft, name=name)
+            message = form.write_model(node, weights, draft, name=name)
         elif "statistics_count" in weights:
-            said = form.write_autoencoder(autoencoder_of(node, weights), draft, name=name)
+            message = form.write_autoencoder(autoencoder_of(node, weights), draft, name=name)
         else:
             raise ValueError(f"{name} holds {kind}; latent diffusion models and autoencoders can be exported")
         with folder.lock():
@@ -65,4 +65,4 @@ def export(
     files = sorted(path for path in folder.path.rglob("*") if path.is_file() and not path.name.startswith("."))
     megabytes = sum(file.stat().st_size for file in files) / 2**20
     print(f"{folder.path}: {len(files)} {'file' if len(files) == 1 else 'files'}, {megabytes:,.1f} MB")
-    print(said.replace(str(draft), str(folder.path)))
+    print(message.replace(str(draft), str(folder.path)))

@@ -38,7 +38,7 @@ class PretrainedText:
 
     @staticmethod
     def of(state: Mapping[str, Tensor]) -> PretrainedText:
-        """Return what the state dict of a `HuggingFaceConditioner` holds.
+        """Return the content of the state dict of a `HuggingFaceConditioner`.
 
         Raises:
             ValueError: If it holds no encoder, since the model was trained on cached tokens.

@@ -1,6 +1,6 @@
 """`python -m ldm.interop.load SOURCE out=FILE`; its options are in configs/interop_load.yaml."""
 
-from ldm.cli.interop_load import main
+from ldm.cli.entry import program
 
 if __name__ == "__main__":
-    main()
+    program("interop_load", "ldm.interop.load.program:main", words="sources", paths=True)

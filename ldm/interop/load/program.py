@@ -16,7 +16,7 @@ from ldm.interop.request import ReadRequest
 
 
 def main(config: DictConfig) -> None:
-    """Do what the command says.
+    """Run the command.
 
     Raises:
         ValueError: If there is no single source, the file exists, or the source cannot be read; nothing is written then.
@@ -38,11 +38,11 @@ def main(config: DictConfig) -> None:
     request = ReadRequest(experiment=options["as"], **{name: options.get(name) for name in names})
     found = read_foreign(source, request)
     write_tensors(out, found.weights, {CONFIG_KEY: json.dumps(found.config)})
-    print("\n".join(_said(source, out, found)))
+    print("\n".join(_summary(source, out, found)))
 
 
-def _said(source: Path, out: Path, found: ForeignModel) -> list[str]:
-    """Return what is said of a model: its layout, what was left out, and the command to type next."""
+def _summary(source: Path, out: Path, found: ForeignModel) -> list[str]:
+    """Describe a model: its layout, the tensors that were left out, and the command to type next."""
     kind = class_name(found.config)
     numbers = sum(tensor.numel() for tensor in found.weights.values() if tensor.is_floating_point())
     lines = [

@@ -32,7 +32,7 @@ class ChosenLoRA(NamedTuple):
         return sha256_of(self.file)[:16]
 
     def identity(self) -> str:
-        """Return what the change of the model depends on: the file, by its name and content, and its scale; the file is read."""
+        """Return a name for the change of the model: name and digest of the file, which is read, and its scale."""
         return f"{self.file.name} ({self.digest()}) * {self.scale:g}"
 
 

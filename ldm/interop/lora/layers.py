@@ -55,7 +55,7 @@ def _flat(name: str) -> str:
 
 
 def _conditioners(node: Mapping[str, Any], prefix: str = "conditioner.") -> Iterator[str]:
-    """Yield how the names of the tensors of each conditioner begin, also of those within another."""
+    """Yield the prefix of the tensor names of each conditioner, also of conditioners inside another."""
     if class_name(node) == "HuggingFaceConditioner":
         yield prefix
     parts = node.get("parts", {})

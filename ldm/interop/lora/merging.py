@@ -76,7 +76,7 @@ def _check_shapes(lora: LoRAFile, layers: Mapping[LayerPlace, str], weights: Map
     ]
     if wrong:
         raise ValueError(
-            f"{lora.file} does not fit the layers of this model: {listed(wrong, '; ', most=3)}{_said(lora)}; give a LoRA that "
+            f"{lora.file} does not fit the layers of this model: {listed(wrong, '; ', most=3)}{_base(lora)}; give a LoRA that "
             "was trained on such a model"
         )
 
@@ -111,7 +111,7 @@ def _check_base(
     if left:
         raise ValueError(
             f"{len(left)} of {len(lora.changes)} layers that {lora.file} changes are none of this model: "
-            f"{listed(sorted(left.values()))}{_said(lora)}; give a LoRA that was trained on such a model"
+            f"{listed(sorted(left.values()))}{_base(lora)}; give a LoRA that was trained on such a model"
         )
 
 
@@ -125,11 +125,11 @@ def _width(tensors: Mapping[LayerPlace, Tensor]) -> int | None:
 
 
 def _version(width: int | None) -> str:
-    """Return what a model is called whose tokens have so many channels."""
+    """Return the name of a model whose tokens have a given number of channels."""
     name = VERSIONS.get(width or 0)
     return f"a model whose tokens have {width} channels" if name is None else f"{name}, whose tokens have {width}"
 
 
-def _said(lora: LoRAFile) -> str:
-    """Return what the metadata say of the base model, for the end of a message."""
+def _base(lora: LoRAFile) -> str:
+    """Return the base model that the metadata name, as the end of a message."""
     return "" if lora.version is None else f" (its metadata says that it is for {lora.version})"

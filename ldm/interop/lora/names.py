@@ -64,7 +64,7 @@ class LoRAName(NamedTuple):
 
 
 def read_name(name: str) -> LoRAName | None:
-    """Return what a name says; None where it is none of a LoRA's."""
+    """Return the parts of a tensor's name; None where it is not a name in a LoRA."""
     ends = ((part, re.search(f"{pattern}$", name)) for pattern, part in ENDINGS.items())
     part, rest = next(((part, name[: end.start()]) for part, end in ends if end is not None), (None, ""))
     if part is None:

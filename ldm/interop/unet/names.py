@@ -91,7 +91,7 @@ class UNetNames(ABC):
         """Yield the stems of an attention that has no tokens to attend to."""
 
     def stems(self, network: UNet) -> Iterator[Stem]:
-        """Yield what each module of a network is called."""
+        """Yield the name of each module of a network."""
         for ours, theirs in self.top.items():
             yield stem(ours, theirs)
         for index, level in enumerate(network.down):

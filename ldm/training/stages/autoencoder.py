@@ -138,7 +138,7 @@ class AutoencoderStage(Stage[AutoencoderTask]):
         data.check_sizes(self.task.model.check_size)
 
     def prepare(self, data: DataModule) -> None:
-        """Look what samples of one's own have beside images, which are all that it needs, for the sake of the next command."""
+        """Check which further fields the samples have, for the next command; this stage itself needs images alone."""
         if is_rank_zero() and "train" in self.run.config.data and not self.next_file.is_file():
             self._fitting = fitting_experiment(data)
 

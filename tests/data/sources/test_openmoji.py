@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldm.config import compose, resolved
 from ldm.data.decode import decode_image
-from ldm.data.sources.openmoji import OpenMoji, caption, report
+from ldm.data.sources.openmoji import OpenMoji, caption, main
 from tests.conftest import forked
 
 emoji = pytest.importorskip("emoji")
@@ -128,7 +128,7 @@ def test_the_config_names_it_and_the_command_reports(tmp_path, few, capsys):
         **{"samples_per_shard": 1000, "val_fraction": 0.05},
     }
     source = OpenMoji(tmp_path, size=16)
-    report(source)
+    main(compose("openmoji", [f"data.source.folder={tmp_path}", "data.source.size=16"]))
     assert capsys.readouterr().out == f"{len(list(source.drawings()))} images in {source.folder}\n"
 
 
