@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from ldm import checkpoint
@@ -182,7 +183,7 @@ class ImageEvaluation:
             scores = {name: value for scores in found.values() for name, value in scores.items()}
             results["scores"] = {name: scores[name] for name in order}
             shown = read[:SHOWN]
-            pictures = [images.read([number]).images[0] for number in shown]
+            pictures = [torch.cat([images.told(one), images.read([one]).images[0]], dim=1) for one in shown]
             save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
             return write_results(folder.path, results, _conditions(images, shown))
 
