@@ -77,7 +77,7 @@ class StoredImages(Dataset[tuple[list[StoredImage], list[SkippedSample]]]):
             try:
                 found.append(StoredImage(sample.key, self.dataset.stored(one), row, levels))
             except Broken as broken:
-                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason, broken.detail))
         return found, skipped
 
 
