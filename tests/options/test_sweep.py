@@ -40,4 +40,6 @@ def test_remaining_trials_counts_finished_ones(tmp_path):
     study.ask()  # interrupted
     assert remaining_trials(5, storage, "s") == 4
     register_resolvers()
+    assert OmegaConf.create({"s": f"${{study_storage:'{tmp_path}/new'}}"}).s == f"sqlite:///{tmp_path}/new/study.db"
+    assert optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/new/study.db") == [], "in a folder that is there"
     assert OmegaConf.create({"n": f"${{remaining_trials:5,'{storage}',s}}"}).n == 4
