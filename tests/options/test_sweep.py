@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.config import register_resolvers
+from ldm.config import CONFIGS, register_resolvers
 from ldm.options import arguments, sweep
 from ldm.options.sweep import folder_name, remaining_trials
 
@@ -29,6 +29,18 @@ def test_words_are_kept_as_they_were_typed(monkeypatch):
     assert sweep.typed_words() == []
     arguments.keep_typed(["-m", "steps=200", "prompt=a cat, red"])
     assert sweep.typed_words() == ["-m", "steps=200", "prompt=a cat, red"]
+
+
+def test_scores_of_another_metric_or_direction_are_of_another_study():
+    searched = OmegaConf.load(CONFIGS / "hparams_search" / "optuna.yaml")
+    names = {
+        OmegaConf.merge(
+            searched, {"name": "x", "optimized_metric": metric, "hydra": {"sweeper": {"direction": direction}}}
+        ).hydra.sweeper.study_name
+        for metric in ("fid", "caption_accuracy")
+        for direction in ("minimize", "maximize")
+    }
+    assert len(names) == 4
 
 
 def test_remaining_trials_counts_finished_ones(tmp_path):
