@@ -167,11 +167,24 @@ class Condition(NamedTuple):
 
 
 class SkippedSample(NamedTuple):
-    """A sample that cannot be used: where it is and why, in a few words by which such samples are counted."""
+    """A sample that cannot be used.
+
+    Attributes:
+        shard: The shard in which it is.
+        key: Its name there.
+        reason: Why, in a few words by which such samples are counted.
+        detail: More about this one; empty where there is nothing more.
+    """
 
     shard: str
     key: str
     reason: str
+    detail: str = ""
+
+    @property
+    def why(self) -> str:
+        """Return reason and detail."""
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
 
 
 class Batch(NamedTuple):

@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.options.arguments import SEARCH_PATH, quote_texts
-from ldm.options.sweep import folder_name, remaining_trials, run_folder
+from ldm.options.sweep import folder_name, remaining_trials, run_folder, study_storage
 
 CONFIGS = (Path(__file__).parent / "configs").resolve()
 """The folder of the config tree: `configs/` of a checkout, to which a link leads, or what the wheel holds in its place."""
@@ -29,6 +29,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("best_accelerator", best_accelerator, replace=True)
     OmegaConf.register_new_resolver("best_precision", best_precision, replace=True)
     OmegaConf.register_new_resolver("remaining_trials", remaining_trials, replace=True)
+    OmegaConf.register_new_resolver("study_storage", study_storage, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("output_channels", output_channels, replace=True)
     OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)

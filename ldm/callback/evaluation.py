@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -18,6 +19,7 @@ from ldm.callback.fixed_prompts import FixedPrompts
 from ldm.callback.gathering import gather_reference, measure_together
 from ldm.callback.measuring import Measuring
 from ldm.callback.pictures import show
+from ldm.conditioner.in_pictures import in_pictures
 from ldm.conditioner.in_words import in_words
 from ldm.data.dataset import sequential
 from ldm.evaluate.conditions import OpenSamples
@@ -154,7 +156,7 @@ class Evaluation(Measuring):
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> tuple[Tensor, list[str]]:
         """Generate this rank's share, in batches of one size, and give it to the metrics.
 
-        Returns some, evenly spread, for the picture, and what each of them was made for, in words.
+        Returns some, evenly spread, for the picture, below what each was made for where that can be seen, and that in words.
 
         All ranks go round as often, since they ask each other each time whether to end; at the end one may have nothing to do.
         """
@@ -176,21 +178,23 @@ class Evaluation(Measuring):
                     continue
                 chunk = chunks[turn]
                 fields = conditions.fields(chunk)
+                size = conditions.size_of(chunk[0])
                 images = model.sample(
                     fields,
                     seeds=[self.seed + number for number in chunk],
                     sampler=self.sampler,
                     guidance=self.guidance,
-                    size=conditions.size_of(chunk[0]),
+                    size=size,
                     batch_size=self.batch_size,
                 )
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)
                 texts = in_words(fields, len(chunk), model.conditioner)
-                placed = zip(map(numbers.index, chunk), images, texts, strict=True)
-                shown |= {place: (image.clone(), text) for place, image, text in placed if place in places}
+                tiles = torch.cat([in_pictures(fields, len(chunk), model.conditioner, size).to(images), images], dim=2)
+                placed = zip(map(numbers.index, chunk), tiles, texts, strict=True)
+                shown |= {place: (tile.clone(), text) for place, tile, text in placed if place in places}
                 bar.update(len(chunk))
         found = [shown[place] for place in sorted(shown)]
-        return stack_padded([image for image, _ in found], data.size), [text for _, text in found]
+        return stack_padded([tile for tile, _ in found], data.size), [text for _, text in found]
 
     def _reference(self, trainer: pl.Trainer, extractor: Extractor, kept: int) -> Reference | None:
         """Return the statistics of real images, from the cache or computed by all ranks; None on all ranks but 0."""

@@ -12,6 +12,7 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.callback.checkpoints import end_if_asked
 from ldm.conditioner.base import Conditioner
 from ldm.conditioner.class_names import class_names
+from ldm.files.picture import stack_padded
 from ldm.generation.inputs import INPUTS
 from ldm.generation.mode.base import Generator, ModeParts
 from ldm.generation.mode.txt2img import Txt2Img
@@ -106,7 +107,11 @@ class FixedPrompts:
             raise ValueError(f"evaluation.prompts={self.file}: {error}") from error
 
     def draw(self, trainer: pl.Trainer, model: LatentDiffusion) -> Tensor:
-        """Return the images `(N, 3, H, W)` in [-1, 1], on the CPU, in all processes, which share the work and all call it."""
+        """Return the images, on the CPU, in all processes, which share the work and all call it.
+
+        Returns:
+            Images below what each of them is made of where that can be seen, `(N, 3, (K + 1) H, W)` in [-1, 1].
+        """
         mode, generator = self._mode(model)
         requests = self._requests = self._requests or generator.prepare(mode.requests(1, 0))
         images = torch.zeros(len(requests), 3, *model.size, device=trainer.strategy.root_device)
@@ -119,7 +124,10 @@ class FixedPrompts:
             whole = trainer.strategy.reduce(images, reduce_op="sum")
             assert isinstance(whole, Tensor)
             images = whole
-        return images.cpu()
+        tiles = [
+            torch.cat([generator.told(one), image], dim=1) for one, image in zip(requests, images.cpu(), strict=True)
+        ]
+        return stack_padded(tiles, model.size)
 
     def _mode(self, model: LatentDiffusion) -> tuple[Txt2Img, Generator]:
         mode = Txt2Img(self.prompts, size=list(model.size))

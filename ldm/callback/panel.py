@@ -77,7 +77,9 @@ def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve], ends: EndVal
         explain_ends(axes, ends)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
-    axes.xaxis.set_major_locator(MaxNLocator(TICKS, steps=STEPS, integer=True))  # most of the time of drawing goes into ticks
+    axes.xaxis.set_major_locator(
+        MaxNLocator(TICKS, steps=STEPS, integer=True)
+    )  # most of the time of drawing goes into ticks
     if logarithmic:
         set_log_scale(axes)
         return

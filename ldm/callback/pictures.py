@@ -58,7 +58,7 @@ def finish_pictures(loggers: Sequence[Logger]) -> None:
 
 
 class Reconstructions(pl.Callback):
-    """Draws images above and their reconstructions below at each validation of an autoencoder.
+    """Draws images, each above its reconstruction, at each validation of an autoencoder.
 
     Args:
         count: Number of images.
@@ -80,4 +80,4 @@ class Reconstructions(pl.Callback):
         if batch_idx or not trainer.is_global_zero or trainer.sanity_checking or "image" not in batch.fields:
             return
         images, reconstructions = tensor_field(batch.fields, "image")[: self.count].cpu(), outputs[: self.count].cpu()
-        show(trainer, "reconstructions", torch.cat([images, reconstructions]), columns=len(images))
+        show(trainer, "reconstructions", torch.cat([images, reconstructions], dim=2))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor
 
 from ldm.batch import Fields
+from ldm.conditioner.base import Conditioner
 from ldm.conditioner.class_names import class_names
 
 
-def in_words(fields: Fields, count: int, conditioner: nn.Module) -> list[str]:
+def in_words(fields: Fields, count: int, conditioner: Conditioner) -> list[str]:
     """Return a line for each image that describes its conditions; "" where they cannot be written in words.
 
     Args:
@@ -21,4 +22,14 @@ def in_words(fields: Fields, count: int, conditioner: nn.Module) -> list[str]:
     if "label" in fields:
         names = class_names(conditioner, "label")
         return [names.in_words(int(label)) for label in fields["label"]]
+    if "boxes" in fields and "boxes" in conditioner.inputs:
+        names = class_names(conditioner, "boxes")
+        return [
+            ", ".join(f"{names.in_words(int(one[0]))} {_corners(one)}" for one in boxes if one[0] >= 0)
+            for boxes in fields["boxes"]
+        ]
     return [""] * count
+
+
+def _corners(box: Tensor) -> str:
+    return f"[{', '.join(f'{corner:.2f}' for corner in box[1:].tolist())}]"

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 NAMED = 10
 """The number of broken samples that are logged one by one; later, only those whose count is a power of two are logged."""
 
+UNREADABLE = "unreadable "
+"""The beginning of reasons of samples that have a field, but not as it is read."""
+
 WORST = 5
 """The number of shards that an error message lists."""
 
@@ -113,7 +116,7 @@ class BadSampleCounter:
         count = sum(self.reasons.values())
         if count <= NAMED or count & (count - 1) == 0:
             name = f"sample {skip.key!r} in {skip.shard}" if skip.key else skip.shard
-            log.warning("left out %s: %s%s", name, skip.reason, "" if count <= NAMED else f" ({count} so far)")
+            log.warning("left out %s: %s%s", name, skip.why, "" if count <= NAMED else f" ({count} so far)")
 
     def _leave(self, leftover: SkippedSample, count: int) -> None:
         """Count leftover files; log the first one of each reason, and whenever their number has doubled."""
@@ -149,10 +152,11 @@ def missing_message(
     reasons = Counter(skip.reason for skip in broken)
     message = (
         f"{len(broken)} of {seen} samples looked at have {', '.join(reasons)}, the first is {broken[0].key!r} in "
-        f"{broken[0].shard}"
+        f"{broken[0].shard}" + (f" ({broken[0].detail})" if broken[0].detail else "")
     )
     if len(broken) > most * seen:
-        names = [word for reason in reasons for word in reason.split()]
-        advice = [reader.advice for reader in readers if reader.name in names]
+        bad = [reason for reason in reasons if reason.startswith(UNREADABLE)]
+        names = [word for reason in reasons if reason not in bad for word in reason.split()]
+        advice = [reader.advice for reader in readers if reader.name in names] + ["mend them"] * bool(bad)
         raise ValueError(f"{message}; {', '.join([*advice, 'or raise data.max_broken to leave such samples out'])}")
     return f"{message}; others take their places"

@@ -97,7 +97,7 @@ class ShardDataset(Dataset[Item]):
             try:
                 return number, self._item(sample, SampleRef(draw.epoch, number), size)._replace(skipped=skipped)
             except Broken as broken:
-                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason, broken.detail))
         raise self._hopeless(skipped)
 
     def exactly(self, numbers: Sequence[int]) -> tuple[Batch, list[dict[str, bytes]]]:
@@ -111,7 +111,7 @@ class ShardDataset(Dataset[Item]):
             try:
                 item, others = self._item(sample, SampleRef(0, number), self.size_of(number)), self._files_of(sample)
             except Broken as broken:
-                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason, broken.detail))
                 continue
             items.append(item)
             files.append(others)
@@ -187,7 +187,7 @@ class ShardDataset(Dataset[Item]):
             try:
                 fields.check(self._files(sample))
             except Broken as broken:
-                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason, broken.detail))
         return skipped
 
     def _keyed_fields(self, number: int, fields: SampleFields) -> tuple[str, dict[str, Any]]:
@@ -203,7 +203,7 @@ class ShardDataset(Dataset[Item]):
                     size=size,
                 )
             except Broken as broken:
-                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason, broken.detail))
         raise self._hopeless(skipped)
 
     def _candidates(self, draw: SampleRef) -> Iterator[int]:
@@ -214,7 +214,7 @@ class ShardDataset(Dataset[Item]):
             yield rng.randrange(len(self))
 
     def _hopeless(self, skipped: Sequence[SkippedSample]) -> ValueError:
-        named = "; ".join(f"{skip.key!r} in {skip.shard}: {skip.reason}" for skip in skipped[:3])
+        named = "; ".join(f"{skip.key!r} in {skip.shard}: {skip.why}" for skip in skipped[:3])
         return ValueError(f"{len(skipped)} samples drawn one after the other cannot be used ({named}); mend the shards")
 
     def _item(self, sample: Sample, draw: SampleRef, size: Size | None) -> Item:

@@ -19,10 +19,14 @@ IMAGES_ALONE = "lsun_churches256"
 FEW = 10_000
 """Training images below which a small model is named, too: large recipes take up to 1,024 of them in one step."""
 
+UNKNOWN_CLASSES = "conditioner.num_classes=..."
+"""The option that a person completes where nobody has counted the classes."""
+
 SMALL = {
     "txt2img_shards": ("captions", ()),
     "cin256": ("classes", ("conditioner=label",)),
     "layout2img_openimages": ("layouts", ("conditioner=layout_icons",)),
+    "semantic_synthesis256": ("maps", ("conditioner=segmentation", UNKNOWN_CLASSES)),
     IMAGES_ALONE: ("images", ("conditioner=unconditional",)),
 }
 """Experiment -> the name of a run, and the options by which `experiment=txt2img` is told the same, in a small model that is

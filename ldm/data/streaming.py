@@ -38,9 +38,7 @@ MOST_SKIPPED = 1000
 
 def _hopeless(last: SkippedSample, count: int) -> str:
     where = f"{last.shard} {last.key}".strip()
-    return (
-        f"{count} samples or shards in a row cannot be used, the last is {where}: {last.reason}; mend or leave them out"
-    )
+    return f"{count} samples or shards in a row cannot be used, the last is {where}: {last.why}; mend or leave them out"
 
 
 def _broken(skipped: Sequence[SkippedSample]) -> list[SkippedSample]:
@@ -102,7 +100,7 @@ class ShardStream(IterableDataset[Item]):
             try:
                 item = self._decode(sample, rng)
             except Broken as broken:
-                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason, broken.detail))
                 if (count := len(_broken(skipped))) > MOST_SKIPPED:
                     raise ValueError(_hopeless(skipped[-1], count)) from broken
                 continue
@@ -126,7 +124,7 @@ class ShardStream(IterableDataset[Item]):
                     values = self.fields.read_without_image(*_parts(sample), computed=generators)
                     yield sample.key, collate_fields([values])
                 except Broken as broken:
-                    yield SkippedSample(sample.shard, sample.key, broken.reason)
+                    yield SkippedSample(sample.shard, sample.key, broken.reason, broken.detail)
             yield from _captionless(lost)
 
     def _decode(self, sample: RawSample, rng: random.Random) -> Item:

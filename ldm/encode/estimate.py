@@ -60,7 +60,7 @@ class CacheEstimate(NamedTuple):
         if self.feature_bytes:
             latents += f" and {as_size_text(self.images * self.feature_bytes)} of features"
         if not self.caption_bytes:
-            return f"{self.images:,} images, no captions: {latents}, and copies of the other files"
+            return f"{self.images:,} images, without tokens of captions: {latents}, and copies of the other files"
         guess = "" if self.looked_at == self.images else f" (counted in {self.looked_at:,} images)"
         each = self.captions / max(1, self.looked_at)
         tokens = f"{as_size_text(self.all_captions * self.caption_bytes)} of tokens"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from ldm import checkpoint
@@ -161,7 +162,7 @@ class ImageEvaluation:
             if self.config.statistics is not None:
                 write_measured(self.config.statistics, suites.values())
             shown = work.read[:SHOWN]
-            pictures = [images.read([number]).images[0] for number in shown]
+            pictures = [torch.cat([images.told(one), images.read([one]).images[0]], dim=1) for one in shown]
             save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
             name, options, sampled = self.protocol.name, resolved(self.config), isinstance(images, SampledImages)
             return Findings(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.batch import Fields, Size, of_one_size
+from ldm.conditioner.in_pictures import in_pictures
 from ldm.conditioner.in_words import in_words
 from ldm.data.value_checks import TRAINED
 from ldm.evaluate.conditions import OpenConditions
@@ -48,6 +49,14 @@ class MeasuredImages(ABC):
         """Return the fields that images were made for."""
 
     @abstractmethod
+    def told(self, number: int) -> Tensor:
+        """Return what an image was made for as far as it can be seen; see `ldm.conditioner.in_pictures`.
+
+        Returns:
+            Pictures of the size of the image, one below the other, `(3, K * H, W)` in [-1, 1].
+        """
+
+    @abstractmethod
     def in_words(self, number: int) -> str:
         """Return a line that describes the conditions of an image; "" where they cannot be written in words."""
 
@@ -84,6 +93,10 @@ class FoundImages(MeasuredImages):
     def fields(self, numbers: Sequence[int]) -> Fields:
         """See `MeasuredImages.fields`."""
         return {}
+
+    def told(self, number: int) -> Tensor:
+        """Return no picture, since nobody knows it."""
+        return torch.empty(3, 0, self.size_of(number).width)
 
     def in_words(self, number: int) -> str:
         """Return "", since nobody knows it."""
@@ -167,6 +180,10 @@ class SampledImages(MeasuredImages):
     def fields(self, numbers: Sequence[int]) -> Fields:
         """See `MeasuredImages.fields`."""
         return self.conditions.fields(numbers)
+
+    def told(self, number: int) -> Tensor:
+        """See `MeasuredImages.told`."""
+        return in_pictures(self.fields([number]), 1, self.model.conditioner, self.size_of(number))[0]
 
     def in_words(self, number: int) -> str:
         """See `MeasuredImages.in_words`."""

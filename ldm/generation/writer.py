@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
@@ -29,6 +30,7 @@ def generate(
     requests: Sequence[SampleRequest],
     folder: SampleFolder,
     *,
+    told: Callable[[SampleRequest], Tensor],
     settings: dict[str, Any],
     batch_size: int = 16,
 ) -> None:
@@ -41,6 +43,7 @@ def generate(
         make: Makes the images of requests of one size, which on a CPU do not depend on how requests are put together.
         requests: The images to be made.
         folder: Where they are written.
+        told: Returns the pictures that an image is made of, `(3, K * H, W)` in [-1, 1], which stand above it in the grid.
         settings: Options of all images, for the record; those that a request has itself go before them.
         batch_size: Images at once.
 
@@ -70,9 +73,10 @@ def generate(
             bar.update(len(chunk))
         _barrier(world)
         if rank == 0:
-            written = [to_tensor(Image.open(folder.path / request.file)) for request in requests[:GRID_IMAGES]]
-            columns = grid_columns(requests[:GRID_IMAGES])
-            grid(stack_padded(written, (1, 1)), columns=columns).save(folder.path / GRID)
+            shown = requests[:GRID_IMAGES]
+            written = [to_tensor(Image.open(folder.path / request.file)) for request in shown]
+            tiles = [torch.cat([told(request), image], dim=1) for request, image in zip(shown, written, strict=True)]
+            grid(stack_padded(tiles, (1, 1)), columns=grid_columns(shown)).save(folder.path / GRID)
     if own_group:
         dist.destroy_process_group()
 

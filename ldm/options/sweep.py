@@ -98,6 +98,12 @@ def _swept() -> set[str]:
     return found
 
 
+def study_storage(folder: str) -> str:
+    """Return the storage of an Optuna study in a folder, which is made if it is not there: Optuna makes none."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder}/study.db"
+
+
 def remaining_trials(wanted: int, storage: str, study: str) -> int:
     """Return the number of the `wanted` trials of an Optuna study on disk that are unfinished; interrupted ones run again."""
     import optuna

@@ -27,10 +27,11 @@ QUALITY = 82
 
 
 MEANINGS = {
-    "reconstructions": "Above validation images, below what the autoencoder makes of them.",
+    "reconstructions": "Validation images, and below each what the autoencoder makes of it.",
     "samples": "Some of the images that are measured, evenly spread. They are of the same captions or other conditions of the "
-    "validation data at each step, except at the end, where more are measured.",
-    "prompts": "The fixed prompts of this run, in the order of their file.",
+    "validation data at each step, except at the end, where more are measured. Above each stands what the model was told, "
+    "where that is a picture.",
+    "prompts": "The fixed prompts of this run, in the order of their file, each below what it says where that is a picture.",
 }
 """Name of pictures -> what they show, for a reader who has not made the run."""
 

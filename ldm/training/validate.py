@@ -254,7 +254,10 @@ def check_metrics(optimized: str | None, stages: Sequence[Stage[Task]]) -> None:
         known |= stage.metrics
     names = sorted({name.rpartition("/")[2] for name in known})
     if optimized is not None and optimized not in {*names, *known}:
-        raise ValueError(f"optimized_metric={optimized} is not measured; choose from {', '.join(names)}")
+        raise ValueError(
+            f"optimized_metric={optimized} is not measured; choose from {', '.join(names)}; a search for one that is to fall "
+            "needs hydra.sweeper.direction=minimize"
+        )
 
 
 def _check_counts(stage: str, evaluation: Evaluation) -> None:

@@ -7,7 +7,9 @@ from safetensors.torch import save_file
 
 from ldm.callback.evaluation import Evaluation
 from ldm.callback.gathering import measure_together
+from ldm.conditioner.in_pictures import class_colors
 from ldm.conditioner.label import LabelConditioner
+from ldm.conditioner.segmentation import SegmentationConditioner
 from ldm.data.dataset import sequential
 from ldm.data.order.shuffle import evaluation_order
 from ldm.metric.base import FeatureMetric
@@ -39,6 +41,10 @@ class Model:
         return (torch.tensor(seeds).float() / 127.5 - 1)[:, None, None, None].expand(-1, 3, 2, 2)
 
 
+def of_all(values):
+    return torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+
+
 def generated(total, model, told, *, final=None, rank=0, world=1, grid=64, batch=4):
     """Return the images that are shown, and what they were made for; `told`: number of a sample -> its field."""
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)
@@ -51,7 +57,7 @@ def generated(total, model, told, *, final=None, rank=0, world=1, grid=64, batch
             {
                 "__len__": lambda _: total,
                 "size_of": lambda _, number: None,
-                "whole_fields": lambda _, numbers, image: {model.conditioner.inputs[0]: [*map(told, numbers)]},
+                "whole_fields": lambda _, numbers, image: {model.conditioner.inputs[0]: of_all([*map(told, numbers)])},
             },
         )(),
     )
@@ -76,6 +82,15 @@ def test_what_images_are_made_for_is_said_by_the_names_of_classes():
     model.conditioner = LabelConditioner(3, width=8, names=["heart", "cat", "sea lion"])
     _, said = generated(7, model, lambda number: number % 3)
     assert said == [model.conditioner.class_names.names[number % 3] for number in evaluation_order(7).tolist()]
+
+
+def test_pictures_that_a_model_is_told_stand_above_its_images():
+    model = Model()
+    model.conditioner = SegmentationConditioner(7)
+    shown, _ = generated(7, model, lambda number: torch.full((2, 2), number))
+    told, images = shown.split(2, dim=2)
+    assert torch.equal(told[..., 0, 0], class_colors(torch.tensor(evaluation_order(7).tolist())))
+    assert ((images[:, 0, 0, 0] + 1) * 127.5).round().tolist() == list(range(7))
 
 
 @pytest.mark.parametrize(("total", "grid"), [(1, 4), (7, 4), (8, 4), (30, 4), (3, 64)])

@@ -96,6 +96,14 @@ def test_a_class_is_said_by_its_name_and_by_its_number_where_that_is_not_enough(
     assert in_words({"image": torch.zeros(2)}, 2, known) == ["", ""]
 
 
+def test_boxes_are_said_by_name_and_corners_to_those_who_are_told_boxes():
+    layout = LayoutConditioner(**LAYOUT, names=["heart", "sea lion"])
+    boxes = [[[1, 0, 0.25, 0.5, 1], [4, 0.125, 0, 1, 1], [-1, 0, 0, 0, 0]], [[-1, 0, 0, 0, 0]] * 3]
+    fields = {"boxes": torch.tensor(boxes)}
+    assert in_words(fields, 2, layout) == ["sea lion [0.00, 0.25, 0.50, 1.00], class 4 [0.12, 0.00, 1.00, 1.00]", ""]
+    assert in_words(fields, 2, conditioner()) == ["", ""]
+
+
 def test_few_names_of_many_classes_are_no_names_of_others():
     names = class_names(LayoutConditioner(**LAYOUT, names=["a", "b\nc"]), "boxes")
     assert [names.in_words(number) for number in range(3)] == ["a", "b c", "class 2"]

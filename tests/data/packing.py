@@ -9,10 +9,10 @@ from PIL import Image
 from ldm.data.pack.packer import Packer
 
 
-def encoded(width=12, height=8, *, form="png", color="red", **options):
+def encoded(width=12, height=8, *, form="png", color="red", mode="RGB", **options):
     """Return the bytes of an image of one colour."""
     data = io.BytesIO()
-    Image.new("RGB", (width, height), color).save(data, format=form, **options)
+    Image.new(mode, (width, height), color).save(data, format=form, **options)
     return data.getvalue()
 
 

@@ -261,7 +261,7 @@ def test_a_caption_that_was_changed_after_encoding_has_no_tokens(tmp_path, shard
     data = captioned(tmp_path, **latents, max_broken=0.5)
     data.set_batch(13, 1, 1)
     (batch,) = read_all(data)
-    assert [skip[1:] for skip in batch.skipped] == [("train-3", "no cached tokens of its caption")]
+    assert [skip[1:3] for skip in batch.skipped] == [("train-3", "no cached tokens of its caption")]
     said = conditioner.encode_captions(batch.fields["caption"])
     torch.testing.assert_close(batch.fields["text_tokens"], said.tokens, atol=1e-5, rtol=1e-5)
 

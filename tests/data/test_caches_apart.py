@@ -155,7 +155,9 @@ def test_the_estimate_says_what_it_is_of():
     )
     few = CacheEstimate(images=60, looked_at=60, captions=120, image_bytes=700, caption_bytes=160)
     assert str(few).startswith("60 images with 120 captions, 2 each: about 42.0 KB of latents and 19.2 KB of tokens")
-    assert str(few._replace(caption_bytes=0)).startswith("60 images, no captions: about 42.0 KB of latents")
+    assert str(few._replace(caption_bytes=0)).startswith(
+        "60 images, without tokens of captions: about 42.0 KB of latents"
+    )
 
 
 def test_the_program_says_how_many_captions_there_are(tmp_path, shards, conditioner, capsys):

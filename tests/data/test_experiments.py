@@ -58,10 +58,10 @@ def test_what_most_samples_have_says_the_experiment(tmp_path, several, experimen
     ("several", "experiment"),
     [
         ([{"cls": b"3"}] * 4, "cin256"),
-        ([{"json": b'{"label": 5}', "seg.png": encoded()}] * 4, "cin256"),
+        ([{"json": b'{"label": 5}', "seg.png": encoded(mode="L")}] * 4, "cin256"),
         ([{"json": BOX}] * 4, "layout2img_openimages"),
-        ([{"seg.png": encoded()}] * 4, "semantic_synthesis256"),
-        ([{"depth.png": encoded()}] * 4, IMAGES_ALONE),
+        ([{"seg.png": encoded(mode="L")}] * 4, "semantic_synthesis256"),
+        ([{"depth.png": encoded(mode="L")}] * 4, IMAGES_ALONE),
         ([{"txt": b"a cat", "cls": b"3"}] * 4, "txt2img_shards"),
         ([{"txt": b"a cat", "cls": b"3"}] + [{"cls": b"3"}] * 3, "cin256"),
         ([{"txt": b"a cat"}] * 2 + [{"cls": b"3"}] * 2, IMAGES_ALONE),
@@ -118,8 +118,12 @@ def test_of_few_images_packing_names_a_small_model_that_is_told_the_same(tmp_pat
     assert "small model" not in summary.table()
 
 
-def test_no_small_model_is_named_where_its_options_are_not_known(tmp_path):
+@pytest.mark.parametrize("files", [{"seg.png": encoded(mode="L")}, {"cls": b"3"}], ids=["maps", "labels"])
+def test_the_small_model_has_the_number_of_classes_left_open_where_it_is_not_known(tmp_path, files):
     for number in range(4):
-        for ending, data in {"png": encoded(color=(number, 0, 0)), "seg.png": encoded()}.items():
+        for ending, data in {"png": encoded(color=(number, 0, 0)), **files}.items():
             images(tmp_path / "images", 0).joinpath(f"{number}.{ending}").write_bytes(data)
-    assert pack(tmp_path / "out", images=tmp_path / "images").small_command() is None
+    _, _, *words = shlex.split(pack(tmp_path / "out", images=tmp_path / "images").small_command())
+    assert "conditioner.num_classes=..." in words
+    config = compose("train", [word.replace("=...", "=7") for word in words])
+    assert build(resolved(config)["conditioner"]).num_classes == 7

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldm.autoencoder.convolutional import ConvAutoencoder
 from ldm.autoencoder.kl import KLRegularizer
+from ldm.data.bad_samples import missing_message
 from ldm.data.datamodule import CaptionedImages
 from ldm.data.decode import Broken
 from ldm.data.fields.base import FieldReader, Files
@@ -218,6 +219,11 @@ def test_what_the_model_needs_is_read_and_nothing_else(tmp_path, shards, caplog)
         ValueError, match=r"1 of 20 samples looked at have no segmentation.*; add .seg.png files, or raise"
     ):
         strict.check_fields()
+    mixed = [skip._replace(reason="unreadable boxes", detail="got 3") for skip in strict.broken(20)[0]]
+    with pytest.raises(
+        ValueError, match=r"have unreadable boxes, the first is '0002' in .* \(got 3\); mend them, or raise"
+    ):
+        missing_message(mixed, 20, [BoxesReader()], most=0.0)
     with pytest.raises(ValueError, match=r"data.fields is a list of names, like .*; got 'label'"):
         CaptionedImages(train=shards, val=shards, size=24, cache=tmp_path, fields="label")
     with pytest.raises(ValueError, match="there is no field 'layout'; choose from image, .*segmentation"):

@@ -236,6 +236,43 @@ def test_columns_are_found_or_named(tmp_path, columns):
     assert record == {"id": 1, "caption": "hello", "source": "000.png", "width": 12, "height": 8}
 
 
+@pytest.mark.parametrize(("ending", "between"), [("csv", ";"), ("csv", "\t"), ("tsv", "\t"), ("csv", ",")])
+def test_tables_are_read_with_semicolons_and_tabs_as_spreadsheets_write_them(tmp_path, ending, between):
+    images(tmp_path / "images", 2)
+    rows = [
+        ("file", "caption"),
+        ("000.png", "red; or blue" if between != ";" else "red, or blue"),
+        ("001.png", "green"),
+    ]
+    path = tmp_path / f"c.{ending}"
+    path.write_text("".join(f'"{one}"{between}"{two}"\r\n' for one, two in rows), encoding="utf-8-sig")
+    pack(tmp_path / "out", images=tmp_path / "images", captions=path)
+    assert {one["txt"].decode() for one in contents(tmp_path / "out").values()} == {rows[1][1], "green"}
+
+
+def test_a_table_of_labels_needs_no_captions(tmp_path):
+    """As a .json beside an image needs none that has a label or boxes."""
+    images(tmp_path / "images", 4)
+    path = table(
+        tmp_path / "c.csv", [(f"{n:03d}.png", label) for n, label in enumerate((3, 0, "", "cat"))], ("file", "label")
+    )
+    summary = pack(tmp_path / "out", images=tmp_path / "images", captions=path)
+    found = contents(tmp_path / "out")
+    assert {key: json.loads(files["json"])["label"] for key, files in found.items()} == {"000_png": 3, "001_png": 0}
+    assert all("txt" not in files for files in found.values())
+    assert reasons(summary) == {"unreadable label": 2}
+    assert summary.experiment == "cin256"
+
+
+def test_an_image_of_a_table_needs_no_caption_where_a_map_lies_beside_it(tmp_path):
+    images(tmp_path / "images", 2)
+    Image.new("L", (12, 8), 3).save(tmp_path / "images" / "000.seg.png")
+    path = table(tmp_path / "c.csv", [("000.png", ""), ("001.png", "")])
+    summary = pack(tmp_path / "out", images=tmp_path / "images", captions=path)
+    assert [*contents(tmp_path / "out")] == ["000_png"]
+    assert reasons(summary) == {"no caption": 1}
+
+
 def test_imagefolder_metadata_of_hugging_face(tmp_path):
     folder = images(tmp_path / "images", 3)
     lines = [{"file_name": f"{n:03d}.png", "text": f"number {n}", "tags": ["a", {"b": None}]} for n in range(2)]
@@ -375,7 +412,7 @@ def test_a_truncated_jpeg_is_found_even_where_it_is_decoded_at_a_smaller_scale(t
         ({"captions": "none.csv"}, "no captions at '.*none.csv'.*or type captions=none for images without captions"),
         ({"captions": "c.txt"}, r"c.txt is none of .csv, .tsv, .jsonl, .parquet"),
         ({"captions": "latin.csv"}, "latin.csv cannot be read after line 0: .*save it as UTF-8 csv"),
-        ({"captions": "empty.csv"}, r"none of 0 rows can be used \(there are none\); nothing was packed"),
+        ({"captions": "empty.csv"}, "there is nothing to pack: .* holds no image, and no table names one"),
         ({"images": "."}, r"none of 0 rows can be used"),
         ({"captions": "c.csv"}, r"none of 1 rows can be used \(1 missing file: a.png\)"),
         ({"captions": "c.csv", "side": 0}, "side=0 cannot be; give a whole number, at least 1, or null"),

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,6 +102,45 @@ def test_whatever_is_in_a_folder_is_read_or_counted(tmp_path):
     assert len(samples) + stored + summary.skipped.broken + summary.others.broken + sum(sidecars.values()) == present
     assert contents(tmp_path / "out")["a_png"]["seg.png"] == parts()["seg.png"], "stored as they are"
     assert "txt" not in contents(tmp_path / "out")["b_png"]
+
+
+BOXES = {
+    "pixels": {"label": 1, "box": [2, 5, 30, 33]},
+    "a word": {"label": "cat", "box": [0, 0, 0.5, 0.5]},
+    "width and height": {"label": 1, "box": [0.5, 0.5, 0.25, 0.25]},
+    "no object": [1, 0, 0, 1, 1],
+}
+
+
+@pytest.mark.parametrize("entry", BOXES.values(), ids=BOXES)
+def test_boxes_that_cannot_be_trained_with_are_found_when_they_are_packed(tmp_path, entry):
+    right = {"label": 1, "box": [0, 0, 0.5, 1]}
+    for stem, record in {
+        "a": {"boxes": [right]},
+        "b": {"boxes": [right, entry]},
+        "c": {"caption": "c", "boxes": [entry]},
+    }.items():
+        write(tmp_path / "images", stem, {"png": encoded(), "json": json.dumps(record).encode()})
+    summary = pack(tmp_path / "out", images=tmp_path / "images")
+    assert {*contents(tmp_path / "out")} == {"a_png", "c_png"}, "one with a caption serves without boxes, too"
+    assert reasons(summary) == {"unreadable boxes": 1}
+    (said,) = summary.skipped.skipped["unreadable boxes"]["first"]
+    assert f"got {entry!r}" in said
+
+
+@pytest.mark.parametrize("ending", ["seg.png", "depth.png", "weight.png"])
+def test_maps_of_several_channels_are_found_when_they_are_packed(tmp_path, ending):
+    write(tmp_path / "images", "a", {"png": encoded(), "txt": b"a", ending: encoded()})
+    write(tmp_path / "images", "b", {"png": encoded(), "txt": b"b", "mask.png": encoded()})
+    summary = pack(tmp_path / "out", images=tmp_path / "images")
+    assert [*contents(tmp_path / "out")] == ["b_png"], "a mask may have several"
+    assert "a.png: its pixels are RGB, not of one channel" in str(summary.skipped.skipped[f"unreadable .{ending}"])
+
+
+def test_packing_imports_no_torch():
+    """Each worker would need as much memory as torch takes."""
+    code = "import sys, ldm.data.pack.workers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_is_packed_is_what_is_read(tmp_path):

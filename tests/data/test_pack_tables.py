@@ -264,7 +264,7 @@ def test_images_that_a_table_does_not_name_are_counted(tmp_path):
     folder = images(tmp_path / "images", 6)
     (folder / "more").mkdir()
     images(folder / "more", 2)
-    (folder / "000.seg.png").write_bytes(encoded())
+    (folder / "000.seg.png").write_bytes(encoded(mode="L"))
     (folder / "notes.txt").write_text("x")
     images(tmp_path / "images" / "out" / "pictures", 1)
     rows = [

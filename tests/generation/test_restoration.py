@@ -11,10 +11,13 @@ from PIL import Image
 
 from ldm.batch import Size
 from ldm.checkpoint import MODEL_FILE, load, save
+from ldm.conditioner.in_pictures import class_colors
 from ldm.conditioner.low_resolution import LowResolutionConditioner
 from ldm.config import build, build_literally, compose, resolved
+from ldm.files.picture import to_levels
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptGenerator
+from ldm.generation.mode.interpolate import Interpolate
 from ldm.generation.mode.super_resolution import SuperResolution, reflected
 from ldm.generation.prompts import Prompt
 from ldm.generation.request import SampleRequest
@@ -388,3 +391,58 @@ def test_the_program_enlarges_and_completes(runs, small, photo, tmp_path):
     assert "1 image in" in text
     text = forked("sample.py", "ckpt=x", "mode=super_resolution", ok=False)
     assert "mode=super_resolution needs low_resolution=FILE" in text
+
+
+def shown(folder, width):
+    """Return the rows of pixels of a grid of one column, as they are before it is enlarged."""
+    sheet = np.asarray(Image.open(folder / "grid.png"))
+    factor = 512 // width
+    return sheet[2:-2, 2:-2][::factor, ::factor]
+
+
+def test_the_grid_shows_the_small_image_above_the_enlarged_one(runs, small, tmp_path):
+    _, images = draw(
+        runs["low_resolution"], tmp_path / "x", "mode=super_resolution", f"low_resolution={small / 'c.png'}"
+    )
+    (image,) = images.values()
+    assert image.shape == (20, 4, 3), "as without a grid"
+    enlarged = np.asarray(Image.open(small / "c.png")).repeat(4, 0).repeat(4, 1)
+    assert np.array_equal(shown(tmp_path / "x", 4), np.concatenate([enlarged, image]))
+
+
+def test_the_grid_shows_all_that_a_model_is_told(mapped, small, tmp_path):
+    classes = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8) % 5
+    Image.fromarray(classes).resize((32, 32), Image.Resampling.NEAREST).save(tmp_path / "map.png")
+    options = [f"low_resolution={small / 'b.png'}", f"segmentation={tmp_path / 'map.png'}"]
+    _, images = draw(mapped["segmentation"], tmp_path / "x", "mode=super_resolution", *options)
+    rows = shown(tmp_path / "x", 32)
+    assert rows.shape == (96, 32, 3)
+    assert np.array_equal(rows[:32:4, ::4], np.asarray(Image.open(small / "b.png")))
+    assert np.array_equal(rows[32:64:4, ::4], to_levels(class_colors(torch.tensor(classes).long())).numpy())
+    assert np.array_equal(rows[64:], images["00000.png"])
+
+
+def test_the_grid_shows_the_hole_above_what_fills_it(runs, photo, tmp_path):
+    options = [f"init={photo / 'init.png'}", f"mask={photo / 'mask.png'}"]
+    _, images = draw(runs["inpainting"], tmp_path / "x", "mode=inpaint", *options)
+    image = images["00000.png"]
+    height, width, _ = image.shape
+    told, made = np.split(shown(tmp_path / "x", width), [height])
+    assert np.array_equal(made, image)
+    hole = (told == (255, 0, 255)).all(-1)
+    assert hole[height - 1, 0]
+    assert not hole[: height // 2 - 2].any()
+    assert not hole[:, width // 2 + 1 :].any()
+
+
+def test_an_interpolation_shows_what_is_told_on_the_way(mapped, tmp_path):
+    """Depth maps of two ends, one dark and one light."""
+    model = load(mapped["depth"])
+    for name, level in (("dark", 0), ("light", 255)):
+        Image.new("L", (16, 16), level).save(tmp_path / f"{name}.png")
+    inputs = {"depth": str(tmp_path / "dark.png")}
+    mode = Interpolate([Prompt("", inputs=inputs)], to_inputs={"depth": str(tmp_path / "light.png")})
+    generator = PromptGenerator(mode, model, sampler=DDIM(steps=1), guidance=NoGuidance())
+    requests = [replace(request, size=Size(16, 16)) for request in mode.requests(5, 0)]
+    levels = [generator.told(request).unique().tolist() for request in requests]
+    assert levels == [[-1.0], [-0.5], [0.0], [0.5], [1.0]]

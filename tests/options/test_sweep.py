@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from ldm.config import register_resolvers
+from ldm.config import CONFIGS, register_resolvers
 from ldm.options import arguments, sweep
 from ldm.options.sweep import folder_name, remaining_trials
 
@@ -31,6 +31,18 @@ def test_words_are_kept_as_they_were_typed(monkeypatch):
     assert sweep.typed_words() == ["-m", "steps=200", "prompt=a cat, red"]
 
 
+def test_scores_of_another_metric_or_direction_are_of_another_study():
+    searched = OmegaConf.load(CONFIGS / "hparams_search" / "optuna.yaml")
+    names = {
+        OmegaConf.merge(
+            searched, {"name": "x", "optimized_metric": metric, "hydra": {"sweeper": {"direction": direction}}}
+        ).hydra.sweeper.study_name
+        for metric in ("fid", "caption_accuracy")
+        for direction in ("minimize", "maximize")
+    }
+    assert len(names) == 4
+
+
 def test_remaining_trials_counts_finished_ones(tmp_path):
     optuna = pytest.importorskip("optuna")
     storage = f"sqlite:///{tmp_path}/deep/study.db"
@@ -40,4 +52,6 @@ def test_remaining_trials_counts_finished_ones(tmp_path):
     study.ask()  # interrupted
     assert remaining_trials(5, storage, "s") == 4
     register_resolvers()
+    assert OmegaConf.create({"s": f"${{study_storage:'{tmp_path}/new'}}"}).s == f"sqlite:///{tmp_path}/new/study.db"
+    assert optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/new/study.db") == [], "in a folder that is there"
     assert OmegaConf.create({"n": f"${{remaining_trials:5,'{storage}',s}}"}).n == 4

@@ -191,11 +191,11 @@ def test_optuna_study_goes_on(home, tiny_run, places):
 
     search(2)
     storage = f"sqlite:///{home}/runs/searched-sweep/study.db"
-    first = optuna.load_study(study_name="searched", storage=storage).trials
+    first = optuna.load_study(study_name="searched, maximize caption_accuracy", storage=storage).trials
     assert [trial.state.name for trial in first] == ["COMPLETE"] * 2
     told = search(3)
     assert told.rpartition("Runs of the sweep")[2].count("drop_rate=") == 3, "also those of the first command"
-    trials = optuna.load_study(study_name="searched", storage=storage).trials
+    trials = optuna.load_study(study_name="searched, maximize caption_accuracy", storage=storage).trials
     assert len(trials) == 3
     assert [t.params for t in trials[:2]] == [t.params for t in first]
     assert all(0 <= trial.value <= 1 for trial in trials)

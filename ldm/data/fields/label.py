@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from ldm.data.decode import Broken, decode_text
 from ldm.data.fields.base import FieldReader, Files
-
-LARGEST = 2**63 - 1
+from ldm.data.values import label_of
 
 
 class LabelReader(FieldReader):
@@ -24,11 +23,7 @@ class LabelReader(FieldReader):
         text = decode_text(data) if data is not None else files.record.get("label")
         if text is None:
             raise Broken("no label")
-        if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 19:
-            return int(text)
-        if isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= LARGEST:
-            return text
-        raise Broken("unreadable label", f"{text!r}"[:200])
+        return label_of(text)
 
     def varies(self, files: Files) -> bool:
         """Return False: chance decides nothing."""

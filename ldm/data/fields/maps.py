@@ -17,6 +17,7 @@ from torch import Tensor
 from ldm.data.decode import PILLOW_ERRORS, Broken, open_image
 from ldm.data.fields.base import Files, PlacedReader
 from ldm.data.fields.placement import Placement
+from ldm.data.values import whole_numbers
 
 
 class MapReader(PlacedReader):
@@ -65,15 +66,6 @@ class MapReader(PlacedReader):
         """Return False: chance decides nothing."""
         return False
 
-    def _whole_numbers(self, picture: Image.Image) -> np.ndarray:
-        """The values of a picture of one channel as they are stored, `(H, W)`; of a palette, the indices."""
-        values = np.asarray(picture)
-        if values.ndim != 2 or picture.mode == "F":
-            raise Broken(
-                f"unreadable {self.name}", f"its pixels are {picture.mode}, not of one channel of whole numbers"
-            )
-        return values
-
 
 class SegmentationReader(MapReader):
     """Reads the number of a class for each pixel from the .seg.png: gray of 8 or 16 bits, or indices of a palette."""
@@ -85,7 +77,7 @@ class SegmentationReader(MapReader):
 
     def values(self, picture: Image.Image) -> np.ndarray:
         """Return the values of a picture, `(H, W)`."""
-        return self._whole_numbers(picture).astype(np.int32)
+        return whole_numbers(picture, self.name).astype(np.int32)
 
     def finish(self, values: Tensor) -> Tensor:
         """Return the field of one sample from placed values `(H, W)`."""
@@ -102,7 +94,7 @@ class DepthReader(MapReader):
 
     def values(self, picture: Image.Image) -> np.ndarray:
         """Return the values of a picture, `(H, W)`."""
-        return self._whole_numbers(picture).astype(np.float32) * np.float32(2 / _white(picture)) - 1
+        return whole_numbers(picture, self.name).astype(np.float32) * np.float32(2 / _white(picture)) - 1
 
     def finish(self, values: Tensor) -> Tensor:
         """Return the field of one sample from placed values `(H, W)`."""
@@ -138,7 +130,7 @@ class LossWeightReader(MapReader):
 
     def values(self, picture: Image.Image) -> np.ndarray:
         """Return the values of a picture, `(H, W)`."""
-        return self._whole_numbers(picture).astype(np.float32) * np.float32(1 / _white(picture))
+        return whole_numbers(picture, self.name).astype(np.float32) * np.float32(1 / _white(picture))
 
     def finish(self, values: Tensor) -> Tensor:
         """Return the field of one sample from placed values `(H, W)`."""

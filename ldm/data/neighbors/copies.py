@@ -59,7 +59,7 @@ class StoredImages:
             try:
                 files.append(self.dataset.stored(number))
             except Broken as broken:
-                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason))
+                skipped.append(SkippedSample(sample.shard, sample.key, broken.reason, broken.detail))
                 continue
             keys.append(sample.key)
             rows.append(row)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldm.data.decode import Broken
 from ldm.data.pack.parts import PartFinder
-from ldm.data.pack.row import Columns, Fields, Found, Row, is_held, make_row
+from ldm.data.pack.row import TELLING_NAMES, Columns, Fields, Found, is_held, make_row
 from ldm.data.pack.tables import READERS
 from ldm.data.pack.unnamed import NamedImages
 
@@ -51,10 +51,7 @@ def read_table(
                 continue
             columns = columns or choose_columns(fields, image_column, caption_column, path)
             named.add(fields.get(columns.image))
-            row = make_row(fields, columns, folder, f"{path.stem}/{number:09d}", plain)
-            if isinstance(row, Row) and row.image is None:
-                row = row._replace(parts=parts_of(row.source))
-            yield where, row
+            yield where, make_row(fields, columns, folder, f"{path.stem}/{number:09d}", plain, parts_of)
     yield from named.others(leave_out)
 
 
@@ -109,7 +106,7 @@ def choose_columns(fields: Fields, image_column: str | None, caption_column: str
     Args:
         fields: The first row, values by name of their column.
         image_column: Name that was asked for; None: a column that holds images, or the first usual name.
-        caption_column: Name that was asked for; None: the first usual name.
+        caption_column: Name that was asked for; None: the first usual name, which a table of labels or boxes need not have.
         path: The table, for errors.
 
     Raises:
@@ -118,8 +115,10 @@ def choose_columns(fields: Fields, image_column: str | None, caption_column: str
     held = [name for name, value in fields.items() if isinstance(value, bytes) or is_held(value)]
     lower = {name.lower(): name for name in reversed(fields)}
     image = [*held, *(lower[name] for name in IMAGE_COLUMNS if name in lower)]
-    caption = [lower[name] for name in CAPTION_COLUMNS if name in lower]
-    chosen = []
+    caption: list[str | None] = [lower[name] for name in CAPTION_COLUMNS if name in lower]
+    if not caption and not fields.keys().isdisjoint(TELLING_NAMES):
+        caption = [None]
+    chosen: list[str | None] = []
     for option, wanted, found in (("image_column", image_column, image), ("caption_column", caption_column, caption)):
         if wanted is not None and wanted not in fields:
             raise ValueError(f"{path} has no column {wanted!r}; give {option}=NAME, one of {', '.join(fields)}")
@@ -128,7 +127,9 @@ def choose_columns(fields: Fields, image_column: str | None, caption_column: str
                 f"{path} has no column with a usual name for {option}; give {option}=NAME, one of {', '.join(fields)}"
             )
         chosen.append(wanted if wanted is not None else found[0])
-    return Columns(*chosen)
+    image_name, caption_name = chosen
+    assert image_name is not None
+    return Columns(image_name, caption_name)
 
 
 def _pattern(captions: str) -> str:

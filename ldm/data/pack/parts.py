@@ -13,8 +13,12 @@ from PIL import Image
 from ldm.data.decode import PILLOW_ERRORS, Broken, Header, decode_array, decode_text, in_proportion, open_image
 from ldm.data.endings import PARTS
 from ldm.data.pack.files import looks_like_image
+from ldm.data.values import whole_numbers
 
 CAPTIONS = (".txt", ".json")
+
+LEVELS = ("seg.png", "depth.png", "weight.png")
+"""Endings of pictures of one channel; a mask may have several."""
 
 
 def find_parts(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -97,8 +101,10 @@ def fit_part(ending: str, data: bytes, original: Header, stored: Header) -> byte
             return data
         picture = open_image(data)
         picture.load()
+        if ending in LEVELS:
+            whole_numbers(picture, PARTS[ending])
     except Broken as broken:
-        raise Broken(f"unreadable .{ending}", str(broken)) from broken
+        raise Broken(f"unreadable .{ending}", broken.detail or broken.reason) from broken
     except PILLOW_ERRORS as error:
         raise Broken(f"unreadable .{ending}", str(error)[:200]) from error
     if not in_proportion(original, *picture.size):

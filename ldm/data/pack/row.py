@@ -66,13 +66,20 @@ Found = tuple[str, Row | Broken | OtherFile]
 
 
 class Columns(NamedTuple):
-    """Names of the columns of a table that hold, or name, the image and the caption."""
+    """Names of the columns of a table that hold, or name, the image and the caption; None: there are no captions."""
 
     image: str
-    caption: str
+    caption: str | None
 
 
-def make_row(fields: Fields, columns: Columns, folder: Path, number: str, plain: Callable[[Any], Any]) -> Row | Broken:
+def make_row(
+    fields: Fields,
+    columns: Columns,
+    folder: Path,
+    number: str,
+    plain: Callable[[Any], Any],
+    parts_of: Callable[[str], Mapping[str, str]],
+) -> Row | Broken:
     """Return the row that a table's fields describe, or why it cannot be used.
 
     Args:
@@ -81,6 +88,8 @@ def make_row(fields: Fields, columns: Columns, folder: Path, number: str, plain:
         folder: Folder to which the image's path is relative.
         number: Name for an image that the table holds but does not name.
         plain: Function that turns the value of another column into one that is fit for json.
+        parts_of: Function that gives the other files of an image of the folder. An image with one of them, or with a label
+            or boxes in the table, needs no caption.
     """
     image = fields.get(columns.image)
     name, data = (image["path"], image["bytes"]) if is_held(image) else (image, None)
@@ -89,11 +98,13 @@ def make_row(fields: Fields, columns: Columns, folder: Path, number: str, plain:
     try:
         source = _label(str(name or number)) if isinstance(data, bytes) else find_inside(name, folder)
         check_format(source)
-        captions = captions_of(fields.get(columns.caption))
         rest = {key: plain(value) for key, value in fields.items() if key not in (*columns, "caption")}
+        parts = {} if isinstance(data, bytes) else parts_of(source)
+        needed = not parts and all(rest.get(name) is None for name in TELLING_NAMES)
+        captions = captions_of(fields.get(columns.caption or "caption"), needed=needed)
     except Broken as broken:
         return broken
-    return Row(source, captions, rest, data)
+    return Row(source, captions, rest, data, parts)
 
 
 def is_held(value: Any) -> TypeGuard[Fields]:
@@ -126,15 +137,19 @@ def find_inside(name: Any, folder: Path) -> str:
     return relative.replace(os.sep, "/")
 
 
-def captions_of(value: Any) -> list[str]:
+def captions_of(value: Any, *, needed: bool = True) -> list[str]:
     """Return a text, or the texts of a list, without those that are empty.
 
+    Args:
+        value: The text or texts.
+        needed: Whether there must be one.
+
     Raises:
-        Broken: Where no text is left.
+        Broken: Where no text is left, and one is needed.
     """
     values = value if isinstance(value, list) else [value]
     texts = [decode_text(text.encode("utf-8", "replace")) for text in values if isinstance(text, str)]
-    if not any(texts):
+    if needed and not any(texts):
         raise Broken("no caption")
     return [text for text in texts if text]
 

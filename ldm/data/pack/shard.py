@@ -20,6 +20,7 @@ from ldm.data.pack.files import read_file
 from ldm.data.pack.parts import fit_part
 from ldm.data.pack.plan import Shard, Tally, rows_of
 from ldm.data.pack.row import Row
+from ldm.data.values import boxes_of, label_of
 from ldm.files.whole import written_whole
 
 ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -183,11 +184,21 @@ def _sample(row: Row, job: Job) -> dict[str, bytes]:
     files = {image.ending: image.data, "json": json.dumps(record).encode()}
     if row.captions:
         files["txt"] = row.captions[0].encode()
+    else:
+        _check_told(row)
     if row.parts:
         original, stored = read_header(data), Header(image.width, image.height)
         for ending, path in row.parts.items():
             files[ending] = fit_part(ending, read_file(job.images / path), original, stored)
     return files
+
+
+def _check_told(row: Row) -> None:
+    """Raise Broken where a label, or boxes, that stand in the place of a caption cannot be read in training."""
+    if "label" in row.fields and "cls" not in row.parts:
+        label_of(row.record["label"])
+    if "boxes" in row.fields:
+        boxes_of(row.record["boxes"])
 
 
 def _add(archive: tarfile.TarFile, key: str, files: dict[str, bytes]) -> None:

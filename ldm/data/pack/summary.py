@@ -9,7 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm.data.experiments import FEW, FITTING, SMALL, choose_experiment
+from ldm.data.experiments import FEW, FITTING, SMALL, UNKNOWN_CLASSES, choose_experiment
 from ldm.data.pack.class_folders import CLASSES_FILE
 from ldm.data.pack.plan import Plan, Tally
 from ldm.data.pack.shard import Job, read_tally, write_json
@@ -98,13 +98,13 @@ class Summary(NamedTuple):
     def small_command(self) -> str | None:
         """Return the command that trains a small model on them, as on a laptop, without a download; None where they are many.
 
-        It is None, too, where what samples have does not say all that such a model must be told.
+        The number of classes is left open where it is not that of folders.
         """
         if self.splits["train"].samples >= FEW or self.experiment not in SMALL:
             return None
-        if self.experiment == FITTING["label"] and not self.classes:
-            return None
         name, options = SMALL[self.experiment]
+        if self.experiment == FITTING["label"] and not self.classes:
+            options = (*options, UNKNOWN_CLASSES)
         return self._command(f"experiment=txt2img data=shards data.size=64 name={name}", *options)
 
     def _command(self, *before: str) -> str:
@@ -137,6 +137,8 @@ class Summary(NamedTuple):
             if tables:
                 hint = f"; captions={shlex.quote(str(images / tables[0]))} takes captions from that table{hint}"
         if not any(self.shards.values()):
+            if not self.rows and not self.others.broken:
+                raise ValueError(f"there is nothing to pack: {images} holds no image, and no table names one")
             others = "; ".join(_reasons(self.others))
             raise ValueError(
                 f"none of {self.rows:,} rows can be used ({reasons or 'there are none'}); nothing was packed{hint}"

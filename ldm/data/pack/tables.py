@@ -49,7 +49,7 @@ class _OpenQuoteError(ValueError):
 
 
 def read_csv(path: Path) -> Iterator[NumberedFields]:
-    """Read comma- or, in a .tsv, tab-separated values with a line of names at the top.
+    """Read comma- or semicolon-separated values, or tab-separated ones, with a line of names at the top.
 
     A quoted field may have line breaks. Where a closing quote was forgotten, the field would go on through the following
     rows. This is recognised by any of three signs: the quote is still open at the end of the file; the quote that closes it
@@ -70,7 +70,7 @@ def read_csv(path: Path) -> Iterator[NumberedFields]:
         lines = _Lines(file)
         names: list[str] = []
         try:
-            for number, values in _values(lines, "\t" if path.suffix.lower() == ".tsv" else ","):
+            for number, values in _values(lines, _delimiter(file, path)):
                 if not names and isinstance(values, list):
                     names = _names(values, path)
                 elif isinstance(values, Broken):
@@ -88,6 +88,15 @@ def read_csv(path: Path) -> Iterator[NumberedFields]:
             raise ValueError(
                 f"{path} cannot be read after line {lines.number}: {error}; save it as UTF-8 csv"
             ) from error
+
+
+def _delimiter(file: TextIO, path: Path) -> str:
+    """Return what stands between the fields: commas, or where the first line has none, semicolons or tabs; tabs in a .tsv."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    names = file.readline()
+    file.seek(0)
+    return "," if "," in names else max(",;\t", key=names.count)
 
 
 def _values(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | Broken]]:

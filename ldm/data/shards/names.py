@@ -117,7 +117,13 @@ def name_shards(pattern: str | Sequence[str]) -> list[str]:
         paths = [part] if Path(part).exists() else _expand(part)
         missing = [path for path in paths if not Path(path).is_file()]
         if missing and Path(missing[0]).is_dir():
-            raise FileNotFoundError(f"{missing[0]!r} is a folder; give the shards in it, like {missing[0]}/*.tar")
+            folder = missing[0]
+            advice = f"give the shards in it, like {folder}/*.tar"
+            if next(Path(folder).glob("*.tar"), None) is None:
+                advice = (
+                    f"no shard is in it; images become shards by python -m ldm.data.pack images={folder} out=shards"
+                )
+            raise FileNotFoundError(f"{folder!r} is a folder; {advice}")
         if missing:
             raise FileNotFoundError(
                 f"no shard at {missing[0]!r} ({len(missing)} of {len(paths)} files of {part!r} are missing); "

@@ -138,7 +138,7 @@ def _facts(view: _View, keys: Sequence[bytes], tensors: Mapping[str, np.ndarray]
         "digest": hashlib.sha256(b"\0".join(keys[: view.samples]) + known).hexdigest()[:16],
         "encoding": view.encoding,
         "sources": view.sources,
-        "skipped": [skip[1:] for skip in view.skipped if not isinstance(skip, Leftover)],
+        "skipped": [(skip.key, skip.reason) for skip in view.skipped if not isinstance(skip, Leftover)],
         "leftovers": _counted(skip for skip in view.skipped if isinstance(skip, Leftover)),
     }
 
@@ -156,9 +156,9 @@ def _parts_of(samples: Sequence[Sample]) -> dict[str, tuple[int, str]]:
 def _counted(leftovers: Iterable[SkippedSample]) -> dict[str, tuple[int, str]]:
     """Count leftover files by reason, and keep the name of the first one of each."""
     found: dict[str, tuple[int, str]] = {}
-    for _, name, reason in leftovers:
-        count, first = found.get(reason, (0, name))
-        found[reason] = count + 1, first
+    for leftover in leftovers:
+        count, first = found.get(leftover.reason, (0, leftover.key))
+        found[leftover.reason] = count + 1, first
     return found
 
 

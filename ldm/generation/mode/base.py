@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from ldm.autoencoder.base import Autoencoder
@@ -16,6 +17,7 @@ from ldm.autoencoder.derived import underlying_fields
 from ldm.autoencoder.tiles import Tiles
 from ldm.batch import Fields, Size, as_size
 from ldm.conditioner.base import Conditioner
+from ldm.conditioner.in_pictures import in_pictures
 from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
@@ -76,6 +78,14 @@ class Generator(ABC):
         """Return the images `(N, 3, H, W)` in [-1, 1] of prepared requests of one size, on the CPU.
 
         An image does not depend on the other requests.
+        """
+
+    @abstractmethod
+    def told(self, request: SampleRequest) -> Tensor:
+        """Return what the image of a prepared request is made of as far as it can be seen, one picture below the other.
+
+        Returns:
+            Pictures of the size of the image `(3, K * H, W)` in [-1, 1]; K is 0 where nothing can be seen.
         """
 
 
@@ -230,6 +240,22 @@ class PromptGenerator(Generator):
             batch_size=len(requests),
             tiles=self.tiles,
         )
+
+    def told(self, request: SampleRequest) -> Tensor:
+        """Return the pictures that the model is told, mixed on the way from one end to the other; see `Generator.told`."""
+        here = self._told(request)
+        if not request.to_inputs:
+            return here
+        there = self._told(replace(request, inputs={**request.inputs, **request.to_inputs}))
+        return torch.lerp(here, there, request.fraction or 0.0)
+
+    def _told(self, request: SampleRequest) -> Tensor:
+        assert request.size is not None
+        size = self.mode.start([request], self.model).size or request.size
+        pictures = in_pictures(self.mode.fields([request], self.model), 1, self.model.conditioner, size)
+        # what goes beyond the image lies to the right and below
+        parts = pictures[0].split(size.height, dim=1)
+        return torch.cat([part[:, : request.size.height, : request.size.width] for part in parts], dim=1)
 
     def _cut(self, texts: Sequence[str]) -> Iterator[str]:
         """Yield a message for each text that is too long for the model or for a model that guides it."""

@@ -89,3 +89,7 @@ class Reconstruction(Generator):
             check_weights(self.autoencoder)
         check_finite(made, [f"the reconstruction of {request.init}" for request in requests])
         return made.clamp(-1, 1)
+
+    def told(self, request: SampleRequest) -> Tensor:
+        """Return the image that is encoded; see `Generator.told`."""
+        return self.images.read([request])[0]

@@ -163,7 +163,7 @@ def test_images_alone_that_are_broken_are_counted(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.png", PNG), ("b.png", PNG[:30]), ("c.seg.png", PNG)])
     index = DatasetIndex(index_shards([path], tmp_path, alone=True))
     assert keys(index) == ["a"]
-    assert [skip[1:] for skip in index.skipped] == [("c.seg", "no image"), ("b", "unreadable image")]
+    assert [skip[1:3] for skip in index.skipped] == [("c.seg", "no image"), ("b", "unreadable image")]
     with pytest.raises(
         ValueError, match="no samples in 1 shards .*: no caption; .*images alone are enough for experiment=autoencoder"
     ):
@@ -189,5 +189,5 @@ def test_latents_alone_say_nothing_of_how_the_others_were_made(tmp_path):
     assert (keys(paired), keys(whole)) == (["b"], ["b", "c"])
     assert paired.encoding == whole.encoding == {"autoencoder": "x", "size": "2"}
     assert [skip.key for skip in paired.skipped] == ["a", "c"]
-    assert [skip[1:] for skip in whole.skipped] == [("a", "encoded otherwise than the first of its shard")]
+    assert [skip[1:3] for skip in whole.skipped] == [("a", "encoded otherwise than the first of its shard")]
     assert whole.column("height").tolist() == [5, 5]

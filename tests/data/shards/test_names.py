@@ -35,6 +35,9 @@ def test_folders_are_taken_by_their_very_names(tmp_path, monkeypatch, folder):
     assert name_shards(f"./{folder}/{patterns[0]}") == [f"./{folder}/{Path(name).name}" for name in names]
     with pytest.raises(FileNotFoundError, match="is a folder; give the shards in it"):
         name_shards(str(tmp_path / folder))
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(FileNotFoundError, match="no shard is in it; images become shards by python -m ldm.data.pack"):
+        name_shards(str(tmp_path / "photos"))
 
 
 @pytest.mark.parametrize("pattern", [None, "", [], ["a.tar", 5], [None]])
