@@ -107,7 +107,7 @@ def table(results: Mapping[str, Any], shown: Sequence[str] = ()) -> str:
     if doubts := [*results["collapsed"], *results["doubts"]]:
         lines += ["", "To doubt:", "", *(f"- {doubt}." for doubt in doubts)]
     lines += ["", _row(["option", "value"]), _row(["---", "---"])]
-    lines += [_row([name, str(value)]) for name, value in _leaves(results.get("request", {}))]
+    lines += [_row([name, _option(value)]) for name, value in _leaves(results.get("request", {}))]
     if shown:
         lines += ["", "Images of `grid.png`, row by row:", "", *(f"{n}. {text}" for n, text in enumerate(shown, 1))]
     return "\n".join(lines).rstrip() + "\n"
@@ -173,6 +173,11 @@ def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _option(value: Any) -> str:
+    """Return the value of an option as it is typed: null, true, false."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -177,6 +177,7 @@ def test_what_was_done_is_said(scored, tmp_path, caplog):
         "| sampler | DDIM |",
         "| sampler.steps | 2 |",
         "| sampler.eta | 0.0 |",
+        "| guidance.threshold | null |",
         "| seed | 1000000 |",
     ):
         assert line in page
