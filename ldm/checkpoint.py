@@ -22,7 +22,7 @@ from ldm.classifier.base import NoisyClassifier
 from ldm.classifier.caption_classifier import CaptionClassifier
 from ldm.classifier.label_classifier import LabelClassifier
 from ldm.config import build_trusted, trusted_class
-from ldm.files.similar import similar
+from ldm.files.similar import runs_near, similar
 from ldm.files.tensors import write_tensors
 from ldm.interop.foreign import CONFIG_KEY
 from ldm.interop.lora.chosen import ChosenLoRA, chosen_loras
@@ -164,7 +164,7 @@ def load_classifier(path: str | Path, *, packages: Sequence[str] = ("ldm",)) -> 
         ValueError: If the file holds another kind of model, or cannot be loaded safely.
         FileNotFoundError: If there is no finished classifier.
     """
-    file = find(path, (CLASSIFIER_FILE,))
+    file = find(path, (CLASSIFIER_FILE, MODEL_FILE), usable=(NoisyClassifier,))  # the second, to say what it is
     model = _rebuild(*read(file), file, packages)
     if not isinstance(model, NoisyClassifier):
         inputs = model.conditioner.inputs if isinstance(model, LatentDiffusion) else ()
@@ -203,14 +203,14 @@ def find(path: str | Path, names: Sequence[str] = (MODEL_FILE,), *, usable: Sequ
         found = sorted(path.rglob(name), key=lambda file: file.stat().st_mtime)
         if found:
             return found[-1]
-    others = [name for name in (AUTOENCODER_FILE, CLASSIFIER_FILE) if any(path.rglob(name))]
+    others = [name for name in KINDS if any(path.rglob(name))]
     kinds = tuple([KINDS[name] for name in names if name in KINDS] if usable is None else usable)
     unfinished = sorted(path.rglob("*.ckpt"), reverse=True)
     hint = "; give a run folder or a .safetensors or .ckpt file"
     if fitting := next((file for file in unfinished if _is_of(file, kinds)), None):
         hint = f"; the run has not ended, but {fitting} can be given as it is"
     elif others:
-        hint = f"; what is finished there is {' and '.join(others)}, another kind of model"
+        hint = f"; what is finished there is {' and '.join(others)}, not the kind of model that is needed here"
     elif unfinished:
         hint = "; the run has not ended, and its checkpoints are not of the kind that is needed here"
     raise FileNotFoundError(f"no finished checkpoint ({' or '.join(names)}) below {path}{hint}")
@@ -321,7 +321,7 @@ def _checkpoints_beside(path: Path) -> list[Path]:
     """Return what lies beside a path where there is nothing: files with its ending, or runs."""
     if path.suffix in (".ckpt", ".safetensors"):
         return list(path.parent.glob(f"*{path.suffix}"))
-    return [file.parent for file in path.parent.glob("*/config.yaml")]
+    return runs_near(path)
 
 
 def _rebuild(config: dict[str, Any], weights: dict[str, Tensor], file: Path, packages: Sequence[str]) -> nn.Module:

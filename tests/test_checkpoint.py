@@ -129,9 +129,16 @@ def test_what_else_lies_in_a_folder_without_a_model_is_said(tmp_path):
         load_autoencoder(tmp_path, finished=False)
     (tmp_path / AUTOENCODER_FILE).touch()
     with pytest.raises(
-        FileNotFoundError, match="what is finished there is autoencoder.safetensors, another kind of model"
+        FileNotFoundError,
+        match="what is finished there is autoencoder.safetensors, not the kind of model that is needed here",
     ):
         find(tmp_path)
+    (tmp_path / MODEL_FILE).touch()
+    with pytest.raises(
+        FileNotFoundError, match="is finished there is model.safetensors and autoencoder.safetensors, not"
+    ):
+        find(tmp_path, ("classifier.safetensors",))
+    (tmp_path / MODEL_FILE).unlink()
     unfinished(tmp_path, "diffusion", 1, "ldm.model.LatentDiffusion")
     with pytest.raises(FileNotFoundError, match=r"the run has not ended, but .*step-1\.ckpt can be given"):
         find(tmp_path)

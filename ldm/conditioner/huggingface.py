@@ -121,7 +121,8 @@ class HuggingFaceConditioner(TextConditioner):
         if found.get_vocab_size() > config.vocab_size:
             raise ValueError(
                 f"the tokenizer {tokenizer!r} has {found.get_vocab_size()} tokens, but the text encoder knows "
-                f"{config.vocab_size}; give tokenizer=FOLDER with the one that it was trained with"
+                f"{config.vocab_size}; give tokenizer=FOLDER with the one that it was trained with to "
+                "python -m ldm.interop.load"
             )
         self._adopt(_untrained(config))
         self._adopt_tokenizer(found, pad_id, pad_token)

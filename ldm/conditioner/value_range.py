@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ldm.batch import Fields
+from ldm.files.text import shortened
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,16 @@ class ValueRange:
             advice: Advice where a value lies outside; None: the range's own.
 
         Raises:
-            ValueError: Where one cannot be told.
+            ValueError: Where one cannot be told, or they are no numbers.
         """
         if self.field not in fields:
             return
-        values = torch.atleast_1d(torch.as_tensor(fields[self.field]))
+        try:
+            values = torch.atleast_1d(torch.as_tensor(fields[self.field]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the field {self.field} is numbers, one or more for each image; got {shortened(str(fields[self.field]))}"
+            ) from error
         if self.entry is not None:
             values = values[..., self.entry]
         right = (values >= self.least) & (values <= self.most)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
+from ldm.batch import Size
 from ldm.config import build, build_trusted, class_of, resolved, trusted_class
 from ldm.evaluate.defaults import offline_metric
 from ldm.metric.base import FeatureMetric, Metric
@@ -69,6 +70,17 @@ class ChosenMetrics:
 def known_by(settings: Any) -> str:
     """Return a short name for what a plain config says."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def check_sizes(metrics: Mapping[str, Metric], sizes: Collection[Size]) -> None:
+    """Raise ValueError where a metric does not measure images of one of some sizes."""
+    for metric in metrics.values():
+        other = [] if metric.size is None else sorted(size for size in sizes if size != metric.size)
+        if other and metric.size is not None:
+            raise ValueError(
+                f"{metric.names[0]} compares images with drawings of {metric.size.height} x {metric.size.width} pixels, and "
+                f"here are images of {other[0].height} x {other[0].width}; choose another size=, or a metric like metric=offline"
+            )
 
 
 def check_count(metrics: Mapping[str, Metric], count: int) -> None:

@@ -14,7 +14,7 @@ from ldm import checkpoint
 from ldm.batch import Size, as_size
 from ldm.config import build, build_trusted, resolved
 from ldm.data.base import DataModule
-from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count
+from ldm.evaluate.chosen_metrics import ChosenMetrics, check_count, check_sizes
 from ldm.evaluate.conditions import Conditions, OpenConditions
 from ldm.evaluate.departures import departures
 from ldm.evaluate.folder import EvaluationFolder
@@ -151,6 +151,7 @@ class ImageEvaluation:
             folder, self.place, len(numbers), images, suites, device=self.device, batch_size=self.batch_size
         )
         sizes = {images.size_of(number) for number in numbers} - {Size(0, 0)}
+        check_sizes(metrics, sizes)
         reference = NOTHING if source is None else source.name
         results = new_results(self.protocol, of, folder.request, reference=reference, count=len(numbers), sizes=sizes)
         references = self._references(source, suites)

@@ -136,8 +136,8 @@ def table(results: Results, shown: Sequence[str] = ()) -> str:
         lines += ["", "To doubt:", "", *(f"- {warning}." for warning in warnings)]
     lines += ["", _row(["option", "value"]), _row(["---", "---"])]
     for name, value in leaves(results["request"]):
-        is_class = name.endswith("._target_")
-        lines.append(_row([name.removesuffix("._target_"), str(value).rpartition(".")[2] if is_class else str(value)]))
+        text = str(value).rpartition(".")[2] if name.endswith("._target_") else _option(value)
+        lines.append(_row([name.removesuffix("._target_"), text]))
     if shown:
         lines += ["", "Images of `grid.png`, row by row:", "", *(f"{n}. {text}" for n, text in enumerate(shown, 1))]
     return "\n".join(lines).rstrip() + "\n"
@@ -191,6 +191,11 @@ def _keep(folder: Path, results: Results) -> None:
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _option(value: Any) -> str:
+    """Return the value of an option as it is typed: null, true, false."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -26,10 +26,10 @@ class OutputFolder:
         path: The folder; it need not exist.
         option: Name of the option by which a user chooses it, for errors.
         is_own: Called with the name of each file or folder in it, but for hidden ones; returns True where this program wrote
-            it or may replace it.
+            it or may replace it. None: the folder must be new or empty.
     """
 
-    def __init__(self, path: str | Path, *, option: str, is_own: Callable[[str], bool]) -> None:
+    def __init__(self, path: str | Path, *, option: str, is_own: Callable[[str], bool] | None) -> None:
         self.path = Path(path)
         self.option = option
         self.is_own = is_own
@@ -41,19 +41,22 @@ class OutputFolder:
             ValueError: Where the path is no folder, or holds files that this program did not write.
         """
         for place in (self.path, *self.path.parents):
-            if place.exists():
+            if place.exists() or place.is_symlink():
                 if not place.is_dir():
+                    found = "a file" if place.exists() else "a link to what is not there"
                     raise ValueError(
-                        f"{self.option}={self.path} cannot be a folder, since {place} is a file; choose another"
+                        f"{self.option}={self.path} cannot be a folder, since {place} is {found}; choose another"
                     )
                 break
         if not self.path.is_dir():
             return
-        foreign = sorted(name for name in os.listdir(self.path) if not name.startswith(".") and not self.is_own(name))
+        is_own = self.is_own or (lambda _: False)
+        foreign = sorted(name for name in os.listdir(self.path) if not name.startswith(".") and not is_own(name))
         if foreign:
             named = ", ".join(foreign[:NAMED]) + (f" and {len(foreign) - NAMED} more" if len(foreign) > NAMED else "")
+            holds = "is not empty" if self.is_own is None else "holds what was not written by this program"
             raise ValueError(
-                f"{self.option}={self.path} holds what was not written by this program ({named}); nothing was changed: "
+                f"{self.option}={self.path} {holds} ({named}); nothing was changed: "
                 f"choose another folder, like {self.option}={self._free()}"
             )
 
@@ -82,7 +85,10 @@ class OutputFolder:
             lock.release()
 
     def _free(self) -> Path:
-        number = 2
-        while (found := self.path.with_name(f"{self.path.name}-{number}")).exists():
+        """Return the path of a folder that is not there: beside this one, or in it where it has no name of its own."""
+        named = self.path if self.path.name not in ("", "..") else self.path / "new"
+        found, number = named, 2
+        while found.exists():
+            found = named.with_name(f"{named.name}-{number}")
             number += 1
         return found

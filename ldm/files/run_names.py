@@ -1,5 +1,10 @@
 """Names of files in the folder of a run, which several programs read."""
 
+from pathlib import Path
+
+RUNS = Path("runs")
+"""The folder that runs are written into, unless another is given: `runs_dir` of configs/paths/."""
+
 CONFIG_FILE = "config.yaml"
 """The file in a run folder with the settings of the run that it holds."""
 

@@ -103,7 +103,7 @@ class InitImages:
         rows, columns = frame.touched()
         cut = F.adaptive_max_pool2d(mask[:, :, rows, columns], size)[0]
         if float(cut.mean()) in (0.0, 1.0):
-            raise _masks(mask_file, bool(cut.any()))
+            raise _masks(mask_file, bool(cut.any()), cut_to=size)
         painted = to_picture(fill_masked(to_tensor(picture)[None], mask)[0])
         return to_tensor(frame.cut(painted)), cut
 
@@ -115,9 +115,17 @@ def _different(requests: Sequence[SampleRequest]) -> set[tuple[str, Size]]:
 
 def _check_size(mask: Image.Image, path: str, size: tuple[int, int]) -> None:
     if mask.size != size:
-        raise ValueError(f"the mask is of {mask.size} pixels, but {path} of {size}; draw one of the same size")
+        (width, height), (wide, high) = mask.size, size
+        raise ValueError(
+            f"the mask is {width} pixels wide and {height} high, but {path}, seen upright, {wide} and {high}; draw one of the "
+            "same size"
+        )
 
 
-def _masks(path: str, everything: bool) -> ValueError:
+def _masks(path: str, everything: bool, *, cut_to: Size | None = None) -> ValueError:
+    """Return the error of a mask that masks everything or nothing, maybe only where images are cut to a size."""
     seen = "all" if everything else "nothing"
-    return ValueError(f"{path} masks {seen}; white is made anew, black or transparent stays")
+    there = (
+        "" if cut_to is None else f" of what is left when the image is cut to {cut_to.height} x {cut_to.width} pixels"
+    )
+    return ValueError(f"{path} masks {seen}{there}; white is made anew, black or transparent stays")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,26 +14,51 @@ from torch import Tensor
 
 from ldm.batch import Size
 from ldm.data.decode import Broken, Header, decode_image, open_image, read_header
-from ldm.data.shards.names import IMAGE_ENDINGS
+from ldm.data.pack.files import PICTURE_ENDINGS, UNREAD_ENDINGS, ending_of
 from ldm.data.transforms import Frame, ImageTransform
 from ldm.files.picture import from_levels
 from ldm.generation.folder import GRID, RECORD
+
+log = logging.getLogger(__name__)
+
+USUAL = ("jpg", "png", "webp", "gif", "bmp", "avif", "tif")
+"""Endings of image files, as errors name them; others of the same formats are read, too."""
+
+NAMED = 3
+"""The number of files that a message names."""
 
 
 def find_images(path: str) -> list[str]:
     """Return an image file, or all in a folder, by name; the picture of all images in a folder of samples is left out.
 
+    Images of a folder in formats that are not read are left out, and a warning names them.
+
     Raises:
         FileNotFoundError: Where there is none.
     """
+    if Path(path).is_file():
+        return [path]
+    unread: list[str] = []
     if Path(path).is_dir():
-        files = (file for file in Path(path).iterdir() if file.suffix[1:].lower() in IMAGE_ENDINGS and file.is_file())
-        found = sorted(file for file in files if file.name != GRID or not (file.parent / RECORD).is_file())
+        files = sorted(file for file in Path(path).iterdir() if not file.name.startswith(".") and file.is_file())
+        unread = [file.name for file in files if ending_of(file.name) in UNREAD_ENDINGS]
+        found = [file for file in files if ending_of(file.name) in PICTURE_ENDINGS and not _is_grid(file)]
+        if found and unread:
+            log.warning("left out of %s, since their formats are not read: %s", path, _named(unread))
         if found:
             return [str(file) for file in found]
-    elif Path(path).is_file():
-        return [path]
-    raise FileNotFoundError(f"no image at {path}; give a file, or a folder of {', '.join(IMAGE_ENDINGS)} files")
+    there = f"; what is there is not read: {_named(unread)}" if unread else ""
+    raise FileNotFoundError(f"no image at {path}{there}; give a file, or a folder of {', '.join(USUAL)} files")
+
+
+def _is_grid(file: Path) -> bool:
+    """Return whether a file is the picture of all images in a folder of samples."""
+    return file.name == GRID and (file.parent / RECORD).is_file()
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def read_image(path: str, size: int | Sequence[int]) -> Tensor:

@@ -101,7 +101,9 @@ def _read(file: Path) -> str:
     try:
         data = file.read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"there is no file prompts={file}; {WHAT_TO_DO}") from error
+        raise ValueError(
+            f'there is no file prompts={file}; a single prompt is prompt="..."; of several, {WHAT_TO_DO}'
+        ) from error
     except OSError as error:
         raise ValueError(f"prompts={file} cannot be read ({error.strerror}); {WHAT_TO_DO}") from error
     text = decode_text(data)

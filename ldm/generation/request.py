@@ -22,6 +22,10 @@ OF_MODES = {
 """Option that one mode alone has -> what to type where a model needs it, and all that is given by it."""
 
 
+MOST_IMAGES = 1_000_000
+"""One folder takes no more images than this; the requests of so many need some gigabytes of memory."""
+
+
 @dataclass(frozen=True)
 class SampleRequest:
     """One image to be made; what is None plays no part in it.
@@ -83,9 +87,10 @@ def numbered(prompts: Sequence[Prompt], n: int, seed: int, *, inits: Sequence[st
         inits: The files of images to begin with; none: the images begin with noise alone.
 
     Raises:
-        ValueError: Where a seed is beyond the last one.
+        ValueError: Where a seed is beyond the last one, or there are more images than a folder takes.
     """
     begin: Sequence[str | None] = inits or [None]
+    check_count(len(begin) * len(prompts) * n, n)
     asked = [(prompt, init, k) for init in begin for prompt in prompts for k in range(n)]
     made = []
     for index, (prompt, init, k) in enumerate(asked):
@@ -93,6 +98,23 @@ def numbered(prompts: Sequence[Prompt], n: int, seed: int, *, inits: Sequence[st
         check(f"the seed of {image_name(index)}", own, SEED)
         made.append(SampleRequest(image_name(index), prompt.text, own, prompt.negative, init, inputs=prompt.inputs))
     return made
+
+
+def check_count(count: int, n: int) -> None:
+    """Check that images are not more than one folder takes.
+
+    Args:
+        count: Their number.
+        n: The option that asks for so many of each prompt.
+
+    Raises:
+        ValueError: Where they are.
+    """
+    if count > MOST_IMAGES:
+        raise ValueError(
+            f"n={n} asks for {count:,} images, and one folder takes {MOST_IMAGES:,} at most; give a smaller n, and make the "
+            "others in further folders, by another out= and seed="
+        )
 
 
 def given_fields(requests: Sequence[SampleRequest], *, resized: bool) -> Fields:
@@ -193,10 +215,22 @@ def check_given(request: SampleRequest, reads: Collection[str], given: Collectio
         option for name, option in (*chosen.items(), *given_there.items()) if name not in reads and name != "caption"
     ]
     if idle:
-        read = _words([options.get(name, name) for name in reads]) or "nothing"
+        read = _read_options(reads)
         raise ValueError(
             f"{_words(idle)} would change nothing: this model is told {read}; leave {'it' if len(idle) == 1 else 'them'} out"
         )
+
+
+def idle_prompts(requests: Sequence[SampleRequest], reads: Collection[str]) -> str | None:
+    """Return a warning where there are prompts that no model reads; None where there are none.
+
+    Args:
+        requests: The requests.
+        reads: Names of the fields that the models read.
+    """
+    if "caption" in reads or not any(request.prompt for request in requests):
+        return None
+    return f"the prompt changes nothing: this model is told {_read_options(reads)}, and no caption"
 
 
 def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
@@ -204,6 +238,12 @@ def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
     yield from (request.prompt for request in requests if request.prompt is not None)
     for request in requests:
         yield from filter(None, (request.negative, request.init_prompt, request.to_prompt))
+
+
+def _read_options(reads: Collection[str]) -> str:
+    """Return the options that give the fields that are read, in words."""
+    options = {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
+    return _words([options.get(name, name) for name in reads]) or "nothing"
 
 
 def _words(names: Sequence[str]) -> str:

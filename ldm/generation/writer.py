@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from ldm.files.picture import grid, stack_padded, to_picture, to_tensor
 from ldm.generation.folder import GRID, SampleFolder
 from ldm.generation.request import SampleRequest
 from ldm.pretrained.precision import without_tf32
+
+log = logging.getLogger(__name__)
 
 GRID_IMAGES = 100
 
@@ -61,16 +64,24 @@ def generate(
         folder.lock() if rank == 0 else nullcontext(),
         tqdm(total=len(own), desc="sampling", unit="image", disable=rank > 0) as bar,
     ):
-        for number, chunk in enumerate(batches(own, batch_size) if own else [()]):
-            images = make(chunk) if chunk else ()
-            if number == 0:  # nothing is lost where the first images fail
-                _barrier(world)
-                if rank == 0:
-                    folder.begin(record)
-                _barrier(world)
-            for request, image in zip(chunk, images, strict=True):
-                to_picture(image).save(folder.path / request.file)
-            bar.update(len(chunk))
+        try:
+            for number, chunk in enumerate(batches(own, batch_size) if own else [()]):
+                images = make(chunk) if chunk else ()
+                if number == 0:  # nothing is lost where the first images fail
+                    _barrier(world)
+                    if rank == 0:
+                        folder.begin(record)
+                    _barrier(world)
+                for request, image in zip(chunk, images, strict=True):
+                    to_picture(image).save(folder.path / request.file)
+                bar.update(len(chunk))
+        except KeyboardInterrupt:
+            bar.close()
+            if bar.n:
+                log.warning(
+                    "%d of %d images are in %s; the same command makes all of them again", bar.n, len(own), folder.path
+                )
+            raise
         _barrier(world)
         if rank == 0:
             shown = requests[:GRID_IMAGES]

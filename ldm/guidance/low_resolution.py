@@ -13,8 +13,8 @@ class LowResolutionScore:
 
     Args:
         image: y, `(3, h, w)`, in [-1, 1], not larger than the images that are made.
-        std: How far from y an image may be, in units of a pixel value, positive; a smaller one holds more
-            tightly.
+        std: How far from y an image may be, in units of a pixel value, positive; the paper takes 1. A smaller one holds more
+            tightly; one that is much smaller moves the estimates of the first steps so far that the images break.
         distance: A distance between two batches of images, `(B,)`, for example LPIPS; None: the squared error, summed
             over the values of y.
 
@@ -25,7 +25,7 @@ class LowResolutionScore:
         Rombach et al., 2022, appendix C, eq. 15 and 16, arXiv:2112.10752.
     """
 
-    def __init__(self, image: Tensor, *, std: float = 0.1, distance: nn.Module | None = None) -> None:
+    def __init__(self, image: Tensor, *, std: float = 1.0, distance: nn.Module | None = None) -> None:
         check("guidance.score.std", std, POSITIVE)
         self.image = image
         self.std = std

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm.files.run_names import CONFIG_FILE
 from ldm.interop.conditioner.beside import ABSENT, DEPTH_NETWORK
 from ldm.interop.conventions import Conventions, prediction_node, schedule_node, schedule_of_betas
 from ldm.interop.source import Weights, component_file, read_json, read_weights
@@ -104,6 +105,8 @@ def read_component(folder: Path) -> Component:
                 "python -m ldm.interop.export wrote), which says how they belong together; copy that file, too. "
                 f"One component alone can be read: {folder / ('unet' if 'unet' in inside else inside[0])}"
             )
+        if (folder / CONFIG_FILE).is_file():
+            raise ValueError(f"{folder} is a run of this project, which is read as it is; give it as ckpt={folder}")
         raise ValueError(
             f"{folder} has neither {MODEL_INDEX} nor {CONFIG}, so it is no folder of diffusers; give one that is, or a file of "
             "weights"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ldm.batch import Size
 from ldm.metric.extraction import check_finite
 from ldm.metric.statistics import ROUNDING, Reference
 from ldm.pretrained.extractor import Extractor
@@ -41,6 +42,11 @@ class Metric(ABC):
     def wanted_images(self) -> int:
         """The fewest images of which its numbers may be compared with those of other sets of images."""
         return self.least_images
+
+    @property
+    def size(self) -> Size | None:
+        """The only size of images that it measures; None: it measures images of all sizes."""
+        return None
 
     def warning(self, count: int) -> str | None:
         """Return a warning where a number of images is too small; None where it is large enough.

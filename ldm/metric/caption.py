@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ldm.batch import Fields, list_field
+from ldm.batch import Fields, Size, list_field
 from ldm.metric.per_image import PerImageMetric
 from ldm.pretrained.precision import float64
 
@@ -41,6 +41,11 @@ class CaptionAccuracy(PerImageMetric):
         self.codes = part_codes(drawings)
         self.templates = Templates(truth.images(drawings))
 
+    @property
+    def size(self) -> Size:
+        """See `Metric.size`."""
+        return self.templates.size
+
     def measure(self, images: Tensor, fields: Fields) -> dict[str, Tensor]:
         """Return whether images are right, whole and by part; see `PerImageMetric.measure`."""
         captions = list_field(fields, "caption")
@@ -63,6 +68,7 @@ class Templates:
     """
 
     def __init__(self, images: Tensor) -> None:
+        self.size = Size(*images.shape[-2:])
         self.values = images.flatten(1).double()
 
     def nearest(self, images: Tensor) -> Tensor:

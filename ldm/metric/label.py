@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ldm.batch import Fields, tensor_field
+from ldm.batch import Fields, Size, tensor_field
 from ldm.metric.caption import Templates, Truth
 from ldm.metric.per_image import PerImageMetric
 
@@ -35,6 +35,11 @@ class LabelAccuracy(PerImageMetric):
         drawings = list(truth.drawings)
         self.labels = torch.tensor([truth.label(drawing) for drawing in drawings])
         self.templates = Templates(truth.images(drawings))
+
+    @property
+    def size(self) -> Size:
+        """See `Metric.size`."""
+        return self.templates.size
 
     def measure(self, images: Tensor, fields: Fields) -> dict[str, Tensor]:
         """Return 1 for images that are right and 0 for others, `(B,)`; see `PerImageMetric.measure`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ldm.batch import Fields, tensor_field
+from ldm.batch import Fields, Size, tensor_field
 from ldm.metric.caption import Templates, Truth, part_codes
 from ldm.metric.per_image import PerImageMetric
 
@@ -26,6 +26,11 @@ class VariationAccuracy(PerImageMetric):
         super().__init__(["variation_accuracy", *(f"variation_{part}_accuracy" for part in parts)])
         self.codes = part_codes(drawings)
         self.templates = Templates(truth.images(drawings))
+
+    @property
+    def size(self) -> Size:
+        """See `Metric.size`."""
+        return self.templates.size
 
     def measure(self, images: Tensor, fields: Fields) -> dict[str, Tensor]:
         """Return 1 for images that are right and 0 for others, `(B,)`, whole and by part; see `PerImageMetric.measure`."""

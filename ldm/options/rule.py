@@ -150,7 +150,8 @@ def check(option: str, value: Any, rule: Rule) -> None:
     """
     if not rule.allows(value):
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        raise ValueError(f"{option}={shown} cannot be; give {rule}")
+        high = ", below 2^63" if isinstance(value, int) and value >= 2**63 else ""
+        raise ValueError(f"{option}={shown} cannot be; give {rule}{high}")
 
 
 def check_all(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:

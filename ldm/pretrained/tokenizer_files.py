@@ -11,7 +11,7 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 ADVICE = (
     "put its files (tokenizer.json; or vocab.json and merges.txt, as CLIP has them; or vocab.txt, as BERT has it) into a folder "
-    "called tokenizer beside the weights, or give tokenizer=FOLDER"
+    "called tokenizer beside the weights, or give tokenizer=FOLDER to python -m ldm.interop.load"
 )
 """The part of an error that says where the files of a tokenizer go."""
 

@@ -14,7 +14,7 @@ from ldm.callback.curves import Panels, read_metrics
 from ldm.callback.end_values import NO_ENDS, Curve, EndValues, read_end_values
 from ldm.files.run_names import CONFIG_FILE, RESULTS_FILE
 from ldm.files.scores import read_scores
-from ldm.files.similar import similar
+from ldm.files.similar import runs_near, similar
 from ldm.report.record import Record, read_record
 
 FACTS = ("steps", "seconds", "trained parameters")
@@ -174,7 +174,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG_FILE
     if not folder.exists():
-        close = similar(folder, (path.parent for path in folder.parent.glob(f"*/{CONFIG_FILE}")))
+        close = similar(folder, runs_near(folder))
         hint = f"; there is {', '.join(close)}" if close else "; a run's folder is what train.py has printed at its end"
         raise ValueError(f"there is no run {folder}{hint}")
     if not folder.is_dir():

@@ -39,6 +39,8 @@ def test_labels_that_cannot_be_are_told():
                 conditioner.check({"label": given})
     conditioner.check({"label": torch.arange(7)})
     conditioner.check({"caption": ["a"]})
+    with pytest.raises(ValueError, match=r"the field label is numbers, one or more for each image; got \['cat'\]"):
+        conditioner.check({"label": ["cat"]})
     for wrong in (torch.tensor([0.5]), torch.tensor([[1]]), ["cat"]):
         with pytest.raises((ValueError, TypeError)):
             conditioner({"label": wrong})

@@ -163,6 +163,14 @@ def test_checkpoints_of_a_run_of_two_stages_give_a_curve_of_those_that_make_imag
 
 
 @pytest.mark.e2e
+def test_a_size_that_a_metric_does_not_measure_is_refused_before_images_are_made(scored, tmp_path):
+    message = "caption_accuracy compares images with drawings of 32 x 32 pixels, and here are images of 48 x 48; choose"
+    with pytest.raises(ValueError, match=message):
+        scored("large", "num_images=4", "size=48")
+    assert not (tmp_path / "large").exists()
+
+
+@pytest.mark.e2e
 def test_what_was_done_is_said(scored, tmp_path, caplog):
     caplog.set_level("INFO")
     samples = len(scored("all", "metric=offline")[0]["scores"]) and 24
@@ -177,6 +185,7 @@ def test_what_was_done_is_said(scored, tmp_path, caplog):
         "| sampler | DDIM |",
         "| sampler.steps | 2 |",
         "| sampler.eta | 0.0 |",
+        "| guidance.threshold | null |",
         "| seed | 1000000 |",
     ):
         assert line in page

@@ -55,3 +55,27 @@ def test_only_one_process_at_a_time_works_in_a_folder(tmp_path):
         assert "another process is writing into" in done.stderr
     done = subprocess.run([sys.executable, "-c", other, tmp_path / "out"], capture_output=True, text=True, check=True)
     assert done.stdout == "in\n"
+
+
+@pytest.mark.parametrize(("path", "other"), [(".", "new-2"), ("..", r"\.\./new"), ("a/..", "a/../new-2"), ("a", "a-2")])
+def test_another_folder_that_can_be_taken_is_proposed(tmp_path, monkeypatch, path, other):
+    (tmp_path / "here" / "a").mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "here", tmp_path / "here" / "a"):
+        (place / "note.txt").write_text("")
+    (tmp_path / "here" / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match=f"nothing was changed: choose another folder, like out={other}$"):
+        ours(path).check()
+
+
+@pytest.mark.parametrize("name", ["link", "link/below"])
+def test_a_link_to_nothing_is_no_folder(tmp_path, name):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="link is a link to what is not there; choose another"):
+        ours(tmp_path / name).check()
+
+
+def test_a_folder_that_must_be_new_is_not_said_to_hold_files_of_others(tmp_path):
+    (tmp_path / "a.png").write_text("")
+    with pytest.raises(ValueError, match=r"is not empty \(a.png\); nothing was changed"):
+        OutputFolder(tmp_path, option="out", is_own=None).check()

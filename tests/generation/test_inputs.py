@@ -1,7 +1,9 @@
 """Inputs: labels, layouts, maps, pictures and arrays, from options, files and lines of a .jsonl file."""
 
 import json
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +17,14 @@ from ldm.conditioner.layout import LayoutConditioner
 from ldm.conditioner.segmentation import SegmentationConditioner
 from ldm.generation.inputs import INPUTS, input_rows, input_size
 from ldm.generation.mode.txt2img import Txt2Img
+from ldm.generation.pictures import find_images, read_image
 from ldm.generation.prompts import Prompt, read_prompts
 from ldm.generation.request import (
     SampleRequest,
     check_given,
     check_numbers,
     given_fields,
+    idle_prompts,
     numbered,
     with_class_numbers,
 )
@@ -291,3 +295,28 @@ def test_images_are_as_large_as_their_maps(label_map):
     assert Txt2Img([]).size_of(mapped, Trained()) == Size(4, 8)
     assert Txt2Img([]).size_of(labelled, Trained()) == Size(32, 32)
     assert Txt2Img([], size=16).size_of(mapped, Trained()) == Size(16, 16)
+
+
+def test_folders_give_images_of_every_format_that_is_read_and_name_the_others(tmp_path, caplog):
+    picture = Image.new("RGB", (8, 8), "red")
+    for name in ("a.png", "b.TIF", "c.gif", "d.bmp", "e.jpg", "f.webp"):
+        picture.save(tmp_path / name)
+    for name in ("._a.png", "phone.heic", "notes.txt"):
+        (tmp_path / name).write_text("")
+    with caplog.at_level(logging.WARNING):
+        found = find_images(str(tmp_path))
+    assert [Path(file).name for file in found] == ["a.png", "b.TIF", "c.gif", "d.bmp", "e.jpg", "f.webp"]
+    assert caplog.messages == [f"left out of {tmp_path}, since their formats are not read: phone.heic"]
+    for file in found:
+        assert read_image(file, 8).amin((1, 2)).argmax() == 0, "red"
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "camera" / "a.nef").touch()
+    with pytest.raises(FileNotFoundError, match="what is there is not read: a.nef; give a file, or a folder of jpg"):
+        find_images(str(tmp_path / "camera"))
+
+
+def test_a_prompt_that_no_model_reads_is_said_to_change_nothing():
+    asked = [SampleRequest("00000.png", prompt="red", inputs={"label": 1})]
+    assert idle_prompts(asked, ["label"]) == "the prompt changes nothing: this model is told label, and no caption"
+    assert idle_prompts(asked, ["label", "caption"]) is None
+    assert idle_prompts([SampleRequest("00000.png", inputs={"label": 1})], ["label"]) is None

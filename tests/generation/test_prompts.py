@@ -87,11 +87,23 @@ def test_a_folder_and_nothing_are_no_prompts(tmp_path):
         read_prompts(None, str(tmp_path))
     with pytest.raises(ValueError, match="there is no file prompts=.*none.txt"):
         read_prompts(None, str(tmp_path / "none.txt"))
+    with pytest.raises(ValueError, match=r'there is no file prompts=a red heart; a single prompt is prompt="..."'):
+        read_prompts(None, "a red heart")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_text_files_of_usual_encodings_are_read(tmp_path, encoding):
     assert read_prompts(None, written(tmp_path, "déjà vu\nOKé".encode(encoding))) == [Prompt("déjà vu"), Prompt("OKé")]
+
+
+def test_more_images_than_a_folder_takes_are_refused_before_they_are_counted_up():
+    assert len(numbered([Prompt("a")] * 3, 2, 0)) == 6
+    with pytest.raises(
+        ValueError, match="n=1000000000000 asks for 2,000,000,000,000 images, and one folder takes 1,000,000 at"
+    ):
+        numbered([Prompt("a")] * 2, 10**12, 0)
+    with pytest.raises(ValueError, match="asks for 1,000,000,000,000 images"):
+        Interpolate([Prompt("a")], to_seed=1).requests(10**12, 0)
 
 
 def test_no_seed_goes_beyond_the_last():

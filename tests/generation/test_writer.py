@@ -1,9 +1,13 @@
-"""The grid of sampled images."""
+"""The grid of sampled images, and what is said where sampling is interrupted."""
+
+import logging
 
 import pytest
+import torch
 
+from ldm.generation.folder import SampleFolder
 from ldm.generation.request import SampleRequest
-from ldm.generation.writer import grid_columns
+from ldm.generation.writer import generate, grid_columns
 
 
 def requests(count, seeds, **fields):
@@ -27,3 +31,21 @@ def test_images_of_one_condition_are_in_one_row(count, seeds, columns):
 def test_where_conditions_have_different_numbers_of_images_nothing_is_arranged():
     assert grid_columns(requests(4, 2)[:7]) is None
     assert grid_columns([]) is None
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interrupted_command_says_how_many_images_are_there(tmp_path, caplog, finished):
+    calls = []
+
+    def make(chunk):
+        if len(calls) == finished:
+            raise KeyboardInterrupt
+        calls.append(len(chunk))
+        return torch.zeros(len(chunk), 3, 4, 4)
+
+    asked = [SampleRequest(f"0000{seed}.png", seed=seed) for seed in range(5)]
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+        generate(make, asked, SampleFolder(tmp_path / "out"), settings={}, batch_size=2)
+    said = f"2 of 5 images are in {tmp_path / 'out'}; the same command makes all of them again"
+    assert caplog.messages == [said] * finished
+    assert sum(1 for _ in (tmp_path / "out").glob("*.png")) == 2 * finished

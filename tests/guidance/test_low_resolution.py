@@ -52,5 +52,19 @@ def test_its_gradient_is_deterministic_on_gpus():
     with Deterministic():
         (pull,) = torch.autograd.grad(score.log_likelihood(image, ["", ""]).sum(), image)
     small = torch.nn.functional.interpolate(image, (4, 6), mode="bilinear", antialias=True)
-    (expected,) = torch.autograd.grad(-0.5 * small.square().sum() / 0.1**2, image)
+    (expected,) = torch.autograd.grad(-0.5 * small.square().sum(), image)
     torch.testing.assert_close(pull, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("t", [0.999, 0.9, 0.5, 0.1])
+def test_an_estimate_is_not_moved_further_beyond_the_small_image_than_it_was_from_it(t):
+    """As far as nothing else is said; at the noisiest times the step is largest, and larger ones drive images apart."""
+    network = denoiser(variance=1.0)
+    x_t = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    far = []
+    for guidance in (NoGuidance(), LossGuidance(LowResolutionScore(torch.full((3, 4, 4), 0.5)))):
+        estimate = guidance.wrap(given(network, 0.0, count=4))(x_t, torch.full((4,), t))
+        far.append(
+            (torch.nn.functional.interpolate(estimate.clean, (4, 4), mode="bilinear", antialias=True) - 0.5).norm()
+        )
+    assert far[1] < far[0]

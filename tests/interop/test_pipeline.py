@@ -166,3 +166,8 @@ def test_components_without_the_file_that_joins_them_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"neither model_index.json nor config.json.*give one that is"):
         read_foreign(tmp_path / "empty")
+    (tmp_path / "empty" / "config.yaml").touch()
+    with pytest.raises(
+        ValueError, match="empty is a run of this project, which is read as it is; give it as ckpt=.*empty$"
+    ):
+        read_foreign(tmp_path / "empty")

@@ -30,7 +30,8 @@ def test_a_rule_allows_its_values_and_no_others(rule, allowed, refused):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"n": 0}, r"n=0 cannot be; give a whole number, at least 1"),
+        ({"n": 0}, r"n=0 cannot be; give a whole number, at least 1$"),
+        ({"n": 2**63}, r"n=9223372036854775808 cannot be; give a whole number, at least 1, below 2\^63$"),
         ({"task": {"diffusion": {"steps": True}}}, r"task\.diffusion\.steps=true cannot be; give a whole number"),
         (
             {"task": {"diffusion": {"lr": math.nan}}},

@@ -21,7 +21,7 @@ from ldm.conditioner.in_pictures import in_pictures
 from ldm.conditioner.text import cut_prompts
 from ldm.config import is_rank_zero
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, check_given, check_numbers, texts_of, with_class_numbers
+from ldm.generation.request import SampleRequest, check_given, check_numbers, idle_prompts, texts_of, with_class_numbers
 from ldm.guidance.base import Guidance, fields_of
 from ldm.model import LatentDiffusion, Start
 from ldm.options.rule import SIZE, Optional, check
@@ -215,6 +215,8 @@ class PromptGenerator(Generator):
         readers = self.model.readers(self.guidance)
         for request in requests:
             check_given(request, fields_of(readers), self.mode.gives)
+        if is_rank_zero() and (idle := idle_prompts(requests, fields_of(readers))) is not None:
+            log.warning(idle)
         requests = [with_class_numbers(request, self.model.conditioner) for request in requests]
         check_numbers(requests, readers)
         if is_rank_zero():

@@ -12,7 +12,7 @@ from ldm.generation.folder import image_name
 from ldm.generation.inputs import input_rows, input_size
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
-from ldm.generation.request import SampleRequest, given_fields
+from ldm.generation.request import SampleRequest, check_count, given_fields
 from ldm.generation.start import InterpolationStart
 from ldm.model import LatentDiffusion
 from ldm.options.rule import SEED, Optional, check
@@ -61,6 +61,7 @@ class Interpolate(PromptMode):
         """See `Mode.requests`."""
         if n < 2:
             raise ValueError(f"an interpolation has n=2 or more images, its ends among them; got n={n}")
+        check_count(n, n)
         ((prompt, own, negative, inputs),) = self.prompts
         first = seed if own is None else own
         end, last = (

@@ -41,7 +41,7 @@ def export(
         ValueError: If the folder is not empty, or the format cannot hold the model; nothing is written then.
     """
     check("dtype", dtype, Optional(OneOf(tuple(DTYPES)), "as the numbers are stored"))
-    folder = OutputFolder(out, option="out", is_own=lambda _: False)
+    folder = OutputFolder(out, option="out", is_own=None)
     folder.check()
     if dtype is not None:
         weights = {
