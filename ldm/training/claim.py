@@ -72,7 +72,7 @@ def compare(run: Path, settings: Mapping[str, Any], stages: Sequence[Stage[Task]
         ValueError: If the run folder holds a run of something else, with the reason.
     """
     file = run / CONFIG_FILE
-    if not file.is_file():
+    if not file.is_file() or _is_untouched(run, stages):
         return Continuation((), {})
     before = resolved(OmegaConf.load(file))
     refused: list[str] = []
@@ -161,6 +161,12 @@ def _is_free(name: str, stages: Sequence[Stage[Task]]) -> bool:
     """Return whether an option may differ between a run and its continuation."""
     patterns = (*FREE, *(pattern for stage in stages for pattern in stage.measured_by))
     return matches(name, patterns) and not matches(name, NOT_FREE)
+
+
+def _is_untouched(run: Path, stages: Sequence[Stage[Task]]) -> bool:
+    """Return whether nothing is there yet that options could have changed: no step of any stage, and nothing learned before."""
+    made = next(run.glob("**/*.safetensors"), None) is not None
+    return not made and all(stage.begins and not stage.is_finished for stage in stages)
 
 
 def _is_ahead(name: str, stages: Sequence[Stage[Task]]) -> bool:

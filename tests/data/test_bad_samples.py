@@ -91,6 +91,8 @@ def test_leftovers_do_not_flood_the_log(caplog):
     bad_samples = BadSampleCounter(0.0)
     caplog.set_level(logging.WARNING)
     for number in range(1000):
-        bad_samples.count(1, [Leftover("a.tar", f"{number}.seg.png", "beside an image, but not read")], None)
-    assert bad_samples.leftovers == {"beside an image, but not read": 1000}
+        bad_samples.count(
+            1, [Leftover("a.tar", f"{number}.seg.png", "beside an image, but nothing here asks for them")], None
+        )
+    assert bad_samples.leftovers == {"beside an image, but nothing here asks for them": 1000}
     assert len(caplog.records) == 10

@@ -203,7 +203,10 @@ def test_what_is_encoded_and_what_is_counted_is_all_that_is_there(tmp_path, auto
             "no caption": 1,
             "no image": 1,
         },
-        **{"files beside an image, but not read": 1, "files replaced by a later file of the same name": 1},
+        **{
+            "files beside an image, but nothing here asks for them": 1,
+            "files replaced by a later file of the same name": 1,
+        },
     }
 
 

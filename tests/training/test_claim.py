@@ -83,6 +83,19 @@ def test_what_does_is_refused_with_the_reason(run, override, reason):
         again(run, override)
 
 
+def test_where_nothing_was_made_everything_may_change(run):
+    """A run that failed at its first step, because of an option, goes on with another."""
+    changes = ["conditioner.width=64", "data.size=64", "seed=3"]
+    for stage in ("autoencoder", "diffusion"):
+        with pytest.raises(ValueError, match="holds a run with other settings"):
+            again(run, *changes)
+        (run / stage / "results.json").unlink()
+    assert again(run, *changes) == ((), {})
+    (run / "diffusion" / "tokenizer.safetensors").touch()
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        again(run, *changes)
+
+
 def test_options_of_a_stage_without_steps_may_change(run):
     changes = ["stage.diffusion.batch_size=4", "stage.diffusion.optimizer.lr=0.5", "stage.diffusion.trainer.max_steps=10",
                "stage.diffusion.trainer.accumulate_grad_batches=2"]  # fmt: skip

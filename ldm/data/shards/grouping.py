@@ -33,7 +33,7 @@ CAPTIONS = ("txt", "json")
 NO_CAPTION = "no caption"
 NO_IMAGE = "no image"
 REPLACED = "replaced by a later file of the same name"
-EXTRA = "beside an image, but not read"
+EXTRA = "beside an image, but nothing here asks for them"
 NAMELESS = "hidden, or without an ending"
 LOST_LINK = "hard link to a file that is not before it in this shard"
 

@@ -16,7 +16,7 @@ import webdataset
 from ldm.data.bad_samples import BadSampleCounter
 from ldm.data.endings import PARTS
 from ldm.data.shards.dataset_index import DatasetIndex, index_shards
-from ldm.data.shards.grouping import REPLACED, Leftover, list_shard, plain, split_name
+from ldm.data.shards.grouping import EXTRA, REPLACED, Leftover, list_shard, plain, split_name
 from ldm.data.shards.shard_reader import ShardReader
 from tests.data.small_shards import keys as keys_of
 from tests.data.small_shards import level, opened, write_tar
@@ -55,12 +55,12 @@ ZOO = {
     "several of one name": (
         [("a.png", PNG), ("a.1.png", PNG), ("a.2.png", PNG), ("a.txt", b"x"), *pair("b")],
         ["a", "b"],
-        {"beside an image, but not read": 2},
+        {EXTRA: 2},
     ),
     "several of one name without a caption": (
         [("a.png", PNG), ("a.1.png", PNG), ("a.2.png", PNG), ("b.png", PNG)],
         [],
-        {"no caption": 2, "beside an image, but not read": 2},
+        {"no caption": 2, EXTRA: 2},
     ),
     "each with its own caption": (pair("a") + pair("a.1") + pair("a.2"), ["a", "a.1", "a.2"], {}),
     "dots in names": (
@@ -91,7 +91,7 @@ ZOO = {
         ["a"],
         {"no image": 2, "hidden, or without an ending": 3},
     ),
-    "two images of one key": ([("a.png", PNG), ("a.jpg", PNG), ("a.txt", b"x")], ["a"], {"beside an image, but not read": 1}),
+    "two images of one key": ([("a.png", PNG), ("a.jpg", PNG), ("a.txt", b"x")], ["a"], {EXTRA: 1}),
     "links": (
         [
             *pair("a"), linked("b.png", "a.png", tarfile.SYMTYPE), ("b.txt", b"x"), linked("c.png", "gone.png", tarfile.LNKTYPE),
@@ -116,12 +116,12 @@ ZOO = {
             ("h.safetensors", PNG),
         ],
         ["e"],
-        {"no caption": 10, "beside an image, but not read": 2, REPLACED: 1},
+        {"no caption": 10, EXTRA: 2, REPLACED: 1},
     ),
 }  # fmt: skip
 
 ALONE = {
-    "several of one name without a caption": (["a", "b"], {"beside an image, but not read": 2}),
+    "several of one name without a caption": (["a", "b"], {EXTRA: 2}),
     "no captions": (["a", "b", "c", "d.x"], {}),
     "a mask of no image": (["b"], {"no image": 2}),
     "links": (
@@ -134,7 +134,7 @@ ALONE = {
     ),
     "images alone": (
         ["a", "b", "c", "d", "e", "x/Shot 10.33", "x/Shot 10.34", "g", "Mask", "h"],
-        {"beside an image, but not read": 4, "no image": 1, REPLACED: 1},
+        {EXTRA: 4, "no image": 1, REPLACED: 1},
     ),
 }
 """Those shards of the zoo that have other samples where images alone are samples: the keys, and the reasons."""
@@ -224,7 +224,7 @@ def test_the_index_counts_the_same(tmp_path, alone):
 def test_parts_that_nobody_wants_are_counted_as_not_read(tmp_path):
     shard = zoo_tar(tmp_path / "a.tar", ZOO["masks"][0])
     for wanted, left in (((), 4), (("cls",), 3), (("seg.png",), 2), (PARTS, 0)):
-        expected = {"beside an image, but not read": left} if left else {}
+        expected = {EXTRA: left} if left else {}
         index = DatasetIndex(opened(shard, tmp_path).shards, read=wanted)
         assert {leftover.reason: count for leftover, count in index.leftovers} == expected
         samples, skipped = streamed(shard, wanted)
@@ -342,8 +342,8 @@ def test_a_late_file_of_an_image_is_no_image_of_its_own(tmp_path):
     (summary,) = index_shards([shard], tmp_path, alone=True)
     samples, skipped = streamed(shard, alone=True)
     assert keys_of(DatasetIndex([summary])) == [sample.key for sample in samples] == ["a", "b", "c"]
-    assert by_reason(skipped) == {"beside an image, but not read": 1}
-    assert summary.leftovers == {"beside an image, but not read": (1, "a.normal.png")}
+    assert by_reason(skipped) == {EXTRA: 1}
+    assert summary.leftovers == {EXTRA: (1, "a.normal.png")}
 
 
 def test_a_stream_of_images_alone_holds_one(tmp_path):
