@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from torch import nn
@@ -160,6 +160,35 @@ def test_their_pipeline_makes_the_same_images_with_the_file_that_it_saved(tmp_pa
     torch.testing.assert_close(
         ours(load(tmp_path / "pipeline", loras={tmp_path / "saved": 1.0})), after, atol=1e-3, rtol=0
     )
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)  # peft asks transformers so
+def test_the_folders_that_peft_writes_give_the_same_images(tmp_path):
+    """One of the U-Net and one of the text encoder; the strength is in the file beside the matrices."""
+    pipe = pipelines.stable_diffusion(tmp_path)
+    before = theirs(pipe)
+    ends = {"unet": loras.UNET_LAYERS + loras.CONVOLUTIONS, "text_encoder": loras.TEXT_LAYERS}
+    for name, own in ends.items():
+        network = getattr(pipe, name)
+        options = {"lora_alpha": 6, "alpha_pattern": {own[0]: 3}, "use_rslora": name == "unet"}
+        peft = get_peft_model(network, LoraConfig(r=4, target_modules=list(loras.layers_in(network, own)), **options))
+        for place, weight in peft.named_parameters():
+            if "lora_" in place:
+                nn.init.normal_(weight, std=0.05)
+        peft.save_pretrained(tmp_path / name)
+    after = theirs(pipe)
+    assert (after - before).std() > 0.02
+    folders = [tmp_path / name for name in ends]
+    torch.testing.assert_close(
+        ours(load(tmp_path / "pipeline", loras=dict.fromkeys(folders, 1.0))), after, atol=1e-3, rtol=0
+    )
+    (tmp_path / "unet" / "adapter_config.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"written by peft, and adapter_config\.json, which has its strength, is not beside"
+    ):
+        load(tmp_path / "pipeline", loras={folders[0]: 1.0})
 
 
 def as_processor(name):

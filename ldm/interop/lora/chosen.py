@@ -10,8 +10,8 @@ from ldm.files.digest import sha256_of
 from ldm.files.similar import similar
 from ldm.options.rule import Real, check
 
-NAMES = ("lora.safetensors", "pytorch_lora_weights.safetensors")
-"""Names of a LoRA's file in a folder, as `format=lora` and diffusers write it."""
+NAMES = ("lora.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""Names of a LoRA's file in a folder, as `format=lora`, diffusers and peft write it."""
 
 ENDING = ".safetensors"
 

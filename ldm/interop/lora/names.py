@@ -20,6 +20,12 @@ BEGINNINGS: Mapping[str, str] = {
 }
 """How names begin -> the network; first kohya's, then diffusers'. Early files have the U-Net's names without any of these."""
 
+WRAPPER = "base_model.model."
+"""How names begin in the folders that peft writes, which do not say of which network they are."""
+
+TEXT_LAYER = re.compile(r"(text_model\.)?encoder\.layers\.")
+"""How the names of a text encoder's layers begin, and none of a U-Net's."""
+
 DOWN, UP, ALPHA = "down", "up", "alpha"
 """The parts of a change: the matrices A and B, and the number alpha."""
 
@@ -69,8 +75,9 @@ def read_name(name: str) -> LoRAName | None:
     part, rest = next(((part, name[: end.start()]) for part, end in ends if end is not None), (None, ""))
     if part is None:
         return None
+    rest = rest.removeprefix(WRAPPER)
     begin = next((begin for begin in BEGINNINGS if rest.startswith(begin)), "")
-    network = BEGINNINGS.get(begin, UNET)
+    network = BEGINNINGS.get(begin, TEXT if TEXT_LAYER.match(rest) else UNET)
     dotted = _of_today(rest.removeprefix(begin), network)
     layer = dotted.replace(".", "_")
     return LoRAName(network, layer if network == UNET else layer.removeprefix("text_model_"), part, dotted)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ldm.interop.foreign import CONFIG_KEY
-from ldm.interop.lora.names import ALPHA, DOWN, UP, LoRAName, other_kind, read_name
+from ldm.interop.lora.names import ALPHA, DOWN, TEXT, UNET, UP, WRAPPER, LoRAName, other_kind, read_name
 from ldm.interop.source import Weights, read_weights
 from ldm.interop.translation import listed
 from ldm.optim.lora import LowRank
@@ -21,6 +21,9 @@ from ldm.options.rule import Real, check
 
 PEFT_CONFIG = "lora_adapter_metadata"
 """The key of the options of peft, in the metadata of diffusers' files; each has the name of its network before it."""
+
+PEFT_FILE = "adapter_config.json"
+"""The file beside a LoRA in a folder of peft, with the same options."""
 
 BASE_VERSION = "ss_base_model_version"
 """The key of the version of Stable Diffusion that a LoRA was trained on, in the metadata of kohya's files."""
@@ -69,7 +72,7 @@ class LoRAFile:
 
 
 def read_lora(file: Path) -> LoRAFile:
-    """Read a LoRA file of kohya's scripts or of diffusers, also with peft's names. No code is run.
+    """Read a LoRA file of kohya's scripts, of diffusers or of peft. No code is run.
 
     Args:
         file: The file.
@@ -162,12 +165,25 @@ def _is_meant(pattern: str, layer: str) -> bool:
 
 
 def _peft_options(weights: Weights) -> dict[str, Any]:
-    """Return the options of peft that the metadata hold, like `unet.lora_alpha`; empty where there are none."""
+    """Return peft's options by network, like `unet.lora_alpha`, of the metadata or of a folder of peft; empty: there are none."""
     text = weights.metadata.get(PEFT_CONFIG)
-    if text is None:
+    if text is not None:
+        return _json(text, f"{weights.file}: {PEFT_CONFIG} in its metadata")
+    if not all(name.startswith(WRAPPER) for name in weights.tensors):
         return {}
+    beside = weights.file.with_name(PEFT_FILE)
+    if not beside.is_file():
+        raise ValueError(
+            f"{weights.file} was written by peft, and {PEFT_FILE}, which has its strength, is not beside it"
+        )
+    options = _json(beside.read_text(encoding="utf-8"), str(beside))
+    return {f"{network}.{name}": value for network in (UNET, TEXT) for name, value in options.items()}
+
+
+def _json(text: str, place: str) -> dict[str, Any]:
+    """Return the entries of a JSON object; none where it is of another type."""
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{weights.file}: {PEFT_CONFIG} in its metadata is no JSON: {error}") from error
+        raise ValueError(f"{place} is no JSON: {error}") from error
     return found if isinstance(found, dict) else {}
