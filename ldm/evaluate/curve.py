@@ -34,7 +34,7 @@ def step_of(ckpt: str) -> int | None:
 
 
 def write_curve(folder: Path, results: Sequence[Results]) -> None:
-    """Write the scores of checkpoints over their steps, or over their places where names have no steps.
+    """Write the scores of checkpoints over their steps; where names have no steps, those of each, which no line joins.
 
     Args:
         folder: The folder.
@@ -42,8 +42,8 @@ def write_curve(folder: Path, results: Sequence[Results]) -> None:
     """
     steps = [step_of(result["of"]) for result in results]
     have_steps = None not in steps
-    places = [step or 0 for step in steps] if have_steps else range(len(results))
-    rows = sorted(zip(places, results, strict=True), key=lambda row: row[0])
+    numbers = [step or 0 for step in steps] if have_steps else range(len(results))
+    rows = sorted(zip(numbers, results, strict=True), key=lambda row: row[0])
     lines = _lines(rows) if have_steps else {"": rows}
     names = list(dict.fromkeys(name for result in results for name in result["scores"]))
     text = io.StringIO()
@@ -59,11 +59,16 @@ def write_curve(folder: Path, results: Sequence[Results]) -> None:
         axes = figure.add_subplot(height, columns, panel)
         for label, line in lines.items():
             values = [_score(result, name) for _, result in line]
-            axes.plot([place for place, _ in line], values, marker="o", clip_on=False, label=label)
+            places, style = [place for place, _ in line], "-" if have_steps else "none"
+            axes.plot(places, values, linestyle=style, marker="o", clip_on=False, label=label)
         if len(lines) > 1:
             axes.legend(fontsize="small")
         axes.set_title(name)
-        axes.set_xlabel("step" if have_steps else "place of the checkpoint")
+        if have_steps:
+            axes.set_xlabel("step")
+        else:
+            axes.set_xlim(-0.5, len(rows) - 0.5)
+            axes.set_xticks(range(len(rows)), _short([result["of"] for _, result in rows]), rotation=90)
         axes.grid(alpha=0.3)
         _limit(axes, [value for _, result in rows if not math.isnan(value := _score(result, name))])
     with written_whole(folder / PICTURE) as draft:
@@ -83,6 +88,21 @@ def _lines(rows: Sequence[tuple[int, Results]]) -> dict[str, list[tuple[int, Res
         found.setdefault(str(Path(result["of"]).parent), []).append((place, result))
     common = os.path.commonpath(list(found))
     return {os.path.relpath(folder, common): found[folder] for folder in sorted(found)}
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    """Return the parts of paths in which they differ, without those at the beginning and the end that all share."""
+    parts = [Path(path).parts for path in paths]
+    begin = _alike(parts)
+    end = _alike([found[begin:][::-1] for found in parts])
+    return [
+        "/".join(found[begin : len(found) - end]) or Path(path).name for found, path in zip(parts, paths, strict=True)
+    ]
+
+
+def _alike(parts: Sequence[Sequence[str]]) -> int:
+    """Return how many parts at the beginning are the same everywhere."""
+    return next((n for n, row in enumerate(zip(*parts, strict=False)) if len({*row}) > 1), min(map(len, parts)))
 
 
 def _limit(axes: Axes, values: Sequence[float]) -> None:

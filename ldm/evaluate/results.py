@@ -146,8 +146,10 @@ def table(results: Results, shown: Sequence[str] = ()) -> str:
 def lines_of(results: Results) -> list[str]:
     """Return the scores as lines for a terminal."""
     published = results["published"]
+    width = max((len(name) for name in results["scores"]), default=0)
     return [
-        f"  {name:28} {_number(value)}" + (f"  (published: {published[name]:g})" if name in published else "")
+        f"  {name:{max(width, 28)}} {_number(value)}"
+        + (f"  (published: {published[name]:g})" if name in published else "")
         for name, value in results["scores"].items()
     ] + [f"  not as in the protocol: {departure}" for departure in results["departures"]]
 

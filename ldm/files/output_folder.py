@@ -38,7 +38,7 @@ class OutputFolder:
         """Check that the folder can be used; nothing is written.
 
         Raises:
-            ValueError: Where the path is no folder, or holds files that this program did not write.
+            ValueError: Where the path is no folder, may not be written, or holds files that this program did not write.
         """
         for place in (self.path, *self.path.parents):
             if place.exists() or place.is_symlink():
@@ -46,6 +46,11 @@ class OutputFolder:
                     found = "a file" if place.exists() else "a link to what is not there"
                     raise ValueError(
                         f"{self.option}={self.path} cannot be a folder, since {place} is {found}; choose another"
+                    )
+                if not os.access(place, os.W_OK):
+                    raise ValueError(
+                        f"{self.option}={self.path} cannot be written, since {place.absolute()} is read-only for this user; "
+                        "choose another"
                     )
                 break
         if not self.path.is_dir():

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ldm.files.picture import grid, stack_padded, to_picture, to_tensor
+from ldm.files.whole import written_whole
 from ldm.generation.folder import GRID, SampleFolder
 from ldm.generation.request import SampleRequest
 from ldm.pretrained.precision import without_tf32
@@ -73,7 +74,8 @@ def generate(
                         folder.begin(record)
                     _barrier(world)
                 for request, image in zip(chunk, images, strict=True):
-                    to_picture(image).save(folder.path / request.file)
+                    with written_whole(folder.path / request.file) as draft:
+                        to_picture(image).save(draft, format="png")
                 bar.update(len(chunk))
         except KeyboardInterrupt:
             bar.close()

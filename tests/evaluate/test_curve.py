@@ -39,22 +39,34 @@ def test_panels_of_many_scores_stand_in_rows(tmp_path):
 
 
 def test_checkpoints_of_two_runs_are_two_lines(tmp_path, monkeypatch):
-    drawn, plot = [], Axes.plot
+    drawn, lines, plot, ticks, set_xticks = [], [], Axes.plot, [], Axes.set_xticks
 
     def watched(self, places, values, **options):
         drawn.append((options["label"], list(places), list(values)))
+        lines.append(options["linestyle"])
         return plot(self, places, values, **options)
 
+    def watched_ticks(self, places, names, **options):
+        ticks.append(names)
+        return set_xticks(self, places, names, **options)
+
     monkeypatch.setattr(Axes, "plot", watched)
+    monkeypatch.setattr(Axes, "set_xticks", watched_ticks)
     results = [
         {"of": f"runs/{run}/step-{step}.ckpt", "count": 4, "scores": {"loss": loss}}
         for step, run, loss in ((20, "b", 0.3), (10, "a", 0.5), (20, "a", 0.4), (10, "b", 0.6))
     ]
     write_curve(tmp_path, results)
     assert drawn == [("a", [10, 20], [0.5, 0.4]), ("b", [10, 20], [0.6, 0.3])]
+    assert lines == ["-", "-"]
     drawn.clear()
+    lines.clear()
     write_curve(tmp_path, [{**result, "of": result["of"].replace("step-", "model")} for result in results])
     assert [values for _, _, values in drawn] == [[0.3, 0.5, 0.4, 0.6]], "places of models without steps"
+    assert lines == ["none"], "nothing lies between models that are no steps of one run"
+    assert ticks == [["b/model20.ckpt", "a/model10.ckpt", "a/model20.ckpt", "b/model10.ckpt"]]
+    write_curve(tmp_path, [{**results[0], "of": f"runs/{run}/model.safetensors"} for run in "ab"])
+    assert ticks[-1] == ["a", "b"]
 
 
 def measured(files, out):

@@ -1,5 +1,6 @@
 """Folders that programs write into."""
 
+import os
 import subprocess
 import sys
 
@@ -79,3 +80,13 @@ def test_a_folder_that_must_be_new_is_not_said_to_hold_files_of_others(tmp_path)
     (tmp_path / "a.png").write_text("")
     with pytest.raises(ValueError, match=r"is not empty \(a.png\); nothing was changed"):
         OutputFolder(tmp_path, option="out", is_own=None).check()
+
+
+@pytest.mark.parametrize("name", ["out", "out/deep/new"])
+def test_a_folder_that_may_not_be_written_is_refused_before_it_is_needed(tmp_path, monkeypatch, name):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path / "out")  # a superuser may write everywhere
+    with pytest.raises(
+        ValueError, match=f"cannot be written, since {tmp_path / 'out'} is read-only for this user; choose"
+    ):
+        ours(tmp_path / name).check()

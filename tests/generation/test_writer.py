@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from PIL import Image
 
 from ldm.generation.folder import SampleFolder
 from ldm.generation.request import SampleRequest
@@ -53,3 +54,20 @@ def test_an_interrupted_command_says_how_many_images_are_there(tmp_path, caplog,
     said = f"2 of 5 images are in {tmp_path / 'out'}; the same command makes all of them again"
     assert caplog.messages == [said] * finished
     assert sum(1 for _ in (tmp_path / "out").glob("*.png")) == 2 * finished
+
+
+def test_no_image_is_left_in_part_where_the_disk_is_full(tmp_path, monkeypatch):
+    save, folder = Image.Image.save, tmp_path / "out"
+
+    def full(self, file, **options):
+        save(self, file, **options)
+        if "00001" in str(file):
+            with open(file, "r+b") as part:
+                part.truncate(20)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    asked = [SampleRequest(f"0000{seed}.png", seed=seed) for seed in range(2)]
+    with pytest.raises(OSError, match="No space left"):
+        generate(lambda chunk: torch.zeros(len(chunk), 3, 4, 4), asked, SampleFolder(folder), settings={})
+    assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == ["00000.png", "samples.jsonl"]
