@@ -24,6 +24,7 @@ from ldm.conditioner.in_words import in_words
 from ldm.data.dataset import sequential
 from ldm.evaluate.conditions import OpenSamples
 from ldm.files.picture import stack_padded
+from ldm.generation.completion import known_parts
 from ldm.guidance.base import Guidance, fields_of
 from ldm.metric.base import Metric
 from ldm.metric.reference_file import cached_reference, reference_file
@@ -49,6 +50,8 @@ class Evaluation(Measuring):
     reference statistics are those of the validation images at these sizes. Extractors resize what they get to one size, real
     and generated images alike, so that distances are well defined; they compare with those of other runs that have the same
     buckets and size.
+
+    A model that fills holes is measured on whole images, with the known pixels put back.
 
     Images are rounded to 8 bits before they are measured, as in a file. A rank keeps the features of its images until all are
     made; then rank 0 gathers them in chunks and measures. With N images, an extractor of D features and M real images whose
@@ -182,6 +185,7 @@ class Evaluation(Measuring):
                 images = model.sample(
                     fields,
                     seeds=[self.seed + number for number in chunk],
+                    start=known_parts(model.conditioner, fields),
                     sampler=self.sampler,
                     guidance=self.guidance,
                     size=size,

@@ -16,6 +16,7 @@ from ldm.data.value_checks import TRAINED
 from ldm.evaluate.conditions import OpenConditions
 from ldm.evaluate.folder import EvaluationFolder
 from ldm.evaluate.images import FolderImages, Readable
+from ldm.generation.completion import known_parts
 from ldm.guidance.base import Guidance
 from ldm.model import LatentDiffusion
 from ldm.sampler.base import Sampler
@@ -153,6 +154,7 @@ class SampledImages(MeasuredImages):
             images = self.model.sample(
                 fields,
                 seeds=[self.seed + number for number in numbers],
+                start=known_parts(self.model.conditioner, fields),
                 sampler=self.sampler,
                 guidance=self.guidance,
                 size=self.size_of(numbers[0]),

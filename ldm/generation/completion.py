@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ldm.batch import Size
+from ldm.batch import Fields, Size, tensor_field
+from ldm.conditioner.base import Conditioner
 from ldm.generation.start import blend_known, each_masked
 from ldm.guidance.context import GuidanceContext
 from ldm.model import Beginning, LatentDiffusion, Start
@@ -53,3 +54,23 @@ class CompletionStart(Start):
     def finish(self, images: Tensor) -> Tensor:
         """Blend the images with the known ones, over the border; see `Start.finish`."""
         return blend_known(images, self.image, self.mask, self.border)
+
+
+def fills_holes(conditioner: Conditioner) -> bool:
+    """Return whether a model with this conditioner was trained to fill holes."""
+    return "mask" in conditioner.inputs
+
+
+def known_parts(conditioner: Conditioner, fields: Fields) -> CompletionStart | None:
+    """Return the start that puts the known pixels of images back, so that completed images can be measured as the paper does.
+
+    Args:
+        conditioner: The conditioner of the model.
+        fields: The fields of the images.
+
+    Returns:
+        The start; None for a model that was not trained to fill holes.
+    """
+    if not fills_holes(conditioner):
+        return None
+    return CompletionStart(tensor_field(fields, "image"), tensor_field(fields, "mask"), border=0)

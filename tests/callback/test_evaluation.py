@@ -45,6 +45,33 @@ def of_all(values):
     return torch.stack(values) if isinstance(values[0], torch.Tensor) else values
 
 
+def test_known_pixels_are_put_back_before_completed_images_are_measured():
+    class Completer(Model):
+        def __init__(self):
+            super().__init__()
+            self.conditioner = SimpleNamespace(inputs=("masked_latent", "mask"))
+            self.image, self.mask = torch.full((3, 2, 2), 0.5), torch.tensor([[[0.0, 1], [0, 0]]])
+
+        def sample(self, fields, *, start, **_):
+            return start.finish(torch.full((len(fields["mask"]), 3, 2, 2), -1.0))
+
+    model = Completer()
+    measured = []
+    evaluation = Evaluation({}, num_images=1, batch_size=4, cache="", final_images=None, seed=0)
+    evaluation.suite.update = lambda images, fields, numbers: measured.append(images)
+    fields = {"image": model.image.expand(2, -1, -1, -1), "mask": model.mask.expand(2, -1, -1, -1)}
+    samples = type(
+        "Set", (), {"__len__": lambda _: 2, "size_of": lambda _, number: None, "whole_fields": lambda *_, **__: fields}
+    )
+    data = SimpleNamespace(size=(2, 2), fingerprint="", val_set=samples())
+    trainer = SimpleNamespace(
+        global_rank=0, world_size=1, datamodule=data, checkpoint_callbacks=[], sanity_checking=False
+    )
+    evaluation._generate(trainer, model, None)
+    expected = torch.where(model.mask > 0, torch.tensor(-1.0), model.image)
+    assert torch.equal(torch.cat(measured), expected.expand(2, -1, -1, -1))
+
+
 def generated(total, model, told, *, final=None, rank=0, world=1, grid=64, batch=4):
     """Return the images that are shown, and what they were made for; `told`: number of a sample -> its field."""
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)

@@ -173,7 +173,7 @@ def test_the_estimate_has_the_features(tmp_path, shards, autoencoder, folder):
         assert found.feature_bytes <= more - fewer < found.feature_bytes + 400, "two names more in the header"
     large = found._replace(images=1_000_000, looked_at=1_000_000, feature_bytes=16 * 16 * 768 * 2, image_bytes=32_000)
     assert str(large).startswith(
-        "1,000,000 images, no captions: about 32.0 GB of latents and 393.2 GB of features, and"
+        "1,000,000 images, without tokens of captions: about 32.0 GB of latents and 393.2 GB of features, and"
     )
 
 

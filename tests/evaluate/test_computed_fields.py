@@ -43,3 +43,7 @@ def test_images_are_of_the_way_in_which_samples_are_seen(choice, tmp_path):
     with pytest.raises(ValueError, match=f"holds images of another request:\n  {option}"):
         measured(other)
     assert (tmp_path / "scores" / "images" / "000000.png").read_bytes() == before
+    if choice == "inpainting":
+        with Image.open(tmp_path / "scores" / "images" / "000000.png") as image:
+            count, color = max(image.getcolors(32 * 32))
+        assert color in colors and 32 < count < 32 * 32, "what is not masked is put back before images are measured"

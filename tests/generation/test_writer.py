@@ -69,5 +69,7 @@ def test_no_image_is_left_in_part_where_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", full)
     asked = [SampleRequest(f"0000{seed}.png", seed=seed) for seed in range(2)]
     with pytest.raises(OSError, match="No space left"):
-        generate(lambda chunk: torch.zeros(len(chunk), 3, 4, 4), asked, SampleFolder(folder), told=no_pictures, settings={})
+        generate(
+            lambda chunk: torch.zeros(len(chunk), 3, 4, 4), asked, SampleFolder(folder), told=no_pictures, settings={}
+        )
     assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == ["00000.png", "samples.jsonl"]

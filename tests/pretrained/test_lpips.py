@@ -104,7 +104,7 @@ def test_images_are_guided_towards_likeness(vgg16, tmp_path):
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "wanted.png")
     likeness = ["guidance=low_resolution", f"guidance.score.image.path={tmp_path / 'wanted.png'}"]
     distance = f"+guidance.score.distance={{_target_:ldm.pretrained.lpips.LPIPS,vgg16:{vgg16}}}"
-    options = [*likeness, "guidance.score.image.size=16", "guidance.scale=16", distance]
+    options = [*likeness, "guidance.score.image.size=16", "guidance.score.std=0.1", "guidance.scale=16", distance]
     guidance = build(compose("sample", ["ckpt=x", *options]).guidance)
     assert isinstance(guidance.score.distance, LPIPS)
     images = with_and_without(guidance, [""] * 2, size=32)

@@ -256,7 +256,10 @@ def test_a_file_of_another_kind_or_none_is_refused(tmp_path):
         ValueError, match="holds ConvAutoencoder, but what is trained is LatentDiffusion; to train on thi"
     ):
         read_model(str(tmp_path / "first" / "autoencoder.safetensors"), kind, names, ["ldm"])
-    with pytest.raises(FileNotFoundError, match=r"what is finished there is autoencoder.safetensors, another kind"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"what is finished there is autoencoder.safetensors, not the kind of model that is needed",
+    ):
         read_model(str(tmp_path / "first"), kind, names, ["ldm"])
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         read_model(str(tmp_path / "nowhere"), kind, names, ["ldm"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ldm.batch import Fields, Size
-from ldm.generation.completion import CompletionStart
+from ldm.generation.completion import CompletionStart, fills_holes
 from ldm.generation.images import InitImages
 from ldm.generation.mode.base import PromptMode
 from ldm.generation.prompts import Prompt
@@ -65,7 +65,7 @@ class Inpaint(PromptMode):
 
     def size_of(self, request: SampleRequest, model: LatentDiffusion) -> Size:
         """See `PromptMode.size_of`."""
-        if _fills_masks(model) and self.num_resample > 1:
+        if fills_holes(model.conditioner) and self.num_resample > 1:
             raise ValueError(
                 f"num_resample={self.num_resample} would change nothing: this model was trained to fill masks, and no step is "
                 "made again; leave it out"
@@ -80,7 +80,7 @@ class Inpaint(PromptMode):
     def fields(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Fields:
         """Return also the images and masks, for a model that reads what is left of images; see `PromptMode.fields`."""
         given = given_fields(requests, resized=self.size is not None)
-        if not _fills_masks(model):
+        if not fills_holes(model.conditioner):
             return given
         image, mask = self.images.read_masked(requests, self.mask)
         return {**given, "image": image, "mask": mask}
@@ -88,15 +88,10 @@ class Inpaint(PromptMode):
     def start(self, requests: Sequence[SampleRequest], model: LatentDiffusion) -> Start:
         """Return the start of a model that reads masks itself, or of one that does not; see `PromptMode.start`."""
         image, mask = self.images.read_masked(requests, self.mask)
-        if _fills_masks(model):
+        if fills_holes(model.conditioner):
             return CompletionStart(image, mask, border=self.border)
         return InpaintStart(image, mask, border=self.border, num_resample=self.num_resample)
 
     def settings(self) -> dict[str, Any]:
         """See `Mode.settings`."""
         return {"mask": self.mask, "border": self.border, "num_resample": self.num_resample}
-
-
-def _fills_masks(model: LatentDiffusion) -> bool:
-    """Return whether a model was trained to fill masks."""
-    return "mask" in model.conditioner.inputs
