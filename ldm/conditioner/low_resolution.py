@@ -62,7 +62,7 @@ class LowResolutionConditioner(SingleConditioner):
         check("conditioner.vector_width", vector_width, Optional(Whole(2), "no noise, no level"))
         if (vector_width is None) != (noise == 0) or (vector_width or 0) % 2:
             raise ValueError(
-                "the noise level is a vector of even width: give conditioner.noise above 0 and conditioner.vector_width, "
+                "the noise level becomes a vector of even width: give conditioner.noise above 0 and conditioner.vector_width, "
                 f"or 0 and null; got {noise} and {vector_width}"
             )
         self.factor = factor

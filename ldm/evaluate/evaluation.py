@@ -163,7 +163,9 @@ class ImageEvaluation:
             if self.config.statistics is not None:
                 write_measured(self.config.statistics, suites.values())
             shown = work.read[:SHOWN]
-            pictures = [torch.cat([images.condition_pictures(one), images.read([one]).images[0]], dim=1) for one in shown]
+            pictures = [
+                torch.cat([images.condition_pictures(one), images.read([one]).images[0]], dim=1) for one in shown
+            ]
             save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
             name, options, sampled = self.protocol.name, resolved(self.config), isinstance(images, SampledImages)
             return Findings(

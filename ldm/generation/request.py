@@ -206,7 +206,7 @@ def check_given(request: SampleRequest, reads: Collection[str], given: Collectio
         typed = [mode] * bool(mode) + [f"{name}=..." for name in missing if name not in covered]
         unread = _words([option for name, option in chosen.items() if name not in reads])
         raise ValueError(
-            f"this model is conditioned on {_words([options.get(name, name) for name in reads])}"
+            f"this model is {_conditioned(reads)}"
             f"{f', not {unread}' if unread else ''}, and for {request.file} "
             f"{_words(missing)} {'is' if len(missing) == 1 else 'are'} missing; give {' '.join(typed)}"
         )

@@ -49,7 +49,7 @@ def test_an_interrupted_command_says_how_many_images_are_there(tmp_path, caplog,
 
     asked = [SampleRequest(f"0000{seed}.png", seed=seed) for seed in range(5)]
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
-        generate(make, asked, SampleFolder(tmp_path / "out"), told=no_pictures, settings={}, batch_size=2)
+        generate(make, asked, SampleFolder(tmp_path / "out"), condition_pictures=no_pictures, settings={}, batch_size=2)
     said = f"2 of 5 images are in {tmp_path / 'out'}; the same command makes all of them again"
     assert caplog.messages == [said] * finished
     assert sum(1 for _ in (tmp_path / "out").glob("*.png")) == 2 * finished
