@@ -222,7 +222,7 @@ class LatentDiffusion(nn.Module):
 
         Args:
             fields: Name of a field -> its values, one an image: {"caption": ["a red heart", "a blue cat"]}. Where the model
-                reads `geometry` and none is given, it is told that the image is whole and of the size that is asked for.
+                reads `geometry` and none is given, the model is conditioned on the size that is asked for, without a crop.
             prompts: Short for fields={"caption": prompts}; a str is one prompt. White space around each is taken off, as of
                 captions in training.
             seeds: One an image, whole numbers; a single number: that one, the next, ...; None: 0, 1, 2, ...

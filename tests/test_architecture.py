@@ -62,20 +62,20 @@ def test_docstrings_of_classes_name_their_parameters():
     """In the class, in a base class of ours, or where it says that its options are "those of" another class."""
     public = {value.__name__: value for path in SOURCES if path.stem != "__main__" for value in classes_of(path)}
 
-    def told(parameter, texts):
+    def documented(parameter, texts):
         """Return whether docstrings name a parameter, or its type does: a class of ours that is called as it is."""
         ours = re.findall(r"\b[A-Z]\w+", str(parameter.annotation))
         same = parameter.name.replace("_", "") in [name.lower() for name in ours if name in public]
         return same or any(re.search(rf"\b{parameter.name}\b", text) for text in texts)
 
-    untold = []
+    undocumented = []
     for value in public.values():
         texts = [inspect.cleandoc(base.__doc__ or "") for base in value.__mro__ if base.__module__.startswith("ldm.")]
         texts += [public[name].__doc__ for name in re.findall(r"those of (\w+)", texts[0]) if name in public]
-        untold += [
+        undocumented += [
             f"{value.__name__}: {parameter.name}"
             for parameter in inspect.signature(value).parameters.values()
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            and not told(parameter, texts)
+            and not documented(parameter, texts)
         ]
-    assert untold == []
+    assert undocumented == []

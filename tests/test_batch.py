@@ -29,7 +29,7 @@ def test_the_geometry_of_whole_images():
 
 
 def test_conditions_of_different_kinds_are_not_mixed():
-    told, vector = Condition(tokens=torch.zeros(2, 3, 4)), Condition(vector=torch.zeros(2, 4))
-    for mix in (lambda: Condition.cat([told, vector]), lambda: told.where(torch.tensor([True, False]), vector)):
+    tokens, vector = Condition(tokens=torch.zeros(2, 3, 4)), Condition(vector=torch.zeros(2, 4))
+    for mix in (lambda: Condition.cat([tokens, vector]), lambda: tokens.where(torch.tensor([True, False]), vector)):
         with pytest.raises(ValueError, match="conditions of different kinds"):
             mix()

@@ -82,7 +82,7 @@ def test_it_refuses_what_a_gpu_refuses():
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_fields_of_the_cpu_are_told_to_a_model_elsewhere(kind):
+def test_fields_of_the_cpu_condition_a_model_elsewhere(kind):
     conditioner, fields = ALL_KINDS[kind](drop_rate=0.3).eval(), {**fields_of(2), "seed": torch.arange(2)}
     fields |= {"noise_level": [0.1, 0.2]} if kind == "noisy_low_resolution" else {}
     if isinstance(conditioner, TextConditioner):
@@ -217,14 +217,14 @@ def test_churned_steps_do_not_wait_for_the_device(model):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "answers"),
+    ("kind", "own", "answers"),
     [
         (CaptionClassifier, {"vocabulary": 8}, {"caption": WORDS[:3]}),
         (LabelClassifier, {"num_classes": 3}, {"label": [2, 0, 1]}),
     ],
 )
-def test_a_step_of_a_classifier_does_not_wait_for_the_device(kind, told, answers):
-    classifier = small(kind, told=told)
+def test_a_step_of_a_classifier_does_not_wait_for_the_device(kind, own, answers):
+    classifier = small(kind, own=own)
     classifier.reader.prepare([{"caption": WORDS}])
     with second_device() as device:
         classifier.to(device)

@@ -160,4 +160,4 @@ def test_models_with_maps_make_images_larger_than_trained(name):
     image = model.sample(given, size=(32, 64))
     assert image.shape == (1, 3, 32, 64)
     other = {field: value.flip(-1) for field, value in given.items()}
-    assert (model.sample(other, size=(32, 64)) - image).abs().max() > 1e-3, "it was told by the map"
+    assert (model.sample(other, size=(32, 64)) - image).abs().max() > 1e-3, "the condition matters"

@@ -219,7 +219,7 @@ def _nearest(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return the index of the nearest of codes `(n, C)` for each of vectors `(N, C)`.
 
     The squares are added channel by channel: a matrix product would be computed in TF32 on GPUs, in which near codes are
-    not told apart, and C is small.
+    not distinguished, and C is small.
     """
     distances = vectors.new_zeros(len(vectors), len(codes))
     for values, others in zip(vectors.T, codes.float().T, strict=True):

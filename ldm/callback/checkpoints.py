@@ -30,7 +30,7 @@ class Checkpoints(Checkpoint):
     """Writes `step-00001000.ckpt`, ... into a folder, always after a whole optimiser step, the last one among them.
 
     SIGUSR1 saves at the end of the running step and goes on; SIGTERM saves and raises Preempted on all ranks, whichever
-    of them was told. Several ranks do so together one step later, so that none waits for its device or for another: see
+    of them got it. Several ranks do so together one step later, so that none waits for its device or for another: see
     Agreement. They wait, and answer at the end of the running step, where a file is due or a validation follows. (A signal during
     a validation takes effect after it, during the one that ends a stage after its running batch.) A file appears under its name
     whole or not at all: see CheckpointWriter, which the trainer needs.

@@ -90,10 +90,10 @@ class FixedPrompts:
         return [_in_words(prompt, conditioner) for prompt in self.prompts]
 
     def check(self, model: LatentDiffusion) -> None:
-        """Check that a model can be told what the file says, and read the files that it names.
+        """Check that the file gives the conditions that a model takes, and read the files that it names.
 
         Raises:
-            ValueError: If it cannot; the message names the image by its number, like 00002.png.
+            ValueError: If it does not; the message names the image by its number, like 00002.png.
         """
         mode, _ = self._mode(model)
         try:
@@ -124,9 +124,8 @@ class FixedPrompts:
             whole = trainer.strategy.reduce(images, reduce_op="sum")
             assert isinstance(whole, Tensor)
             images = whole
-        tiles = [
-            torch.cat([generator.told(one), image], dim=1) for one, image in zip(requests, images.cpu(), strict=True)
-        ]
+        pairs = zip(requests, images.cpu(), strict=True)
+        tiles = [torch.cat([generator.condition_pictures(one), image], dim=1) for one, image in pairs]
         return stack_padded(tiles, model.size)
 
     def _mode(self, model: LatentDiffusion) -> tuple[Txt2Img, Generator]:

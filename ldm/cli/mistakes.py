@@ -1,4 +1,4 @@
-"""Mistakes on a command line, told before anything is done: what was typed, and what to type instead."""
+"""Mistakes on a command line, reported before anything is done: what was typed, and what to type instead."""
 
 from __future__ import annotations
 

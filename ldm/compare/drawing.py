@@ -96,7 +96,7 @@ class MetricPanel:
 
     @property
     def end(self) -> EndValues:
-        """The values of the end, of the first run in which they are told apart."""
+        """The values of the end, of the first run in which they are drawn apart."""
         return next((ends for ends in self.ends.values() if ends.label), NO_ENDS)
 
     @property

@@ -85,7 +85,7 @@ def find_expected(
         [],
         [
             "There is no expected curve of this experiment on these data, and no two runs differ in their seeds alone: whether "
-            "differences are larger than those between seeds cannot be told. Name a file, expected=FILE, or runs of several "
+            "differences are larger than those between seeds is unknown. Name a file, expected=FILE, or runs of several "
             "seeds."
         ],
     )

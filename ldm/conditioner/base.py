@@ -20,7 +20,7 @@ class Reader(nn.Module, ABC):
     Attributes:
         inputs: Names of the fields that it reads.
         learns_from: Names of the fields that `prepare` reads from samples; empty where it learns nothing.
-        ranges: The values that fields can have, where not all of their type can be told.
+        ranges: The values that fields can have, where not all of their type are allowed.
     """
 
     inputs: tuple[str, ...]
@@ -48,7 +48,7 @@ class Reader(nn.Module, ABC):
             advice: Advice where a value is not allowed; None: the advice for training.
 
         Raises:
-            ValueError: Where there is a value that cannot be told, like the number of a class that there is not.
+            ValueError: Where a value is not allowed, like the number of a class that does not exist.
         """
         names = fields.get("key") if keys is None else keys
         for one in self.ranges:

@@ -1,4 +1,4 @@
-"""The names of classes, which travel in the checkpoint of a model that is told classes."""
+"""The names of classes, which travel in the checkpoint of a model conditioned on classes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHOWN = 12
 
 
 class ClassNames(nn.Module):
-    """The names of the classes that a conditioner is told, in the order of their numbers; there may be none.
+    """The names of the classes that a conditioner reads, in the order of their numbers; there may be none.
 
     Names that are given as a file are read by `load`, before training. A state dict holds the names themselves.
 
     Args:
         names: The names, or a text file of them, one a line; None: classes have numbers alone.
-        field: Name of the field that tells classes.
+        field: Name of the field that holds classes.
         count: Number of classes.
         exact: There must be a name for each class; false: for some of the first ones is enough.
 
@@ -126,7 +126,7 @@ def class_names(conditioner: nn.Module, field: str) -> ClassNames:
 
     Args:
         conditioner: The conditioner, or several as one.
-        field: Name of the field that tells classes.
+        field: Name of the field that holds classes.
     """
     parts = (part for part in conditioner.modules() if isinstance(part, ClassNames) and part.field == field)
     return next(parts, ClassNames(None, field=field, count=0, exact=False))

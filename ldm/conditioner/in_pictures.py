@@ -27,16 +27,16 @@ def in_pictures(fields: Fields, count: int, conditioner: Conditioner, size: Sequ
     Args:
         fields: The fields of the images, on the CPU.
         count: Their number.
-        conditioner: The conditioner that is told some of the fields.
+        conditioner: The conditioner that reads some of the fields.
         size: Height and width of the images.
 
     Returns:
-        Pictures `(count, 3, K * height, width)` in [-1, 1], where K is the number of fields that are told and can be seen:
+        Pictures `(count, 3, K * height, width)` in [-1, 1], where K is the number of fields that it reads and that can be seen:
         image, mask, low-resolution image, label map, depth and boxes.
     """
     size = Size(*size)
-    told = [draw(fields, size) for name, draw in DRAWN.items() if name in conditioner.inputs and name in fields]
-    pictures = [F.interpolate(picture.float(), size) for picture in told]
+    conditions = [draw(fields, size) for name, draw in DRAWN.items() if name in conditioner.inputs and name in fields]
+    pictures = [F.interpolate(picture.float(), size) for picture in conditions]
     return torch.cat([torch.empty(count, 3, 0, size.width), *pictures], dim=2)
 
 

@@ -15,7 +15,7 @@ def in_words(fields: Fields, count: int, conditioner: Conditioner) -> list[str]:
     Args:
         fields: The fields of the images.
         count: Their number.
-        conditioner: The conditioner that is told the fields, which knows the names of the classes or not.
+        conditioner: The conditioner that reads the fields, which knows the names of the classes or not.
     """
     if "caption" in fields:
         return [" ".join(str(caption).split()) for caption in fields["caption"]]

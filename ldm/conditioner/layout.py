@@ -32,7 +32,7 @@ class LayoutConditioner(SingleConditioner):
     An object is three tokens: the number of its class, then its top left and bottom right corner. A corner (x, y) is the place
     of the nearest point on a grid of S x S points, round(y (S - 1)) S + round(x (S - 1)), where S is the square root of
     `vocabulary`, rounded down. Three tokens `vocabulary - 1` stand where there is no object. The last two tokens are the corners
-    of the part of the original that the image shows, which `geometry` tells; without it, all is shown. Boxes are in [0, 1] of
+    of the part of the original that the image shows, which `geometry` gives; without it, all is shown. Boxes are in [0, 1] of
     the image itself.
 
     Args:
@@ -40,7 +40,7 @@ class LayoutConditioner(SingleConditioner):
         depth: Number of layers.
         heads: Number of attention heads.
         head_width: Channels of each head.
-        max_boxes: At most so many objects are told; of more, the first ones.
+        max_boxes: At most so many objects are used; of more, the first ones.
         vocabulary: Number of different tokens: classes and corners share them, since their places in the sequence differ.
         drop_rate: Fraction of the training images whose layout is dropped, in [0, 1]; all their tokens are `vocabulary - 1`.
         names: The names of the classes, in the order of their numbers, or a text file of them, one a line; None: there are none.

@@ -23,21 +23,22 @@ class LowResolutionConditioner(SingleConditioner):
     """The image of low resolution as a map beside x_t, resized to the latent's resolution where it has another.
 
     With noise augmentation, in training a level s is drawn for each image, uniformly from [0, noise], the image becomes
-    sqrt(1 - s^2) image + s epsilon, and the network is told s by a vector, sinusoidal features of 1000 s beside those of the
-    time. So it forgives flaws of low-resolution images that its training images had not. At sampling the field `noise_level`
-    is s of each image, the same is added and told, and epsilon depends on the `seed` of the image alone; without that field
-    nothing is added, and the network is told s = 0. More noise hides more of the image, flaws and details.
+    sqrt(1 - s^2) image + s epsilon, and the network is conditioned on s: a vector, sinusoidal features of 1000 s beside those of
+    the time. So it forgives flaws of low-resolution images that its training images had not. At sampling the field `noise_level`
+    is s of each image, whose noise is added, and the network is conditioned on it; epsilon depends on the `seed` of the image
+    alone. Without that field nothing is added, and the network is conditioned on s = 0. More noise hides more of the image,
+    flaws and details.
 
     Args:
         factor: Height and width of the images to be made, divided by those of the low-resolution image, at least 2. It is
             saved with the model, so that sampling knows how large images become.
         concat_channels: Channels of the map, which are three.
-        noise: Largest noise level, in [0, 1]; 0: no noise is added, and no level is told.
-        vector_width: Width of the vector that tells the level, an even number; None where `noise` is 0.
+        noise: Largest noise level, in [0, 1]; 0: no noise is added, and there is no vector.
+        vector_width: Width of the vector that encodes the level, an even number; None where `noise` is 0.
         drop_rate: Fraction of the training images whose low-resolution image is dropped, in [0, 1]; map and vector are then zero.
 
     Raises:
-        ValueError: Where there is noise and no vector to tell its level, or a vector and no noise.
+        ValueError: Where there is noise and no vector to encode its level, or a vector and no noise.
 
     References:
         Rombach et al., 2022, section 4.4, arXiv:2112.10752 (without noise); Ho et al., 2022, section 4.2, arXiv:2106.15282.
@@ -61,7 +62,7 @@ class LowResolutionConditioner(SingleConditioner):
         check("conditioner.vector_width", vector_width, Optional(Whole(2), "no noise, no level"))
         if (vector_width is None) != (noise == 0) or (vector_width or 0) % 2:
             raise ValueError(
-                "the noise level is told by a vector of even width: give conditioner.noise above 0 and conditioner.vector_width, "
+                "the noise level becomes a vector of even width: give conditioner.noise above 0 and conditioner.vector_width, "
                 f"or 0 and null; got {noise} and {vector_width}"
             )
         self.factor = factor

@@ -16,7 +16,7 @@ class NeighborsConditioner(SingleConditioner):
     """The embeddings of an image's nearest neighbours, all scaled to one length, as tokens.
 
     Their number may differ between training and sampling. A text has an embedding in the same space where the network that made
-    them is CLIP: so a model that never saw a caption can be told one, as its only neighbour.
+    them is CLIP: so a model that never saw a caption can be conditioned on one, as its only neighbour.
 
     Args:
         width: Width of the embeddings.

@@ -25,7 +25,7 @@ class SegmentationConditioner(SingleConditioner):
         num_classes: Number of classes; those in a map are 0, 1, ..., num_classes - 1.
         concat_channels: Channels of the map that the network gets.
         unlabelled: Number of the pixels of a map that belong to no class, like 255 in many data sets; their one-hot vector is
-            zero, so that a place all of whose pixels are unlabelled is told what a dropped map tells. None: all pixels have
+            zero, so that a place all of whose pixels are unlabelled is like a dropped map. None: all pixels have
             a class. A number below `num_classes` is then no class.
         drop_rate: Fraction of the training images whose classes are dropped, in [0, 1]; the map is then zero.
 

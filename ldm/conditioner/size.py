@@ -19,7 +19,7 @@ class SizeConditioner(SingleConditioner):
     """Sinusoidal features of the six numbers of `geometry`, as one vector.
 
     A model that knows how its training images were enlarged and cropped need not learn enlarged and cropped images: at
-    sampling it is told of images of the asked size, not cropped. Fields without `geometry` are such images of `size`.
+    sampling it is conditioned on the asked size, without a crop. Fields without `geometry` are such images of `size`.
 
     Args:
         size: Size of images about which nothing is known, in pixels: one number, or height and width.

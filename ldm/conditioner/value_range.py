@@ -13,7 +13,7 @@ from ldm.files.text import shortened
 
 @dataclass(frozen=True)
 class ValueRange:
-    """The values that a model can be told by a field.
+    """The values of a field on which a model can be conditioned.
 
     A GPU computes on while the program goes on; reading a value of a tensor there makes the program wait for it. So values are
     checked before they are sent there, and a conditioner takes them as they are.
@@ -24,7 +24,7 @@ class ValueRange:
         most: The greatest value.
         option: The option that sets the range, with its value, like "conditioner.num_classes=7".
         advice: Advice where a value lies outside in training.
-        also: A value outside the range that can be told, too; None: there is none.
+        also: A value outside the range that is allowed, too; None: there is none.
         entry: The entry of the last axis that holds the value; None: all entries do.
     """
 
@@ -45,7 +45,7 @@ class ValueRange:
             advice: Advice where a value lies outside; None: the range's own.
 
         Raises:
-            ValueError: Where one cannot be told, or they are no numbers.
+            ValueError: Where one is not allowed, or they are no numbers.
         """
         if self.field not in fields:
             return

@@ -11,10 +11,10 @@ FITTING = {
     "segmentation": "semantic_synthesis256",
     "neighbors": "retrieval_augmented",
 }
-"""Field -> the experiment of a model that is told it and nothing else; the first that samples have is chosen."""
+"""Field -> the experiment of a model conditioned on it and nothing else; the first that samples have is chosen."""
 
 IMAGES_ALONE = "lsun_churches256"
-"""The experiment of a model that is told nothing."""
+"""The experiment of an unconditional model."""
 
 FEW = 10_000
 """Training images below which a small model is named, too: large recipes take up to 1,024 of them in one step."""
@@ -29,12 +29,12 @@ SMALL = {
     "semantic_synthesis256": ("maps", ("conditioner=segmentation", UNKNOWN_CLASSES)),
     IMAGES_ALONE: ("images", ("conditioner=unconditional",)),
 }
-"""Experiment -> the name of a run, and the options by which `experiment=txt2img` is told the same, in a small model that is
+"""Experiment -> the name of a run, and the options that give `experiment=txt2img` the same condition, in a small model that is
 trained on a laptop."""
 
 
 def choose_experiment(most_have: Callable[[str], bool]) -> str:
-    """Return the name of an experiment whose model is told what most samples have, or nothing.
+    """Return the name of an experiment whose model is conditioned on what most samples have, or unconditional.
 
     Args:
         most_have: Says of a field, by its name, whether most samples have it.

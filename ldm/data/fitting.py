@@ -10,6 +10,6 @@ LOOKED_AT = 100
 
 
 def fitting_experiment(data: DataModule) -> str:
-    """Return the name of an experiment whose model is told what most validation samples have, or nothing."""
+    """Return the name of an experiment whose model is conditioned on what most validation samples have, or unconditional."""
     numbers = spread(len(data.val_set), LOOKED_AT)
     return choose_experiment(lambda field: 2 * len(data.val_set.broken(numbers, data.choose([field]))) < len(numbers))

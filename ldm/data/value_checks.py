@@ -1,4 +1,4 @@
-"""A look at the values of samples that a model is told, before any work is done with them."""
+"""A look at the values of samples that condition a model, before any work is done with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_values(reader: Reader, found: Iterable[tuple[str, Fields]], split: str
         advice: Advice where a value is not allowed; None: the advice for training.
 
     Raises:
-        ValueError: Where there is a value that the model cannot be told; it names the sample.
+        ValueError: Where the model does not allow a value; it names the sample.
     """
     for key, fields in found:
         try:
@@ -34,12 +34,12 @@ def check_values(reader: Reader, found: Iterable[tuple[str, Fields]], split: str
 
 
 def check_used(reader: Reader, samples: ShardDataset, numbers: Sequence[int]) -> None:
-    """Check the values of validation samples that a trained model is to be told, of many those of some; see `check_values`.
+    """Check the values of validation samples that will condition a trained model, of many those of some; see `check_values`.
 
     Args:
         reader: The part of the model that reads them.
         samples: The samples.
-        numbers: The numbers of those that it will be told.
+        numbers: The numbers of those that will condition it.
     """
     ranged = {one.field for one in reader.ranges}
     if readers := [one for one in samples.readers if one.name in ranged]:

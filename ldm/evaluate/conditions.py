@@ -152,7 +152,7 @@ class ClassConditions(Conditions):
             (int(one.most) + 1 for reader in readers for one in reader.ranges if one.field == "label"), default=None
         )
         if known is None:
-            raise ValueError("conditions=classes needs a model that is told classes; choose conditions=samples")
+            raise ValueError("conditions=classes needs a model conditioned on classes; choose conditions=samples")
         if self.count is not None and self.count > known:
             raise ValueError(f"conditions.count={self.count} classes cannot be: the model knows {known}")
         return _OpenClasses(self.count or known, size)

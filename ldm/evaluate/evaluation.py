@@ -114,7 +114,7 @@ class ImageEvaluation:
         if self.chosen.inputs:
             needy = " and ".join(sorted(self.chosen.inputs))
             raise ValueError(
-                f"a metric reads {needy}, for which images were made; a folder does not tell it, so choose other metrics"
+                f"a metric reads {needy}, for which images were made; a folder does not have it, so choose other metrics"
             )
         given = self.config.size or self.config.data.size
         found = FolderImages(images, None if given is None else as_size(given))
@@ -163,7 +163,9 @@ class ImageEvaluation:
             if self.config.statistics is not None:
                 write_measured(self.config.statistics, suites.values())
             shown = work.read[:SHOWN]
-            pictures = [torch.cat([images.told(one), images.read([one]).images[0]], dim=1) for one in shown]
+            pictures = [
+                torch.cat([images.condition_pictures(one), images.read([one]).images[0]], dim=1) for one in shown
+            ]
             save_marked(grid(stack_padded(pictures, pictures[0].shape[1:])), folder.path / GRID, PROGRAM)
             name, options, sampled = self.protocol.name, resolved(self.config), isinstance(images, SampledImages)
             return Findings(

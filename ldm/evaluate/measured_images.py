@@ -50,7 +50,7 @@ class MeasuredImages(ABC):
         """Return the fields that images were made for."""
 
     @abstractmethod
-    def told(self, number: int) -> Tensor:
+    def condition_pictures(self, number: int) -> Tensor:
         """Return what an image was made for as far as it can be seen; see `ldm.conditioner.in_pictures`.
 
         Returns:
@@ -95,7 +95,7 @@ class FoundImages(MeasuredImages):
         """See `MeasuredImages.fields`."""
         return {}
 
-    def told(self, number: int) -> Tensor:
+    def condition_pictures(self, number: int) -> Tensor:
         """Return no picture, since nobody knows it."""
         return torch.empty(3, 0, self.size_of(number).width)
 
@@ -183,8 +183,8 @@ class SampledImages(MeasuredImages):
         """See `MeasuredImages.fields`."""
         return self.conditions.fields(numbers)
 
-    def told(self, number: int) -> Tensor:
-        """See `MeasuredImages.told`."""
+    def condition_pictures(self, number: int) -> Tensor:
+        """See `MeasuredImages.condition_pictures`."""
         return in_pictures(self.fields([number]), 1, self.model.conditioner, self.size_of(number))[0]
 
     def in_words(self, number: int) -> str:

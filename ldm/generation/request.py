@@ -206,7 +206,7 @@ def check_given(request: SampleRequest, reads: Collection[str], given: Collectio
         typed = [mode] * bool(mode) + [f"{name}=..." for name in missing if name not in covered]
         unread = _words([option for name, option in chosen.items() if name not in reads])
         raise ValueError(
-            f"this model is told {_words([options.get(name, name) for name in reads])}"
+            f"this model is {_conditioned(reads)}"
             f"{f', not {unread}' if unread else ''}, and for {request.file} "
             f"{_words(missing)} {'is' if len(missing) == 1 else 'are'} missing; give {' '.join(typed)}"
         )
@@ -215,9 +215,9 @@ def check_given(request: SampleRequest, reads: Collection[str], given: Collectio
         option for name, option in (*chosen.items(), *given_there.items()) if name not in reads and name != "caption"
     ]
     if idle:
-        read = _read_options(reads)
         raise ValueError(
-            f"{_words(idle)} would change nothing: this model is told {read}; leave {'it' if len(idle) == 1 else 'them'} out"
+            f"{_words(idle)} would change nothing: this model is {_conditioned(reads)}; "
+            f"leave {'it' if len(idle) == 1 else 'them'} out"
         )
 
 
@@ -230,7 +230,7 @@ def idle_prompts(requests: Sequence[SampleRequest], reads: Collection[str]) -> s
     """
     if "caption" in reads or not any(request.prompt for request in requests):
         return None
-    return f"the prompt changes nothing: this model is told {_read_options(reads)}, and no caption"
+    return f"the prompt changes nothing: this model is {_conditioned(reads)}{', not on captions' if reads else ''}"
 
 
 def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
@@ -240,10 +240,10 @@ def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
         yield from filter(None, (request.negative, request.init_prompt, request.to_prompt))
 
 
-def _read_options(reads: Collection[str]) -> str:
-    """Return the options that give the fields that are read, in words."""
+def _conditioned(reads: Collection[str]) -> str:
+    """Say on what a model is conditioned, by the options that give the fields that it reads."""
     options = {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
-    return _words([options.get(name, name) for name in reads]) or "nothing"
+    return f"conditioned on {_words([options.get(name, name) for name in reads])}" if reads else "unconditional"
 
 
 def _words(names: Sequence[str]) -> str:

@@ -132,7 +132,8 @@ def sample(config: DictConfig) -> tuple[list[SampleRequest], Path]:
     settings = {name: value for name, value in settings.items() if value is not None}
     limit_memory(device)
     warn_of_busy_cores(device)
-    generate(generator, requests, folder, told=generator.told, settings=settings, batch_size=config.batch_size)
+    pictures, batch_size = generator.condition_pictures, config.batch_size
+    generate(generator, requests, folder, condition_pictures=pictures, settings=settings, batch_size=batch_size)
     return requests, folder.path
 
 

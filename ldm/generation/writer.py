@@ -34,7 +34,7 @@ def generate(
     requests: Sequence[SampleRequest],
     folder: SampleFolder,
     *,
-    told: Callable[[SampleRequest], Tensor],
+    condition_pictures: Callable[[SampleRequest], Tensor],
     settings: dict[str, Any],
     batch_size: int = 16,
 ) -> None:
@@ -47,7 +47,7 @@ def generate(
         make: Makes the images of requests of one size, which on a CPU do not depend on how requests are put together.
         requests: The images to be made.
         folder: Where they are written.
-        told: Returns the pictures that an image is made of, `(3, K * H, W)` in [-1, 1], which stand above it in the grid.
+        condition_pictures: Returns the conditions of an image as pictures, `(3, K * H, W)` in [-1, 1], for the grid.
         settings: Options of all images, for the record; those that a request has itself go before them.
         batch_size: Images at once.
 
@@ -88,7 +88,8 @@ def generate(
         if rank == 0:
             shown = requests[:GRID_IMAGES]
             written = [to_tensor(Image.open(folder.path / request.file)) for request in shown]
-            tiles = [torch.cat([told(request), image], dim=1) for request, image in zip(shown, written, strict=True)]
+            pairs = zip(shown, written, strict=True)
+            tiles = [torch.cat([condition_pictures(request), image], dim=1) for request, image in pairs]
             grid(stack_padded(tiles, (1, 1)), columns=grid_columns(shown)).save(folder.path / GRID)
     if own_group:
         dist.destroy_process_group()

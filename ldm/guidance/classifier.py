@@ -24,7 +24,7 @@ class Classifier(Protocol):
 
     @property
     def reader(self) -> Reader:
-        """The part that reads the fields that it tells."""
+        """The part that reads the fields that it recognises."""
 
     def join(self, autoencoder: Latents, schedule: Schedule) -> None:
         """Prepare to guide a model with this autoencoder and this noise schedule, on the model's device.

@@ -136,7 +136,7 @@ def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation 
         The condition of the batch.
 
     Raises:
-        ValueError: Where a field has a value that the conditioner cannot tell.
+        ValueError: Where a field has a value that the conditioner does not allow.
     """
     conditioner.check(fields)
     condition: Condition = conditioner(fields)
@@ -150,7 +150,7 @@ def read(conditioner: Conditioner, fields: Fields, interpolation: Interpolation 
 def read_unconditional(conditioner: Conditioner, fields: Fields, negatives: Sequence[str]) -> Condition:
     """Return the condition from which guidance leads away, for each image: of its negative prompt, or of nothing.
 
-    What is never dropped in training, like the map beside a latent, is told there, too.
+    A condition that is never dropped in training, like the map beside a latent, is part of it, too.
 
     Args:
         conditioner: Makes a condition from fields.

@@ -24,7 +24,7 @@ class MLLog(Logger, Callback):
     evaluation; evaluation itself is offline, see `ldm.logger.offline_evaluation`. Lines are only ever added. A run that goes on
     begins a new block where it goes on, and says nothing twice that may stand in the log once.
 
-    As a logger it is given to the trainer with the others; as a callback it is told what happens.
+    As a logger it is given to the trainer with the others; as a callback it learns what happens.
 
     Args:
         save_dir: The folder of the file.

@@ -46,7 +46,7 @@ class RegionColors(PerImageMetric):
     def __init__(self, colors: Sequence[str], *, first_class: int = 0) -> None:
         super().__init__(["region_color_accuracy"])
         if len(colors) < 2:
-            raise ValueError(f"the colours of regions are told from one another; got {list(colors)}, give two or more")
+            raise ValueError(f"the colours of regions are compared; got {list(colors)}, give two or more")
         check("metric.first_class", first_class, Whole(0))
         self.colors = rgb(colors)
         self.first_class = first_class

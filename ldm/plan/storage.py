@@ -87,7 +87,7 @@ def cache_advice(
     if reasons:
         return [f"cache the latents: no, since {'; and '.join(reasons)}. ({message[0].upper()}{message[1:]}.)"]
     if images is None:
-        return [f"cache the latents: give images=NUMBER to be told; {message}"]
+        return [f"cache the latents: give images=NUMBER to get an answer; {message}"]
     epochs = stage.steps * stage.batch_size / images
     one_pass, whole = images * encode_seconds / 3600, epochs * images * encode_seconds / 3600
     space = sum(row.value for row in cache_rows(workload, images=images) if "latents" in row.name)

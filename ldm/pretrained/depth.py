@@ -11,7 +11,7 @@ from ldm.pretrained.frozen import FrozenNetwork
 
 
 class DepthNetwork(FrozenNetwork):
-    """A depth network of Hugging Face (DPT, Depth Anything, ...), which tells how near each pixel is.
+    """A depth network of Hugging Face (DPT, Depth Anything, ...), which estimates how near each pixel is.
 
     Args:
         name: Name of the model on the hub, or a local folder.

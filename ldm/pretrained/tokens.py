@@ -1,4 +1,4 @@
-"""Texts to tokens: special tokens in a text are read as letters, and the part that does not fit can be told."""
+"""Texts to tokens: special tokens in a text are read as letters, and the part that does not fit can be reported."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def overflow(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
 def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[str, Encoding]]:
     """Return texts as they were encoded, and their encodings.
 
-    Most tokenizers need no more than to be told that special tokens in a text are text. The vocabulary of some (T5's) holds
+    Most tokenizers need only the setting that special tokens in a text are text. The vocabulary of some (T5's) holds
     them as pieces of words, too: with a space after its first letter, such a piece is one no longer.
     """
     tokenizer.encode_special_tokens = True  # each time: a copy of a tokenizer, or one from a file, has forgotten it

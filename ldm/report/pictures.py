@@ -29,7 +29,7 @@ QUALITY = 82
 MEANINGS = {
     "reconstructions": "Validation images, and below each what the autoencoder makes of it.",
     "samples": "Some of the images that are measured, evenly spread. They are of the same captions or other conditions of the "
-    "validation data at each step, except at the end, where more are measured. Above each stands what the model was told, "
+    "validation data at each step, except at the end, where more are measured. Above each stands its condition, "
     "where that is a picture.",
     "prompts": "The fixed prompts of this run, in the order of their file, each below what it says where that is a picture.",
 }

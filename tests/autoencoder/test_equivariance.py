@@ -136,16 +136,18 @@ def test_what_cannot_be_is_refused_of_scales_too(options, message):
 
 def test_the_loss_beside_is_added_with_its_weight():
     """Two runs of a step that differ in the weight alone."""
-    told = {}
+    measured = {}
     for weight in (0.0, 0.25, 0.5):
         torch.manual_seed(0)
         task = autoencoder(optimizer=optimizers([]), equivariance=ScaleEquivariance(weight=weight, factors=[2]))
         trainer = train(task, Data(32, 2), "32-true", steps=1)
-        told[weight] = {name.removeprefix("train/"): float(value) for name, value in trainer.callback_metrics.items()}
-    plain = told[0.0]["total"]
-    beside = told[0.5]["equivariance"] / 0.5
+        measured[weight] = {
+            name.removeprefix("train/"): float(value) for name, value in trainer.callback_metrics.items()
+        }
+    plain = measured[0.0]["total"]
+    beside = measured[0.5]["equivariance"] / 0.5
     assert beside > 0.1
-    for weight, values in told.items():
+    for weight, values in measured.items():
         assert values["equivariance"] == pytest.approx(weight * beside, rel=1e-5)
         assert values["total"] == pytest.approx(plain + weight * beside, rel=1e-5)
 

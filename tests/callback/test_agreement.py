@@ -95,10 +95,10 @@ WHEN = {1: 2, 4: 4, 6: 6, 10: 10}
 a file is due (4), before a validation (6) and at the last step (10)."""
 
 
-@pytest.mark.parametrize(("told", "answered"), WHEN.items())
+@pytest.mark.parametrize(("signalled", "answered"), WHEN.items())
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_one_rank_is_answered_by_both_after_the_same_step(tmp_path, told, answered, number):
-    results = on_two_ranks(lambda rank: fit(tmp_path, Task({told: kill(number)} if rank == 1 else {})))
+def test_a_signal_to_one_rank_is_answered_by_both_after_the_same_step(tmp_path, signalled, answered, number):
+    results = on_two_ranks(lambda rank: fit(tmp_path, Task({signalled: kill(number)} if rank == 1 else {})))
     for code, text in results:
         assert code == 0, text
         if number == signal.SIGTERM:

@@ -72,8 +72,8 @@ def test_known_pixels_are_put_back_before_completed_images_are_measured():
     assert torch.equal(torch.cat(measured), expected.expand(2, -1, -1, -1))
 
 
-def generated(total, model, told, *, final=None, rank=0, world=1, grid=64, batch=4):
-    """Return the images that are shown, and what they were made for; `told`: number of a sample -> its field."""
+def generated(total, model, field_of, *, final=None, rank=0, world=1, grid=64, batch=4):
+    """Return the images that are shown, and what they were made for; `field_of`: number of a sample -> its field."""
     evaluation = Evaluation({}, num_images=1, batch_size=batch, cache="", final_images=final, seed=0, grid=grid)
     data = SimpleNamespace(
         size=(2, 2),
@@ -84,7 +84,9 @@ def generated(total, model, told, *, final=None, rank=0, world=1, grid=64, batch
             {
                 "__len__": lambda _: total,
                 "size_of": lambda _, number: None,
-                "whole_fields": lambda _, numbers, image: {model.conditioner.inputs[0]: of_all([*map(told, numbers)])},
+                "whole_fields": lambda _, numbers, image: {
+                    model.conditioner.inputs[0]: of_all([*map(field_of, numbers)])
+                },
             },
         )(),
     )
@@ -111,12 +113,12 @@ def test_what_images_are_made_for_is_said_by_the_names_of_classes():
     assert said == [model.conditioner.class_names.names[number % 3] for number in evaluation_order(7).tolist()]
 
 
-def test_pictures_that_a_model_is_told_stand_above_its_images():
+def test_pictures_of_conditions_stand_above_the_images():
     model = Model()
     model.conditioner = SegmentationConditioner(7)
     shown, _ = generated(7, model, lambda number: torch.full((2, 2), number))
-    told, images = shown.split(2, dim=2)
-    assert torch.equal(told[..., 0, 0], class_colors(torch.tensor(evaluation_order(7).tolist())))
+    conditions, images = shown.split(2, dim=2)
+    assert torch.equal(conditions[..., 0, 0], class_colors(torch.tensor(evaluation_order(7).tolist())))
     assert ((images[:, 0, 0, 0] + 1) * 127.5).round().tolist() == list(range(7))
 
 

@@ -26,7 +26,7 @@ EVALUATION = "stage.diffusion.callbacks.evaluation"
 
 
 @pytest.fixture(scope="module")
-def told_labels():
+def label_model():
     torch.manual_seed(0)
     config = composed("experiment=class_icons", *TINY, "conditioner.drop_rate=0.1")
     model = scramble(build(resolved(config.model))).eval()
@@ -53,14 +53,14 @@ def draw(model, file, guidance=None, batch_size=2, trainer=None):
 LABELS = ['{"label": 1}', "", '{"label": 2, "seed": 9}', '{"label": 3}']
 
 
-def test_images_are_those_of_their_line_with_a_guidance_of_their_own(told_labels, tmp_path):
+def test_images_are_those_of_their_line_with_a_guidance_of_their_own(label_model, tmp_path):
     fields, seeds = {"label": torch.tensor([1, 2, 3])}, [0, 9, 2]
     file = written(tmp_path, *LABELS)
-    own = draw(told_labels, file)
-    torch.testing.assert_close(own, told_labels.sample(fields, seeds=seeds), rtol=1e-4, atol=1e-4)
+    own = draw(label_model, file)
+    torch.testing.assert_close(own, label_model.sample(fields, seeds=seeds), rtol=1e-4, atol=1e-4)
     strong = ClassifierFreeGuidance(4.5)
-    guided = draw(told_labels, file, strong)
-    expected = told_labels.sample(fields, seeds=seeds, guidance=strong)
+    guided = draw(label_model, file, strong)
+    expected = label_model.sample(fields, seeds=seeds, guidance=strong)
     torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-4)
     assert float((own - guided).abs().max()) > 1e-2
     assert float(own.std()) > 1e-2
@@ -72,22 +72,22 @@ def test_captions_say_what_each_line_does(tmp_path):
     lines += [f'{{"layout": {boxes}}}', '{"layout": []}']
     prompts = FixedPrompts(written(tmp_path, *lines), guidance=None, sampler=None, batch_size=1)
     names = ["heart", "cat", "sea lion"]
-    told = [LabelConditioner(3, width=8, names=names), LayoutConditioner(**LAYOUT, names=names)]
-    said = prompts.captions(Composite(told))
+    conditioners = [LabelConditioner(3, width=8, names=names), LayoutConditioner(**LAYOUT, names=names)]
+    said = prompts.captions(Composite(conditioners))
     assert said[:3] == ["a cat; negative: grey", "sea lion", "a dog; heart"]
     assert said[3:] == ["layout cat [0, 0, 0.5, 1], sea lion [0.5, 0, 1, 1]", "layout []"]
     assert prompts.captions(Composite([LabelConditioner(3, width=8)]))[1] == "class 2"
 
 
-def test_two_processes_share_the_work_and_draw_the_same(told_labels, tmp_path):
+def test_two_processes_share_the_work_and_draw_the_same(label_model, tmp_path):
     file = written(tmp_path, *LABELS)
-    whole = draw(told_labels, file)
+    whole = draw(label_model, file)
 
     def work(rank):
         made = []
-        sample = told_labels.sample
-        told_labels.sample = lambda fields, **options: made.append(len(options["seeds"])) or sample(fields, **options)
-        found = draw(told_labels, file, batch_size=1, trainer=connected())
+        sample = label_model.sample
+        label_model.sample = lambda fields, **options: made.append(len(options["seeds"])) or sample(fields, **options)
+        found = draw(label_model, file, batch_size=1, trainer=connected())
         torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
         assert sum(made) == (2, 1)[rank]
 
@@ -105,10 +105,10 @@ def test_two_processes_share_the_work_and_draw_the_same(told_labels, tmp_path):
         (['{"label": "unheard of"}'], "for 00000.png"),
     ],
 )
-def test_what_the_model_is_not_told_is_refused(told_labels, tmp_path, lines, error):
+def test_conditions_that_the_model_does_not_take_are_refused(label_model, tmp_path, lines, error):
     file = written(tmp_path, *lines, name="p.jsonl" if "{" in lines[0] else "p.txt")
     with pytest.raises(ValueError, match=rf"evaluation.prompts={file}: .*{error}"):
-        draw(told_labels, file)
+        draw(label_model, file)
 
 
 def test_a_negative_prompt_needs_guidance_that_takes_one(tmp_path):
@@ -125,7 +125,7 @@ def test_a_negative_prompt_needs_guidance_that_takes_one(tmp_path):
     ("text", "error"),
     [(None, "there is no file prompts="), ("\n \n", "no prompts in"), ('{"label": 1}\n', "prompt is missing")],
 )
-def test_mistakes_are_told_before_anything_is_written(tmp_path, text, error):
+def test_mistakes_are_reported_before_anything_is_written(tmp_path, text, error):
     file = tmp_path / "p.jsonl"
     if text is not None:
         file.write_text(text)

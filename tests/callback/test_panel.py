@@ -31,25 +31,25 @@ def stage_options(num_images=64, final_images=5000):
 def test_a_logarithmic_axis_has_several_plain_numbers(low, high):
     axes = drawn("loss", {"a": [(1, low), (2, high)]})
     bottom, top = axes.get_ylim()
-    told = [
+    shown = [
         text.get_text()
         for text, place in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
         if bottom <= place <= top
     ]
-    assert TICKS - 1 <= len(told) <= 10
-    assert all(float(text) > 0 and "$" not in text for text in told), told
-    assert len(set(told)) == len(told)
+    assert TICKS - 1 <= len(shown) <= 10
+    assert all(float(text) > 0 and "$" not in text for text in shown), shown
+    assert len(set(shown)) == len(shown)
 
 
 def test_scores_of_the_end_are_not_joined_and_are_explained(tmp_path):
     ends = read_end_values(tmp_path, stage_options())
     assert ends == EndValues(frozenset({20}), "at the end, of up to 5,000 images")
     axes = drawn("Fréchet distance", {"eval/fid": [(5, 700.0), (10, 650.0), (20, 370.0)]}, ends)
-    line, end, told = axes.lines
+    line, end, legend = axes.lines
     assert list(line.get_xdata()) == [5, 10]
     assert (list(end.get_xdata()), end.get_marker(), end.get_linestyle()) == ([20], END_MARKER, "None")
     assert end.get_color() == line.get_color()
-    assert (list(told.get_xdata()), told.get_label()) == ([], "at the end, of up to 5,000 images")
+    assert (list(legend.get_xdata()), legend.get_label()) == ([], "at the end, of up to 5,000 images")
     axes = drawn("loss", {"val/loss": [(5, 3.0), (20, 1.0)]}, ends)
     assert [list(line.get_xdata()) for line in axes.lines] == [[5, 20]], "validation measures the same images"
     axes = drawn("accuracy", {"eval/a": [(20, 1.0)]}, ends)
@@ -80,7 +80,7 @@ def test_a_curve_that_lies_on_another_is_dashed():
     assert [line.is_dashed() for line in axes.lines] == [False, False]
 
 
-def test_values_that_a_logarithmic_axis_cannot_show_are_told():
+def test_values_that_a_logarithmic_axis_cannot_show_are_reported():
     curves = {"train/loss": [(1, 2.0), (2, 1.0)], "train/adversarial": [(1, 0.0), (2, 0.5)]}
     assert drawn("loss", curves).get_legend_handles_labels()[1] == ["train/loss", "train/adversarial (where above 0)"]
     axes = drawn("loss", {"train/adversarial": [(1, 0.0), (2, -0.5)]})

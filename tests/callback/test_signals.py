@@ -85,7 +85,7 @@ def test_term_in_the_last_validation_ends_after_the_batch_with_everything_saved(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_both_ranks_end_whichever_was_told(tmp_path, rank):
+def test_both_ranks_end_whichever_gets_the_signal(tmp_path, rank):
     def work(_):
         task = Task(rank=rank)
         try:

@@ -36,11 +36,11 @@ class Plain(Autoencoder):
         return self.weight
 
 
-def small(kind, schedule=SCHEDULE, *, told, **options):
-    """A classifier of some kind; `told`: its option beside those of all."""
+def small(kind, schedule=SCHEDULE, *, own, **options):
+    """A classifier of some kind; `own`: its option beside those of all."""
     network = EncoderUNet(2, **{"model_channels": 8, "channel_mult": [1, 2], "blocks": 1, "head_channels": 8, "groups": 4,
                              "attention_levels": [1], **options})  # fmt: skip
-    return kind(Plain(), network, schedule, timestep_sampler=UniformTimesteps(), size=8, **told)
+    return kind(Plain(), network, schedule, timestep_sampler=UniformTimesteps(), size=8, **own)
 
 
 def draw(count, mean=0.25, variance=0.25):
@@ -70,7 +70,7 @@ def check_exact(probability_of_plus, classifier, mean=0.25, variance=0.25):
         alpha, sigma = SCHEDULE.exact(torch.tensor(time))
         exact = (2 * alpha * mean * x_t / (alpha**2 * variance + sigma**2)).flatten(1).sum(1)
         with torch.no_grad():
-            told, known = probability_of_plus(classifier(x_t, t)), exact.sigmoid()
-        assert (told - known).abs().mean() < 0.06
+            found, known = probability_of_plus(classifier(x_t, t)), exact.sigmoid()
+        assert (found - known).abs().mean() < 0.06
         if time < 0.8:  # later, there is next to nothing to be known
-            assert (told - known).abs().mean() < 0.4 * (0.5 - known).abs().mean()
+            assert (found - known).abs().mean() < 0.4 * (0.5 - known).abs().mean()

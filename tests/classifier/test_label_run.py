@@ -1,4 +1,4 @@
-"""A whole run of `experiment=label_classifier`, tiny, and what it guides: a model that is told no classes itself."""
+"""A whole run of `experiment=label_classifier`, tiny, and what it guides: a model that is not conditioned on classes itself."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def classifier_run(home, places, tiny_run):
     return run
 
 
-def test_the_run_measures_how_often_a_class_is_told(classifier_run, tiny_run):
+def test_the_run_measures_how_often_a_class_is_right(classifier_run, tiny_run):
     results = json.loads((classifier_run / "classifier" / "results.json").read_text())
     assert {"val/loss", "val/accuracy_0.25", "val/accuracy_0.5", "val/accuracy_0.75"} <= results.keys()
     assert "accuracy of classes" in (classifier_run / "report.html").read_text()
@@ -85,9 +85,9 @@ def test_sampling_by_the_command(classifier_run, tiny_run, tmp_path):
     sample(tiny_run, tmp_path / "a", *guided, "guidance.scale=2", "label=3")
     assert json.loads((tmp_path / "a" / "samples.jsonl").read_text())["label"] == 3
     for options, message in (
-        (guided, "this model is told prompt and label, and for 00000.png label is missing; give label=..."),
+        (guided, "this model is conditioned on prompt and label, and for 00000.png label is missing; give label=..."),
         ([*guided, "label=6"], "the value 6, but with model.num_classes=6 values are 0 to 5; give one of these"),
-        (["label=3"], "label would change nothing: this model is told prompt; leave it out"),
+        (["label=3"], "label would change nothing: this model is conditioned on prompt; leave it out"),
     ):
         assert message in sample(tiny_run, tmp_path / "b", *options, ok=False)
     assert not (tmp_path / "b").exists()

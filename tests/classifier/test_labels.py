@@ -1,4 +1,4 @@
-"""The classifier of classes: what it tells, what it is trained on, and what it refuses."""
+"""The classifier of classes: what it predicts, what it is trained on, and what it refuses."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ X, T = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torc
 
 
 def labels(count=5, **options):
-    return small(LabelClassifier, told={"num_classes": count}, **options)
+    return small(LabelClassifier, own={"num_classes": count}, **options)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ X, T = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torc
 
 
 def words(schedule=SCHEDULE, **options):
-    return small(CaptionClassifier, schedule, told={"vocabulary": 8}, **options)
+    return small(CaptionClassifier, schedule, own={"vocabulary": 8}, **options)
 
 
 @pytest.fixture
@@ -79,12 +79,12 @@ def test_a_prompt_without_a_known_word_is_refused(classifier, prompt):
         classifier.log_likelihood(X, T, {"caption": ["a red cat", prompt]})
 
 
-def test_words_that_do_not_count_are_told_once_a_prompt(classifier, caplog):
+def test_words_that_do_not_count_are_reported_once_a_prompt(classifier, caplog):
     with caplog.at_level("INFO"):
         for _ in range(3):
             classifier.log_likelihood(X, T, {"caption": ["a red unicorn", "red heart"]})
-    (told,) = caplog.messages
-    assert "of the prompt 'a red unicorn' count red; not a, unicorn, which were in nearly all or nearly none" in told
+    (message,) = caplog.messages
+    assert "of the prompt 'a red unicorn' count red; not a, unicorn, which were in nearly all or nearly none" in message
     with caplog.at_level("INFO"):
         for letter in "bcdefghijklmnop":
             classifier.log_likelihood(X, T, {"caption": [f"red {letter}"] * 2})

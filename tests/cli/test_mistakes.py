@@ -175,7 +175,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("name", "words", "message"), MISTAKES, ids=[words for _, words, _ in MISTAKES])
-def test_mistakes_are_told_with_what_to_type(name, words, message):
+def test_mistakes_are_reported_with_what_to_type(name, words, message):
     with pytest.raises(UsageError) as error:
         check_options(name, read_command_line(name, words.split()))
     assert message in str(error.value)
@@ -238,7 +238,7 @@ def test_the_flags_are_hydras():
 
 
 @pytest.mark.parametrize("words", ["--verbose seed=1", "--cfg job --colour=red", "-x"])
-def test_flags_that_hydra_does_not_know_are_told(words):
+def test_flags_that_hydra_does_not_know_are_reported(words):
     with pytest.raises(UsageError, match="is not of the form option=value; --help shows all options"):
         check_options("train", read_command_line("train", words.split()))
 

@@ -136,7 +136,7 @@ def test_a_sweep_without_a_value_that_must_be_given_does_not_begin(words, messag
 
 
 @pytest.mark.e2e
-def test_missing_folder_of_configs_is_told():
+def test_missing_folder_of_configs_is_reported():
     text = forked("train.py", "--config-dir", "/nowhere", "experiment=txt2img", ok=False)
     assert "error: there is no folder /nowhere" in text
     assert "Traceback" not in text

@@ -47,7 +47,7 @@ def read(name, words):
     return read_command_line(name, words, "data.source" if name == "icons" else "")
 
 
-def told(name, words):
+def complaint(name, words):
     """Return the message about a command line; None where there is nothing to say."""
     try:
         check_options(name, read(name, words))
@@ -77,8 +77,8 @@ def can_be_typed(name, words, option):
     plain = option.partition("@")[0].rpartition(".")[2]
     if option in groups:
         choices = mistakes.choices_of(name, (plain,)).get(plain, [])
-        return any(told(name, [*words, f"{option}={choice}"]) is None for choice in choices)
-    if told(name, [*words, f"{option}=7"]) is not None:
+        return any(complaint(name, [*words, f"{option}={choice}"]) is None for choice in choices)
+    if complaint(name, [*words, f"{option}=7"]) is not None:
         return False
     full = read(name, [*words, f"{option}=7"]).options[-1].partition("=")[0]
     nodes = {one.partition("@")[2] for one in groups}
@@ -113,7 +113,7 @@ def unusable_proposals(name, words, count):
     chance = random.Random(0)
     usable = {}
     for option in chance.sample(wrong_options(name, words), count):
-        message = told(name, [*words, f"{option}={chance.choice(('1', 'abc'))}"])
+        message = complaint(name, [*words, f"{option}={chance.choice(('1', 'abc'))}"])
         for *choices, proposed in proposals(message or ""):
             groups = {choice.partition("=")[0] for choice in choices}
             others = [word for word in words if word.partition("=")[0] not in groups]

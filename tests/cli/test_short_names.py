@@ -111,7 +111,7 @@ def test_the_last_stage_is_the_last_of_those_that_are_trained():
         ("stage=[frist]", "there is no stage=frist; did you mean first?"),
     ],
 )
-def test_mistakes_in_short_names_are_told(word, message):
+def test_mistakes_in_short_names_are_reported(word, message):
     with pytest.raises(UsageError) as error:
         read("seed=1", word, "batch_size=4")
     assert message in str(error.value)

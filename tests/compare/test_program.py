@@ -146,7 +146,7 @@ def test_runs_that_still_train_and_have_other_stages_are_compared(compare, seeds
     assert "| 50 (not finished) |" in (tmp_path / "out" / "compare.md").read_text()
 
 
-def test_what_cannot_be_compared_is_told_before_anything_is_written(compare, seeds, tmp_path):
+def test_what_cannot_be_compared_is_reported_before_anything_is_written(compare, seeds, tmp_path):
     out = tmp_path / "out"
     for words, said in [
         ((), "no run is named"),
@@ -175,13 +175,13 @@ def test_what_cannot_be_compared_is_told_before_anything_is_written(compare, see
         ("stage,metric,step,seed 0\na,b,1,x", "row 2, a,b,1,x: could not convert"),
     ],
 )
-def test_a_file_that_is_no_expected_curve_is_told(tmp_path, text, said):
+def test_a_file_that_is_no_expected_curve_is_reported(tmp_path, text, said):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ValueError, match=said):
         read_expected(tmp_path / "a.csv")
 
 
-def test_options_are_told_once_by_their_shortest_names():
+def test_options_are_named_once_by_their_shortest_names():
     one = {
         "lr": 1,
         "paths": {"a": 1},
@@ -243,7 +243,7 @@ def test_every_curve_that_is_shipped_is_one_of_an_experiment(file):
 
 
 def test_files_of_others_with_the_names_of_ours_stay(compare, seeds, tmp_path, drawn, monkeypatch):
-    """Docs have a compare.md, and anybody may; it is told before anything is computed."""
+    """Docs have a compare.md, and anybody may; it is reported before anything is computed."""
     out = tmp_path / "out"
     compare(*seeds)
     assert sorted(path.name for path in out.iterdir()) == [".lock", "compare.html", "compare.md", "compare.png"]
@@ -283,7 +283,7 @@ def test_files_beside_the_runs_of_a_sweep_are_left_out(compare, seeds, tmp_path)
         compare(tmp_path / "multirun.yaml")
 
 
-def test_a_curve_of_other_options_and_steps_is_told(compare, seeds, tmp_path):
+def test_a_curve_of_other_options_and_steps_is_reported(compare, seeds, tmp_path):
     file = tmp_path / "curve.csv"
     compare(*seeds, f"curve={file}")
     options = read_expected(file).options
@@ -313,8 +313,8 @@ def test_a_curve_of_other_options_and_steps_is_told(compare, seeds, tmp_path):
         rows[1:] = [[*row[:place], str(int(row[place]) - 1), *row[place + 1 :]] for row in rows[1:]]
         logs.write_text("\n".join(map(",".join, rows)) + "\n")
     text = compare(short, f"expected={file}")
-    told = "it was validated at other steps (9, 19, ..., 49) than the expected curve (10, 20, ..., 100)."
-    assert f"short: not judged, since {told}" in text
+    reason = "it was validated at other steps (9, 19, ..., 49) than the expected curve (10, 20, ..., 100)."
+    assert f"short: not judged, since {reason}" in text
     metrics.write_text(metrics.read_text().replace("val/", "eval/other_"))
     (short / "autoencoder" / "logs" / "metrics.csv").unlink()
     assert "not judged, since validation measures nothing that the expected curve has" in compare(

@@ -96,7 +96,7 @@ def test_a_class_is_said_by_its_name_and_by_its_number_where_that_is_not_enough(
     assert in_words({"image": torch.zeros(2)}, 2, known) == ["", ""]
 
 
-def test_boxes_are_said_by_name_and_corners_to_those_who_are_told_boxes():
+def test_boxes_are_said_by_name_and_corners_to_models_conditioned_on_boxes():
     layout = LayoutConditioner(**LAYOUT, names=["heart", "sea lion"])
     boxes = [[[1, 0, 0.25, 0.5, 1], [4, 0.125, 0, 1, 1], [-1, 0, 0, 0, 0]], [[-1, 0, 0, 0, 0]] * 3]
     fields = {"boxes": torch.tensor(boxes)}

@@ -34,8 +34,8 @@ class Maps(SingleConditioner):
         assert samples is None, "it learns nothing"
 
     def encode(self, fields, dropped):
-        told = tensor_field(fields, "depth") * ~dropped[:, None, None, None]
-        return Condition(tokens=told.flatten(1)[:, None], concat=told)
+        depth = tensor_field(fields, "depth") * ~dropped[:, None, None, None]
+        return Condition(tokens=depth.flatten(1)[:, None], concat=depth)
 
 
 def size(**options):
@@ -109,7 +109,7 @@ def test_a_single_part_gives_the_condition_that_it_gives_alone_with_the_same_dra
     assert torch.equal(conditions[0].mask, conditions[1].mask)
 
 
-def test_what_parts_learn_travels_and_long_captions_are_told():
+def test_what_parts_learn_travels_and_long_captions_are_reported():
     made = composite()
     other = Composite({"text": TransformerConditioner(**SMALL), "size": size()}, width=16, vector_width=24)
     other.prepare(None)
@@ -140,7 +140,7 @@ def test_widths_that_do_not_agree_are_refused():
         size(vector_width=8)
 
 
-def test_size_is_told_by_six_numbers_and_the_asked_size_where_it_is_not_known():
+def test_size_is_given_by_six_numbers_and_the_asked_size_where_it_is_not_known():
     made = size()
     got = made(FIELDS).vector
     assert torch.equal(got[0, 12:16], sinusoidal(torch.tensor([9]), 4)[0]), "left of the crop"
@@ -148,7 +148,7 @@ def test_size_is_told_by_six_numbers_and_the_asked_size_where_it_is_not_known():
     assert torch.equal(whole, made({"geometry": whole_geometry([32, 48], 2)}).vector)
     assert torch.equal(whole[0], got[1]), "an image of this size that is not cropped"
     assert not torch.equal(whole, made({"geometry": whole_geometry([48, 32], 2)}).vector)
-    assert torch.equal(made.null(FIELDS).vector, got), "never dropped, it is always told"
+    assert torch.equal(made.null(FIELDS).vector, got), "never dropped, it is in the null condition"
     assert not size(drop_rate=0.1).null(FIELDS).vector.any()
 
 

@@ -129,7 +129,7 @@ def test_special_tokens_that_are_pieces_of_words_too_are_text():
     assert plain == tokenizer.encode("a b").ids
 
 
-def test_what_is_cut_away_is_told(conditioner):
+def test_what_is_cut_away_is_reported(conditioner):
     texts = ["a red cat", "a red cat on a white background and a blue heart and a red sailboat", ""]
     cut = conditioner.overflow(texts)
     assert [bool(rest) for rest in cut] == [False, True, False]
@@ -207,7 +207,7 @@ def save_pretrained(folder, kind):
 
 @pytest.mark.parametrize("kind", ["bert", "clip", "t5"])
 def test_an_encoder_without_its_tokenizer_is_refused(tmp_path, kind):
-    """For some models transformers makes one up that tells no words apart."""
+    """For some models transformers makes one up that distinguishes no words."""
     save_pretrained(tmp_path, kind)
     for file in tmp_path.glob("*token*"):
         file.unlink()

@@ -86,7 +86,7 @@ def test_nothing_of_what_is_under_the_mask_is_seen(inpainter):
     assert not torch.allclose(first, third, atol=1e-3)
 
 
-def test_a_wrong_size_and_cached_latents_are_told(inpainter):
+def test_a_wrong_size_and_cached_latents_are_reported(inpainter):
     fields = needed(inpainter, fields_of(2))
     moments = {"moments": torch.zeros(2, 8, 8, 12), "mask": fields["mask"]}
     with pytest.raises(ValueError, match="the fields that are there are: moments, mask;.*data.cache_latents=false"):

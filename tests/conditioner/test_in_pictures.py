@@ -24,11 +24,11 @@ def test_classes_have_the_colours_of_pascal_voc_and_no_two_of_a_byte_the_same():
     assert len(set(map(tuple, levels))) == 256
 
 
-def test_only_what_the_model_is_told_is_drawn_and_what_cannot_be_seen_is_not():
+def test_only_conditions_of_the_model_are_drawn_and_what_cannot_be_seen_is_not():
     fields = {"label": torch.tensor([1, 2]), "image": torch.rand(2, 3, *SIZE), "depth": torch.rand(2, 1, *SIZE)}
     assert in_pictures(fields, 2, LabelConditioner(3, width=4), SIZE).shape == (2, 3, 0, 12)
     depth = in_pictures(fields, 2, DepthConditioner(), SIZE)
-    assert torch.equal(depth, fields["depth"].expand(-1, 3, -1, -1)), "an image that a metric reads is not told"
+    assert torch.equal(depth, fields["depth"].expand(-1, 3, -1, -1)), "an image that a metric reads is no condition"
 
 
 def test_maps_lie_below_one_another_each_in_its_place():

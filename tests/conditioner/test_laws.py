@@ -48,28 +48,28 @@ def test_null_is_what_is_said_of_dropped_images_and_says_nothing_of_them(kind):
     null, other = conditioner.null(fields), conditioner.null(fields_of(4, seed=1))
     same(null, conditioner.encode(fields, torch.ones(4, dtype=torch.bool)), rtol=0, atol=0)
     same(null, other, rtol=0, atol=0)
-    told = conditioner(fields)
+    full = conditioner(fields)
     assert {name: part.shape for name, part in parts(null).items()} == {
-        name: part.shape for name, part in parts(told).items()
+        name: part.shape for name, part in parts(full).items()
     }
-    changing = "tokens" if told.tokens is not None else "vector" if told.concat is None else "concat"
-    distance = (getattr(null, changing) - getattr(told, changing)).flatten(1).abs().amax(1)
-    assert (distance > 1e-3).all(), "every image is told something"
+    changing = "tokens" if full.tokens is not None else "vector" if full.concat is None else "concat"
+    distance = (getattr(null, changing) - getattr(full, changing)).flatten(1).abs().amax(1)
+    assert (distance > 1e-3).all(), "no image has the null condition"
 
 
 @pytest.mark.parametrize("kind", HAS_RATE)
-def test_as_many_are_dropped_as_the_rate_says_and_the_rest_is_told(kind):
+def test_as_many_are_dropped_as_the_rate_says_and_the_rest_is_kept(kind):
     conditioner, fields = made(kind, drop_rate=0.3), rows(fields_of(4), [0, 1, 2, 3] * 100)
     torch.manual_seed(0)
-    got, told, null = conditioner.with_dropout(fields), conditioner(fields), conditioner.null(fields)
+    got, full, null = conditioner.with_dropout(fields), conditioner(fields), conditioner.null(fields)
     torch.manual_seed(0)
     dropped = torch.rand(400) < 0.3
     assert abs(dropped.float().mean() - 0.3) < 0.07
-    same(got, told.where(dropped, null), rtol=1e-5, atol=1e-6)
+    same(got, full.where(dropped, null), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", HAS_RATE)
-def test_what_is_never_dropped_in_training_is_told_by_null_too(kind):
+def test_what_is_never_dropped_in_training_is_in_the_null_condition_too(kind):
     conditioner, fields = made(kind, drop_rate=0.0), fields_of(3)
     same(conditioner.null(fields), conditioner(fields), rtol=0, atol=0)
     same(conditioner.with_dropout(fields), conditioner(fields), rtol=0, atol=0)
@@ -160,15 +160,15 @@ def test_what_is_learned_gets_a_gradient_and_travels(kind):
 def test_every_part_reaches_the_backbone_alone_and_in_a_composite(kind):
     """Beside a part that says nothing and a class that is a token, too."""
     conditioner, fields = made(kind), fields_of(3)
-    told = conditioner(fields)
-    channels = 0 if told.concat is None else told.concat.shape[1]
-    vector_width = None if told.vector is None else told.vector.shape[1]
+    full = conditioner(fields)
+    channels = 0 if full.concat is None else full.concat.shape[1]
+    vector_width = None if full.vector is None else full.vector.shape[1]
     both = Composite(
         {"nothing": KINDS["unconditional"](), "own": conditioner, "label": made("label")},
         width=16, vector_width=vector_width, concat_channels=channels,
     ).eval()  # fmt: skip
     assert set(conditioner.inputs) | {"label"} == set(both.inputs)
-    for condition in (told, both(fields)):
+    for condition in (full, both(fields)):
         network = scramble(UNet(
             3, concat_channels=channels, vector_width=vector_width, model_channels=8, channel_mult=[1, 2], blocks=1,
             context_width=None if condition.tokens is None else 16, attention_levels=[1], heads=2, groups=4,
@@ -176,7 +176,7 @@ def test_every_part_reaches_the_backbone_alone_and_in_a_composite(kind):
         x, t = torch.randn(3, 3, 8, 12), torch.full((3,), 0.5)
         prediction = network(x, t, condition)
         assert prediction.shape == x.shape
-        doubled = Condition.cat([condition, both.null(fields) if condition is not told else conditioner.null(fields)])
+        doubled = Condition.cat([condition, both.null(fields) if condition is not full else conditioner.null(fields)])
         halves = network(torch.cat([x, x]), torch.cat([t, t]), doubled).chunk(2)
         torch.testing.assert_close(halves[0], prediction, rtol=1e-4, atol=1e-5)
         for name, part in parts(condition).items():

@@ -40,12 +40,12 @@ def test_a_map_of_any_size_becomes_one_of_the_latents_size(size):
     conditioner, fields = SegmentationConditioner(5), fields_of(2)
     fields["latent_size"] = torch.tensor([size, size])
     with Deterministic():
-        told = conditioner(fields).concat
-        told.sum().backward()
-    assert told.shape == (2, 3, *size)
+        beside = conditioner(fields).concat
+        beside.sum().backward()
+    assert beside.shape == (2, 3, *size)
 
 
-def test_classes_that_cannot_be_are_told():
+def test_classes_that_cannot_be_are_reported():
     fields = fields_of(2)
     for wrong in (-1, 5, 255):
         classes = fields["segmentation"].clone()
@@ -74,7 +74,7 @@ def test_unlabelled_pixels_have_no_class(unlabelled):
     conditioner.check(fields)
     found = conditioner(fields).concat
     torch.testing.assert_close(found, expected)
-    assert not found[0, :, :4].any(), "as of a map that is not told"
+    assert not found[0, :, :4].any(), "as of a dropped map"
     found.square().sum().backward()
     assert torch.equal(conditioner.project.weight.grad.abs().sum(0) > 0, torch.tensor([True, True, True, False, True]))
     for wrong in (254, 5, -1):
@@ -114,7 +114,7 @@ def test_a_low_resolution_image_of_another_factor_is_refused():
             LowResolutionConditioner(factor)
 
 
-def test_noise_of_a_low_resolution_image_is_drawn_in_training_alone_and_its_level_is_told():
+def test_noise_of_a_low_resolution_image_is_drawn_in_training_alone_and_its_level_is_encoded():
     conditioner = LowResolutionConditioner(2, noise=0.8, vector_width=8)
     sizes = {"latent_size": torch.tensor([[16, 16]] * 200), "image_size": torch.tensor([[32, 32]] * 200)}
     fields = {"low_resolution": torch.zeros(200, 3, 16, 16), **sizes}
@@ -204,7 +204,7 @@ def test_a_depth_map_is_resized_and_goes_from_minus_1_to_1_as_in_stable_diffusio
     small = F.interpolate(fields["depth"], (8, 12), mode="bicubic", align_corners=False)
     low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
     torch.testing.assert_close(DepthConditioner()(fields).concat, 2.0 * (small - low) / (high - low) - 1.0)
-    assert not scaled_by_range(torch.full((2, 1, 4, 4), 7.0)).any(), "no depth is told where all is equal"
+    assert not scaled_by_range(torch.full((2, 1, 4, 4), 7.0)).any(), "there is no depth where all is equal"
 
 
 def test_a_depth_network_makes_the_map_where_none_is_given(tmp_path):
@@ -231,7 +231,7 @@ def test_a_depth_network_makes_the_map_where_none_is_given(tmp_path):
     torch.testing.assert_close(again(fields).concat, found, rtol=0, atol=0)
 
 
-def test_without_a_depth_map_and_a_network_the_way_out_is_told(tmp_path):
+def test_without_a_depth_map_and_a_network_the_way_out_is_named(tmp_path):
     fields = fields_of(2)
     del fields["depth"]
     with pytest.raises(ValueError, match="the field depth is needed.*conditioner.name=FOLDER_OR_HUB_NAME"):

@@ -30,7 +30,7 @@ def test_a_label_is_a_row_of_a_table_whose_last_row_says_nothing():
     assert torch.equal(vector({"label": [5]}).vector, vector.embed.weight[[5]])
 
 
-def test_labels_that_cannot_be_are_told():
+def test_labels_that_cannot_be_are_reported():
     conditioner = LabelConditioner(7, width=16)
     for wrong in (7, 1000, -1):
         message = f"label has the value {wrong}, but with conditioner.num_classes=7 values are 0 to 6; mend it, or set a larger"
@@ -96,7 +96,7 @@ def test_padding_between_boxes_and_boxes_beyond_the_most_do_not_matter():
         conditioner.ids({"boxes": boxes})
 
 
-def test_the_crop_is_told_by_its_corners_in_the_original():
+def test_the_crop_is_given_by_its_corners_in_the_original():
     conditioner = LayoutConditioner(**{**LAYOUT, "vocabulary": 1002})
     placement = Placement(Size(100, 200), Size(32, 64), 0, 20, Size(32, 32))
     geometry = torch.stack([placement.geometry, whole_geometry(32, 1)[0]])

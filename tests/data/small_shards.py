@@ -1,6 +1,6 @@
 """Write small shards, open them, and read batches from them, for tests of the data.
 
-Images are told apart by their gray level, which is the number of the sample.
+Images are distinguished by their gray level, which is the number of the sample.
 """
 
 import io
@@ -147,7 +147,7 @@ def array(values):
 
 
 def moments_of(number, *, channels=4, side=8):
-    """Return moments `(2C, side, side)` that tell a sample: small means, and log-variances of an encoder that is sure."""
+    """Return moments `(2C, side, side)` that identify a sample: small means, and log-variances of an encoder that is sure."""
     drawn = np.random.default_rng(number).standard_normal((2 * channels, side, side))
     return np.concatenate([drawn[:channels], drawn[channels:] - 12]).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""The experiment that a next command names is one of a model that is told what the samples have."""
+"""The experiment that a next command names is one of a model conditioned on what the samples have."""
 
 import json
 import shlex
@@ -78,14 +78,14 @@ def test_packing_names_the_experiment_that_the_data_name(tmp_path, several, expe
 
 
 @pytest.mark.parametrize("field", mostly_slow([*FITTING, None], ["label", None]))
-def test_the_experiments_are_told_that_field_alone(field):
+def test_the_experiments_are_conditioned_on_that_field_alone(field):
     experiment = IMAGES_ALONE if field is None else FITTING[field]
     options = ["data.train=a", "data.val=b", "data.size=256", "data.flip=false", "autoencoder.ckpt=c", "name=x"]
     config = resolved(compose("train", [f"experiment={experiment}", "data=latents", *options]))
     with torch.device("meta"):
         conditioner = build(config["conditioner"])
-    told = {*underlying_fields(conditioner.inputs)} - {"geometry"}
-    assert told == ({field} if field is not None else set())
+    reads = {*underlying_fields(conditioner.inputs)} - {"geometry"}
+    assert reads == ({field} if field is not None else set())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_experiments_are_told_that_field_alone(field):
         ({}, {"labels": "folders"}, "label"),
     ],
 )
-def test_of_few_images_packing_names_a_small_model_that_is_told_the_same(tmp_path, files, options, field):
+def test_of_few_images_packing_names_a_small_model_with_the_same_condition(tmp_path, files, options, field):
     for number in range(4):
         for ending, data in {"png": encoded(color=(number, 0, 0)), **files}.items():
             images(tmp_path / "images" / f"class {number % 2}", 0).joinpath(f"{number}.{ending}").write_bytes(data)

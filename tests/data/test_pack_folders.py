@@ -346,7 +346,7 @@ def test_images_without_captions_are_packed_where_that_is_said(tmp_path):
     assert "next: python train.py experiment=lsun_churches256 data.train=" in summary.table()
 
 
-def test_whoever_has_no_captions_is_told_how_to_pack(tmp_path):
+def test_whoever_has_no_captions_is_shown_how_to_pack(tmp_path):
     folder = images(tmp_path / "images", 3)
     with pytest.raises(
         ValueError, match=r"3 no caption: 000.png: no 000.txt.*captions=none packs images that have none"
@@ -407,7 +407,7 @@ def test_folders_are_classes(tmp_path, captions):
     assert summary.next_command().endswith(f"conditioner.num_classes=3 conditioner.names={out / 'classes.txt'}")
 
 
-def test_labels_of_folders_are_what_a_model_is_told(tmp_path):
+def test_labels_of_folders_are_what_a_model_is_conditioned_on(tmp_path):
     folder = class_folders(tmp_path / "photos", a=10, b=10)
     summary = pack(tmp_path / "out", images=folder, labels="folders", val_fraction=0.3)
     typed = shlex.split(summary.next_command())

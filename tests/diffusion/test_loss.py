@@ -131,7 +131,7 @@ def learned(criterion):
 
 
 class Echo(torch.nn.Module):
-    """Puts out what it was told to, whose gradient is then known."""
+    """Puts out a parameter, whose gradient is then known."""
 
     def __init__(self):
         super().__init__()

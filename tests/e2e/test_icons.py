@@ -1,4 +1,4 @@
-"""Models of the embedded icons that are told a class, or shown an image: tiny ones run, and whole ones do what they are told."""
+"""Models of the embedded icons conditioned on a class or an image: tiny ones run, and whole ones draw their condition."""
 
 import json
 
@@ -30,7 +30,7 @@ def results(run):
 
 @pytest.fixture(scope="module")
 def class_run(home, places, tiny_run):
-    """The folder of a tiny run that is told classes."""
+    """The folder of a tiny run conditioned on classes."""
     same = ["train.py", "experiment=class_icons", "debug=tiny", "trainer=cpu", "name=class", f"autoencoder.ckpt={tiny_run}",
             "stage.diffusion.trainer.max_steps=10", *places]  # fmt: skip
     for said in (forked(*same), forked(*same)):
@@ -42,7 +42,7 @@ def test_classes_are_measured_by_label_accuracy_alone(class_run):
     assert {name for name in results(class_run) if "accuracy" in name} == {"eval/label_accuracy"}
 
 
-def test_a_class_is_told_by_number_and_by_name(class_run, tmp_path):
+def test_a_class_is_given_by_number_and_by_name(class_run, tmp_path):
     for place, label in (("numbers", "[0,3]"), ("names", "[heart,star]")):
         forked("sample.py", f"ckpt={class_run}", f"label={label}", "n=2", f"out={tmp_path / place}")
     assert torch.equal(images_in(tmp_path / "numbers"), images_in(tmp_path / "names"))
@@ -85,7 +85,7 @@ def test_an_image_is_shown_to_a_model_that_needs_no_download(home, places, tiny_
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_model_that_is_told_classes_draws_them(whole_autoencoder, home, places, tmp_path):
+def test_a_model_conditioned_on_classes_draws_them(whole_autoencoder, home, places, tmp_path):
     train_whole("experiment=class_icons", "name=classes", f"autoencoder.ckpt={whole_autoencoder}", *places)
     run = home / "runs" / "classes"
     assert results(run)["eval/label_accuracy"] >= 0.9

@@ -1,4 +1,4 @@
-"""Whole runs on shards of images without captions: stage 1, a model that is told nothing, and one that needs captions."""
+"""Whole runs on shards of images without captions: stage 1, an unconditional model, and one that needs captions."""
 
 import json
 
@@ -46,14 +46,14 @@ def results(run, stage):
     return json.loads((run / stage / "results.json").read_text())
 
 
-def test_stage_1_and_a_model_that_is_told_nothing_train_are_measured_and_sample(folder, options, first_stage):
+def test_stage_1_and_an_unconditional_model_train_are_measured_and_sample(folder, options, first_stage):
     assert results(first_stage, "autoencoder")["val/psnr"] > 0
-    forked("train.py", "experiment=lsun_churches256", "name=told_nothing", f"autoencoder.ckpt={first_stage}", *options)
-    found = results(folder / "runs" / "told_nothing", "diffusion")
+    forked("train.py", "experiment=lsun_churches256", "name=unconditional", f"autoencoder.ckpt={first_stage}", *options)
+    found = results(folder / "runs" / "unconditional", "diffusion")
     assert found["steps"] == 20
     assert found["eval/frechet_efficientnet"] > 0
     assert found["val/loss"] > 0
-    forked("sample.py", f"ckpt={folder}/runs/told_nothing", "n=2", "sampler.steps=2", f"out={folder}/images")
+    forked("sample.py", f"ckpt={folder}/runs/unconditional", "n=2", "sampler.steps=2", f"out={folder}/images")
     assert to_tensor(Image.open(folder / "images" / "00001.png")).shape == (3, 32, 32)
 
 

@@ -1,4 +1,4 @@
-"""Models of the embedded icons that are told an image's neighbours: a tiny one runs, and a whole one makes what they show."""
+"""Models of the embedded icons conditioned on an image's neighbours: a tiny one runs, and a whole one makes what they show."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def found(home, places):
 
 @pytest.fixture(scope="module")
 def tiny_retrieval(found, home, places, tiny_run):
-    """The folder of a tiny run that is told neighbours."""
+    """The folder of a tiny run conditioned on neighbours."""
     forked(*found[1], "debug=tiny", "trainer=cpu", "name=retrieval", *places, f"autoencoder.ckpt={tiny_run}",
            "stage.diffusion.trainer.max_steps=10")  # fmt: skip
     return home / "runs" / "retrieval"
@@ -58,7 +58,7 @@ def test_the_proposed_command_trains_a_model_that_is_judged_by_the_truth(found, 
     scramble(model.denoiser)
     here, there = torch.eye(1280)[:4], torch.eye(1280)[4:8]
     images = model.sample({"neighbors": torch.stack([here, there])}, seeds=[1, 1])
-    assert not torch.equal(*images), "neighbours tell something"
+    assert not torch.equal(*images), "neighbours matter"
 
 
 def test_the_neighbours_of_a_picture_are_sampled_with(found, tiny_retrieval, tmp_path):
@@ -86,7 +86,7 @@ def test_the_truth_is_that_of_the_icons(tmp_path):
 @pytest.mark.long
 @pytest.mark.slow
 def test_an_image_shows_what_its_neighbours_show(whole_autoencoder, home, places):
-    """Told the neighbours of another image, it is that of its own as often as by chance."""
+    """Conditioned on the neighbours of another image, it is that of its own as often as by chance."""
     folder = home / "data" / "neighbors"
     forked("-m", "ldm.data.neighbors", "data=icons", places[0], f"out={folder}", "device=cpu")
     train_whole("experiment=retrieval_icons", f"autoencoder.ckpt={whole_autoencoder}", *places)
@@ -94,12 +94,12 @@ def test_an_image_shows_what_its_neighbours_show(whole_autoencoder, home, places
     assert all(share >= least for share, least in zip(scores(run)[1:], (0.55, 0.3, 0.7)))
     val = list(samples(folder / "val-000000.tar").values())
     shown = torch.stack([to_tensor(Image.open(io.BytesIO(files["png"])).convert("RGB")) for files in val])
-    told = torch.stack([torch.from_numpy(vectors(files)).float() for files in val])
+    embedded = torch.stack([torch.from_numpy(vectors(files)).float() for files in val])
     config = composed("train", "experiment=retrieval_icons", *places)
     metric = Measured(build(config.metric.variation_accuracy))
     model = load(run)
     for start in range(0, len(val), 64):
         rows = torch.arange(start, start + 64)
-        images = model.sample({"neighbors": told.roll(37, 0)[rows]}, seeds=rows.tolist())
+        images = model.sample({"neighbors": embedded.roll(37, 0)[rows]}, seeds=rows.tolist())
         metric.update(images, {"image": shown[rows]})
     assert metric.compute()["variation_icon_accuracy"] < 0.06

@@ -1,4 +1,4 @@
-"""Models that are told where things stand, by label maps, boxes and depth: trained, judged by the truth, and sampled."""
+"""Models conditioned on where things stand, by label maps, boxes and depth: trained, judged by the truth, and sampled."""
 
 import json
 from functools import cache
@@ -45,7 +45,7 @@ def scene_run(tiny_run, places, home):
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory):
-    """A function that gives the file of a tiny model of a kind whose random weights make much of what it is told."""
+    """A function that gives the file of a tiny model of a kind whose random weights make much of its condition."""
     folder = tmp_path_factory.mktemp("models")
 
     @cache
@@ -106,12 +106,12 @@ def test_an_image_is_as_large_as_its_map_also_where_the_model_was_trained_on_hal
     assert same(both[0], one[0])
     assert len(both) == 2, "one for each map"
     again = drawn(run, tmp_path / "again", f"{kind}={maps / kind / 'b.png'}", "n=1", "seed=3")
-    assert not same(again[0], one[0]), "the map tells something"
+    assert not same(again[0], one[0]), "the map matters"
     smaller = drawn(run, tmp_path / "smaller", f"{kind}={maps / kind / 'a.png'}", "n=1", "seed=3", "size=32")
     assert smaller[0].shape == (32, 32, 3)
 
 
-def test_a_layout_is_told_by_an_option_and_at_other_sizes(model_of, tmp_path):
+def test_a_layout_is_given_by_an_option_and_at_other_sizes(model_of, tmp_path):
     run = model_of("layout")
     here = drawn(run, tmp_path / "here", f"layout={HERE}", "n=2", "seed=3")
     assert [image.shape for image in here] == [(32, 32, 3)] * 2
@@ -119,7 +119,7 @@ def test_a_layout_is_told_by_an_option_and_at_other_sizes(model_of, tmp_path):
         drawn(run, tmp_path / f"led{at}", f"layout={layout}", "n=1", "seed=3", "guidance.scale=100")[0]
         for at, layout in enumerate((HERE, THERE, TWO))
     ]
-    assert not any(same(led[0], other) for other in led[1:]), "the layout tells something"
+    assert not any(same(led[0], other) for other in led[1:]), "the layout matters"
     (file := tmp_path / "layouts.jsonl").write_text(
         '[{"label": 3, "box": [0.1, 0.1, 0.5, 0.5]}]\n[{"label": 1, "box": [0.5, 0.5, 0.9, 0.9]}]\n'
     )
@@ -129,18 +129,18 @@ def test_a_layout_is_told_by_an_option_and_at_other_sizes(model_of, tmp_path):
 
 
 def both(kind, maps):
-    """Return two options that tell a model of a kind different things."""
+    """Return two options that give a model of a kind different conditions."""
     if kind == "layout":
         return [f"layout={value}" for value in (HERE, THERE)]
     return [f"{kind}={maps / kind / name}.png" for name in "ab"]
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_there_is_a_way_from_what_is_told_to_something_else(model_of, maps, tmp_path, kind):
-    run, told = model_of(kind), both(kind, maps)
+def test_there_is_a_way_from_one_condition_to_another(model_of, maps, tmp_path, kind):
+    run, conditions = model_of(kind), both(kind, maps)
     led = ["guidance.scale=100"] if kind == "layout" else []
-    ends = [drawn(run, tmp_path / f"told{at}", one, "n=1", "seed=3", *led)[0] for at, one in enumerate(told)]
-    way = drawn(run, tmp_path / "way", "mode=interpolate", told[0], f"to_{told[1]}", "seed=3", "n=3", *led)
+    ends = [drawn(run, tmp_path / f"given{at}", one, "n=1", "seed=3", *led)[0] for at, one in enumerate(conditions)]
+    way = drawn(run, tmp_path / "way", "mode=interpolate", conditions[0], f"to_{conditions[1]}", "seed=3", "n=3", *led)
     assert same(way[0], ends[0])
     assert same(way[2], ends[1])
     assert not any(same(way[1], end) for end in ends)
@@ -148,20 +148,20 @@ def test_there_is_a_way_from_what_is_told_to_something_else(model_of, maps, tmp_
 
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_images_are_changed_and_interpolated_under_a_condition(model_of, maps, tmp_path, kind):
-    run, told = model_of(kind), both(kind, maps)
-    ends = [drawn(run, tmp_path / f"end{seed}", told[0], "n=1", f"seed={seed}")[0] for seed in (3, 8)]
-    way = drawn(run, tmp_path / "way", "mode=interpolate", told[0], "seed=3", "to_seed=8", "n=3")
+    run, conditions = model_of(kind), both(kind, maps)
+    ends = [drawn(run, tmp_path / f"end{seed}", conditions[0], "n=1", f"seed={seed}")[0] for seed in (3, 8)]
+    way = drawn(run, tmp_path / "way", "mode=interpolate", conditions[0], "seed=3", "to_seed=8", "n=3")
     assert len(way) == 3
     assert same(way[0], ends[0])
     assert same(way[2], ends[1])
     assert not any(same(way[1], end) for end in ends)
     init = f"init={tmp_path / 'end3' / '00000.png'}"
     options = ["mode=img2img", init, "n=1", "seed=3"]
-    back = drawn(run, tmp_path / "back", *options, told[1], "strength=0")
+    back = drawn(run, tmp_path / "back", *options, conditions[1], "strength=0")
     options += ["guidance.scale=100"] if kind == "layout" else []
-    changed = [drawn(run, tmp_path / f"to{at}", *options, one, "strength=0.75")[0] for at, one in enumerate(told)]
+    changed = [drawn(run, tmp_path / f"to{at}", *options, one, "strength=0.75")[0] for at, one in enumerate(conditions)]
     assert back[0].shape == changed[0].shape == ends[0].shape
-    assert not same(*changed), "what is told counts"
+    assert not same(*changed), "the condition matters"
     with torch.no_grad():
         network = load(run).autoencoder
         expected = network.decode(network.encode(to_tensor(Image.fromarray(ends[0]))[None]).mean)[0].clamp(-1, 1)
@@ -186,7 +186,7 @@ def under(home):
     ("kind", "name", "least"),
     [("segmentation", "region_color_accuracy", 0.58), ("layout", "layout_iou", 0.65), ("depth", "depth_iou", 0.36)],
 )
-def test_what_is_told_is_drawn(first_stage, kind, name, least):
+def test_the_condition_is_drawn(first_stage, kind, name, least):
     """The same images judged by the condition of another scene have 0.15, 0.15 and 0.07."""
     home = first_stage.parent.parent
     train_whole(f"experiment={kind}_icons", f"autoencoder.ckpt={first_stage}", *under(home))

@@ -192,7 +192,7 @@ def test_an_average_that_is_not_finite_is_not_written(run, tmp_path):
 
 
 @pytest.mark.e2e
-def test_runs_without_snapshots_or_end_are_told_what_to_do(run, tiny_run, tmp_path):
+def test_runs_without_snapshots_or_end_get_advice(run, tiny_run, tmp_path):
     text = ema(f"run={tiny_run}", "length=0.1", ok=False)
     assert "they are written while a run trains with 'stage.diffusion.callbacks.power_ema.lengths=[0.05,0.1]'" in text
     assert "there is no folder run=/nowhere" in ema("run=/nowhere", "length=0.1", ok=False)

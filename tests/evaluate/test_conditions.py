@@ -37,7 +37,7 @@ def test_all_classes_are_shown_equally_often_and_image_i_depends_on_i_alone(read
     ("readers", "options", "message"),
     [
         ([LabelConditioner(6, width=8)], {"count": 7}, r"conditions.count=7 classes cannot be: the model knows 6"),
-        ([Unconditional()], {}, "conditions=classes needs a model that is told classes; choose conditions=samples"),
+        ([Unconditional()], {}, "conditions=classes needs a model conditioned on classes; choose conditions=samples"),
         (
             [LabelConditioner(6, width=8)],
             {"inputs": ["caption"]},
@@ -50,7 +50,7 @@ def test_classes_that_there_are_not_are_refused(readers, options, message):
         opened(readers, **options)
 
 
-def test_nothing_is_said_to_a_model_that_is_told_nothing():
+def test_an_unconditional_model_gets_no_fields():
     assert NoConditions().open([Unconditional()], no_data, size=SIZE, inputs=()).fields([3]).keys() == {"geometry"}
     with pytest.raises(ValueError, match="conditions=none does not say label"):
         NoConditions().open([Unconditional(), Labels(6)], no_data, size=SIZE, inputs=())

@@ -24,7 +24,7 @@ KEYS = [f"image-{number}" for number in range(COUNT)]
 
 
 def model(*options):
-    """A small model that is told labels, which are often dropped in training."""
+    """A small model conditioned on labels, which are often dropped in training."""
     torch.manual_seed(0)
     config = composed("experiment=class_icons", "debug=tiny", "conditioner.drop_rate=0.9", *options)
     return scramble(build(resolved(config.model))).eval()

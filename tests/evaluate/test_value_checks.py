@@ -1,4 +1,4 @@
-"""A sample with a value that the model cannot be told is named, and nothing is made for it."""
+"""A sample with a value that the model does not allow is named, and nothing is made for it."""
 
 import json
 from types import SimpleNamespace

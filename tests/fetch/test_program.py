@@ -42,7 +42,7 @@ def test_the_caches_are_filled_where_no_folder_is_named(run, hub, tmp_path, caps
     assert "HF_HUB_OFFLINE=1" in text
 
 
-def test_one_that_fails_is_told_and_the_others_come(run, hub, tmp_path, capsys):
+def test_one_that_fails_is_reported_and_the_others_come(run, hub, tmp_path, capsys):
     hub.files[NAME] = b"something else"
     with pytest.raises(
         OSError,
@@ -57,7 +57,7 @@ def test_one_that_fails_is_told_and_the_others_come(run, hub, tmp_path, capsys):
     assert hub.sent("model.safetensors") == 1
 
 
-def test_without_internet_every_name_is_told(run, hub, tmp_path):
+def test_without_internet_every_name_is_reported(run, hub, tmp_path):
     hub.close()
     with pytest.raises(OSError, match=r"2 of 2 could not be fetched. file: .*refused.*; model: .*refused"):
         run("file", "model")

@@ -111,7 +111,7 @@ def test_a_folder_of_another_content_is_kept(hub, model, tmp_path):
 
 
 def test_a_copy_that_is_cut_is_no_model(hub, model, tmp_path):
-    """In a folder it is kept and told; in the cache it is not there."""
+    """In a folder it is kept and reported; in the cache it is not there."""
     for place in (model.fetch(tmp_path), model.fetch()):
         content = (place / "model.safetensors").read_bytes()
         (place / "model.safetensors").resolve().write_bytes(content[: len(content) // 2])

@@ -32,8 +32,8 @@ def small(tmp_path, monkeypatch):
 def test_the_disk_with_the_least_room_is_named(small, tmp_path):
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     places = {"paths.data_dir": str(tmp_path / "data"), "out": str(small / "a" / "b")}
-    told = full_disk(error, places)
-    assert told.startswith(
+    message = full_disk(error, places)
+    assert message.startswith(
         f"No space left on device: the disk of {small} (out={small / 'a' / 'b'}) has 0.0 MB left; make room"
     )
 

@@ -81,7 +81,7 @@ def test_what_is_no_input_is_said(values, message):
         input_rows(values)
 
 
-def test_numbers_that_the_model_cannot_be_told_are_refused_before_any_image_is_made():
+def test_numbers_that_the_model_does_not_allow_are_refused_before_any_image_is_made():
     model = Composite({"label": LabelConditioner(5, width=16), "layout": LayoutConditioner(**LAYOUT)}, width=16)
     prompts = [Prompt(inputs={"label": label, "layout": [HEART, CAT]}) for label in (4, 5)]
     first, second = numbered(prompts, 1, 0)
@@ -240,7 +240,7 @@ def test_inputs_become_the_fields_of_a_batch(label_map):
 
 def test_names_of_classes_become_the_numbers_that_the_conditioner_knows(label_map):
     names = ["heart", "cat", "dog"]
-    told = Composite(
+    conditioner = Composite(
         {
             "label": LabelConditioner(3, width=16, names=names),
             "layout": LayoutConditioner(**LAYOUT, names=names[::-1]),
@@ -255,35 +255,43 @@ def test_names_of_classes_become_the_numbers_that_the_conditioner_knows(label_ma
             "segmentation": label_map,
         }
     )
-    found = [with_class_numbers(SampleRequest("0", inputs=row), told).inputs for row in rows]
+    found = [with_class_numbers(SampleRequest("0", inputs=row), conditioner).inputs for row in rows]
     assert [row["label"] for row in found] == [2, 1, 0]
     assert found[0]["layout"] == [{"label": number, "box": box} for number in (1, 0, 7)]
     assert found[0]["segmentation"] == label_map
     with pytest.raises(ValueError, match="for 00001.png: this model knows no class 'haert'; did you mean heart"):
-        with_class_numbers(SampleRequest("00001.png", inputs={"label": "haert"}), told)
+        with_class_numbers(SampleRequest("00001.png", inputs={"label": "haert"}), conditioner)
     with pytest.raises(ValueError, match="for 0: this model knows no class 'car'; did you mean cat"):
-        with_class_numbers(SampleRequest("0", inputs={"layout": [{"name": "car", "box": box}]}), told)
+        with_class_numbers(SampleRequest("0", inputs={"layout": [{"name": "car", "box": box}]}), conditioner)
 
 
-def test_what_the_model_is_not_told_and_what_is_missing_is_said():
+def test_conditions_too_many_and_missing_ones_are_named():
     check_given(SampleRequest("0", "a", inputs={"label": 3}), ("caption", "label", "geometry"), ())
     check_given(SampleRequest("0", "guided by CLIP alone"), (), ())
     check_given(SampleRequest("0"), ("mask",), {"mask"})
-    with pytest.raises(ValueError, match="told label, and for 0 label is missing; give label=..."):
+    with pytest.raises(ValueError, match="conditioned on label, and for 0 label is missing; give label=..."):
         check_given(SampleRequest("0"), ("label",), ())
-    with pytest.raises(ValueError, match="told label, not prompt, and for 0 label is missing; give label=..."):
+    with pytest.raises(
+        ValueError, match="conditioned on label, not prompt, and for 0 label is missing; give label=..."
+    ):
         check_given(SampleRequest("0", "a cat"), ("label",), ())
-    with pytest.raises(ValueError, match="told layout and prompt, and for 0 prompt is missing; give prompt=..."):
+    with pytest.raises(
+        ValueError, match="conditioned on layout and prompt, and for 0 prompt is missing; give prompt=..."
+    ):
         check_given(SampleRequest("0", inputs={"layout": []}), ("boxes", "caption"), ())
     with pytest.raises(
         ValueError,
-        match="told image and mask, and for 0 image and mask are missing; give mode=inpaint init=FILE mask=FILE$",
+        match="conditioned on image and mask, and for 0 image and mask are missing; give mode=inpaint init=FILE mask=FILE$",
     ):
         check_given(SampleRequest("0"), ("image", "mask"), ())
     with pytest.raises(ValueError, match="are missing; give mode=super_resolution low_resolution=FILE prompt=...$"):
         check_given(SampleRequest("0"), ("caption", "low_resolution"), ())
-    with pytest.raises(ValueError, match="label would change nothing: this model is told prompt; leave it out"):
+    with pytest.raises(
+        ValueError, match="label would change nothing: this model is conditioned on prompt; leave it out"
+    ):
         check_given(SampleRequest("0", "a", inputs={"label": 3}), ("caption",), ())
+    with pytest.raises(ValueError, match="label would change nothing: this model is unconditional; leave it out"):
+        check_given(SampleRequest("0", inputs={"label": 3}), (), ())
 
 
 def test_images_are_as_large_as_their_maps(label_map):
@@ -317,6 +325,10 @@ def test_folders_give_images_of_every_format_that_is_read_and_name_the_others(tm
 
 def test_a_prompt_that_no_model_reads_is_said_to_change_nothing():
     asked = [SampleRequest("00000.png", prompt="red", inputs={"label": 1})]
-    assert idle_prompts(asked, ["label"]) == "the prompt changes nothing: this model is told label, and no caption"
+    assert (
+        idle_prompts(asked, ["label"])
+        == "the prompt changes nothing: this model is conditioned on label, not on captions"
+    )
+    assert idle_prompts(asked, []) == "the prompt changes nothing: this model is unconditional"
     assert idle_prompts(asked, ["label", "caption"]) is None
     assert idle_prompts([SampleRequest("00000.png", inputs={"label": 1})], ["label"]) is None

@@ -33,7 +33,7 @@ from tests.generation.test_sample import PROMPT, first_mismatch, sample
 
 MODES = mode_options([CONFIGS])
 OF_PROMPTS = {"prompt", "prompts", "negative"}
-TOLD = ("label", "layout", "segmentation", "depth", "image", "neighbors")
+CONDITIONS = ("label", "layout", "segmentation", "depth", "image", "neighbors")
 
 
 def size_of(path):
@@ -62,7 +62,7 @@ def test_the_files_of_modes_tell_their_options():
         "txt2img": OF_PROMPTS,
         "img2img": OF_PROMPTS | {"init", "strength", "compvis", "init_prompt"},
         "inpaint": OF_PROMPTS | {"init", "mask", "border", "num_resample"},
-        "interpolate": OF_PROMPTS | {"to_prompt", "to_seed"} | {f"to_{name}" for name in TOLD},
+        "interpolate": OF_PROMPTS | {"to_prompt", "to_seed"} | {f"to_{name}" for name in CONDITIONS},
         "reconstruct": {"init"},
         "super_resolution": OF_PROMPTS | {"low_resolution", "noise_level"},
     } == MODES
@@ -112,7 +112,7 @@ def test_help_lists_the_options_of_a_mode_and_each_is_explained():
         (["low_resolution=x"], "low_resolution", "txt2img", "super_resolution"),
     ],
 )
-def test_an_option_of_another_mode_is_told_where_it_belongs(words, option, chosen, owners):
+def test_an_option_of_another_mode_is_answered_with_where_it_belongs(words, option, chosen, owners):
     wanted = f"{option} has no meaning for mode={chosen}; with it, say mode={owners}"
     assert misplaced(words, CONFIGS).startswith(wanted)
 
@@ -262,7 +262,7 @@ def test_masks_are_looked_at_once_an_image(tiny_run, photos, monkeypatch):
 
 
 @pytest.mark.e2e
-def test_a_weak_model_that_cuts_prompts_is_told_of(tiny_run, caplog):
+def test_a_weak_model_that_cuts_prompts_is_reported(tiny_run, caplog):
     """By its own encoder, also where another guidance lies over it."""
     model, weak = load(tiny_run), load(tiny_run)
     weak.conditioner.tokenizer.enable_truncation(4)

@@ -57,7 +57,7 @@ def made(folder, choice, *options, conditioner=None):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Return name -> folder of a model that enlarges by 4, of one that fills holes, and of one that is told nothing."""
+    """Return name -> folder of a model that enlarges by 4, of one that fills holes, and of an unconditional one."""
     folder = tmp_path_factory.mktemp("runs")
     return {choice: made(folder, choice) for choice in ("low_resolution", "inpainting", "unconditional")}
 
@@ -79,7 +79,7 @@ MAPS = {"segmentation": {"num_classes": 5, "concat_channels": 4}, "depth": {"con
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory):
-    """Return name of a map -> folder of a model that is told such a map and an image of low resolution."""
+    """Return name of a map -> folder of a model conditioned on such a map and an image of low resolution."""
     folder, found = tmp_path_factory.mktemp("mapped"), {}
     for name, options in MAPS.items():
         parts = {
@@ -143,8 +143,8 @@ def test_a_folder_is_enlarged_each_picture_by_the_factor_of_the_model(runs, smal
     lines = tmp_path / "lines.jsonl"
     lines.write_text("".join(json.dumps({"seed": row["seed"], "low_resolution": row["low_resolution"]}) + "\n"
                              for row in record))  # fmt: skip
-    _, told = draw(runs["low_resolution"], tmp_path / "told", "mode=super_resolution", f"prompts={lines}")
-    assert all(np.array_equal(images[name], told[name]) for name in images), "a file can name a picture in each line"
+    _, named = draw(runs["low_resolution"], tmp_path / "named", "mode=super_resolution", f"prompts={lines}")
+    assert all(np.array_equal(images[name], named[name]) for name in images), "a file can name a picture in each line"
     _, other = draw(runs["low_resolution"], tmp_path / "other", "mode=super_resolution", f"low_resolution={small}")
     assert not np.array_equal(images["00001.png"], other["00001.png"]), "another seed"
 
@@ -161,7 +161,7 @@ def test_what_is_cut_away_was_made_of_the_reflected_picture(runs, small):
     torch.testing.assert_close(generator(requests), whole[..., :52, :36], atol=1e-6, rtol=0)
 
 
-def test_noise_is_added_to_a_picture_as_much_as_is_asked_for_and_told(noisy, small, tmp_path):
+def test_noise_is_added_to_a_picture_as_much_as_is_asked_for_and_conditions(noisy, small, tmp_path):
     options = ["mode=super_resolution", "prompt='a red heart'", f"low_resolution={small}", "n=1", "seed=3"]
     record, plain = draw(noisy, tmp_path / "plain", *options)
     assert "noise_level" not in record[0]
@@ -180,9 +180,9 @@ def test_noise_is_added_to_a_picture_as_much_as_is_asked_for_and_told(noisy, sma
     fields = {"caption": ["a red heart"] * 2, "low_resolution": image, "noise_level": [0.25, 0.0]}
     both, alone = (model.sample(fields, seeds=seeds, size=32, sampler=DDIM(2)) for seeds in ([4, 5], [9, 5]))
     assert torch.equal(both[1], alone[1])
-    told = model.sample({**fields, "noise_level": [0.0, 0.0]}, seeds=[4, 5], size=32, sampler=DDIM(2))
-    assert torch.equal(both[1], told[1])
-    assert not torch.allclose(both[0], told[0])
+    without = model.sample({**fields, "noise_level": [0.0, 0.0]}, seeds=[4, 5], size=32, sampler=DDIM(2))
+    assert torch.equal(both[1], without[1])
+    assert not torch.allclose(both[0], without[0])
     with pytest.raises(
         ValueError, match="noise_level has the value 0.6, but with conditioner.noise=0.5 values are 0 to 0.5"
     ):
@@ -202,14 +202,14 @@ def test_prompts_and_negative_prompts_lead_a_model_that_reads_both(noisy, small,
         assert not np.array_equal(first[name], second[name])
         assert not np.array_equal(away[name], from_nothing[name])
     lines = tmp_path / "lines.jsonl"
-    told = [("a blue cat", "a.png"), ("a red heart on a white background", "b.png")]
+    given = [("a blue cat", "a.png"), ("a red heart on a white background", "b.png")]
     lines.write_text("".join(json.dumps({"prompt": text, "low_resolution": str(small / file), "seed": seed}) + "\n"
-                             for (text, file), seed in zip(told, (3, 4), strict=True)))  # fmt: skip
+                             for (text, file), seed in zip(given, (3, 4), strict=True)))  # fmt: skip
     _, named = draw(noisy, tmp_path / "lines", "mode=super_resolution", f"prompts={lines}")
     assert np.array_equal(named["00000.png"], second["00000.png"])
     assert np.array_equal(named["00001.png"], first["00001.png"])
     with pytest.raises(
-        ValueError, match="this model is told prompt and low_resolution.*prompt is missing; give prompt="
+        ValueError, match="this model is conditioned on prompt and low_resolution.*prompt is missing; give prompt="
     ):
         draw(noisy, tmp_path / "x", *options)
 
@@ -224,12 +224,12 @@ def test_maps_beside_a_picture_go_on_as_it_does(mapped, small, tmp_path, name):
     generator = PromptGenerator(mode, model, sampler=DDIM(2), guidance=NoGuidance())
     requests = generator.prepare(mode.requests(1, 7))
     picture = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None] / 127.5 - 1
-    told = (
+    condition = (
         torch.from_numpy(levels)[None].long()
         if name == "segmentation"
         else torch.from_numpy(levels)[None, None] / 127.5 - 1
     )
-    fields = {"low_resolution": reflected(picture, Size(14, 10)), name: reflected(told, Size(56, 40))}
+    fields = {"low_resolution": reflected(picture, Size(14, 10)), name: reflected(condition, Size(56, 40))}
     whole = model.sample(fields, seeds=7, size=[56, 40], sampler=DDIM(2), guidance=NoGuidance())
     torch.testing.assert_close(generator(requests), whole[..., :52, :36], atol=1e-5, rtol=0)
     other = model.sample(
@@ -295,7 +295,7 @@ def test_boxes_stay_where_they_were_on_the_picture(small):
         ("inpainting", ["mode=inpaint", "init=INIT"], "mode=inpaint needs mask=FILE"),
     ],
 )  # fmt: skip
-def test_a_model_that_is_told_something_else_is_refused(runs, noisy, small, photo, tmp_path, model, options, message):
+def test_a_model_with_other_conditions_is_refused(runs, noisy, small, photo, tmp_path, model, options, message):
     named = {"SMALL": small, "INIT": photo / "init.png", "MASK": photo / "mask.png"}
     for word, path in named.items():
         options = [option.replace(word, str(path)) for option in options]
@@ -304,7 +304,7 @@ def test_a_model_that_is_told_something_else_is_refused(runs, noisy, small, phot
     assert not list(tmp_path.glob("x/*.png"))
 
 
-def test_a_model_that_fills_holes_is_told_the_picture_and_the_rest_comes_back_bit_by_bit(runs, photo, tmp_path):
+def test_a_model_that_fills_holes_sees_the_picture_and_the_rest_comes_back_bit_by_bit(runs, photo, tmp_path):
     options = ["mode=inpaint", f"init={photo / 'init.png'}", f"mask={photo / 'mask.png'}", "border=2"]
     record, images = draw(runs["inpainting"], tmp_path / "x", *options)
     after, before = images["00000.png"], np.asarray(Image.open(photo / "init.png"))[1:65, :40]
@@ -410,7 +410,7 @@ def test_the_grid_shows_the_small_image_above_the_enlarged_one(runs, small, tmp_
     assert np.array_equal(shown(tmp_path / "x", 4), np.concatenate([enlarged, image]))
 
 
-def test_the_grid_shows_all_that_a_model_is_told(mapped, small, tmp_path):
+def test_the_grid_shows_all_conditions_of_a_model(mapped, small, tmp_path):
     classes = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8) % 5
     Image.fromarray(classes).resize((32, 32), Image.Resampling.NEAREST).save(tmp_path / "map.png")
     options = [f"low_resolution={small / 'b.png'}", f"segmentation={tmp_path / 'map.png'}"]
@@ -427,15 +427,15 @@ def test_the_grid_shows_the_hole_above_what_fills_it(runs, photo, tmp_path):
     _, images = draw(runs["inpainting"], tmp_path / "x", "mode=inpaint", *options)
     image = images["00000.png"]
     height, width, _ = image.shape
-    told, made = np.split(shown(tmp_path / "x", width), [height])
+    condition, made = np.split(shown(tmp_path / "x", width), [height])
     assert np.array_equal(made, image)
-    hole = (told == (255, 0, 255)).all(-1)
+    hole = (condition == (255, 0, 255)).all(-1)
     assert hole[height - 1, 0]
     assert not hole[: height // 2 - 2].any()
     assert not hole[:, width // 2 + 1 :].any()
 
 
-def test_an_interpolation_shows_what_is_told_on_the_way(mapped, tmp_path):
+def test_an_interpolation_shows_the_conditions_on_the_way(mapped, tmp_path):
     """Depth maps of two ends, one dark and one light."""
     model = load(mapped["depth"])
     for name, level in (("dark", 0), ("light", 255)):
@@ -444,5 +444,5 @@ def test_an_interpolation_shows_what_is_told_on_the_way(mapped, tmp_path):
     mode = Interpolate([Prompt("", inputs=inputs)], to_inputs={"depth": str(tmp_path / "light.png")})
     generator = PromptGenerator(mode, model, sampler=DDIM(steps=1), guidance=NoGuidance())
     requests = [replace(request, size=Size(16, 16)) for request in mode.requests(5, 0)]
-    levels = [generator.told(request).unique().tolist() for request in requests]
+    levels = [generator.condition_pictures(request).unique().tolist() for request in requests]
     assert levels == [[-1.0], [-0.5], [0.0], [0.5], [1.0]]

@@ -255,8 +255,7 @@ def test_seeds_and_negatives_of_json_lines_are_those_of_a_record(tiny_run, tmp_p
 
 
 def test_a_record_has_no_number_that_json_does_not_know(tmp_path):
+    asked, folder = [SampleRequest("00000.png")], SampleFolder(tmp_path / "x")
     with pytest.raises(ValueError, match="no finite number: .*'mine': nan"):
-        generate(
-            None, [SampleRequest("00000.png")], SampleFolder(tmp_path / "x"), told=None, settings={"mine": float("nan")}
-        )
+        generate(None, asked, folder, condition_pictures=None, settings={"mine": float("nan")})
     assert not (tmp_path / "x").exists()

@@ -154,7 +154,10 @@ def test_errors_are_one_clear_line(tiny_run, tmp_path):
         ([PROMPT, "packages=mine"], "packages is a list; say packages=[ldm,mine]"),
         ([PROMPT, "to_seed=3"], "to_seed has no meaning for mode=txt2img; with it, say mode=interpolate"),
         ([PROMPT, "mode=interpolate"], "an interpolation needs another end"),
-        ([PROMPT, "mode=interpolate", "to_label=3"], "to_label would change nothing: this model is told prompt"),
+        (
+            [PROMPT, "mode=interpolate", "to_label=3"],
+            "to_label would change nothing: this model is conditioned on prompt",
+        ),
     ]:
         text = sample(tiny_run, tmp_path / "x", *options, ok=False)
         assert message in text
@@ -206,7 +209,7 @@ def photo(tiny_run, tmp_path_factory):
 
 
 @pytest.mark.e2e
-def test_image_to_image_changes_as_much_as_it_is_told(tiny_run, photo, tmp_path):
+def test_image_to_image_changes_as_much_as_is_asked_for(tiny_run, photo, tmp_path):
     options = [PROMPT, "mode=img2img", f"init={photo / 'init.png'}", "n=2", "sampler.steps=10"]
     far = []
     for strength in (0, 0.3, 1):

@@ -50,7 +50,7 @@ def test_an_interrupted_command_says_how_many_images_are_there(tmp_path, caplog,
 
     asked = [SampleRequest(f"0000{seed}.png", seed=seed) for seed in range(5)]
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
-        generate(make, asked, SampleFolder(tmp_path / "out"), told=no_pictures, settings={}, batch_size=2)
+        generate(make, asked, SampleFolder(tmp_path / "out"), condition_pictures=no_pictures, settings={}, batch_size=2)
     said = f"2 of 5 images are in {tmp_path / 'out'}; the same command makes all of them again"
     assert caplog.messages == [said] * finished
     assert sum(1 for _ in (tmp_path / "out").glob("*.png")) == 2 * finished
@@ -70,6 +70,10 @@ def test_no_image_is_left_in_part_where_the_disk_is_full(tmp_path, monkeypatch):
     asked = [SampleRequest(f"0000{seed}.png", seed=seed) for seed in range(2)]
     with pytest.raises(OSError, match="No space left"):
         generate(
-            lambda chunk: torch.zeros(len(chunk), 3, 4, 4), asked, SampleFolder(folder), told=no_pictures, settings={}
+            lambda chunk: torch.zeros(len(chunk), 3, 4, 4),
+            asked,
+            SampleFolder(folder),
+            condition_pictures=no_pictures,
+            settings={},
         )
     assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == ["00000.png", "samples.jsonl"]

@@ -112,7 +112,7 @@ class Near:
         return -0.5 * ((image - self.wanted) / self.std).square().flatten(1).sum(1)
 
 
-class Told(Conditioner):
+class ByPrompt(Conditioner):
     """One token, a number that a function gives for the caption."""
 
     inputs = ("caption",)
@@ -137,7 +137,7 @@ class Weak(torch.nn.Module):
         super().__init__()
         self.denoiser, self.token = denoiser, token
         self.autoencoder = Pixels()
-        self.conditioner = Told(lambda prompt: token)
+        self.conditioner = ByPrompt(lambda prompt: token)
 
 
 class SpelledScore:
@@ -151,7 +151,7 @@ class SpelledScore:
 class Spelled:
     """A classifier whose prompts are numbers."""
 
-    reader = Told(float)
+    reader = ByPrompt(float)
 
     def join(self, autoencoder, schedule):
         pass
@@ -162,5 +162,5 @@ class Spelled:
 
 def spelling_weak():
     weak = Weak(denoiser(variance=0.9), 0.0)
-    weak.conditioner = Told(float)
+    weak.conditioner = ByPrompt(float)
     return weak

@@ -9,11 +9,11 @@ from ldm.sampler.ddim import DDIM
 from ldm.sampler.heun import Heun
 from ldm.sampler.noise import SeededNoise
 from ldm.sampler.unipc import UniPC
-from tests.guidance.models import SCHEDULE, Mixture, MixtureDenoiser, Told, X, flow_to, given
+from tests.guidance.models import SCHEDULE, ByPrompt, Mixture, MixtureDenoiser, X, flow_to, given
 
 
 class MixtureClassifier:
-    reader = Told(float)
+    reader = ByPrompt(float)
 
     def __init__(self, mixture):
         self.mixture = mixture

@@ -1,4 +1,4 @@
-"""Models that are told text and a mask or a depth map: a scene to tell them, both ways to sample them, and files of them."""
+"""Models conditioned on text and a mask or a depth map: a scene for them, both ways to sample them, and files of them."""
 
 import torch
 from diffusers import StableDiffusionInpaintPipeline
@@ -33,25 +33,25 @@ def scene():
 
 
 def ours(model, *, spacing="leading", start=None):
-    """Sample a model of ours that is told a scene; those fields that it does not read change nothing."""
+    """Sample a model of ours conditioned on a scene; those fields that it does not read change nothing."""
     sampler = DDIM(STEPS, timestep_spacing=SPACING[spacing])
     guidance, fields = ClassifierFreeGuidance(3.0), {"caption": PROMPTS, **scene()}
     return model.sample(fields, seeds=SEEDS, sampler=sampler, guidance=guidance, start=start)
 
 
 def theirs(pipe):
-    """Sample a stock pipeline from the same noise, told the same scene."""
+    """Sample a stock pipeline from the same noise, conditioned on the same scene."""
     pipe.set_progress_bar_config(disable=True)
-    told, noise = scene(), SeededNoise(SEEDS).draw((4, 8, 8))
-    image, options = told["image"] / 2 + 0.5, {"strength": 1.0, "num_inference_steps": STEPS, "guidance_scale": 3.0}
+    fields, noise = scene(), SeededNoise(SEEDS).draw((4, 8, 8))
+    image, options = fields["image"] / 2 + 0.5, {"strength": 1.0, "num_inference_steps": STEPS, "guidance_scale": 3.0}
     if isinstance(pipe, StableDiffusionInpaintPipeline):
-        mask = told["mask"]
+        mask = fields["mask"]
         found = pipe(
             PROMPTS, image=image, mask_image=mask, latents=noise, height=16, width=16, output_type="np", **options
         )
     else:  # which takes no noise
         pipe.prepare_latents = lambda *_: noise
-        found = pipe(PROMPTS, image=image, depth_map=told["depth"][:, 0], output_type="np", **options)
+        found = pipe(PROMPTS, image=image, depth_map=fields["depth"][:, 0], output_type="np", **options)
     return torch.from_numpy(found.images).permute(0, 3, 1, 2) * 2 - 1
 
 

@@ -136,9 +136,9 @@ def test_the_yaml_builds_the_model_as_theirs_do(tmp_path, name, target, keys, mo
     file, _ = written(tmp_path, name)
     found = read_foreign(file)
     export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
-    told = yaml.safe_load((tmp_path / "out" / "model.yaml").read_text())["model"]
-    params = told["params"]
-    assert told["target"] == f"ldm.models.diffusion.ddpm.{target}"
+    written_model = yaml.safe_load((tmp_path / "out" / "model.yaml").read_text())["model"]
+    params = written_model["params"]
+    assert written_model["target"] == f"ldm.models.diffusion.ddpm.{target}"
     assert (params["conditioning_key"], params["concat_keys"], params["cond_stage_key"]) == ("hybrid", keys, "txt")
     assert params["finetune_keys"] is None
     assert params["unet_config"]["params"]["in_channels"] == CHANNELS[name]
@@ -154,7 +154,7 @@ def test_the_card_says_how_it_is_run(tmp_path):
     export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "stock"), name="mine")
     card = (tmp_path / "stock" / "README.md").read_text()
     assert "image=image, mask_image=mask" in card
-    assert "| told by | a caption (frozen text encoder) and a masked image with its mask |" in card
+    assert "| condition | a caption (frozen text encoder) and a masked image with its mask |" in card
     found.config["conditioner"]["parts"]["text"]["mask_padding"] = True
     export(found.config, found.weights, DiffusersFormat(), str(tmp_path / "parts"), name="mine")
     assert not (tmp_path / "parts" / "model_index.json").exists()
@@ -177,7 +177,7 @@ def test_the_network_that_estimates_depth_is_left_out_by_name(tmp_path):
 
 
 def test_the_papers_own_order_stays(tmp_path):
-    """Its model for inpainting is told no text, and has the mask behind the latent of the masked image, as ours have."""
+    """Its model for inpainting has no text, and has the mask behind the latent of the masked image, as ours have."""
     shapes = made.whole({}, in_channels=8)
     tensors = made.tensors_of(shapes)
     file = made.save(tmp_path / "model.ckpt", tensors)
@@ -208,9 +208,9 @@ def test_averages_in_a_ckpt_change_their_places_too(tmp_path):
 
 def test_another_experiment_may_give_the_conventions(tmp_path):
     file, _ = written(tmp_path, "depth", open_clip=True)
-    plain, told = read_foreign(file), read_foreign(file, ReadRequest(experiment="depth2img"))
-    assert (plain.experiment, told.experiment) == ("stable_diffusion_2", "depth2img")
-    assert plain.config["conditioner"] == told.config["conditioner"]
+    plain, asked = read_foreign(file), read_foreign(file, ReadRequest(experiment="depth2img"))
+    assert (plain.experiment, asked.experiment) == ("stable_diffusion_2", "depth2img")
+    assert plain.config["conditioner"] == asked.config["conditioner"]
 
 
 def test_an_order_that_is_not_known_is_refused(tmp_path):
@@ -252,8 +252,8 @@ def test_the_networks_of_full_size(experiment, channels, count):
     with torch.device("meta"):
         other = UNet2DConditionModel.from_config(unet_config(options, sample_size=64, linear=linear))
     assert sum(weight.numel() for weight in other.parameters()) == count
-    told = {**compvis_unet.options(shapes), "in_channels": 4, "concat_channels": channels - 4}
-    node, name = model_node("open_clip" if linear else "clip", told, Conventions())
+    changed = {**compvis_unet.options(shapes), "in_channels": 4, "concat_channels": channels - 4}
+    node, name = model_node("open_clip" if linear else "clip", changed, Conventions())
     assert name == experiment
     backbone = node["denoiser"]["backbone"]
     assert (backbone["concat_channels"], backbone.get("heads"), backbone.get("head_channels")) == (

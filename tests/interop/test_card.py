@@ -30,9 +30,9 @@ def classes(folder, *, pooled):
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_a_class_is_told_to_the_unet_as_the_card_says(tmp_path, pooled):
+def test_a_class_is_given_to_the_unet_as_the_card_says(tmp_path, pooled):
     model, card = classes(tmp_path, pooled=pooled)
-    assert "| told by | a class |" in card
+    assert "| condition | a class |" in card
     assert "caption" not in card
     row = load_file(tmp_path / "out" / "conditioner" / "conditioner.safetensors")["embed.weight"][[3, 5]]
     assert "its row is the only token, `encoder_hidden_states` of shape `(B, 1, width)`" in card
@@ -41,14 +41,14 @@ def test_a_class_is_told_to_the_unet_as_the_card_says(tmp_path, pooled):
     latent, steps = torch.randn(2, 4, 8, 8), torch.tensor([199, 699])
     with torch.no_grad():
         theirs = unet(latent, steps, row[:, None], class_labels=row if pooled else None).sample
-        told = model.conditioner({"label": torch.tensor([3, 5])})
+        condition = model.conditioner({"label": torch.tensor([3, 5])})
         torch.testing.assert_close(
-            model.denoiser.backbone(latent, (steps + 1) / 1000, told), theirs, atol=1e-4, rtol=1e-4
+            model.denoiser.backbone(latent, (steps + 1) / 1000, condition), theirs, atol=1e-4, rtol=1e-4
         )
 
 
 def test_every_conditioner_has_words():
-    """What a model is told is said in words, and not by the name of a class of this package."""
+    """The condition of a model is described in words, and not by the name of a class of this package."""
     files = (CONFIGS / "conditioner").glob("*.yaml")
     kinds = {class_name(OmegaConf.to_container(OmegaConf.load(file))) for file in files}
     assert kinds - {"Composite"} == CONDITIONS.keys()

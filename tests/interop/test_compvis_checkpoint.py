@@ -150,8 +150,8 @@ def test_what_nothing_says_is_asked_for(tmp_path):
     file.with_suffix(".yaml").unlink()
     with pytest.raises(ValueError, match="give prediction=velocity"):
         read_foreign(file, ReadRequest(tokenizer=request.tokenizer, scale=1.0))
-    told = ReadRequest(tokenizer=request.tokenizer, prediction=prediction_node("velocity"), scale=1.0)
-    assert read_foreign(file, told).config["size"] == 768
+    asked = ReadRequest(tokenizer=request.tokenizer, prediction=prediction_node("velocity"), scale=1.0)
+    assert read_foreign(file, asked).config["size"] == 768
     with pytest.raises(FileNotFoundError, match="give tokenizer=FOLDER"):
         read_foreign(
             file, ReadRequest(tokenizer=str(tmp_path / "nowhere"), prediction=prediction_node("noise"), scale=1.0)

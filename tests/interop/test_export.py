@@ -163,8 +163,8 @@ def test_the_yaml_builds_the_conditioner_as_theirs_do(tmp_path, kind, params):
     file, _, request = written(tmp_path, kind)
     found = read_foreign(file, ReadRequest(tokenizer=str(bert_base(tmp_path / "b"))) if kind == "bert" else request)
     export(found.config, found.weights, CompVisFormat(), str(tmp_path / "out"), name="mine")
-    told = yaml.safe_load((tmp_path / "out" / "model.yaml").read_text())["model"]["params"]["cond_stage_config"]
-    assert told.get("params") == params
+    node = yaml.safe_load((tmp_path / "out" / "model.yaml").read_text())["model"]["params"]["cond_stage_config"]
+    assert node.get("params") == params
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.yaml", "tokenizer"]
 
 
-def test_other_schedules_of_betas_are_told_to_the_scheduler(tmp_path):
+def test_other_schedules_of_betas_are_given_to_the_scheduler(tmp_path):
     file, _, request = written(tmp_path, "clip")
     found = read_foreign(file, request)
     found.config["denoiser"]["schedule"] = {"_target_": "ldm.diffusion.schedule.CosineSchedule"}
@@ -313,11 +313,11 @@ def sampled_by_parts(folder, noise):
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     found = tokens(PROMPTS, padding="max_length", truncation=True, return_tensors="pt")
     mask = found.attention_mask
-    told = bert(found.input_ids, attention_mask=mask)[0]
-    mean = (told * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    states = bert(found.input_ids, attention_mask=mask)[0]
+    mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     scheduler.set_timesteps(STEPS)
     for step in scheduler.timesteps:
-        predicted = unet(noise, step, told, class_labels=mean, encoder_attention_mask=mask).sample
+        predicted = unet(noise, step, states, class_labels=mean, encoder_attention_mask=mask).sample
         noise = scheduler.step(predicted, step, noise).prev_sample
     return autoencoder.decode(noise / autoencoder.config.scaling_factor).sample.clamp(-1, 1)
 

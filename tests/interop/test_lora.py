@@ -75,9 +75,9 @@ def test_the_file_says_rank_and_alpha_and_holds_the_matrices_alone(tmp_path, cap
     config, model = adapted(tmp_path)
     export(config, model.state_dict(), LoRAFormat(), str(tmp_path / "out"), name="mine", dtype="float16")
     assert f"{tmp_path / 'out'}: 1 file, " in capsys.readouterr().out
-    tensors, told = content(tmp_path / "out" / "lora.safetensors")
+    tensors, metadata = content(tmp_path / "out" / "lora.safetensors")
     names = tensors.keys()
-    assert told == {"ss_network_module": "networks.lora", "ss_network_dim": "4", "ss_network_alpha": "2"}
+    assert metadata == {"ss_network_module": "networks.lora", "ss_network_dim": "4", "ss_network_alpha": "2"}
     first = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     assert {f"{first}.lora_down.weight", f"{first}.lora_up.weight", f"{first}.alpha"} <= names
     assert all(name.endswith((".lora_down.weight", ".lora_up.weight", ".alpha")) for name in names)
@@ -102,10 +102,10 @@ def test_it_is_written_whatever_the_model_predicts_and_whichever_its_schedule_an
     weights = model.state_dict()
     export(config, weights, LoRAFormat(), str(tmp_path / "noise"), name="mine")
     export(other, weights, LoRAFormat(), str(tmp_path / "flow"), name="mine")
-    (tensors, told), (others, told_of_others) = (
+    (tensors, metadata), (others, other_metadata) = (
         content(tmp_path / form / "lora.safetensors") for form in ("noise", "flow")
     )
-    assert told == told_of_others
+    assert metadata == other_metadata
     assert tensors.keys() == others.keys()
     assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
 

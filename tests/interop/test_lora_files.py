@@ -131,8 +131,8 @@ def test_their_pipeline_makes_the_same_images_with_a_file_of_kohya(tmp_path, opt
 
 
 @pytest.mark.parametrize("options", VERSIONS, ids=IDS)
-@pytest.mark.parametrize("told", [True, False], ids=["with-metadata", "without"])
-def test_their_pipeline_makes_the_same_images_with_the_file_that_it_saved(tmp_path, options, told):
+@pytest.mark.parametrize("with_metadata", [True, False], ids=["with-metadata", "without"])
+def test_their_pipeline_makes_the_same_images_with_the_file_that_it_saved(tmp_path, options, with_metadata):
     pipe = pipelines.stable_diffusion(tmp_path, **options)
     before = theirs(pipe)
     ends = {"unet": loras.UNET_LAYERS + loras.CONVOLUTIONS, "text_encoder": loras.TEXT_LAYERS}
@@ -142,7 +142,7 @@ def test_their_pipeline_makes_the_same_images_with_the_file_that_it_saved(tmp_pa
         network = getattr(pipe, name)
         more = (
             {"lora_alpha": 6, "alpha_pattern": patterns[name], "use_rslora": name == "unet"}
-            if told
+            if with_metadata
             else {"lora_alpha": 4}
         )
         options = LoraConfig(r=4, target_modules=list(loras.layers_in(network, own)), **more)
@@ -151,7 +151,7 @@ def test_their_pipeline_makes_the_same_images_with_the_file_that_it_saved(tmp_pa
             if "lora_" in place:
                 nn.init.normal_(weight, std=0.05)
         saved[f"{name}_lora_layers"] = get_peft_model_state_dict(network)
-        if told:
+        if with_metadata:
             plain = {key: list(value) if isinstance(value, set) else value for key, value in options.to_dict().items()}
             saved[f"{name}_lora_adapter_metadata"] = plain
     StableDiffusionPipeline.save_lora_weights(tmp_path / "saved", **saved)
@@ -255,8 +255,10 @@ def test_alpha_of_the_metadata_is_that_of_each_network(base, tmp_path):
     _, pipe, found = base
     pairs = loras.changes(pipe)
     tensors = loras.named(pairs, ".lora_A.weight", ".lora_B.weight")
-    told = {"unet.lora_alpha": 2, "unet.alpha_pattern": {"ff.net.2": 8}, "text_encoder.lora_alpha": 6}
-    got = changed(found, loras.write(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": json.dumps(told)}))
+    metadata = {"unet.lora_alpha": 2, "unet.alpha_pattern": {"ff.net.2": 8}, "text_encoder.lora_alpha": 6}
+    got = changed(
+        found, loras.write(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": json.dumps(metadata)})
+    )
     plain = changed(found, loras.write(tmp_path / "b.safetensors", tensors))
     factors = {"denoiser.": 0.5, "conditioner.": 1.5}
     for name, weight in found.weights.items():

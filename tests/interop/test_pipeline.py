@@ -121,7 +121,7 @@ def test_what_no_model_of_ours_has_is_refused(tmp_path):
 
 
 def test_images_are_not_all_alike(tmp_path):
-    """A test of the test: the networks tell noise and captions apart."""
+    """A test of the test: the networks distinguish noise and captions."""
     pipelines.stable_diffusion(tmp_path)
     model, _ = ours(tmp_path / "pipeline")
     same = model.sample(prompts=[PROMPTS[0]] * 2, seeds=[3, 3], sampler=DDIM(STEPS))
@@ -159,9 +159,9 @@ def test_components_without_the_file_that_joins_them_are_named(tmp_path):
     folder = tmp_path / "pipeline"
     (folder / "model_index.json").unlink()
     message = r"components \(text_encoder, unet, vae\), but neither model_index.json nor ldm_config.json"
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as raised:
         read_foreign(folder)
-    assert str(told.value).endswith(f"One component alone can be read: {folder / 'unet'}")
+    assert str(raised.value).endswith(f"One component alone can be read: {folder / 'unet'}")
     assert read_foreign(folder / "unet").config["_target_"].endswith("UNet"), "what is advised works"
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"neither model_index.json nor config.json.*give one that is"):

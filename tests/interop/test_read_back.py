@@ -19,12 +19,12 @@ from ldm.sampler.ddim import DDIM
 from tests.interop import checkpoints, scenes
 from tests.interop.test_compvis_checkpoint import written
 
-TOLD = {
+CONDITIONS = {
     "label": {"label": [3, 9]},
     "bert": {"caption": ["a red heart", "a blue cat on white"]},
     "clip": {"caption": ["a red heart", "a blue cat on white"]},
 }
-"""Kind of a model -> what it is told."""
+"""Kind of a model -> what it is conditioned on."""
 
 
 def made(folder, kind, *, conditioner=None, regularizer=None, **backbone):
@@ -80,7 +80,7 @@ def test_a_set_of_components_is_the_same_model_again(tmp_path, kind, options):
         if not name.endswith(("conditioner._extra_state", "statistics_count")):
             assert torch.equal(again.weights[name], tensor), name
     assert checkpoint.find(out) == out, "sample.py takes the folder, and no file of weights in it"
-    made_here, made_again = images(tmp_path, node, weights, TOLD[kind]), images(out, None, None, TOLD[kind])
+    made_here, made_again = images(tmp_path, node, weights, CONDITIONS[kind]), images(out, None, None, CONDITIONS[kind])
     assert torch.equal(made_here, made_again)
     assert made_here.std() > 0.01
 
@@ -114,8 +114,8 @@ def test_a_composite_keeps_its_tokenizer_and_the_names_of_classes(tmp_path):
         "vector_width": 16,
     }
     node["denoiser"]["backbone"]["vector_width"] = 16
-    told = {name.replace("conditioner.", "conditioner.parts.text."): value for name, value in weights.items()}
-    weights = {**build(node).state_dict(), **{name: value for name, value in told.items() if "conditioner." in name}}
+    text = {name.replace("conditioner.", "conditioner.parts.text."): value for name, value in weights.items()}
+    weights = {**build(node).state_dict(), **{name: value for name, value in text.items() if "conditioner." in name}}
     again = export_and_read(node, weights, tmp_path / "out")
     assert again.config == node
     assert again.weights.keys() == weights.keys()
@@ -144,15 +144,15 @@ def test_a_t5_comes_back(tmp_path):
     conditioner = HuggingFaceConditioner("t5", width=64, max_tokens=20)
     conditioner.adopt(small, str(checkpoints.tokenizer(tmp_path / "t5")))
     others = {name: value for name, value in weights.items() if not name.startswith("conditioner.")}
-    told = {f"conditioner.{name}": value for name, value in conditioner.state_dict().items()}
-    again = export_and_read(node, others | told, tmp_path / "out")
+    own = {f"conditioner.{name}": value for name, value in conditioner.state_dict().items()}
+    again = export_and_read(node, others | own, tmp_path / "out")
     assert again.config == node
-    assert again.weights.keys() == others.keys() | told.keys()
-    assert all(torch.equal(again.weights[name], told[name]) for name in told if not name.endswith("_extra_state"))
+    assert again.weights.keys() == others.keys() | own.keys()
+    assert all(torch.equal(again.weights[name], own[name]) for name in own if not name.endswith("_extra_state"))
     path = tmp_path / "ours.safetensors"
     write_tensors(path, again.weights, {CONFIG_KEY: json.dumps(again.config)})
-    expected = conditioner(TOLD["clip"])
-    found = checkpoint.load(path).conditioner(TOLD["clip"])
+    expected = conditioner(CONDITIONS["clip"])
+    found = checkpoint.load(path).conditioner(CONDITIONS["clip"])
     torch.testing.assert_close(found.tokens, expected.tokens)
     assert torch.equal(found.mask, expected.mask)
 

@@ -84,11 +84,11 @@ def test_words_are_learned_beside_each_other_and_change_no_other_text(tmp_path):
     files = [tensors(tmp_path / f"word{number}.safetensors", emb_params=vectors(2, seed=number)) for number in range(3)]
     plain, taught = (load(tmp_path / "pipeline", textual_inversions=given).conditioner for given in ([], files))
 
-    def told(conditioner, text):
+    def tokens_of(conditioner, text):
         return conditioner({"caption": [text]}).tokens[0]
 
-    torch.testing.assert_close(told(taught, "a red heart"), told(plain, "a red heart"))
-    found = [told(taught, f"a word{number}") for number in range(3)]
+    torch.testing.assert_close(tokens_of(taught, "a red heart"), tokens_of(plain, "a red heart"))
+    found = [tokens_of(taught, f"a word{number}") for number in range(3)]
     assert min((found[a] - found[b]).abs().max() for a, b in ((0, 1), (0, 2), (1, 2))) > 0.01
     ends = taught.overflow(["a red heart " * 6 + "word1 cat", "a word1"])
     assert ends == ["word1 cat", ""]

@@ -1,4 +1,4 @@
-"""Metrics of models that are told the class of an image, or shown one: right for true drawings, wrong for others."""
+"""Metrics of models conditioned on the class of an image, or on an image: right for true drawings, wrong for others."""
 
 import pytest
 import torch

@@ -79,7 +79,7 @@ def test_going_on_with_other_frozen_parts_is_refused():
     assert old == {"state_dict": {}}, "of a version that wrote everything into each checkpoint"
 
 
-def test_missing_damaged_and_foreign_files_are_told_apart(tmp_path):
+def test_missing_damaged_and_foreign_files_are_distinguished(tmp_path):
     net = Net()
     checkpoint = {"state_dict": net.state_dict()}
     FrozenParts(net).leave_out(checkpoint)

@@ -82,7 +82,7 @@ def test_the_rate_of_a_step_does_not_depend_on_where_the_training_was_stopped():
     assert again.param_groups[0]["lr"] == whole[21]
 
 
-def test_schedulers_of_torch_and_transformers_are_told_the_number_of_steps():
+def test_schedulers_of_torch_and_transformers_get_the_number_of_steps():
     assert rates(partial(LinearLR, start_factor=1.0, end_factor=0.5), 10)[-1] == pytest.approx(0.5)
     assert rates(PolynomialLR, 10)[-1] == pytest.approx(0.0)
     assert rates(CosineAnnealingLR, 10)[-1] == pytest.approx(0.0)

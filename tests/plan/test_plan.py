@@ -66,15 +66,17 @@ def test_epochs_and_cost():
     assert made.find("time", "days") * 24 == pytest.approx(hours)
 
 
-def test_a_stage_that_does_not_fit_is_refused_and_what_is_told_fits():
+def test_a_stage_that_does_not_fit_is_refused_and_what_is_advised_fits():
     options = (*TINY, "stage=[autoencoder_icons]", "stage.autoencoder.loss.discriminator=null")
     whole = planned(*options)["autoencoder"]
     assert whole.refusal is None
     gib = 0.7 * total_memory(whole) / 2**30
     small = (*options, f"hardware.memory={gib}", "hardware.reserve=0")
     refusal = planned(*small)["autoencoder"].refusal
-    told = "images at once fit, and more with activation_checkpointing=true: type stage.autoencoder.trainer.accumulate_"
-    assert told in refusal
+    advice = (
+        "images at once fit, and more with activation_checkpointing=true: type stage.autoencoder.trainer.accumulate_"
+    )
+    assert advice in refusal
     advised = refusal.partition(": type ")[2].partition(",")[0]
     made = planned(*small, advised)["autoencoder"]
     assert made.refusal is None
@@ -153,7 +155,7 @@ def test_operators_of_steps_with_and_without_the_discriminator_are_timed_once(mo
     assert both.find("time", "a step") == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
 
 
-def test_activation_checkpointing_is_told_where_nothing_else_fits():
+def test_activation_checkpointing_is_advised_where_nothing_else_fits():
     options = (
         "experiment=txt2img",
         "stage=[autoencoder_icons]",
@@ -234,7 +236,7 @@ def test_the_next_command_names_the_devices():
     assert "data.train=SHARDS data.val=SHARDS trainer=ddp trainer.devices=8 trainer.num_nodes=2" in command
 
 
-def test_an_unknown_text_encoder_is_told():
+def test_an_unknown_text_encoder_is_reported():
     with pytest.raises(ValueError, match="the architecture of 'nobody/nothing' is neither on this machine nor known"):
         planned(*TINY, "conditioner=huggingface", "conditioner.name=nobody/nothing")
 

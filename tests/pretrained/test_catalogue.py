@@ -68,7 +68,7 @@ def test_files_have_their_hash_in_their_name():
         ("clip_l", lambda name: ImageEmbedder(name).load()),
     ],
 )
-def test_what_is_missing_is_told_with_the_command_that_fetches_it(name, load, tmp_path, monkeypatch):
+def test_what_is_missing_is_named_with_the_command_that_fetches_it(name, load, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         FileNotFoundError, match=rf"; with internet, python -m ldm.fetch {name} brings it; set .*name=FOLDER"

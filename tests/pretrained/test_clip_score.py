@@ -48,7 +48,7 @@ def test_special_tokens_in_a_prompt_are_text(folder):
     assert special == other
 
 
-def test_what_clip_cuts_away_from_a_prompt_is_told_once(folder, caplog):
+def test_what_clip_cuts_away_from_a_prompt_is_reported_once(folder, caplog):
     score, image = CLIPScore(str(folder)), torch.rand(2, 3, 16, 16)
     score.tokenizer.model_max_length = 4
     for _ in range(2):

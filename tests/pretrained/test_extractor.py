@@ -46,7 +46,7 @@ def test_inception_takes_the_cached_file_or_a_named_one(tmp_path, monkeypatch):
     Inception(weights=file)
 
 
-def test_inception_that_cannot_be_downloaded_is_told_with_what_to_do(tmp_path, monkeypatch):
+def test_inception_that_cannot_be_downloaded_is_reported_with_what_to_do(tmp_path, monkeypatch):
     def download(*_, **__):
         raise OSError("no connection")
 

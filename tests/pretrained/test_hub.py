@@ -51,7 +51,7 @@ LOADS = {
 
 
 @pytest.mark.parametrize("kind", LOADS)
-def test_a_model_that_is_not_there_is_told_without_waiting_for_a_hub_out_of_reach(unreachable, slept, kind):
+def test_a_model_that_is_not_there_is_reported_without_waiting_for_a_hub_out_of_reach(unreachable, slept, kind):
     with pytest.raises(FileNotFoundError, match=rf"no {kind} '{NAME}'"):
         LOADS[kind]()
     assert sum(slept) <= 1

@@ -63,7 +63,7 @@ def test_a_word_that_ends_a_line_elsewhere_is_one_word(tmp_path):
     assert padded_tokenizer(str(tmp_path))[0].token_to_id("a") == 6
 
 
-def test_what_is_absent_or_damaged_is_told_with_the_place_of_its_files(tmp_path):
+def test_what_is_absent_or_damaged_is_named_with_the_place_of_its_files(tmp_path):
     advice = r"folder called tokenizer beside the weights, or give tokenizer=FOLDER to python -m ldm.interop.load"
     for name in ("openai/clip-vit-large-patch14", str(tmp_path / "nowhere"), str(tmp_path)):
         with pytest.raises(FileNotFoundError, match=f"no tokenizer '{name}' .*{advice}"):

@@ -144,4 +144,4 @@ def test_captions_are_read_by_the_first_process_alone(tmp_path, monkeypatch, ran
     stage.prepare(data)
     assert checks == [reader.check], "on every process"
     assert read == ([(("caption",), 7)] if rank == "0" else [])
-    assert (reader.tokenizer is None) == (rank == "1"), "the others are told it before training"
+    assert (reader.tokenizer is None) == (rank == "1"), "the others get it before training"

@@ -40,14 +40,14 @@ def run(*words):
 def test_everything_is_on_the_page(tmp_path):
     folder = write_run(tmp_path / "a", record=a_record(warnings=["few images"]))
     text = html.unescape(page_of(folder).read_text())
-    for told in (
+    for part in (
         "python train.py experiment=hearts",
         "python sample.py ckpt=runs/hearts",
         "a processor",
         "torch",
         "max_steps: 100",
     ):
-        assert told in text
+        assert part in text
     results = json.loads((folder / "diffusion" / "results.json").read_text())
     assert f">{shown(results['val/loss'])}<" in text
     assert "Warning while it ran: few images" in text
@@ -56,7 +56,7 @@ def test_everything_is_on_the_page(tmp_path):
     assert "<script" not in text
 
 
-def test_a_reader_who_has_not_made_the_run_is_told_what_pictures_and_scores_are(tmp_path):
+def test_a_reader_who_has_not_made_the_run_learns_what_pictures_and_scores_are(tmp_path):
     folder = write_run(tmp_path / "a", record=a_record())
     (folder / "autoencoder" / "pictures" / "samples-00000010.png").rename(
         folder / "autoencoder" / "pictures" / "of_my_own-00000010.png"
@@ -180,30 +180,31 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path, caplog):
 
 def test_what_a_reader_should_know(tmp_path):
     begun = write_run(tmp_path / "a", finished=False, steps=50, stages=("autoencoder",))
-    told = "\n".join(notes(read_run(begun)))
+    remarks = "\n".join(notes(read_run(begun)))
     (psnr,) = read_run(begun).stages[0].latest.values()
     assert re.search(
         rf"autoencoder, not finished: the last values.*>val/<wbr>psnr \(dB\)<.*>{shown(psnr)}<",
         page_of(begun).read_text(),
         re.DOTALL,
     )
-    assert "The stage autoencoder is not finished: the last step that was logged is 50 of 100." in told
-    assert "The stage diffusion has not begun." in told
-    assert "no record.json" in told
+    assert "The stage autoencoder is not finished: the last step that was logged is 50 of 100." in remarks
+    assert "The stage diffusion has not begun." in remarks
+    assert "no record.json" in remarks
     folder = write_run(tmp_path / "b", record=a_record())
-    told = "\n".join(notes(read_run(folder)))
-    assert "diffusion: 20% of the time waited for data" in told
-    assert "lowest" not in told
+    remarks = "\n".join(notes(read_run(folder)))
+    assert "diffusion: 20% of the time waited for data" in remarks
+    assert "lowest" not in remarks
     results = folder / "diffusion" / "results.json"
     results.write_text(results.read_text().replace('"val/loss":', '"eval/fid": NaN, "val/loss":'))
     metrics = folder / "diffusion" / "logs" / "metrics.csv"
     rows = metrics.read_text().splitlines()
     place = rows[0].split(",").index("val/loss")
     metrics.write_text("\n".join([*rows, ",".join("110" if name == "step" else "9.0" for name in rows[0].split(","))]))
-    told = "\n".join(notes(read_run(folder)))
-    assert "the score eval/fid is nan" in told
+    remarks = "\n".join(notes(read_run(folder)))
+    assert "the score eval/fid is nan" in remarks
     assert (
-        f"the validation loss was lowest at step 100 ({float(rows[-1].split(',')[place]):.4g}) and ended at 9" in told
+        f"the validation loss was lowest at step 100 ({float(rows[-1].split(',')[place]):.4g}) and ended at 9"
+        in remarks
     )
 
 

@@ -65,7 +65,7 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
     ],
     ids=["none", "file", "empty", "sweep", "yaml", "other", "code", "begun", "results"],
 )
-def test_what_is_no_run_is_told(tmp_path, make, said):
+def test_what_is_no_run_is_named(tmp_path, make, said):
     write_run(tmp_path / "b")
     make(tmp_path / "a")
     with pytest.raises(ValueError, match=said):

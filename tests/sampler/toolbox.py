@@ -16,7 +16,7 @@ from tests.parts import noise_levels_at
 OPTIONS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 OURS = ScaledLinearSchedule(start=0.00085, end=0.012)
 PREDICTIONS = {"epsilon": NoisePrediction(), "v_prediction": VelocityPrediction(), "sample": CleanPrediction()}
-"""By their names in diffusers. Flows it knows in schedulers of their own, and in multi-step solvers that are told so; its
+"""By their names in diffusers. Flows it knows in schedulers of their own, and in multi-step solvers with an option for them; its
 ancestral Euler's and Heun's methods do not know clean latents."""
 
 

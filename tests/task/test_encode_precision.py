@@ -31,7 +31,7 @@ def under_autocast(compute):
         return compute()
 
 
-def test_the_frozen_encoder_computes_in_fp32_unless_it_is_told_otherwise(batch):
+def test_the_frozen_encoder_computes_in_fp32_unless_another_is_chosen(batch):
     network = small_autoencoder(0)
     image = batch.fields["image"]
     exact = network.encode(image).moments

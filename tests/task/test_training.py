@@ -216,7 +216,7 @@ def test_a_frozen_encoder_keeps_latents_and_codes():
     assert not torch.equal(task.model.last_layer(), decoder)
 
 
-def test_without_a_limit_gradients_stay_and_the_norm_is_told():
+def test_without_a_limit_gradients_stay_and_the_norm_is_returned():
     part = torch.nn.Parameter(torch.ones(2))
     part.grad = torch.tensor([3.0, 4.0])
     assert clip_gradients([part, torch.nn.Parameter(torch.ones(1))], None) == 5.0

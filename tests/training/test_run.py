@@ -155,9 +155,9 @@ def test_ranks_draw_different_noise_and_keep_equal_weights(tmp_path):
 def test_sweep_runs_each_choice_in_its_folder(home, tiny_run, places):
     options = ["experiment=txt2img", "debug=tiny", "trainer=cpu", "name=swept", "stage.diffusion.trainer.max_steps=5"]
     sweep = ["train.py", "-m", *options, "seed=1,2", f"autoencoder.ckpt={tiny_run}", *places]
-    told = forked(*sweep)
-    assert told.endswith(f"next: python -m ldm.compare {home / 'runs' / 'swept-sweep'}/*\n")
-    rows = [line.split()[1] for line in told.rpartition("Runs of the sweep")[2].splitlines() if " seed=" in line]
+    text = forked(*sweep)
+    assert text.endswith(f"next: python -m ldm.compare {home / 'runs' / 'swept-sweep'}/*\n")
+    rows = [line.split()[1] for line in text.rpartition("Runs of the sweep")[2].splitlines() if " seed=" in line]
     assert rows == ["seed=1", "seed=2"]
     results = sorted((home / "runs" / "swept-sweep").glob("*/diffusion/results.json"))
     assert [file.parent.parent.name for file in results] == ["seed=1", "seed=2"]
@@ -193,8 +193,8 @@ def test_optuna_study_goes_on(home, tiny_run, places):
     storage = f"sqlite:///{home}/runs/searched-sweep/study.db"
     first = optuna.load_study(study_name="searched, maximize caption_accuracy", storage=storage).trials
     assert [trial.state.name for trial in first] == ["COMPLETE"] * 2
-    told = search(3)
-    assert told.rpartition("Runs of the sweep")[2].count("drop_rate=") == 3, "also those of the first command"
+    text = search(3)
+    assert text.rpartition("Runs of the sweep")[2].count("drop_rate=") == 3, "also those of the first command"
     trials = optuna.load_study(study_name="searched, maximize caption_accuracy", storage=storage).trials
     assert len(trials) == 3
     assert [t.params for t in trials[:2]] == [t.params for t in first]

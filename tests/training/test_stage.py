@@ -92,7 +92,7 @@ def test_tiny_goes_with_every_experiment(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", CONDITIONERS)
 def test_every_conditioner_goes_with_tiny(choice):
-    """The denoiser gets a condition of the widths that it was told, whatever is to be made smaller."""
+    """The denoiser gets a condition of the widths that it was built for, whatever is to be made smaller."""
     alone = ["backbone.pool_tokens=false"] if choice == "size" else []  # which gives no tokens
     config = composed(*TINY, f"conditioner={choice}", *alone)
     check_values(resolved(config))

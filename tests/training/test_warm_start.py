@@ -79,7 +79,7 @@ def test_what_has_no_weights_may_be_another(options):
 
 
 def test_added_maps_change_nothing_until_they_are_trained():
-    """A text-to-image model becomes one that is told depth, too; its text transformer is found under another name."""
+    """A text-to-image model becomes one conditioned on depth, too; its text transformer is found under another name."""
     earlier = made(taught=True)
     parts = ["conditioner=text_and_depth", "conditioner@conditioner.parts.text=transformer_icons"]
     later = made(*parts)
@@ -91,9 +91,9 @@ def test_added_maps_change_nothing_until_they_are_trained():
     condition = earlier.conditioner({"caption": CAPTIONS[:2]})
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.9])
     before = earlier.denoiser.predict(x, t, condition)[0]
-    told = later.conditioner.parts["text"]({"caption": CAPTIONS[:2]})
+    text = later.conditioner.parts["text"]({"caption": CAPTIONS[:2]})
     for extra in (torch.zeros(2, 1, 8, 8), torch.randn(2, 1, 8, 8)):
-        after = later.denoiser.predict(x, t, Condition(tokens=told.tokens, mask=told.mask, concat=extra))[0]
+        after = later.denoiser.predict(x, t, Condition(tokens=text.tokens, mask=text.mask, concat=extra))[0]
         torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"conv_in.weight is \[16, 5, 3, 3\] there and \[16, 4, 3, 3\] here"):
         taken(made(), later)

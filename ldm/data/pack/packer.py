@@ -159,7 +159,7 @@ class Packer:
         self.labels = labels
         file = None if classes is None else Path(classes)
         self.classes = None if labels is None else find_classes(self.job.images, leave_out=path, file=file)
-        self.told_classes = None if file is None else digest(list(self.classes or ()))
+        self.given_classes = None if file is None else digest(list(self.classes or ()))
 
     def write(self) -> Summary:
         """Write the shards that are not there yet, and `summary.json`.
@@ -226,7 +226,7 @@ class Packer:
             "captions": f"{plan.rows} rows, {plan.fingerprint}",
             "images": fingerprint_images(plan.shards[0], self.job),
             "labels": self.labels,
-            "classes": self.told_classes,
+            "classes": self.given_classes,
             "side": self.job.side,
             "image_format": self.job.format,
             "val_fraction": self.val_fraction,

@@ -61,7 +61,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         data: Its bytes.
-        ending: The ending that tells its format, "jpg", "png" or "webp".
+        ending: The ending that names its format, "jpg", "png" or "webp".
         width: Width in pixels, after EXIF's rotation.
         height: Height in pixels, after EXIF's rotation.
     """
@@ -125,7 +125,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def fingerprint_images(shard: Shard, job: Job) -> str:
-    """Return a digest of the first images of a shard, which tells them from other images of the same names.
+    """Return a digest of the first images of a shard, which distinguishes them from other images of the same names.
 
     Args:
         shard: The shard.
@@ -185,7 +185,7 @@ def _sample(row: Row, job: Job) -> dict[str, bytes]:
     if row.captions:
         files["txt"] = row.captions[0].encode()
     else:
-        _check_told(row)
+        _check_conditions(row)
     if row.parts:
         original, stored = read_header(data), Header(image.width, image.height)
         for ending, path in row.parts.items():
@@ -193,7 +193,7 @@ def _sample(row: Row, job: Job) -> dict[str, bytes]:
     return files
 
 
-def _check_told(row: Row) -> None:
+def _check_conditions(row: Row) -> None:
     """Raise Broken where a label, or boxes, that stand in the place of a caption cannot be read in training."""
     if "label" in row.fields and "cls" not in row.parts:
         label_of(row.record["label"])

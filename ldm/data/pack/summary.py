@@ -35,7 +35,7 @@ class Summary(NamedTuple):
         skipped: Counts of the rows that are in no shard.
         others: Counts, by kind, of files that are no rows: they are no images, or a table does not name them.
         merged: Number of rows that gave their captions to another row of the same image.
-        experiment: Name of an experiment that is told what most samples have.
+        experiment: Name of an experiment conditioned on what most samples have.
         several: Whether there are samples with more than one caption.
         splits: Counts of each split.
         shards: Number of shards of each split.
@@ -89,7 +89,7 @@ class Summary(NamedTuple):
         return "\n".join([*lines, f"next: {self.next_command()}"])
 
     def next_command(self) -> str:
-        """Return the command that trains on these shards a model that is told what most samples have.
+        """Return the command that trains on these shards a model conditioned on what most samples have.
 
         It reads all captions where samples have several.
         """

@@ -183,7 +183,7 @@ class DatasetIndex:
         if not held and any(skip.reason == NO_CAPTION for skip in self.skipped):
             advice += (
                 ", or with labels or whatever is read beside them; images alone are enough for experiment=autoencoder and for "
-                "models that are told nothing, like experiment=lsun_churches256"
+                "unconditional models, like experiment=lsun_churches256"
             )
         return f"no samples in {len(self.shards)} shards ({first}): {why}; {advice}"
 

@@ -81,7 +81,7 @@ class Generator(ABC):
         """
 
     @abstractmethod
-    def told(self, request: SampleRequest) -> Tensor:
+    def condition_pictures(self, request: SampleRequest) -> Tensor:
         """Return what the image of a prepared request is made of as far as it can be seen, one picture below the other.
 
         Returns:
@@ -243,15 +243,15 @@ class PromptGenerator(Generator):
             tiles=self.tiles,
         )
 
-    def told(self, request: SampleRequest) -> Tensor:
-        """Return the pictures that the model is told, mixed on the way from one end to the other; see `Generator.told`."""
-        here = self._told(request)
+    def condition_pictures(self, request: SampleRequest) -> Tensor:
+        """Return the pictures of the conditions, mixed between the two ends; see `Generator.condition_pictures`."""
+        here = self._pictures(request)
         if not request.to_inputs:
             return here
-        there = self._told(replace(request, inputs={**request.inputs, **request.to_inputs}))
+        there = self._pictures(replace(request, inputs={**request.inputs, **request.to_inputs}))
         return torch.lerp(here, there, request.fraction or 0.0)
 
-    def _told(self, request: SampleRequest) -> Tensor:
+    def _pictures(self, request: SampleRequest) -> Tensor:
         assert request.size is not None
         size = self.mode.start([request], self.model).size or request.size
         pictures = in_pictures(self.mode.fields([request], self.model), 1, self.model.conditioner, size)

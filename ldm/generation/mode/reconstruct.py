@@ -90,6 +90,6 @@ class Reconstruction(Generator):
         check_finite(made, [f"the reconstruction of {request.init}" for request in requests])
         return made.clamp(-1, 1)
 
-    def told(self, request: SampleRequest) -> Tensor:
-        """Return the image that is encoded; see `Generator.told`."""
+    def condition_pictures(self, request: SampleRequest) -> Tensor:
+        """Return the image that is encoded; see `Generator.condition_pictures`."""
         return self.images.read([request])[0]

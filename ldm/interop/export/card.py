@@ -29,9 +29,9 @@ CONDITIONS: Mapping[str, str] = {
     "ImageConditioner": "another image",
     "NeighborsConditioner": "similar images",
     "SizeConditioner": "sizes and places of crops",
-    "Unconditional": "nothing",
+    "Unconditional": "none",
 }
-"""Name of a conditioner's class -> what it tells the model."""
+"""Name of a conditioner's class -> the condition of the model."""
 
 
 def loading(pipeline: str, folder: str) -> str:
@@ -55,7 +55,7 @@ def model_card(model: ExportedModel, pipeline: str | None, autoencoder: str) -> 
     ]
     facts = [
         f"| images of training | {model.size} x {model.size} pixels |",
-        f"| told by | {' and '.join(conditions)} |",
+        f"| condition | {' and '.join(conditions)} |",
         f"| predicts | {PREDICTIONS[model.prediction][0]} |",
         f"| latents | {model.autoencoder.options['latent_channels']} channels, {model.autoencoder.factor} times smaller |",
     ]

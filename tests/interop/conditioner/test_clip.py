@@ -50,9 +50,9 @@ def theirs(folder, tensors, **changes):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config(**changes)))
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    model, told = CLIPTextModel.from_pretrained(folder, output_loading_info=True)
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
+    model, described = CLIPTextModel.from_pretrained(folder, output_loading_info=True)
+    assert not described["missing_keys"]
+    assert not described["unexpected_keys"]
     return model.eval()
 
 
@@ -199,8 +199,12 @@ def test_the_published_clip_has_its_parameters_and_its_preset(tokenizer):
     part = read_clip(TextSource(tensors, PREFIX, tokenizer=tokenizer))
     assert count(part) == sum(tensor.numel() for tensor in tensors.values()) == 123_060_480
     assert part.node == {**preset("clip_l"), "pad_token": None}
-    told = json.loads(bytes(part.weights["_extra_state"].tolist()))["encoder"]
-    assert (told["num_attention_heads"], told["hidden_act"], told["num_hidden_layers"]) == (12, "quick_gelu", 12)
+    described = json.loads(bytes(part.weights["_extra_state"].tolist()))["encoder"]
+    assert (described["num_attention_heads"], described["hidden_act"], described["num_hidden_layers"]) == (
+        12,
+        "quick_gelu",
+        12,
+    )
 
 
 @pytest.mark.parametrize("present", [24, 23])
@@ -213,8 +217,12 @@ def test_the_published_open_clip_has_its_parameters_and_its_preset(tokenizer, pr
     assert count(part) == 340_387_840
     assert part.node == preset("openclip_h")
     assert part.used | part.dropped.keys() == tensors.keys()
-    told = json.loads(bytes(part.weights["_extra_state"].tolist()))["encoder"]
-    assert (told["num_attention_heads"], told["hidden_act"], told["num_hidden_layers"]) == (16, "gelu", 23)
+    described = json.loads(bytes(part.weights["_extra_state"].tolist()))["encoder"]
+    assert (described["num_attention_heads"], described["hidden_act"], described["num_hidden_layers"]) == (
+        16,
+        "gelu",
+        23,
+    )
 
 
 def test_a_pipeline_of_stable_diffusion_2_has_the_same_preset(tmp_path):

@@ -31,7 +31,7 @@ def test_each_class_has_its_row_and_the_last_one_is_none_unless_all_are_classes(
     assert torch.equal(label_table(part.weights), table)
     nothing = conditioner.null(labels).tokens[:, 0]
     if rows == classes:
-        assert torch.equal(nothing, table[[0, 3, classes - 1]]), "the model was never told nothing"
+        assert torch.equal(nothing, table[[0, 3, classes - 1]]), "the model has no unconditional row"
     else:
         assert torch.equal(nothing, table[[-1]].expand(3, -1))
         assert conditioner.drop_rate == 0.1

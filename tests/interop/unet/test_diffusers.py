@@ -53,8 +53,8 @@ def test_both_give_the_same_numbers(case):
     steps = torch.tensor([3, 712])
     inputs = torch.cat([x, concat], dim=1)
     with torch.no_grad():
-        told = () if tokens is None else (tokens, vector)
-        expected = theirs(inputs, steps, *told).sample
+        condition = () if tokens is None else (tokens, vector)
+        expected = theirs(inputs, steps, *condition).sample
         got = ours(x, (steps + 1) / 1000, Condition(tokens=tokens, vector=vector, concat=concat if beside else None))
     assert expected.std() > 0.1
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""A stage: it learns to tell the mean colour of an image from its latent."""
+"""A stage: it learns to predict the mean colour of an image from its latent."""
 
 from __future__ import annotations
 
