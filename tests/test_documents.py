@@ -167,7 +167,7 @@ def test_training_commands_compose(line):
         return
     if "-m" in shlex.split(line):
         assert all("=" in option for option in options)
-        options = [re.sub(r"=([^,]*),.*", r"=\1", option) for option in options]
+        options = [re.sub(r"=(?:\w+\()?([^,]*),.*", r"=\1", option) for option in options]
     assert composed(*options)["paths"]["output_dir"]
 
 
