@@ -64,14 +64,14 @@ class Statistics:
         if self._factor is not None:
             return self._factor
         symmetric = (self.covariance + self.covariance.T) / 2
-        if self.count is not None and 2 * self.count < self.width:  # of more images this takes longer than what follows
-            basis = _range_of(symmetric, self.count)
-            few = basis @ _root(basis.T @ symmetric @ basis)
-            if torch.isclose(few.square().sum(), symmetric.trace(), rtol=1e-9, atol=0):  # the count may be a wrong one
-                return few
+        lower: Tensor
         lower, failed = torch.linalg.cholesky_ex(symmetric)
-        factor: Tensor = _root(symmetric) if failed else lower
-        return factor
+        if not failed:
+            return lower
+        basis = _range_of(symmetric, min(self.count or self.width, self.width // 4 + 1))
+        few = basis @ _root(basis.T @ symmetric @ basis)
+        is_all = torch.isclose(few.square().sum(), symmetric.trace(), rtol=1e-9, atol=0)
+        return few if is_all else _root(symmetric)
 
     @classmethod
     def of_scatter(cls, count: int, mean: Tensor, scatter: Tensor) -> Statistics:
@@ -99,14 +99,14 @@ class Statistics:
         return cls(len(features), mean, centred.T @ centred, factor=centred.T if few else None)
 
 
-def _range_of(covariance: Tensor, count: int) -> Tensor:
-    """Return an orthonormal basis `(D, n)` of the range of a covariance `(D, D)` of n features, n < D.
+def _range_of(covariance: Tensor, rank: int) -> Tensor:
+    """Return an orthonormal basis `(D, rank)` of the range of a covariance `(D, D)`, if its rank is not greater.
 
     References:
-        Halko et al., 2011, algorithm 4.1, arXiv:0909.4061; the rank is n - 1 at most, so nothing is left out.
+        Halko et al., 2011, algorithm 4.1, arXiv:0909.4061.
     """
     generator = torch.Generator().manual_seed(0)
-    test = torch.randn(len(covariance), count, generator=generator, dtype=covariance.dtype)
+    test = torch.randn(len(covariance), rank, generator=generator, dtype=covariance.dtype)
     basis: Tensor = torch.linalg.qr(covariance @ test.to(covariance.device))[0]
     return basis
 
