@@ -37,7 +37,6 @@ PANEL = (3.9, 3.0)
 MARGINS = (0.75, 0.5, 0.1, 0.3)
 """Margins of the axes of each panel, in inches: left, below, right, above."""
 
-
 SHARE = 0.05
 """The share of a training's time that drawing its curves may take."""
 
@@ -73,8 +72,8 @@ class Curves(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, in the first process, what was logged until now, the scores of this validation among it."""
-        drawn = trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if drawn and (begin := time.monotonic()) >= self._next:
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if trainer.is_global_zero and fitting and (begin := time.monotonic()) >= self._next:
             for logger in trainer.loggers:
                 logger.save()
             plot_curves(self.run_folder, self.panels)

@@ -159,7 +159,7 @@ class Evaluation(Measuring):
     def _generate(self, trainer: pl.Trainer, model: LatentDiffusion, wanted: int | None) -> tuple[Tensor, list[str]]:
         """Generate this rank's share, in batches of one size, and give it to the metrics.
 
-        Returns some, evenly spread, for the picture, below what each was made for where that can be seen, and that in words.
+        Returns some images, evenly spread, each below the pictures of its conditions, and these conditions in words.
 
         All ranks go round as often, since they ask each other each time whether to end; at the end one may have nothing to do.
         """
@@ -192,10 +192,12 @@ class Evaluation(Measuring):
                     batch_size=self.batch_size,
                 )
                 self.suite.update(images.to(model.autoencoder.shift.device), fields, chunk)
-                texts = in_words(fields, len(chunk), model.conditioner)
-                tiles = torch.cat([in_pictures(fields, len(chunk), model.conditioner, size).to(images), images], dim=2)
-                placed = zip(map(numbers.index, chunk), tiles, texts, strict=True)
-                shown |= {place: (tile.clone(), text) for place, tile, text in placed if place in places}
+                for row, number in enumerate(chunk):
+                    if (place := numbers.index(number)) in places:
+                        one = {name: values[row : row + 1] for name, values in fields.items()}
+                        pictures = in_pictures(one, 1, model.conditioner, size)[0]
+                        text = in_words(one, 1, model.conditioner)[0]
+                        shown[place] = torch.cat([pictures.to(images), images[row]], dim=1), text
                 bar.update(len(chunk))
         found = [shown[place] for place in sorted(shown)]
         return stack_padded([tile for tile, _ in found], data.size), [text for _, text in found]

@@ -110,7 +110,7 @@ class FixedPrompts:
         """Return the images, on the CPU, in all processes, which share the work and all call it.
 
         Returns:
-            Images below what each of them is made of where that can be seen, `(N, 3, (K + 1) H, W)` in [-1, 1].
+            Images, each below the pictures of its conditions, `(N, 3, (K + 1) H, W)` in [-1, 1].
         """
         mode, generator = self._mode(model)
         requests = self._requests = self._requests or generator.prepare(mode.requests(1, 0))

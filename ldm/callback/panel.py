@@ -43,7 +43,7 @@ TICKS = 4
 """The least number of labels on an axis."""
 
 STEPS = (1, 2, 5, 10)
-"""What lies between two numbers at an axis, but for a power of ten."""
+"""Distances between two labels on an axis, times a power of ten."""
 
 
 def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve], ends: EndValues = NO_ENDS) -> None:
@@ -77,9 +77,8 @@ def draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve], ends: EndVal
         explain_ends(axes, ends)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
-    axes.xaxis.set_major_locator(
-        MaxNLocator(TICKS, steps=STEPS, integer=True)
-    )  # most of the time of drawing goes into ticks
+    # most of the time of drawing goes into ticks
+    axes.xaxis.set_major_locator(MaxNLocator(TICKS, steps=STEPS, integer=True))
     if logarithmic:
         set_log_scale(axes)
         return

@@ -12,17 +12,17 @@ from ldm.batch import Fields, Size, tensor_field
 from ldm.conditioner.base import Conditioner
 
 CANVAS = 0.75
-"""Light gray, in [-1, 1], on which boxes are drawn: the colours of their classes are dark ones, but for those of high numbers."""
+"""Light gray, in [-1, 1], on which boxes are drawn, since the colours of the first classes are dark."""
 
 HOLE = (1.0, -1.0, 1.0)
 """Magenta, the colour of what is masked, which hardly any image has."""
 
 LINE = 64
-"""The lines of boxes are one pixel wide for so many pixels of the image's shorter side."""
+"""Pixels of the image's shorter side for each pixel of the width of a box's lines."""
 
 
 def in_pictures(fields: Fields, count: int, conditioner: Conditioner, size: Sequence[int]) -> Tensor:
-    """Return what images are made for as far as it can be seen, one picture below the other.
+    """Return the conditions of images that are pictures, one below the other.
 
     Args:
         fields: The fields of the images, on the CPU.
@@ -31,8 +31,8 @@ def in_pictures(fields: Fields, count: int, conditioner: Conditioner, size: Sequ
         size: Height and width of the images.
 
     Returns:
-        Pictures `(count, 3, K * height, width)` in [-1, 1], where K is the number of fields that it reads and that can be seen:
-        image, mask, low-resolution image, label map, depth and boxes.
+        Pictures `(count, 3, K * height, width)` in [-1, 1], where K is the number of those fields that are pictures: image, mask,
+        low-resolution image, label map, depth and boxes.
     """
     size = Size(*size)
     conditions = [draw(fields, size) for name, draw in DRAWN.items() if name in conditioner.inputs and name in fields]
@@ -100,4 +100,4 @@ DRAWN: dict[str, Callable[[Fields, Size], Tensor]] = {
     "depth": _depth,
     "boxes": _boxes,
 }
-"""Name of a field -> how it is drawn, of images of a size: `(B, 3, h, w)` in [-1, 1]."""
+"""Name of a field -> a function that draws it for images of a size, `(B, 3, h, w)` in [-1, 1]."""

@@ -51,7 +51,7 @@ class MeasuredImages(ABC):
 
     @abstractmethod
     def condition_pictures(self, number: int) -> Tensor:
-        """Return what an image was made for as far as it can be seen; see `ldm.conditioner.in_pictures`.
+        """Return the conditions of an image that are pictures; see `ldm.conditioner.in_pictures`.
 
         Returns:
             Pictures of the size of the image, one below the other, `(3, K * H, W)` in [-1, 1].

@@ -199,7 +199,7 @@ def check_given(request: SampleRequest, reads: Collection[str], given: Collectio
     chosen = {INPUTS[name].field: name for name in request.inputs}
     if request.prompt is not None:
         chosen["caption"] = "prompt"
-    options = {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
+    options = _options_of_fields()
     missing = [options.get(name, name) for name in reads if name not in {*chosen, *given, "geometry"}]
     if missing:
         mode, covered = next((OF_MODES[name] for name in OF_MODES if name in missing), ("", ()))
@@ -240,9 +240,14 @@ def texts_of(requests: Sequence[SampleRequest]) -> Iterator[str]:
         yield from filter(None, (request.negative, request.init_prompt, request.to_prompt))
 
 
+def _options_of_fields() -> dict[str, str]:
+    """Return the name of a field -> the option that gives it."""
+    return {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
+
+
 def _conditioned(reads: Collection[str]) -> str:
-    """Say on what a model is conditioned, by the options that give the fields that it reads."""
-    options = {INPUTS[name].field: name for name in INPUTS} | {"caption": "prompt"}
+    """Return a description of a model by its conditions: the options that give the fields that it reads."""
+    options = _options_of_fields()
     return f"conditioned on {_words([options.get(name, name) for name in reads])}" if reads else "unconditional"
 
 

@@ -82,10 +82,10 @@ class Generator(ABC):
 
     @abstractmethod
     def condition_pictures(self, request: SampleRequest) -> Tensor:
-        """Return what the image of a prepared request is made of as far as it can be seen, one picture below the other.
+        """Return the conditions of a prepared request that are pictures, one below the other.
 
         Returns:
-            Pictures of the size of the image `(3, K * H, W)` in [-1, 1]; K is 0 where nothing can be seen.
+            Pictures of the size of the image `(3, K * H, W)` in [-1, 1]; K is 0 where there are none.
         """
 
 
