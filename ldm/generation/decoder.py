@@ -11,7 +11,7 @@ from ldm.autoencoder.base import Autoencoder
 from ldm.checkpoint import load_autoencoder
 
 NEAR = 0.01
-"""The largest difference of two encoders' latents, as a share of their deviation; half precision changes the quickstart's by 0.0003."""
+"""The largest difference of latents, as a share of their deviation; half precision changes the quickstart's by 0.0003."""
 
 PROBE = 16
 """Height and width, in pixels of the latents, of the image by which two encoders are compared."""
